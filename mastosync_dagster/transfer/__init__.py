@@ -1,1 +1,1 @@
-"""TODO."""
+"""Objects between two S3 storages: without Dagster and without Mastodon."""
