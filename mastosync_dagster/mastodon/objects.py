@@ -1,0 +1,193 @@
+"""Which objects a row of Mastodon's database has in its storage, and under which keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import MAXYEAR, datetime, timezone
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.mastodon.paths import (
+    CACHE,
+    earlier_id_partition,
+    id_partition,
+    is_blank,
+    prefixed,
+    split_name,
+)
+from mastosync_dagster.mastodon.tables import ORIGINAL, UNFINISHED, Remote, table_named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mastosync_dagster.mastodon.tables import Attachment, Style, Table
+
+
+# What may stand before a row's keys, in the order to try. The second of two is where an interrupted `tootctl upgrade
+# storage-schema` has left a file.
+_LOCAL = ("",)
+_CACHED = (CACHE, "")
+_NOT_CACHED = ("", CACHE)
+
+
+class RowError(ValueError):
+    """A row holds what no Mastodon writes there; the message names table, id, column and type."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object that a row says exists.
+
+    Attributes:
+        key: The key that the row derives: what Mastodon asks for.
+        candidates: Other keys it may lie under, in the order to try; none of them equal to ``key``.
+        attachment: The attachment it belongs to, such as ``avatar``.
+        style: Its style, such as ``original``.
+        size: Bytes, from ``<attachment>_file_size``; None where the row does not say, and for all styles but originals.
+        may_be_absent: Its absence is known to be harmless.
+        unfinished: The original of media still in processing, or failed in it: the row is about to be renamed, and its
+            content may yet change.
+    """
+
+    key: str
+    candidates: tuple[str, ...]
+    attachment: str
+    style: str
+    size: int | None
+    may_be_absent: bool
+    unfinished: bool
+
+
+def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") -> tuple[StoredObject, ...]:
+    """Return the objects of a row, attachment by attachment, each one's original first.
+
+    Args:
+        table: ``media_attachments``, ``accounts``, ``custom_emojis``, ``preview_cards``, ``site_uploads``, ``backups``,
+            ``imports`` or ``preview_card_providers``.
+        row: Column to value, as psycopg2 gives them. Columns that a version of Mastodon lacks may be absent.
+        key_prefix: ``S3_KEY_PREFIX``, verbatim.
+
+    Raises:
+        ValueError: No such table.
+        RowError: The id is absent, or a value has a type that its column cannot have.
+    """
+    facts = table_named(table)
+    row_id = _integer(facts, row, "id")
+    if row_id is None:
+        raise RowError(f"a row of {table} without an id")
+    remote = _is_remote(facts, row)
+    before = prefixed(key_prefix, "")
+    partitions = [id_partition(row_id)]
+    earlier = earlier_id_partition(row_id)
+    if earlier is not None:
+        partitions.append(earlier)
+    objects: list[StoredObject] = []
+    names: tuple[str, ...]
+    for attachment in facts.attachments:
+        name = _text(facts, row, attachment.file_name_column)
+        # The file name alone says whether there are files: all other columns survive a clean-up.
+        if name is None or is_blank(name):
+            continue
+        caches = _LOCAL
+        if remote:
+            version = _integer(facts, row, attachment.storage_schema_version_column)
+            caches = _NOT_CACHED if version is None or version < 1 else _CACHED
+        folders = [
+            f"{before}{cache}{table}/{attachment.folder}/{partition}/" for partition in partitions for cache in caches
+        ]
+        unfinished = bool(attachment.renamed_to) and _integer(facts, row, "processing") in UNFINISHED
+        names = _names_until_finished(facts, row, attachment, name) if unfinished else (name,)
+        keys = [f"{folder}original/{name}" for name in names for folder in folders]
+        size = _integer(facts, row, attachment.file_size_column)
+        objects.append(StoredObject(keys[0], tuple(keys[1:]), attachment.name, ORIGINAL, size, False, unfinished))
+        decided_by = attachment.styles_by
+        styles = attachment.styles.get(None if decided_by is None else _text(facts, row, decided_by))
+        if styles is None:
+            continue
+        base, extension = split_name(name)
+        for style in styles:
+            names = _style_names(style, name, base, extension)
+            keys = [f"{folder}{style.name}/{name}" for name in names for folder in folders]
+            absent = style.may_be_absent or (
+                style.may_be_absent_before is not None and _year(facts, row, attachment) < style.may_be_absent_before
+            )
+            objects.append(StoredObject(keys[0], tuple(keys[1:]), attachment.name, style.name, None, absent, False))
+    return tuple(objects)
+
+
+def is_remote(table: str, row: Mapping[str, object]) -> bool:
+    """Tell whether a row's files are copies of another server's (and lie in ``cache/``, where they are new enough).
+
+    Raises:
+        ValueError: No such table.
+        RowError: The value has a type that its column cannot have.
+    """
+    return _is_remote(table_named(table), row)
+
+
+def _is_remote(facts: Table, row: Mapping[str, object]) -> bool:
+    if facts.remote_column is None:
+        return facts.remote is Remote.ALWAYS
+    value = _text(facts, row, facts.remote_column)
+    return value is not None and (facts.remote is Remote.IF_NOT_NULL or not is_blank(value))
+
+
+def _names_until_finished(
+    facts: Table, row: Mapping[str, object], attachment: Attachment, name: str
+) -> tuple[str, ...]:
+    """Return the names that an unfinished row's original may have: the row's own, and the one it is about to get."""
+    content_type = _text(facts, row, attachment.content_type_column) or ""
+    for beginning, extension in attachment.renamed_to:
+        if content_type.startswith(beginning):
+            renamed = _joined(split_name(name)[0], extension)
+            return (name,) if renamed == name else (name, renamed)
+    return (name,)
+
+
+def _style_names(style: Style, name: str, base: str, extension: str) -> tuple[str, ...]:
+    today = _joined(base, style.format or extension)
+    if style.once_named_like is None or name == today or not name.lower().endswith(style.once_named_like):
+        return (today,)
+    return (today, name)
+
+
+def _joined(base: str, extension: str) -> str:
+    # Mastodon's interpolation of :filename drops blank parts.
+    if is_blank(extension):
+        return base
+    return extension if is_blank(base) else f"{base}.{extension}"
+
+
+def _year(facts: Table, row: Mapping[str, object], attachment: Attachment) -> int:
+    """Return the year in which the attachment was last written; the last of all years where the row does not say."""
+    value = row.get(attachment.updated_at_column)
+    if value is None:
+        return MAXYEAR
+    if isinstance(value, str):
+        # As text, from JSON: it begins with the year in any notation that PostgreSQL and Rails write by default.
+        value = value[:4]
+        if value.isdecimal():
+            return int(value)
+    elif isinstance(value, datetime):
+        return (value if value.tzinfo is None else value.astimezone(timezone.utc)).year
+    raise _wrong(facts, row, attachment.updated_at_column, "a point in time")
+
+
+def _text(facts: Table, row: Mapping[str, object], column: str) -> str | None:
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return value
+    raise _wrong(facts, row, column, "text")
+
+
+def _integer(facts: Table, row: Mapping[str, object], column: str) -> int | None:
+    value = row.get(column)
+    if value is None or type(value) is int:  # True is an int to isinstance
+        return value
+    raise _wrong(facts, row, column, "an integer")
+
+
+def _wrong(facts: Table, row: Mapping[str, object], column: str, wanted: str) -> RowError:
+    return RowError(
+        f"{facts.name} row {row.get('id')!r}: {column} is {type(row.get(column)).__name__}, not {wanted}; "
+        "is this a row of Mastodon's database?"
+    )

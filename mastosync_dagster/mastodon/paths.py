@@ -1,0 +1,144 @@
+"""How Mastodon's keys are made of ids and file names, and which ranges of keys hold a range of ids.
+
+The rules are those of Ruby and of the Paperclip gem: ``Paperclip::Interpolations#id_partition``, ``File.basename(name,
+'.*')`` and ``File.extname(name)``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from dataclasses import dataclass
+
+from mastosync_dagster.mastodon.tables import BLANK, Remote, table_named
+
+CACHE = "cache/"
+"""What stands before the key of a remote file, since 3.2 or since ``tootctl upgrade storage-schema``."""
+
+_WIDE = 10**9
+"""From this id on, partitions have at least twelve digits."""
+
+_SNOWFLAKES = (10**17, 10**18)
+"""Ids of 18 digits: those that Mastodon gives out from 2018 to 2453."""
+
+_three_digits = re.compile(r"[0-9]{3}").findall
+
+# Within each of these classes of ids all partitions have the same number of groups, and their order is the ids' order
+# (for negative ids, the reverse), in today's format and in the one of 3.4 and before.
+_CLASS_STARTS = (
+    *(1 - 10**digits for digits in range(19, 7, -1)),
+    0,
+    *(10**digits for digits in range(9, 19)),
+)
+
+
+def id_partition(row_id: int) -> str:
+    """Return the folders of an id: ``112/129/661/230/994/955``, ``000/000/001``.
+
+    Digits that fill no group of three are dropped, as Paperclip does: ids with 13, 14, 16, 17 or 19 digits lose some,
+    and -99 gives ``000/000``.
+    """
+    if _SNOWFLAKES[0] <= row_id < _SNOWFLAKES[1]:  # the separator of thousands cuts 18 digits alike, three times faster
+        return f"{row_id:,}".replace(",", "/")
+    return "/".join(_three_digits(f"{row_id:09d}" if row_id < _WIDE else f"{row_id:012d}"))
+
+
+def earlier_id_partition(row_id: int) -> str | None:
+    """Return the folders that Mastodon 3.4 and before used for an id, where they were others; else None."""
+    # Of 12 digits and more, %09d and %012d make the same.
+    return "/".join(_three_digits(f"{row_id:09d}")) if _WIDE <= row_id < 10**11 else None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return a file name's basename and extension (without its dot), as Ruby sees them.
+
+    ``a.tar.gz`` is ``a.tar`` and ``gz``; ``.hidden`` and ``..png`` have no extension; ``x.`` is ``x`` without one.
+    """
+    if "/" in name:  # no Mastodon writes such names; Ruby would take the last part
+        name = name.rstrip("/").rpartition("/")[2] or "/"
+    base, _, extension = name.rpartition(".")
+    # The dots that a name begins with separate nothing.
+    return (base, extension) if base.strip(".") else (name, "")
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether Ruby on Rails calls the text blank: empty, or white space alone."""
+    return not text.strip(BLANK)
+
+
+def prefixed(key_prefix: str, key: str) -> str:
+    """Return the full key of a key that is relative to ``S3_KEY_PREFIX``.
+
+    The prefix stands verbatim before a slash (so ``media/`` gives two), and one leading slash of the whole is dropped:
+    Mastodon's ``config/initializers/paperclip.rb`` since 4.3, and Paperclip's S3 storage. No prefix is an empty one.
+    An empty key gives the text that stands before every key.
+    """
+    return f"{key_prefix}/{key}".removeprefix("/")
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpan:
+    """A contiguous range of keys in byte order, relative to the key prefix.
+
+    Attributes:
+        prefix: Every key of the span starts with it; ends with ``/``.
+        start: Inclusive lower bound; starts with ``prefix``.
+        end: Exclusive upper bound.
+    """
+
+    prefix: str
+    start: str
+    end: str
+
+
+def id_class(row_id: int) -> int:
+    """Return a number that is equal for ids whose partitions have equally many groups and the order of the ids.
+
+    Only the key span of ids of one class is narrow: between 000/…, the last serial id, and 112/…, the first snowflake,
+    lie the keys of nearly all other rows.
+    """
+    return bisect.bisect_right(_CLASS_STARTS, row_id)
+
+
+def key_spans(table: str, lo: int, hi: int) -> tuple[KeySpan, ...]:
+    """Return key ranges that hold every key and every candidate of a table's rows with ids from ``lo`` to ``hi``.
+
+    Each holds what lies between its first and its last partition, so that ListObjectsV2 with StartAfter walks it. They
+    do not overlap, and come in byte order of each prefix. They may hold keys of other rows.
+
+    Args:
+        table: One of Mastodon's tables with attachments.
+        lo: Lowest id, included.
+        hi: Highest id, included.
+
+    Raises:
+        ValueError: No such table, or ``hi`` is below ``lo``.
+    """
+    facts = table_named(table)
+    if hi < lo:
+        raise ValueError(f"ids from {lo} to {hi} are no range")
+    partitions = _partition_spans(lo, hi)
+    caches = ("",) if facts.remote is Remote.NEVER else ("", CACHE)
+    prefixes = [f"{cache}{table}/{attachment.folder}/" for attachment in facts.attachments for cache in caches]
+    return tuple(KeySpan(prefix, prefix + start, prefix + end) for prefix in prefixes for start, end in partitions)
+
+
+def _partition_spans(lo: int, hi: int) -> list[tuple[str, str]]:
+    """Return disjoint ranges, in order, of what follows the attachment's folder in the keys of ids lo to hi."""
+    starts = [lo, *(start for start in _CLASS_STARTS if lo < start <= hi)]
+    ends = [*(start - 1 for start in starts[1:]), hi]
+    spans = []
+    for first, last in zip(starts, ends, strict=True):
+        for partition in (id_partition, earlier_id_partition):
+            bounds = sorted(bound for bound in (partition(first), partition(last)) if bound is not None)
+            if bounds:
+                # "0" follows "/" in ASCII: every key below the last partition sorts before it.
+                spans.append((bounds[0] + "/", bounds[-1] + "0"))
+    spans.sort()
+    disjoint = spans[:1]
+    for start, end in spans[1:]:
+        if start < disjoint[-1][1]:
+            disjoint[-1] = (disjoint[-1][0], max(end, disjoint[-1][1]))
+        else:
+            disjoint.append((start, end))
+    return disjoint

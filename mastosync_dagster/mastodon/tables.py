@@ -1,0 +1,238 @@
+"""Mastodon's tables with attachments, as data.
+
+Read from Mastodon's models and ``config/initializers/paperclip.rb``, v2.4 to 4.8.0-alpha, and checked against keys that
+Mastodon's own Paperclip produced (``mastosync_dagster_tests/data/paperclip_cases.json``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BLANK = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""Characters that Ruby's ``[[:space:]]`` matches. Python's ``str.isspace`` has four more (U+001C to U+001F)."""
+
+UNFINISHED = frozenset({0, 1, 3})
+"""Values of ``media_attachments.processing``: queued, in progress, failed. 2 and NULL are complete."""
+
+ORIGINAL = "original"
+"""The style that every attachment has; its file name is the row's, verbatim."""
+
+
+class Remote(Enum):
+    """How a row says that its files are copies of another server's."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    IF_NOT_BLANK = "the column is neither NULL nor white space"
+    IF_NOT_NULL = "the column is not NULL; an empty string is remote"
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """A file that Mastodon makes from the original.
+
+    Attributes:
+        name: Its folder in the key.
+        format: The extension it is written with; None: the original's own.
+        once_named_like: Earlier versions wrote it under the row's own file name, where that ends so (any case; an
+            empty string is any name). None: they did not.
+        may_be_absent: It is known to be absent without being lost.
+        may_be_absent_before: The same, for files last written before the first day (UTC) of this year.
+    """
+
+    name: str
+    format: str | None = None
+    once_named_like: str | None = None
+    may_be_absent: bool = False
+    may_be_absent_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One ``has_attached_file`` of a model.
+
+    Attributes:
+        name: What its columns begin with, such as ``avatar``.
+        folder: Its folder in the key, such as ``avatars``.
+        styles: Styles beside the original, by the exact value of the column ``styles_by``.
+        styles_by: The column that decides; None: every row has ``styles[None]``.
+        renamed_to: ``(content type begins with, extension)``: what the original's extension becomes when an unfinished
+            row's processing ends; the first that fits counts.
+        optional: Not every version that mastosync reads has it.
+        file_name_column: ``<name>_file_name``: NULL or blank where the row has no file.
+        content_type_column: ``<name>_content_type``.
+        file_size_column: ``<name>_file_size``: Content-Length of the original, NULL possible.
+        updated_at_column: ``<name>_updated_at``: UTC, without time zone.
+        storage_schema_version_column: ``<name>_storage_schema_version``: 1 and above: remote files lie in ``cache/``.
+    """
+
+    name: str
+    folder: str
+    styles: Mapping[str | None, tuple[Style, ...]] = field(default_factory=dict)
+    styles_by: str | None = None
+    renamed_to: tuple[tuple[str, str], ...] = ()
+    optional: bool = False
+    file_name_column: str = field(init=False)
+    content_type_column: str = field(init=False)
+    file_size_column: str = field(init=False)
+    updated_at_column: str = field(init=False)
+    storage_schema_version_column: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for suffix in ("file_name", "content_type", "file_size", "updated_at", "storage_schema_version"):
+            object.__setattr__(self, f"{suffix}_column", f"{self.name}_{suffix}")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with attachments.
+
+    Attributes:
+        name: Its name in the database, and the first folder of its keys.
+        attachments: Its attachments, in the order of their keys.
+        remote: How a row says that it is remote.
+        remote_column: The column that ``remote`` speaks of.
+        optional: Not every version that mastosync reads has it.
+    """
+
+    name: str
+    attachments: tuple[Attachment, ...]
+    remote: Remote = Remote.NEVER
+    remote_column: str | None = None
+    optional: bool = False
+
+
+_SMALL = (Style("small"),)
+_SMALL_PNG = (Style("small", "png"),)
+_SMALL_JPEG = (Style("small", "jpeg"),)
+
+# Exact and case-sensitive. Anything else (audio, video/x-ms-asf, NULL) has the original only, whatever `type` and
+# `file_meta` say: those survive a clean-up.
+_MEDIA_STYLES: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
+    {
+        "image/jpeg": _SMALL,
+        "image/png": _SMALL,
+        "image/webp": _SMALL,
+        "image/gif": (Style("small", "png", once_named_like=""),),  # 2.9.0 and before kept the name
+        "image/heic": _SMALL_JPEG,
+        "image/heif": _SMALL_JPEG,
+        "image/avif": (Style("small", "jpeg", once_named_like=".avif"),),  # 4.0 and 4.1 kept the name
+        "video/webm": _SMALL_PNG,
+        "video/mp4": _SMALL_PNG,
+        "video/quicktime": _SMALL_PNG,
+        "video/ogg": _SMALL_PNG,
+    }
+)
+
+# GIFs of 2017 and before were never given their still picture.
+_STILL_OF_A_GIF: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
+    {"image/gif": (Style("static", "png", may_be_absent_before=2018),)}
+)
+_STILL_ALWAYS: Mapping[str | None, tuple[Style, ...]] = MappingProxyType({None: (Style("static", "png"),)})
+
+_SITE_UPLOAD_STYLES: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
+    {
+        # Since 4.0, and not made for thumbnails uploaded before.
+        "thumbnail": tuple(Style(name, "png", may_be_absent=True) for name in ("@1x", "@2x")),
+        # Since 4.3, as are the uploads themselves.
+        "favicon": tuple(Style(size, "png") for size in ("16", "32", "48")),
+        "app_icon": tuple(
+            Style(size, "png")
+            for size in (
+                *("57", "60", "72", "76", "114", "120", "144", "152", "167", "180", "1024"),  # Apple
+                *("36", "48", "96", "192", "256", "384", "512"),  # Android; they share 72 and 144 with Apple
+            )
+        ),
+    }
+)
+
+_MEDIA_ATTACHMENTS = Table(
+    "media_attachments",
+    (
+        Attachment(
+            "file",
+            "files",
+            _MEDIA_STYLES,
+            styles_by="file_content_type",
+            # Mastodon takes video/x-ms-asf for audio.
+            renamed_to=(("video/x-ms-asf", "mp3"), ("video/", "mp4"), ("audio/", "mp3")),
+        ),
+        Attachment("thumbnail", "thumbnails", optional=True),  # since 3.2
+    ),
+    remote=Remote.IF_NOT_BLANK,
+    remote_column="remote_url",
+)
+
+# `domain` alone decides. Of accounts and emojis, the `*_remote_url` columns say nothing about it.
+_ACCOUNTS = Table(
+    "accounts",
+    (
+        Attachment("avatar", "avatars", _STILL_OF_A_GIF, styles_by="avatar_content_type"),
+        Attachment("header", "headers", _STILL_OF_A_GIF, styles_by="header_content_type"),
+    ),
+    remote=Remote.IF_NOT_NULL,
+    remote_column="domain",
+)
+
+_CUSTOM_EMOJIS = Table(
+    "custom_emojis",
+    (Attachment("image", "images", _STILL_ALWAYS),),
+    remote=Remote.IF_NOT_NULL,
+    remote_column="domain",
+)
+
+_PREVIEW_CARDS = Table("preview_cards", (Attachment("image", "images"),), remote=Remote.ALWAYS)
+
+_SITE_UPLOADS = Table(
+    "site_uploads",
+    (Attachment("file", "files", _SITE_UPLOAD_STYLES, styles_by="var"),),
+    optional=True,
+)
+
+_BACKUPS = Table("backups", (Attachment("dump", "dumps"),), optional=True)
+
+_IMPORTS = Table("imports", (Attachment("data", "data"),), optional=True)  # dropped in 4.4
+
+_PREVIEW_CARD_PROVIDERS = Table(  # since 3.5
+    "preview_card_providers",
+    (Attachment("icon", "icons", _STILL_ALWAYS),),
+    optional=True,
+)
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        table.name: table
+        for table in (
+            _MEDIA_ATTACHMENTS,
+            _ACCOUNTS,
+            _CUSTOM_EMOJIS,
+            _PREVIEW_CARDS,
+            _SITE_UPLOADS,
+            _BACKUPS,
+            _IMPORTS,
+            _PREVIEW_CARD_PROVIDERS,
+        )
+    }
+)
+"""Every table with attachments, by name."""
+
+
+def table_named(name: str) -> Table:
+    """Return the facts of a table.
+
+    Raises:
+        ValueError: Mastodon has no table with attachments of that name.
+    """
+    try:
+        return TABLES[name]
+    except KeyError:
+        raise ValueError(f"Mastodon has no attachments in {name!r}; it has them in {', '.join(TABLES)}") from None
