@@ -1,0 +1,283 @@
+"""The chain of every job: plan what is to be copied, copy it, report what became of it.
+
+Each op is a step of its own in the UI. They pass on small descriptions; the plan itself lies in files of the run's
+folder, so that nothing in memory grows with the table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator  # noqa: TC003  (Dagster reads the annotations of ops)
+from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003  (part of a dataclass that Dagster type-checks)
+from pathlib import Path
+
+import dagster as dg
+
+from mastosync_dagster import reports, workfolder
+from mastosync_dagster.failures import plain_failures
+from mastosync_dagster.manifests import publish_manifest
+from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.partitions import FileType, registered_range
+from mastosync_dagster.progress import ProgressReporter
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.selection import batches
+from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig, parse_moment
+from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
+from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+
+CHANGES = "changes"
+"""Stands for the partition where an unpartitioned run's manifest is filed."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run is about.
+
+    Attributes:
+        name: The asset, or the job where it is about several.
+        partition: The ID range's key, or `CHANGES`.
+        selections: The rows, a selection per table.
+    """
+
+    name: str
+    partition: str
+    selections: tuple[Selection, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan that lies in a run's folder.
+
+    Attributes:
+        scope: What it is about.
+        config: How it was made, so that it can be made again.
+        run_id: The run in whose folder it lies.
+        counts: What it counts.
+        read_at: The database's clock before the first row was read.
+        seconds: How long planning took.
+    """
+
+    scope: Scope
+    config: PlanConfig
+    run_id: str
+    counts: PlanCounts
+    read_at: datetime
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A plan that has been carried out.
+
+    Attributes:
+        planned: The plan.
+        counts: What the copy counts.
+    """
+
+    planned: Planned
+    counts: CopyCounts
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """The servers of a run and who hears of its progress: what all ops are given."""
+
+    database: MastodonDatabase
+    source: S3Bucket
+    destination: S3Bucket
+    progress: ProgressReporter
+
+
+def _make_plan(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, sides: _Sides) -> Planned:
+    """Plan into the run's folder, from the rows of the database and listings of both sides."""
+    started = time.monotonic()
+    source, destination = sides.source.storage(), sides.destination.storage()
+    ensure_different(sides.source, sides.destination)
+    folder = workfolder.create_work_folder(context.instance, context.run_id)
+    with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [selection.table for selection in scope.selections])
+            read_at = database_now(connection)
+        pages = itertools.chain.from_iterable(
+            walk_rows(connect, schema, selection, page_rows=config.page_rows) for selection in scope.selections
+        )
+        counts = make_plan(
+            batches(pages),
+            source,
+            destination,
+            folder,
+            listers=config.listers,
+            copy_private=config.copy_private,
+            on_progress=watcher.planned,
+            stop=threading.Event(),
+        )
+    planned = Planned(
+        scope=scope,
+        config=config,
+        run_id=context.run_id,
+        counts=counts,
+        read_at=read_at,
+        seconds=time.monotonic() - started,
+    )
+    context.log.info(
+        f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
+        f" copy ({counts.bytes_to_copy / 1e6:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
+        f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
+    )
+    return planned
+
+
+@dg.op(description="Read the rows of the ID range, list both sides, and write down what is to be copied.")
+def plan(
+    context: dg.OpExecutionContext,
+    config: PlanConfig,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> Planned:
+    """Plan one ID range of the asset that the op runs for."""
+    with plain_failures():
+        file_type = FileType(context.assets_def.key.to_user_string())
+        ids = registered_range(context.instance, file_type, context.partition_key)
+        scope = Scope(
+            name=file_type.value,
+            partition=context.partition_key,
+            selections=(Selection(table=file_type.value, ids=ids),),
+        )
+        return _make_plan(context, scope, config, _Sides(mastodon_db, source, destination, progress))
+
+
+@dg.op(description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.")
+def plan_changes(
+    context: dg.OpExecutionContext,
+    config: ChangesConfig,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> Planned:
+    """Plan the rows that the config selects, of several file types."""
+    with plain_failures():
+        scope = Scope(name=context.job_name, partition=CHANGES, selections=config.selections())
+        return _make_plan(context, scope, config, _Sides(mastodon_db, source, destination, progress))
+
+
+@dg.op(description="Stream the planned objects from the source to the destination, verified.")
+def copy(
+    context: dg.OpExecutionContext,
+    config: CopyConfig,
+    planned: Planned,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> Copied:
+    """Carry out the plan. A plan of another run (re-execution from failure) is made again, for it may be stale."""
+    sides = _Sides(mastodon_db, source, destination, progress)
+    with plain_failures():
+        if planned.run_id != context.run_id:
+            planned = _make_plan(context, planned.scope, planned.config, sides)
+        folder = workfolder.work_folder(context.instance, context.run_id)
+        try:
+            with progress.watch(context.log) as watcher:
+                counts = copy_plan(
+                    folder,
+                    source.storage(),
+                    destination.storage(),
+                    config.copy_settings(),
+                    on_progress=watcher.copied,
+                    stop=threading.Event(),
+                )
+        except BaseException:
+            # Terminated, or worse: what was done must be looked up all the same.
+            with contextlib.suppress(OSError):
+                _publish(context, planned, destination)
+            raise
+    return Copied(planned=planned, counts=counts)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the end of a run is told from."""
+
+    summary: reports.Summary
+    manifest: str
+    copied: Copied
+
+    def metadata(self) -> dict[str, dg.MetadataValue]:
+        """Return the numbers that the UI plots over partitions, the first lines of what went wrong, and the manifest."""
+        counts, planned = self.copied.counts, self.copied.planned
+        seconds = planned.seconds + counts.seconds
+        numbers: dict[str, int | float] = {
+            "rows": planned.counts.rows,
+            **reports.counts(self.summary.total),
+            "seconds": round(seconds, 3),
+            **reports.rates(self.summary.total, seconds),
+            **counts.figures(),
+            "list_requests": planned.counts.list_requests,
+            "head_requests": planned.counts.head_requests,
+        }
+        return {
+            **{
+                name: dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+                for name, value in numbers.items()
+            },
+            "missing and failed": dg.MetadataValue.md(reports.markdown(self.summary)),
+            "manifest": dg.MetadataValue.path(self.manifest),
+            "database_read_at": dg.MetadataValue.timestamp(planned.read_at),
+        }
+
+    def raise_if_failed(self) -> None:
+        """Raise the failure that ends a run in which an object failed, or which a permanent error stopped."""
+        stopped = self.copied.counts.stopped
+        if self.summary.total.outcomes[Outcome.FAILED] or stopped:
+            raise dg.Failure(
+                description=reports.failure_text(self.summary, str(stopped) if stopped else None),
+                metadata=self.metadata(),
+                allow_retries=False,
+            )
+
+
+def _publish(context: dg.OpExecutionContext, planned: Planned, destination: S3Bucket) -> tuple[reports.Summary, str]:
+    """Put the manifest where it stays, and remove the run's folder."""
+    merged = merge(workfolder.work_folder(context.instance, context.run_id))
+    summary = reports.summarize(read_manifest(merged))
+    store = manifest_store(context.instance, destination)
+    location = store.write(merged, planned.scope.name, planned.scope.partition, context.run_id)
+    workfolder.remove_work_folder(context.instance, context.run_id)
+    return summary, location
+
+
+def _report(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket) -> _Report:
+    summary, location = _publish(context, copied.planned, destination)
+    return _Report(summary=summary, manifest=location, copied=copied)
+
+
+@dg.op(
+    description="Write the manifest, count, and say what is missing or failed.",
+    out={"result": dg.Out(dg.Nothing), reports.CHECK_NAME: dg.Out(dg.Nothing)},
+)
+def report(
+    context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket
+) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
+    """End a run of one ID range: the asset check, then the materialization, or a failure if an object failed."""
+    with plain_failures():
+        told = _report(context, copied, destination)
+    yield reports.check_result(told.summary, copied.planned.scope.name)
+    told.raise_if_failed()
+    yield dg.Output(None, output_name="result", metadata=told.metadata())
+
+
+@dg.op(description="Write the manifest, count, and note on each asset what was done for it.")
+def report_changes(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket) -> reports.Summary:
+    """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
+    with plain_failures():
+        told = _report(context, copied, destination)
+    for selection in copied.planned.scope.selections:
+        tally = told.summary.groups.get(selection.table, reports.Tally())
+        context.log_event(dg.AssetObservation(selection.table, metadata=reports.counts(tally)))
+    context.add_output_metadata(told.metadata())
+    told.raise_if_failed()
+    return told.summary

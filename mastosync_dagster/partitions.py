@@ -1,0 +1,119 @@
+"""ID ranges: the partitions of every file type, their text form, and their registration with Dagster."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mastosync_dagster.mastodon import IdRange, id_boundaries
+
+if TYPE_CHECKING:
+    from mastosync_dagster.mastodon import Connect
+
+_KEY = re.compile(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", re.ASCII)
+_BIGINT_MAX = 2**63 - 1
+KEY_FORM = "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000"
+
+
+class FileType(str, Enum):
+    """Mastodon's tables with attachments that are assets; the values are asset and table names."""
+
+    MEDIA_ATTACHMENTS = "media_attachments"
+    ACCOUNTS = "accounts"
+    CUSTOM_EMOJIS = "custom_emojis"
+    PREVIEW_CARDS = "preview_cards"
+
+    @property
+    def partitions_name(self) -> str:
+        """Name of the dynamic partitions, as ``accounts_ids``."""
+        return f"{self.value}_ids"
+
+    @property
+    def partitions(self) -> dg.DynamicPartitionsDefinition:
+        """The partitions definition that the asset and its jobs share."""
+        return dg.DynamicPartitionsDefinition(name=self.partitions_name)
+
+
+class InvalidRangeError(Exception):
+    """A partition key that is no ID range, or none that is registered; the message says what a key looks like."""
+
+
+def range_key(ids: IdRange) -> str:
+    """Return the partition key ``lo-hi``: unpadded, since the UI shows about 27 characters of a key."""
+    return f"{ids.lo}-{ids.hi}"
+
+
+def parse_range(key: str) -> IdRange:
+    """Return the ID range that a partition key stands for.
+
+    Raises:
+        InvalidRangeError: It is not of the form ``lo-hi``, or the bounds are in the wrong order or no bigints.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise InvalidRangeError(f"{key!r} is not an ID range: {KEY_FORM}")
+    lo, hi = int(found[1]), int(found[2])
+    if lo > hi:
+        raise InvalidRangeError(f"{key!r} is not an ID range: {lo} is above {hi}; {KEY_FORM}")
+    if max(abs(lo), abs(hi)) > _BIGINT_MAX:
+        raise InvalidRangeError(f"{key!r} is not an ID range: ids are 64-bit integers; {KEY_FORM}")
+    return IdRange(lo=lo, hi=hi)
+
+
+def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str) -> IdRange:
+    """Return the range of a partition key that is registered for the file type.
+
+    Raises:
+        InvalidRangeError: It is no range, or not a registered one.
+    """
+    ids = parse_range(key)
+    if not instance.has_dynamic_partition(file_type.partitions_name, key):
+        raise InvalidRangeError(
+            f"{key} is not a registered ID range of {file_type.value}: `mastosync ranges {file_type.value}` registers"
+            f" and prints them; {KEY_FORM}"
+        )
+    return ids
+
+
+def registered_ranges(instance: dg.DagsterInstance, file_type: FileType) -> list[IdRange]:
+    """Return the registered ranges in the order of their registration, which is ascending.
+
+    A key that somebody added in the UI and that is no range is passed over here; its run says what is wrong with it.
+    """
+    keys = instance.get_dynamic_partitions(file_type.partitions_name)
+    return [parse_range(key) for key in keys if _KEY.fullmatch(key)]
+
+
+def register_ranges(
+    instance: dg.DagsterInstance,
+    file_type: FileType,
+    connect: Connect,
+    *,
+    rows_per_partition: int,
+    full_only: bool = False,
+) -> list[IdRange]:
+    """Register the ranges above the last registered one, ascending; earlier ones are never touched.
+
+    Args:
+        instance: Where the partitions are registered.
+        file_type: Whose table is walked.
+        connect: Opens a connection to Mastodon's database.
+        rows_per_partition: Rows a range holds; the last one holds what is left.
+        full_only: Leave the last, partly filled range to the tail.
+
+    Returns:
+        The ranges that are new, ascending.
+    """
+    known = registered_ranges(instance, file_type)
+    after = max((ids.hi for ids in known), default=None)
+    new = [
+        boundary
+        for boundary in id_boundaries(connect, file_type.value, after=after, rows_per_range=rows_per_partition)
+        if boundary.rows == rows_per_partition or not full_only
+    ]
+    if new:
+        instance.add_dynamic_partitions(file_type.partitions_name, [range_key(boundary.ids) for boundary in new])
+    return [boundary.ids for boundary in new]

@@ -1,0 +1,153 @@
+"""What a run says at its end: counts, metadata for the UI's plots, the asset check, the first lines of what went wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mastosync_dagster.transfer.manifest import ManifestLine
+
+CHECK_NAME = "complete"
+"""The asset check of every file type: passes only when nothing is missing or failed."""
+
+FIRST_LINES = 50
+_MEGABYTE = 1_000_000
+_CELL_CHARACTERS = 200
+
+
+@dataclass
+class Tally:
+    """Counts of manifest lines.
+
+    Attributes:
+        outcomes: Lines by outcome.
+        reasons: Failed lines by reason.
+        bytes: Sizes of the copied objects, added up.
+    """
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    bytes: int = 0
+
+    def add(self, line: ManifestLine) -> None:
+        """Count one line."""
+        self.outcomes[line.outcome] += 1
+        if line.reason is not None:
+            self.reasons[line.reason] += 1
+        if line.outcome is Outcome.COPIED:
+            self.bytes += line.size or 0
+
+    @property
+    def objects(self) -> int:
+        """Lines of any outcome."""
+        return self.outcomes.total() if hasattr(self.outcomes, "total") else sum(self.outcomes.values())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a manifest says, in a few hundred bytes.
+
+    Attributes:
+        total: Counts over all lines.
+        groups: Counts by group (table).
+        first: The first `FIRST_LINES` missing and failed lines, failed ones first.
+    """
+
+    total: Tally
+    groups: Mapping[str, Tally]
+    first: tuple[ManifestLine, ...]
+
+
+def summarize(batches: Iterable[Iterable[ManifestLine]]) -> Summary:
+    """Read a manifest once, in a stream, and count."""
+    total, groups = Tally(), dict[str, Tally]()
+    failed: list[ManifestLine] = []
+    missing: list[ManifestLine] = []
+    for batch in batches:
+        for line in batch:
+            total.add(line)
+            groups.setdefault(line.group, Tally()).add(line)
+            if line.outcome is Outcome.FAILED and len(failed) < FIRST_LINES:
+                failed.append(line)
+            elif line.outcome is Outcome.MISSING and len(missing) < FIRST_LINES:
+                missing.append(line)
+    return Summary(total=total, groups=groups, first=tuple((failed + missing)[:FIRST_LINES]))
+
+
+def counts(tally: Tally) -> dict[str, int]:
+    """Return the counts under the names that metadata and tables use."""
+    return {
+        "objects": tally.objects,
+        **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
+        "bytes": tally.bytes,
+    }
+
+
+def rates(tally: Tally, seconds: float) -> dict[str, float]:
+    """Return what was copied per second: objects, and megabytes of 10^6 bytes."""
+    span = max(seconds, 1e-3)
+    return {
+        "objects/s": round(tally.outcomes[Outcome.COPIED] / span, 1),
+        "MB/s": round(tally.bytes / _MEGABYTE / span, 2),
+    }
+
+
+def _cell(text: str | None) -> str:
+    shown = (text or "").replace("|", "\\|").replace("\n", " ").replace("`", "'")
+    return shown if len(shown) <= _CELL_CHARACTERS else shown[: _CELL_CHARACTERS - 1] + "…"
+
+
+def markdown(summary: Summary) -> str:
+    """Return a table of the first missing and failed objects with their reasons."""
+    if not summary.first:
+        return "Nothing is missing, nothing failed."
+    outcomes = summary.total.outcomes
+    wrong = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING]
+    lines = ["| outcome | reason | id | key | detail |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | `{_cell(line.key)}`"
+        f" | {_cell(line.detail)} |"
+        for line in summary.first
+    ]
+    if wrong > len(summary.first):
+        lines.append(f"\n… and {wrong - len(summary.first):,} more in the manifest.")
+    return "\n".join(lines)
+
+
+def failure_text(summary: Summary, stopped: str | None) -> str:
+    """Return the one sentence with which a run with failed objects ends.
+
+    Args:
+        summary: What the manifest says.
+        stopped: The permanent error that ended the copy early; None: it went through.
+    """
+    tally = summary.total
+    failed = tally.outcomes[Outcome.FAILED]
+    reasons = ", ".join(f"{count:,} {reason.value}" for reason, count in tally.reasons.most_common())
+    text = (
+        f"{failed:,} of {tally.objects:,} objects failed ({reasons}); {tally.outcomes[Outcome.COPIED]:,} were copied"
+        " and stay, a further run of the same range takes the rest"
+    )
+    return f"{stopped}. {text}" if stopped else text
+
+
+def check_result(summary: Summary, asset: str) -> dg.AssetCheckResult:
+    """Return the asset check: missing objects are a warning, failed ones an error."""
+    outcomes = summary.total.outcomes
+    failed, missing = outcomes[Outcome.FAILED], outcomes[Outcome.MISSING]
+    return dg.AssetCheckResult(
+        passed=not failed and not missing,
+        asset_key=asset,
+        check_name=CHECK_NAME,
+        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+        description=f"{failed:,} failed, {missing:,} missing of {summary.total.objects:,} objects",
+        metadata={"failed": failed, "missing": missing, "objects": summary.total.objects},
+    )

@@ -1,0 +1,101 @@
+"""Run config of the ops: what an admin can set per run in the UI, on the command line and in schedules."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.partitions import FileType
+
+
+class InvalidMomentError(ValueError):
+    """A text that is no moment in time, or one without a time zone, or in the future."""
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """Return the moment that an ISO 8601 text with a time zone stands for.
+
+    Args:
+        text: Such as ``2026-11-01T03:00:00Z``.
+        now: The moment that it may not lie after.
+
+    Raises:
+        InvalidMomentError: With a message that says what is wrong and what a moment looks like.
+    """
+    form = "a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00"
+    try:
+        # Python 3.10 knows no Z.
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
+    except ValueError:
+        raise InvalidMomentError(f"changed_since is {text!r}, which is not a moment: {form}") from None
+    if moment.tzinfo is None:
+        raise InvalidMomentError(f"changed_since is {text!r}, which has no time zone: {form}")
+    if moment > now:
+        raise InvalidMomentError(f"changed_since is {text!r}, which lies in the future")
+    return moment.astimezone(timezone.utc)
+
+
+class PlanConfig(dg.Config):
+    """How the rows are read and both sides are listed."""
+
+    page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
+    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
+    copy_private: bool = Field(
+        default=False,
+        description="Copy private objects also to a destination without ACLs. Only for a bucket that is not public.",
+    )
+
+
+class ChangesConfig(PlanConfig):
+    """Which rows an unpartitioned run takes."""
+
+    file_types: list[str] = Field(
+        default=[file_type.value for file_type in FileType], description="Which tables; all by default."
+    )
+    changed_since: str | None = Field(
+        default=None,
+        description="Only rows changed after this moment (ISO 8601 with a time zone). None: every row.",
+    )
+    limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
+    offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, in the order of their ids.")
+
+    @field_validator("file_types")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [file_type.value for file_type in FileType]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
+        return names
+
+    def selections(self, now: datetime) -> tuple[Selection, ...]:
+        """Return the rows to take, a selection per file type.
+
+        Args:
+            now: The database's clock; ``changed_since`` may not lie after it.
+
+        Raises:
+            InvalidMomentError: ``changed_since`` is no moment, has no zone or lies in the future.
+        """
+        since = parse_moment(self.changed_since, now=now) if self.changed_since is not None else None
+        return tuple(
+            Selection(table=name, changed_since=since, limit=self.limit, offset=self.offset) for name in self.file_types
+        )
+
+
+class CopyConfig(dg.Config):
+    """How fast the objects are copied, and what that may cost."""
+
+    concurrency: int | None = Field(
+        default=None, ge=1, le=1_024, description="Objects in flight. None: MASTOSYNC_CONCURRENCY, or 64."
+    )
+    adaptive: bool = Field(default=True, description="Slow down while a side answers 503, 429 or not in time.")
+    memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")
+    large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
+    max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
+    source_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    destination_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    destination_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
