@@ -1,0 +1,1 @@
+"""The demo: its generated instance, its command, its processes."""
