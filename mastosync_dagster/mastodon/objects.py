@@ -14,7 +14,7 @@ from mastosync_dagster.mastodon.paths import (
     prefixed,
     split_name,
 )
-from mastosync_dagster.mastodon.tables import ORIGINAL, UNFINISHED, Remote, table_named
+from mastosync_dagster.mastodon.tables import BLANK, ORIGINAL, UNFINISHED, Remote, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 # What may stand before a row's keys, in the order to try. The second of two is where an interrupted `tootctl upgrade
 # storage-schema` has left a file.
-_LOCAL = ("",)
-_CACHED = (CACHE, "")
-_NOT_CACHED = ("", CACHE)
+_LOCAL: tuple[str, ...] = ("",)
+_CACHED: tuple[str, ...] = (CACHE, "")
+_NOT_CACHED: tuple[str, ...] = ("", CACHE)
 
 
 class RowError(ValueError):
@@ -81,7 +81,6 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
     if earlier is not None:
         partitions.append(earlier)
     objects: list[StoredObject] = []
-    names: tuple[str, ...]
     for attachment in facts.attachments:
         name = _text(facts, row, attachment.file_name_column)
         # The file name alone says whether there are files: all other columns survive a clean-up.
@@ -95,8 +94,11 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
             f"{before}{cache}{table}/{attachment.folder}/{partition}/" for partition in partitions for cache in caches
         ]
         unfinished = bool(attachment.renamed_to) and _integer(facts, row, "processing") in UNFINISHED
-        names = _names_until_finished(facts, row, attachment, name) if unfinished else (name,)
-        keys = [f"{folder}original/{name}" for name in names for folder in folders]
+        if unfinished:
+            names = _names_until_finished(facts, row, attachment, name)
+            keys = [f"{folder}original/{each}" for each in names for folder in folders]
+        else:
+            keys = [f"{folder}original/{name}" for folder in folders]
         size = _integer(facts, row, attachment.file_size_column)
         objects.append(StoredObject(keys[0], tuple(keys[1:]), attachment.name, ORIGINAL, size, False, unfinished))
         decided_by = attachment.styles_by
@@ -106,7 +108,7 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
         base, extension = split_name(name)
         for style in styles:
             names = _style_names(style, name, base, extension)
-            keys = [f"{folder}{style.name}/{name}" for name in names for folder in folders]
+            keys = [f"{folder}{style.name}/{each}" for each in names for folder in folders]
             absent = style.may_be_absent or (
                 style.may_be_absent_before is not None and _year(facts, row, attachment) < style.may_be_absent_before
             )
@@ -152,9 +154,9 @@ def _style_names(style: Style, name: str, base: str, extension: str) -> tuple[st
 
 def _joined(base: str, extension: str) -> str:
     # Mastodon's interpolation of :filename drops blank parts.
-    if is_blank(extension):
-        return base
-    return extension if is_blank(base) else f"{base}.{extension}"
+    if extension.strip(BLANK) and base.strip(BLANK):
+        return f"{base}.{extension}"
+    return base if is_blank(extension) else extension
 
 
 def _year(facts: Table, row: Mapping[str, object], attachment: Attachment) -> int:
