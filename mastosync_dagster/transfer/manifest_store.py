@@ -1,0 +1,179 @@
+"""Where manifests stay: a folder, or a private bucket. ``<group>/<partition>/<run_id>.parquet``."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster.transfer.storage import Storage
+
+VARIABLE = "MASTOSYNC_MANIFESTS"
+"""The environment variable that names the place, for messages."""
+
+_SUFFIX = ".parquet"
+_NAME = re.compile(r"[\w.:+-]+", re.ASCII)
+
+
+class ManifestStoreError(Exception):
+    """Manifests cannot be kept or read there; the message names what to change."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StoredManifest:
+    """A manifest that is kept. Sorts by group, partition and time.
+
+    Attributes:
+        group: The asset, or the job where a run is about several.
+        partition: The partition's key.
+        written: When it was published, UTC.
+        run_id: The run that wrote it.
+    """
+
+    group: str
+    partition: str
+    written: datetime
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        """Its path below the store."""
+        return f"{self.group}/{self.partition}/{self.run_id}{_SUFFIX}"
+
+
+class ManifestStore(ABC):
+    """Keeps manifests. They appear whole or not at all, and are never changed."""
+
+    def write(self, file: Path, group: str, partition: str, run_id: str) -> str:
+        """Publish a manifest.
+
+        Args:
+            file: The finished local file; it stays.
+            group: The asset, or the job where the run is about several.
+            partition: The partition's key.
+            run_id: The run. Written twice, the later one counts.
+
+        Returns:
+            Where it is, for people.
+
+        Raises:
+            ManifestStoreError: Full, not writable, or a name that is no name.
+            StorageError: The bucket refuses.
+        """
+        for part in (group, partition, run_id):
+            if not _NAME.fullmatch(part) or part in {".", ".."}:
+                raise ManifestStoreError(f"not a name for a manifest: {part!r}")
+        return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
+
+    def newest(self, group: str) -> Iterator[StoredManifest]:
+        """Yield the newest manifest of each partition of a group, ordered by partition.
+
+        Holds one line per partition in memory.
+        """
+        latest: dict[str, StoredManifest] = {}
+        for manifest in self._all(group):
+            known = latest.get(manifest.partition)
+            if known is None or known < manifest:
+                latest[manifest.partition] = manifest
+        yield from (latest[partition] for partition in sorted(latest))
+
+    def read(self, manifest: StoredManifest) -> Iterator[list[ManifestLine]]:
+        """Read a kept manifest as `read_manifest` does: in batches, in constant memory."""
+        with self._local(manifest.name) as file:
+            yield from read_manifest(file)
+
+    @abstractmethod
+    def _write(self, file: Path, name: str) -> str: ...
+
+    @abstractmethod
+    def _all(self, group: str) -> Iterator[StoredManifest]: ...
+
+    @abstractmethod
+    def _local(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
+
+
+class FolderManifests(ManifestStore):
+    """Manifests in a folder of this machine (or one that is mounted)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _write(self, file: Path, name: str) -> str:
+        target = self._folder / name
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(file, unfinished)
+                unfinished.replace(target)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            raise ManifestStoreError(
+                f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
+                f"write, or name another place in {VARIABLE}"
+            ) from error
+        return str(target)
+
+    def _all(self, group: str) -> Iterator[StoredManifest]:
+        # A hidden file is one that is still being written.
+        for file in (self._folder / group).glob(f"*/[!.]*{_SUFFIX}"):
+            written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+            yield StoredManifest(group, file.parent.name, written, file.name.removesuffix(_SUFFIX))
+
+    @contextlib.contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        yield self._folder / name
+
+
+class BucketManifests(ManifestStore):
+    """Manifests in a private bucket, below the storage's key prefix."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def _write(self, file: Path, name: str) -> str:
+        full = self._storage.full_key(name)
+        try:
+            self._storage.store(private=True).put(full, file, use_multipart=False)
+        except Exception as error:
+            raise self._storage.error(error, name) from error
+        return f"s3://{self._storage.settings.bucket}/{full}"
+
+    def _all(self, group: str) -> Iterator[StoredManifest]:
+        prefix = self._storage.full_key(f"{group}/")
+        try:
+            for page in self._storage.reader().list(prefix, chunk_size=1000):
+                for entry in page:
+                    partition, _, run = entry["path"].removeprefix(prefix).partition("/")
+                    if run.endswith(_SUFFIX):
+                        yield StoredManifest(group, partition, entry["last_modified"], run.removesuffix(_SUFFIX))
+        except Exception as error:
+            raise self._storage.error(error) from error
+
+    @contextlib.contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
+            local = Path(folder) / "manifest.parquet"
+            try:
+                with local.open("wb") as file:
+                    for chunk in self._storage.reader().get(self._storage.full_key(name)).stream():
+                        file.write(chunk)
+            except FileNotFoundError as error:
+                raise ManifestStoreError(f"there is no manifest {name} any more") from error
+            except OSError as error:
+                raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
+            except Exception as error:
+                raise self._storage.error(error, name) from error
+            yield local

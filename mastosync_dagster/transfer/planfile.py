@@ -1,0 +1,138 @@
+"""The plan on disk: what the copy streams, one line per object that is to be copied.
+
+A plan is a folder. ``make_plan`` writes `TO_COPY` (read by ``copy_plan``) and `DECIDED` (manifest lines of the objects
+that need no copy); ``copy_plan`` writes `COPIED` (manifest lines of the rest). The file appears under its name only
+when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+TO_COPY = "to_copy.arrow"
+DECIDED = "decided.parquet"
+COPIED = "copied.parquet"
+
+BATCH_LINES = 4096
+"""Lines of one record batch: what reader and writer hold in memory."""
+
+
+class PlannedCopy(NamedTuple):
+    """One object to copy. Keys are relative to each side's key prefix.
+
+    Attributes:
+        key: Where it goes at the destination. With ``keep_found_key`` and no ``size`` (nobody has seen the object yet)
+            it goes to the key under which the GET finds it.
+        source_key: The key to read.
+        candidates: Further source keys to try, in order, when ``source_key`` answers 404 (or 403 where the source may
+            not be listed). Empty when the plan has seen the object.
+        size: Bytes, as the source's listing says. None: the source could not be asked, the GET decides; an object that
+            none of the keys has is then ``missing``. With a size, a 404 means ``changed_during_copy``.
+        etag: The source's ETag without quotes; None where it gives none, or where ``size`` is None.
+        private: Write it with the private store (``Storage.store(private=True)``).
+        keep_found_key: See ``key``; already applied where ``size`` is known.
+        may_be_absent: Its absence is harmless (detail of a ``missing`` line).
+        group: Manifest column.
+        row_id: Manifest column.
+        part: Manifest column.
+    """
+
+    key: str
+    source_key: str
+    candidates: tuple[str, ...] | list[str]
+    size: int | None
+    etag: str | None
+    private: bool
+    keep_found_key: bool
+    may_be_absent: bool
+    group: str
+    row_id: int
+    part: str
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("candidates", pa.list_(pa.string()), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("private", pa.bool_(), nullable=False),
+        pa.field("keep_found_key", pa.bool_(), nullable=False),
+        pa.field("may_be_absent", pa.bool_(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("row_id", pa.int64(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+    ],
+    metadata={"mastosync.plan": "1"},
+)
+
+
+class PlanWriter:
+    """Writes `TO_COPY` into a folder, as a stream of record batches of `BATCH_LINES` lines.
+
+    A context manager: the file gets its name when the block ends well, and is removed when it does not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.lines = 0
+        self._path = folder / TO_COPY
+        self._unfinished = folder / f".{TO_COPY}"
+        self._buffer: list[PlannedCopy] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        sink = self._stack.enter_context(pa.OSFile(str(self._unfinished), "wb"))
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        self._writer = self._stack.enter_context(pa.ipc.new_stream(sink, SCHEMA, options=options))
+        return self
+
+    def write(self, line: PlannedCopy) -> None:
+        """Add one line."""
+        self._buffer.append(line)
+        if len(self._buffer) >= BATCH_LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(*self._buffer, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        self.lines += len(self._buffer)
+        self._buffer.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.close()
+            self._unfinished.unlink(missing_ok=True)
+            return
+        if self._buffer:
+            self._flush()
+        self._stack.close()
+        self._unfinished.replace(self._path)
+
+
+def read_plan(folder: Path) -> Iterator[list[PlannedCopy]]:
+    """Read `TO_COPY` of a folder: lists of at most `BATCH_LINES` lines, in the order of the plan, one in memory.
+
+    Raises:
+        FileNotFoundError: No finished plan is there.
+    """
+    with (
+        pa.OSFile(str(folder / TO_COPY), "rb") as file,
+        pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader,
+    ):
+        for batch in reader:
+            columns = (column.to_pylist() for column in batch.columns)
+            yield list(map(PlannedCopy._make, zip(*columns, strict=True)))

@@ -1,0 +1,417 @@
+"""One side of a transfer: its clients, its listing, its objects."""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+from obstore.exceptions import BaseError, InvalidPathError
+from obstore.store import S3Store
+
+from mastosync_dagster.transfer.credentials import credential_provider
+from mastosync_dagster.transfer.errors import StorageError, classify
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mypy_boto3_s3 import S3Client
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+    from mastosync_dagster.transfer.items import KeyRange
+
+__all__ = ["ListedObject", "Storage", "StorageSettings", "addressable", "is_plain_md5"]
+
+PAGE_KEYS = 1000
+"""Keys of one ListObjectsV2 answer."""
+
+_AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
+_PLAIN_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HIGHEST = "\U0010ffff"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Listings and HEADs: obstore repeats them by itself, and gives up after a minute.
+_RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+# The copy repeats by itself, so that it sees every 503 and slows down. (A time must be given: 0 retries alone is not
+# taken as "none" by every version.)
+_NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+
+
+class ListedObject(NamedTuple):
+    """An object as a listing or a HEAD shows it.
+
+    Attributes:
+        key: Relative to the key prefix.
+        size: Bytes.
+        etag: Without quotes; None where the server gives none.
+    """
+
+    key: str
+    size: int
+    etag: str | None
+
+
+def is_plain_md5(etag: str | None) -> bool:
+    """Tell whether an ETag has the form of an MD5 (those of uploads in parts and of some servers do not).
+
+    The form alone proves nothing where objects are encrypted with a key of their own (SSE-KMS, SSE-C):
+    `Storage.etag_is_md5` asks.
+    """
+    return etag is not None and _PLAIN_MD5.fullmatch(etag) is not None
+
+
+def addressable(key: str) -> bool:
+    """Tell whether obstore can name a (full) key; the others go through `Storage.client`.
+
+    It refuses empty, ``.`` and ``..`` segments and control characters, and drops a slash at either end in silence.
+    """
+    return not _CONTROL.search(key) and all(segment not in {"", ".", ".."} for segment in key.split("/"))
+
+
+class Storage:
+    """One side of a transfer. Cheap to build: nothing is opened before the first request. Thread-safe.
+
+    Args:
+        settings: Where it is and how it is reached.
+        boto3_client: Makes the boto3 client, for the few things obstore cannot do. Called once, when first needed.
+    """
+
+    def __init__(self, settings: StorageSettings, boto3_client: Callable[[], S3Client]) -> None:
+        self.settings = settings
+        self._make_client = boto3_client
+        self._client: S3Client | None = None
+        self._stores: dict[tuple[str | None, bool, float | None, float], S3Store] = {}
+        self._region: str | None = settings.region or None
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"Storage({self.settings!r})"
+
+    def full_key(self, key: str) -> str:
+        """Return the key as it stands in the bucket."""
+        return self.settings.prefix + key
+
+    def error(self, error: BaseException, key: str = "") -> StorageError:
+        """Say in plain words what a request to this side ended with. See `errors.classify`."""
+        return classify(error, self.settings, key)
+
+    @property
+    def client(self) -> S3Client:
+        """The boto3 client: for keys that obstore refuses, and for what it has no call for."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return self._client
+
+    @property
+    def region(self) -> str:
+        """The region to sign for: configured, asked of Amazon, or ``us-east-1`` for everybody else.
+
+        Raises:
+            StorageError: Amazon does not say.
+        """
+        with self._lock:
+            if self._region is None:
+                self._region = self._bucket_region() if self._is_amazon else "us-east-1"
+            return self._region
+
+    @property
+    def _is_amazon(self) -> bool:
+        url = self.settings.endpoint_url
+        return not url or _AMAZON.search(urlsplit(url).hostname or "") is not None
+
+    def _bucket_region(self) -> str:
+        try:
+            answer = self.client.head_bucket(Bucket=self.settings.bucket)
+            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        except ClientError as error:
+            # Amazon names the region in refusals too.
+            headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+            if "x-amz-bucket-region" not in headers:
+                raise self.error(error) from error
+        except Exception as error:
+            raise self.error(error) from error
+        return str(headers.get("x-amz-bucket-region", "us-east-1"))
+
+    def _endpoint(self) -> str:
+        """The URL that obstore speaks to, always spelled out: left open it would come from the environment."""
+        settings = self.settings
+        if settings.endpoint_url:
+            url = urlsplit(settings.endpoint_url.rstrip("/"))
+        else:
+            suffix = ".cn" if self.region.startswith("cn-") else ""
+            url = urlsplit(f"https://s3.{self.region}.amazonaws.com{suffix}")
+        if not settings.path_style:
+            url = url._replace(netloc=f"{settings.bucket}.{url.netloc}")
+        return url.geturl()
+
+    def _store(self, acl: str | None, *, retries: bool, read_timeout: float | None, timeout: float) -> S3Store:
+        with self._lock:
+            kind = (acl, retries, read_timeout, timeout)
+            if kind not in self._stores:
+                self._stores[kind] = self._open(acl, retries=retries, read_timeout=read_timeout, timeout=timeout)
+            return self._stores[kind]
+
+    def _open(self, acl: str | None, *, retries: bool, read_timeout: float | None, timeout: float) -> S3Store:
+        settings = self.settings
+        endpoint = self._endpoint()
+        config: S3Config = {
+            "aws_endpoint_url_s3": endpoint,
+            "region": self.region,
+            "virtual_hosted_style_request": not settings.path_style,
+            # The bodies are hashed anyway, against the ETags.
+            "unsigned_payload": True,
+            "skip_signature": False,
+        }
+        client: ClientConfig = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=settings.connect_timeout),
+            "timeout": timedelta(seconds=timeout),
+        }
+        if read_timeout is not None:
+            client["read_timeout"] = timedelta(seconds=read_timeout)
+        if not settings.verify:
+            client["allow_invalid_certificates"] = True
+        elif settings.ca_file:
+            client["root_certificate"] = self._certificates(settings.ca_file)
+        if acl:
+            # As a header of every request it is signed and takes effect; as an attribute it would silently become
+            # user metadata.
+            client["default_headers"] = {"x-amz-acl": acl}
+        try:
+            return S3Store(
+                settings.bucket,
+                config=config,
+                client_options=client,
+                retry_config=_RETRIES if retries else _NO_RETRIES,
+                credential_provider=credential_provider(settings),
+            )
+        except (BaseError, ValueError) as error:
+            raise StorageError(
+                f"the {settings.name} cannot be opened ({str(error).splitlines()[0]}): check "
+                f"{settings.variable('S3_ENDPOINT')}, {settings.variable('S3_BUCKET')} and their fields under "
+                f"resources.{settings.name}.config",
+                reason=Reason.UNEXPECTED,
+                permanent=True,
+            ) from error
+
+    def _certificates(self, ca_file: str) -> bytes:
+        try:
+            return Path(ca_file).read_bytes()
+        except OSError as error:
+            raise StorageError(
+                f"the {self.settings.name}'s CA file {ca_file} cannot be read ({error.strerror}): "
+                f"check {self.settings.field('verify')}",
+                reason=Reason.CONNECTION,
+                permanent=True,
+            ) from error
+
+    def reader(self, *, retries: bool = True) -> S3Store:
+        """Return the obstore client for GET: rooted at the bucket, so it takes full keys.
+
+        Args:
+            retries: Whether obstore repeats failed requests and resumes broken bodies by Range. False: every failure
+                shows at once.
+        """
+        settings = self.settings
+        return self._store(None, retries=retries, read_timeout=settings.read_timeout, timeout=settings.download_timeout)
+
+    def store(self, *, private: bool = False, retries: bool = True) -> S3Store:
+        """Return the obstore client for PUT and uploads in parts: rooted at the bucket, so it takes full keys.
+
+        Every object written through it gets the canned ACL ``private``, or the permission of the settings. Without a
+        permission no ACL header is sent at all, for private objects neither: such a bucket takes none.
+
+        Args:
+            private: For objects that must not be readable by everybody.
+            retries: Whether obstore repeats failed requests by itself.
+        """
+        acl = self.settings.permission or None
+        if acl and private:
+            acl = "private"
+        return self._store(acl, retries=retries, read_timeout=None, timeout=self.settings.upload_timeout)
+
+    def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return the attributes to write an object with, from those it was read with.
+
+        The storage class is this side's own business: the source's is dropped, the configured one is set.
+        """
+        kept = {name: value for name, value in attributes.items() if name != "Storage-Class"}
+        if self.settings.storage_class:
+            kept["Storage-Class"] = self.settings.storage_class
+        return kept
+
+    def _control(self) -> S3Store:
+        """The client for listings and HEADs: small answers, repeated by obstore."""
+        seconds = self.settings.read_timeout
+        return self._store(None, retries=True, read_timeout=seconds, timeout=seconds)
+
+    def check(self) -> bool:
+        """Make sure that the side answers and takes the credentials.
+
+        Returns:
+            Whether it may be listed.
+
+        Raises:
+            StorageError: Permanent: wrong secret, bucket or region, or nobody there. The message names what to change.
+        """
+        try:
+            next(iter(self._control().list(self.settings.prefix or None, chunk_size=1)), None)
+        except InvalidPathError:
+            pass  # An object with an odd key: the listing itself worked.
+        except Exception as error:
+            problem = self.error(error)
+            if problem.reason is Reason.ACCESS_DENIED:
+                return False
+            problem.permanent = True
+            raise problem from error
+        return True
+
+    def list_pages(self, keys: KeyRange) -> Iterator[list[ListedObject]]:
+        """List a range of keys, a request (up to 1,000 keys) at a time, in byte order.
+
+        Yields:
+            The keys of one page that lie in the range. At least one page, which may be empty.
+
+        Raises:
+            StorageError: The listing failed; `Reason.ACCESS_DENIED` where the credentials may not list.
+        """
+        after = None if keys.start <= keys.prefix else _before(keys.start)
+        try:
+            for page, last in self._obstore_pages(keys, after):
+                yield page
+                if last is None:
+                    return
+                after = last
+        except (InvalidPathError, ValueError):
+            # A key that obstore cannot name lies ahead (or is a bound): boto3 can.
+            yield from self._boto3_pages(keys, after)
+
+    def _obstore_pages(self, keys: KeyRange, after: str | None) -> Iterator[tuple[list[ListedObject], str | None]]:
+        """Yield pages, each with its last key, or None where nothing follows."""
+        cut = len(self.settings.prefix)
+        start, end = keys.start, keys.end
+        stream = self._control().list(
+            self.full_key(keys.prefix) or None,
+            offset=None if after is None else self.full_key(after),
+            chunk_size=PAGE_KEYS,
+        )
+        try:
+            for objects in stream:
+                page = [
+                    ListedObject(entry["path"][cut:], entry["size"], etag and etag.strip('"'))
+                    for entry in objects
+                    for etag in (entry["e_tag"],)
+                ]
+                last = page[-1].key
+                if page[0].key < start or last >= end:
+                    page = [entry for entry in page if start <= entry.key < end]
+                yield page, None if last >= end else last
+        except (InvalidPathError, ValueError):
+            raise
+        except Exception as error:
+            raise self.error(error) from error
+        yield [], None
+
+    def _boto3_pages(self, keys: KeyRange, after: str | None) -> Iterator[list[ListedObject]]:
+        cut = len(self.settings.prefix)
+        try:
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.settings.bucket,
+                Prefix=self.full_key(keys.prefix),
+                StartAfter="" if after is None else self.full_key(after),
+            )
+            for answer in pages:
+                page = [
+                    ListedObject(entry["Key"][cut:], entry["Size"], entry["ETag"].strip('"') or None)
+                    for entry in answer.get("Contents", [])
+                ]
+                yield [entry for entry in page if keys.start <= entry.key < keys.end]
+                if page and page[-1].key >= keys.end:
+                    return
+        except StorageError:
+            raise
+        except Exception as error:
+            raise self.error(error) from error
+
+    def list_range(self, keys: KeyRange) -> Iterator[ListedObject]:
+        """List a range of keys in byte order. Raises as `list_pages` does."""
+        for page in self.list_pages(keys):
+            yield from page
+
+    def head(self, key: str) -> ListedObject | None:
+        """Ask for one object.
+
+        Args:
+            key: Relative to the key prefix.
+
+        Returns:
+            None where the side says that there is none.
+
+        Raises:
+            StorageError: `Reason.ACCESS_DENIED` also where the object is absent and the credentials may not list.
+        """
+        full = self.full_key(key)
+        try:
+            if not addressable(full):
+                answer = self.client.head_object(Bucket=self.settings.bucket, Key=full)
+                return ListedObject(key, answer["ContentLength"], answer["ETag"].strip('"') or None)
+            found = self._control().head(full)
+        except FileNotFoundError:
+            return None
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:  # noqa: PLR2004  (HTTP's own number)
+                return None
+            raise self.error(error, key) from error
+        except Exception as error:
+            raise self.error(error, key) from error
+        etag = found["e_tag"]
+        return ListedObject(key, found["size"], etag and etag.strip('"'))
+
+    def etag_is_md5(self, key: str) -> bool:
+        """Ask whether an object's ETag is the MD5 of its body: not so where it is encrypted with a key of its own.
+
+        Args:
+            key: Relative to the key prefix; an object whose ETag has the form of an MD5.
+
+        Raises:
+            StorageError: The object cannot be asked for.
+        """
+        try:
+            answer = self.client.head_object(Bucket=self.settings.bucket, Key=self.full_key(key))
+        except Exception as error:
+            raise self.error(error, key) from error
+        if not is_plain_md5(answer["ETag"].strip('"')) or answer.get("SSECustomerAlgorithm"):
+            return False
+        return answer.get("ServerSideEncryption") in {None, "AES256"}
+
+    def same_place(self, other: Storage) -> bool:
+        """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""
+        return self._place() == other._place()
+
+    def _place(self) -> tuple[str, int | None, str, str]:
+        settings = self.settings
+        if self._is_amazon:
+            # Bucket names are unique in all of Amazon.
+            return "amazonaws.com", None, settings.bucket, settings.prefix
+        url = urlsplit(settings.endpoint_url or "")
+        port = None if url.port == _DEFAULT_PORTS.get(url.scheme) else url.port
+        return (url.hostname or "").rstrip("."), port, settings.bucket, settings.prefix
+
+
+def _before(key: str) -> str:
+    """Return a key that sorts before the given one, with nothing of practical use between: StartAfter is exclusive."""
+    if key.endswith("/"):
+        return key[:-1]
+    code = ord(key[-1])
+    if code == 0:
+        return key[:-1]
+    # Below the surrogates comes U+D7FF.
+    return key[:-1] + chr(0xD7FF if code == 0xE000 else code - 1) + _HIGHEST  # noqa: PLR2004  (Unicode's own numbers)
