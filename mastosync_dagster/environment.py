@@ -1,0 +1,157 @@
+"""The one place that reads settings: the environment variables, over the lines of the file MASTOSYNC_ENV_FILE names.
+
+Nothing is read at import. A process reads once per run, with ``Environment.read()``, and passes the result on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv.parser import parse_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_FILE = "MASTOSYNC_ENV_FILE"
+ROWS_PER_PARTITION = "MASTOSYNC_ROWS_PER_PARTITION"
+CONCURRENCY = "MASTOSYNC_CONCURRENCY"
+MANIFESTS = "MASTOSYNC_MANIFESTS"
+VARIABLES = (ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS)
+"""Our own variables; each resource lists those that its fields fall back to."""
+
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class SettingsError(Exception):
+    """A setting is wrong: the message names the variable and the resource field to change, and holds no secret."""
+
+
+class MissingSettingError(SettingsError):
+    """A setting that is needed is not set."""
+
+
+def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
+    """Return the whole number that a setting holds.
+
+    Args:
+        text: What the setting holds.
+        name: What to call the setting in the message.
+        lowest: Smallest number that makes sense.
+        highest: Largest number that makes sense.
+
+    Raises:
+        SettingsError: It is no whole number, or out of bounds.
+    """
+    stripped = text.strip()
+    if not _WHOLE_NUMBER.fullmatch(stripped) or not lowest <= int(stripped) <= highest:
+        raise SettingsError(f"{name} must be a whole number from {lowest} to {highest}.")
+    return int(stripped)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The settings as they stood when they were read.
+
+    Attributes:
+        process: The environment variables of the process.
+        file: The lines of the file that MASTOSYNC_ENV_FILE names; the process's variables win over them.
+    """
+
+    process: Mapping[str, str] = field(repr=False)
+    file: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def read(cls, process: Mapping[str, str] | None = None) -> Environment:
+        """Read the variables and the file.
+
+        Args:
+            process: The process's variables; None: ``os.environ``.
+
+        Raises:
+            SettingsError: The file cannot be read; the message names the line, never its content.
+        """
+        variables = dict(os.environ if process is None else process)
+        path = variables.get(ENV_FILE)
+        return cls(process=variables, file=_read_file(Path(path).expanduser()) if path else {})
+
+    def text(self, name: str) -> str | None:
+        """Return a variable's value; None where it is unset or empty."""
+        return self.process.get(name) or self.file.get(name) or None
+
+    def text_or_empty(self, name: str) -> str | None:
+        """Return a variable's value where an empty one means something; None where it is unset."""
+        return self.process.get(name, self.file.get(name))
+
+    def secret(self, name: str, *, wanted_by: str) -> str:
+        """Return the value of the variable that a resource field names as ``{env: NAME}``.
+
+        Args:
+            name: The variable.
+            wanted_by: What to call the field in the message.
+
+        Raises:
+            MissingSettingError: The variable is unset or empty.
+            SettingsError: The name is none. It is not repeated: it may be the secret itself.
+        """
+        if not _VARIABLE_NAME.fullmatch(name):
+            raise SettingsError(
+                f"{wanted_by} must name an environment variable, as {{env: NAME}}, and never hold the secret."
+            )
+        value = self.text(name)
+        if value is None:
+            raise MissingSettingError(f"{name} is not set; {wanted_by} reads it.")
+        return value
+
+
+def rows_per_partition(environment: Environment | None = None) -> int:
+    """Return how many rows an ID range holds: MASTOSYNC_ROWS_PER_PARTITION, by default 50,000.
+
+    Raises:
+        SettingsError: It is no whole number of at least 1.
+    """
+    return _number(environment, ROWS_PER_PARTITION, default=50_000, highest=100_000_000)
+
+
+def concurrency(environment: Environment | None = None) -> int:
+    """Return how many objects a run copies at the same time: MASTOSYNC_CONCURRENCY, by default 64.
+
+    Raises:
+        SettingsError: It is no whole number from 1 to 1,024.
+    """
+    return _number(environment, CONCURRENCY, default=64, highest=1024)
+
+
+def manifests_location(environment: Environment | None = None) -> str | None:
+    """Return where manifests go, a folder or an ``s3://`` URL: MASTOSYNC_MANIFESTS; None: under the Dagster home."""
+    return (environment or Environment.read()).text(MANIFESTS)
+
+
+def _number(environment: Environment | None, name: str, *, default: int, highest: int) -> int:
+    text = (environment or Environment.read()).text(name)
+    return default if text is None else whole_number(text, name=name, lowest=1, highest=highest)
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    """Return the lines of a file such as Mastodon's ``.env.production``.
+
+    Values are taken as they stand, without interpolation: a password may hold a dollar sign.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except OSError as error:
+        raise SettingsError(f"{ENV_FILE} names {path}, which cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        # The decoder's own error holds the file's content.
+        raise SettingsError(f"{ENV_FILE} names {path}, which is not UTF-8 text.") from None
+    for binding in bindings:
+        if binding.error:
+            text = binding.original.string
+            line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+            raise SettingsError(f"{ENV_FILE} names {path}, whose line {line} is not NAME=value.")
+    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}

@@ -1,0 +1,290 @@
+"""One side of a transfer as a Dagster resource: dagster-aws' S3Resource, with what Mastodon says about its bucket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.session
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
+from mastosync_dagster.mastodon.paths import prefixed
+from mastosync_dagster.resources.fields import Fields, Secret
+from mastosync_dagster.transfer.settings import StorageSettings
+from mastosync_dagster.transfer.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_s3 import S3Client
+
+DESTINATION_PREFIX = "DESTINATION_"
+_CANNED_ACLS = (
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+)
+
+
+class S3Bucket(S3Resource):
+    """A bucket, and how it is reached.
+
+    Every field may stay unset: it then comes from the environment, where Mastodon's own names are understood, with
+    ``env_prefix`` before them. A field that is an empty text means "none", whatever the variable says.
+    """
+
+    env_prefix: str = Field(
+        default="", description="What stands before the environment variables: nothing, or DESTINATION_."
+    )
+    bucket: str | None = Field(default=None, description="Bucket name. Unset: S3_BUCKET.")
+    key_prefix: str | None = Field(
+        default=None, description="Text before every key, as Mastodon 4.3 has it. Unset: S3_KEY_PREFIX."
+    )
+    permission: str | None = Field(
+        default=None,
+        description="Canned ACL of the objects that are written; an empty text sends none, for buckets without ACLs. "
+        "Unset: S3_PERMISSION, else public-read. Private objects stay private where there are ACLs.",
+    )
+    storage_class: str | None = Field(
+        default=None, description="Storage class of the objects that are written. Unset: S3_STORAGE_CLASS."
+    )
+    path_style: bool | None = Field(
+        default=None,
+        description="endpoint/bucket/key instead of bucket.endpoint/key. Unset: as Mastodon does it, path style where "
+        "S3_ENDPOINT is set and S3_OVERRIDE_PATH_STYLE is not true.",
+    )
+    endpoint_url: str | None = Field(
+        default=None, description="URL of the storage, without the bucket. Unset: S3_ENDPOINT, else Amazon."
+    )
+    region_name: str | None = Field(
+        default=None,
+        description="Region to sign for. Unset: S3_REGION, else asked of Amazon, and us-east-1 everywhere else.",
+    )
+    aws_access_key_id: str | None = Field(
+        default=None,
+        description="Access key. Unset: AWS_ACCESS_KEY_ID, else the profile, else the machine's own role.",
+    )
+    aws_secret_access_key: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
+        default=None, description="Its secret, as {env: NAME}. Unset: AWS_SECRET_ACCESS_KEY."
+    )
+    aws_session_token: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
+        default=None,
+        description="Token of temporary credentials, as {env: NAME}. Unset: AWS_SESSION_TOKEN.",
+    )
+    ca_file: str | None = Field(
+        default=None, description="PEM file with the certificates that the server's is checked against."
+    )
+
+    _VARIABLES: ClassVar[Mapping[str, str]] = {
+        "bucket": "S3_BUCKET",
+        "key_prefix": "S3_KEY_PREFIX",
+        "permission": "S3_PERMISSION",
+        "storage_class": "S3_STORAGE_CLASS",
+        "path_style": "S3_OVERRIDE_PATH_STYLE",
+        "endpoint_url": "S3_ENDPOINT",
+        "region_name": "S3_REGION",
+        "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+        "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+        "aws_session_token": "AWS_SESSION_TOKEN",
+    }
+
+    @classmethod
+    def source(cls) -> S3Bucket:
+        """Return the bucket that Mastodon's own variables describe."""
+        return cls()
+
+    @classmethod
+    def destination(cls) -> S3Bucket:
+        """Return the bucket that the same variables behind ``DESTINATION_`` describe."""
+        return cls(env_prefix=DESTINATION_PREFIX)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variable that each field falls back to."""
+        return {field: self.env_prefix + name for field, name in self._VARIABLES.items()}
+
+    @property
+    def side(self) -> str:
+        """The word for this side in messages, which is its key among the resources."""
+        return "destination" if self.env_prefix == DESTINATION_PREFIX else "source"
+
+    def storage(self) -> Storage:
+        """Return this side for the transfer. Nothing is opened yet.
+
+        Raises:
+            SettingsError: A setting is missing or wrong.
+        """
+        settings = self.settings()
+        if self.use_unsigned_session:
+            raise SettingsError(
+                f"resources.{self.side}.config.use_unsigned_session is for get_client() only: a transfer signs."
+            )
+        return Storage(settings, lambda: self._client(settings))
+
+    def get_client(self) -> S3Client:
+        """Return a boto3 client.
+
+        Raises:
+            SettingsError: A setting is missing or wrong.
+        """
+        return self._client(self.settings())
+
+    def get_object_to_set_on_execution_context(self) -> S3Bucket:
+        """Stay what it is: dagster-aws would make a client whenever a step starts, whether it is used or not."""
+        return self
+
+    def settings(self, environment: Environment | None = None) -> StorageSettings:
+        """Return the fields merged with the environment.
+
+        Args:
+            environment: None: as it stands now.
+
+        Raises:
+            SettingsError: A setting is missing or wrong.
+        """
+        fields = Fields(self.side, self, self.variables, environment or Environment.read())
+        bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
+        key_prefix = fields.text("key_prefix")
+        key, secret = _credentials(fields)
+        return StorageSettings(
+            name=self.side,
+            variable_prefix=self.env_prefix,
+            bucket=bucket,
+            prefix="" if key_prefix is None else prefixed(key_prefix, ""),
+            endpoint_url=endpoint,
+            region=fields.text("region_name"),
+            path_style=self._path_style(fields, bucket, endpoint),
+            access_key_id=key,
+            secret_access_key=secret,
+            session_token=None if key is None else fields.secret("aws_session_token"),
+            profile=self.profile_name,
+            verify=self.verify is not False,
+            ca_file=self.ca_file,
+            permission=_permission(fields),
+            storage_class=fields.text("storage_class"),
+        )
+
+    def _path_style(self, fields: Fields, bucket: str, endpoint: str | None) -> bool:
+        if self.path_style is not None:
+            return self.path_style
+        if endpoint is None:
+            # A name with dots has no place in Amazon's wildcard certificate.
+            return "." in bucket
+        return fields.text("path_style") != "true"
+
+    def _client(self, settings: StorageSettings) -> S3Client:
+        try:
+            session = botocore.session.Session(profile=settings.profile)
+            if settings.variable_prefix:
+                # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
+                session.get_component("credential_provider").remove("env")
+            client: S3Client = boto3.Session(botocore_session=session).client(
+                "s3",
+                region_name=settings.region or "us-east-1",
+                endpoint_url=settings.endpoint_url,
+                use_ssl=self.use_ssl,
+                verify=settings.ca_file if settings.verify and settings.ca_file else self.verify,
+                aws_access_key_id=settings.access_key_id,
+                aws_secret_access_key=settings.secret_access_key,
+                aws_session_token=settings.session_token,
+                config=self._client_config(settings),
+            )
+        except BotoCoreError as error:
+            raise SettingsError(
+                f"The {self.side} cannot be set up: {error}. Check resources.{self.side}.config.profile_name and the "
+                "AWS configuration files."
+            ) from error
+        return client
+
+    def _client_config(self, settings: StorageSettings) -> Config:
+        unsigned = {"signature_version": UNSIGNED} if self.use_unsigned_session else {}
+        return Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
+            **unsigned,
+            s3={"addressing_style": "path" if settings.path_style else "virtual"},
+            # Checksum trailers are Amazon's: other stores refuse them or, worse, keep them as part of the object.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # AWS_ENDPOINT_URL belongs to other programs, and would send both sides to one place.
+            ignore_configured_endpoint_urls=True,
+            retries={"mode": "standard", "max_attempts": self.max_attempts},
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            max_pool_connections=settings.max_connections,
+        )
+
+
+def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
+    """Make sure that a copy does not go onto itself.
+
+    Raises:
+        SettingsError: Both sides are one bucket with one key prefix, or a setting is missing or wrong.
+    """
+    from_side, to_side = source.storage(), destination.storage()
+    if from_side.same_place(to_side):
+        settings = to_side.settings
+        at = settings.endpoint_url or "Amazon"
+        under = f" under {settings.prefix}" if settings.prefix else ""
+        raise SettingsError(
+            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}. Set "
+            f"{' or '.join(settings.variable(name) for name in ('S3_BUCKET', 'S3_ENDPOINT', 'S3_KEY_PREFIX'))} (or "
+            f"their fields under resources.{settings.name}.config) to another place."
+        )
+
+
+def _bucket(fields: Fields) -> str:
+    bucket = fields.needed("bucket")
+    if "/" in bucket or bucket != bucket.strip():
+        raise SettingsError(
+            f"{fields.name('bucket')} must be the bare name of a bucket; what stands before the keys in it is "
+            f"{fields.name('key_prefix')}."
+        )
+    return bucket
+
+
+def _endpoint(fields: Fields, *, use_ssl: bool) -> str | None:
+    text = fields.text("endpoint_url")
+    if text is None:
+        if not use_ssl:
+            raise SettingsError(
+                f"{fields.path('use_ssl')} is off: without TLS, {fields.name('endpoint_url')} must be an http:// URL."
+            )
+        return None
+    problem = SettingsError(
+        f"{fields.name('endpoint_url')} must be a URL such as https://s3.example.com, without user, password and query."
+    )
+    try:
+        url = urlsplit(text)
+        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+            raise problem
+        url.port  # noqa: B018 (it raises where the port is none)
+    except ValueError:
+        raise problem from None
+    return text.rstrip("/")
+
+
+def _credentials(fields: Fields) -> tuple[str | None, str | None]:
+    key, secret = fields.text("aws_access_key_id"), fields.secret("aws_secret_access_key")
+    if (key is None) != (secret is None):
+        there, absent = ("aws_access_key_id", "aws_secret_access_key")[:: 1 if secret is None else -1]
+        raise MissingSettingError(f"{fields.name(there)} is set, but {fields.name(absent)} is not.")
+    return key, secret
+
+
+def _permission(fields: Fields) -> str:
+    # Paperclip, too, takes public_read for public-read.
+    permission = fields.text_or_empty("permission", default="public-read").strip().replace("_", "-")
+    if permission and permission not in _CANNED_ACLS:
+        raise SettingsError(
+            f"{fields.name('permission')} must be empty (no ACL is sent) or one of {', '.join(_CANNED_ACLS)}."
+        )
+    return permission

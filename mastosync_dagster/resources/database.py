@@ -1,0 +1,362 @@
+"""Mastodon's database as a Dagster resource: psycopg2, through an SSH tunnel where one is configured."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import dagster as dg
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+from pydantic import Field
+
+from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
+from mastosync_dagster.resources.fields import Fields, Secret
+from mastosync_dagster.resources.tunnel import Tunnel, TunnelError, TunnelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 spells its class in small letters)
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_URL_SCHEMES = ("postgresql://", "postgres://")
+
+
+class ConnectionFailedError(psycopg2.OperationalError):
+    """The database cannot be reached, or does not let us in; the message names what to change and holds no secret.
+
+    It is one of psycopg2's own errors, so that whoever connects again after a lost connection does so after this too.
+
+    Attributes:
+        permanent: No retry helps until somebody changes a setting.
+    """
+
+    def __init__(self, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where to connect and as whom, in libpq's words."""
+
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str | None = field(repr=False)
+    sslmode: str
+    other: Mapping[str, str] = field(repr=False)
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether the host is the folder of a Unix socket."""
+        return self.host.startswith("/")
+
+
+class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
+    """The PostgreSQL database of a Mastodon instance. It is only read.
+
+    Every field may stay unset: it then comes from the environment, where Mastodon's own names are understood.
+    """
+
+    database_url: Secret | None = Field(
+        default=None,
+        description="postgresql://… with the password, as {env: NAME}. Unset: DATABASE_URL. It wins over the DB_ "
+        "variables; the fields below win over it.",
+    )
+    host: str | None = Field(
+        default=None,
+        description="Host, or folder of the Unix socket; through a tunnel, as the SSH server sees it. "
+        "Unset: DB_HOST, else localhost.",
+    )
+    port: int | None = Field(default=None, description="TCP port. Unset: DB_PORT, else 5432.")
+    dbname: str | None = Field(default=None, description="Database. Unset: DB_NAME, else mastodon_production.")
+    user: str | None = Field(default=None, description="User. Unset: DB_USER, else mastodon.")
+    password: Secret | None = Field(default=None, description="Password, as {env: NAME}. Unset: DB_PASS.")
+    sslmode: str | None = Field(
+        default=None, description=f"One of {', '.join(_SSL_MODES)}. Unset: DB_SSLMODE, else prefer."
+    )
+    connect_timeout: int = Field(default=10, ge=1, le=600, description="Seconds until a connection must stand.")
+    ssh_tunnel_host: str | None = Field(
+        default=None,
+        description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel.",
+    )
+    ssh_tunnel_port: int | None = Field(default=None, description="Its port. Unset: SSH_TUNNEL_PORT, else 22.")
+    ssh_tunnel_user: str | None = Field(
+        default=None, description="Who logs in there. Unset: SSH_TUNNEL_USER, else the user that runs this."
+    )
+    ssh_tunnel_password: Secret | None = Field(
+        default=None, description="That user's password, as {env: NAME}. Unset: SSH_TUNNEL_PASSWORD."
+    )
+    ssh_tunnel_key_file: str | None = Field(
+        default=None, description="Private key file, in OpenSSH's format. Unset: SSH_TUNNEL_KEY_FILE."
+    )
+    ssh_tunnel_key_passphrase: Secret | None = Field(
+        default=None,
+        description="What the key file is encrypted with, as {env: NAME}. Unset: SSH_TUNNEL_KEY_PASSPHRASE.",
+    )
+    ssh_tunnel_known_hosts: str | None = Field(
+        default=None,
+        description="File with the SSH server's key, which is always checked. "
+        "Unset: SSH_TUNNEL_KNOWN_HOSTS, else ~/.ssh/known_hosts.",
+    )
+
+    VARIABLES: ClassVar[Mapping[str, str]] = {
+        "database_url": "DATABASE_URL",
+        "host": "DB_HOST",
+        "port": "DB_PORT",
+        "dbname": "DB_NAME",
+        "user": "DB_USER",
+        "password": "DB_PASS",
+        "sslmode": "DB_SSLMODE",
+        "ssh_tunnel_host": "SSH_TUNNEL_HOST",
+        "ssh_tunnel_port": "SSH_TUNNEL_PORT",
+        "ssh_tunnel_user": "SSH_TUNNEL_USER",
+        "ssh_tunnel_password": "SSH_TUNNEL_PASSWORD",
+        "ssh_tunnel_key_file": "SSH_TUNNEL_KEY_FILE",
+        "ssh_tunnel_key_passphrase": "SSH_TUNNEL_KEY_PASSPHRASE",
+        "ssh_tunnel_known_hosts": "SSH_TUNNEL_KNOWN_HOSTS",
+    }
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Callable[[], Connection]]:
+        """Open the tunnel where one is configured, and yield what opens connections; close the tunnel at the end.
+
+        What is yielded may be called from any thread, any number of times; who calls it closes the connection. A
+        tunnel that was lost is opened anew by the next call.
+
+        Raises:
+            SettingsError: A setting is missing or wrong.
+            ConnectionFailedError: The tunnel cannot be opened; what is yielded raises it where a connection cannot.
+        """
+        fields = _fields(self, Environment.read())
+        database = _Database(fields=fields, target=_target(fields), connect_timeout=self.connect_timeout)
+        tunnel_settings = _tunnel_settings(fields, database.target)
+        if tunnel_settings is None:
+            yield database.connect
+            return
+        tunnel = Tunnel(tunnel_settings)
+        try:
+            with _tunnel_errors():
+                tunnel.address()
+            yield lambda: database.connect_through(tunnel)
+        finally:
+            tunnel.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Database:
+    """Opens connections to one database."""
+
+    fields: Fields
+    target: _Target
+    connect_timeout: int
+
+    def connect(self) -> Connection:
+        """Connect, without a tunnel.
+
+        Raises:
+            ConnectionFailedError: It does not work.
+        """
+        try:
+            return self._open({"host": self.target.host, "port": self.target.port})
+        except psycopg2.Error as error:
+            raise _failure(self.target, self.fields, error) from None
+
+    def connect_through(self, tunnel: Tunnel) -> Connection:
+        """Connect through a tunnel; once more where it was lost.
+
+        Raises:
+            ConnectionFailedError: It does not work.
+        """
+        with _tunnel_errors():
+            for last in (False, True):
+                address, port = tunnel.address()
+                try:
+                    # With the name beside the address, sslmode verify-full compares the certificate with the name.
+                    return self._open({"host": self.target.host, "hostaddr": address, "port": port})
+                except psycopg2.Error as error:
+                    # It reads the same whether the tunnel was lost or the database hangs up: ask the tunnel.
+                    if tunnel.reaches_database() or last:
+                        raise _failure(self.target, self.fields, error) from None
+        raise AssertionError  # the second turn returns or raises
+
+    def _open(self, address: Mapping[str, str | int]) -> Connection:
+        # No `options`: pgbouncer refuses startup parameters that it does not know.
+        parameters: dict[str, Any] = {
+            **self.target.other,
+            **address,
+            "dbname": self.target.dbname,
+            "user": self.target.user,
+            "password": self.target.password,
+            "sslmode": self.target.sslmode,
+            "application_name": "mastosync",
+            "connect_timeout": self.connect_timeout,
+            "keepalives": 1,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }
+        return psycopg2.connect(make_dsn(**parameters))
+
+
+@contextlib.contextmanager
+def _tunnel_errors() -> Iterator[None]:
+    """Turn an error of the tunnel into one of the connection."""
+    try:
+        yield
+    except TunnelError as error:
+        raise ConnectionFailedError(str(error), permanent=error.permanent) from error.__cause__
+
+
+def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
+    """Return the fields merged as Rails merges them: the parts of DATABASE_URL win over the DB_ variables.
+
+    Raises:
+        SettingsError: DATABASE_URL cannot be read.
+    """
+    fields = Fields("mastodon_db", resource, resource.VARIABLES, environment)
+    url = fields.secret("database_url")
+    if url is None:
+        return fields
+    name = fields.name("database_url")
+    return replace(fields, between=_parse_url(url, name), between_name=name)
+
+
+def _target(fields: Fields) -> _Target:
+    """Return where to connect; what is set nowhere is as in production of Mastodon's config/database.yml.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+    """
+    return _Target(
+        host=fields.text("host") or "localhost",
+        port=fields.port("port", default=5432),
+        dbname=fields.text("dbname") or "mastodon_production",
+        user=fields.text("user") or "mastodon",
+        password=fields.secret("password"),
+        sslmode=fields.one_of("sslmode", _SSL_MODES, default="prefer"),
+        other={name: value for name, value in fields.between.items() if name not in fields.variables},
+    )
+
+
+def _parse_url(url: str, name: str) -> dict[str, str]:
+    """Return the parts of a database URL under libpq's names.
+
+    Parameters that libpq does not know (``pool``, ``prepared_statements``) are Rails' own, and dropped as Rails does.
+
+    Raises:
+        SettingsError: It cannot be read. Nothing of it is repeated: a password with unencoded characters ends up in
+            any part of it, and in libpq's own message.
+    """
+    problem = SettingsError(
+        f"{name} cannot be read: it must look like postgresql://user:password@host:5432/dbname, and in the password "
+        "the characters % / @ : ? # must be percent-encoded (%25 %2F %40 %3A %3F %23)."
+    )
+    address, _, query = url.rpartition("?") if url.rfind("?") > url.rfind("@") else (url, "", "")
+    kept = "&".join(part for part in query.split("&") if part and _is_libpq_parameter(part.partition("=")[0]))
+    try:
+        parts: dict[str, str] = parse_dsn(f"{address}?{kept}" if kept else address)
+    except psycopg2.Error:
+        parts = {}
+    if not url.startswith(_URL_SCHEMES) or not parts:
+        raise problem
+    if not parts.get("port", "0").isdecimal() or any("@" in parts.get(part, "") for part in ("host", "dbname")):
+        raise problem
+    return parts
+
+
+def _is_libpq_parameter(word: str) -> bool:
+    try:
+        make_dsn(**{word: "x"})
+    except psycopg2.ProgrammingError:
+        return False
+    return True
+
+
+def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
+    """Return how to reach the database through an SSH server; None where none is configured.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+    """
+    host = fields.text("ssh_tunnel_host")
+    if host is None:
+        return None
+    if target.is_socket:
+        raise SettingsError(
+            f"The database's host is the folder of a Unix socket, {target.host}, which a tunnel cannot reach. Set "
+            f"{fields.name('host')} to the host as the SSH server {host} sees it, such as localhost; or, without a "
+            f"tunnel, unset {fields.name('ssh_tunnel_host')}."
+        )
+    password, key_file = fields.secret("ssh_tunnel_password"), fields.text("ssh_tunnel_key_file")
+    if password is None and key_file is None:
+        raise MissingSettingError(
+            f"{fields.name('ssh_tunnel_host')} is set, so {fields.name('ssh_tunnel_key_file')} or "
+            f"{fields.name('ssh_tunnel_password')} must be."
+        )
+    known_hosts = fields.text("ssh_tunnel_known_hosts")
+    if known_hosts is not None and not Path(known_hosts).expanduser().exists():
+        raise SettingsError(f"{fields.name('ssh_tunnel_known_hosts')} names {known_hosts}, which does not exist.")
+    return TunnelSettings(
+        host=host,
+        port=fields.port("ssh_tunnel_port", default=22),
+        user=fields.text("ssh_tunnel_user") or _own_user(fields),
+        known_hosts=Path(known_hosts or "~/.ssh/known_hosts").expanduser(),
+        remote_host=target.host,
+        remote_port=target.port,
+        password=password,
+        key_file=None if key_file is None else Path(key_file).expanduser(),
+        key_passphrase=fields.secret("ssh_tunnel_key_passphrase"),
+    )
+
+
+def _own_user(fields: Fields) -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run under a number that no user has.
+        return fields.needed("ssh_tunnel_user")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """What a message of libpq or PostgreSQL says about the settings."""
+
+    pattern: str
+    check: tuple[str, ...]
+    permanent: bool = True
+    hint: str = ""
+
+
+# libpq and PostgreSQL have words for these, but psycopg2 passes no code on while it connects.
+_CAUSES = (
+    _Cause(r"password authentication failed|no password supplied|authentication failed", ("user", "password")),
+    _Cause(r"no pg_hba.conf entry", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
+    _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
+    _Cause(r"role .* does not exist|no such user", ("user",)),
+    _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),
+    _Cause(r"could not translate host name", ("host",), permanent=False),
+)
+_ELSE = _Cause("", ("host", "port"), permanent=False)
+
+
+def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> ConnectionFailedError:
+    reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", str(error)) or str(error).strip().splitlines()[:1]
+    reason = reasons[-1].strip().rstrip(".") if reasons else "no reason given"
+    if target.password:
+        reason = reason.replace(target.password, "***")
+    cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), _ELSE)
+    check = " and ".join(dict.fromkeys(fields.name(name) for name in cause.check))
+    return ConnectionFailedError(
+        f"Cannot connect to the database {target.dbname} at {target.host}:{target.port} as {target.user}: {reason}. "
+        f"Check {check}.{cause.hint}",
+        permanent=cause.permanent,
+    )
