@@ -21,14 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.demo.processes import running, uninterrupted
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mypy_boto3_s3 import S3Client
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 30.0
-_STOP_SECONDS = 15.0
+_START_ATTEMPTS = 3
 
 
 class ServerError(RuntimeError):
@@ -58,14 +60,29 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
     raise ServerError(f"{name} did not listen on port {port} within {_START_SECONDS:.0f} s:\n{_tail(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    if process.poll() is None:
-        process.send_signal(how)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+@contextlib.contextmanager
+def _listening(
+    command: Callable[[int], Sequence[str]],
+    *,
+    name: str,
+    log: Path,
+    stop_by: signal.Signals = signal.SIGTERM,
+    user: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Run ``command(port)`` on a free port until the block ends; yields its process id and the port."""
+    for attempt in range(_START_ATTEMPTS):
+        port = free_port()
+        with running(command(port), log=log, stop_by=stop_by, user=user, cwd="/", env=env) as process:
+            try:
+                _wait_until_listening(process, port, log, name)
+            except ServerError:
+                # Another process may have taken the port between our asking for it and the server's.
+                if attempt + 1 < _START_ATTEMPTS and "address already in use" in _tail(log).lower():
+                    continue
+                raise
+            yield process.pid, port
+            return
 
 
 @dataclass(frozen=True)
@@ -135,37 +152,31 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
             password_file.write_text(password + "\n")
             if account:
                 shutil.chown(password_file, account)
-            subprocess.run(
-                [
-                    str(POSTGRES_BIN_PATH / "initdb"),
-                    "-D",
-                    str(data),
-                    "-U",
-                    "mastodon",
-                    "--auth=scram-sha-256",
-                    "--encoding=utf8",
-                ]
-                + ["--locale=C", "--no-sync", f"--pwfile={password_file}"],
-                check=True,
-                stdout=subprocess.DEVNULL,
+            # It has processes of its own, and takes a second: waiting for it is the clean way to end it.
+            with uninterrupted():
+                subprocess.run(
+                    [str(POSTGRES_BIN_PATH / "initdb"), "-D", str(data), "-U", "mastodon", "--auth=scram-sha-256"]
+                    + ["--encoding=utf8", "--locale=C", "--no-sync", f"--pwfile={password_file}"],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    user=account,
+                    cwd=base if account is None else "/",
+                    start_new_session=True,
+                )
+        settings = ["unix_socket_directories=", "max_connections=100", "fsync=off"]
+        pid, port = stack.enter_context(
+            _listening(
+                lambda port: (
+                    [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(data), "-h", LOOPBACK, "-p", str(port)]
+                    + [word for setting in settings for word in ("-c", setting)]
+                ),
+                name="PostgreSQL",
+                log=log,
+                stop_by=signal.SIGINT,  # "fast": it sends its clients away and does not wait for them
                 user=account,
-                cwd=base if account is None else "/",
             )
-        port = free_port()
-        with log.open("ab") as output:
-            # A session of its own: Ctrl-C in the terminal reaches us first, and we stop it in order.
-            process = subprocess.Popen(
-                [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(data), "-h", LOOPBACK, "-p", str(port)]
-                + ["-c", "unix_socket_directories=", "-c", "max_connections=100", "-c", "fsync=off"],
-                stdout=output,
-                stderr=output,
-                user=account,
-                cwd="/",
-                start_new_session=True,
-            )
-        stack.callback(_stop, process, signal.SIGINT)
-        _wait_until_listening(process, port, log, "PostgreSQL")
-        server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=process.pid)
+        )
+        server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=pid)
         _create_database(server)
         yield server
 
@@ -258,26 +269,25 @@ def rclone_s3(*, buckets: tuple[str, ...] = (), verbose: bool = False) -> Iterat
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-s3-")))
         log = base / "rclone.log"
-        # rclone splits --auth-key at the comma and takes the rest of the line as the secret.
         key, secret = re.sub(r"\W", "", secrets.token_urlsafe(12)), secrets.token_hex(20)
-        port = free_port()
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [str(rclone_binary()), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"{LOOPBACK}:{port}"]
-                + ["--config", "", "--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off"]
-                + (["-vv"] if verbose else ["-q"])
-                + [":memory:"],
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+        pid, port = stack.enter_context(
+            _listening(
+                lambda port: (
+                    [str(rclone_binary()), "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--config", ""]
+                    + ["--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off", "-vv" if verbose else "-q"]
+                    + [":memory:"]
+                ),
+                name="rclone serve s3",
+                log=log,
+                # Not on the command line, where everybody on the machine could read it.
+                env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
             )
-        stack.callback(_stop, process, signal.SIGTERM)
-        _wait_until_listening(process, port, log, "rclone serve s3")
+        )
         server = S3Server(
             endpoint=f"http://{LOOPBACK}:{port}",
             access_key_id=key,
             secret_access_key=secret,
-            pid=process.pid,
+            pid=pid,
             log=log,
         )
         for bucket in buckets:
