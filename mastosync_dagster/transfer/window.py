@@ -1,0 +1,173 @@
+"""How much may be in flight: adaptive windows, rate limits, and a budget of memory.
+
+Everything here is asked once per object by up to hundreds of threads, so the common case, nothing throttles and
+nothing is limited, costs one comparison of attributes and takes no lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_CHECK_SECONDS = 0.2
+"""How often a waiting thread looks whether the run was stopped."""
+
+
+class Window:
+    """How many requests one side gets at once: one more after a window of successes, half as many on trouble.
+
+    A signal of trouble counts only if its request was sent after the last reduction: of the many requests in flight
+    when a server begins to refuse, the first halves the window and the rest say nothing new.
+
+    Attributes:
+        size: Requests allowed at once, at the moment.
+        epoch: Number of reductions so far; to be read before a request and handed to `trouble`.
+        growing: Whether successes are to be told; false at the maximum.
+        lowest: The smallest size it ever had.
+    """
+
+    __slots__ = ("_credit", "_lock", "_maximum", "_minimum", "epoch", "growing", "lowest", "size")
+
+    def __init__(self, maximum: int, *, minimum: int = 4, adaptive: bool = True) -> None:
+        self._maximum = maximum
+        self._minimum = min(minimum, maximum) if adaptive else maximum
+        self._credit = 0
+        self._lock = threading.Lock()
+        self.size = self.lowest = maximum
+        self.epoch = 0
+        self.growing = False
+
+    @property
+    def reductions(self) -> int:
+        """How many times the window was reduced."""
+        return self.epoch
+
+    def success(self) -> bool:
+        """Count one success; call it while `growing`. Returns whether the window grew."""
+        with self._lock:
+            self._credit += 1
+            if self._credit < self.size or self.size >= self._maximum:
+                return False
+            self._credit = 0
+            self.size += 1
+            self.growing = self.size < self._maximum
+            return True
+
+    def trouble(self, epoch: int) -> bool:
+        """Halve the window, unless that happened since ``epoch`` was read. Returns whether it shrank."""
+        with self._lock:
+            if epoch != self.epoch or self.size <= self._minimum:
+                return False
+            self.epoch += 1
+            self._credit = 0
+            self.size = max(self._minimum, self.size // 2)
+            self.lowest = min(self.lowest, self.size)
+            self.growing = True
+            return True
+
+
+class Gate:
+    """Lets worker number *n* work while *n* is below every window.
+
+    A worker has one request in flight at a time, to one side or the other. So the number of active workers bounds the
+    requests to both sides, and a worker needs to compare only its own number before each object.
+
+    Attributes:
+        active: Workers with a number below this may work.
+    """
+
+    __slots__ = ("_closed", "_condition", "_windows", "active")
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._windows = windows
+        self._condition = threading.Condition()
+        self._closed = False
+        self.active = min(window.size for window in windows)
+
+    def refresh(self) -> None:
+        """Take over the windows' sizes; call it after one has changed."""
+        with self._condition:
+            self.active = min(window.size for window in self._windows)
+            self._condition.notify_all()
+
+    def wait(self, number: int) -> bool:
+        """Wait until worker ``number`` may work. Returns False when there is nothing left to work on."""
+        with self._condition:
+            self._condition.wait_for(lambda: number < self.active or self._closed)
+            return not self._closed
+
+    def close(self) -> None:
+        """Send waiting workers home: the work is done, or the run is stopped."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+
+class RateLimit:
+    """A token bucket: so many units a second, on average over a second.
+
+    Amounts may exceed what the bucket holds: the bucket goes into debt and later callers wait longer. That keeps a
+    large body from waiting for a bucket that never becomes so full.
+    """
+
+    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_second
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens = per_second
+        self._at = clock()
+
+    def reserve(self, amount: float) -> float:
+        """Take ``amount`` and return how many seconds the caller must wait before it goes on."""
+        with self._lock:
+            now = self._clock()
+            self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+            self._at = now
+            self._tokens -= amount
+            return max(0.0, -self._tokens / self._rate)
+
+    def take(self, amount: float, stop: threading.Event) -> None:
+        """Take ``amount`` and wait as long as that costs, or until ``stop``."""
+        seconds = self.reserve(amount)
+        if seconds > 0:
+            stop.wait(seconds)
+
+
+class MemoryBudget:
+    """Bytes that bodies may occupy together.
+
+    Bodies up to `share` are not counted: each of the threads may hold one such body from its own share of the first
+    half of the budget. Larger ones take their size from the other half, and wait while it is used up. So the common
+    small object costs no lock, and the sum still stays below the budget.
+
+    Attributes:
+        share: Bodies up to this many bytes need not be taken from the budget.
+    """
+
+    def __init__(self, total: int, threads: int) -> None:
+        self.share = total // (2 * threads)
+        self._shared = total - self.share * threads
+        self._free = self._shared
+        self._condition = threading.Condition()
+
+    def take(self, size: int, stop: threading.Event) -> int:
+        """Wait until ``size`` bytes are free, or until ``stop``. Returns what was taken, for `give_back`.
+
+        A body larger than the whole budget waits until it is alone.
+        """
+        amount = min(size, self._shared)
+        with self._condition:
+            while self._free < amount and not stop.is_set():
+                self._condition.wait(_CHECK_SECONDS)
+            self._free -= amount
+        return amount
+
+    def give_back(self, amount: int) -> None:
+        """Return what `take` took."""
+        with self._condition:
+            self._free += amount
+            self._condition.notify_all()

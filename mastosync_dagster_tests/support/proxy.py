@@ -1,0 +1,647 @@
+"""A proxy before a real S3 server that counts requests and, by rule, does what networks and providers do.
+
+It passes Host and bodies through unchanged, so signatures hold: clients are given its endpoint and the real server's
+credentials, and the real server checks them. It speaks HTTP/1.1 in a thread of the test process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+_CHUNK = 64 * 1024
+_HEAD_LIMIT = 64 * 1024
+_START_SECONDS = 10.0
+_SUBRESOURCES = frozenset({"acl", "attributes", "location", "policy", "tagging", "versioning", "versions"})
+
+
+class Kind(str, Enum):
+    """What a request asks of an S3 server."""
+
+    LIST = "list"
+    GET = "get"
+    HEAD = "head"
+    PUT = "put"
+    COPY = "copy"
+    DELETE = "delete"
+    CREATE_UPLOAD = "create_upload"
+    UPLOAD_PART = "upload_part"
+    COMPLETE_UPLOAD = "complete_upload"
+    ABORT_UPLOAD = "abort_upload"
+    LIST_UPLOADS = "list_uploads"
+    OTHER = "other"
+
+    @property
+    def multipart(self) -> bool:
+        """Whether it belongs to an upload in parts."""
+        return self.value.endswith(("_upload", "_part", "_uploads"))
+
+
+class When(str, Enum):
+    """When a connection is reset."""
+
+    BEFORE = "before"
+    """Nothing has reached the server."""
+    DURING = "during"
+    """Half of the request's body has, or half of the reply has come back where the request has no body."""
+    AFTER = "after"
+    """The server has done what was asked; its reply is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Wait before the request is passed on; other rules still apply."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer in the server's place, with an S3 error document. Status 200 makes it an error inside a success."""
+
+    status: int
+    code: str = ""
+    retry_after: float | None = None
+    message: str = "answered by the proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Reset the connection (RST)."""
+
+    when: When = When.BEFORE
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the reply's body early and close.
+
+    Attributes:
+        after: Bytes of the body that still go out.
+        announced: Whether the reply announces its full length; without, the end looks like a regular one.
+    """
+
+    after: int
+    announced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Flip the bits of one byte of the reply's body, or of the request's body.
+
+    Attributes:
+        at: Which byte.
+        request: Damage what goes to the server instead of what comes back.
+    """
+
+    at: int = 0
+    request: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Stop in the middle of the reply and keep the connection open.
+
+    Attributes:
+        after: Bytes of the body that still go out. None: not even the head does.
+    """
+
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trickle:
+    """Send the reply's body slowly."""
+
+    bytes_per_second: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WrongEtag:
+    """Replace the reply's ETag; None takes it away."""
+
+    etag: str | None
+
+
+Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to which requests. The first rule that applies decides; delays add to whatever else applies.
+
+    Attributes:
+        fault: What happens.
+        kinds: To requests of these kinds; empty: of every kind.
+        key: To keys in which this regular expression is found; empty: to every key.
+        skip: So many matching requests are spared first.
+        times: So many are hit after that; None: all.
+        per_key: ``skip`` and ``times`` count for each key and kind on its own.
+        probability: Share of the requests that are hit. Which ones depends on the proxy's seed, the key, the kind and
+            how often it was asked before, not on the timing.
+    """
+
+    fault: Fault
+    kinds: frozenset[Kind] = frozenset()
+    key: str = ""
+    skip: int = 0
+    times: int | None = None
+    per_key: bool = False
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that came in.
+
+    Attributes:
+        method: HTTP's.
+        kind: What it asks for.
+        key: Unquoted, without the bucket; empty for requests about a bucket.
+        headers: With lower-case names.
+        at: `time.monotonic` when its head had arrived.
+        body_bytes: Length of its body.
+    """
+
+    method: str
+    kind: Kind
+    key: str
+    headers: dict[str, str]
+    at: float
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """First line and headers of a request or a reply, as they came."""
+
+    first: str
+    headers: tuple[tuple[str, str], ...]
+
+    def get(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def without(self, *names: str) -> _Head:
+        return _Head(self.first, tuple(pair for pair in self.headers if pair[0].lower() not in names))
+
+    def adding(self, name: str, value: str) -> _Head:
+        return _Head(self.first, (*self.headers, (name, value)))
+
+    @property
+    def status(self) -> int:
+        return int(self.first.split()[1])
+
+    def encode(self) -> bytes:
+        lines = [self.first, *(f"{name}: {value}" for name, value in self.headers)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def _read_head(reader: asyncio.StreamReader) -> _Head | None:
+    """Read a head; None where the peer has closed the connection instead."""
+    try:
+        text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    first, *lines = text.rstrip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return _Head(first, tuple((name, value.strip()) for name, _, value in pairs))
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the data of a body with ``Transfer-Encoding: chunked``."""
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        yield await reader.readexactly(size)
+        await reader.readexactly(2)
+    while (await reader.readline()).strip():
+        pass  # trailers
+
+
+async def _body(reader: asyncio.StreamReader, head: _Head, *, to_the_end: bool) -> AsyncIterator[bytes]:
+    """Yield a body in pieces.
+
+    Args:
+        reader: Where it comes from, its head already read.
+        head: That head.
+        to_the_end: A body without a length ends with the connection (a reply's does).
+    """
+    length = head.get("content-length")
+    if (head.get("transfer-encoding") or "").lower() == "chunked":
+        async for piece in _chunks(reader):
+            yield piece
+    elif length is not None:
+        left = int(length)
+        while left:
+            piece = await reader.read(min(left, _CHUNK))
+            if not piece:
+                raise ConnectionResetError("the body ended early")
+            left -= len(piece)
+            yield piece
+    elif to_the_end:
+        while piece := await reader.read(_CHUNK):
+            yield piece
+
+
+def _kind(method: str, key: str, query: dict[str, str], head: _Head) -> Kind:  # noqa: PLR0911  (a table of cases)
+    """Tell what a request asks for, as the S3 API encodes it in method and query."""
+    upload = "uploadId" in query
+    if method == "GET":
+        if "uploads" in query or upload:
+            return Kind.LIST_UPLOADS
+        if key:
+            return Kind.OTHER if _SUBRESOURCES & set(query) else Kind.GET
+        return Kind.OTHER if _SUBRESOURCES & set(query) else Kind.LIST
+    if method == "POST":
+        return Kind.CREATE_UPLOAD if "uploads" in query else Kind.COMPLETE_UPLOAD if upload else Kind.OTHER
+    if method == "DELETE":
+        return Kind.ABORT_UPLOAD if upload else Kind.DELETE
+    if method == "PUT" and key and "acl" not in query:
+        if upload:
+            return Kind.UPLOAD_PART
+        return Kind.COPY if head.get("x-amz-copy-source") else Kind.PUT
+    return Kind.HEAD if method == "HEAD" and key else Kind.OTHER
+
+
+def _error_document(answer: Answer, seen: Seen) -> bytes:
+    text = (
+        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{answer.code}</Code>'
+        f"<Message>{answer.message}</Message><Key>{seen.key}</Key></Error>"
+    )
+    return b"" if seen.method == "HEAD" else text.encode()
+
+
+@dataclass
+class _Progress:
+    """How often a rule was met, altogether or per key."""
+
+    met: Counter[tuple[int, str, Kind]]
+    asked: Counter[tuple[str, Kind]]
+
+
+class Proxy:
+    """A running proxy. Its methods may be called from any thread.
+
+    Attributes:
+        endpoint: What clients are given instead of the server's endpoint.
+    """
+
+    def __init__(self, upstream: str, rules: Sequence[Rule], seed: int) -> None:
+        url = urlsplit(upstream)
+        self._upstream = (url.hostname or "", url.port or 80)
+        self._seed = seed
+        self._rules = tuple(rules)
+        self._progress = _Progress(Counter(), Counter())
+        self._seen: list[Seen] = []
+        self._in_flight = 0
+        self._most_in_flight = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.endpoint = ""
+
+    def set_rules(self, *rules: Rule) -> None:
+        """Replace the rules; their counting starts anew."""
+        with self._lock:
+            self._rules = rules
+            self._progress = _Progress(Counter(), Counter())
+
+    def forget(self) -> None:
+        """Start counting requests anew."""
+        with self._lock:
+            self._seen.clear()
+            self._most_in_flight = self._in_flight
+
+    @property
+    def requests(self) -> tuple[Seen, ...]:
+        """The requests so far, in the order in which their heads arrived."""
+        with self._lock:
+            return tuple(self._seen)
+
+    @property
+    def most_in_flight(self) -> int:
+        """The most requests that were in flight at the same time."""
+        with self._lock:
+            return self._most_in_flight
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight now."""
+        with self._lock:
+            return self._in_flight
+
+    def counts(self) -> Counter[tuple[str, Kind]]:
+        """Return the number of requests by method and kind."""
+        return Counter((seen.method, seen.kind) for seen in self.requests)
+
+    def count(self, *kinds: Kind, key: str = "") -> int:
+        """Return the number of requests of some kinds (none given: of all), to keys that match a regular expression."""
+        return sum(1 for seen in self.requests if (not kinds or seen.kind in kinds) and re.search(key, seen.key))
+
+    def note(self, seen: Seen) -> list[Fault]:
+        """Count a request, and decide what happens to it: any delays, and at most one other fault."""
+        with self._lock:
+            self._seen.append(seen)
+            asked = self._progress.asked[seen.key, seen.kind]
+            self._progress.asked[seen.key, seen.kind] += 1
+            faults: list[Fault] = []
+            for number, rule in enumerate(self._rules):
+                final = bool(faults) and not isinstance(faults[-1], Delay)
+                if final or (rule.kinds and seen.kind not in rule.kinds) or not re.search(rule.key, seen.key):
+                    continue
+                dice = Random(f"{self._seed}/{number}/{seen.kind.value}/{seen.key}/{asked}")
+                if dice.random() >= rule.probability:
+                    continue
+                counter = (number, seen.key if rule.per_key else "", seen.kind if rule.per_key else Kind.OTHER)
+                self._progress.met[counter] += 1
+                met = self._progress.met[counter] - rule.skip
+                if met >= 1 and (rule.times is None or met <= rule.times):
+                    faults.append(rule.fault)
+            return faults
+
+    @contextlib.contextmanager
+    def flying(self) -> Iterator[None]:
+        """Count a request as in flight while the block runs."""
+        with self._lock:
+            self._in_flight += 1
+            self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    def close_connections(self) -> None:
+        """Close every connection that is open now; new ones are taken."""
+
+        def cancel() -> None:
+            for task in tuple(self._tasks):
+                task.cancel()
+
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(cancel)
+
+    async def serve(self, started: Callable[[], None], stop: asyncio.Event) -> None:
+        """Serve until ``stop``. Runs in the proxy's own thread."""
+        self._loop = asyncio.get_running_loop()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            if task is not None:
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            await _Connection(self, reader, writer, self._upstream).run()
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_HEAD_LIMIT, backlog=1024)
+        self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        started()
+        await stop.wait()
+        server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Connection:
+    """One client's connection, with its own connection to the server."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        upstream: tuple[str, int],
+    ) -> None:
+        self._proxy = proxy
+        self._reader = reader
+        self._writer = writer
+        self._address = upstream
+        self._server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def run(self) -> None:
+        """Answer requests until the client, the server or a fault ends the connection, or the proxy does."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while await self.exchange():
+                pass
+        await self._drop_server()
+        await _close(self._writer)
+
+    async def _drop_server(self) -> None:
+        if self._server is not None:
+            writer, self._server = self._server[1], None
+            await _close(writer)
+
+    async def exchange(self) -> bool:
+        """Take one request and answer it. Returns whether the connection goes on."""
+        head = await _read_head(self._reader)
+        if head is None:
+            return False
+        at = time.monotonic()
+        if (head.get("expect") or "").lower() == "100-continue":
+            self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = b"".join([piece async for piece in _body(self._reader, head, to_the_end=False)])
+        method, target, _ = head.first.split(" ", 2)
+        url = urlsplit(target)
+        key = unquote(url.path).lstrip("/").partition("/")[2]
+        seen = Seen(
+            method=method,
+            kind=_kind(method, key, dict(parse_qsl(url.query, keep_blank_values=True)), head),
+            key=key,
+            headers={name.lower(): value for name, value in head.headers},
+            at=at,
+            body_bytes=len(body),
+        )
+        with self._proxy.flying():
+            fault: Fault | None = None
+            for fault in self._proxy.note(seen):
+                if isinstance(fault, Delay):
+                    await asyncio.sleep(fault.seconds)
+            # The body arrives decoded here: what goes on announces its length.
+            forward = head.without("expect", "transfer-encoding")
+            if body and head.get("content-length") is None:
+                forward = forward.adding("Content-Length", str(len(body)))
+            return await self._answer(seen, forward, body, fault)
+
+    async def _answer(self, seen: Seen, head: _Head, body: bytes, fault: Fault | None) -> bool:
+        if isinstance(fault, Answer):
+            document = _error_document(fault, seen)
+            reply = _Head(f"HTTP/1.1 {fault.status} Proxy", (("Content-Length", str(len(document))),))
+            if fault.retry_after is not None:
+                reply = reply.adding("Retry-After", f"{fault.retry_after:g}")
+            self._writer.write(reply.adding("Content-Type", "application/xml").encode() + document)
+            await self._writer.drain()
+            return True
+        if isinstance(fault, Reset) and fault.when is When.BEFORE:
+            return self._reset()
+        if isinstance(fault, Flip) and fault.request and fault.at < len(body):
+            body = _flipped(body, fault.at)
+        if isinstance(fault, Reset) and fault.when is When.DURING and body:
+            _, writer = await self._connect()
+            writer.write(head.encode() + body[: len(body) // 2])
+            await writer.drain()
+            return self._reset()
+        reader, reply = await self._forward(head, body)
+        return await self._relay(seen, reader, reply, fault)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._server is None:
+            self._server = await asyncio.open_connection(*self._address, limit=_HEAD_LIMIT)
+        return self._server
+
+    async def _forward(self, head: _Head, body: bytes) -> tuple[asyncio.StreamReader, _Head]:
+        """Send a request on; a kept connection that the server has closed meanwhile is opened again, once."""
+        for kept in (self._server is not None, False):
+            reader, writer = await self._connect()
+            try:
+                writer.write(head.encode() + body)
+                await writer.drain()
+                reply = await _read_head(reader)
+                while reply is not None and reply.status == 100:
+                    reply = await _read_head(reader)
+            except ConnectionError:
+                reply = None
+            if reply is not None:
+                return reader, reply
+            await self._drop_server()
+            if not kept:
+                break
+        raise ConnectionResetError("the server closed the connection")
+
+    async def _relay(self, seen: Seen, reader: asyncio.StreamReader, reply: _Head, fault: Fault | None) -> bool:
+        """Send the server's reply to the client."""
+        empty = seen.method == "HEAD" or reply.status in {204, 304}
+        body = _nothing() if empty else _body(reader, reply, to_the_end=True)
+        if isinstance(fault, Reset) and fault.when is When.AFTER:
+            async for _ in body:
+                pass
+            return self._reset()
+        if isinstance(fault, Stall) and fault.after is None:
+            return await self._hang()
+        if isinstance(fault, WrongEtag):
+            reply = reply.without("etag")
+            if fault.etag is not None:
+                reply = reply.adding("ETag", f'"{fault.etag}"')
+        unannounced = isinstance(fault, Cut) and not fault.announced
+        closes = unannounced or (reply.get("connection") or "").lower() == "close"
+        chunked = (reply.get("transfer-encoding") or "").lower() == "chunked"
+        out = reply
+        if not empty and (unannounced or (reply.get("content-length") is None and not chunked)):
+            out = reply.without("content-length", "transfer-encoding", "connection").adding("Connection", "close")
+            chunked, closes = False, True
+        self._writer.write(out.encode())
+        alive = await self._relay_body(body, reply, fault, chunked=chunked)
+        if closes or not alive:
+            await self._drop_server()
+        return alive and not closes
+
+    async def _relay_body(
+        self, body: AsyncIterator[bytes], reply: _Head, fault: Fault | None, *, chunked: bool
+    ) -> bool:
+        """Send a body, damaged as the fault says. Returns whether the connection goes on."""
+        stop_at: int | None = None
+        if isinstance(fault, (Cut, Stall)):
+            stop_at = fault.after
+        elif isinstance(fault, Reset):
+            stop_at = int(reply.get("content-length") or 0) // 2
+        sent = 0
+        async for whole in body:
+            piece = whole if stop_at is None else whole[: stop_at - sent]
+            if isinstance(fault, Flip) and not fault.request and sent <= fault.at < sent + len(piece):
+                piece = _flipped(piece, fault.at - sent)
+            sent += len(piece)
+            await self._send(piece, fault, chunked=chunked)
+            if stop_at is not None and sent >= stop_at:
+                break
+        if stop_at is not None:
+            await self._writer.drain()
+            if isinstance(fault, Stall):
+                return await self._hang()
+            return self._reset() if isinstance(fault, Reset) else False
+        if chunked:
+            self._writer.write(b"0\r\n\r\n")
+        await self._writer.drain()
+        return True
+
+    async def _send(self, piece: bytes, fault: Fault | None, *, chunked: bool) -> None:
+        if isinstance(fault, Trickle):
+            for number in range(len(piece)):
+                self._writer.write(piece[number : number + 1])
+                await self._writer.drain()
+                await asyncio.sleep(1 / fault.bytes_per_second)
+            return
+        self._writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece)
+        await self._writer.drain()
+
+    async def _hang(self) -> bool:
+        """Keep the connection open and send nothing more, until the client gives up."""
+        while await self._reader.read(_CHUNK):
+            pass
+        return False
+
+    def _reset(self) -> bool:
+        for writer in (self._writer, *(() if self._server is None else (self._server[1],))):
+            raw = writer.get_extra_info("socket")
+            if raw is not None:
+                # Closing a socket that lingers for no time sends RST instead of FIN.
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        return False
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """Yield no piece."""
+    pieces: tuple[bytes, ...] = ()
+    for piece in pieces:
+        yield piece
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        await writer.wait_closed()
+
+
+@contextlib.contextmanager
+def s3_proxy(upstream: str, *rules: Rule, seed: int = 0) -> Iterator[Proxy]:
+    """Run a proxy on a free loopback port until the block ends.
+
+    Args:
+        upstream: The real server's endpoint, ``http://host:port``.
+        rules: What happens to which requests, from the start; see `Proxy.set_rules`.
+        seed: Decides which requests rules with a probability hit.
+    """
+    proxy = Proxy(upstream, rules, seed)
+    started = threading.Event()
+    ends: list[Callable[[], object]] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        ends.append(lambda: loop.call_soon_threadsafe(stop.set))
+        await proxy.serve(started.set, stop)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), name="s3-proxy", daemon=True)
+    thread.start()
+    if not started.wait(_START_SECONDS):
+        raise RuntimeError("the proxy did not start")
+    try:
+        yield proxy
+    finally:
+        ends[0]()
+        thread.join(_START_SECONDS)

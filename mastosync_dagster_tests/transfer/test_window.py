@@ -1,0 +1,167 @@
+"""Windows follow what servers bear, rates hold on average, and bodies stay within the budget of memory."""
+
+from __future__ import annotations
+
+import threading
+from timeit import timeit
+
+import pytest
+
+from mastosync_dagster.transfer.window import Gate, MemoryBudget, RateLimit, Window
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def grow(window: Window, successes: int) -> None:
+    for _ in range(successes):
+        window.success()
+
+
+def test_a_window_starts_at_its_maximum_and_has_nothing_to_learn_from_success() -> None:
+    window = Window(64)
+    assert (window.size, window.growing, window.reductions, window.lowest) == (64, False, 0, 64)
+
+
+def test_trouble_halves_a_window_down_to_its_minimum() -> None:
+    window = Window(64, minimum=4)
+    sizes = []
+    for _ in range(6):
+        window.trouble(window.epoch)
+        sizes.append(window.size)
+    assert sizes == [32, 16, 8, 4, 4, 4]
+    assert (window.reductions, window.lowest, window.growing) == (4, 4, True)
+
+
+def test_requests_sent_before_a_reduction_reduce_no_further() -> None:
+    window = Window(64)
+    epoch = window.epoch
+    assert [window.trouble(epoch) for _ in range(64)] == [True] + [False] * 63
+    assert window.size == 32
+    assert window.trouble(window.epoch)
+
+
+def test_a_window_grows_by_one_for_each_window_of_successes() -> None:
+    window = Window(8, minimum=2)
+    window.trouble(window.epoch)
+    grow(window, 3)
+    assert window.size == 4
+    grow(window, 1)
+    assert window.size == 5
+    grow(window, 5)
+    assert window.size == 6
+    grow(window, 100)
+    assert (window.size, window.growing, window.lowest) == (8, False, 4)
+
+
+def test_trouble_takes_back_the_credit_of_earlier_successes() -> None:
+    window = Window(8, minimum=2)
+    window.trouble(window.epoch)
+    grow(window, 3)
+    window.trouble(window.epoch)
+    grow(window, 1)
+    assert window.size == 2
+
+
+@pytest.mark.parametrize(("maximum", "minimum", "adaptive", "lowest"), [(3, 4, True, 3), (64, 4, False, 64)])
+def test_a_window_that_cannot_shrink_stays(*, maximum: int, minimum: int, adaptive: bool, lowest: int) -> None:
+    window = Window(maximum, minimum=minimum, adaptive=adaptive)
+    window.trouble(window.epoch)
+    assert (window.size, window.reductions) == (lowest, 0)
+
+
+def test_the_gate_follows_the_smaller_window_and_wakes_those_it_lets_in() -> None:
+    source, destination = Window(8), Window(8)
+    gate = Gate((source, destination))
+    destination.trouble(destination.epoch)
+    gate.refresh()
+    assert gate.active == 4
+    passed = threading.Event()
+    thread = threading.Thread(target=lambda: gate.wait(4) and passed.set())
+    thread.start()
+    assert not passed.wait(0.05)
+    grow(destination, 4)
+    gate.refresh()
+    assert passed.wait(5)
+    thread.join()
+
+
+def test_a_closed_gate_sends_everybody_home() -> None:
+    window = Window(8)
+    window.trouble(window.epoch)
+    gate = Gate((window,))
+    answers: list[bool] = []
+    threads = [threading.Thread(target=lambda: answers.append(gate.wait(7))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    gate.close()
+    for thread in threads:
+        thread.join(5)
+    assert answers == [False, False, False]
+
+
+def test_a_rate_limit_gives_a_second_in_advance_and_then_its_rate() -> None:
+    clock = Clock()
+    limit = RateLimit(10, clock=clock)
+    assert [limit.reserve(1) for _ in range(10)] == [0] * 10
+    assert limit.reserve(1) == pytest.approx(0.1)
+    assert limit.reserve(1) == pytest.approx(0.2)
+    clock.now += 0.2
+    assert limit.reserve(1) == pytest.approx(0.1)
+    clock.now += 100
+    assert [limit.reserve(1) for _ in range(11)] == [0] * 10 + [pytest.approx(0.1)]
+
+
+def test_an_amount_above_a_seconds_rate_is_paid_by_those_who_come_later() -> None:
+    clock = Clock()
+    limit = RateLimit(1000, clock=clock)
+    assert limit.reserve(5000) == pytest.approx(4)
+    clock.now += 4
+    assert limit.reserve(100) == pytest.approx(0.1)
+
+
+def test_a_stop_ends_the_wait_for_a_rate() -> None:
+    stop = threading.Event()
+    stop.set()
+    RateLimit(0.001).take(1000, stop)
+
+
+def test_small_bodies_need_no_budget_and_large_ones_wait_for_each_other() -> None:
+    budget = MemoryBudget(1000, threads=10)
+    stop = threading.Event()
+    assert budget.share == 50
+    first = budget.take(300, stop)
+    got = threading.Event()
+    thread = threading.Thread(target=lambda: budget.take(300, stop) and got.set())
+    thread.start()
+    assert not got.wait(0.05)
+    budget.give_back(first)
+    assert got.wait(5)
+    thread.join()
+
+
+def test_a_body_above_the_whole_budget_goes_alone() -> None:
+    budget = MemoryBudget(1000, threads=10)
+    taken = budget.take(10_000, threading.Event())
+    assert taken == 500
+    stop = threading.Event()
+    stop.set()
+    budget.give_back(taken)
+    assert budget.take(500, stop) == 500
+
+
+def test_asking_whether_one_may_work_costs_next_to_nothing() -> None:
+    gate = Gate((Window(64), Window(64)))
+    window = Window(64)
+
+    def ask() -> bool:
+        return 5 < gate.active and not window.growing
+
+    assert min(timeit(ask, number=10_000) for _ in range(5)) / 10_000 < 2e-6
