@@ -137,13 +137,9 @@ def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
             columns = {name: batch.column(name).to_pylist() for name in present}
             nothing: list[str | None] = [None] * batch.num_rows
             values = {name: columns.get(name, nothing) for name in SCHEMA.names}
-            values["outcome"] = [_OUTCOMES[word] for word in columns["outcome"]]
-            values["reason"] = [None if word is None else _REASONS[word] for word in values["reason"]]
+            values["outcome"] = [Outcome(word) for word in values["outcome"]]
+            values["reason"] = [None if word is None else Reason(word) for word in values["reason"]]
             yield list(map(ManifestLine._make, zip(*values.values(), strict=True)))
-
-
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_REASONS = {reason.value: reason for reason in Reason}
 
 
 def _open(path: Path) -> pq.ParquetFile:

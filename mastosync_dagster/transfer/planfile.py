@@ -49,7 +49,7 @@ class PlannedCopy(NamedTuple):
 
     key: str
     source_key: str
-    candidates: tuple[str, ...] | list[str]
+    candidates: list[str]
     size: int | None
     etag: str | None
     private: bool

@@ -1,0 +1,230 @@
+"""What a side has of the keys that a batch of items may have: by listing key ranges, or by HEAD per object."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.outcomes import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+
+    from typing_extensions import Self
+
+    from mastosync_dagster.transfer.items import Item, KeyRange
+    from mastosync_dagster.transfer.storage import ListedObject, Storage
+
+_POLL_SECONDS = 0.5
+
+
+class LookupStoppedError(Exception):
+    """Asking was stopped from outside."""
+
+
+@dataclass(slots=True)
+class View:
+    """What is known of a side's objects, for the keys of one batch.
+
+    Attributes:
+        objects: What is there, by relative key.
+        unknown: Keys that the side would not speak about, with its answer. All others are absent.
+        list_requests: ListObjectsV2 requests: one per page of up to 1,000 keys.
+        head_requests: HEAD requests.
+    """
+
+    objects: dict[str, ListedObject] = field(default_factory=dict)
+    unknown: dict[str, StorageError] = field(default_factory=dict)
+    list_requests: int = 0
+    head_requests: int = 0
+
+    def add(self, other: View) -> None:
+        """Take in what another request found."""
+        self.objects.update(other.objects)
+        self.unknown.update(other.unknown)
+        self.list_requests += other.list_requests
+        self.head_requests += other.head_requests
+
+
+@dataclass(slots=True)
+class Asked:
+    """Questions about one batch that are under way.
+
+    Attributes:
+        items: The batch's items by key.
+        listed: Sides (source, destination) that are being listed; the others are asked by HEAD.
+        futures: The requests to each side.
+    """
+
+    items: dict[str, Item]
+    listed: list[bool]
+    futures: tuple[list[Future[View]], list[Future[View]]]
+
+
+def _list(storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event) -> View:
+    """List a range and keep what is wanted: a range may hold far more than a batch asks for."""
+    view = View()
+    for page in storage.list_pages(keys):
+        view.list_requests += 1
+        for entry in page:
+            if entry.key in wanted:
+                view.objects[entry.key] = entry
+        if halt.is_set():
+            raise LookupStoppedError
+    return view
+
+
+def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until_found: bool) -> View:
+    """Ask for each key, or until one is found.
+
+    Without the right to list, S3 answers 403 for absent objects: such a key is unknown, and the next one is asked
+    for. An answer that did not come in spite of retries ends the row: what follows would be second best.
+    """
+    view = View()
+    for key in keys:
+        if halt.is_set():
+            raise LookupStoppedError
+        view.head_requests += 1
+        try:
+            found = storage.head(key)
+        except StorageError as error:
+            if error.permanent:
+                raise
+            view.unknown[key] = error
+            if until_found and error.reason is not Reason.ACCESS_DENIED:
+                break
+            continue
+        if found is not None:
+            view.objects[key] = found
+            if until_found:
+                view.unknown.clear()
+                break
+    return view
+
+
+def source_keys(item: Item) -> tuple[str, ...]:
+    """Return the keys that an item may have at the source, in the order to try."""
+    return (item.key, *item.candidates)
+
+
+def destination_keys(item: Item) -> tuple[str, ...]:
+    """Return the keys that an item may get at the destination."""
+    return (item.key, *item.candidates) if item.keep_found_key else (item.key,)
+
+
+class Lookup:
+    """Asks both sides about batches of items, several requests at a time. A context manager: it ends its threads.
+
+    Args:
+        source: Where objects are read.
+        destination: Where they go.
+        listers: Listings in flight at a time.
+        heads: HEADs in flight at a time.
+        stop: Set from outside, it ends everything with `LookupStoppedError`.
+        tick: Called about twice a second while waiting.
+    """
+
+    def __init__(
+        self,
+        source: Storage,
+        destination: Storage,
+        *,
+        listers: int,
+        heads: int,
+        stop: threading.Event,
+        tick: Callable[[], None],
+    ) -> None:
+        self._sides = (source, destination)
+        self._may_list = [True, True]
+        self._stop = stop
+        self._tick = tick
+        self._halt = threading.Event()
+        self._list_pool = ThreadPoolExecutor(listers, thread_name_prefix="list")
+        self._head_pool = ThreadPoolExecutor(heads, thread_name_prefix="head")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Nobody waits for requests in flight: they end by themselves, and no further page or object is asked for.
+        self._halt.set()
+        self._list_pool.shutdown(wait=False, cancel_futures=True)
+        self._head_pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def may_list(self) -> tuple[bool, bool]:
+        """Whether source and destination may be listed, as far as was seen."""
+        return self._may_list[0], self._may_list[1]
+
+    def ask(self, items: dict[str, Item], ranges: Sequence[KeyRange]) -> Asked:
+        """Start asking both sides; returns at once.
+
+        Args:
+            items: The batch's items by key.
+            ranges: Key ranges that hold all keys of the items; empty: ask for each object.
+        """
+        listed = [bool(ranges) and may_list for may_list in self._may_list]
+        futures = tuple(
+            self._start_listing(side, items.values(), ranges) if listed[side] else self._start_heads(side, items)
+            for side in (0, 1)
+        )
+        return Asked(items, listed, (futures[0], futures[1]))
+
+    def _start_listing(self, side: int, items: Collection[Item], ranges: Iterable[KeyRange]) -> list[Future[View]]:
+        keys = destination_keys if side else source_keys
+        wanted = {key for item in items for key in keys(item)}
+        return [self._list_pool.submit(_list, self._sides[side], one, wanted, self._halt) for one in ranges]
+
+    def _start_heads(self, side: int, items: dict[str, Item]) -> list[Future[View]]:
+        keys = destination_keys if side else source_keys
+        return [
+            self._head_pool.submit(_head, self._sides[side], keys(item), self._halt, until_found=side == 0)
+            for item in items.values()
+        ]
+
+    def answers(self, asked: Asked) -> tuple[View, View]:
+        """Wait for a batch's answers and return what source and destination have.
+
+        A side that turns out not to be listable is asked for each object instead.
+
+        Raises:
+            StorageError: A permanent one, or a listing that failed in spite of retries.
+            LookupStoppedError: Stopped from outside.
+        """
+        views = []
+        for side in (0, 1):
+            try:
+                view = self._collect(asked.futures[side])
+            except StorageError as error:
+                if not asked.listed[side] or error.reason is not Reason.ACCESS_DENIED:
+                    raise
+                self._may_list[side] = False
+                asked.listed[side] = False
+                view = self._collect(self._start_heads(side, asked.items))
+            views.append(view)
+        return views[0], views[1]
+
+    def ask_source(self, items: Iterable[Item]) -> View:
+        """Ask the source for each object of some items by HEAD, and wait for the answers. Raises as `answers` does."""
+        return self._collect(self._start_heads(0, {item.key: item for item in items}))
+
+    def _collect(self, futures: Sequence[Future[View]]) -> View:
+        view = View()
+        for future in self._finished(futures):
+            view.add(future.result())
+        return view
+
+    def _finished(self, futures: Sequence[Future[View]]) -> Iterator[Future[View]]:
+        """Yield futures as they end, the first one with an error at once."""
+        waiting: set[Future[View]] = set(futures)
+        while waiting:
+            # The interrupt of a run that is terminated is raised here, in the main thread.
+            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            yield from sorted(done, key=lambda future: future.exception() is None)
+            if self._stop.is_set():
+                raise LookupStoppedError
+            if waiting:
+                self._tick()

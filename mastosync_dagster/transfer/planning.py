@@ -1,0 +1,343 @@
+"""From items to a plan: what is to be copied, and what needs no copy, from both sides' listings."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
+from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.planfile import DECIDED, PlannedCopy, PlanWriter
+from mastosync_dagster.transfer.storage import ListedObject, Storage, is_plain_md5
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from mastosync_dagster.transfer.items import Batch, Item
+
+__all__ = ["LookupStoppedError", "PlanCounts", "make_plan"]
+
+_BATCHES_IN_FLIGHT = 3
+_HEADS_IN_FLIGHT = 64
+_PROGRESS_SECONDS = 1.0
+_ETAG_QUESTIONS = 10
+_MD5_CHARACTERS = 32
+
+ONLY_AT_DESTINATION = "only at the destination"
+SOURCE_SILENT = "the source neither shows nor denies it"
+HARMLESS = "known to be harmless"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCounts:
+    """What a plan counts. Every object is in exactly one of to_copy, present, missing and failed.
+
+    Attributes:
+        rows: Rows of the database behind the plan.
+        objects: Objects, that is: distinct keys at the destination.
+        to_copy: Lines of the plan file.
+        present: Already at the destination and equal.
+        missing: Not at the source, nor at the destination.
+        failed: Cannot be copied.
+        bytes_to_copy: Bytes of the objects to copy whose size is known.
+        list_requests: ListObjectsV2 requests to both sides (pages of up to 1,000 keys).
+        head_requests: HEAD requests to both sides.
+        source_listed: False: the source may not be listed, so each object was asked for.
+        destination_listed: The same of the destination.
+    """
+
+    rows: int = 0
+    objects: int = 0
+    to_copy: int = 0
+    present: int = 0
+    missing: int = 0
+    failed: int = 0
+    bytes_to_copy: int = 0
+    list_requests: int = 0
+    head_requests: int = 0
+    source_listed: bool = True
+    destination_listed: bool = True
+
+
+def make_plan(
+    batches: Iterable[Batch],
+    source: Storage,
+    destination: Storage,
+    folder: Path,
+    *,
+    copy_private: bool,
+    stop: threading.Event,
+    on_progress: Callable[[PlanCounts], None] | None = None,
+    listers: int = 8,
+) -> PlanCounts:
+    """Compare both sides and write the plan: ``to_copy.arrow`` and ``decided.parquet`` (see `planfile`).
+
+    Streams: a few batches are in memory at a time, whatever the number of batches.
+
+    An object is its key. Where several items of a batch, or of two successive ones, come to the same key, they are
+    one object, described by the first and private if any is. (Ids that lose digits in the key are neighbours, so
+    their rows stand together.)
+
+    "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first.
+
+    Args:
+        batches: What is wanted. Read in this thread, a few ahead.
+        source: Where objects are read.
+        destination: Where they go.
+        folder: Gets the two files, whole or not at all.
+        copy_private: Copy private objects also to a destination without ACLs.
+        stop: Set from another thread, it ends the planning.
+        on_progress: Called in this thread about once a second.
+        listers: Listings in flight at a time.
+
+    Raises:
+        StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
+        LookupStoppedError: ``stop`` was set. Nothing is written.
+        OSError: The folder is full or not writable.
+    """
+    with contextlib.ExitStack() as stack:
+        plan = stack.enter_context(PlanWriter(folder))
+        decided = stack.enter_context(ManifestWriter(folder / DECIDED))
+        planner = _Planner(source, destination, plan, decided, copy_private=copy_private, on_progress=on_progress)
+        lookup = stack.enter_context(
+            Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
+        )
+        for asked, rows in _asked_ahead(batches, lookup, stop):
+            planner.decide(asked, rows, lookup)
+    planner.tell_progress(at_once=True)
+    return planner.counts
+
+
+def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event) -> Iterator[tuple[Asked, int]]:
+    """Start asking about a few batches ahead, and yield them in order, each with its number of rows."""
+    ahead: deque[tuple[Asked, int]] = deque()
+    for batch in batches:
+        if stop.is_set():
+            raise LookupStoppedError
+        items = _by_key(batch.items, ahead[-1][0].items if ahead else {})
+        ahead.append((lookup.ask(items, batch.ranges if items else ()), batch.rows))
+        if len(ahead) == _BATCHES_IN_FLIGHT:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
+    """Return items by key; those that the batch before has already are merged into it."""
+    distinct: dict[str, Item] = {}
+    for item in items:
+        home = before if item.key in before else distinct
+        known = home.setdefault(item.key, item)
+        if item.private and not known.private:
+            home[item.key] = replace(known, private=True)
+    return distinct
+
+
+class _Etags:
+    """Finds out whether a side's ETags are MD5s where they look like it: asks at the first few mismatches."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._questions = _ETAG_QUESTIONS
+        self.are_md5 = True
+
+    def mislead(self, key: str) -> bool:
+        """Tell whether the ETag of this object, and then of all, says nothing about its body."""
+        if self.are_md5 and self._questions:
+            self._questions -= 1
+            # Without an answer the ETag is taken at its word: the object is copied again, which harms nothing.
+            with contextlib.suppress(StorageError):
+                self.are_md5 = self._storage.etag_is_md5(key)
+        return not self.are_md5
+
+
+class _Planner:
+    """Decides about items and counts. Lives in one thread."""
+
+    def __init__(
+        self,
+        source: Storage,
+        destination: Storage,
+        plan: PlanWriter,
+        decided: ManifestWriter,
+        *,
+        copy_private: bool,
+        on_progress: Callable[[PlanCounts], None] | None,
+    ) -> None:
+        self.counts = PlanCounts()
+        self._plan = plan
+        self._decided = decided
+        self._take_private = copy_private or bool(destination.settings.permission)
+        self._source_prefix = source.settings.prefix
+        self._destination_prefix = destination.settings.prefix
+        self._source_etags = _Etags(source)
+        self._destination_etags = _Etags(destination)
+        self._outcomes = dict.fromkeys(Outcome, 0)
+        self._to_copy = 0
+        self._bytes = 0
+        self._on_progress = on_progress
+        self._told = time.monotonic()
+
+    def tell_progress(self, *, at_once: bool = False) -> None:
+        """Report the counts, about once a second."""
+        now = time.monotonic()
+        if self._on_progress is not None and (at_once or now - self._told >= _PROGRESS_SECONDS):
+            self._told = now
+            self._on_progress(self.counts)
+
+    def decide(self, asked: Asked, rows: int, lookup: Lookup) -> None:
+        """Wait for the answers about a batch, and decide about each of its items."""
+        source, destination = lookup.answers(asked)
+        items = asked.items.values()
+        # A listing can lack an object (a damaged index, a key outside of the ranges): nothing is called missing
+        # before it was asked for by name.
+        absent = [item for item in items if not self._decide(item, source, destination, final=not asked.listed[0])]
+        confirmed = lookup.ask_source(absent) if absent else View()
+        for item in absent:
+            self._decide(item, confirmed, destination, final=True)
+        self._count(len(items), rows, (source, destination, confirmed), lookup)
+        self.tell_progress()
+
+    def _count(self, objects: int, rows: int, views: tuple[View, ...], lookup: Lookup) -> None:
+        counts = self.counts
+        source_listed, destination_listed = lookup.may_list
+        self.counts = PlanCounts(
+            rows=counts.rows + rows,
+            objects=counts.objects + objects,
+            to_copy=self._to_copy,
+            present=self._outcomes[Outcome.PRESENT],
+            missing=self._outcomes[Outcome.MISSING],
+            failed=self._outcomes[Outcome.FAILED],
+            bytes_to_copy=self._bytes,
+            list_requests=counts.list_requests + sum(view.list_requests for view in views),
+            head_requests=counts.head_requests + sum(view.head_requests for view in views),
+            source_listed=source_listed,
+            destination_listed=destination_listed,
+        )
+
+    def _decide(self, item: Item, source: View, destination: View, *, final: bool) -> bool:
+        """Decide about one item.
+
+        Args:
+            item: The item.
+            source: What the source has.
+            destination: What the destination has.
+            final: Whether the source's word that an object is absent counts.
+
+        Returns:
+            False: nothing was decided, the source has to be asked again.
+        """
+        found = source.objects.get(item.key)
+        if found is None:
+            for candidate in item.candidates:
+                found = source.objects.get(candidate)
+                if found is not None:
+                    break
+            else:
+                return self._decide_absent(item, source, destination, final=final)
+        target = found.key if item.keep_found_key else item.key
+        there = destination.objects.get(target)
+        if there is not None and self._equal(found, there):
+            self._say(item, target, Outcome.PRESENT, found=found, there=there)
+        elif item.private and not self._take_private:
+            self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
+        else:
+            self._copy(item, target, [found.key], found)
+        return True
+
+    def _decide_absent(self, item: Item, source: View, destination: View, *, final: bool) -> bool:
+        """Decide about an item that was seen under none of its keys at the source. Returns as `_decide` does."""
+        silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []
+        for key in destination_keys(item):
+            there = destination.objects.get(key)
+            if there is not None:
+                detail = SOURCE_SILENT if silent else ONLY_AT_DESTINATION
+                self._say(item, key, Outcome.PRESENT, there=there, detail=detail)
+                return True
+        if silent:
+            self._decide_silent(item, silent, source.unknown[silent[-1]])
+            return True
+        if final:
+            self._say(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
+        return final
+
+    def _decide_silent(self, item: Item, keys: list[str], answer: StorageError) -> None:
+        """Decide about an item of which the source does not say whether it has it: the copy's GET will tell."""
+        if answer.reason is not Reason.ACCESS_DENIED:
+            self._say(item, item.key, Outcome.FAILED, reason=answer.reason, detail=str(answer))
+        elif item.private and not self._take_private:
+            self._say(item, item.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
+        else:
+            self._copy(item, item.key, keys, None)
+
+    def _equal(self, here: ListedObject, there: ListedObject) -> bool:
+        """Tell whether two objects are equal as far as sizes and ETags tell."""
+        if here.size != there.size:
+            return False
+        if here.etag == there.etag or not (is_plain_md5(here.etag) and is_plain_md5(there.etag)):
+            return True
+        return self._destination_etags.mislead(there.key) or self._source_etags.mislead(here.key)
+
+    def _copy(self, item: Item, target: str, source_keys: list[str], found: ListedObject | None) -> None:
+        """Write a line of the plan. Without ``found`` the source keys are to be tried in order."""
+        self._to_copy += 1
+        self._bytes += found.size if found else 0
+        self._plan.write(
+            PlannedCopy(
+                key=target,
+                source_key=source_keys[0],
+                candidates=source_keys[1:],
+                size=found.size if found else None,
+                etag=found.etag if found else None,
+                private=item.private,
+                keep_found_key=item.keep_found_key,
+                may_be_absent=item.may_be_absent,
+                group=item.group,
+                row_id=item.row_id,
+                part=item.part,
+            )
+        )
+
+    def _say(
+        self,
+        item: Item,
+        target: str,
+        outcome: Outcome,
+        *,
+        found: ListedObject | None = None,
+        there: ListedObject | None = None,
+        reason: Reason | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Write a manifest line: an object that needs no copy, or can have none."""
+        self._outcomes[outcome] += 1
+        seen = found or there
+        self._decided.write(
+            ManifestLine(
+                group=item.group,
+                row_id=item.row_id,
+                part=item.part,
+                key=self._destination_prefix + target,
+                source_key=None if found is None else self._source_prefix + found.key,
+                outcome=outcome,
+                reason=reason,
+                detail=detail,
+                size=None if seen is None else seen.size,
+                etag=self._md5(found, there),
+                private=item.private,
+            )
+        )
+
+    def _md5(self, found: ListedObject | None, there: ListedObject | None) -> str | None:
+        """Return the MD5 of the body, from an ETag that is one."""
+        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self._source_etags.are_md5:
+            return found.etag
+        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self._destination_etags.are_md5:
+            return there.etag
+        return None
