@@ -62,12 +62,12 @@ def ranges(file_types: tuple[str, ...]) -> None:
     FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards; all by default. Ranges that are registered
     stay as they are; new rows become new ranges behind them.
     """
-    from mastosync_dagster.environment import Environment
+    from mastosync_dagster.environment import rows_per_partition
     from mastosync_dagster.partitions import FileType, range_key, register_ranges, registered_ranges
     from mastosync_dagster.resources import MastodonDatabase
 
     with _plain_errors(), _instance() as instance, MastodonDatabase().session() as connect:
-        rows = Environment.read().rows_per_partition()
+        rows = rows_per_partition()
         for file_type in map(FileType, file_types or FILE_TYPES):
             new = set(register_ranges(instance, file_type, connect, rows_per_partition=rows))
             registered = registered_ranges(instance, file_type)

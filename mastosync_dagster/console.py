@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import dagster as dg
 from rich.table import Table
 
 from mastosync_dagster.definitions import build_definitions
@@ -14,6 +13,7 @@ from mastosync_dagster.reports import counts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import dagster as dg
     from rich.console import Console
 
     from mastosync_dagster.reports import Summary

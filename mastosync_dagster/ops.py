@@ -6,25 +6,32 @@ folder, so that nothing in memory grows with the table.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import threading
 import time
-from collections.abc import Iterator  # noqa: TC003  (Dagster reads the annotations of ops)
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime  # noqa: TC003  (part of a dataclass that Dagster type-checks)
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.failures import plain_failures
-from mastosync_dagster.manifests import publish_manifest
+from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import batches
-from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig, parse_moment
+from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
+from mastosync_dagster.transfer.manifest import merge, read_manifest
+from mastosync_dagster.transfer.outcomes import Outcome
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 CHANGES = "changes"
 """Stands for the partition where an unpartitioned run's manifest is filed."""
@@ -89,16 +96,29 @@ class _Sides:
     progress: ProgressReporter
 
 
-def _make_plan(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, sides: _Sides) -> Planned:
-    """Plan into the run's folder, from the rows of the database and listings of both sides."""
+def _make_plan(
+    context: dg.OpExecutionContext,
+    scope_at: Callable[[datetime], Scope],
+    config: PlanConfig,
+    sides: _Sides,
+) -> Planned:
+    """Plan into the run's folder, from the rows of the database and listings of both sides.
+
+    Args:
+        context: Of the op.
+        scope_at: Returns what the run is about, given the database's clock.
+        config: Of the op.
+        sides: The servers.
+    """
     started = time.monotonic()
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [selection.table for selection in scope.selections])
             read_at = database_now(connection)
+            scope = scope_at(read_at)
+            schema = read_schema(connection, [selection.table for selection in scope.selections])
         pages = itertools.chain.from_iterable(
             walk_rows(connect, schema, selection, page_rows=config.page_rows) for selection in scope.selections
         )
@@ -146,7 +166,7 @@ def plan(
             partition=context.partition_key,
             selections=(Selection(table=file_type.value, ids=ids),),
         )
-        return _make_plan(context, scope, config, _Sides(mastodon_db, source, destination, progress))
+        return _make_plan(context, lambda _: scope, config, _Sides(mastodon_db, source, destination, progress))
 
 
 @dg.op(description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.")
@@ -160,8 +180,12 @@ def plan_changes(
 ) -> Planned:
     """Plan the rows that the config selects, of several file types."""
     with plain_failures():
-        scope = Scope(name=context.job_name, partition=CHANGES, selections=config.selections())
-        return _make_plan(context, scope, config, _Sides(mastodon_db, source, destination, progress))
+        return _make_plan(
+            context,
+            lambda now: Scope(name=context.job_name, partition=CHANGES, selections=config.selections(now)),
+            config,
+            _Sides(mastodon_db, source, destination, progress),
+        )
 
 
 @dg.op(description="Stream the planned objects from the source to the destination, verified.")
@@ -178,7 +202,8 @@ def copy(
     sides = _Sides(mastodon_db, source, destination, progress)
     with plain_failures():
         if planned.run_id != context.run_id:
-            planned = _make_plan(context, planned.scope, planned.config, sides)
+            scope = planned.scope
+            planned = _make_plan(context, lambda _: scope, planned.config, sides)
         folder = workfolder.work_folder(context.instance, context.run_id)
         try:
             with progress.watch(context.log) as watcher:
@@ -207,7 +232,7 @@ class _Report:
     copied: Copied
 
     def metadata(self) -> dict[str, dg.MetadataValue]:
-        """Return the numbers that the UI plots over partitions, the first lines of what went wrong, and the manifest."""
+        """Return the numbers that the UI plots, the first lines of what went wrong, and the manifest's place."""
         counts, planned = self.copied.counts, self.copied.planned
         seconds = planned.seconds + counts.seconds
         numbers: dict[str, int | float] = {

@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import dagster as dg
+    from rich.console import Console
 
     from mastosync_dagster.transfer.copying import CopyProgress
     from mastosync_dagster.transfer.planning import PlanCounts
@@ -93,9 +93,7 @@ class _BarWatcher:
     copy: TaskID
 
     def planned(self, counts: PlanCounts) -> None:
-        self.bar.update(
-            self.plan, visible=True, description="planning", numbers=f"{counts.objects:,} objects, {counts.to_copy:,} to copy"
-        )
+        self.bar.update(self.plan, visible=True, numbers=f"{counts.objects:,} objects, {counts.to_copy:,} to copy")
 
     def copied(self, progress: CopyProgress) -> None:
         self.bar.update(

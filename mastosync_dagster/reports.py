@@ -1,4 +1,4 @@
-"""What a run says at its end: counts, metadata for the UI's plots, the asset check, the first lines of what went wrong."""
+"""What a run says at its end: counts for the UI's plots, the asset check, the first lines of what went wrong."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class ChangesConfig(PlanConfig):
         description="Only rows changed after this moment (ISO 8601 with a time zone). None: every row.",
     )
     limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
-    offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, in the order of their ids.")
+    offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, by id.")
 
     @field_validator("file_types")
     @classmethod

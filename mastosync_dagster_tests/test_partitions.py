@@ -63,7 +63,8 @@ def test_a_key_is_lowest_and_highest_id(key: str, lo: int, hi: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "1", "1-", "-", "a-b", "1-2-3", "1..5", "9-1", "1-9223372036854775808", "１-２", "1-50000\n", "1 - 5"]
+    "key",
+    ["", "1", "1-", "-", "a-b", "1-2-3", "1..5", "9-1", "1-9223372036854775808", "\uff11-\uff12", "1-50000\n", "1 - 5"],
 )
 def test_anything_else_is_refused_with_a_word_on_what_a_key_looks_like(key: str) -> None:
     with pytest.raises(InvalidRangeError, match="1-50000"):
