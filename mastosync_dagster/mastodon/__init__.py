@@ -1,18 +1,41 @@
 """What Mastodon stores for each row: facts of Mastodon and PostgreSQL, without Dagster and without S3."""
 
+from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
 from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
+from mastosync_dagster.mastodon.queries import (
+    Boundary,
+    IdRange,
+    RowPage,
+    Selection,
+    database_now,
+    id_boundaries,
+    walk_rows,
+)
+from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
     "TABLES",
+    "Boundary",
+    "Connect",
+    "DatabaseReadError",
+    "IdRange",
     "KeySpan",
+    "NotMastodonError",
     "RowError",
+    "RowPage",
+    "Schema",
+    "Selection",
     "StoredObject",
+    "database_now",
+    "id_boundaries",
     "id_partition",
     "is_remote",
     "key_spans",
     "prefixed",
+    "read_schema",
     "split_name",
     "stored_objects",
+    "walk_rows",
 ]

@@ -93,6 +93,21 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Another table's row that may make the files of a row private.
+
+    Attributes:
+        column: The column that names the owner's id.
+        table: The owner's table.
+        private_since: The owner's column that is not NULL where its files are private.
+    """
+
+    column: str
+    table: str
+    private_since: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table with attachments.
 
@@ -102,6 +117,8 @@ class Table:
         remote: How a row says that it is remote.
         remote_column: The column that ``remote`` speaks of.
         optional: Not every version that mastosync reads has it.
+        private: All its objects are private.
+        owners: Rows that make objects private.
     """
 
     name: str
@@ -109,6 +126,8 @@ class Table:
     remote: Remote = Remote.NEVER
     remote_column: str | None = None
     optional: bool = False
+    private: bool = False
+    owners: tuple[Owner, ...] = ()
 
 
 _SMALL = (Style("small"),)
@@ -170,6 +189,10 @@ _MEDIA_ATTACHMENTS = Table(
     ),
     remote=Remote.IF_NOT_BLANK,
     remote_column="remote_url",
+    owners=(
+        Owner("account_id", "accounts", "suspended_at"),  # since 3.3: SuspendAccountService
+        Owner("status_id", "statuses", "deleted_at"),  # since 4.4: removed by moderation, kept for appeals
+    ),
 )
 
 # `domain` alone decides. Of accounts and emojis, the `*_remote_url` columns say nothing about it.
@@ -198,7 +221,8 @@ _SITE_UPLOADS = Table(
     optional=True,
 )
 
-_BACKUPS = Table("backups", (Attachment("dump", "dumps"),), optional=True)
+# Mastodon itself makes them private since 4.1.1; nobody's archive should be public before that either.
+_BACKUPS = Table("backups", (Attachment("dump", "dumps"),), optional=True, private=True)
 
 _IMPORTS = Table("imports", (Attachment("data", "data"),), optional=True)  # dropped in 4.4
 

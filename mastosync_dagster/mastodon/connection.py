@@ -1,0 +1,182 @@
+"""Reading from PostgreSQL so that nobody else feels it: short read-only transactions, reconnection, bounded retries.
+
+Nothing here lives longer in the session than a transaction, so that pgbouncer may give every transaction another server
+connection: no named cursors, no prepared statements, no session settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg2
+from psycopg2 import errors, sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import cursor as Cursor  # noqa: N812  (as above)
+
+Connect: TypeAlias = "Callable[[], Connection]"
+"""Opens a new connection, which the caller closes. It should set ``connect_timeout`` and TCP keepalives."""
+
+STATEMENT_TIMEOUT_MS = 30_000
+
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds to wait before each repetition of a failed query: about as long as PostgreSQL needs to restart."""
+
+# Without statistics, or with old ones, PostgreSQL may think that little is left behind an id, and then reads and sorts
+# all of it for each page. These leave it the primary key, in order.
+_WALK_THE_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
+# Compiling a page's query takes longer than running it.
+_DO_NOT_COMPILE = "SET LOCAL jit = off; "
+_FIRST_WITH_JIT = 110000  # PostgreSQL 11
+
+_APPLICATION_NAME = "mastosync"
+_FEWEST_ROWS = 100
+
+# A smaller page may pass where these came: the statement timeout, and a standby that had to go on replaying.
+_TOO_SLOW = (errors.QueryCanceled, errors.SerializationFailure)
+
+
+class NotMastodonError(Exception):
+    """The database lacks tables or columns that Mastodon has; the message names them and what to change."""
+
+
+class DatabaseReadError(Exception):
+    """The database could not be read, after retries where those help; the message says what to look at."""
+
+
+def not_mastodon(database: str, absent: str) -> NotMastodonError:
+    """Return the error for a database that lacks what Mastodon has."""
+    return NotMastodonError(
+        f"The database {database!r} is not a Mastodon database that mastosync can read: {absent}."
+        " Name Mastodon's own database in DATABASE_URL or DB_NAME, with a user who may read its tables."
+    )
+
+
+@contextlib.contextmanager
+def short_transaction(connection: Connection, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Iterator[Cursor]:
+    """Give a cursor within a read-only transaction of its own, which ends with the block.
+
+    Args:
+        connection: A connection that is in no transaction.
+        statement_timeout_ms: PostgreSQL cancels a statement that runs longer.
+    """
+    # In autocommit mode psycopg2 leaves BEGIN and COMMIT to us: one round trip less, which counts through a tunnel.
+    begin, commit = ("BEGIN; ", "COMMIT") if connection.autocommit else ("", None)
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(
+                begin + "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s",
+                (statement_timeout_ms, _APPLICATION_NAME),
+            )
+            yield cursor
+            if commit:
+                cursor.execute(commit)
+            else:
+                connection.commit()
+        except BaseException:
+            with contextlib.suppress(psycopg2.Error):  # the first error is the one to tell
+                if commit:
+                    cursor.execute("ROLLBACK")
+                else:
+                    connection.rollback()
+            raise
+
+
+class Reader:
+    """Runs queries that each read a bounded number of rows, on a connection that is reopened when it is lost.
+
+    Args:
+        connect: Opens a connection.
+        rows: The most rows that a query may read. Halved, for good, each time that a query takes too long.
+        statement_timeout_ms: How long a query may take.
+        retry_delays: Seconds to wait before each repetition of a query that failed for a reason that passes.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        rows: int,
+        statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+        retry_delays: Sequence[float] = RETRY_DELAYS,
+    ) -> None:
+        if rows < 1:
+            raise ValueError(f"a query must read at least one row, not {rows}")
+        self.rows = rows
+        self._connect = connect
+        self._statement_timeout_ms = statement_timeout_ms
+        self._retry_delays = retry_delays
+        self._connection: Connection | None = None
+        self._database = ""  # known once a connection was open
+
+    def fetch(self, query: sql.Composed, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Return all rows of a query; its parameter ``rows`` is how many rows of the table it may read.
+
+        Raises:
+            NotMastodonError: A table or column does not exist.
+            DatabaseReadError: It failed again and again, or for a reason that does not pass.
+            Exception: What ``connect`` raised, the first time that it was called.
+        """
+        for delay in (*self._retry_delays, None):
+            try:
+                connection = self._open()
+            except Exception as error:  # the tunnel's errors are as welcome here as the driver's
+                if not self._database:
+                    raise
+                failure = error
+            else:
+                try:
+                    with short_transaction(connection, self._statement_timeout_ms) as cursor:
+                        settings = _WALK_THE_INDEX
+                        if connection.server_version >= _FIRST_WITH_JIT:
+                            settings += _DO_NOT_COMPILE
+                        cursor.execute(sql.SQL(settings) + query, {**parameters, "rows": self.rows})
+                        return cursor.fetchall()
+                except psycopg2.Error as error:
+                    self._raise_unless_it_passes(error, connection)
+                    failure = error
+                    if isinstance(error, _TOO_SLOW):
+                        self.rows = max(self.rows // 2, min(self.rows, _FEWEST_ROWS))
+                    self.close()
+            if delay is not None:
+                time.sleep(delay)
+        raise DatabaseReadError(
+            f"Reading the database {self._database!r} failed {len(self._retry_delays) + 1} times in a row, the last"
+            f" time with: {_first_line(failure)}. Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
+        ) from failure
+
+    def close(self) -> None:
+        """Close the connection; the next query opens another."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+            if not self._connection.autocommit:
+                self._connection.autocommit = True  # psycopg2's own matter; the server is not told
+            self._database = self._connection.info.dbname
+        return self._connection
+
+    def _raise_unless_it_passes(self, error: psycopg2.Error, connection: Connection) -> None:
+        if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
+            raise not_mastodon(self._database, _first_line(error)) from error
+        if isinstance(error, errors.InsufficientPrivilege):
+            raise DatabaseReadError(
+                f"The database {self._database!r} refuses: {_first_line(error)}."
+                " Give the user of DATABASE_URL or DB_USER the right to SELECT there."
+            ) from error
+        # Of a connection that broke, psycopg2 sometimes raises the base class alone.
+        if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not connection.closed:
+            raise DatabaseReadError(f"Reading the database {self._database!r} failed: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,139 @@
+"""What a database has of Mastodon's tables: asked once, so that queries name only columns that exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg2 import sql
+
+from mastosync_dagster.mastodon.connection import not_mastodon, short_transaction
+from mastosync_dagster.mastodon.tables import TABLES, Table, table_named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A column that came with a version, and a table that had gone by then."""
+
+    version: str
+    table: str
+    column: str
+    gone: str | None = None
+
+
+# Newest first; from db/migrate of Mastodon's releases.
+_MARKS = (
+    _Mark("4.6 or newer", "media_attachments", "thumbnail_storage_schema_version"),
+    _Mark("4.4 or 4.5", "accounts", "attribution_domains", gone="imports"),
+    _Mark("4.3", "accounts", "attribution_domains"),
+    _Mark("4.2", "accounts", "indexable"),
+    _Mark("4.0 or 4.1", "site_uploads", "blurhash"),
+    _Mark("3.5", "preview_card_providers", "id"),
+    _Mark("3.2 to 3.4", "media_attachments", "file_storage_schema_version"),
+    _Mark("3.0 or 3.1", "custom_emojis", "category_id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables and columns that were found.
+
+    Attributes:
+        database: The database's name.
+        columns: The columns that its user may know of, by table.
+        namespaces: The PostgreSQL schema that each table lies in (the first of the search path that has it).
+    """
+
+    database: str
+    columns: Mapping[str, frozenset[str]]
+    namespaces: Mapping[str, str]
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Tell whether there is the table, with all these columns."""
+        return table in self.columns and self.columns[table].issuperset(columns)
+
+    def identifier(self, table: str) -> sql.Identifier:
+        """Return the table's name for a query: with its schema, since a pooler's sessions may differ in search path."""
+        return sql.Identifier(self.namespaces[table], table)
+
+    def require(self, tables: Sequence[str]) -> None:
+        """Make sure that tables are there, with the columns that mastosync cannot do without.
+
+        Raises:
+            NotMastodonError: Some are not; the message names them all.
+            ValueError: Mastodon has no such table.
+        """
+        absent = []
+        for name in tables:
+            facts = table_named(name)
+            columns = [column for column in _needed_columns(facts) if not self.has(name, column)]
+            if name not in self.columns:
+                absent.append(f"it has no table {name}")
+            elif columns:
+                absent.append(f"{name} has no column {', '.join(columns)}")
+        if absent:
+            raise not_mastodon(self.database, "; ".join(absent))
+
+    def guess_version(self) -> str:
+        """Return the version of Mastodon that such columns point to, as text for people: ``4.6 or newer``."""
+        for mark in _MARKS:
+            if self.has(mark.table, mark.column) and mark.gone not in self.columns:
+                return mark.version
+        return "before 3.0"
+
+
+def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> Schema:
+    """Ask the database which of Mastodon's tables and columns it has.
+
+    Args:
+        connection: A connection that is in no transaction.
+        tables: Tables that must be there; None: those that every version of Mastodon has.
+
+    Raises:
+        NotMastodonError: A table, or a column that it cannot do without, is absent.
+        ValueError: Mastodon has no such table.
+    """
+    required = [name for name, table in TABLES.items() if not table.optional] if tables is None else list(tables)
+    asked = sorted({*TABLES, *(owner.table for table in TABLES.values() for owner in table.owners)})
+    with short_transaction(connection) as cursor:
+        cursor.execute("SELECT current_database()::text")
+        ((database,),) = cursor.fetchall()
+        cursor.execute(
+            """
+            SELECT c.table_schema::text, c.table_name::text, c.column_name::text
+            FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, position)
+            JOIN information_schema.columns c ON c.table_schema::text = path.schema::text
+            WHERE c.table_name::text = ANY (%s)
+            ORDER BY path.position
+            """,
+            (asked,),
+        )
+        found = cursor.fetchall()
+    columns: dict[str, set[str]] = {}
+    namespaces: dict[str, str] = {}
+    for namespace, table, column in found:
+        if namespaces.setdefault(table, namespace) == namespace:
+            columns.setdefault(table, set()).add(column)
+    schema = Schema(
+        database=database,
+        columns={table: frozenset(names) for table, names in columns.items()},
+        namespaces=namespaces,
+    )
+    schema.require(required)
+    return schema
+
+
+def _needed_columns(facts: Table) -> Iterator[str]:
+    yield from ("id", "created_at")
+    if facts.remote_column is not None:
+        yield facts.remote_column
+    for attachment in facts.attachments:
+        if not attachment.optional:
+            yield from (attachment.file_name_column, attachment.updated_at_column)
+            if attachment.styles_by is not None:
+                yield attachment.styles_by
