@@ -70,7 +70,9 @@ def short_transaction(connection: Connection, statement_timeout_ms: int = STATEM
     with connection.cursor() as cursor:
         try:
             cursor.execute(
-                begin + "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s",
+                # A pooler's session may come with what others left in it: pg_dump empties the search path.
+                begin + "SET TRANSACTION READ ONLY; SET LOCAL search_path TO DEFAULT;"
+                " SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s",
                 (statement_timeout_ms, _APPLICATION_NAME),
             )
             yield cursor
@@ -78,7 +80,7 @@ def short_transaction(connection: Connection, statement_timeout_ms: int = STATEM
                 cursor.execute(commit)
             else:
                 connection.commit()
-        except BaseException:
+        except BaseException:  # also an interrupt: the connection must not stay in a transaction
             with contextlib.suppress(psycopg2.Error):  # the first error is the one to tell
                 if commit:
                     cursor.execute("ROLLBACK")
