@@ -224,17 +224,30 @@ class S3Server:
 
 
 def boto3_client(server: S3Server) -> S3Client:
-    """Return a boto3 client of the server: path style, no checksum trailers, as third-party stores want it."""
+    """Return a boto3 client of the server: path style, no checksum trailers, as third-party stores want it.
+
+    Neither the environment (AWS_PROFILE, HTTP_PROXY) nor ``~/.aws`` changes anything about it.
+    """
     import boto3  # noqa: PLC0415  (a third of a second that `mastosync --help` need not pay)
+    import botocore.session  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
-    return boto3.client(
+    session = botocore.session.Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+            "ca_bundle": (None, None, None, None),
+        }
+    )
+    return boto3.Session(botocore_session=session).client(
         "s3",
         endpoint_url=server.endpoint,
         aws_access_key_id=server.access_key_id,
         aws_secret_access_key=server.secret_access_key,
         region_name=server.region,
         config=Config(
+            proxies={},
             s3={"addressing_style": "path"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -1,0 +1,97 @@
+"""The demo's Dagster home, and the environment in which its runs find the servers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.demo.servers import LOOPBACK, PostgresServer, S3Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SOURCE_BUCKET, DESTINATION_BUCKET = "mastodon", "mastodon-copy"
+ROWS_PER_PARTITION = 250
+
+_MARK = "made-by-mastosync-demo"
+# The user's own settings must not reach the demo, least of all those of a real instance.
+_FOREIGN = ("AWS_", "DAGSTER_", "DB_", "DESTINATION_", "MASTOSYNC_", "PG", "S3_", "SSH_TUNNEL_")
+_FOREIGN_NAMES = ("DATABASE_URL", "NO_PROXY", "no_proxy")
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers of a demo.
+
+    Attributes:
+        database: With the instance's rows.
+        source: With its objects, in `SOURCE_BUCKET`.
+        destination: With their copies, in `DESTINATION_BUCKET`.
+    """
+
+    database: PostgresServer
+    source: S3Server
+    destination: S3Server
+
+
+@contextlib.contextmanager
+def fresh_home(directory: Path) -> Iterator[Path]:
+    """Yield a new Dagster home below a directory, which no second demo uses at the same time.
+
+    The home of an earlier demo there is removed at the start; at the end it stays, to be looked at.
+
+    Raises:
+        DemoError: Another demo is running there, or the home is not one of an earlier demo.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(f"another demo is running in {directory}: --directory names another place") from None
+        home = directory / "home"
+        if home.exists():
+            if not (home / _MARK).exists():
+                raise DemoError(f"{home} is not of an earlier demo: --directory names another place")
+            shutil.rmtree(home)
+        home.mkdir()
+        (home / _MARK).touch()
+        settings = resources.files("mastosync_dagster.demo").joinpath("dagster.yaml").read_text()
+        (home / "dagster.yaml").write_text(settings)
+        yield home
+
+
+def environment_of_runs(home: Path, servers: Servers) -> dict[str, str]:
+    """Return the environment of Dagster's processes: what an admin would write down for a real instance."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_FOREIGN) and name not in _FOREIGN_NAMES
+    }
+    return {
+        **inherited,
+        "NO_PROXY": LOOPBACK,
+        "DAGSTER_HOME": str(home),
+        "MASTOSYNC_ROWS_PER_PARTITION": str(ROWS_PER_PARTITION),
+        "DATABASE_URL": servers.database.url,
+        "S3_BUCKET": SOURCE_BUCKET,
+        "S3_ENDPOINT": servers.source.endpoint,
+        "S3_REGION": servers.source.region,
+        "AWS_ACCESS_KEY_ID": servers.source.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": servers.source.secret_access_key,
+        "DESTINATION_S3_BUCKET": DESTINATION_BUCKET,
+        "DESTINATION_S3_ENDPOINT": servers.destination.endpoint,
+        "DESTINATION_S3_REGION": servers.destination.region,
+        "DESTINATION_AWS_ACCESS_KEY_ID": servers.destination.access_key_id,
+        "DESTINATION_AWS_SECRET_ACCESS_KEY": servers.destination.secret_access_key,
+    }
