@@ -29,10 +29,10 @@ def total(runs: Sequence[RunReport]) -> dict[str, int]:
 
 def table(runs: Sequence[RunReport]) -> Table:
     """Return a table of the runs, a line per file type."""
-    lines = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    lines = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     lines.add_column("file type", no_wrap=True)
     outcomes = ("rows", "objects", "copied", "present", "missing", "failed")
-    for name in ("ranges", *outcomes, "MB", "seconds"):
+    for name in ("ranges", *outcomes, "MB", "s"):
         lines.add_column(name, justify="right", no_wrap=True)
     for file_type in FILE_TYPES:
         its_runs = [run for run in runs if run.file_type == file_type]
