@@ -95,9 +95,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
     ssh_tunnel_password: Secret | None = Field(
         default=None, description="That user's password, as {env: NAME}. Unset: SSH_TUNNEL_PASSWORD."
     )
-    ssh_tunnel_key_file: str | None = Field(
-        default=None, description="Private key file, in OpenSSH's format. Unset: SSH_TUNNEL_KEY_FILE."
-    )
+    ssh_tunnel_key_file: str | None = Field(default=None, description="Private key file. Unset: SSH_TUNNEL_KEY_FILE.")
     ssh_tunnel_key_passphrase: Secret | None = Field(
         default=None,
         description="What the key file is encrypted with, as {env: NAME}. Unset: SSH_TUNNEL_KEY_PASSPHRASE.",
@@ -339,7 +337,7 @@ class _Cause:
 # libpq and PostgreSQL have words for these, but psycopg2 passes no code on while it connects.
 _CAUSES = (
     _Cause(r"password authentication failed|no password supplied|authentication failed", ("user", "password")),
-    _Cause(r"no pg_hba.conf entry", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
+    _Cause(r"pg_hba\.conf", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
     _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),
     _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),

@@ -7,7 +7,6 @@ its ``repr`` and connects without a time limit. So the connection is made here, 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import threading
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import paramiko
 import sshtunnel
-from paramiko.pkey import UnknownKeyType
 
 from mastosync_dagster.resources.known_hosts import HostKey, host_name, known_host
+from mastosync_dagster.resources.private_key import LockedKeyError, read_private_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +51,10 @@ class TunnelError(Exception):
         self.permanent = permanent
 
 
+class _RefusedError(TunnelError):
+    """The SSH server takes what it was offered for no login."""
+
+
 @dataclass(frozen=True, slots=True)
 class TunnelSettings:
     """How to reach the database through an SSH server.
@@ -64,7 +67,7 @@ class TunnelSettings:
         remote_host: The database's host as the SSH server sees it.
         remote_port: The database's port.
         password: The user's password; None: key only.
-        key_file: A private key in OpenSSH's format; None: password only.
+        key_file: A private key file; None: password only.
         key_passphrase: What the key file is encrypted with.
     """
 
@@ -211,13 +214,24 @@ def _quiet_logger(name: str) -> logging.Logger:
 
 
 def _log_in(settings: TunnelSettings) -> paramiko.Transport:
-    """Connect to the SSH server, verify its key, and only then log in.
+    """Connect to the SSH server, verify its key, and only then log in: with the key, else with the password.
 
     Raises:
         TunnelError: One of these failed.
     """
     known = _read_known_hosts(settings)
     key = _read_key(settings)
+    if key is not None:
+        try:
+            return _verified(settings, known, key)
+        except _RefusedError:
+            if settings.password is None:
+                raise
+    # Over a new connection: some servers take no second way to log in after a refusal.
+    return _verified(settings, known, None)
+
+
+def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | None) -> paramiko.Transport:
     connection = _connect(settings)
     transport = paramiko.Transport(connection)
     try:
@@ -325,79 +339,57 @@ def _read_key(settings: TunnelSettings) -> paramiko.PKey | None:
     Raises:
         TunnelError: It cannot be read.
     """
-    path, passphrase = settings.key_file, settings.key_passphrase
-    if path is None:
+    if settings.key_file is None:
         return None
-    key = None
-    problem = None
     try:
-        key = _load_key(path, passphrase)
+        return read_private_key(settings.key_file, settings.key_passphrase)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}. Check {setting('key_file')}"
-    except TypeError:
-        # paramiko and cryptography say so where a passphrase is lacking.
-        problem = f"is encrypted, and {setting('key_passphrase')} is not set"
-    except (ValueError, paramiko.SSHException, UnknownKeyType):
+    except LockedKeyError:
+        given = settings.key_passphrase is not None
         problem = (
             f"cannot be decrypted: check {setting('key_passphrase')}"
-            if passphrase is not None and _is_encrypted(path)
-            else "is no private key in OpenSSH's format (`ssh-keygen -p -f FILE` converts other formats). "
-            f"Check {setting('key_file')}"
+            if given
+            else f"is encrypted, and {setting('key_passphrase')} is not set"
         )
-    if problem is not None:
-        # Raised outside of the handlers: what these libraries raise may quote the file.
-        raise TunnelError(f"The SSH key file {path} {problem}.", permanent=True)
-    return key
-
-
-def _load_key(path: Path, passphrase: str | None) -> paramiko.PKey:
-    encoded = None if passphrase is None else passphrase.encode()
-    try:
-        return paramiko.PKey.from_path(path, encoded)  # type: ignore[arg-type]  # bytes is what works: it says str
-    except TypeError:
-        if passphrase is None:
-            raise
-    # A passphrase for a key that has none: ssh does not mind either.
-    return paramiko.PKey.from_path(path)
-
-
-def _is_encrypted(path: Path) -> bool:
-    with contextlib.suppress(ValueError, paramiko.SSHException, UnknownKeyType):
-        try:
-            paramiko.PKey.from_path(path)
-        except TypeError:
-            return True
-    return False
+    except ValueError:
+        problem = f"is no private key that can be used (RSA, ECDSA or Ed25519). Check {setting('key_file')}"
+    # Outside of the handlers: what a parser raises may quote the file.
+    raise TunnelError(f"The SSH key file {settings.key_file} {problem}.", permanent=True)
 
 
 def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: paramiko.PKey | None) -> None:
-    """Log in with the key, then with the password where that was not enough.
+    """Log in with the key, or with the password; with both where the server wants both.
 
     Raises:
-        TunnelError: Neither was.
+        TunnelError: The server did not let us in.
     """
-    refused: paramiko.SSHException | EOFError | OSError | None = None
-    if key is not None:
-        try:
-            transport.auth_publickey(settings.user, key)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            refused = error
-    if settings.password is not None and not transport.is_authenticated():
-        try:
-            transport.auth_password(settings.user, settings.password)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            refused = error
+    allowed: list[str] = []
+    cause: Exception | None = None
+    try:
+        if key is not None:
+            allowed = transport.auth_publickey(settings.user, key)
+        if settings.password is not None and not transport.is_authenticated():
+            allowed = transport.auth_password(settings.user, settings.password)
+    except paramiko.BadAuthenticationType as error:
+        allowed, cause = error.allowed_types, error
+    except paramiko.AuthenticationException as error:
+        cause = error
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise TunnelError(
+            f"The SSH server {settings.server} ended the connection while {settings.user} logged in: {error}.",
+            permanent=False,
+        ) from error
     if transport.is_authenticated():
         return
-    tried = [setting("key_file")] if key is not None else []
+    tried = [setting("key_file")] if settings.key_file is not None else []
     tried += [setting("password")] if settings.password is not None else []
-    allowed = refused.allowed_types if isinstance(refused, paramiko.BadAuthenticationType) else []
-    offers = f" It takes: {', '.join(allowed)}." if allowed else ""
-    raise TunnelError(
-        f"The SSH server {settings.server} does not let the user {settings.user} in.{offers} "
-        f"Check {setting('user')} and {' and '.join(tried)}.",
-        permanent=isinstance(refused, paramiko.AuthenticationException),
-    ) from refused
+    takes = f" It takes: {', '.join(allowed)}." if allowed else ""
+    raise _RefusedError(
+        f"The SSH server {settings.server} does not let the user {settings.user} in.{takes} "
+        f"Check {', '.join([setting('user'), *tried])}.",
+        permanent=True,
+    ) from cause
 
 
 def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> TunnelError:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
     from pathlib import Path
 
+    from asyncssh.forward import SSHForwarder
+
 USER = "tunnel"
 PASSWORD = "ssh-pässword-5d1f"
 _START_SECONDS = 20.0
@@ -62,6 +64,7 @@ class SSHServer:
         async def drop() -> None:
             for connection in list(self.state.connections):
                 connection.abort()
+                await connection.wait_closed()
 
         asyncio.run_coroutine_threadsafe(drop(), self.loop).result(_START_SECONDS)
 
@@ -100,6 +103,7 @@ class _State:
     connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
     logins: list[str] = field(default_factory=list)
     forwards: list[tuple[str, int]] = field(default_factory=list)
+    forwarders: list[SSHForwarder] = field(default_factory=list)
 
 
 class _Login(asyncssh.SSHServer):
@@ -135,10 +139,18 @@ class _Login(asyncssh.SSHServer):
         allowed = [client_key.public_data for client_key in self._state.client_keys]
         return username == USER and key.public_data in allowed
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+    async def connection_requested(  # type: ignore[override]  # it awaits what is awaitable
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> SSHForwarder:
         del orig_host, orig_port
         self._state.forwards.append((dest_host, dest_port))
-        return self._state.forwarding
+        if not self._state.forwarding:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "forwarding is off")
+        assert self._connection is not None
+        forwarder = await self._connection.forward_connection(dest_host, dest_port)
+        # asyncssh forgets the socket where the client goes away meanwhile.
+        self._state.forwarders.append(forwarder)
+        return forwarder
 
 
 @contextlib.contextmanager
@@ -181,6 +193,12 @@ def ssh_server(
             async def close() -> None:
                 acceptor.close()
                 await acceptor.wait_closed()
+                for forwarder in state.forwarders:
+                    forwarder.close()
+                tasks = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
             run(close())
     finally:
@@ -197,7 +215,7 @@ def hashed(name: str) -> str:
 
 
 def write_key(key: asyncssh.SSHKey, path: Path, *, passphrase: str | None = None, form: str = "openssh") -> Path:
-    """Write a private key file."""
-    path.write_bytes(key.export_private_key(form, passphrase=passphrase))
+    """Write a private key file, encrypted with little work (bcrypt warns below 50 rounds)."""
+    path.write_bytes(key.export_private_key(form, passphrase=passphrase, rounds=50))
     path.chmod(0o600)
     return path

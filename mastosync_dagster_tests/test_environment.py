@@ -1,0 +1,179 @@
+"""Where settings come from: the process over the file, and nothing at import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dotenv.parser import parse_stream
+
+from mastosync_dagster import environment
+from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+ROOT = Path(__file__).parent.parent
+
+
+def read(tmp_path: Path, content: str, **process: str) -> Environment:
+    file = tmp_path / ".env.production"
+    file.write_text(content, encoding="utf-8")
+    return Environment.read({"MASTOSYNC_ENV_FILE": str(file), **process})
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("NAME=value", "value"),
+        ("export NAME=value", "value"),
+        ("  NAME = value  ", "value"),
+        ("NAME='with space'", "with space"),
+        ('NAME="with space"', "with space"),
+        ("NAME=value # a comment", "value"),
+        ("NAME=va#lue", "va#lue"),
+        ("NAME='va # lue'", "va # lue"),
+        ("# NAME=value", None),
+        ("NAME=", None),
+        ("NAME=''", None),
+        ("NAME", None),
+        # Nothing is interpolated: a dollar in a password is a dollar.
+        ("NAME=a$HOME-${HOME}", "a$HOME-${HOME}"),
+        ('NAME="a$HOME-${HOME}"', "a$HOME-${HOME}"),
+        ("\ufeffNAME=value", "value"),
+        ("NAME=value\r\nOTHER=1\r", "value"),
+        ("NAME=first\nNAME=second", "second"),
+        ("NAME=pässword", "pässword"),
+    ],
+)
+def test_a_line_of_the_file_is_understood_as_mastodon_understands_it(
+    tmp_path: Path, line: str, value: str | None
+) -> None:
+    assert read(tmp_path, line).text("NAME") == value
+
+
+def test_the_process_wins_over_the_file_unless_its_value_is_empty(tmp_path: Path) -> None:
+    assert read(tmp_path, "NAME=file", NAME="process").text("NAME") == "process"
+    assert read(tmp_path, "NAME=file", NAME="").text("NAME") == "file"
+    assert read(tmp_path, "", NAME="").text("NAME") is None
+
+
+def test_an_empty_value_can_be_told_from_none_where_it_means_something(tmp_path: Path) -> None:
+    assert read(tmp_path, "NAME=").text_or_empty("NAME") == ""
+    assert read(tmp_path, "NAME=file", NAME="").text_or_empty("NAME") == ""
+    assert read(tmp_path, "").text_or_empty("NAME") is None
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    with pytest.raises(SettingsError, match=f"MASTOSYNC_ENV_FILE names {missing}.*: No such file"):
+        Environment.read({"MASTOSYNC_ENV_FILE": str(missing)})
+    with pytest.raises(SettingsError, match=r"MASTOSYNC_ENV_FILE names .*: Is a directory"):
+        Environment.read({"MASTOSYNC_ENV_FILE": str(tmp_path)})
+
+
+@pytest.mark.parametrize("line", ["NAME='s3cret", "NAME='s3'cret", '="s3cret"'])
+def test_a_line_that_cannot_be_read_is_numbered_and_not_repeated(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(tmp_path, f"FIRST=1\n\n# a comment\n{line}\nLAST=1\n")
+    assert "whose line 4 is not NAME=value" in str(caught.value)
+    assert "s3" not in repr(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_file_in_another_encoding_is_refused_without_repeating_it(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes("NAME=s3crät".encode("latin-1"))
+    with pytest.raises(SettingsError, match="is not UTF-8 text") as caught:
+        Environment.read({"MASTOSYNC_ENV_FILE": str(file)})
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_secret_is_read_through_the_variable_that_a_field_names(tmp_path: Path) -> None:
+    settings = read(tmp_path, "FROM_FILE=1", FROM_PROCESS="2")
+    assert settings.secret("FROM_FILE", wanted_by="f") == "1"
+    assert settings.secret("FROM_PROCESS", wanted_by="f") == "2"
+    with pytest.raises(MissingSettingError, match=r"NOT_SET is not set; resources\.x reads it"):
+        settings.secret("NOT_SET", wanted_by="resources.x")
+    with pytest.raises(SettingsError) as caught:
+        settings.secret("s3cret value", wanted_by="resources.x")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_our_own_numbers_have_defaults_and_can_be_set() -> None:
+    nothing = Environment.read({})
+    assert environment.rows_per_partition(nothing) == 50_000
+    assert environment.concurrency(nothing) == 64
+    assert environment.manifests_location(nothing) is None
+    settings = Environment.read(
+        {
+            "MASTOSYNC_ROWS_PER_PARTITION": " 1000 ",
+            "MASTOSYNC_CONCURRENCY": "128",
+            "MASTOSYNC_MANIFESTS": "s3://bucket/manifests",
+        }
+    )
+    assert environment.rows_per_partition(settings) == 1000
+    assert environment.concurrency(settings) == 128
+    assert environment.manifests_location(settings) == "s3://bucket/manifests"
+
+
+def test_our_own_numbers_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTOSYNC_ENV_FILE", raising=False)
+    monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "7")
+    assert environment.concurrency() == 7
+
+
+@pytest.mark.parametrize("value", ["many", "1.5", "-1", "0", "1_000", "1e3", "٣", "99999999999999999999"])
+@pytest.mark.parametrize(
+    ("name", "get"),
+    [
+        ("MASTOSYNC_ROWS_PER_PARTITION", environment.rows_per_partition),
+        ("MASTOSYNC_CONCURRENCY", environment.concurrency),
+    ],
+)
+def test_a_number_that_is_none_is_named(name: str, get: object, value: str) -> None:
+    assert callable(get)
+    with pytest.raises(SettingsError, match=f"{name} must be a whole number from 1 to "):
+        get(Environment.read({name: value}))
+
+
+def test_what_was_read_shows_no_value() -> None:
+    assert "s3cret" not in repr(Environment.read({"NAME": "s3cret"}))
+
+
+def test_nothing_is_read_at_import(tmp_path: Path) -> None:
+    # A file that cannot be read would end the import.
+    code = "import mastosync_dagster.environment, mastosync_dagster.resources as r; r.S3Bucket.source()"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={"MASTOSYNC_ENV_FILE": "/nowhere", "MASTOSYNC_CONCURRENCY": "x", "HOME": str(tmp_path), "PATH": ""},
+        cwd=ROOT,
+        check=True,
+    )
+
+
+def test_the_example_file_explains_every_variable_and_no_other() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    known = {
+        *environment.VARIABLES,
+        *MastodonDatabase.VARIABLES.values(),
+        *S3Bucket.source().variables.values(),
+        *S3Bucket.destination().variables.values(),
+    }
+    # Those that most people leave alone stand there commented out.
+    lines = [line.removeprefix("#") for line in text.splitlines() if "=" in line and not line.startswith("# ")]
+    names = [line.partition("=")[0] for line in lines]
+    assert sorted(names) == sorted(known)
+    for name in names:
+        before = text.partition(f"{name}=")[0].splitlines()
+        explained = [line for line in before[-4:] if line.startswith("# ")]
+        assert explained, f"{name} is not explained"
+
+
+def test_the_example_file_can_be_read_and_is_complete_enough_to_start_from() -> None:
+    with (ROOT / ".env.example").open(encoding="utf-8") as stream:
+        bindings = list(parse_stream(stream))
+    assert not [binding for binding in bindings if binding.error]
+    settings = Environment(process={}, file={b.key: b.value for b in bindings if b.key and b.value})
+    assert S3Bucket.source().settings(settings).bucket
+    assert S3Bucket.destination().settings(settings).bucket
