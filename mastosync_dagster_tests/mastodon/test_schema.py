@@ -1,0 +1,151 @@
+"""What a database has of Mastodon is found out once, and said plainly where it is not Mastodon's."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from mastosync_dagster.mastodon import NotMastodonError, Selection, read_schema, walk_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
+
+_BEFORE_4_2 = "ALTER TABLE accounts DROP indexable"
+_BEFORE_4_0 = "ALTER TABLE site_uploads DROP blurhash"
+_BEFORE_3_5 = "DROP TABLE preview_card_providers"
+_BEFORE_3_2 = "ALTER TABLE media_attachments DROP file_storage_schema_version, DROP thumbnail_file_name"
+_BEFORE_3_0 = "ALTER TABLE custom_emojis DROP category_id"
+
+
+@pytest.mark.parametrize(
+    ("version", "has_not", "guess"),
+    [
+        ("v3.5.0", {"media_attachments": "thumbnail_storage_schema_version", "site_uploads": "blurhash"}, "3.5"),
+        ("v4.2.0", {"media_attachments": "thumbnail_storage_schema_version"}, "4.2"),
+        ("main", {}, "4.6 or newer"),
+    ],
+)
+def test_tables_and_columns_of_a_version_are_found(
+    database_of_version: Callable[[str], MastodonDatabase], version: str, has_not: dict[str, str], guess: str
+) -> None:
+    schema = database_of_version(version).schema()
+    assert schema.has("media_attachments", "id", "file_file_name", "processing", "thumbnail_file_name")
+    assert schema.has("preview_card_providers") is True
+    assert schema.has("imports") is (version != "main")
+    assert not schema.has("statuses")
+    for table, column in has_not.items():
+        assert not schema.has(table, column)
+    assert schema.guess_version() == guess
+
+
+@pytest.mark.parametrize(
+    ("changes", "guess"),
+    [
+        ("ALTER TABLE accounts ADD attribution_domains text", "4.3"),
+        ("ALTER TABLE accounts ADD attribution_domains text; DROP TABLE imports", "4.4 or 4.5"),
+        ("ALTER TABLE media_attachments ADD thumbnail_storage_schema_version int", "4.6 or newer"),
+        (_BEFORE_4_2, "4.0 or 4.1"),
+        (f"{_BEFORE_4_2}; {_BEFORE_4_0}", "3.5"),
+        (f"{_BEFORE_4_2}; {_BEFORE_4_0}; {_BEFORE_3_5}", "3.2 to 3.4"),
+        (f"{_BEFORE_4_2}; {_BEFORE_4_0}; {_BEFORE_3_5}; {_BEFORE_3_2}", "3.0 or 3.1"),
+        (f"{_BEFORE_4_2}; {_BEFORE_4_0}; {_BEFORE_3_5}; {_BEFORE_3_2}; {_BEFORE_3_0}", "before 3.0"),
+    ],
+)
+def test_the_version_is_guessed_by_what_came_and_went(
+    database_of_version: Callable[[str], MastodonDatabase], changes: str, guess: str
+) -> None:
+    mastodon = database_of_version("v4.2.0")
+    mastodon.execute(changes)
+    assert mastodon.schema().guess_version() == guess
+
+
+def test_a_database_that_is_not_mastodons_is_refused_with_all_that_is_absent(database: PostgresServer) -> None:
+    with contextlib.closing(psycopg2.connect(database.url)) as connection:
+        with pytest.raises(NotMastodonError) as error:
+            read_schema(connection)
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    message = str(error.value)
+    for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards"):
+        assert f"it has no table {table}" in message
+    for optional in ("imports", "backups", "site_uploads", "preview_card_providers", "statuses"):
+        assert optional not in message
+    assert database.database in message
+    assert "DATABASE_URL or DB_NAME" in message
+    assert database.password not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        ("ALTER TABLE accounts DROP avatar_file_name, DROP domain", "accounts has no column domain, avatar_file_name"),
+        ("ALTER TABLE media_attachments DROP file_content_type", "media_attachments has no column file_content_type"),
+        ("ALTER TABLE custom_emojis RENAME id TO number", "custom_emojis has no column id"),
+    ],
+)
+def test_a_needed_column_that_is_absent_is_named(mastodon: MastodonDatabase, change: str, absent: str) -> None:
+    mastodon.execute(change)
+    with pytest.raises(NotMastodonError, match=f"{absent}[.;]"):
+        mastodon.schema()
+
+
+def test_only_tables_that_are_asked_for_must_be_there(mastodon: MastodonDatabase) -> None:
+    mastodon.execute("DROP TABLE preview_cards")
+    assert mastodon.schema("accounts").has("accounts")
+    with pytest.raises(NotMastodonError, match="it has no table imports"):
+        mastodon.schema("accounts", "imports")
+    with pytest.raises(NotMastodonError, match="preview_cards"):
+        mastodon.schema()
+
+
+def test_what_the_user_may_not_read_is_absent(mastodon: MastodonDatabase, database: PostgresServer) -> None:
+    role = f"reader_{database.database}"
+    mastodon.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret word'; GRANT SELECT ON accounts TO {role}")
+    url = f"postgresql://{role}:secret word@{database.host}:{database.port}/{database.database}"
+    try:
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            assert read_schema(connection, ["accounts"]).has("accounts", "avatar_file_name")
+            with pytest.raises(NotMastodonError, match=r"no table custom_emojis.*a user who may read its tables"):
+                read_schema(connection, ["custom_emojis"])
+    finally:
+        mastodon.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(mastodon: MastodonDatabase) -> None:
+    def set_search_path(path: str) -> None:
+        mastodon.execute(f'ALTER DATABASE "{mastodon.server.database}" SET search_path = {path}')
+
+    mastodon.insert("accounts", {"id": 5, "avatar_file_name": "a.png"})
+    mastodon.execute(
+        "ALTER SCHEMA public RENAME TO mastodon; CREATE SCHEMA public; CREATE TABLE public.accounts (id int)"
+    )
+    set_search_path("absent, mastodon, public")
+    schema = mastodon.schema()
+    set_search_path("public")
+    (page,) = walk_rows(mastodon.connect, schema, Selection("accounts"))
+    assert [row["id"] for row in page.rows] == [5]
+    with pytest.raises(NotMastodonError, match="accounts has no column"):
+        mastodon.schema()
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_no_transaction_is_left_open_and_the_connections_mode_is_kept(
+    mastodon: MastodonDatabase, *, autocommit: bool
+) -> None:
+    with contextlib.closing(mastodon.connect()) as connection:
+        connection.autocommit = autocommit
+        read_schema(connection)
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        assert connection.autocommit is autocommit
+
+
+def test_a_table_without_attachments_is_refused(mastodon: MastodonDatabase) -> None:
+    with pytest.raises(ValueError, match=re.escape("no attachments in 'statuses'")):
+        mastodon.schema("statuses")
