@@ -1,0 +1,160 @@
+"""A generated instance, a proxy that counts before each of its S3 servers, and ways to run jobs against them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.demo.comparison import Comparison, compare
+from mastosync_dagster.demo.instance import Instance, build
+from mastosync_dagster.environment import rows_per_partition
+from mastosync_dagster.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster_tests.support.proxy import Proxy, s3_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster_tests.conftest import Bucket
+
+ROWS = 300
+ROWS_PER_PARTITION = 100
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class World:
+    """An instance with its servers and a Dagster home, and the environment that points at them."""
+
+    instance: Instance
+    database: PostgresServer
+    source: Bucket
+    destination: Bucket
+    source_proxy: Proxy
+    destination_proxy: Proxy
+    dagster: dg.DagsterInstance
+    environment: Mapping[str, str]
+
+    def register(self, *file_types: FileType) -> dict[FileType, list[str]]:
+        """Register ID ranges as ``mastosync ranges`` does, and return the new keys."""
+        with MastodonDatabase().session() as connect:
+            return {
+                file_type: [
+                    range_key(ids)
+                    for ids in register_ranges(
+                        self.dagster, file_type, connect, rows_per_partition=rows_per_partition()
+                    )
+                ]
+                for file_type in file_types or FileType
+            }
+
+    def run(
+        self, job: str, partition: str | None = None, config: Mapping[str, object] | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job in this process, recorded in the Dagster home."""
+        return (
+            build_definitions()
+            .resolve_job_def(job)
+            .execute_in_process(instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False)
+        )
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run one of this interpreter's commands (``dagster``, ``mastosync``) in a process of its own."""
+        return subprocess.run(
+            [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]],
+            env={**os.environ, **self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            cwd=PROJECT,
+        )
+
+    def compare(self, *tables: str) -> Comparison:
+        """Hold the destination against the generator's book, by an independent listing."""
+        expected = self.instance.objects_of(*tables) if tables else self.instance.objects_of(*FileType)
+        return compare(self.destination.server, self.destination.name, expected)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, object]:
+    """Return the metadata of an asset's materialization in a run."""
+    (materialization,) = result.asset_materializations_for_node(f"{asset}.report") or [None]
+    assert materialization is not None
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    """Return the message with which a failed run's step failed."""
+    assert not result.success
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data.user_failure_data
+    assert data is not None, event.step_failure_data.error
+    return data.description or ""
+
+
+def environment_for(
+    database: PostgresServer, source: Bucket, destination: Bucket, source_url: str, destination_url: str, home: Path
+) -> dict[str, str]:
+    """Return the variables that point at these servers."""
+    return {
+        "DATABASE_URL": database.url,
+        "S3_BUCKET": source.name,
+        "S3_ENDPOINT": source_url,
+        "S3_REGION": source.server.region,
+        "AWS_ACCESS_KEY_ID": source.server.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": source.server.secret_access_key,
+        "DESTINATION_S3_BUCKET": destination.name,
+        "DESTINATION_S3_ENDPOINT": destination_url,
+        "DESTINATION_S3_REGION": destination.server.region,
+        "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
+        "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
+        "MASTOSYNC_ROWS_PER_PARTITION": str(ROWS_PER_PARTITION),
+        "DAGSTER_HOME": str(home),
+    }
+
+
+@pytest.fixture
+def world(
+    database: PostgresServer,
+    source_bucket: Bucket,
+    destination_bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
+    """A fresh instance of some 300 rows in which every case of Mastodon's storage occurs, and nothing copied yet."""
+    with contextlib.closing(psycopg2.connect(database.url)) as connection:
+        instance = build(connection, source_bucket.server, source_bucket.name, rows=ROWS)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    with (
+        s3_proxy(source_bucket.server.endpoint) as source_proxy,
+        s3_proxy(destination_bucket.server.endpoint) as destination_proxy,
+    ):
+        environment = environment_for(
+            database, source_bucket, destination_bucket, source_proxy.endpoint, destination_proxy.endpoint, home
+        )
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.get() as dagster:
+            yield World(
+                instance,
+                database,
+                source_bucket,
+                destination_bucket,
+                source_proxy,
+                destination_proxy,
+                dagster,
+                environment,
+            )

@@ -1,0 +1,105 @@
+"""What the Dagster UI asks of its webserver, asked by a test: launch a backfill, look at runs, terminate one."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_LAUNCH_BACKFILL = """
+mutation ($backfillParams: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $backfillParams) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+
+_RUNS = """
+query ($filter: RunsFilter) {
+  runsOrError(filter: $filter) {
+    ... on Runs { results { runId status tags { key value } } }
+  }
+}
+"""
+
+_TERMINATE = """
+mutation ($runId: String!) {
+  terminateRun(runId: $runId) {
+    __typename
+    ... on TerminateRunFailure { message }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the UI shows it."""
+
+    run_id: str
+    status: str
+    partition: str
+
+
+@dataclass(frozen=True)
+class Webserver:
+    """A Dagster webserver.
+
+    Attributes:
+        url: Such as ``http://127.0.0.1:3000``.
+    """
+
+    url: str
+
+    def query(self, text: str, variables: Mapping[str, object]) -> dict[str, Any]:
+        """Send a GraphQL query and return its data."""
+        request = urllib.request.Request(  # noqa: S310  (loopback)
+            f"{self.url}/graphql",
+            data=json.dumps({"query": text, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as reply:
+            answer = json.load(reply)
+        assert "errors" not in answer, answer["errors"]
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def launch_backfill(
+        self, asset: str, partitions: Sequence[str], run_config: Mapping[str, object] | None = None
+    ) -> str:
+        """Launch a backfill of an asset's partitions, as the UI's button does; return its id."""
+        parameters = {
+            "assetSelection": [{"path": [asset]}],
+            "partitionNames": list(partitions),
+            "fromFailure": False,
+            **({"runConfigData": run_config} if run_config else {}),
+        }
+        launched = self.query(_LAUNCH_BACKFILL, {"backfillParams": parameters})["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        backfill: str = launched["backfillId"]
+        return backfill
+
+    def runs_of_backfill(self, backfill: str) -> list[Run]:
+        """Return the runs of a backfill so far."""
+        tags = [{"key": "dagster/backfill", "value": backfill}]
+        found = self.query(_RUNS, {"filter": {"tags": tags}})["runsOrError"]["results"]
+        return [
+            Run(
+                run["runId"],
+                run["status"],
+                next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition"),
+            )
+            for run in found
+        ]
+
+    def terminate(self, run_id: str) -> None:
+        """Terminate a run, as the UI's button does."""
+        answer = self.query(_TERMINATE, {"runId": run_id})["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer

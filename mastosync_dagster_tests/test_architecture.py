@@ -1,0 +1,111 @@
+"""Imports point one way, and loading the definitions touches nothing outside the process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mastosync_dagster
+
+PACKAGE = Path(mastosync_dagster.__file__).parent
+NAME = "mastosync_dagster"
+
+
+def imports(file: Path) -> set[str]:
+    """Return the modules that a file imports anywhere, those for type checkers included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed", "forbidden"),
+    [
+        ("mastodon", [f"{NAME}.mastodon"], ["dagster", "boto3", "botocore", "obstore", "pyarrow", "dagster_aws"]),
+        ("transfer", [f"{NAME}.transfer"], ["dagster", "psycopg2", "dagster_aws"]),
+        (
+            "resources",
+            [f"{NAME}.resources", f"{NAME}.mastodon", f"{NAME}.transfer", f"{NAME}.environment"],
+            ["pyarrow"],
+        ),
+    ],
+)
+def test_a_layer_imports_only_itself_and_what_lies_below(folder: str, allowed: list[str], forbidden: list[str]) -> None:
+    for file in files(folder):
+        ours = {module for module in imports(file) if within(module, NAME)}
+        assert {module for module in ours if not within(module, *allowed)} <= {NAME}, file
+        assert not {module for module in imports(file) if within(module, *forbidden)}, file
+
+
+def test_loading_the_definitions_needs_no_environment_no_files_and_no_network(tmp_path: Path) -> None:
+    program = f"""
+import builtins, os, socket, sys
+import dagster, dagster_aws.s3, pyarrow.parquet, psycopg2, rich.progress, boto3, obstore.store  # theirs, not ours
+touched = []
+os.environ.clear()
+def refuse(*arguments, **keywords):
+    touched.append(arguments)
+    raise AssertionError("touched the network")
+socket.socket.connect = refuse
+def watch(event, arguments):
+    ours = any(frame for frame in _frames())
+    if event == "open" and ours and not str(arguments[0]).endswith((".py", ".pyc", ".so")):
+        touched.append(arguments)
+def _frames():
+    frame = sys._getframe(2)
+    while frame:
+        if "{NAME}" in frame.f_code.co_filename and frame.f_code.co_name == "<module>":
+            yield frame
+            return
+        frame = frame.f_back
+sys.addaudithook(watch)
+from {NAME}.definitions import defs
+assert defs.resolve_all_job_defs()
+sys.exit(repr(touched) if touched else 0)
+"""
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_dagster_validates_the_definitions(tmp_path: Path) -> None:
+    outcome = subprocess.run(
+        [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-m", NAME],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd=tmp_path,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert "validation successful" in (outcome.stderr + outcome.stdout).lower()
+
+
+def test_the_names_that_other_peoples_scripts_use_stay() -> None:
+    defs = mastosync_dagster.defs
+    names = ["media_attachments", "accounts", "custom_emojis", "preview_cards"]
+    assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert set(names) <= assets
+    jobs = {job.name for job in defs.resolve_all_job_defs()}
+    assert {"sync_changes", *(f"sync_{name}" for name in names)} <= jobs
+    for name in names:
+        partitions = defs.resolve_assets_def(name).partitions_def
+        assert getattr(partitions, "name", None) == f"{name}_ids"
+    assert {"mastodon_db", "source", "destination"} <= set(defs.resources or {})
