@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -17,12 +18,12 @@ from mastosync_dagster.demo.processes import running
 from mastosync_dagster.demo.servers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _UI_PORT = 3000
 _UI_SECONDS = 90.0
+_END_SECONDS = 10.0
 _LOG_CHARACTERS = 2000
 
 
@@ -97,6 +98,10 @@ def runs_process(environment: Mapping[str, str], log: Path) -> Iterator[RunsProc
     command = [sys.executable, "-m", "mastosync_dagster.demo.runs"]
     with running(command, log=log, stop_by=signal.SIGINT, grace=5, env=environment, piped=True) as process:
         yield RunsProcess(process, log)
+        assert process.stdin is not None  # noqa: S101  (it was started with pipes)
+        process.stdin.close()  # the end of its input is the end of its work
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ def _run(
                 found = failure.user_failure_data.metadata
                 messages.append(failure.user_failure_data.description or "")
             elif failure.error is not None:
-                messages.append(failure.error.message)
+                error = failure.error
+                while error.cause is not None:  # Dagster's own error stands around the one that says what happened
+                    error = error.cause
+                messages.append(error.message.strip())
         metadata |= {name: value.value for name, value in found.items()}
     return RunReport(
         file_type=file_type,

@@ -15,7 +15,7 @@ from psycopg2 import sql
 
 from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader, short_transaction
 from mastosync_dagster.mastodon.paths import id_class
-from mastosync_dagster.mastodon.tables import BLANK, table_named
+from mastosync_dagster.mastodon.tables import BLANK, Remote, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -185,7 +185,7 @@ def _row_columns(facts: Table, schema: Schema) -> list[str]:
     names = ["id", facts.remote_column]
     for attachment in facts.attachments:
         names += [attachment.file_name_column, attachment.file_size_column, attachment.styles_by]
-        if facts.remote_column is not None:
+        if facts.remote is not Remote.NEVER:
             names.append(attachment.storage_schema_version_column)
         if attachment.renamed_to:
             names += ["processing", attachment.content_type_column]
