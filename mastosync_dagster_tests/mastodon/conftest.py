@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 from psycopg2 import sql
+from psycopg2.extras import Json
 
 import mastosync_dagster.demo
 from mastosync_dagster.mastodon import Schema, Selection, read_schema, walk_rows
@@ -74,7 +75,7 @@ class MastodonDatabase:
                     sql.SQL(", ").join(map(sql.Identifier, values)),
                     sql.SQL(", ").join(sql.Placeholder() * len(values)),
                 ),
-                *values.values(),
+                *(Json(value) if isinstance(value, dict) else value for value in values.values()),
             )
 
     def schema(self, *tables: str) -> Schema:
