@@ -126,18 +126,18 @@ def _sync_and_check(console: Console, dagster: RunsProcess, instance: Instance, 
 
 def _serve(console: Console, home: Path, environment: Mapping[str, str]) -> None:
     """Serve the Dagster UI until a signal asks to stop, which is how this ends well."""
-    try:
-        with contextlib.ExitStack() as stack:
-            with _stage(console, "the Dagster UI"):
-                ui = stack.enter_context(dagster_ui(home, environment, home / "demo-ui.log"))
-            console.print(
-                f"\n{ui.url} is the Dagster UI; Ctrl-C ends it and the servers.\n"
-                "The rows of the day later wait for a second backfill: Assets > media_attachments > Materialize >"
-                " Missing > Launch backfill.\nIts runs start within half a minute."
-            )
+    with contextlib.ExitStack() as stack:
+        with _stage(console, "the Dagster UI"):
+            ui = stack.enter_context(dagster_ui(home, environment, home / "demo-ui.log"))
+        console.print(
+            f"{ui.url} is the Dagster UI; Ctrl-C ends it and the servers.\n"
+            "The rows of the day later wait for a second backfill: Catalog > media_attachments > Materialize >"
+            " Missing > Launch.\nIts runs start within half a minute."
+        )
+        try:
             ui.wait()
-    except StopRequested:
-        console.print("stopped")
+        except StopRequested:
+            console.print("stopping, which takes some seconds")
 
 
 def _described(instance: Instance) -> str:

@@ -68,6 +68,9 @@ def fresh_home(directory: Path) -> Iterator[Path]:
         (home / _MARK).touch()
         settings = resources.files("mastosync_dagster.demo").joinpath("dagster.yaml").read_text()
         (home / "dagster.yaml").write_text(settings)
+        # Dagster takes this file for a sign that its newsletter has been offered already.
+        (home / ".nux").mkdir()
+        (home / ".nux" / "nux.yaml").touch()
         yield home
 
 
