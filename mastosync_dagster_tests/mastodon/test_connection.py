@@ -1,0 +1,344 @@
+"""Reading disturbs nobody, survives what happens to long-lived connections, and says plainly when it cannot go on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import pytest
+from psycopg2 import errors
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  (as above)
+
+from mastosync_dagster.demo.servers import free_port
+from mastosync_dagster.mastodon import (
+    DatabaseReadError,
+    NotMastodonError,
+    Selection,
+    database_now,
+    id_boundaries,
+    read_schema,
+    walk_rows,
+)
+from mastosync_dagster.mastodon.connection import short_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mastosync_dagster.mastodon import RowPage
+    from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
+
+CARDS = Selection("preview_cards")
+AT_ONCE = (0.01,) * 3
+
+
+@dataclass
+class Opener:
+    """A ``connect`` that counts, keeps what it opened, and can do something first.
+
+    Attributes:
+        mastodon: The database.
+        before: Called with the number of the connection (from 1) before it is opened.
+        opened: The connections, in order.
+        options: For ``psycopg2.connect``.
+    """
+
+    mastodon: MastodonDatabase
+    before: Callable[[int], object] = lambda _: None
+    opened: list[Connection] = field(default_factory=list)
+    calls: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Connection:
+        self.calls += 1
+        self.before(self.calls)
+        self.opened.append(psycopg2.connect(self.mastodon.server.url, **self.options))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def hundred(mastodon: MastodonDatabase) -> MastodonDatabase:
+    """A database with a hundred preview cards that have a file."""
+    mastodon.execute(
+        "INSERT INTO preview_cards (id, url, image_file_name, created_at, updated_at)"
+        " SELECT id, id::text, 'a.png', '2023-01-01', '2023-01-01' FROM generate_series(1, 100) AS id"
+    )
+    return mastodon
+
+
+@contextlib.contextmanager
+def locked(mastodon: MastodonDatabase, table: str) -> Iterator[Callable[[], None]]:
+    """Hold a table so that nobody can read it, until the function that is given is called or the block ends."""
+    with contextlib.closing(mastodon.connect()) as holder:
+        holder.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield holder.rollback
+
+
+def walk(opener: Opener, **options: Any) -> Iterator[RowPage]:
+    """Walk the preview cards, ten rows a page."""
+    schema = opener.mastodon.schema()
+    return walk_rows(opener, schema, CARDS, **{"page_rows": 10, "retry_delays": AT_ONCE, **options})
+
+
+def ids(pages: list[RowPage]) -> list[object]:
+    return [row["id"] for page in pages for row in page.rows]
+
+
+# --- nobody is disturbed -------------------------------------------------------------------------------------------
+
+
+def test_every_page_is_a_short_read_only_transaction_and_leaves_nothing_in_the_session(
+    hundred: MastodonDatabase,
+) -> None:
+    """What pgbouncer asks for in transaction mode."""
+    statements: list[str] = []
+
+    class Listening(Cursor):
+        def execute(self, query: Any, parameters: Any = None) -> None:
+            super().execute(query, parameters)
+            assert self.query is not None
+            assert self.name is None  # a named one is a server-side cursor
+            statements.append(self.query.decode())
+
+    def session(connection: Connection) -> list[tuple[Any, ...]]:
+        with connection.cursor(cursor_factory=Cursor) as cursor:
+            cursor.execute(
+                "SELECT name, setting FROM pg_settings"
+                " UNION ALL SELECT 'cursor', name FROM pg_cursors"
+                " UNION ALL SELECT 'prepared', name FROM pg_prepared_statements"
+                " UNION ALL SELECT 'lock', mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'"
+                " UNION ALL SELECT 'temporary', relname FROM pg_class WHERE relpersistence = 't'"
+            )
+            return cursor.fetchall()
+
+    opener = Opener(hundred, options={"cursor_factory": Listening})
+    with contextlib.closing(opener()) as connection:
+        connection.autocommit = True
+        before = session(connection)
+    statements.clear()
+    for number, _ in enumerate(walk(opener), start=1):
+        connection = opener.opened[-1]
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        begin, query, commit = statements[-3:]
+        assert begin.startswith("BEGIN; SET TRANSACTION READ ONLY; SET LOCAL ")
+        assert "SET LOCAL statement_timeout = 30000; SET LOCAL application_name = 'mastosync'" in begin
+        assert "WITH scanned" in query
+        assert commit == "COMMIT"
+        assert len(statements) == 3 * number
+        assert session(connection) == before
+    for statement in statements:
+        parts = [part.strip() for part in statement.split(";")]
+        assert all(part.startswith(("SET LOCAL ", "SET TRANSACTION ")) for part in parts if part.startswith("SET"))
+    assert len(opener.opened) == 2
+
+
+def test_pages_are_the_same_when_each_comes_from_another_session(hundred: MastodonDatabase) -> None:
+    """As behind a pooler in transaction mode; here because every session ends after one page."""
+    opener = Opener(hundred)
+    pages = []
+    for page in walk(opener):
+        pages.append(page)
+        hundred.terminate_others()
+    assert pages == list(walk(Opener(hundred)))
+    assert ids(pages) == list(range(1, 101))
+    assert opener.calls == len(pages) + 1 == 11  # the last one finds the end
+
+
+def test_what_others_left_in_a_poolers_session_does_not_matter(hundred: MastodonDatabase) -> None:
+    """pg_dump through pgbouncer leaves an empty search path behind."""
+
+    def poisoned() -> Connection:
+        connection = hundred.connect()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('search_path', '', false); SET statement_timeout = 1; SET timezone = 'Asia/Tokyo'"
+            )
+        connection.commit()
+        return connection
+
+    with contextlib.closing(poisoned()) as connection:
+        schema = read_schema(connection)
+        assert database_now(connection).tzinfo is not None
+    assert ids(list(walk_rows(poisoned, schema, CARDS))) == list(range(1, 101))
+    (boundary,) = id_boundaries(poisoned, "preview_cards", after=None, rows_per_range=100)
+    assert (boundary.ids.lo, boundary.ids.hi) == (1, 100)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_short_transaction_cannot_write_and_ends_after_an_error(
+    hundred: MastodonDatabase, *, autocommit: bool
+) -> None:
+    with contextlib.closing(hundred.connect()) as connection:
+        connection.autocommit = autocommit
+        with pytest.raises(errors.ReadOnlySqlTransaction), short_transaction(connection) as cursor:
+            cursor.execute("DELETE FROM preview_cards")
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        with pytest.raises(errors.QueryCanceled), short_transaction(connection, 10) as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        with pytest.raises(KeyboardInterrupt), short_transaction(connection):
+            raise KeyboardInterrupt
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    assert hundred.execute("SELECT count(*) FROM preview_cards") == [(100,)]
+
+
+def test_a_walk_that_is_given_up_closes_its_connection(hundred: MastodonDatabase) -> None:
+    opener = Opener(hundred)
+    pages = walk(opener)
+    next(pages)
+    assert not opener.opened[0].closed
+    pages.close()  # type: ignore[attr-defined]  # a generator
+    assert opener.opened[0].closed
+    list(walk(opener))
+    assert opener.opened[1].closed
+
+
+# --- what passes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_ends_in_the_middle_of_a_query_is_opened_again(hundred: MastodonDatabase) -> None:
+    """And until then everybody can see in pg_stat_activity who it is that waits."""
+    opener = Opener(hundred)
+    pages = walk(opener)
+    found = [next(pages)]
+    with locked(hundred, "preview_cards") as release:
+        walker = threading.Thread(target=lambda: found.extend(pages))
+        walker.start()
+        try:
+            deadline = time.monotonic() + 30
+            waiting: list[tuple[Any, ...]] = []
+            while not waiting and time.monotonic() < deadline:
+                waiting = hundred.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name = 'mastosync' AND wait_event_type = 'Lock'"
+                )
+            assert len(waiting) == 1
+            opener.before = lambda _: release()
+            hundred.execute("SELECT pg_terminate_backend(%s)", waiting[0][0])
+        finally:
+            walker.join(30)
+    assert not walker.is_alive()
+    assert ids(found) == list(range(1, 101))
+    assert opener.calls == 2
+
+
+def test_a_page_that_takes_too_long_is_repeated_by_halves(mastodon: MastodonDatabase) -> None:
+    mastodon.execute(
+        "INSERT INTO preview_cards (id, url, image_file_name, created_at, updated_at)"
+        " SELECT id, id::text, 'a.png', '2023-01-01', '2023-01-01' FROM generate_series(1, 1000) AS id"
+    )
+    schema = mastodon.schema()
+    with locked(mastodon, "preview_cards") as release:
+        opener = Opener(mastodon, before=lambda number: release() if number == 3 else None)
+        pages = walk_rows(
+            opener, schema, CARDS, page_rows=1000, statement_timeout_ms=1000, retry_delays=(0.01, 0.01, 0.01)
+        )
+        sizes = [page.scanned for page in pages]
+    assert sizes == [250] * 4
+    assert opener.calls == 3
+
+
+def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase) -> None:
+    schema = hundred.schema()
+    with locked(hundred, "preview_cards") as release:
+        opener = Opener(hundred, before=lambda number: release() if number == 2 else None)
+        pages = walk_rows(opener, schema, CARDS, page_rows=150, statement_timeout_ms=1000, retry_delays=AT_ONCE)
+        assert [page.scanned for page in pages] == [100]
+
+
+# --- what does not pass --------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_stays_away_is_one_clear_error(hundred: MastodonDatabase) -> None:
+    nobody = free_port()
+
+    def gone(number: int) -> None:
+        if number > 1:
+            psycopg2.connect(host="127.0.0.1", port=nobody, user="mastodon", password="secret word", dbname="mastodon")
+
+    opener = Opener(hundred, before=gone)
+    pages = walk(opener)
+    assert len(next(pages).rows) == 10
+    hundred.terminate_others()
+    with pytest.raises(DatabaseReadError) as error:
+        next(pages)
+    assert opener.calls == 1 + len(AT_ONCE)
+    message = str(error.value)
+    assert "failed 4 times in a row" in message
+    assert "Connection refused" in message
+    assert "DATABASE_URL or DB_HOST" in message
+    assert "secret word" not in message
+    assert "\n" not in message
+
+
+def test_failures_in_a_row_are_counted_anew_after_every_page(hundred: MastodonDatabase) -> None:
+    opener = Opener(hundred)
+    pages = []
+    for page in walk(opener, retry_delays=(0.01,)):
+        pages.append(page)
+        hundred.terminate_others()
+    assert ids(pages) == list(range(1, 101))
+
+
+def test_the_first_connection_is_not_tried_again_and_its_error_not_changed(hundred: MastodonDatabase) -> None:
+    class NoTunnelError(Exception):
+        """As the tunnel's."""
+
+    def refuse(number: int) -> None:
+        raise NoTunnelError(number)
+
+    opener = Opener(hundred, before=refuse)
+    with pytest.raises(NoTunnelError):
+        next(walk(opener))
+    assert opener.calls == 1
+
+
+def test_a_table_that_stays_locked_is_one_clear_error(hundred: MastodonDatabase) -> None:
+    pages = walk(Opener(hundred), statement_timeout_ms=20)
+    with locked(hundred, "preview_cards"), pytest.raises(DatabaseReadError, match="statement timeout"):
+        next(pages)
+
+
+def test_a_column_that_vanishes_is_named_at_once(hundred: MastodonDatabase) -> None:
+    opener = Opener(hundred)
+    pages = walk(opener)
+    next(pages)
+    hundred.execute("ALTER TABLE preview_cards DROP image_file_name")
+    with pytest.raises(NotMastodonError, match=r'column "image_file_name" does not exist.*DATABASE_URL or DB_NAME'):
+        next(pages)
+    assert opener.calls == 1
+    assert opener.opened[0].closed
+
+
+def test_a_user_who_may_not_read_is_told_so_at_once(hundred: MastodonDatabase) -> None:
+    role = f"writer_{hundred.server.database}"
+    hundred.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'; GRANT INSERT ON preview_cards TO {role}")
+    try:
+        connect = Opener(hundred, options={"user": role, "password": "secret"})
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, ["preview_cards"])
+        with pytest.raises(
+            DatabaseReadError, match=r"permission denied for table preview_cards.*DATABASE_URL or DB_USER"
+        ):
+            list(walk_rows(connect, schema, CARDS, retry_delays=AT_ONCE))
+        assert connect.calls == 2
+    finally:
+        hundred.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_an_error_that_does_not_pass_is_not_repeated(hundred: MastodonDatabase) -> None:
+    hundred.execute(
+        "ALTER TABLE preview_cards RENAME TO cards; CREATE VIEW preview_cards AS"
+        " SELECT id, created_at, image_updated_at, image_file_name || 1 / (id - 15) AS image_file_name FROM cards"
+    )
+    opener = Opener(hundred)
+    pages = walk(opener)
+    next(pages)
+    with pytest.raises(DatabaseReadError, match="division by zero"):
+        next(pages)
+    assert opener.calls == 1
