@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from datetime import timedelta
@@ -87,6 +88,7 @@ class Storage:
         self.settings = settings
         self._make_client = boto3_client
         self._client: S3Client | None = None
+        self._single_try_client: S3Client | None = None
         self._stores: dict[tuple[str | None, bool, float | None, float], S3Store] = {}
         self._region: str | None = settings.region or None
         self._lock = threading.RLock()
@@ -109,6 +111,16 @@ class Storage:
             if self._client is None:
                 self._client = self._make_client()
             return self._client
+
+    @property
+    def single_try_client(self) -> S3Client:
+        """Another boto3 client, which repeats nothing: its caller does, and so sees every 503 and its Retry-After."""
+        with self._lock:
+            if self._single_try_client is None:
+                self._single_try_client = self._make_client()
+                # However the client was configured: this is the hook of all its retry modes.
+                self._single_try_client.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")
+            return self._single_try_client
 
     @property
     def region(self) -> str:
@@ -287,19 +299,18 @@ class Storage:
         try:
             for page, last in self._obstore_pages(keys, after):
                 yield page
-                if last is None:
-                    return
                 after = last
         except (InvalidPathError, ValueError):
             # A key that obstore cannot name lies ahead (or is a bound): boto3 can.
             yield from self._boto3_pages(keys, after)
 
-    def _obstore_pages(self, keys: KeyRange, after: str | None) -> Iterator[tuple[list[ListedObject], str | None]]:
-        """Yield pages, each with its last key, or None where nothing follows."""
+    def _obstore_pages(self, keys: KeyRange, after: str | None) -> Iterator[tuple[list[ListedObject], str]]:
+        """Yield pages, each with the last key seen."""
         cut = len(self.settings.prefix)
         start, end = keys.start, keys.end
+        last = ""
         stream = self._control().list(
-            self.full_key(keys.prefix) or None,
+            self.full_key(_folder(keys)) or None,
             offset=None if after is None else self.full_key(after),
             chunk_size=PAGE_KEYS,
         )
@@ -313,19 +324,22 @@ class Storage:
                 last = page[-1].key
                 if page[0].key < start or last >= end:
                     page = [entry for entry in page if start <= entry.key < end]
-                yield page, None if last >= end else last
+                yield page, last
+                if last >= end:
+                    return
         except (InvalidPathError, ValueError):
             raise
         except Exception as error:
             raise self.error(error) from error
-        yield [], None
+        if not last:
+            yield [], start
 
     def _boto3_pages(self, keys: KeyRange, after: str | None) -> Iterator[list[ListedObject]]:
         cut = len(self.settings.prefix)
         try:
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.settings.bucket,
-                Prefix=self.full_key(keys.prefix),
+                Prefix=self.full_key(_folder(keys)),
                 StartAfter="" if after is None else self.full_key(after),
             )
             for answer in pages:
@@ -415,3 +429,9 @@ def _before(key: str) -> str:
         return key[:-1]
     # Below the surrogates comes U+D7FF.
     return key[:-1] + chr(0xD7FF if code == 0xE000 else code - 1) + _HIGHEST  # noqa: PLR2004  (Unicode's own numbers)
+
+
+def _folder(keys: KeyRange) -> str:
+    """Return the deepest folder that holds a whole range: a listing ends there, instead of filling its page."""
+    shared = os.path.commonprefix([keys.start, keys.end])  # noqa: RUF071  (characters are what is meant)
+    return max(keys.prefix, shared[: shared.rfind("/") + 1], key=len)

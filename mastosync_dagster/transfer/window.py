@@ -6,12 +6,13 @@ nothing is limited, costs one comparison of attributes and takes no lock.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _CHECK_SECONDS = 0.2
 """How often a waiting thread looks whether the run was stopped."""
@@ -80,12 +81,12 @@ class Gate:
         active: Workers with a number below this may work.
     """
 
-    __slots__ = ("_closed", "_condition", "_windows", "active")
+    __slots__ = ("_condition", "_released", "_windows", "active")
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self._windows = windows
         self._condition = threading.Condition()
-        self._closed = False
+        self._released = False
         self.active = min(window.size for window in windows)
 
     def refresh(self) -> None:
@@ -94,16 +95,15 @@ class Gate:
             self.active = min(window.size for window in self._windows)
             self._condition.notify_all()
 
-    def wait(self, number: int) -> bool:
-        """Wait until worker ``number`` may work. Returns False when there is nothing left to work on."""
+    def wait(self, number: int) -> None:
+        """Wait until worker ``number`` may work, or until `release`."""
         with self._condition:
-            self._condition.wait_for(lambda: number < self.active or self._closed)
-            return not self._closed
+            self._condition.wait_for(lambda: number < self.active or self._released)
 
-    def close(self) -> None:
-        """Send waiting workers home: the work is done, or the run is stopped."""
+    def release(self) -> None:
+        """Let everybody through from now on: what is left to do is decided elsewhere."""
         with self._condition:
-            self._closed = True
+            self._released = True
             self._condition.notify_all()
 
 
@@ -145,7 +145,7 @@ class MemoryBudget:
     small object costs no lock, and the sum still stays below the budget.
 
     Attributes:
-        share: Bodies up to this many bytes need not be taken from the budget.
+        share: Bodies up to this many bytes need no `hold`.
     """
 
     def __init__(self, total: int, threads: int) -> None:
@@ -154,20 +154,45 @@ class MemoryBudget:
         self._free = self._shared
         self._condition = threading.Condition()
 
-    def take(self, size: int, stop: threading.Event) -> int:
-        """Wait until ``size`` bytes are free, or until ``stop``. Returns what was taken, for `give_back`.
+    @contextlib.contextmanager
+    def hold(self, size: int, stop: threading.Event) -> Iterator[Hold]:
+        """Hold ``size`` bytes of the budget while the block runs; wait for them first, or until ``stop``."""
+        hold = Hold(self, stop)
+        try:
+            hold.raise_to(size)
+            yield hold
+        finally:
+            self.move(-hold.amount, stop)
 
-        A body larger than the whole budget waits until it is alone.
-        """
-        amount = min(size, self._shared)
+    def move(self, amount: int, stop: threading.Event) -> None:
+        """Take so many bytes out of the budget, or give them back where negative."""
         with self._condition:
             while self._free < amount and not stop.is_set():
                 self._condition.wait(_CHECK_SECONDS)
             self._free -= amount
-        return amount
+            if amount < 0:
+                self._condition.notify_all()
 
-    def give_back(self, amount: int) -> None:
-        """Return what `take` took."""
-        with self._condition:
-            self._free += amount
-            self._condition.notify_all()
+    def clamp(self, size: int) -> int:
+        """Return what a body of this size takes: one larger than the whole budget waits until it is alone."""
+        return min(size, self._shared)
+
+
+class Hold:
+    """A part of a budget that is held for one body.
+
+    Attributes:
+        amount: Bytes held.
+    """
+
+    def __init__(self, budget: MemoryBudget, stop: threading.Event) -> None:
+        self._budget = budget
+        self._stop = stop
+        self.amount = 0
+
+    def raise_to(self, size: int) -> None:
+        """Hold at least ``size`` bytes: the body turns out to be larger than expected."""
+        wanted = self._budget.clamp(size)
+        if wanted > self.amount:
+            self._budget.move(wanted - self.amount, self._stop)
+            self.amount = wanted

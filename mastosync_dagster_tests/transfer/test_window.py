@@ -84,7 +84,12 @@ def test_the_gate_follows_the_smaller_window_and_wakes_those_it_lets_in() -> Non
     gate.refresh()
     assert gate.active == 4
     passed = threading.Event()
-    thread = threading.Thread(target=lambda: gate.wait(4) and passed.set())
+
+    def worker() -> None:
+        gate.wait(4)
+        passed.set()
+
+    thread = threading.Thread(target=worker)
     thread.start()
     assert not passed.wait(0.05)
     grow(destination, 4)
@@ -93,18 +98,17 @@ def test_the_gate_follows_the_smaller_window_and_wakes_those_it_lets_in() -> Non
     thread.join()
 
 
-def test_a_closed_gate_sends_everybody_home() -> None:
+def test_a_released_gate_lets_everybody_through() -> None:
     window = Window(8)
     window.trouble(window.epoch)
     gate = Gate((window,))
-    answers: list[bool] = []
-    threads = [threading.Thread(target=lambda: answers.append(gate.wait(7))) for _ in range(3)]
+    threads = [threading.Thread(target=gate.wait, args=(7,)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    gate.close()
+    gate.release()
     for thread in threads:
         thread.join(5)
-    assert answers == [False, False, False]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_a_rate_limit_gives_a_second_in_advance_and_then_its_rate() -> None:
@@ -137,24 +141,45 @@ def test_small_bodies_need_no_budget_and_large_ones_wait_for_each_other() -> Non
     budget = MemoryBudget(1000, threads=10)
     stop = threading.Event()
     assert budget.share == 50
-    first = budget.take(300, stop)
     got = threading.Event()
-    thread = threading.Thread(target=lambda: budget.take(300, stop) and got.set())
-    thread.start()
-    assert not got.wait(0.05)
-    budget.give_back(first)
+
+    def second() -> None:
+        with budget.hold(300, stop):
+            got.set()
+
+    thread = threading.Thread(target=second)
+    with budget.hold(300, stop):
+        thread.start()
+        assert not got.wait(0.05)
     assert got.wait(5)
     thread.join()
 
 
 def test_a_body_above_the_whole_budget_goes_alone() -> None:
     budget = MemoryBudget(1000, threads=10)
-    taken = budget.take(10_000, threading.Event())
-    assert taken == 500
+    stop = threading.Event()
+    for _ in range(2):
+        with budget.hold(10_000, stop) as hold:
+            assert hold.amount == 500
+
+
+def test_a_body_that_turns_out_larger_takes_the_difference() -> None:
+    budget = MemoryBudget(1000, threads=10)
+    stop = threading.Event()
+    with budget.hold(0, stop) as hold:
+        hold.raise_to(400)
+        hold.raise_to(100)
+        assert hold.amount == 400
+    with budget.hold(500, stop) as hold:
+        assert hold.amount == 500
+
+
+def test_a_stop_ends_the_wait_for_memory() -> None:
+    budget = MemoryBudget(1000, threads=10)
     stop = threading.Event()
     stop.set()
-    budget.give_back(taken)
-    assert budget.take(500, stop) == 500
+    with budget.hold(500, stop), budget.hold(500, stop) as hold:
+        assert hold.amount == 500
 
 
 def test_asking_whether_one_may_work_costs_next_to_nothing() -> None:
@@ -162,6 +187,6 @@ def test_asking_whether_one_may_work_costs_next_to_nothing() -> None:
     window = Window(64)
 
     def ask() -> bool:
-        return 5 < gate.active and not window.growing
+        return gate.active > 5 and not window.growing
 
     assert min(timeit(ask, number=10_000) for _ in range(5)) / 10_000 < 2e-6

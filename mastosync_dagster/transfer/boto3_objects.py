@@ -1,0 +1,196 @@
+"""Objects through boto3: keys that obstore refuses, uploads in parts, and answers whose headers matter.
+
+Header fields stand in dictionaries under HTTP's names (``Content-Type``), user metadata under its own, as obstore has
+them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from mastosync_dagster.transfer.verify import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+    from mastosync_dagster.transfer.storage import Storage
+
+_ARGUMENTS = {
+    "Content-Type": "ContentType",
+    "Cache-Control": "CacheControl",
+    "Content-Disposition": "ContentDisposition",
+    "Content-Encoding": "ContentEncoding",
+    "Content-Language": "ContentLanguage",
+    "Expires": "Expires",
+    "Storage-Class": "StorageClass",
+}
+_READ = tuple(name for name in _ARGUMENTS if name != "Storage-Class")
+_OWN_KEY_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
+
+
+class Reply(NamedTuple):
+    """An object that is being read.
+
+    Attributes:
+        size: Bytes of the whole object.
+        etag: Bare; None where there is none.
+        attributes: Header fields and user metadata.
+        pieces: The body.
+        close: Ends the connection, if the body is not to be read to its end.
+    """
+
+    size: int
+    etag: str | None
+    attributes: dict[str, str]
+    pieces: Iterator[bytes]
+    close: Callable[[], None]
+
+
+def get(storage: Storage, key: str, piece_size: int) -> Reply:
+    """Start reading an object.
+
+    Args:
+        storage: The side.
+        key: Full key.
+        piece_size: Bytes of a piece at most.
+    """
+    answer = storage.single_try_client.get_object(Bucket=storage.settings.bucket, Key=key)
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    attributes = {name: headers[name.lower()] for name in _READ if name.lower() in headers}
+    attributes.update(answer["Metadata"])
+    return Reply(
+        size=answer["ContentLength"],
+        etag=bare(answer.get("ETag")),
+        attributes=attributes,
+        pieces=answer["Body"].iter_chunks(piece_size),
+        close=answer["Body"].close,
+    )
+
+
+def _arguments(storage: Storage, attributes: Mapping[str, str], *, private: bool) -> dict[str, Any]:
+    """Return boto3's arguments for writing an object: its header fields, its metadata, its ACL, its storage class."""
+    arguments: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for name, value in storage.write_attributes(attributes).items():
+        if name in _ARGUMENTS:
+            arguments[_ARGUMENTS[name]] = value
+        else:
+            metadata[name] = value
+    if "Expires" in arguments:
+        with contextlib.suppress(ValueError):
+            arguments["Expires"] = parsedate_to_datetime(arguments["Expires"])
+    if metadata:
+        arguments["Metadata"] = metadata
+    if storage.settings.permission:
+        arguments["ACL"] = "private" if private else storage.settings.permission
+    return arguments
+
+
+def put(
+    storage: Storage, key: str, body: bytes, md5: bytes, attributes: Mapping[str, str], *, private: bool
+) -> str | None:
+    """Write an object in one request; the server checks the MD5. Returns its bare ETag."""
+    answer = storage.single_try_client.put_object(
+        Bucket=storage.settings.bucket,
+        Key=key,
+        Body=body,
+        ContentMD5=base64.b64encode(md5).decode(),
+        **_arguments(storage, attributes, private=private),
+    )
+    return bare(answer.get("ETag"))
+
+
+class Upload:
+    """An upload in parts. It is published by `complete` alone, and leaves nothing behind after `abort`.
+
+    Header fields, ACL and storage class go with the first request only: some servers refuse them with the others.
+
+    Attributes:
+        etags_are_md5: Whether the ETags of its parts are MD5s: not so where the server encrypts with a key of its own.
+    """
+
+    def __init__(self, storage: Storage, key: str) -> None:
+        self._storage = storage
+        self._bucket = storage.settings.bucket
+        self._key = key
+        self._upload_id: str | None = None
+        self._parts: list[CompletedPartTypeDef] = []
+        self._creations = 0
+        self.etags_are_md5 = True
+
+    @property
+    def _client(self) -> S3Client:
+        return self._storage.single_try_client
+
+    def create(self, attributes: Mapping[str, str], *, private: bool) -> None:
+        """Begin."""
+        self._creations += 1
+        answer = self._client.create_multipart_upload(
+            Bucket=self._bucket, Key=self._key, **_arguments(self._storage, attributes, private=private)
+        )
+        self._upload_id = answer["UploadId"]
+        self.etags_are_md5 = answer.get("ServerSideEncryption") not in _OWN_KEY_ENCRYPTION
+
+    def put_part(self, body: bytes | bytearray, md5: bytes) -> str | None:
+        """Send the next part; the server checks the MD5. Returns its bare ETag."""
+        number = len(self._parts) + 1
+        answer = self._client.upload_part(
+            Bucket=self._bucket,
+            Key=self._key,
+            UploadId=self._upload_id or "",
+            PartNumber=number,
+            Body=body,  # type: ignore[arg-type]  # boto3 takes a bytearray too, the stubs do not know it
+            ContentMD5=base64.b64encode(md5).decode(),
+        )
+        return bare(answer.get("ETag"))
+
+    def keep_part(self, etag: str | None) -> None:
+        """Take the part that was sent last into the object."""
+        self._parts.append({"ETag": f'"{etag}"', "PartNumber": len(self._parts) + 1})
+
+    def complete(self) -> str | None:
+        """Publish the object.
+
+        Returns:
+            Its bare ETag; None where the server says that the upload is over already: an earlier request was carried
+            out and its reply lost, or somebody has removed the upload. The object itself has to be looked at.
+        """
+        try:
+            answer = self._client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id or "",
+                MultipartUpload={"Parts": self._parts},
+            )
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "NoSuchUpload":
+                return None
+            raise
+        return bare(answer.get("ETag"))
+
+    def abort(self) -> None:
+        """Remove the upload and its parts, and what `remove_lost` removes."""
+        if self._upload_id is not None:
+            self._abort(self._upload_id)
+        self.remove_lost()
+
+    def remove_lost(self) -> None:
+        """Remove other uploads of this key: the reply to a request that began one may have been lost, with its id."""
+        if self._creations <= (self._upload_id is not None):
+            return
+        answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._key)
+        for found in answer.get("Uploads", []):
+            if found["Key"] == self._key and found["UploadId"] != self._upload_id:
+                self._abort(found["UploadId"])
+
+    def _abort(self, upload_id: str) -> None:
+        with contextlib.suppress(self._client.exceptions.NoSuchUpload):
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload_id)

@@ -1,0 +1,265 @@
+"""Copies objects that fit in memory: one GET, one PUT, verified on both ends."""
+
+from __future__ import annotations
+
+import contextlib
+from hashlib import md5
+from typing import TYPE_CHECKING, NamedTuple
+
+from obstore import get, put
+
+from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.sides import Aside
+from mastosync_dagster.transfer.verify import BodyDigests, PartsDigest, bare, guess_part_size, is_md5
+
+if TYPE_CHECKING:
+    import threading
+
+    from obstore import Attributes, Bytes
+
+    from mastosync_dagster.transfer.sides import Persistence, Side
+    from mastosync_dagster.transfer.window import Hold, MemoryBudget
+
+
+class Copied(NamedTuple):
+    """An object that lies at the destination, verified.
+
+    Attributes:
+        size: Bytes.
+        md5: MD5 of its body in hex.
+    """
+
+    size: int
+    md5: str
+
+
+class TooLargeError(Aside):
+    """The body turns out to be too large to be held in memory."""
+
+
+class _Body(NamedTuple):
+    """A verified body, on its way.
+
+    Attributes:
+        data: The bytes.
+        size: How many.
+        md5: Their MD5 in hex.
+        attributes: Header fields and user metadata, under obstore's names.
+    """
+
+    data: Bytes | bytes
+    size: int
+    md5: str
+    attributes: Attributes
+
+
+class WholeObjects:
+    """Copies objects whose bodies are held in memory. Thread-safe.
+
+    Args:
+        source: Where objects are read.
+        destination: Where they go.
+        persistence: Repeats requests.
+        budget: Memory for bodies.
+        limit: Bytes of a body at most.
+        halt: Set when the run is to end.
+
+    Attributes:
+        limit: As the argument.
+    """
+
+    def __init__(
+        self,
+        source: Side,
+        destination: Side,
+        *,
+        persistence: Persistence,
+        budget: MemoryBudget,
+        limit: int,
+        halt: threading.Event,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._persistence = persistence
+        self._budget = budget
+        self.limit = limit
+        self._halt = halt
+        self._reader = source.storage.reader(retries=False)
+        self._writers = [destination.storage.store(private=private, retries=False) for private in (False, True)]
+        self._source_prefix = source.storage.settings.prefix
+        self._destination_prefix = destination.storage.settings.prefix
+        self._rewrites_attributes = bool(destination.storage.settings.storage_class)
+        self._destination_has_md5s = True
+        self._doubted: dict[str, str] = {}
+
+    def copy(self, source_key: str, key: str, size: int | None, *, private: bool, odd: bool = False) -> Copied:
+        """Copy one object.
+
+        Args:
+            source_key: Where it is, relative to the source's prefix.
+            key: Where it goes, relative to the destination's prefix.
+            size: Bytes, as planned; None: unknown.
+            private: Write it so that not everybody may read it.
+            odd: obstore cannot name one of the keys.
+
+        Raises:
+            SideError: A side failed for good.
+            TooLargeError: It is larger than the limit. Nothing was written.
+        """
+        if size is not None and size <= self._budget.share:
+            return self._copy(source_key, key, None, private=private, odd=odd)
+        with self._budget.hold(size or 0, self._halt) as hold:
+            return self._copy(source_key, key, hold, private=private, odd=odd)
+
+    def _copy(self, source_key: str, key: str, hold: Hold | None, *, private: bool, odd: bool) -> Copied:
+        fetch = self._fetch_visibly if odd else self._fetch
+        body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold)
+        store = self._store_visibly if odd else self._store
+        self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
+        return Copied(body.size, body.md5)
+
+    def _fetch(self, key: str, hold: Hold | None) -> _Body:
+        reply = get(self._reader, self._source_prefix + key)
+        meta = reply.meta
+        self._admit(meta["size"], hold)
+        data = reply.bytes()
+        return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes)
+
+    def _fetch_visibly(self, key: str, hold: Hold | None) -> _Body:
+        reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
+        with contextlib.closing(reply):
+            self._admit(reply.size, hold)
+            data = b"".join(reply.pieces)
+        return self._verified(key, data, reply.size, f'"{reply.etag}"' if reply.etag else None, reply.attributes)
+
+    def _admit(self, size: int, hold: Hold | None) -> None:
+        """Make sure that a body may be read into memory."""
+        if size > self.limit:
+            raise TooLargeError
+        if hold is not None:
+            hold.raise_to(size)
+
+    def _verified(self, key: str, data: Bytes | bytes, size: int, etag: str | None, attributes: Attributes) -> _Body:
+        """Check a body against what the source says of it.
+
+        Args:
+            key: The object.
+            data: Its body as received.
+            size: Bytes, as the reply says.
+            etag: ETag of the reply, as it came.
+            attributes: Header fields and metadata.
+
+        Raises:
+            StorageError: It is another body.
+        """
+        if self._source.bytes is not None:
+            self._source.bytes.take(size, self._halt)
+        digest = md5(data, usedforsecurity=False).hexdigest()
+        if len(data) != size:
+            raise StorageError(
+                f"the {self._source.storage.settings.name} sent a body of another length than it announced",
+                reason=Reason.SIZE_MISMATCH,
+                retryable=True,
+            )
+        if etag != f'"{digest}"':
+            self._question_source(key, data, digest, bare(etag))
+        return _Body(data, size, digest, attributes)
+
+    def _question_source(self, key: str, data: Bytes | bytes, digest: str, etag: str | None) -> None:
+        """Find out what an ETag means that is not the body's MD5.
+
+        Raises:
+            StorageError: It means that the body is damaged.
+        """
+        in_parts = None
+        part_size = guess_part_size(len(data), etag)
+        if part_size is not None:
+            parts = PartsDigest(part_size)
+            parts.update(memoryview(data))
+            in_parts = parts.etag()
+        agrees = BodyDigests(len(data), digest, in_parts).agrees(etag)
+        if agrees is None and in_parts is not None:
+            # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
+            agrees = self._doubted.pop(key, None) == digest
+            if not agrees:
+                self._doubted[key] = digest
+        if agrees is False and not (is_md5(etag) and not self._source.storage.etag_is_md5(key)):
+            raise StorageError(
+                f"the {self._source.storage.settings.name} sent another body than its ETag says",
+                reason=Reason.CHECKSUM_MISMATCH,
+                retryable=True,
+            )
+
+    def _store(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (handed through Persistence.run)
+        attributes = body.attributes
+        if self._rewrites_attributes:
+            attributes = self._destination.storage.write_attributes(attributes)
+        if self._destination.bytes is not None:
+            self._destination.bytes.take(body.size, self._halt)
+        try:
+            answer = put(
+                self._writers[private],
+                self._destination_prefix + key,
+                body.data,
+                attributes=attributes,
+                use_multipart=False,
+            )
+        except Exception as error:
+            if "ETag Header missing" not in str(error):
+                raise
+            self._question_destination(key, body, None)
+            return
+        etag = answer["e_tag"]
+        if etag != f'"{body.md5}"':
+            self._question_destination(key, body, bare(etag))
+
+    def _store_visibly(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (as `_store`)
+        etag = boto3_objects.put(
+            self._destination.storage,
+            self._destination_prefix + key,
+            bytes(body.data),
+            bytes.fromhex(body.md5),
+            body.attributes,
+            private=private,
+        )
+        if etag != body.md5:
+            self._question_destination(key, body, etag)
+
+    def _question_destination(self, key: str, body: _Body, etag: str | None) -> None:
+        """Look at an object that was written, where the reply does not prove it.
+
+        Args:
+            key: The object.
+            body: What was written.
+            etag: Bare ETag of the reply; None where it had none.
+
+        Raises:
+            StorageError: The destination has something else.
+        """
+        storage = self._destination.storage
+        if is_md5(etag) and self._destination_has_md5s and storage.etag_is_md5(key):
+            raise StorageError(
+                f"the {storage.settings.name} received another body than was sent",
+                reason=Reason.CHECKSUM_MISMATCH,
+                retryable=True,
+            )
+        found = storage.head(key)
+        if found is None or found.size != body.size:
+            raise StorageError(
+                f"the {storage.settings.name} "
+                + ("does not have what it has just taken" if found is None else "keeps another length than was sent"),
+                reason=Reason.SIZE_MISMATCH,
+                retryable=True,
+            )
+        shown = bare(found.etag)
+        if is_md5(etag):
+            # Encrypted with a key of its own, as everything that is written to this bucket now.
+            self._destination_has_md5s = False
+        elif is_md5(shown) and shown != body.md5 and self._destination_has_md5s and storage.etag_is_md5(key):
+            raise StorageError(
+                f"the {storage.settings.name} keeps another body than was sent",
+                reason=Reason.CHECKSUM_MISMATCH,
+                retryable=True,
+            )
