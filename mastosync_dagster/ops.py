@@ -4,7 +4,7 @@ Each op is a step of its own in the UI. They pass on small descriptions; the pla
 folder, so that nothing in memory grows with the table.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Dagster reads the annotations of ops, and takes no text for a config.
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 import dagster as dg
 
@@ -29,9 +29,6 @@ from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 CHANGES = "changes"
 """Stands for the partition where an unpartitioned run's manifest is filed."""

@@ -7,8 +7,10 @@ from datetime import datetime, timezone
 import dagster as dg
 from pydantic import Field, field_validator
 
+from mastosync_dagster.environment import concurrency
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.partitions import FileType
+from mastosync_dagster.transfer.copying import CopySettings
 
 
 class InvalidMomentError(ValueError):
@@ -99,3 +101,25 @@ class CopyConfig(dg.Config):
     source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
     destination_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
     destination_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+
+    def copy_settings(self) -> CopySettings:
+        """Return the settings of the copy.
+
+        Raises:
+            SettingsError: MASTOSYNC_CONCURRENCY is wanted and is no number.
+        """
+        return CopySettings(
+            concurrency=self.concurrency or concurrency(),
+            adaptive=self.adaptive,
+            memory_mb=self.memory_mb,
+            large_in_flight=self.large_in_flight,
+            max_attempts=self.max_attempts,
+            source_requests_per_second=self.source_requests_per_second,
+            source_bytes_per_second=_bytes(self.source_megabytes_per_second),
+            destination_requests_per_second=self.destination_requests_per_second,
+            destination_bytes_per_second=_bytes(self.destination_megabytes_per_second),
+        )
+
+
+def _bytes(megabytes: float | None) -> float | None:
+    return None if megabytes is None else megabytes * 1_000_000

@@ -59,4 +59,4 @@ def test_an_unknown_file_type_is_named_together_with_the_known_ones() -> None:
 @pytest.mark.parametrize("field", ["limit", "offset"])
 def test_negative_bounds_are_refused(field: str) -> None:
     with pytest.raises(ValidationError, match=r"greater than or equal to 0"):
-        ChangesConfig(**{field: -1})
+        ChangesConfig.model_validate({field: -1})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.conftest import Bucket
 
 ROWS = 300
-ROWS_PER_PARTITION = 100
+ROWS_PER_PARTITION = 40
 PROJECT = Path(__file__).parents[2]
 
 
@@ -89,8 +89,7 @@ class World:
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, object]:
     """Return the metadata of an asset's materialization in a run."""
-    (materialization,) = result.asset_materializations_for_node(f"{asset}.report") or [None]
-    assert materialization is not None
+    (materialization,) = result.asset_materializations_for_node(f"{asset}.report")
     return {name: value.value for name, value in materialization.metadata.items()}
 
 

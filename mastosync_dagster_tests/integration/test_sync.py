@@ -98,7 +98,15 @@ def test_rclone_finds_no_difference_between_the_two_servers(world: World, tmp_pa
         )
     )
     checked = subprocess.run(
-        [str(rclone_binary()), "check", "--download", "--config", str(config), "--files-from-raw", tmp_path / "keys"]
+        [
+            str(rclone_binary()),
+            "check",
+            "--download",
+            "--config",
+            str(config),
+            "--files-from-raw",
+            str(tmp_path / "keys"),
+        ]
         + [f"from:{world.source.name}", f"to:{world.destination.name}"],
         capture_output=True,
         text=True,
@@ -170,11 +178,8 @@ def test_private_objects_of_the_instance_are_marked_in_the_manifest(world: World
     world.register()
     sync_everything(world)
     private = {line.key for line in manifest_lines(world, "media_attachments") if line.private}
-    expected = {
-        each.key
-        for each in [*world.instance.objects_of("media_attachments"), *world.instance.missing_of("media_attachments")]
-        if each.private
-    }
+    expected = {each.key for each in world.instance.objects_of("media_attachments") if each.private}
+    expected |= {each.key for each in world.instance.missing_of("media_attachments") if each.private}
     assert private == expected
     assert expected
 
