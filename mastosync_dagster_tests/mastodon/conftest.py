@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from psycopg2 import sql
 from psycopg2.extras import Json
 
 import mastosync_dagster.demo
-from mastosync_dagster.mastodon import Schema, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import TABLES, Schema, Selection, read_schema, walk_rows
 from mastosync_dagster_tests.mastodon.cases import DATA
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class MastodonDatabase:
 
 @pytest.fixture
 def database_of_version(database: PostgresServer) -> Iterator[Callable[[str], MastodonDatabase]]:
-    """A function that makes the test's database one of a version of Mastodon."""
+    """A function that makes the test's own database one of a version of Mastodon."""
     with contextlib.closing(psycopg2.connect(database.url)) as admin:
         admin.autocommit = True
 
@@ -115,6 +115,31 @@ def database_of_version(database: PostgresServer) -> Iterator[Callable[[str], Ma
 
 
 @pytest.fixture
-def mastodon(database_of_version: Callable[[str], MastodonDatabase]) -> MastodonDatabase:
-    """A database of Mastodon's main branch."""
-    return database_of_version("main")
+def own_mastodon(database_of_version: Callable[[str], MastodonDatabase]) -> MastodonDatabase:
+    """A database of Mastodon's main branch whose tables the test may change."""
+    made = database_of_version("main")
+    made.execute(STATUSES)
+    return made
+
+
+@pytest.fixture(scope="session")
+def shared_mastodon(postgres_server: PostgresServer) -> Iterator[MastodonDatabase]:
+    """A database of Mastodon's main branch for all tests that leave its tables as they are: use `mastodon`."""
+    name = "mastodon_main"
+    with contextlib.closing(psycopg2.connect(postgres_server.url)) as creator:
+        creator.autocommit = True
+        creator.cursor().execute(f'CREATE DATABASE "{name}"')
+        server = replace(postgres_server, database=name)
+        with contextlib.closing(psycopg2.connect(server.url)) as admin:
+            admin.autocommit = True
+            made = MastodonDatabase(server=server, admin=admin)
+            made.execute(SCHEMAS["main"].read_text() + STATUSES)
+            yield made
+        creator.cursor().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def mastodon(shared_mastodon: MastodonDatabase) -> MastodonDatabase:
+    """The same, with empty tables."""
+    shared_mastodon.execute("TRUNCATE statuses, " + ", ".join(TABLES.keys() - {"imports"}))
+    return shared_mastodon

@@ -61,14 +61,26 @@ class Opener:
         return self.opened[-1]
 
 
+def fill(mastodon: MastodonDatabase, count: int) -> MastodonDatabase:
+    """Insert preview cards that have a file."""
+    mastodon.execute(
+        "INSERT INTO preview_cards (id, url, image_file_name, created_at, updated_at)"
+        " SELECT id, id::text, 'a.png', '2023-01-01', '2023-01-01' FROM generate_series(1, %s) AS id",
+        count,
+    )
+    return mastodon
+
+
 @pytest.fixture
 def hundred(mastodon: MastodonDatabase) -> MastodonDatabase:
     """A database with a hundred preview cards that have a file."""
-    mastodon.execute(
-        "INSERT INTO preview_cards (id, url, image_file_name, created_at, updated_at)"
-        " SELECT id, id::text, 'a.png', '2023-01-01', '2023-01-01' FROM generate_series(1, 100) AS id"
-    )
-    return mastodon
+    return fill(mastodon, 100)
+
+
+@pytest.fixture
+def own_hundred(own_mastodon: MastodonDatabase) -> MastodonDatabase:
+    """The same, for tests that change its tables."""
+    return fill(own_mastodon, 100)
 
 
 @contextlib.contextmanager
@@ -228,10 +240,7 @@ def test_a_session_that_ends_in_the_middle_of_a_query_is_opened_again(hundred: M
 
 
 def test_a_page_that_takes_too_long_is_repeated_by_halves(mastodon: MastodonDatabase) -> None:
-    mastodon.execute(
-        "INSERT INTO preview_cards (id, url, image_file_name, created_at, updated_at)"
-        " SELECT id, id::text, 'a.png', '2023-01-01', '2023-01-01' FROM generate_series(1, 1000) AS id"
-    )
+    fill(mastodon, 1000)
     schema = mastodon.schema()
     with locked(mastodon, "preview_cards") as release:
         opener = Opener(mastodon, before=lambda number: release() if number == 3 else None)
@@ -304,11 +313,11 @@ def test_a_table_that_stays_locked_is_one_clear_error(hundred: MastodonDatabase)
         next(pages)
 
 
-def test_a_column_that_vanishes_is_named_at_once(hundred: MastodonDatabase) -> None:
-    opener = Opener(hundred)
+def test_a_column_that_vanishes_is_named_at_once(own_hundred: MastodonDatabase) -> None:
+    opener = Opener(own_hundred)
     pages = walk(opener)
     next(pages)
-    hundred.execute("ALTER TABLE preview_cards DROP image_file_name")
+    own_hundred.execute("ALTER TABLE preview_cards DROP image_file_name")
     with pytest.raises(NotMastodonError, match=r'column "image_file_name" does not exist.*DATABASE_URL or DB_NAME'):
         next(pages)
     assert opener.calls == 1
@@ -331,12 +340,12 @@ def test_a_user_who_may_not_read_is_told_so_at_once(hundred: MastodonDatabase) -
         hundred.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_an_error_that_does_not_pass_is_not_repeated(hundred: MastodonDatabase) -> None:
-    hundred.execute(
+def test_an_error_that_does_not_pass_is_not_repeated(own_hundred: MastodonDatabase) -> None:
+    own_hundred.execute(
         "ALTER TABLE preview_cards RENAME TO cards; CREATE VIEW preview_cards AS"
         " SELECT id, created_at, image_updated_at, image_file_name || 1 / (id - 15) AS image_file_name FROM cards"
     )
-    opener = Opener(hundred)
+    opener = Opener(own_hundred)
     pages = walk(opener)
     next(pages)
     with pytest.raises(DatabaseReadError, match="division by zero"):

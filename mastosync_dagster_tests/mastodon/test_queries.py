@@ -25,7 +25,6 @@ from mastosync_dagster.mastodon import (
 )
 from mastosync_dagster.mastodon import queries as queries_module
 from mastosync_dagster_tests.mastodon.cases import Case, paperclip_cases
-from mastosync_dagster_tests.mastodon.conftest import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -175,17 +174,16 @@ def _nodes(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-def test_a_query_reads_a_page_of_rows_whatever_is_in_them(mastodon: MastodonDatabase, *, analyzed: bool) -> None:
+def test_a_query_reads_a_page_of_rows_whatever_is_in_them(own_mastodon: MastodonDatabase, *, analyzed: bool) -> None:
     """PostgreSQL's own count of the rows that each step of the query read."""
-    mastodon.execute(STATUSES)
-    mastodon.execute(
+    own_mastodon.execute(
         "INSERT INTO media_attachments (id, account_id, status_id, file_file_name, created_at, updated_at)"
         " SELECT i, i, i, CASE WHEN i % 50 = 0 THEN 'a.png' END, '2023-01-01', '2023-01-01'"
         " FROM generate_series(1, 20000) AS i; INSERT INTO statuses (id) SELECT generate_series(1, 20000)"
     )
     if analyzed:
-        mastodon.execute("VACUUM ANALYZE media_attachments")
-        mastodon.execute("VACUUM ANALYZE statuses")
+        own_mastodon.execute("VACUUM ANALYZE media_attachments")
+        own_mastodon.execute("VACUUM ANALYZE statuses")
     queries: list[str] = []
 
     class Listening(Cursor):
@@ -196,8 +194,8 @@ def test_a_query_reads_a_page_of_rows_whatever_is_in_them(mastodon: MastodonData
 
     since = datetime(2022, 1, 1, tzinfo=timezone.utc)
     pages = walk_rows(
-        lambda: psycopg2.connect(mastodon.server.url, cursor_factory=Listening),
-        mastodon.schema(),
+        lambda: psycopg2.connect(own_mastodon.server.url, cursor_factory=Listening),
+        own_mastodon.schema(),
         Selection("media_attachments", changed_since=since),
         page_rows=500,
     )
@@ -205,7 +203,7 @@ def test_a_query_reads_a_page_of_rows_whatever_is_in_them(mastodon: MastodonData
     asked = [query for query in queries if "scanned" in query]
     assert len(asked) == 40 + 1
     for query in (asked[0], asked[20]):
-        with contextlib.closing(mastodon.connect()) as connection, connection.cursor() as cursor:
+        with contextlib.closing(own_mastodon.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(query.replace("WITH scanned", "EXPLAIN (ANALYZE, FORMAT JSON) WITH scanned"))
             ((explained,),) = cursor.fetchall()
         for node in _nodes(explained[0]["Plan"]):
@@ -243,13 +241,13 @@ def test_a_row_has_changed_when_one_of_its_times_is_later(
     assert mastodon.ids(Selection(table, changed_since=moment)) == [1]
 
 
-def test_the_session_time_zone_changes_nothing(mastodon: MastodonDatabase) -> None:
-    mastodon.execute(f"ALTER DATABASE \"{mastodon.server.database}\" SET timezone = 'Asia/Tokyo'")
-    mastodon.insert("preview_cards", {"id": 1, "image_file_name": "a", "image_updated_at": "2024-05-06 07:08:09"})
+def test_the_session_time_zone_changes_nothing(own_mastodon: MastodonDatabase) -> None:
+    own_mastodon.execute(f"ALTER DATABASE \"{own_mastodon.server.database}\" SET timezone = 'Asia/Tokyo'")
+    own_mastodon.insert("preview_cards", {"id": 1, "image_file_name": "a", "image_updated_at": "2024-05-06 07:08:09"})
     moment = datetime(2024, 5, 6, 7, 8, 8, tzinfo=timezone.utc)
-    assert mastodon.ids(Selection("preview_cards", changed_since=moment)) == [1]
-    assert mastodon.ids(Selection("preview_cards", changed_since=moment + timedelta(seconds=1))) == []
-    with contextlib.closing(mastodon.connect()) as connection:
+    assert own_mastodon.ids(Selection("preview_cards", changed_since=moment)) == [1]
+    assert own_mastodon.ids(Selection("preview_cards", changed_since=moment + timedelta(seconds=1))) == []
+    with contextlib.closing(own_mastodon.connect()) as connection:
         now = database_now(connection)
     assert now.utcoffset() == timedelta(0)
     assert abs(now - datetime.now(timezone.utc)) < timedelta(minutes=1)
@@ -324,7 +322,6 @@ def test_ranges_pages_and_tables_that_make_no_sense_are_refused(mastodon: Mastod
 
 
 def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: MastodonDatabase) -> None:
-    mastodon.execute(STATUSES)
     mastodon.execute("INSERT INTO statuses (id, deleted_at) VALUES (1, NULL), (2, '2024-01-01')")
     mastodon.insert("accounts", {"id": 1, "avatar_file_name": "a.png"})
     mastodon.insert("accounts", {"id": 2, "avatar_file_name": "a.png", "suspended_at": "2024-01-01"})
@@ -350,14 +347,15 @@ def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: Mas
         ("ALTER TABLE accounts DROP suspended_at; DROP TABLE statuses", set()),
     ],
 )
-def test_what_a_version_lacks_makes_nothing_private(mastodon: MastodonDatabase, change: str, private: set[int]) -> None:
-    mastodon.execute(STATUSES)
-    mastodon.execute("INSERT INTO statuses (id, deleted_at) VALUES (1, '2024-01-01')")
-    mastodon.insert("accounts", {"id": 1, "suspended_at": "2024-01-01"})
-    mastodon.insert("media_attachments", {"id": 1, "account_id": 1, "file_file_name": "a.png"})
-    mastodon.insert("media_attachments", {"id": 2, "status_id": 1, "file_file_name": "a.png"})
-    mastodon.execute(change)
-    assert {row["id"] for row in mastodon.rows(Selection("media_attachments")) if row["private"]} == private
+def test_what_a_version_lacks_makes_nothing_private(
+    own_mastodon: MastodonDatabase, change: str, private: set[int]
+) -> None:
+    own_mastodon.execute("INSERT INTO statuses (id, deleted_at) VALUES (1, '2024-01-01')")
+    own_mastodon.insert("accounts", {"id": 1, "suspended_at": "2024-01-01"})
+    own_mastodon.insert("media_attachments", {"id": 1, "account_id": 1, "file_file_name": "a.png"})
+    own_mastodon.insert("media_attachments", {"id": 2, "status_id": 1, "file_file_name": "a.png"})
+    own_mastodon.execute(change)
+    assert {row["id"] for row in own_mastodon.rows(Selection("media_attachments")) if row["private"]} == private
 
 
 def test_backups_are_private_and_other_tables_are_not(mastodon: MastodonDatabase) -> None:

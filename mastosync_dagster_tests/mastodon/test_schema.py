@@ -90,25 +90,25 @@ def test_a_database_that_is_not_mastodons_is_refused_with_all_that_is_absent(dat
         ("ALTER TABLE custom_emojis RENAME id TO number", "custom_emojis has no column id"),
     ],
 )
-def test_a_needed_column_that_is_absent_is_named(mastodon: MastodonDatabase, change: str, absent: str) -> None:
-    mastodon.execute(change)
+def test_a_needed_column_that_is_absent_is_named(own_mastodon: MastodonDatabase, change: str, absent: str) -> None:
+    own_mastodon.execute(change)
     with pytest.raises(NotMastodonError, match=f"{absent}[.;]"):
-        mastodon.schema()
+        own_mastodon.schema()
 
 
-def test_only_tables_that_are_asked_for_must_be_there(mastodon: MastodonDatabase) -> None:
-    mastodon.execute("DROP TABLE preview_cards")
-    assert mastodon.schema("accounts").has("accounts")
+def test_only_tables_that_are_asked_for_must_be_there(own_mastodon: MastodonDatabase) -> None:
+    own_mastodon.execute("DROP TABLE preview_cards")
+    assert own_mastodon.schema("accounts").has("accounts")
     with pytest.raises(NotMastodonError, match="it has no table imports"):
-        mastodon.schema("accounts", "imports")
+        own_mastodon.schema("accounts", "imports")
     with pytest.raises(NotMastodonError, match="preview_cards"):
-        mastodon.schema()
+        own_mastodon.schema()
 
 
-def test_what_the_user_may_not_read_is_absent(mastodon: MastodonDatabase, database: PostgresServer) -> None:
-    role = f"reader_{database.database}"
+def test_what_the_user_may_not_read_is_absent(mastodon: MastodonDatabase) -> None:
+    role, server = "reader_of_accounts", mastodon.server
     mastodon.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret word'; GRANT SELECT ON accounts TO {role}")
-    url = f"postgresql://{role}:secret word@{database.host}:{database.port}/{database.database}"
+    url = f"postgresql://{role}:secret word@{server.host}:{server.port}/{server.database}"
     try:
         with contextlib.closing(psycopg2.connect(url)) as connection:
             assert read_schema(connection, ["accounts"]).has("accounts", "avatar_file_name")
@@ -118,21 +118,21 @@ def test_what_the_user_may_not_read_is_absent(mastodon: MastodonDatabase, databa
         mastodon.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(mastodon: MastodonDatabase) -> None:
+def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(own_mastodon: MastodonDatabase) -> None:
     def set_search_path(path: str) -> None:
-        mastodon.execute(f'ALTER DATABASE "{mastodon.server.database}" SET search_path = {path}')
+        own_mastodon.execute(f'ALTER DATABASE "{own_mastodon.server.database}" SET search_path = {path}')
 
-    mastodon.insert("accounts", {"id": 5, "avatar_file_name": "a.png"})
-    mastodon.execute(
-        "ALTER SCHEMA public RENAME TO mastodon; CREATE SCHEMA public; CREATE TABLE public.accounts (id int)"
+    own_mastodon.insert("accounts", {"id": 5, "avatar_file_name": "a.png"})
+    own_mastodon.execute(
+        "ALTER SCHEMA public RENAME TO own_mastodon; CREATE SCHEMA public; CREATE TABLE public.accounts (id int)"
     )
-    set_search_path("absent, mastodon, public")
-    schema = mastodon.schema()
+    set_search_path("absent, own_mastodon, public")
+    schema = own_mastodon.schema()
     set_search_path("public")
-    (page,) = walk_rows(mastodon.connect, schema, Selection("accounts"))
+    (page,) = walk_rows(own_mastodon.connect, schema, Selection("accounts"))
     assert [row["id"] for row in page.rows] == [5]
     with pytest.raises(NotMastodonError, match="accounts has no column"):
-        mastodon.schema()
+        own_mastodon.schema()
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
