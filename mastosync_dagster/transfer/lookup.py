@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from bisect import bisect_left
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from typing_extensions import Self
 
-    from mastosync_dagster.transfer.items import Item, KeyRange
+    from mastosync_dagster.transfer.items import Item
     from mastosync_dagster.transfer.storage import ListedObject, Storage
 
 _POLL_SECONDS = 0.5
+
+# A page answers for 1,000 keys. Fewer are aimed at, so that a few objects nobody asks for (left over from deleted rows)
+# do not cost a second page.
+_KEYS_OF_A_PAGE = 900
 
 
 class LookupStoppedError(Exception):
@@ -55,13 +62,13 @@ class Asked:
 
     Attributes:
         items: The batch's items by key.
-        listed: Sides (source, destination) that are being listed; the others are asked by HEAD.
-        futures: The requests to each side.
+        listed: Whether each side is listed, source first; else it is asked by HEAD.
+        futures: The requests to each side, source first.
     """
 
     items: dict[str, Item]
     listed: list[bool]
-    futures: tuple[list[Future[View]], list[Future[View]]]
+    futures: list[list[Future[View]]]
 
 
 def _list(storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event) -> View:
@@ -103,6 +110,29 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until
                 view.unknown.clear()
                 break
     return view
+
+
+def split(ranges: Iterable[KeyRange], keys: Iterable[str]) -> list[KeyRange]:
+    """Cut ranges into pieces that one page each is likely to answer for, to be listed at the same time.
+
+    Args:
+        ranges: Key ranges.
+        keys: The keys that are expected there. Pieces begin at the folder of one of them.
+    """
+    ordered = sorted(keys)
+    pieces = []
+    for one in ranges:
+        start = one.start
+        first, last = bisect_left(ordered, one.start), bisect_left(ordered, one.end)
+        pages = max(1, math.ceil((last - first) / _KEYS_OF_A_PAGE))
+        for page in range(1, pages):
+            key = ordered[first + (last - first) * page // pages]
+            cut = key[: key.rindex("/") + 1]
+            if cut > start:
+                pieces.append(KeyRange(one.prefix, start, cut))
+                start = cut
+        pieces.append(KeyRange(one.prefix, start, one.end))
+    return pieces
 
 
 def source_keys(item: Item) -> tuple[str, ...]:
@@ -167,16 +197,15 @@ class Lookup:
             ranges: Key ranges that hold all keys of the items; empty: ask for each object.
         """
         listed = [bool(ranges) and may_list for may_list in self._may_list]
-        futures = tuple(
-            self._start_listing(side, items.values(), ranges) if listed[side] else self._start_heads(side, items)
+        wanted = set(items).union(*(item.candidates for item in items.values() if item.candidates))
+        pages = split(ranges, items) if any(listed) else []
+        futures = [
+            [self._list_pool.submit(_list, self._sides[side], page, wanted, self._halt) for page in pages]
+            if listed[side]
+            else self._start_heads(side, items)
             for side in (0, 1)
-        )
-        return Asked(items, listed, (futures[0], futures[1]))
-
-    def _start_listing(self, side: int, items: Collection[Item], ranges: Iterable[KeyRange]) -> list[Future[View]]:
-        keys = destination_keys if side else source_keys
-        wanted = {key for item in items for key in keys(item)}
-        return [self._list_pool.submit(_list, self._sides[side], one, wanted, self._halt) for one in ranges]
+        ]
+        return Asked(items, listed, futures)
 
     def _start_heads(self, side: int, items: dict[str, Item]) -> list[Future[View]]:
         keys = destination_keys if side else source_keys

@@ -22,7 +22,7 @@ MANIFEST = "manifest.parquet"
 VERSION = 1
 """Version of the columns. Readers accept this one and those before it."""
 
-GROUP_LINES = 16_384
+GROUP_LINES = 4096
 """Lines of one Parquet row group: what reader and writer hold in memory."""
 
 _VERSION_KEY = b"mastosync.manifest"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LookupStoppedError", "PlanCounts", "make_plan"]
 
-_BATCHES_IN_FLIGHT = 3
+_BATCHES_IN_FLIGHT = 2
 _HEADS_IN_FLIGHT = 64
 _PROGRESS_SECONDS = 1.0
 _ETAG_QUESTIONS = 10
