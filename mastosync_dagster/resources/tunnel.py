@@ -103,6 +103,7 @@ class Tunnel:
         self._settings = settings
         self._lock = threading.Lock()
         self._forwarder: _Forwarder | None = None
+        self._port = 0
 
     def address(self) -> tuple[str, int]:
         """Return where the database is reached on this machine; open the tunnel where it does not stand.
@@ -113,14 +114,21 @@ class Tunnel:
         with self._lock:
             if self._forwarder is None or not self._forwarder.is_active:
                 self._close()
-                forwarder = _Forwarder(self._settings)
-                try:
-                    forwarder.start()
-                except BaseException:
-                    _stop(forwarder)
-                    raise
-                self._forwarder = forwarder
-            return _LOOPBACK, self._forwarder.local_bind_port
+                self._forwarder, self._port = self._open()
+            return _LOOPBACK, self._port
+
+    def _open(self) -> tuple[_Forwarder, int]:
+        forwarder = _Forwarder(self._settings)
+        try:
+            forwarder.start()
+            port = forwarder.local_bind_port
+        except sshtunnel.BaseSSHTunnelForwarderError as error:
+            _stop(forwarder)
+            raise TunnelError(f"The tunnel through {self._settings.server} broke: {error}.", permanent=False) from error
+        except BaseException:
+            _stop(forwarder)
+            raise
+        return forwarder, port
 
     def reaches_database(self) -> bool:
         """Tell whether the tunnel carries a connection to the database; close it where the SSH connection was lost.
