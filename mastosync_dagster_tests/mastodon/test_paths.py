@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mastosync_dagster.mastodon import TABLES, KeySpan, id_partition, key_spans, prefixed, split_name, stored_objects
 from mastosync_dagster.mastodon.paths import earlier_id_partition, id_class, is_blank
 from mastosync_dagster.mastodon.tables import BLANK
+
+# A busy machine is no failure.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 WIDTHS = tuple(10**digits for digits in (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18))
 BIGINTS = st.integers(-(2**63), 2**63 - 1)
@@ -102,14 +105,14 @@ def test_an_id_becomes_folders_of_three_digits(row_id: int, partition: str) -> N
 
 
 @given(IDS)
-@settings(deadline=None, max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 def test_partitions_are_those_of_paperclip(row_id: int) -> None:
     width = 9 if row_id < 1_000_000_000 else 12
     assert id_partition(row_id) == "/".join(ruby_scan_three_digits(ruby_format(row_id, width)))
 
 
 @given(IDS)
-@settings(deadline=None, max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 def test_the_earlier_partition_is_named_where_it_differs(row_id: int) -> None:
     earlier = "/".join(ruby_scan_three_digits(ruby_format(row_id, 9)))
     assert earlier_id_partition(row_id) == (None if earlier == id_partition(row_id) else earlier)
@@ -155,7 +158,7 @@ def test_names_are_split_as_ruby_splits_them(name: str) -> None:
 
 
 @given(NAMES)
-@settings(deadline=None, max_examples=1000)
+@settings(UNHURRIED, max_examples=1000)
 def test_every_name_is_split_as_rubys_c_code_splits_it(name: str) -> None:
     assert split_name(name) == ruby_basename_and_extname(name)
 
@@ -196,7 +199,7 @@ def test_the_key_prefix_stands_verbatim_less_one_leading_slash(key_prefix: str, 
     processing=st.sampled_from([None, 0, 2]),
     var=st.sampled_from(["thumbnail", "app_icon", "mascot"]),
 )
-@settings(deadline=None, max_examples=1000)
+@settings(UNHURRIED, max_examples=1000)
 def test_every_key_and_candidate_of_a_row_lies_in_a_span_of_its_ids(
     table: str,
     ids: list[int],
@@ -221,7 +224,7 @@ def test_every_key_and_candidate_of_a_row_lies_in_a_span_of_its_ids(
 
 
 @given(table=st.sampled_from(sorted(TABLES)), ids=st.tuples(IDS, IDS).map(sorted))
-@settings(deadline=None, max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 def test_spans_are_ordered_disjoint_and_one_for_each_prefix_where_ids_are_alike(table: str, ids: list[int]) -> None:
     spans = key_spans(table, *ids)
     prefixes = [span.prefix for span in spans]
