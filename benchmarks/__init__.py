@@ -1,0 +1,1 @@
+"""What mastosync costs, beside what an admin would use instead: ``make bench``."""

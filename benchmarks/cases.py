@@ -1,0 +1,135 @@
+"""The cases: what the contenders are asked to do, in which setting."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import obstore
+
+from benchmarks.contenders import RCLONE_AGAIN, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
+from benchmarks.servers import Kind
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from benchmarks.contenders import Contender
+    from benchmarks.dataset import Rows
+
+FIRST = "first copy"
+AGAIN = "everything present"
+SOME_NEW = "1 % new"
+BIG = "{count} objects of 64 MB"
+EMPTY = "empty range"
+FLAGS = "flags of rclone"
+
+NEW_SHARE = 0.01
+BIG_CONCURRENCY = 16
+_BOTO3_WITH_DELAY = 3_000
+"""So many objects for the boto3 loop behind a delay: 70 a second, however many there are."""
+_FOR_FLAGS = 5_000
+
+FLAG_CHOICES = (
+    ("--no-traverse",),
+    ("--fast-list",),
+    ("--no-traverse", "--s3-no-head"),
+    ("--no-traverse", "--no-check-dest", "--s3-no-head"),
+    ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-head-object"),
+    ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-head-object", "--s3-use-unsigned-payload=true"),
+    ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-head-object", "--buffer-size=0"),
+)
+"""What rclone's documentation offers to make a copy of many small objects faster."""
+
+
+def first(rows: Rows, count: int) -> Rows:
+    """Return rows with their first objects only: for contenders that are told keys, not ids."""
+    return replace(rows, bodies=rows.bodies[:count])
+
+
+def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
+    """Copy everything to an empty destination."""
+    contenders: list[Contender] = [WholeRun(), Engine(), Rclone(RCLONE_FIRST), Boto3Loop()]
+    with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
+        for repetition in range(1, bench.repetitions + 1):
+            # Whoever begins, begins each time with another: no one always has the warm machine.
+            turn = repetition % len(contenders)
+            for contender in contenders[turn:] + contenders[:turn]:
+                slow = isinstance(contender, Boto3Loop) and delay_ms > 0
+                task = first(rows, _BOTO3_WITH_DELAY) if slow else rows
+                with bench.server(kind, place) as destination:
+                    bench.measure(FIRST, contender, task, source, destination, repetition=repetition)
+
+
+def flags(bench: Bench, delay_ms: int, rows: Rows) -> None:
+    """Try what rclone offers, so that it is compared at its best."""
+    task = first(rows, _FOR_FLAGS)
+    for kind in (Kind.RCLONE, Kind.MEMORY):
+        with bench.place(delay_ms) as place, bench.server(kind, place, task) as source:
+            for choice, repetition in itertools.product(FLAG_CHOICES, range(1, bench.repetitions + 1)):
+                with bench.server(kind, place) as destination:
+                    contender = Rclone(choice, name=f"rclone {' '.join(choice)}")
+                    bench.measure(FLAGS, contender, task, source, destination, repetition=repetition)
+
+
+def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
+    """Run over a destination that has everything, then over one that lacks the newest objects.
+
+    rclone has filled it: it compares times that it kept with the objects itself.
+    """
+    contenders: list[Contender] = [
+        WholeRun(),
+        Planning(),
+        Rclone(RCLONE_AGAIN),
+        Rclone(("--checksum", "--fast-list"), name="rclone, whole bucket, --checksum --fast-list", files=False),
+    ]
+    updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_AGAIN))
+    new = [body.key for body in rows.bodies[-round(len(rows.bodies) * NEW_SHARE) :]]
+    with (
+        bench.place(delay_ms) as place,
+        bench.server(kind, place, rows) as source,
+        bench.server(kind, place) as destination,
+    ):
+        bench.measure("filling", Rclone(RCLONE_FIRST), rows, source, destination)
+        for repetition in range(1, bench.repetitions + 1):
+            for contender in contenders:
+                bench.measure(AGAIN, contender, rows, source, destination, repetition=repetition)
+        for repetition in range(1, bench.repetitions + 1):
+            for contender in updaters:
+                obstore.delete(destination.store(), new)
+                bench.measure(SOME_NEW, contender, rows, source, destination, repetition=repetition)
+
+
+def big(bench: Bench, *ranges: Rows) -> None:
+    """Copy ranges of objects of 64 MB, with no delay."""
+    contenders: tuple[Contender, ...] = (
+        WholeRun(),
+        Engine(),
+        Rclone(("--no-traverse", "--no-check-dest", "--s3-no-head")),
+        Boto3Loop(),
+    )
+    for rows in ranges:
+        case = BIG.format(count=rows.count)
+        with bench.place(0) as place, bench.server(Kind.RCLONE, place, rows) as source:
+            for repetition, contender in itertools.product(range(1, bench.repetitions + 1), contenders):
+                with bench.server(Kind.RCLONE, place) as destination:
+                    bench.measure(
+                        case,
+                        contender,
+                        rows,
+                        source,
+                        destination,
+                        repetition=repetition,
+                        concurrency=BIG_CONCURRENCY,
+                    )
+
+
+def empty(bench: Bench, rows: Rows) -> None:
+    """Run over a range of ids without rows: what a run costs when there is nothing to do."""
+    nothing = replace(rows, lo=rows.hi + 10**12, hi=rows.hi + 2 * 10**12, count=0, bodies=())
+    with (
+        bench.place(0) as place,
+        bench.server(Kind.RCLONE, place) as source,
+        bench.server(Kind.RCLONE, place) as destination,
+    ):
+        for repetition in range(1, max(5, bench.repetitions) + 1):
+            bench.measure(EMPTY, WholeRun(), nothing, source, destination, repetition=repetition)

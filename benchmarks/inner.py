@@ -1,0 +1,121 @@
+"""Parts of mastosync alone, without Dagster. Run as a program by the benchmark, which reads what it prints.
+
+Prints one line of JSON: seconds and CPU seconds of the part itself, imports left out, and what it counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import psycopg2
+
+from mastosync_dagster.mastodon import IdRange, Selection, id_boundaries, read_schema, walk_rows
+from mastosync_dagster.selection import batches
+from mastosync_dagster.transfer.copying import CopySettings, copy_plan
+from mastosync_dagster.transfer.planning import make_plan
+from mastosync_dagster.transfer.settings import StorageSettings
+from mastosync_dagster.transfer.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _storage(name: str, prefix: str) -> Storage:
+    def variable(rest: str) -> str:
+        return os.environ[f"{prefix}{rest}"]
+
+    settings = StorageSettings(
+        name=name,
+        bucket=variable("S3_BUCKET"),
+        endpoint_url=variable("S3_ENDPOINT"),
+        region=variable("S3_REGION"),
+        access_key_id=variable("AWS_ACCESS_KEY_ID"),
+        secret_access_key=variable("AWS_SECRET_ACCESS_KEY"),
+        permission="public-read",
+    )
+    return Storage(settings, lambda: boto3.client("s3"))
+
+
+def _sides() -> tuple[Storage, Storage]:
+    return _storage("source", ""), _storage("destination", "DESTINATION_")
+
+
+def _connect() -> psycopg2.extensions.connection:
+    return psycopg2.connect(os.environ["DATABASE_URL"])
+
+
+def plan(folder: Path, table: str, lo: int, hi: int) -> dict[str, object]:
+    """Read the rows of a range and plan them, as the op does."""
+    source, destination = _sides()
+    with contextlib.closing(_connect()) as connection:
+        schema = read_schema(connection, [table])
+    pages = walk_rows(_connect, schema, Selection(table=table, ids=IdRange(lo, hi)))
+    counts = make_plan(
+        batches(pages),
+        source,
+        destination,
+        folder,
+        listers=8,
+        copy_private=False,
+        on_progress=None,
+        stop=threading.Event(),
+    )
+    return dataclasses.asdict(counts)
+
+
+def copy(folder: Path, concurrency: int) -> dict[str, object]:
+    """Carry out a plan."""
+    source, destination = _sides()
+    counts = copy_plan(
+        folder,
+        source,
+        destination,
+        CopySettings(concurrency=concurrency),
+        on_progress=lambda _: None,
+        stop=threading.Event(),
+    )
+    if counts.failed or counts.missing or counts.stopped:
+        raise SystemExit(f"not all was copied: {counts}")
+    return {"copied": counts.copied, "retries": counts.source.retries | counts.destination.retries}
+
+
+def boundaries(table: str) -> dict[str, object]:
+    """Divide a table into ranges."""
+    ranges = sum(1 for _ in id_boundaries(_connect, table, after=None, rows_per_range=50_000))
+    return {"ranges": ranges}
+
+
+def _measured(part: Callable[[], dict[str, object]]) -> dict[str, object]:
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    counted = part()
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu_seconds": cpu, "counted": counted}
+
+
+def main(part: str, *arguments: str) -> None:
+    """Measure a part."""
+    if part == "plan":
+        folder, table, lo, hi = arguments
+        measured = _measured(lambda: plan(Path(folder), table, int(lo), int(hi)))
+    elif part == "copy":
+        folder, concurrency = arguments
+        measured = _measured(lambda: copy(Path(folder), int(concurrency)))
+    else:
+        (table,) = arguments
+        measured = _measured(lambda: boundaries(table))
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,34 @@
+"""The two programs in C that the benchmark needs, built when it starts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+_SOURCES = Path(__file__).parent / "native"
+
+
+class NoCompilerError(RuntimeError):
+    """There is no C compiler on this machine."""
+
+
+def build(name: str, folder: Path) -> Path:
+    """Compile ``native/<name>.c`` unless that is done, and return the program.
+
+    Args:
+        name: ``delayline`` or ``memory_s3``.
+        folder: Where programs lie.
+
+    Raises:
+        NoCompilerError: Neither ``cc`` nor ``gcc`` nor ``clang`` is on PATH.
+    """
+    source, program = _SOURCES / f"{name}.c", folder / name
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        raise NoCompilerError("the benchmark needs a C compiler: install the package gcc")
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    return program

@@ -1,0 +1,148 @@
+"""Tables and a plot, from results."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+from benchmarks import cases
+from benchmarks.bars import DELAY_MS, bars
+from benchmarks.servers import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from benchmarks.results import Figures, Results
+
+_BEGIN, _END = "<!-- measured: written by `make bench` -->", "<!-- end of measured -->"
+_LEFT_OUT = ("filling",)
+
+
+def markdown(results: Results) -> str:
+    """Return everything that was measured as Markdown."""
+    return "\n".join((*_about(results), *_bars(results), *_tables(results), *_ceilings(results)))
+
+
+def _about(results: Results) -> Iterator[str]:
+    yield from (f"- {name}: {value}" for name, value in results.about.items())
+    yield from (f"- Left out: {note}" for note in results.notes)
+    yield ""
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _bars(results: Results) -> Iterator[str]:
+    yield "### What must hold\n"
+    yield _row("what", "bar", "measured", "holds")
+    yield _row("---", "---", "---", "---")
+    for bar in bars(results):
+        holds = {None: "", True: "yes", False: "**no**"}[bar.holds]
+        yield _row(bar.what, bar.bar, bar.measured or "not measured", holds)
+    yield ""
+
+
+def title(case: str, server: str, delay_ms: int) -> str:
+    """Return a heading for a comparison."""
+    return f"{case[0].upper()}{case[1:]}, {server}, {f'{delay_ms} ms' if delay_ms else 'no delay'}"
+
+
+def _tables(results: Results) -> Iterator[str]:
+    for setting in results.settings():
+        if setting[0] in _LEFT_OUT:
+            continue
+        contenders = results.contenders(*setting)
+        yield f"### {title(*setting)}\n"
+        heads = ["who", "in flight", "seconds (runs)", "objects/s"]
+        heads += ["CPU s per 1,000", "peak RSS MB", "requests per object"]
+        base = next((one for one in contenders if one.contender == "rclone"), None)
+        if base is not None:
+            heads[4:4] = ["x rclone"]
+            heads[6:6] = ["x rclone"]
+        yield _row(*heads)
+        yield _row("---", *["---:"] * (len(heads) - 1))
+        for one in contenders:
+            yield _row(*_cells(one, base))
+        yield ""
+
+
+def _cells(one: Figures, base: Figures | None) -> list[str]:
+    spread = f"{one.fastest:.2f} to {one.slowest:.2f}, {one.repetitions}" if one.repetitions > 1 else "1"
+    rate, cpu = (f"{one.rate:,.0f}", f"{one.cpu_per_thousand:.3f}") if one.objects else ("", "")
+    requests = "" if one.requests_per_object is None else f"{one.requests_per_object:.4g}"
+    cells = [one.contender, str(one.concurrency), f"{one.seconds:.2f} ({spread})", rate]
+    cells += [cpu, f"{one.peak_rss_mb:.0f}", requests]
+    if base is not None:
+        cells[4:4] = [f"{one.rate / base.rate:.2f}"]
+        cells[6:6] = [f"{one.cpu_per_thousand / base.cpu_per_thousand:.2f}"]
+    return cells
+
+
+def _ceilings(results: Results) -> Iterator[str]:
+    if not results.ceilings:
+        return
+    yield "### Ceilings of servers and delay line\n"
+    yield _row("what", "measured")
+    yield _row("---", "---:")
+    for name, value in results.ceilings.items():
+        yield _row(name, f"{value:,.1f}")
+    yield ""
+
+
+def put_into(document: Path, results: Results) -> None:
+    """Replace the measured part of a document.
+
+    Raises:
+        ValueError: The document has no place for it.
+    """
+    text = document.read_text()
+    pattern = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{document} has no lines {_BEGIN} and {_END}")
+    document.write_text(pattern.sub(lambda _: f"{_BEGIN}\n\n{markdown(results)}\n{_END}", text))
+
+
+_WIDTH, _LABEL, _BAR, _GAP, _TITLE = 760, 250, 20, 6, 30
+_COLOURS = {"mastosync": "#6364ff", "rclone": "#8c8d99", "boto3": "#c9a227"}
+
+
+def svg(results: Results) -> str:
+    """Return a plot: a panel per comparison, a bar per contender, objects per second."""
+    panels = [
+        (setting, results.contenders(*setting))
+        for setting in (
+            (cases.FIRST, Kind.RCLONE.value, DELAY_MS),
+            (cases.FIRST, Kind.RCLONE.value, 0),
+            (cases.FIRST, Kind.MEMORY.value, 0),
+            (cases.AGAIN, Kind.RCLONE.value, DELAY_MS),
+            (cases.SOME_NEW, Kind.RCLONE.value, DELAY_MS),
+        )
+    ]
+    parts: list[str] = []
+    top = 10
+    for setting, contenders in panels:
+        if contenders:
+            parts += _panel(top, f"{title(*setting)}: objects/s", contenders)
+            top += _TITLE + len(contenders) * (_BAR + _GAP) + 14
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{top}" viewBox="0 0 {_WIDTH} {top}"'
+        ' font-family="sans-serif" font-size="13">\n'
+        f'<rect width="{_WIDTH}" height="{top}" fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def _panel(top: int, heading: str, contenders: Sequence[Figures]) -> Iterator[str]:
+    yield f'<text x="10" y="{top + 18}" font-weight="bold" fill="#222">{html.escape(heading)}</text>'
+    most = max(one.rate for one in contenders)
+    room = _WIDTH - _LABEL - 90
+    for number, one in enumerate(contenders):
+        y = top + _TITLE + number * (_BAR + _GAP)
+        width = max(1, round(one.rate / most * room))
+        colour = next((colour for name, colour in _COLOURS.items() if one.contender.startswith(name)), "#444")
+        label = html.escape(one.contender.partition(", --")[0].replace(", whole bucket", " (whole bucket)"))
+        yield f'<text x="{_LABEL - 8}" y="{y + 15}" text-anchor="end" fill="#222">{label}</text>'
+        yield f'<rect x="{_LABEL}" y="{y}" width="{width}" height="{_BAR}" fill="{colour}"/>'
+        yield f'<text x="{_LABEL + width + 6}" y="{y + 15}" fill="#222">{one.rate:,.0f}</text>'

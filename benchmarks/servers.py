@@ -1,0 +1,184 @@
+"""The S3 servers that the contenders copy between."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import secrets
+import subprocess
+import tempfile
+import threading
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import obstore
+from botocore.config import Config
+from obstore.store import S3Store
+
+from benchmarks.native import build
+from benchmarks.network import Place, wait_until_listening
+from mastosync_dagster.demo.processes import running
+from mastosync_dagster.demo.servers import free_port, rclone_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+    from benchmarks.dataset import Body
+
+BUCKET = "media"
+REGION = "us-east-1"
+
+
+class Kind(enum.Enum):
+    """Which server."""
+
+    RCLONE = "rclone serve s3"
+    """A real one: checks signatures, keeps every header. A third of a CPU millisecond a request."""
+
+    MEMORY = "memory_s3"
+    """Ours in C: a few hundredths of a millisecond a request, counts what it answers, holds a million objects."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server with one bucket, `BUCKET`.
+
+    Attributes:
+        kind: Which server it is.
+        place: Where it stands.
+        port: Its TCP port.
+        access_key_id: Its only access key.
+        secret_access_key: That key's secret.
+        pid: Its process id.
+    """
+
+    kind: Kind
+    place: Place
+    port: int
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    pid: int
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the server."""
+        return f"http://{self.place.address}:{self.port}"
+
+    def client(self) -> S3Client:
+        """Return a boto3 client as a script for third-party storage makes it."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name=REGION,
+            config=Config(
+                s3={"addressing_style": "path"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def store(self) -> S3Store:
+        """Return an obstore store of the bucket."""
+        return S3Store(
+            BUCKET,
+            endpoint=self.endpoint,
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            region=REGION,
+            unsigned_payload=True,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+    def environment(self, prefix: str = "") -> dict[str, str]:
+        """Return the variables that describe this side to mastosync."""
+        return {
+            f"{prefix}S3_BUCKET": BUCKET,
+            f"{prefix}S3_ENDPOINT": self.endpoint,
+            f"{prefix}S3_REGION": REGION,
+            f"{prefix}AWS_ACCESS_KEY_ID": self.access_key_id,
+            f"{prefix}AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests a `Kind.MEMORY` server has answered, by name (GET, HEAD, PUT, LIST, ...)."""
+        with urllib.request.urlopen(f"{self.endpoint}/-/counts", timeout=10) as answer:  # noqa: S310  (our own server)
+            lines = answer.read().decode().splitlines()
+        return {name: int(number) for name, number in (line.split() for line in lines)}
+
+
+@contextlib.contextmanager
+def server(kind: Kind, place: Place, programs: Path) -> Iterator[Server]:
+    """Run a server with an empty bucket until the block ends.
+
+    Args:
+        kind: Which server.
+        place: Where it stands.
+        programs: Where compiled programs lie.
+    """
+    port, key, secret = free_port(), secrets.token_hex(8), secrets.token_hex(20)
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-bench-s3-")))
+        if kind is Kind.RCLONE:
+            command = [str(rclone_binary()), "serve", "s3", "--auth-key", f"{key},{secret}"]
+            command += ["--addr", f"{place.address}:{port}", "--config", "", "-q", ":memory:"]
+            process = stack.enter_context(running([*place.enter, *command], log=base / "log", grace=2))
+        else:
+            command = [str(build("memory_s3", programs)), place.address, str(port)]
+            process = stack.enter_context(_held(place, command))
+        wait_until_listening(place, port)
+        made = Server(kind, place, port, key, secret, process.pid)
+        made.client().create_bucket(Bucket=BUCKET)
+        yield made
+
+
+@contextlib.contextmanager
+def _held(place: Place, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program that ends when its standard input closes."""
+    with subprocess.Popen([*place.enter, *command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stdin is not None  # noqa: S101  (it is a pipe)
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+
+
+def fill(target: Server, bodies: Iterable[Body], threads: int = 32) -> None:
+    """Put objects into a server.
+
+    Args:
+        target: The server.
+        bodies: The objects.
+        threads: Requests in flight.
+
+    Raises:
+        BaseException: What the first request that failed raised.
+    """
+    store, lock, source = target.store(), threading.Lock(), iter(bodies)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not errors:
+                with lock:
+                    body = next(source, None)
+                if body is None:
+                    return
+                obstore.put(store, body.key, body.content(), attributes=body.attributes(), use_multipart=body.is_large)
+        except BaseException as error:  # noqa: BLE001  (handed to the caller)
+            errors.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if errors:
+        raise errors[0]
