@@ -46,7 +46,7 @@ class TunnelError(Exception):
         permanent: No retry helps until somebody changes a setting.
     """
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
 
