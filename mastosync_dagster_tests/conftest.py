@@ -25,15 +25,31 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+def _execute(server: PostgresServer, statement: str) -> None:
+    administrative = replace(server, database="postgres")
+    with contextlib.closing(psycopg2.connect(administrative.url)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(statement)
+
+
+def create_database(server: PostgresServer, template: str = "template1") -> PostgresServer:
+    """Create a database of a new name, as a copy of another that nobody is connected to."""
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    return replace(server, database=name)
+
+
+def drop_database(server: PostgresServer) -> None:
+    """Drop a database, whoever is connected to it."""
+    _execute(server, f'DROP DATABASE "{server.database}" WITH (FORCE)')
+
+
 @pytest.fixture
 def database(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     """An empty database of the test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    with contextlib.closing(psycopg2.connect(postgres_server.url)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f'CREATE DATABASE "{name}"')
-        yield replace(postgres_server, database=name)
-        connection.cursor().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    created = create_database(postgres_server)
+    yield created
+    drop_database(created)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +75,8 @@ class Bucket:
     client: S3Client
 
 
-def _bucket(server: S3Server) -> Bucket:
+def create_bucket(server: S3Server) -> Bucket:
+    """Create a bucket of a new name."""
     client = boto3_client(server)
     name = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name)
@@ -69,10 +86,10 @@ def _bucket(server: S3Server) -> Bucket:
 @pytest.fixture
 def source_bucket(source_server: S3Server) -> Bucket:
     """An empty bucket at the source."""
-    return _bucket(source_server)
+    return create_bucket(source_server)
 
 
 @pytest.fixture
 def destination_bucket(destination_server: S3Server) -> Bucket:
     """An empty bucket at the destination."""
-    return _bucket(destination_server)
+    return create_bucket(destination_server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from botocore import exceptions as botocore_errors
@@ -52,6 +53,11 @@ class StorageError(Exception):
         self.retryable = retryable
         self.retry_after = retry_after
         self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled, as Dagster does with what an op returns: exceptions forget keyword-only arguments."""
+        named = {name: getattr(self, name) for name in ("reason", "permanent", "retryable", "retry_after", "key")}
+        return partial(StorageError, **named), self.args
 
 
 @dataclass(frozen=True, slots=True)

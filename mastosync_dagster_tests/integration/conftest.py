@@ -20,13 +20,13 @@ from mastosync_dagster.demo.instance import Instance, build
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.proxy import Proxy, s3_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mastosync_dagster.demo.servers import PostgresServer
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster.demo.servers import PostgresServer, S3Server
 
 ROWS = 300
 ROWS_PER_PARTITION = 40
@@ -123,17 +123,35 @@ def environment_for(
     }
 
 
+@dataclass(frozen=True)
+class Original:
+    """A generated instance that all tests share: its database to copy from, its bucket to read only."""
+
+    instance: Instance
+    database: PostgresServer
+    bucket: Bucket
+
+
+@pytest.fixture(scope="session")
+def original(postgres_server: PostgresServer, source_server: S3Server) -> Original:
+    """Some 300 rows in which every case of Mastodon's storage occurs."""
+    database = create_database(postgres_server)
+    bucket = create_bucket(source_server)
+    with contextlib.closing(psycopg2.connect(database.url)) as connection:
+        instance = build(connection, source_server, bucket.name, rows=ROWS)
+    return Original(instance, database, bucket)
+
+
 @pytest.fixture
 def world(
-    database: PostgresServer,
-    source_bucket: Bucket,
+    original: Original,
     destination_bucket: Bucket,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
-    """A fresh instance of some 300 rows in which every case of Mastodon's storage occurs, and nothing copied yet."""
-    with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_bucket.server, source_bucket.name, rows=ROWS)
+    """The instance with a database of the test's own, and nothing copied yet. Its source bucket is to be read only."""
+    instance, source_bucket = original.instance, original.bucket
+    database = create_database(original.database, template=original.database.database)
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
@@ -157,3 +175,4 @@ def world(
                 dagster,
                 environment,
             )
+    drop_database(database)
