@@ -57,6 +57,14 @@ def not_mastodon(database: str, absent: str) -> NotMastodonError:
     )
 
 
+def may_not_read(database: str, what: str) -> DatabaseReadError:
+    """Return the error for a user who lacks a right."""
+    return DatabaseReadError(
+        f"The database {database!r} does not let its user read {what}."
+        " GRANT SELECT on it to the user of DATABASE_URL or DB_USER, or name another user there."
+    )
+
+
 @contextlib.contextmanager
 def short_transaction(connection: Connection, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Iterator[Cursor]:
     """Give a cursor within a read-only transaction of its own, which ends with the block.
@@ -171,10 +179,7 @@ class Reader:
         if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
             raise not_mastodon(self._database, _first_line(error)) from error
         if isinstance(error, errors.InsufficientPrivilege):
-            raise DatabaseReadError(
-                f"The database {self._database!r} refuses: {_first_line(error)}."
-                " Give the user of DATABASE_URL or DB_USER the right to SELECT there."
-            ) from error
+            raise may_not_read(self._database, f"what it must ({_first_line(error)})") from error
         # Of a connection that broke, psycopg2 sometimes raises the base class alone.
         if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not connection.closed:
             raise DatabaseReadError(f"Reading the database {self._database!r} failed: {_first_line(error)}") from error

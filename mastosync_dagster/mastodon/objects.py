@@ -14,7 +14,7 @@ from mastosync_dagster.mastodon.paths import (
     prefixed,
     split_name,
 )
-from mastosync_dagster.mastodon.tables import BLANK, ORIGINAL, UNFINISHED, Remote, table_named
+from mastosync_dagster.mastodon.tables import BLANK, ORIGINAL, PROCESSING, UNFINISHED, Remote, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +93,7 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
         folders = [
             f"{before}{cache}{table}/{attachment.folder}/{partition}/" for partition in partitions for cache in caches
         ]
-        unfinished = bool(attachment.renamed_to) and _integer(facts, row, "processing") in UNFINISHED
+        unfinished = bool(attachment.renamed_to) and _integer(facts, row, PROCESSING) in UNFINISHED
         if unfinished:
             names = _names_until_finished(facts, row, attachment, name)
             keys = [f"{folder}original/{each}" for each in names for folder in folders]

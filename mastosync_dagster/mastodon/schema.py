@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
-from mastosync_dagster.mastodon.connection import not_mastodon, short_transaction
-from mastosync_dagster.mastodon.tables import TABLES, Table, table_named
+from mastosync_dagster.mastodon.connection import may_not_read, not_mastodon, short_transaction
+from mastosync_dagster.mastodon.tables import PROCESSING, TABLES, Table, table_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
@@ -45,12 +45,14 @@ class Schema:
 
     Attributes:
         database: The database's name.
-        columns: The columns that its user may know of, by table.
+        columns: The columns that its user may read, by table.
+        unreadable: The columns that are there and that its user may not read, by table.
         namespaces: The PostgreSQL schema that each table lies in (the first of the search path that has it).
     """
 
     database: str
     columns: Mapping[str, frozenset[str]]
+    unreadable: Mapping[str, frozenset[str]]
     namespaces: Mapping[str, str]
 
     def has(self, table: str, *columns: str) -> bool:
@@ -64,10 +66,21 @@ class Schema:
     def require(self, tables: Sequence[str]) -> None:
         """Make sure that tables are there, with the columns that mastosync cannot do without.
 
+        A column that a version lacks is another thing than one that the user may not read: the first says that nothing
+        is private by it, or has a thumbnail; the second hides whether.
+
         Raises:
-            NotMastodonError: Some are not; the message names them all.
+            DatabaseReadError: The user may not read what is there; the message names it all.
+            NotMastodonError: Something is not there; the message names it all.
             ValueError: Mastodon has no such table.
         """
+        hidden: dict[str, None] = {}
+        for name in tables:
+            for table, column in _used_columns(table_named(name)):
+                if column in self.unreadable.get(table, ()):
+                    hidden[f"{table}.{column}" if table in self.columns else f"table {table}"] = None
+        if hidden:
+            raise may_not_read(self.database, ", ".join(hidden))
         absent = []
         for name in tables:
             facts = table_named(name)
@@ -95,6 +108,7 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
         tables: Tables that must be there; None: those that every version of Mastodon has.
 
     Raises:
+        DatabaseReadError: The user may not read a table or column that is there.
         NotMastodonError: A table, or a column that it cannot do without, is absent.
         ValueError: Mastodon has no such table.
     """
@@ -114,18 +128,64 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
             (asked,),
         )
         found = cursor.fetchall()
-    columns: dict[str, set[str]] = {}
+        # information_schema hides what a user has no right at all to, and shows what he may write but not read.
+        cursor.execute(
+            """
+            SELECT n.nspname::text, c.relname::text, a.attname::text
+            FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, position)
+            JOIN pg_namespace n ON n.nspname = path.schema
+            JOIN pg_class c ON c.relnamespace = n.oid
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE c.relname::text = ANY (%s) AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')
+            ORDER BY path.position
+            """,
+            (asked,),
+        )
+        hidden = cursor.fetchall()
     namespaces: dict[str, str] = {}
-    for namespace, table, column in found:
-        if namespaces.setdefault(table, namespace) == namespace:
-            columns.setdefault(table, set()).add(column)
+    for namespace, table, _ in found + hidden:
+        namespaces.setdefault(table, namespace)
+    unreadable = _by_table(hidden, namespaces)
     schema = Schema(
         database=database,
-        columns={table: frozenset(names) for table, names in columns.items()},
+        columns={
+            table: readable
+            for table, columns in _by_table(found, namespaces).items()
+            if (readable := columns - unreadable.get(table, frozenset()))
+        },
+        unreadable=unreadable,
         namespaces=namespaces,
     )
     schema.require(required)
     return schema
+
+
+def _by_table(found: Iterable[tuple[str, str, str]], namespaces: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    columns: dict[str, set[str]] = {}
+    for namespace, table, column in found:
+        if namespaces[table] == namespace:
+            columns.setdefault(table, set()).add(column)
+    return {table: frozenset(names) for table, names in columns.items()}
+
+
+def _used_columns(facts: Table) -> Iterator[tuple[str, str]]:
+    """Yield the table and name of every column that says something about a table's objects."""
+    for column in _needed_columns(facts):
+        yield facts.name, column
+    for attachment in facts.attachments:
+        for column in (
+            attachment.file_name_column,
+            attachment.content_type_column,
+            attachment.file_size_column,
+            attachment.updated_at_column,
+            attachment.storage_schema_version_column,
+        ):
+            yield facts.name, column
+        if attachment.renamed_to:
+            yield facts.name, PROCESSING
+    for owner in facts.owners:
+        yield facts.name, owner.column
+        yield from ((owner.table, "id"), (owner.table, owner.private_since))
 
 
 def _needed_columns(facts: Table) -> Iterator[str]:

@@ -20,8 +20,11 @@ BLANK = (
 )
 """Characters that Ruby's ``[[:space:]]`` matches. Python's ``str.isspace`` has four more (U+001C to U+001F)."""
 
+PROCESSING = "processing"
+"""The column of media_attachments that tells how far its processing is."""
+
 UNFINISHED = frozenset({0, 1, 3})
-"""Values of ``media_attachments.processing``: queued, in progress, failed. 2 and NULL are complete."""
+"""Values of that column: queued, in progress, failed. 2 and NULL are complete."""
 
 ORIGINAL = "original"
 """The style that every attachment has; its file name is the row's, verbatim."""
@@ -67,6 +70,8 @@ class Attachment:
         styles_by: The column that decides; None: every row has ``styles[None]``.
         renamed_to: ``(content type begins with, extension)``: what the original's extension becomes when an unfinished
             row's processing ends; the first that fits counts.
+        processed_later: Beginnings of the content types that Mastodon converts after the row is there: their file is
+            replaced minutes or hours after the moment that ``updated_at_column`` then says.
         optional: Not every version that mastosync reads has it.
         file_name_column: ``<name>_file_name``: NULL or blank where the row has no file.
         content_type_column: ``<name>_content_type``.
@@ -80,6 +85,7 @@ class Attachment:
     styles: Mapping[str | None, tuple[Style, ...]] = field(default_factory=dict)
     styles_by: str | None = None
     renamed_to: tuple[tuple[str, str], ...] = ()
+    processed_later: tuple[str, ...] = ()
     optional: bool = False
     file_name_column: str = field(init=False)
     content_type_column: str = field(init=False)
@@ -184,6 +190,7 @@ _MEDIA_ATTACHMENTS = Table(
             styles_by="file_content_type",
             # Mastodon takes video/x-ms-asf for audio.
             renamed_to=(("video/x-ms-asf", "mp3"), ("video/", "mp4"), ("audio/", "mp3")),
+            processed_later=("video/", "audio/"),
         ),
         Attachment("thumbnail", "thumbnails", optional=True),  # since 3.2
     ),

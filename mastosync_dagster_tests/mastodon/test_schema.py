@@ -10,10 +10,12 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mastosync_dagster.mastodon import NotMastodonError, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, Selection, read_schema, walk_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
     from mastosync_dagster.demo.servers import PostgresServer
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
@@ -105,17 +107,59 @@ def test_only_tables_that_are_asked_for_must_be_there(own_mastodon: MastodonData
         own_mastodon.schema()
 
 
-def test_what_the_user_may_not_read_is_absent(mastodon: MastodonDatabase) -> None:
-    role, server = "reader_of_accounts", mastodon.server
-    mastodon.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret word'; GRANT SELECT ON accounts TO {role}")
-    url = f"postgresql://{role}:secret word@{server.host}:{server.port}/{server.database}"
+@contextlib.contextmanager
+def role(mastodon: MastodonDatabase, *grants: str) -> Iterator[Connection]:
+    """Connect as a user who has these rights alone."""
+    name, server = "somebody", mastodon.server
+    mastodon.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret word'")
     try:
+        for grant in grants:
+            mastodon.execute(f"GRANT {grant} TO {name}")
+        url = f"postgresql://{name}:secret word@{server.host}:{server.port}/{server.database}"
         with contextlib.closing(psycopg2.connect(url)) as connection:
-            assert read_schema(connection, ["accounts"]).has("accounts", "avatar_file_name")
-            with pytest.raises(NotMastodonError, match=r"no table custom_emojis.*a user who may read its tables"):
-                read_schema(connection, ["custom_emojis"])
+            yield connection
     finally:
-        mastodon.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        mastodon.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize(
+    ("table", "grants", "hidden"),
+    [
+        ("custom_emojis", ["SELECT ON accounts"], "table custom_emojis"),
+        ("custom_emojis", ["INSERT ON custom_emojis"], "table custom_emojis"),
+        ("media_attachments", ["SELECT ON media_attachments"], "table accounts, table statuses"),
+        ("media_attachments", ["SELECT ON media_attachments, accounts"], "table statuses"),
+        (
+            "media_attachments",
+            ["SELECT ON media_attachments, accounts", "SELECT (id) ON statuses"],
+            "statuses.deleted_at",
+        ),
+        (
+            "preview_cards",
+            ["SELECT (id, created_at, image_file_name, image_updated_at, image_file_size) ON preview_cards"],
+            "preview_cards.image_content_type, preview_cards.image_storage_schema_version",
+        ),
+    ],
+)
+def test_what_the_user_may_not_read_is_not_taken_for_absent(
+    mastodon: MastodonDatabase, table: str, grants: list[str], hidden: str
+) -> None:
+    """Else the media of suspended accounts would be taken for public."""
+    with role(mastodon, *grants) as connection:
+        with pytest.raises(DatabaseReadError) as error:
+            read_schema(connection, [table])
+        assert f"does not let its user read {hidden}. GRANT SELECT" in str(error.value)
+        assert "DATABASE_URL or DB_USER" in str(error.value)
+
+
+def test_a_user_needs_no_rights_but_to_the_tables_and_columns_that_are_used(mastodon: MastodonDatabase) -> None:
+    grants = (
+        "SELECT ON media_attachments",
+        "SELECT (id, suspended_at) ON accounts",
+        "SELECT (id, deleted_at) ON statuses",
+    )
+    with role(mastodon, *grants) as connection:
+        assert read_schema(connection, ["media_attachments"]).has("statuses", "deleted_at")
 
 
 def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(own_mastodon: MastodonDatabase) -> None:
