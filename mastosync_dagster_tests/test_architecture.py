@@ -69,7 +69,7 @@ print(touched)
 
 def test_loading_the_definitions_needs_no_environment_no_files_and_no_network(tmp_path: Path) -> None:
     outcome = subprocess.run(
-        [sys.executable, "-c", _LOAD_AND_WATCH], capture_output=True, text=True, check=False, cwd=tmp_path, env={}
+        [sys.executable, "-B", "-c", _LOAD_AND_WATCH], capture_output=True, text=True, check=False, cwd=tmp_path, env={}
     )
     assert (outcome.stdout.strip(), outcome.returncode) == ("[]", 0), outcome.stderr
 
