@@ -108,6 +108,10 @@ def put(
     return bare(answer.get("ETag"))
 
 
+class UploadLostError(Exception):
+    """The server has dropped an upload: start again. (rclone drops it with a part that arrives damaged.)"""
+
+
 class Upload:
     """An upload in parts. It is published by `complete` alone, and leaves nothing behind after `abort`.
 
@@ -140,16 +144,25 @@ class Upload:
         self.etags_are_md5 = answer.get("ServerSideEncryption") not in _OWN_KEY_ENCRYPTION
 
     def put_part(self, body: bytes | bytearray, md5: bytes) -> str | None:
-        """Send the next part; the server checks the MD5. Returns its bare ETag."""
+        """Send the next part; the server checks the MD5. Returns its bare ETag.
+
+        Raises:
+            UploadLostError: The server has no such upload any more.
+        """
         number = len(self._parts) + 1
-        answer = self._client.upload_part(
-            Bucket=self._bucket,
-            Key=self._key,
-            UploadId=self._upload_id or "",
-            PartNumber=number,
-            Body=body,  # type: ignore[arg-type]  # boto3 takes a bytearray too, the stubs do not know it
-            ContentMD5=base64.b64encode(md5).decode(),
-        )
+        try:
+            answer = self._client.upload_part(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id or "",
+                PartNumber=number,
+                Body=body,  # type: ignore[arg-type]  # boto3 takes a bytearray too, the stubs do not know it
+                ContentMD5=base64.b64encode(md5).decode(),
+            )
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in {"NoSuchUpload", "BadDigest"}:
+                raise UploadLostError from error
+            raise
         return bare(answer.get("ETag"))
 
     def keep_part(self, etag: str | None) -> None:
@@ -170,10 +183,8 @@ class Upload:
                 UploadId=self._upload_id or "",
                 MultipartUpload={"Parts": self._parts},
             )
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "NoSuchUpload":
-                return None
-            raise
+        except self._client.exceptions.NoSuchUpload:
+            return None
         return bare(answer.get("ETag"))
 
     def abort(self) -> None:

@@ -269,7 +269,10 @@ class ObjectsInParts:
     def _put_part(self, upload: boto3_objects.Upload, part: bytearray, digest: bytes) -> str:
         if self._destination.bytes is not None:
             self._destination.bytes.take(len(part), self._halt)
-        etag = upload.put_part(part, digest)
+        try:
+            etag = upload.put_part(part, digest)
+        except boto3_objects.UploadLostError as lost:
+            raise _RestartError(_error(self._destination, "dropped an upload in parts", Reason.SERVER_ERROR)) from lost
         if upload.etags_are_md5 and is_md5(etag) and etag != digest.hex():
             raise _error(self._destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
         return etag or digest.hex()

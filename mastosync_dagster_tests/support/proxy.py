@@ -504,14 +504,13 @@ class _Connection:
         """Send a request on; a kept connection that the server has closed meanwhile is opened again, once."""
         for kept in (self._server is not None, False):
             reader, writer = await self._connect()
-            try:
-                writer.write(head.encode() + body)
+            writer.write(head.encode() + body)
+            with contextlib.suppress(ConnectionError):
+                # A server that refuses a body answers, and closes before it has read it.
                 await writer.drain()
+            reply = await _read_head(reader)
+            while reply is not None and reply.status == 100:
                 reply = await _read_head(reader)
-                while reply is not None and reply.status == 100:
-                    reply = await _read_head(reader)
-            except ConnectionError:
-                reply = None
             if reply is not None:
                 return reader, reply
             await self._drop_server()

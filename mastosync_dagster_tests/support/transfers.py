@@ -1,0 +1,135 @@
+"""A source and a destination on real servers, for tests of the copy: fill, plan, copy, look."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.demo.servers import boto3_client
+from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, CopySettings, copy_plan
+from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
+from mastosync_dagster.transfer.planfile import COPIED, PlannedCopy, PlanWriter
+from mastosync_dagster.transfer.storage import Storage, StorageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from mastosync_dagster_tests.conftest import Bucket
+
+FAST = CopySettings(concurrency=8, backoff_seconds=0.02)
+"""Settings for tests: few threads, short waits."""
+
+
+def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: object) -> Storage:
+    """Return one side of a transfer.
+
+    Args:
+        at: Where it is.
+        name: ``source`` or ``destination``.
+        endpoint: Of a proxy before the bucket's server.
+        settings: Further fields of `StorageSettings`.
+    """
+    server = replace(at.server, endpoint=endpoint or at.server.endpoint)
+    base = StorageSettings(
+        name=name,
+        bucket=at.name,
+        endpoint_url=server.endpoint,
+        region=server.region,
+        access_key_id=server.access_key_id,
+        secret_access_key=server.secret_access_key,
+        variable_prefix="" if name == "source" else "DESTINATION_",
+    )
+    return Storage(replace(base, **settings), lambda: boto3_client(server))  # type: ignore[arg-type]
+
+
+def line(key: str, body: bytes | None = None, **fields: object) -> PlannedCopy:
+    """Return a line of a plan.
+
+    Args:
+        key: Of the object at both sides.
+        body: What the source's listing shows of it; None: the source could not be listed.
+        fields: Other values of `PlannedCopy`.
+    """
+    plain = PlannedCopy(
+        key=key,
+        source_key=key,
+        candidates=[],
+        size=None if body is None else len(body),
+        etag=None if body is None else hashlib.md5(body, usedforsecurity=False).hexdigest(),
+        private=False,
+        keep_found_key=False,
+        may_be_absent=False,
+        group="media_attachments",
+        row_id=1,
+        part="file/original",
+    )
+    return plain._replace(**fields)  # type: ignore[arg-type]
+
+
+@dataclass
+class Transfer:
+    """A copy between two buckets.
+
+    Attributes:
+        folder: Of plan and result.
+        source: Bucket to fill.
+        destination: Bucket to look at.
+        settings: How it is copied.
+        source_options: For `storage`.
+        destination_options: For `storage`.
+        stop: Ends the copy.
+        on_progress: Hears of its progress.
+    """
+
+    folder: Path
+    source: Bucket
+    destination: Bucket
+    settings: CopySettings = FAST
+    source_options: dict[str, object] = field(default_factory=dict)
+    destination_options: dict[str, object] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    on_progress: Callable[[CopyProgress], None] = field(default=lambda _: None)
+
+    def put(self, key: str, body: bytes, **arguments: object) -> PlannedCopy:
+        """Put an object at the source. Returns its line of the plan."""
+        client: S3Client = self.source.client
+        prefix = str(self.source_options.get("prefix", ""))
+        client.put_object(Bucket=self.source.name, Key=prefix + key, Body=body, **arguments)  # type: ignore[arg-type]
+        return line(key, body)
+
+    def plan(self, lines: Iterable[PlannedCopy]) -> None:
+        """Write the plan."""
+        with PlanWriter(self.folder) as writer:
+            for one in lines:
+                writer.write(one)
+
+    def run(self, *lines: PlannedCopy) -> tuple[CopyCounts, list[ManifestLine]]:
+        """Plan and copy. Returns what it came to and the lines of the result, by key."""
+        self.plan(lines)
+        counts = copy_plan(
+            self.folder,
+            storage(self.source, "source", **self.source_options),  # type: ignore[arg-type]
+            storage(self.destination, "destination", **self.destination_options),  # type: ignore[arg-type]
+            self.settings,
+            on_progress=self.on_progress,
+            stop=self.stop,
+        )
+        return counts, self.result()
+
+    def result(self) -> list[ManifestLine]:
+        """Return the lines of the result, by key."""
+        return sorted((one for batch in read_manifest(self.folder / COPIED) for one in batch), key=lambda one: one.key)
+
+    def fetched(self, key: str) -> bytes:
+        """Return an object's body at the destination."""
+        return self.destination.client.get_object(Bucket=self.destination.name, Key=key)["Body"].read()
+
+    def keys(self) -> set[str]:
+        """Return the keys at the destination."""
+        answer = self.destination.client.list_objects_v2(Bucket=self.destination.name)
+        return {entry["Key"] for entry in answer.get("Contents", [])}

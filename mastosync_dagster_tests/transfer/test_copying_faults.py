@@ -1,0 +1,305 @@
+"""What networks and servers do to a copy, and what becomes of the objects."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster_tests.support.proxy import (
+    Answer,
+    Cut,
+    Delay,
+    Fault,
+    Flip,
+    Kind,
+    Proxy,
+    Reset,
+    Rule,
+    Stall,
+    Trickle,
+    When,
+    WrongEtag,
+    s3_proxy,
+)
+from mastosync_dagster_tests.support.transfers import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mastosync_dagster_tests.conftest import Bucket
+
+MIB = 1024 * 1024
+SMALL = os.urandom(40_000)
+LARGE = os.urandom(17 * MIB + 123)
+
+GET = frozenset({Kind.GET})
+PUT = frozenset({Kind.PUT})
+PART = frozenset({Kind.UPLOAD_PART})
+CREATE = frozenset({Kind.CREATE_UPLOAD})
+COMPLETE = frozenset({Kind.COMPLETE_UPLOAD})
+
+
+class Faulty(Transfer):
+    """A transfer through a proxy on each side."""
+
+    at_source: Proxy
+    at_destination: Proxy
+
+    def uploads(self) -> list[str]:
+        """Return the keys of uploads in parts that were left behind."""
+        answer = self.destination.client.list_multipart_uploads(Bucket=self.destination.name)
+        return [found["Key"] for found in answer.get("Uploads", [])]
+
+
+@pytest.fixture
+def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[Faulty]:
+    with contextlib.ExitStack() as stack:
+        faulty = Faulty(tmp_path, source_bucket, destination_bucket)
+        faulty.at_source = stack.enter_context(s3_proxy(source_bucket.server.endpoint))
+        faulty.at_destination = stack.enter_context(s3_proxy(destination_bucket.server.endpoint))
+        short = {"read_timeout": 1.0, "download_timeout": 2.0, "upload_timeout": 2.0}
+        faulty.source_options = {"endpoint": faulty.at_source.endpoint, **short}
+        faulty.destination_options = {"endpoint": faulty.at_destination.endpoint, **short}
+        yield faulty
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Answer(500, "InternalError"), Reason.SERVER_ERROR),
+        (Answer(502), Reason.SERVER_ERROR),
+        (Answer(503, "SlowDown"), Reason.THROTTLED),
+        (Answer(429, "TooManyRequests", retry_after=0), Reason.THROTTLED),
+        (Reset(When.BEFORE), Reason.CONNECTION),
+        (Reset(When.DURING), Reason.CONNECTION),
+        (Reset(When.AFTER), Reason.CONNECTION),
+        (Cut(20_000), Reason.CONNECTION),
+        (Cut(20_000, announced=False), Reason.CONNECTION),
+        (Flip(20_000), Reason.CHECKSUM_MISMATCH),
+        (Stall(), Reason.TIMEOUT),
+        (Stall(20_000), Reason.TIMEOUT),
+        (Trickle(100.0), Reason.TIMEOUT),
+        (WrongEtag("0" * 32), Reason.CHECKSUM_MISMATCH),
+    ],
+)
+def test_a_transient_fault_of_the_source_is_repeated(transfer: Faulty, fault: Fault, reason: Reason) -> None:
+    planned = transfer.put("a.png", SMALL)
+    transfer.at_source.set_rules(Rule(fault, kinds=GET, times=1))
+    counts, lines = transfer.run(planned)
+    assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
+    assert transfer.fetched("a.png") == SMALL
+    assert (counts.source.retries, counts.destination.retries) == ({reason.value: 1}, {})
+    assert transfer.at_destination.count(Kind.PUT) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Answer(500, "InternalError"), Reason.SERVER_ERROR),
+        (Answer(503, "SlowDown"), Reason.THROTTLED),
+        (Answer(429, "TooManyRequests", retry_after=0), Reason.THROTTLED),
+        (Reset(When.BEFORE), Reason.CONNECTION),
+        (Reset(When.DURING), Reason.CONNECTION),
+        (Reset(When.AFTER), Reason.CONNECTION),
+        (Flip(20_000, request=True), Reason.CHECKSUM_MISMATCH),
+        (Stall(), Reason.TIMEOUT),
+        (WrongEtag("0" * 32), Reason.CHECKSUM_MISMATCH),
+    ],
+)
+def test_a_transient_fault_of_the_destination_is_repeated(transfer: Faulty, fault: Fault, reason: Reason) -> None:
+    planned = transfer.put("a.png", SMALL)
+    transfer.at_destination.set_rules(Rule(fault, kinds=PUT, times=1))
+    counts, lines = transfer.run(planned)
+    assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
+    assert transfer.fetched("a.png") == SMALL
+    assert (counts.source.retries, counts.destination.retries) == ({}, {reason.value: 1})
+    assert transfer.at_source.count(Kind.GET) == 1
+
+
+@pytest.mark.parametrize("fault", [Answer(200, "InternalError"), WrongEtag(None)])
+def test_where_the_reply_to_a_put_proves_nothing_the_object_is_looked_at(transfer: Faulty, fault: Fault) -> None:
+    planned = transfer.put("a.png", SMALL)
+    transfer.at_destination.set_rules(Rule(fault, kinds=PUT, times=1))
+    counts, lines = transfer.run(planned)
+    assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
+    assert transfer.fetched("a.png") == SMALL
+    assert transfer.at_destination.count(Kind.HEAD) >= 1
+    repeated = isinstance(fault, Answer)
+    assert transfer.at_destination.count(Kind.PUT) == 1 + repeated
+    assert sum(counts.destination.retries.values()) == repeated
+
+
+@pytest.mark.parametrize(
+    ("at", "rule"),
+    [
+        ("source", Rule(Answer(503, "SlowDown"), kinds=GET, times=1)),
+        ("source", Rule(Reset(When.DURING), kinds=GET, times=1)),
+        ("source", Rule(Cut(6 * MIB), kinds=GET, times=1)),
+        ("source", Rule(Flip(6 * MIB), kinds=GET, times=1)),
+        ("source", Rule(Stall(6 * MIB), kinds=GET, times=1)),
+        ("source", Rule(WrongEtag("0" * 32), kinds=GET, times=1)),
+        ("destination", Rule(Answer(503, "SlowDown"), kinds=CREATE, times=1)),
+        ("destination", Rule(Reset(When.AFTER), kinds=CREATE, times=1)),
+        ("destination", Rule(Answer(500, "InternalError"), kinds=PART, times=2)),
+        ("destination", Rule(Reset(When.DURING), kinds=PART, skip=1, times=1)),
+        ("destination", Rule(Reset(When.AFTER), kinds=PART, skip=2, times=1)),
+        ("destination", Rule(Flip(1 * MIB, request=True), kinds=PART, skip=1, times=1)),
+        ("destination", Rule(Answer(503, "SlowDown"), kinds=COMPLETE, times=1)),
+        ("destination", Rule(Answer(200, "InternalError"), kinds=COMPLETE, times=1)),
+        ("destination", Rule(Reset(When.AFTER), kinds=COMPLETE, times=1)),
+    ],
+)
+def test_a_large_object_survives_transient_faults(transfer: Faulty, at: str, rule: Rule) -> None:
+    planned = transfer.put("a.mp4", LARGE)
+    (transfer.at_source if at == "source" else transfer.at_destination).set_rules(rule)
+    _, lines = transfer.run(planned)
+    assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
+    assert transfer.fetched("a.mp4") == LARGE
+    assert transfer.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("at", "fault", "kinds", "reason"),
+    [
+        ("source", Answer(500, "InternalError"), GET, Reason.SERVER_ERROR),
+        ("source", Answer(403, "AccessDenied"), GET, Reason.ACCESS_DENIED),
+        ("source", Answer(403, "InvalidObjectState"), GET, Reason.OBJECT_ARCHIVED),
+        ("source", Flip(5), GET, Reason.CHECKSUM_MISMATCH),
+        ("source", Cut(5), GET, Reason.CONNECTION),
+        ("destination", Answer(503, "SlowDown"), PUT, Reason.THROTTLED),
+        ("destination", Flip(5, request=True), PUT, Reason.CHECKSUM_MISMATCH),
+        ("destination", Answer(400, "KeyTooLongError"), PUT, Reason.INVALID_KEY),
+    ],
+)
+def test_a_fault_that_stays_fails_its_object_alone(
+    transfer: Faulty, at: str, fault: Fault, kinds: frozenset[Kind], reason: Reason
+) -> None:
+    planned = [transfer.put("bad", SMALL), transfer.put("good", SMALL)]
+    transfer.settings = replace(transfer.settings, max_attempts=3, concurrency=1)
+    (transfer.at_source if at == "source" else transfer.at_destination).set_rules(Rule(fault, kinds=kinds, key="bad"))
+    counts, lines = transfer.run(*planned)
+    assert [(one.key, one.outcome, one.reason) for one in lines] == [
+        ("bad", Outcome.FAILED, reason),
+        ("good", Outcome.COPIED, None),
+    ]
+    assert (counts.failed, counts.stopped) == (1, None)
+    assert lines[0].detail
+
+
+def test_a_large_object_that_fails_leaves_no_upload_behind(transfer: Faulty) -> None:
+    planned = transfer.put("a.mp4", LARGE)
+    transfer.settings = replace(transfer.settings, max_attempts=2)
+    transfer.at_destination.set_rules(Rule(Answer(500, "InternalError"), kinds=PART, skip=2))
+    _, lines = transfer.run(planned)
+    assert [(one.outcome, one.reason) for one in lines] == [(Outcome.FAILED, Reason.SERVER_ERROR)]
+    assert transfer.keys() == set()
+    assert transfer.uploads() == []
+
+
+def test_a_large_object_is_read_on_from_where_it_broke(transfer: Faulty) -> None:
+    transfer.at_source.set_rules(Rule(Cut(6 * MIB), kinds=GET, times=1))
+    transfer.run(transfer.put("a.mp4", LARGE))
+    ranges = [seen.headers.get("range") for seen in transfer.at_source.requests if seen.kind is Kind.GET]
+    assert ranges[0] is None
+    assert ranges[1] is not None
+
+
+def test_a_server_says_how_long_to_wait(transfer: Faulty) -> None:
+    planned = transfer.put("a.png", SMALL)
+    # The first refusal is seen by a client that hides the header.
+    transfer.at_destination.set_rules(Rule(Answer(503, "SlowDown", retry_after=1), kinds=PUT, times=2))
+    transfer.run(planned)
+    times = [seen.at for seen in transfer.at_destination.requests if seen.kind is Kind.PUT]
+    assert len(times) == 3
+    assert times[2] - times[1] >= 1
+
+
+@pytest.mark.parametrize("at", ["source", "destination"])
+def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, at: str) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(200)]
+    transfer.settings = replace(transfer.settings, concurrency=32, max_attempts=20)
+    proxy = transfer.at_source if at == "source" else transfer.at_destination
+    kinds = GET if at == "source" else PUT
+    proxy.set_rules(
+        Rule(Delay(0.01)), Rule(Answer(503, "SlowDown"), kinds=kinds, skip=40, times=80), Rule(Answer(429), times=0)
+    )
+    counts, _ = transfer.run(*planned)
+    throttled, other = counts.source, counts.destination
+    if at == "destination":
+        throttled, other = other, throttled
+    assert counts.copied == 200
+    assert (throttled.lowest_window, throttled.reductions >= 3) == (4, True)
+    assert (other.window, other.reductions) == (32, 0)
+    assert throttled.retries == {"throttled": 80}
+    assert counts.figures()[f"{at}_window_reductions"] == throttled.reductions
+
+
+def test_without_adaptation_the_window_stays(transfer: Faulty) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(40)]
+    transfer.settings = replace(transfer.settings, adaptive=False)
+    transfer.at_source.set_rules(Rule(Answer(503, "SlowDown"), times=10))
+    counts, _ = transfer.run(*planned)
+    assert (counts.source.window, counts.source.lowest_window, counts.source.reductions) == (8, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("at", "settings", "reason", "words"),
+    [
+        ("source", {"secret_access_key": "wrong"}, Reason.BAD_CREDENTIALS, "AWS_SECRET_ACCESS_KEY"),
+        ("destination", {"secret_access_key": "wrong"}, Reason.BAD_CREDENTIALS, "DESTINATION_AWS_SECRET_ACCESS_KEY"),
+        ("source", {"bucket": "no-such-bucket"}, Reason.NO_SUCH_BUCKET, "S3_BUCKET"),
+        ("destination", {"bucket": "no-such-bucket"}, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET"),
+        ("source", {"ca_file": "/no/such/file"}, Reason.CONNECTION, "resources.source.config.verify"),
+    ],
+)
+def test_what_no_retry_can_cure_ends_the_run_at_once(
+    transfer: Faulty, at: str, settings: dict[str, object], reason: Reason, words: str
+) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(100)]
+    options = transfer.source_options if at == "source" else transfer.destination_options
+    options.update(settings)
+    started = time.monotonic()
+    counts, lines = transfer.run(*planned)
+    assert time.monotonic() - started < 5
+    assert counts.stopped is not None
+    assert (counts.stopped.reason, counts.stopped.permanent) == (reason, True)
+    assert words in str(counts.stopped)
+    assert "wrong" not in str(counts.stopped)
+    assert len(lines) == counts.failed == 100
+    assert {one.reason for one in lines} <= {reason, Reason.NOT_ATTEMPTED}
+
+
+def test_a_destination_that_may_not_be_written_ends_the_run_before_any_success(transfer: Faulty) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(50)]
+    transfer.at_destination.set_rules(Rule(Answer(403, "AccessDenied"), kinds=PUT))
+    counts, _ = transfer.run(*planned)
+    assert counts.stopped is not None
+    assert counts.stopped.reason is Reason.ACCESS_DENIED
+    assert transfer.at_destination.count(Kind.PUT) <= transfer.settings.concurrency
+
+
+def test_a_source_that_may_not_be_read_ends_the_run_after_a_hundred_objects(transfer: Faulty) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(150)]
+    transfer.at_source.set_rules(Rule(Answer(403, "AccessDenied"), kinds=GET))
+    counts, lines = transfer.run(*planned)
+    assert counts.stopped is not None
+    assert "100 objects in a row" in str(counts.stopped)
+    assert sum(one.reason is Reason.NOT_ATTEMPTED for one in lines) >= 40
+
+
+def test_a_refused_acl_ends_the_run_and_names_the_setting(transfer: Faulty) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(50)]
+    transfer.destination_options["permission"] = "public-read"
+    transfer.at_destination.set_rules(Rule(Answer(400, "AccessControlListNotSupported"), kinds=PUT))
+    counts, _ = transfer.run(*planned)
+    assert counts.stopped is not None
+    assert counts.stopped.reason is Reason.ACL_REFUSED
+    assert "DESTINATION_S3_PERMISSION" in str(counts.stopped)
+    assert transfer.keys() == set()
