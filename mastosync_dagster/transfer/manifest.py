@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mastosync_dagster.transfer.lines import GROUP_LINES, WORD, Format, LineWriter, NotAManifestError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import COPIED, DECIDED
+from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED, TURNED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
-    from typing_extensions import Self
+__all__ = ["MANIFEST", "ManifestLine", "ManifestWriter", "NotAManifestError", "merge", "read_manifest"]
 
 MANIFEST = "manifest.parquet"
-VERSION = 1
-"""Version of the columns. Readers accept this one and those before it."""
 
-GROUP_LINES = 4096
-"""Lines of one Parquet row group: what reader and writer hold in memory."""
-
-_VERSION_KEY = b"mastosync.manifest"
-_WORD = pa.dictionary(pa.int32(), pa.string())
-
-SCHEMA = pa.schema(
-    [
-        pa.field("group", _WORD, nullable=False),
+FORMAT = Format(
+    name="manifest",
+    key=b"mastosync.manifest",
+    # 2: remote, refetched.
+    version=2,
+    columns=(
+        pa.field("group", WORD, nullable=False),
         pa.field("row_id", pa.int64(), nullable=False),
-        pa.field("part", _WORD, nullable=False),
+        pa.field("part", WORD, nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("source_key", pa.string()),
-        pa.field("outcome", _WORD, nullable=False),
-        pa.field("reason", _WORD),
-        pa.field("detail", _WORD),
+        pa.field("outcome", WORD, nullable=False),
+        pa.field("reason", WORD),
+        pa.field("detail", WORD),
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("private", pa.bool_(), nullable=False),
-    ],
-    metadata={_VERSION_KEY: str(VERSION).encode()},
+        pa.field("remote", pa.bool_()),
+        pa.field("refetched", pa.bool_()),
+    ),
 )
 
 
@@ -60,7 +57,9 @@ class ManifestLine(NamedTuple):
         detail: A remark for people; None: nothing to say.
         size: Bytes; None where unknown.
         etag: MD5 of the body in hex, where known; None else.
-        private: The database says it must not be readable by everybody.
+        private: It is not readable by everybody where the destination has ACLs.
+        remote: It is a copy of another server's; None: not known.
+        refetched: The source did not have it: it came from the server that it is a copy of.
     """
 
     group: str
@@ -74,105 +73,71 @@ class ManifestLine(NamedTuple):
     size: int | None
     etag: str | None
     private: bool
+    remote: bool | None = None
+    refetched: bool = False
 
 
-class ManifestWriter:
+class ManifestWriter(LineWriter[ManifestLine]):
     """Writes manifest lines into a Parquet file.
 
     A context manager: the file gets its name when the block ends well, and is removed when it does not.
     """
 
     def __init__(self, path: Path) -> None:
-        self.lines = 0
-        self._path = path
-        self._unfinished = path.with_name(f".{path.name}")
-        self._buffer: list[ManifestLine] = []
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        self._writer = self._stack.enter_context(pq.ParquetWriter(str(self._unfinished), SCHEMA, compression="zstd"))
-        return self
-
-    def write(self, line: ManifestLine) -> None:
-        """Add one line."""
-        self._buffer.append(line)
-        if len(self._buffer) >= GROUP_LINES:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(*self._buffer, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-        self.lines += len(self._buffer)
-        self._buffer.clear()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.close()
-            self._unfinished.unlink(missing_ok=True)
-            return
-        if self._buffer:
-            self._flush()
-        self._stack.close()
-        self._unfinished.replace(self._path)
-
-
-class NotAManifestError(Exception):
-    """A file is no manifest, or one that a newer version wrote."""
+        super().__init__(path, FORMAT.schema())
 
 
 def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
     """Read a manifest: lists of at most `GROUP_LINES` lines, in the file's order, one in memory.
 
-    Columns that the file's version did not have yet are None.
+    What the file's version did not say yet is None (``refetched``: False).
 
     Raises:
         NotAManifestError: The file is none, or of a newer version.
     """
-    with _open(path) as file:
-        present = [name for name in SCHEMA.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=GROUP_LINES, columns=present, use_threads=False):
-            columns = {name: batch.column(name).to_pylist() for name in present}
-            nothing: list[str | None] = [None] * batch.num_rows
-            values = {name: columns.get(name, nothing) for name in SCHEMA.names}
-            values["outcome"] = [Outcome(word) for word in values["outcome"]]
-            values["reason"] = [None if word is None else Reason(word) for word in values["reason"]]
-            yield list(map(ManifestLine._make, zip(*values.values(), strict=True)))
+    for values in FORMAT.read(path):
+        values["outcome"] = [Outcome(word) for word in values["outcome"]]
+        values["reason"] = [None if word is None else Reason(word) for word in values["reason"]]
+        values["refetched"] = [bool(value) for value in values["refetched"]]
+        yield list(map(ManifestLine._make, zip(*values.values(), strict=True)))
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path, pre_buffer=False)
-    except pa.ArrowInvalid as error:
-        raise NotAManifestError(f"{path} is not a manifest: {error}") from error
-    version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"")
-    if not version.isdigit():
-        file.close()
-        raise NotAManifestError(f"{path} is not a manifest: no version in its metadata")
-    if int(version) > VERSION:
-        file.close()
-        raise NotAManifestError(f"{path} was written by a newer mastosync (manifest version {int(version)})")
-    return file
+def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
+    """Put what plan and copy said, and what came after them, into one file, `MANIFEST`.
 
+    A part that a stopped run did not come to write is left out. The parts stay. A missing object that was asked for at
+    the server that it is a copy of stands there with what came of that.
 
-def merge(folder: Path) -> Path:
-    """Put what the plan decided and what the copy did into one file, `MANIFEST`.
-
-    A part that a stopped run did not come to write is left out. The parts stay.
+    Args:
+        folder: Holds the parts, gets the file.
+        about: What the file's metadata is to say about the run.
 
     Returns:
         The file.
     """
     merged = folder / MANIFEST
     unfinished = merged.with_name(f".{MANIFEST}")
-    with pq.ParquetWriter(str(unfinished), SCHEMA, compression="zstd") as writer:
-        for name in (DECIDED, COPIED):
+    schema = FORMAT.schema(about)
+    refetched = _refetched_keys(folder)
+    with pq.ParquetWriter(str(unfinished), schema, compression="zstd") as writer:
+        for name in (DECIDED, COPIED, TURNED, REFETCHED):
             if not (folder / name).exists():
                 continue
-            with _open(folder / name) as part:
+            with FORMAT.open(folder / name) as part:
                 for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                    writer.write_batch(batch)
+                    lines = batch if name == REFETCHED or refetched is None else _without_missing(batch, refetched)
+                    writer.write_batch(lines.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
+
+
+def _refetched_keys(folder: Path) -> pa.Array[Any] | None:
+    if not (folder / REFETCHED).exists():
+        return None
+    with FORMAT.open(folder / REFETCHED) as part:
+        return part.read(columns=["key"], use_threads=False).column("key").combine_chunks()
+
+
+def _without_missing(batch: pa.RecordBatch, keys: pa.Array[Any]) -> pa.RecordBatch:
+    missing = pc.equal(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.MISSING.value))
+    return batch.filter(pc.invert(pc.and_(missing, pc.is_in(batch.column("key"), value_set=keys))))

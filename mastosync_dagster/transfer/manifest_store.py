@@ -88,16 +88,28 @@ class ManifestStore(ABC):
                 latest[manifest.partition] = manifest
         yield from (latest[partition] for partition in sorted(latest))
 
+    def newest_of(self, group: str, partition: str) -> StoredManifest | None:
+        """Return the newest manifest of one partition of a group; None where there is none."""
+        return max(self._all(group, partition), default=None)
+
+    def in_order(self, group: str) -> list[StoredManifest]:
+        """Return all manifests of a group, oldest first."""
+        return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
+
     def read(self, manifest: StoredManifest) -> Iterator[list[ManifestLine]]:
         """Read a kept manifest as `read_manifest` does: in batches, in constant memory."""
         with self._local(manifest.name) as file:
             yield from read_manifest(file)
 
+    def file(self, manifest: StoredManifest) -> contextlib.AbstractContextManager[Path]:
+        """Give a kept manifest as a local file, while the block lasts."""
+        return self._local(manifest.name)
+
     @abstractmethod
     def _write(self, file: Path, name: str) -> str: ...
 
     @abstractmethod
-    def _all(self, group: str) -> Iterator[StoredManifest]: ...
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
 
     @abstractmethod
     def _local(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
@@ -126,9 +138,9 @@ class FolderManifests(ManifestStore):
             ) from error
         return str(target)
 
-    def _all(self, group: str) -> Iterator[StoredManifest]:
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         # A hidden file is one that is still being written.
-        for file in (self._folder / group).glob(f"*/[!.]*{_SUFFIX}"):
+        for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
             written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
             yield StoredManifest(group, file.parent.name, written, file.name.removesuffix(_SUFFIX))
 
@@ -151,14 +163,14 @@ class BucketManifests(ManifestStore):
             raise self._storage.error(error, name) from error
         return f"s3://{self._storage.settings.bucket}/{full}"
 
-    def _all(self, group: str) -> Iterator[StoredManifest]:
-        prefix = self._storage.full_key(f"{group}/")
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
+        above = self._storage.full_key(f"{group}/")
         try:
-            for page in self._storage.reader().list(prefix, chunk_size=1000):
+            for page in self._storage.reader().list(f"{above}{partition}/" if partition else above, chunk_size=1000):
                 for entry in page:
-                    partition, _, run = entry["path"].removeprefix(prefix).partition("/")
+                    found, _, run = entry["path"].removeprefix(above).partition("/")
                     if run.endswith(_SUFFIX):
-                        yield StoredManifest(group, partition, entry["last_modified"], run.removesuffix(_SUFFIX))
+                        yield StoredManifest(group, found, entry["last_modified"], run.removesuffix(_SUFFIX))
         except Exception as error:
             raise self._storage.error(error) from error
 

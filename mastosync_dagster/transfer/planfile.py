@@ -1,8 +1,9 @@
 """The plan on disk: what the copy streams, one line per object that is to be copied.
 
 A plan is a folder. ``make_plan`` writes `TO_COPY` (read by ``copy_plan``) and `DECIDED` (manifest lines of the objects
-that need no copy); ``copy_plan`` writes `COPIED` (manifest lines of the rest). The file appears under its name only
-when it is complete.
+that need no copy); ``copy_plan`` writes `COPIED` (manifest lines of the rest). Objects that need another ACL alone
+stand in `TO_TURN`, and their lines in `TURNED`; missing objects that were asked for elsewhere have theirs in
+`REFETCHED`. A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 TO_COPY = "to_copy.arrow"
+TO_TURN = "to_turn.arrow"
 DECIDED = "decided.parquet"
 COPIED = "copied.parquet"
+TURNED = "turned.parquet"
+REFETCHED = "refetched.parquet"
 
 BATCH_LINES = 4096
 """Lines of one record batch: what reader and writer hold in memory."""
@@ -79,15 +83,15 @@ SCHEMA = pa.schema(
 
 
 class PlanWriter:
-    """Writes `TO_COPY` into a folder, as a stream of record batches of `BATCH_LINES` lines.
+    """Writes `TO_COPY` (or `TO_TURN`) into a folder, as a stream of record batches of `BATCH_LINES` lines.
 
     A context manager: the file gets its name when the block ends well, and is removed when it does not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = TO_COPY) -> None:
         self.lines = 0
-        self._path = folder / TO_COPY
-        self._unfinished = folder / f".{TO_COPY}"
+        self._path = folder / name
+        self._unfinished = folder / f".{name}"
         self._buffer: list[PlannedCopy] = []
         self._stack = contextlib.ExitStack()
 
@@ -123,14 +127,14 @@ class PlanWriter:
         self._unfinished.replace(self._path)
 
 
-def read_plan(folder: Path) -> Iterator[list[PlannedCopy]]:
-    """Read `TO_COPY` of a folder: lists of at most `BATCH_LINES` lines, in the order of the plan, one in memory.
+def read_plan(folder: Path, name: str = TO_COPY) -> Iterator[list[PlannedCopy]]:
+    """Read `TO_COPY` (or `TO_TURN`): lists of at most `BATCH_LINES` lines, in the order of the plan, one in memory.
 
     Raises:
         FileNotFoundError: No finished plan is there.
     """
     with (
-        pa.OSFile(str(folder / TO_COPY), "rb") as file,
+        pa.OSFile(str(folder / name), "rb") as file,
         pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader,
     ):
         for batch in reader:

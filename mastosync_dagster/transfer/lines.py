@@ -1,0 +1,141 @@
+"""Lines about objects in Parquet files: written and read in a stream, with a version of their columns."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+GROUP_LINES = 4096
+"""Lines of one Parquet row group: what reader and writer hold in memory."""
+
+WORD = pa.dictionary(pa.int32(), pa.string())
+"""Type of a column of few different texts."""
+
+_Line = TypeVar("_Line", bound="tuple[Any, ...]")
+
+
+class NotAManifestError(Exception):
+    """A file is no manifest, or one that a newer version wrote."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        name: What to call it in messages.
+        key: The entry of the file's metadata that holds the version.
+        version: Version of the columns. Readers accept this one and those before it.
+        columns: The columns.
+    """
+
+    name: str
+    key: bytes
+    version: int
+    columns: tuple[pa.Field[Any], ...]
+
+    def schema(self, about: Mapping[str, str] | None = None) -> pa.Schema:
+        """Return the schema of a file.
+
+        Args:
+            about: What else its metadata says.
+        """
+        metadata: dict[bytes | str, bytes | str] = {**(about or {}), self.key: str(self.version)}
+        return pa.schema(self.columns, metadata=metadata)
+
+    def open(self, path: Path) -> pq.ParquetFile:
+        """Open a file of this kind; the caller closes it.
+
+        Raises:
+            NotAManifestError: It is none, or of a newer version.
+        """
+        try:
+            file = pq.ParquetFile(path, pre_buffer=False)
+        except pa.ArrowInvalid as error:
+            raise NotAManifestError(f"{path} is not a {self.name}: {error}") from error
+        version = (file.schema_arrow.metadata or {}).get(self.key, b"")
+        if not version.isdigit():
+            file.close()
+            raise NotAManifestError(f"{path} is not a {self.name}: no version in its metadata")
+        if int(version) > self.version:
+            file.close()
+            raise NotAManifestError(
+                f"{path} was written by a newer mastosync ({self.name} version {int(version)}): update this one"
+            )
+        return file
+
+    def read(self, path: Path) -> Iterator[dict[str, Sequence[Any]]]:
+        """Read a file in batches of at most `GROUP_LINES` lines, one in memory: the values of each column.
+
+        Columns that the file's version did not have yet are None.
+
+        Raises:
+            NotAManifestError: It is none, or of a newer version.
+        """
+        names = [field.name for field in self.columns]
+        with self.open(path) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=GROUP_LINES, columns=present, use_threads=False):
+                columns = {name: batch.column(name).to_pylist() for name in present}
+                nothing: list[None] = [None] * batch.num_rows
+                yield {name: columns.get(name, nothing) for name in names}
+
+
+class LineWriter(Generic[_Line]):
+    """Writes lines, tuples in the order of the columns, into a Parquet file.
+
+    A context manager: the file gets its name when the block ends well, and is removed when it does not.
+
+    Attributes:
+        lines: How many lines are in the file so far.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.lines = 0
+        self._schema = schema
+        self._path = path
+        self._unfinished = path.with_name(f".{path.name}")
+        self._buffer: list[_Line] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(str(self._unfinished), self._schema, compression="zstd")
+        )
+        return self
+
+    def write(self, line: _Line) -> None:
+        """Add one line."""
+        self._buffer.append(line)
+        if len(self._buffer) >= GROUP_LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(*self._buffer, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self.lines += len(self._buffer)
+        self._buffer.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.close()
+            self._unfinished.unlink(missing_ok=True)
+            return
+        if self._buffer:
+            self._flush()
+        self._stack.close()
+        self._unfinished.replace(self._path)
