@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.dagster_processes import RunsProcess
 
 _ROWS = 3000
-_NEW_ROWS = 200
+_NEW_ROWS = 600
 _WRONG_LINES = 20
 _SIGNALLED = 128  # what shells add to the number of the signal that ended a command
 _MEGABYTE = 1_000_000
