@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import ManifestLine
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planning import HARMLESS
+from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.transfer.sides import HaltedError, SideError
 from mastosync_dagster.transfer.whole import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster.transfer.errors import StorageError
     from mastosync_dagster.transfer.parts import ObjectsInParts
     from mastosync_dagster.transfer.planfile import PlannedCopy
     from mastosync_dagster.transfer.sides import Side
+    from mastosync_dagster.transfer.storage import ListedObject
     from mastosync_dagster.transfer.whole import Copied, WholeObjects
     from mastosync_dagster.transfer.workqueue import Lanes
 
@@ -48,6 +49,7 @@ class Copier:
         end_run: Callable[[StorageError], None],
     ) -> None:
         self._source = source
+        self._destination = destination
         self._whole = whole
         self._parts = parts
         self._lanes = lanes
@@ -109,6 +111,22 @@ class Copier:
                 copied.md5,
                 line.private,
             )
+        return self._not_at_source(line, refused)
+
+    def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
+        """Say what becomes of an object that the source does not have, or refuses."""
+        if line.size is None:
+            # Nobody has looked at the destination. Once Mastodon writes to it, it has what the source never had.
+            for key in (line.key, *line.candidates) if line.keep_found_key else (line.key,):
+                try:
+                    there = self._destination.storage.head(key)
+                except StorageError as error:
+                    if error.reason is Reason.ACCESS_DENIED:
+                        continue  # so S3 answers for absent objects too, without the right to list
+                    self._judge(SideError(self._destination, error))
+                    return self._failed(line, line.source_key, key, error.reason, str(error))
+                if there is not None:
+                    return self._present(line, there, SOURCE_SILENT if refused else ONLY_AT_DESTINATION)
         if refused is not None:
             self._judge(SideError(self._source, refused))
             return self._failed(line, line.source_key, line.key, refused.reason, str(refused))
@@ -121,6 +139,21 @@ class Copier:
 
     def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
         return failed(line, self._source_prefix + source_key, self._destination_prefix + key, reason, detail)
+
+    def _present(self, line: PlannedCopy, there: ListedObject, detail: str) -> ManifestLine:
+        return ManifestLine(
+            line.group,
+            line.row_id,
+            line.part,
+            self._destination_prefix + there.key,
+            None,
+            Outcome.PRESENT,
+            None,
+            detail,
+            there.size,
+            None,
+            line.private,
+        )
 
     def _missing(self, line: PlannedCopy) -> ManifestLine:
         detail = GONE if line.size is not None else HARMLESS if line.may_be_absent else None

@@ -112,15 +112,17 @@ def copy_plan(
 class _Tally:
     """What one worker has done. Each has its own, so that nobody waits for anybody."""
 
-    __slots__ = ("bytes", "copied", "failed", "missing")
+    __slots__ = ("bytes", "copied", "failed", "missing", "present")
 
     def __init__(self) -> None:
-        self.copied = self.missing = self.failed = self.bytes = 0
+        self.copied = self.present = self.missing = self.failed = self.bytes = 0
 
     def take(self, line: ManifestLine) -> None:
         if line.outcome is Outcome.COPIED:
             self.copied += 1
             self.bytes += line.size or 0
+        elif line.outcome is Outcome.PRESENT:
+            self.present += 1
         elif line.outcome is Outcome.MISSING:
             self.missing += 1
         else:
@@ -300,13 +302,14 @@ class _Run:
             )
 
     def _progress(self) -> CopyProgress:
-        copied, missing, failed_, size = self._sums()
+        copied, present, missing, failed_, size = self._sums()
         now = time.monotonic()
-        objects_per_second, bytes_per_second = self._rate.add(now, copied + missing + failed_, size)
+        objects_per_second, bytes_per_second = self._rate.add(now, copied + present + missing + failed_, size)
         return CopyProgress(
             total=self._total,
             total_bytes=self._total_bytes,
             copied=copied,
+            present=present,
             missing=missing,
             failed=failed_,
             bytes=size,
@@ -317,19 +320,21 @@ class _Run:
             destination_window=self._destination.window.size,
         )
 
-    def _sums(self) -> tuple[int, int, int, int]:
-        """Return copied, missing and failed objects, and bytes, over all workers."""
+    def _sums(self) -> tuple[int, int, int, int, int]:
+        """Return copied, present, missing and failed objects, and bytes, over all workers."""
         return (
             sum(tally.copied for tally in self._tallies),
+            sum(tally.present for tally in self._tallies),
             sum(tally.missing for tally in self._tallies),
             sum(tally.failed for tally in self._tallies) + self._left,
             sum(tally.bytes for tally in self._tallies),
         )
 
     def _counts(self) -> CopyCounts:
-        copied, missing, failed_, size = self._sums()
+        copied, present, missing, failed_, size = self._sums()
         return CopyCounts(
             copied=copied,
+            present=present,
             missing=missing,
             failed=failed_,
             bytes=size,

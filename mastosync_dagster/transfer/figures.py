@@ -21,6 +21,7 @@ class CopyProgress:
         total: Objects of the plan.
         total_bytes: Their bytes, as far as the plan knows.
         copied: Objects copied.
+        present: Objects that the destination has and the source does not, where the plan had not asked.
         missing: Objects that the source does not have.
         failed: Objects not copied.
         bytes: Bytes copied.
@@ -34,6 +35,7 @@ class CopyProgress:
     total: int
     total_bytes: int
     copied: int
+    present: int
     missing: int
     failed: int
     bytes: int
@@ -46,7 +48,7 @@ class CopyProgress:
     @property
     def done(self) -> int:
         """Objects with an outcome."""
-        return self.copied + self.missing + self.failed
+        return self.copied + self.present + self.missing + self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class CopyCounts:
 
     Attributes:
         copied: Objects copied.
+        present: Objects that the destination has and the source does not, where the plan had not asked.
         missing: Objects that the source does not have.
         failed: Objects not copied, those not attempted included.
         bytes: Bytes copied.
@@ -92,6 +95,7 @@ class CopyCounts:
     """
 
     copied: int
+    present: int
     missing: int
     failed: int
     bytes: int

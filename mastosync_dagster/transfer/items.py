@@ -18,6 +18,7 @@ class Item:
         private: Must not be readable by everybody.
         keep_found_key: Found under a candidate, it goes to that key instead of ``key``.
         may_be_absent: Its absence at the source is known to be harmless (noted in the manifest).
+        new: It cannot have been copied yet: neither side is asked for it, the copy's GET tells whether it is there.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Item:
     private: bool = False
     keep_found_key: bool = False
     may_be_absent: bool = False
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class Batch:
 
     Attributes:
         items: The items, a few thousand at most.
-        ranges: Key ranges that cover every key and candidate of the items; empty where listing does not
-            pay (a few scattered rows): each object is then asked for with HEAD.
+        ranges: Key ranges that cover every key and candidate of the items that are not new; empty where listing does
+            not pay (a few scattered rows): each object is then asked for with HEAD.
         rows: How many rows of the database stand behind it (for progress and metadata).
     """
 

@@ -61,7 +61,7 @@ class Asked:
     """Questions about one batch that are under way.
 
     Attributes:
-        items: The batch's items by key.
+        items: The batch's items by key, new ones included.
         listed: Whether each side is listed, source first; else it is asked by HEAD.
         futures: The requests to each side, source first.
     """
@@ -190,15 +190,16 @@ class Lookup:
         return self._may_list[0], self._may_list[1]
 
     def ask(self, items: dict[str, Item], ranges: Sequence[KeyRange]) -> Asked:
-        """Start asking both sides; returns at once.
+        """Start asking both sides; returns at once. Nobody is asked for new items.
 
         Args:
             items: The batch's items by key.
             ranges: Key ranges that hold all keys of the items; empty: ask for each object.
         """
-        listed = [bool(ranges) and may_list for may_list in self._may_list]
-        wanted = set(items).union(*(item.candidates for item in items.values() if item.candidates))
-        pages = split(ranges, items) if any(listed) else []
+        known = [item for item in items.values() if not item.new]
+        listed = [bool(ranges and known) and may_list for may_list in self._may_list]
+        wanted = {key for item in known for key in source_keys(item)}
+        pages = split(ranges, (item.key for item in known)) if any(listed) else []
         futures = [
             [self._list_pool.submit(_list, self._sides[side], page, wanted, self._halt) for page in pages]
             if listed[side]
@@ -212,6 +213,7 @@ class Lookup:
         return [
             self._head_pool.submit(_head, self._sides[side], keys(item), self._halt, until_found=side == 0)
             for item in items.values()
+            if not item.new
         ]
 
     def answers(self, asked: Asked) -> tuple[View, View]:

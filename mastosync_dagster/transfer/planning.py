@@ -122,7 +122,7 @@ def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event
         if stop.is_set():
             raise LookupStoppedError
         items = _by_key(batch.items, ahead[-1][0].items if ahead else {})
-        ahead.append((lookup.ask(items, batch.ranges if items else ()), batch.rows))
+        ahead.append((lookup.ask(items, batch.ranges), batch.rows))
         if len(ahead) == _BATCHES_IN_FLIGHT:
             yield ahead.popleft()
     yield from ahead
@@ -197,7 +197,12 @@ class _Planner:
         items = asked.items.values()
         # A listing can lack an object (a damaged index, a key outside of the ranges): nothing is called missing
         # before it was asked for by name.
-        absent = [item for item in items if not self._decide(item, source, destination, final=not asked.listed[0])]
+        absent = []
+        for item in items:
+            if item.new:
+                self._leave_to_copy(item, list(source_keys(item)))
+            elif not self._decide(item, source, destination, final=not asked.listed[0]):
+                absent.append(item)
         confirmed = lookup.ask_source(absent) if absent else View()
         for item in absent:
             self._decide(item, confirmed, destination, final=True)
@@ -268,10 +273,15 @@ class _Planner:
         return final
 
     def _decide_silent(self, item: Item, keys: list[str], answer: StorageError) -> None:
-        """Decide about an item of which the source does not say whether it has it: the copy's GET will tell."""
+        """Decide about an item of which the source does not say whether it has it."""
         if answer.reason is not Reason.ACCESS_DENIED:
             self._say(item, item.key, Outcome.FAILED, reason=answer.reason, detail=str(answer))
-        elif item.private and not self._take_private:
+        else:
+            self._leave_to_copy(item, keys)
+
+    def _leave_to_copy(self, item: Item, keys: list[str]) -> None:
+        """Plan an item that nobody has seen: the copy's GET will tell whether it is there."""
+        if item.private and not self._take_private:
             self._say(item, item.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
         else:
             self._copy(item, item.key, keys, None)
