@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-ui test lint format lock clean
+.PHONY: help demo demo-ui test lint format bench bench-growth lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mastosync needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
@@ -33,6 +33,12 @@ lint: $(STAMP) ## Style, docstrings and types
 format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure against rclone and a simple script, and write docs/performance.md (half an hour, quiet machine)
+	$(BIN)/python -m benchmarks --docs
+
+bench-growth: $(STAMP) ## Add 10^4 to 10^6 rows, and the ID ranges of 10^7, to what `make bench` measured
+	$(BIN)/python -m benchmarks --parts growth ranges --add --docs
 
 lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/pip install --quiet uv
