@@ -1,5 +1,6 @@
 """What Mastodon stores for each row: facts of Mastodon and PostgreSQL, without Dagster and without S3."""
 
+from mastosync_dagster.mastodon.changes import ChangedObject, changed_objects
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
 from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
@@ -18,6 +19,7 @@ from mastosync_dagster.mastodon.tables import TABLES
 __all__ = [
     "TABLES",
     "Boundary",
+    "ChangedObject",
     "Connect",
     "DatabaseReadError",
     "IdRange",
@@ -28,6 +30,7 @@ __all__ = [
     "Schema",
     "Selection",
     "StoredObject",
+    "changed_objects",
     "database_now",
     "id_boundaries",
     "id_partition",

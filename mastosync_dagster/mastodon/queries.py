@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
+from mastosync_dagster.mastodon.changes import ROW_UPDATED_AT, change_columns
 from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader, short_transaction
 from mastosync_dagster.mastodon.paths import id_class
-from mastosync_dagster.mastodon.tables import BLANK, Remote, table_named
+from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, Remote, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ class Selection:
         table: One of Mastodon's tables with attachments.
         ids: Only these ids; None: all.
         changed_since: Only rows that were created, or got another file, after this moment (with a time zone).
+        all_above: Rows with ids above this are wanted whether they have changed or not.
         limit: At most so many rows; None: all. Counts rows that have a file, and have changed if that is asked for.
         offset: Pass over so many of these rows first, in the order of their ids.
     """
@@ -69,6 +71,7 @@ class Selection:
     table: str
     ids: IdRange | None = None
     changed_since: datetime | None = None
+    all_above: int | None = None
     limit: int | None = None
     offset: int = 0
 
@@ -92,7 +95,7 @@ class RowPage:
         hi: The last id, likewise. The partitions of all ids from lo to hi have equally many groups.
         scanned: How many rows of the table were read for it.
         rows: The rows that have a file and are wanted: the columns that ``stored_objects`` reads, as far as the
-            database has them, and ``private``.
+            database has them, and ``private``; of a selection by change, those that ``changed_objects`` reads too.
     """
 
     table: str
@@ -137,9 +140,9 @@ def walk_rows(
 
 def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowPage]:
     facts = table_named(selection.table)
-    columns = _row_columns(facts, schema)
-    query = _page_query(facts, schema, columns, changed=selection.changed_since is not None)
     since = selection.changed_since
+    columns = _row_columns(facts, schema, changed=since is not None)
+    query = _page_query(facts, schema, columns, changed=since is not None)
     parameters: dict[str, Any] = {
         "first": selection.ids.lo if selection.ids else _LOWEST_ID,
         "last": selection.ids.hi if selection.ids else _HIGHEST_ID,
@@ -148,6 +151,7 @@ def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowP
         "blank": BLANK,
         # The columns are without time zone, and in UTC.
         "since": since.astimezone(timezone.utc).replace(tzinfo=None) if since else None,
+        "all_above": _HIGHEST_ID if selection.all_above is None else selection.all_above,
     }
     try:
         more = selection.limit != 0
@@ -180,15 +184,23 @@ def _pages(table: str, ids: IdRange, scanned: int, rows: list[dict[str, Any]]) -
         yield RowPage(table, same[0]["id"], same[-1]["id"], counted, same)
 
 
-def _row_columns(facts: Table, schema: Schema) -> list[str]:
-    """Return the columns that ``stored_objects`` reads, as far as the database has them; the id first."""
+def _row_columns(facts: Table, schema: Schema, *, changed: bool) -> list[str]:
+    """Return the columns to read, as far as the database has them; the id first.
+
+    Args:
+        facts: The table.
+        schema: What the database has.
+        changed: Those too that tell when the row's files have changed.
+    """
     names = ["id", facts.remote_column]
+    if changed:
+        names += change_columns(facts)
     for attachment in facts.attachments:
         names += [attachment.file_name_column, attachment.file_size_column, attachment.styles_by]
         if facts.remote is not Remote.NEVER:
             names.append(attachment.storage_schema_version_column)
         if attachment.renamed_to:
-            names += ["processing", attachment.content_type_column]
+            names += [PROCESSING, attachment.content_type_column]
         if any(style.may_be_absent_before for styles in attachment.styles.values() for style in styles):
             names.append(attachment.updated_at_column)
     return [name for name in dict.fromkeys(names) if name is not None and schema.has(facts.name, name)]
@@ -258,9 +270,21 @@ def _has_file(facts: Table, schema: Schema) -> sql.Composed:
 
 def _has_changed(facts: Table, schema: Schema) -> sql.Composed:
     names = ["created_at", *(attachment.updated_at_column for attachment in facts.attachments)]
-    return sql.SQL(" OR ").join(
+    conditions = [
         sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in names if schema.has(facts.name, name)
-    )
+    ]
+    conditions += [
+        sql.SQL("({} > %(since)s AND left({}, {}) = {})").format(
+            sql.Identifier(ROW_UPDATED_AT),
+            sql.Identifier(attachment.content_type_column),
+            sql.Literal(len(kind)),
+            sql.Literal(kind),
+        )
+        for attachment in facts.attachments
+        for kind in attachment.processed_later
+        if schema.has(facts.name, ROW_UPDATED_AT, attachment.content_type_column)
+    ]
+    return sql.SQL(" OR ").join([*conditions, sql.SQL("id > %(all_above)s")])
 
 
 def id_boundaries(
