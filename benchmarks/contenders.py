@@ -93,7 +93,7 @@ class WholeRun:
         home = task.folder / "home"
         home.mkdir()
         shutil.copy(ROOT / "dagster.yaml", home)
-        environment = task.environment() | {"DAGSTER_HOME": str(home)}
+        environment = task.environment() | {"DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)}
         self._register(task, environment)
         command = [str(Path(sys.executable).parent / "dagster"), "job", "execute", "-m", "mastosync_dagster"]
         command += ["-j", f"sync_{task.rows.table}", "--tags", json.dumps({"dagster/partition": task.rows.partition})]
