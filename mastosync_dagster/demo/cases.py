@@ -763,7 +763,7 @@ _ACCOUNTS = (
     ),
     _account(
         "local of 2017, animated avatar that never had a static one",
-        _avatar("{hex}.gif", "image/gif"),
+        _avatar("{hex}.gif", "image/gif", avatar_updated_at="2017-05-06 07:08:09"),
         File("{avatars}/original/{hex}.gif", Kind.ANIMATED_GIF),
         File("{avatars}/static/{hex}.png", Kind.PNG, lost=True, harmless=True),
         ids=Ids.OLD,

@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.instance import object_store
-from mastosync_dagster.demo.servers import boto3_client
+from mastosync_dagster.demo.servers import boto3_client, object_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mastosync_dagster.demo.instance import ExpectedObject
+    from mastosync_dagster.demo.book import ExpectedObject
     from mastosync_dagster.demo.servers import S3Server
 
 _THREADS = 16

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mypy_boto3_s3 import S3Client
+    from obstore.store import S3Store
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 30.0
@@ -255,6 +256,21 @@ def boto3_client(server: S3Server) -> S3Client:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
+    )
+
+
+def object_store(server: S3Server, bucket: str) -> S3Store:
+    """Return an obstore store of one of the server's buckets."""
+    from obstore.store import S3Store as Store  # noqa: PLC0415  (as above)
+
+    return Store(
+        bucket,
+        endpoint=server.endpoint,
+        access_key_id=server.access_key_id,
+        secret_access_key=server.secret_access_key,
+        region=server.region,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
     )
 
 
