@@ -110,6 +110,7 @@ class Copier:
                 copied.size,
                 copied.md5,
                 line.private,
+                line.remote,
             )
         return self._not_at_source(line, refused)
 
@@ -153,6 +154,7 @@ class Copier:
             there.size,
             None,
             line.private,
+            line.remote,
         )
 
     def _missing(self, line: PlannedCopy) -> ManifestLine:
@@ -169,6 +171,7 @@ class Copier:
             None,
             None,
             line.private,
+            line.remote,
         )
 
 
@@ -186,6 +189,7 @@ def failed(line: PlannedCopy, source_key: str, key: str, reason: Reason, detail:
         line.size,
         None,
         line.private,
+        line.remote,
     )
 
 

@@ -19,6 +19,9 @@ class Item:
         keep_found_key: Found under a candidate, it goes to that key instead of ``key``.
         may_be_absent: Its absence at the source is known to be harmless (noted in the manifest).
         new: It cannot have been copied yet: neither side is asked for it, the copy's GET tells whether it is there.
+        remote: It is a copy of another server's (a manifest column).
+        again: To be copied whatever the listings say: somebody has looked closer than they do.
+        turn: Found equal at the destination, it gets its ACL set: it was, or may have been, written with another.
     """
 
     key: str
@@ -30,6 +33,9 @@ class Item:
     keep_found_key: bool = False
     may_be_absent: bool = False
     new: bool = False
+    remote: bool = False
+    again: bool = False
+    turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ class Format:
         Args:
             about: What else its metadata says.
         """
-        metadata: dict[bytes | str, bytes | str] = {**(about or {}), self.key: str(self.version)}
+        metadata: dict[bytes | str, bytes | str] = {self.key: str(self.version)}
+        metadata.update({name.encode(): value for name, value in (about or {}).items()})
         return pa.schema(self.columns, metadata=metadata)
 
     def open(self, path: Path) -> pq.ParquetFile:

@@ -49,6 +49,7 @@ class PlannedCopy(NamedTuple):
         group: Manifest column.
         row_id: Manifest column.
         part: Manifest column.
+        remote: Manifest column.
     """
 
     key: str
@@ -62,6 +63,7 @@ class PlannedCopy(NamedTuple):
     group: str
     row_id: int
     part: str
+    remote: bool | None = None
 
 
 SCHEMA = pa.schema(
@@ -77,6 +79,7 @@ SCHEMA = pa.schema(
         pa.field("group", pa.string(), nullable=False),
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("part", pa.string(), nullable=False),
+        pa.field("remote", pa.bool_()),
     ],
     metadata={"mastosync.plan": "1"},
 )

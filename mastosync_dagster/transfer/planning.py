@@ -8,26 +8,28 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.access import SourceAccess
+from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import DECIDED, PlannedCopy, PlanWriter
-from mastosync_dagster.transfer.storage import ListedObject, Storage, is_plain_md5
+from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, PlannedCopy, PlanWriter
+from mastosync_dagster.transfer.pool import Pool
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from mastosync_dagster.transfer.errors import StorageError
     from mastosync_dagster.transfer.items import Batch, Item
+    from mastosync_dagster.transfer.storage import ListedObject, Storage
 
 __all__ = ["LookupStoppedError", "PlanCounts", "make_plan"]
 
 _BATCHES_IN_FLIGHT = 2
 _HEADS_IN_FLIGHT = 64
 _PROGRESS_SECONDS = 1.0
-_ETAG_QUESTIONS = 10
 _MD5_CHARACTERS = 32
 
 ONLY_AT_DESTINATION = "only at the destination"
@@ -43,7 +45,8 @@ class PlanCounts:
         rows: Rows of the database behind the plan.
         objects: Objects, that is: distinct keys at the destination.
         to_copy: Lines of the plan file.
-        present: Already at the destination and equal.
+        present: Already at the destination and equal, those included that get another ACL.
+        to_turn: Of these, the ones that get their ACL set.
         missing: Not at the source, nor at the destination.
         failed: Cannot be copied.
         bytes_to_copy: Bytes of the objects to copy whose size is known.
@@ -57,6 +60,7 @@ class PlanCounts:
     objects: int = 0
     to_copy: int = 0
     present: int = 0
+    to_turn: int = 0
     missing: int = 0
     failed: int = 0
     bytes_to_copy: int = 0
@@ -76,8 +80,9 @@ def make_plan(
     stop: threading.Event,
     on_progress: Callable[[PlanCounts], None] | None = None,
     listers: int = 8,
+    keep_access: bool = False,
 ) -> PlanCounts:
-    """Compare both sides and write the plan: ``to_copy.arrow`` and ``decided.parquet`` (see `planfile`).
+    """Compare both sides and write the plan: ``to_copy.arrow``, ``to_turn.arrow``, ``decided.parquet`` (`planfile`).
 
     Streams: a few batches are in memory at a time, whatever the number of batches.
 
@@ -91,11 +96,13 @@ def make_plan(
         batches: What is wanted. Read in this thread, a few ahead.
         source: Where objects are read.
         destination: Where they go.
-        folder: Gets the two files, whole or not at all.
+        folder: Gets the three files, whole or not at all.
         copy_private: Copy private objects also to a destination without ACLs.
         stop: Set from another thread, it ends the planning.
         on_progress: Called in this thread about once a second.
         listers: Listings in flight at a time.
+        keep_access: Whether everybody may read an object that is to be copied is asked of the source, a request each,
+            instead of taken from the item.
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
@@ -104,8 +111,14 @@ def make_plan(
     """
     with contextlib.ExitStack() as stack:
         plan = stack.enter_context(PlanWriter(folder))
+        turns = stack.enter_context(PlanWriter(folder, TO_TURN))
         decided = stack.enter_context(ManifestWriter(folder / DECIDED))
-        planner = _Planner(source, destination, plan, decided, copy_private=copy_private, on_progress=on_progress)
+        planner = _Planner(
+            source, destination, plan, turns, decided, copy_private=copy_private, on_progress=on_progress
+        )
+        if keep_access:
+            pool = Pool(source.settings.max_connections, stop=stop, tick=planner.tell_progress)
+            planner.access = SourceAccess(source, stack.enter_context(pool))
         lookup = stack.enter_context(
             Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
         )
@@ -135,52 +148,44 @@ def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
         home = before if item.key in before else distinct
         known = home.setdefault(item.key, item)
         if item.private and not known.private:
-            home[item.key] = replace(known, private=True)
+            home[item.key] = replace(known, private=True, turn=True)
     return distinct
 
 
-class _Etags:
-    """Finds out whether a side's ETags are MD5s where they look like it: asks at the first few mismatches."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._questions = _ETAG_QUESTIONS
-        self.are_md5 = True
-
-    def mislead(self, key: str) -> bool:
-        """Tell whether the ETag of this object, and then of all, says nothing about its body."""
-        if self.are_md5 and self._questions:
-            self._questions -= 1
-            # Without an answer the ETag is taken at its word: the object is copied again, which harms nothing.
-            with contextlib.suppress(StorageError):
-                self.are_md5 = self._storage.etag_is_md5(key)
-        return not self.are_md5
-
-
 class _Planner:
-    """Decides about items and counts. Lives in one thread."""
+    """Decides about items and counts. Lives in one thread.
+
+    Attributes:
+        counts: So far.
+        access: Asks the source who may read an object that is to be copied; None: the item says.
+    """
 
     def __init__(
         self,
         source: Storage,
         destination: Storage,
         plan: PlanWriter,
+        turns: PlanWriter,
         decided: ManifestWriter,
         *,
         copy_private: bool,
         on_progress: Callable[[PlanCounts], None] | None,
     ) -> None:
         self.counts = PlanCounts()
+        self.access: SourceAccess | None = None
         self._plan = plan
+        self._turns = turns
         self._decided = decided
-        self._take_private = copy_private or bool(destination.settings.permission)
+        self._has_acls = bool(destination.settings.permission)
+        self._take_private = copy_private or self._has_acls
         self._source_prefix = source.settings.prefix
         self._destination_prefix = destination.settings.prefix
-        self._source_etags = _Etags(source)
-        self._destination_etags = _Etags(destination)
+        self._equality = Equality(source, destination)
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._to_copy = 0
+        self._to_turn = 0
         self._bytes = 0
+        self._undecided: list[tuple[Item, PlannedCopy]] = []
         self._on_progress = on_progress
         self._told = time.monotonic()
 
@@ -206,6 +211,7 @@ class _Planner:
         confirmed = lookup.ask_source(absent) if absent else View()
         for item in absent:
             self._decide(item, confirmed, destination, final=True)
+        self._ask_access()
         self._count(len(items), rows, (source, destination, confirmed), lookup)
         self.tell_progress()
 
@@ -217,6 +223,7 @@ class _Planner:
             objects=counts.objects + objects,
             to_copy=self._to_copy,
             present=self._outcomes[Outcome.PRESENT],
+            to_turn=self._to_turn,
             missing=self._outcomes[Outcome.MISSING],
             failed=self._outcomes[Outcome.FAILED],
             bytes_to_copy=self._bytes,
@@ -248,8 +255,8 @@ class _Planner:
                 return self._decide_absent(item, source, destination, final=final)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
-        if there is not None and self._equal(found, there):
-            self._say(item, target, Outcome.PRESENT, found=found, there=there)
+        if there is not None and not item.again and self._equal(found, there):
+            self._present(item, target, found=found, there=there)
         elif item.private and not self._take_private:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
         else:
@@ -263,7 +270,7 @@ class _Planner:
             there = destination.objects.get(key)
             if there is not None:
                 detail = SOURCE_SILENT if silent else ONLY_AT_DESTINATION
-                self._say(item, key, Outcome.PRESENT, there=there, detail=detail)
+                self._present(item, key, there=there, detail=detail)
                 return True
         if silent:
             self._decide_silent(item, silent, source.unknown[silent[-1]])
@@ -288,31 +295,66 @@ class _Planner:
 
     def _equal(self, here: ListedObject, there: ListedObject) -> bool:
         """Tell whether two objects are equal as far as sizes and ETags tell."""
-        if here.size != there.size:
-            return False
-        if here.etag == there.etag or not (is_plain_md5(here.etag) and is_plain_md5(there.etag)):
-            return True
-        return self._destination_etags.mislead(there.key) or self._source_etags.mislead(here.key)
+        return here.size == there.size and self._equality.same_content(here, there)
+
+    def _present(
+        self,
+        item: Item,
+        target: str,
+        *,
+        there: ListedObject,
+        found: ListedObject | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Leave an object as it is, or plan to set its ACL."""
+        if not (item.turn and self._has_acls):
+            self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
+            return
+        self._outcomes[Outcome.PRESENT] += 1
+        self._to_turn += 1
+        line = self._line(item, target, [found.key if found else ""], there)
+        self._turns.write(line._replace(etag=self._md5(found, there)))
 
     def _copy(self, item: Item, target: str, source_keys: list[str], found: ListedObject | None) -> None:
-        """Write a line of the plan. Without ``found`` the source keys are to be tried in order."""
-        self._to_copy += 1
-        self._bytes += found.size if found else 0
-        self._plan.write(
-            PlannedCopy(
-                key=target,
-                source_key=source_keys[0],
-                candidates=source_keys[1:],
-                size=found.size if found else None,
-                etag=found.etag if found else None,
-                private=item.private,
-                keep_found_key=item.keep_found_key,
-                may_be_absent=item.may_be_absent,
-                group=item.group,
-                row_id=item.row_id,
-                part=item.part,
-            )
+        """Plan a copy. Without ``found`` the source keys are to be tried in order."""
+        line = self._line(item, target, source_keys, found)
+        if self.access is not None:
+            self._undecided.append((item, line))
+        else:
+            self._write(line)
+
+    def _line(self, item: Item, target: str, source_keys: list[str], seen: ListedObject | None) -> PlannedCopy:
+        return PlannedCopy(
+            key=target,
+            source_key=source_keys[0],
+            candidates=source_keys[1:],
+            size=seen.size if seen else None,
+            etag=seen.etag if seen else None,
+            private=item.private,
+            keep_found_key=item.keep_found_key,
+            may_be_absent=item.may_be_absent,
+            group=item.group,
+            row_id=item.row_id,
+            part=item.part,
+            remote=item.remote,
         )
+
+    def _write(self, line: PlannedCopy) -> None:
+        self._to_copy += 1
+        self._bytes += line.size or 0
+        self._plan.write(line)
+
+    def _ask_access(self) -> None:
+        """Ask the source who may read the batch's objects that are to be copied, and plan them accordingly."""
+        if self.access is None or not self._undecided:
+            return
+        private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
+        for (item, line), is_private in zip(self._undecided, private, strict=True):
+            if is_private and not self._take_private:
+                self._say(replace(item, private=True), line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
+            else:
+                self._write(line._replace(private=is_private))
+        self._undecided.clear()
 
     def _say(
         self,
@@ -341,13 +383,14 @@ class _Planner:
                 size=None if seen is None else seen.size,
                 etag=self._md5(found, there),
                 private=item.private,
+                remote=item.remote,
             )
         )
 
     def _md5(self, found: ListedObject | None, there: ListedObject | None) -> str | None:
         """Return the MD5 of the body, from an ETag that is one."""
-        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self._source_etags.are_md5:
+        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self._equality.source.are_md5:
             return found.etag
-        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self._destination_etags.are_md5:
+        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self._equality.destination.are_md5:
             return there.etag
         return None
