@@ -109,7 +109,7 @@ def put(
 
 
 class UploadLostError(Exception):
-    """The server has dropped an upload: start again. (rclone drops it with a part that arrives damaged.)"""
+    """The server has dropped an upload, as rclone does with a part that arrives damaged: start again."""
 
 
 class Upload:

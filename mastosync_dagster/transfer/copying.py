@@ -176,8 +176,8 @@ class _Run:
             self._start_workers()
             next_progress = time.monotonic() + _PROGRESS_SECONDS
             while not self._all_done.wait(_TICK_SECONDS):
-                if stop.is_set() or self._writer.error is not None:
-                    self._end()
+                if stop.is_set() or self._halt.is_set() or self._writer.error is not None:
+                    break
                 if time.monotonic() >= next_progress:
                     next_progress += _PROGRESS_SECONDS
                     on_progress(self._progress())

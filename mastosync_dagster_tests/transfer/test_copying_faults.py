@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.proxy import (
     WrongEtag,
     s3_proxy,
 )
-from mastosync_dagster_tests.support.transfers import Transfer
+from mastosync_dagster_tests.support.transfers import FAST, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 SMALL = os.urandom(40_000)
-LARGE = os.urandom(17 * MIB + 123)
+LARGE = os.urandom(11 * MIB + 123)
+"""Three parts."""
 
 GET = frozenset({Kind.GET})
 PUT = frozenset({Kind.PUT})
@@ -61,7 +62,7 @@ class Faulty(Transfer):
 @pytest.fixture
 def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[Faulty]:
     with contextlib.ExitStack() as stack:
-        faulty = Faulty(tmp_path, source_bucket, destination_bucket)
+        faulty = Faulty(tmp_path, source_bucket, destination_bucket, settings=replace(FAST, large_object_mb=8))
         faulty.at_source = stack.enter_context(s3_proxy(source_bucket.server.endpoint))
         faulty.at_destination = stack.enter_context(s3_proxy(destination_bucket.server.endpoint))
         short = {"read_timeout": 1.0, "download_timeout": 2.0, "upload_timeout": 2.0}
