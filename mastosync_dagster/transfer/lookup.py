@@ -39,12 +39,14 @@ class View:
     Attributes:
         objects: What is there, by relative key.
         unknown: Keys that the side would not speak about, with its answer. All others are absent.
+        others: What else is in the ranges, where that was asked for.
         list_requests: ListObjectsV2 requests: one per page of up to 1,000 keys.
         head_requests: HEAD requests.
     """
 
     objects: dict[str, ListedObject] = field(default_factory=dict)
     unknown: dict[str, StorageError] = field(default_factory=dict)
+    others: list[ListedObject] = field(default_factory=list)
     list_requests: int = 0
     head_requests: int = 0
 
@@ -52,6 +54,7 @@ class View:
         """Take in what another request found."""
         self.objects.update(other.objects)
         self.unknown.update(other.unknown)
+        self.others += other.others
         self.list_requests += other.list_requests
         self.head_requests += other.head_requests
 
@@ -71,7 +74,9 @@ class Asked:
     futures: list[list[Future[View]]]
 
 
-def _list(storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event) -> View:
+def _list(
+    storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool = False
+) -> View:
     """List a range and keep what is wanted: a range may hold far more than a batch asks for."""
     view = View()
     for page in storage.list_pages(keys):
@@ -79,6 +84,8 @@ def _list(storage: Storage, keys: KeyRange, wanted: Container[str], halt: thread
         for entry in page:
             if entry.key in wanted:
                 view.objects[entry.key] = entry
+            elif others:
+                view.others.append(entry)
         if halt.is_set():
             raise LookupStoppedError
     return view
@@ -189,19 +196,23 @@ class Lookup:
         """Whether source and destination may be listed, as far as was seen."""
         return self._may_list[0], self._may_list[1]
 
-    def ask(self, items: dict[str, Item], ranges: Sequence[KeyRange]) -> Asked:
+    def ask(self, items: dict[str, Item], ranges: Sequence[KeyRange], *, others: bool = False) -> Asked:
         """Start asking both sides; returns at once. Nobody is asked for new items.
 
         Args:
             items: The batch's items by key.
             ranges: Key ranges that hold all keys of the items; empty: ask for each object.
+            others: Keep what else the destination has in the ranges; they are listed there whatever the items.
         """
         known = [item for item in items.values() if not item.new]
-        listed = [bool(ranges and known) and may_list for may_list in self._may_list]
+        listed = [bool(ranges and (known or (others and side))) and self._may_list[side] for side in (0, 1)]
         wanted = {key for item in known for key in source_keys(item)}
         pages = split(ranges, (item.key for item in known)) if any(listed) else []
         futures = [
-            [self._list_pool.submit(_list, self._sides[side], page, wanted, self._halt) for page in pages]
+            [
+                self._list_pool.submit(_list, self._sides[side], page, wanted, self._halt, others=others and side == 1)
+                for page in pages
+            ]
             if listed[side]
             else self._start_heads(side, items)
             for side in (0, 1)

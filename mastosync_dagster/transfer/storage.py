@@ -21,6 +21,7 @@ from mastosync_dagster.transfer.settings import StorageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -52,11 +53,13 @@ class ListedObject(NamedTuple):
         key: Relative to the key prefix.
         size: Bytes.
         etag: Without quotes; None where the server gives none.
+        modified: When it was last written, by the server's clock; None where that was not asked for.
     """
 
     key: str
     size: int
     etag: str | None
+    modified: datetime | None = None
 
 
 def is_plain_md5(etag: str | None) -> bool:
@@ -220,7 +223,7 @@ class Storage:
         except OSError as error:
             raise StorageError(
                 f"the {self.settings.name}'s CA file {ca_file} cannot be read ({error.strerror}): "
-                f"check {self.settings.field('verify')}",
+                f"check {self.settings.field('ca_file')}",
                 reason=Reason.CONNECTION,
                 permanent=True,
             ) from error
@@ -317,7 +320,7 @@ class Storage:
         try:
             for objects in stream:
                 page = [
-                    ListedObject(entry["path"][cut:], entry["size"], etag and etag.strip('"'))
+                    ListedObject(entry["path"][cut:], entry["size"], etag and etag.strip('"'), entry["last_modified"])
                     for entry in objects
                     for etag in (entry["e_tag"],)
                 ]
@@ -344,7 +347,9 @@ class Storage:
             )
             for answer in pages:
                 page = [
-                    ListedObject(entry["Key"][cut:], entry["Size"], entry["ETag"].strip('"') or None)
+                    ListedObject(
+                        entry["Key"][cut:], entry["Size"], entry["ETag"].strip('"') or None, entry["LastModified"]
+                    )
                     for entry in answer.get("Contents", [])
                 ]
                 yield [entry for entry in page if keys.start <= entry.key < keys.end]

@@ -1,0 +1,136 @@
+"""Sets the ACL of objects that are at the destination already, and writes down what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer.access import set_access
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.planfile import TO_TURN, TURNED, read_plan
+from mastosync_dagster.transfer.pool import Pool
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from mastosync_dagster.transfer.planfile import PlannedCopy
+    from mastosync_dagster.transfer.storage import Storage
+
+MADE_PRIVATE = "made private"
+MADE_PUBLIC = "given the permission of public objects"
+NOT_BEGUN = "the run was stopped before"
+
+
+@dataclass(frozen=True)
+class TurnCounts:
+    """What setting ACLs came to.
+
+    Attributes:
+        turned: Objects whose ACL was set.
+        failed: Objects whose ACL was not, those not attempted included.
+        stopped: The error that ended it early; None: it went through.
+    """
+
+    turned: int = 0
+    failed: int = 0
+    stopped: StorageError | None = None
+
+
+def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: threading.Event) -> TurnCounts:
+    """Set the ACLs that a plan asks for: ``to_turn.arrow`` to ``turned.parquet`` (see `planfile`).
+
+    Every line of the plan gets exactly one line there, also when it is stopped or fails.
+
+    Args:
+        folder: Holds the plan, gets the result.
+        source_prefix: The source's key prefix.
+        destination: Where the objects are.
+        stop: Set from another thread, it ends the work.
+
+    Raises:
+        OSError: The folder is not readable or writable.
+        PoolStoppedError: ``stop`` was set.
+        BaseException: Whatever interrupts the calling thread.
+    """
+    with ManifestWriter(folder / TURNED) as writer:
+        turner = _Turner(source_prefix, destination, writer)
+        interrupt: BaseException | None = None
+        for lines in read_plan(folder, TO_TURN):
+            if interrupt is None and turner.stopped is None:
+                try:
+                    turner.turn(lines, stop)
+                except BaseException as error:  # noqa: BLE001  (raised again when the rest is written down)
+                    interrupt = error
+            turner.write_rest(lines)
+    if interrupt is not None:
+        raise interrupt
+    return TurnCounts(turner.turned, turner.failed, turner.stopped)
+
+
+class _Turner:
+    """Sets ACLs, and writes each object's line once."""
+
+    def __init__(self, source_prefix: str, destination: Storage, writer: ManifestWriter) -> None:
+        self.turned = self.failed = 0
+        self.stopped: StorageError | None = None
+        self._source_prefix = source_prefix
+        self._destination = destination
+        self._writer = writer
+        self._written = 0
+
+    def turn(self, lines: list[PlannedCopy], stop: threading.Event) -> None:
+        """Set the ACLs of some objects, and write their lines. A permanent error leaves the rest of them."""
+        self._written = 0
+        step = 4 * self._destination.settings.max_connections
+        with Pool(self._destination.settings.max_connections, stop=stop) as pool:
+            for start in range(0, len(lines), step):
+                part = lines[start : start + step]
+                for line, error in zip(part, pool.map(lambda line: self._try(line, pool.halt), part), strict=True):
+                    self._write(line, error)
+                    self._written += 1
+                if self.stopped is not None:
+                    return
+
+    def write_rest(self, lines: list[PlannedCopy]) -> None:
+        """Write the lines of objects whose turn did not come."""
+        for line in lines[self._written :]:
+            self.failed += 1
+            self._writer.write(self._line(line, Outcome.FAILED, Reason.NOT_ATTEMPTED, NOT_BEGUN))
+        self._written = 0
+
+    def _try(self, line: PlannedCopy, halt: threading.Event) -> StorageError | None:
+        try:
+            set_access(self._destination, line.key, private=line.private, halt=halt)
+        except StorageError as error:
+            return error
+        return None
+
+    def _write(self, line: PlannedCopy, error: StorageError | None) -> None:
+        if error is None:
+            self.turned += 1
+            detail = MADE_PRIVATE if line.private else MADE_PUBLIC
+            self._writer.write(self._line(line, Outcome.PRESENT, None, detail))
+            return
+        self.failed += 1
+        if error.permanent:
+            self.stopped = self.stopped or error
+        self._writer.write(self._line(line, Outcome.FAILED, error.reason, str(error)))
+
+    def _line(self, line: PlannedCopy, outcome: Outcome, reason: Reason | None, detail: str) -> ManifestLine:
+        return ManifestLine(
+            group=line.group,
+            row_id=line.row_id,
+            part=line.part,
+            key=self._destination.full_key(line.key),
+            source_key=self._source_prefix + line.source_key if line.source_key else None,
+            outcome=outcome,
+            reason=reason,
+            detail=detail,
+            size=line.size,
+            etag=line.etag,
+            private=line.private,
+            remote=line.remote,
+        )
