@@ -12,18 +12,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import dagster as dg
 
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.failures import plain_failures
+from mastosync_dagster.history import (
+    DATABASE_BYTES,
+    DESTINATION,
+    EVERY_ROW,
+    READ_AT,
+    WATERMARK,
+    new_after,
+    place_of,
+    read_until_tags,
+    watermark,
+)
+from mastosync_dagster.incremental import Claim
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
-from mastosync_dagster.selection import batches
+from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
 from mastosync_dagster.transfer.manifest import merge, read_manifest
@@ -42,11 +54,13 @@ class Scope:
         name: The asset, or the job where it is about several.
         partition: The ID range's key, or `CHANGES`.
         selections: The rows, a selection per table.
+        claims: What the run's success says of the tables.
     """
 
     name: str
     partition: str
     selections: tuple[Selection, ...]
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Planned:
         counts: What it counts.
         read_at: The database's clock before the first row was read.
         seconds: How long planning took.
+        database_bytes: What the database says that the objects' originals weigh.
     """
 
     scope: Scope
@@ -68,6 +83,7 @@ class Planned:
     counts: PlanCounts
     read_at: datetime
     seconds: float
+    database_bytes: int
 
 
 @dataclass(frozen=True)
@@ -113,14 +129,20 @@ def _make_plan(
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
-            read_at = database_now(connection)
+            read_at, reading = database_now(connection), time.monotonic()
             scope = scope_at(read_at)
             schema = read_schema(connection, [selection.table for selection in scope.selections])
-        pages = itertools.chain.from_iterable(
-            walk_rows(connect, schema, selection, page_rows=config.page_rows) for selection in scope.selections
+        sizes = Sizes()
+        wanted = itertools.chain.from_iterable(
+            batches(
+                walk_rows(connect, schema, selection, page_rows=config.page_rows),
+                _changes(context, selection, sides.destination),
+                sizes,
+            )
+            for selection in scope.selections
         )
         counts = make_plan(
-            batches(pages),
+            wanted,
             source,
             destination,
             folder,
@@ -136,13 +158,31 @@ def _make_plan(
         counts=counts,
         read_at=read_at,
         seconds=time.monotonic() - started,
+        database_bytes=sizes.bytes,
     )
+    # Before the first object is copied, so that no run has copied something and lacks them.
+    read_until = read_at + timedelta(seconds=time.monotonic() - reading)
+    tags = read_until_tags((selection.table for selection in scope.selections), read_until)
+    context.instance.add_run_tags(context.run_id, tags)
     context.log.info(
         f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
         f" copy ({counts.bytes_to_copy / 1e6:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
     )
     return planned
+
+
+def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
+    """Return which objects of the selection's rows are wanted; None: all."""
+    if selection.changed_since is None:
+        return None
+    file_type = FileType(selection.table)
+    known = watermark(context.instance, file_type, place_of(destination))
+    return Changes(
+        since=selection.changed_since,
+        all_above=selection.all_above,
+        new_after=new_after(context.instance, file_type, known, run_id=context.run_id),
+    )
 
 
 @dg.op(description="Read the rows of the ID range, list both sides, and write down what is to be copied.")
@@ -176,13 +216,19 @@ def plan_changes(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Planned:
     """Plan the rows that the config selects, of several file types."""
-    with plain_failures():
-        return _make_plan(
-            context,
-            lambda now: Scope(name=context.job_name, partition=CHANGES, selections=config.selections(now)),
-            config,
-            _Sides(mastodon_db, source, destination, progress),
+
+    def scope_at(now: datetime) -> Scope:
+        shares = config.shares(context.instance, place_of(destination), now)
+        context.log.info("; ".join(share.why for share in shares))
+        return Scope(
+            name=context.job_name,
+            partition=CHANGES,
+            selections=tuple(share.selection for share in shares),
+            claims=tuple(share.claim for share in shares if share.claim),
         )
+
+    with plain_failures():
+        return _make_plan(context, scope_at, config, _Sides(mastodon_db, source, destination, progress))
 
 
 @dg.op(description="Stream the planned objects from the source to the destination, verified.")
@@ -226,6 +272,7 @@ class _Report:
 
     summary: reports.Summary
     manifest: str
+    place: str
     copied: Copied
 
     def metadata(self) -> dict[str, dg.MetadataValue]:
@@ -240,6 +287,7 @@ class _Report:
             **counts.figures(),
             "list_requests": planned.counts.list_requests,
             "head_requests": planned.counts.head_requests,
+            DATABASE_BYTES: planned.database_bytes,
         }
         return {
             **{
@@ -248,8 +296,29 @@ class _Report:
             },
             "missing and failed": dg.MetadataValue.md(reports.markdown(self.summary)),
             "manifest": dg.MetadataValue.path(self.manifest),
-            "database_read_at": dg.MetadataValue.timestamp(planned.read_at),
+            **self.read(),
         }
+
+    def read(self) -> dict[str, dg.MetadataValue]:
+        """Return what history asks of a run: when it read the database, and where its copies are."""
+        return {
+            READ_AT: dg.MetadataValue.timestamp(self.copied.planned.read_at),
+            DESTINATION: dg.MetadataValue.text(self.place),
+        }
+
+    def observation(self, selection: Selection) -> dg.AssetObservation:
+        """Return what is noted on an asset about its share of a run."""
+        table = selection.table
+        tally = self.summary.groups.get(table, reports.Tally())
+        metadata: dict[str, dg.RawMetadataValue] = {**reports.counts(tally), **self.read()}
+        if selection.changed_since is not None:
+            metadata["changed_since"] = dg.MetadataValue.timestamp(selection.changed_since)
+        claims = {claim.table: claim for claim in self.copied.planned.scope.claims}
+        # A file type whose objects all have a good end is done, whatever becomes of the others.
+        if table in claims and not tally.outcomes[Outcome.FAILED] and not self.copied.counts.stopped:
+            metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
+            metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
+        return dg.AssetObservation(table, metadata=metadata)
 
     def raise_if_failed(self) -> None:
         """Raise the failure that ends a run in which an object failed, or which a permanent error stopped."""
@@ -274,7 +343,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, destination: S3Bu
 
 def _report(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket) -> _Report:
     summary, location = _publish(context, copied.planned, destination)
-    return _Report(summary=summary, manifest=location, copied=copied)
+    return _Report(summary=summary, manifest=location, place=place_of(destination), copied=copied)
 
 
 @dg.op(
@@ -298,8 +367,7 @@ def report_changes(context: dg.OpExecutionContext, copied: Copied, destination: 
     with plain_failures():
         told = _report(context, copied, destination)
     for selection in copied.planned.scope.selections:
-        tally = told.summary.groups.get(selection.table, reports.Tally())
-        context.log_event(dg.AssetObservation(selection.table, metadata=reports.counts(tally)))
+        context.log_event(told.observation(selection))
     context.add_output_metadata(told.metadata())
     told.raise_if_failed()
     return told.summary

@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.mastodon import key_spans, stored_objects
+from mastosync_dagster.mastodon import changed_objects, key_spans, stored_objects
 from mastosync_dagster.transfer.items import Batch, Item, KeyRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
 
-    from mastosync_dagster.mastodon import RowPage
+    from mastosync_dagster.mastodon import RowPage, StoredObject
 
 # Listing a page's key ranges costs about one request per thousand keys that lie there, asking for each object one
 # request an object. Below this share of rows that are wanted, asking is the cheaper.
 _LISTING_PAYS_FROM = 1 / 50
 
 
-def batches(pages: Iterable[RowPage]) -> Iterator[Batch]:
-    """Yield one batch per page of rows: the objects its rows stand for, and the key ranges that hold them."""
+@dataclass
+class Sizes:
+    """Adds up what the database says of the objects that pass by.
+
+    Attributes:
+        bytes: Sizes of originals; of other objects it knows none.
+    """
+
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Which objects of the rows are wanted.
+
+    Attributes:
+        since: Those that may have changed after this moment.
+        all_above: Those of rows with ids above this too.
+        new_after: Those written after this moment cannot have been copied yet; None: any may.
+    """
+
+    since: datetime
+    all_above: int | None
+    new_after: datetime | None
+
+
+def batches(pages: Iterable[RowPage], changes: Changes | None = None, sizes: Sizes | None = None) -> Iterator[Batch]:
+    """Yield one batch per page of rows: the objects its rows stand for, and the key ranges that hold them.
+
+    Args:
+        pages: The rows.
+        changes: Take only these objects; None: all.
+        sizes: Told the size of each object.
+    """
+    sizes = sizes or Sizes()
     for page in pages:
-        items = tuple(_items(page))
-        listed = len(page.rows) >= page.scanned * _LISTING_PAYS_FROM
+        items = tuple(_items(page, sizes, changes))
+        asked = len(page.rows) if changes is None else len({item.row_id for item in items if not item.new})
+        listed = items and asked and asked >= page.scanned * _LISTING_PAYS_FROM
         ranges = (
             tuple(
                 KeyRange(prefix=span.prefix, start=span.start, end=span.end)
                 for span in key_spans(page.table, page.lo, page.hi)
             )
-            if items and listed
+            if listed
             else ()
         )
         yield Batch(items=items, ranges=ranges, rows=len(page.rows))
 
 
-def _items(page: RowPage) -> Iterator[Item]:
+def _items(page: RowPage, sizes: Sizes, changes: Changes | None) -> Iterator[Item]:
     for row in page.rows:
         private, row_id = bool(row["private"]), row["id"]
         assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
-        for stored in stored_objects(page.table, row):
+        for stored, new in _objects(page.table, row, changes):
+            sizes.bytes += stored.size or 0
             yield Item(
                 key=stored.key,
                 candidates=stored.candidates,
@@ -47,4 +84,16 @@ def _items(page: RowPage) -> Iterator[Item]:
                 private=private,
                 keep_found_key=stored.unfinished,
                 may_be_absent=stored.may_be_absent,
+                new=new,
             )
+
+
+def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> Iterator[tuple[StoredObject, bool]]:
+    """Yield the wanted objects of a row, each with whether it is new."""
+    if changes is None:
+        for stored in stored_objects(table, row):
+            yield stored, False
+        return
+    after = changes.new_after
+    for stored, written in changed_objects(table, row, changes.since, all_above=changes.all_above):
+        yield stored, after is not None and written is not None and written > after

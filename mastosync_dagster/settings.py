@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 from mastosync_dagster.environment import concurrency
-from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.incremental import LAST, Part, Share, every_row, since_last, since_moment
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.transfer.copying import CopySettings
 
@@ -27,7 +27,9 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     Raises:
         InvalidMomentError: With a message that says what is wrong and what a moment looks like.
     """
-    form = "a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00"
+    form = (
+        f"a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00; {LAST!r} is the last incremental run"
+    )
     try:
         # Python 3.10 knows no Z.
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
@@ -59,7 +61,8 @@ class ChangesConfig(PlanConfig):
     )
     changed_since: str | None = Field(
         default=None,
-        description="Only rows changed after this moment (ISO 8601 with a time zone). None: every row.",
+        description="Only rows changed after this moment (ISO 8601 with a time zone), less ten minutes. "
+        f"{LAST!r}: go on where the last incremental run ended. None: every row.",
     )
     limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
     offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, by id.")
@@ -72,19 +75,25 @@ class ChangesConfig(PlanConfig):
             raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
         return names
 
-    def selections(self, now: datetime) -> tuple[Selection, ...]:
-        """Return the rows to take, a selection per file type.
+    def shares(self, instance: dg.DagsterInstance, place: str, now: datetime) -> tuple[Share, ...]:
+        """Return what to take of each file type.
 
         Args:
+            instance: Whose history says where the last incremental run ended.
+            place: The destination, as `history.place_of` names it.
             now: The database's clock; ``changed_since`` may not lie after it.
 
         Raises:
             InvalidMomentError: ``changed_since`` is no moment, has no zone or lies in the future.
         """
-        since = parse_moment(self.changed_since, now=now) if self.changed_since is not None else None
-        return tuple(
-            Selection(table=name, changed_since=since, limit=self.limit, offset=self.offset) for name in self.file_types
-        )
+        part = Part(self.limit, self.offset)
+        file_types = [FileType(name) for name in dict.fromkeys(self.file_types)]
+        if self.changed_since is None:
+            return tuple(every_row(file_type, part) for file_type in file_types)
+        if self.changed_since.strip() == LAST:
+            return tuple(since_last(instance, place, file_type, part, now) for file_type in file_types)
+        moment = parse_moment(self.changed_since, now=now)
+        return tuple(since_moment(instance, place, file_type, part, moment) for file_type in file_types)
 
 
 class CopyConfig(dg.Config):

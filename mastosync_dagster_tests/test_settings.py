@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 from pydantic import ValidationError
 
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.settings import ChangesConfig, InvalidMomentError, parse_moment
+
+if TYPE_CHECKING:
+    from mastosync_dagster.incremental import Share
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
 
@@ -40,15 +45,25 @@ def test_anything_else_is_refused_in_plain_words(text: str, message: str) -> Non
         parse_moment(text, now=NOW)
 
 
-def test_a_selection_per_file_type_carries_the_bounds() -> None:
+def shares(config: ChangesConfig) -> tuple[Share, ...]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        return config.shares(instance, "a place", NOW)
+
+
+def test_a_selection_per_file_type_carries_the_bounds_and_begins_ten_minutes_early() -> None:
     config = ChangesConfig(file_types=["accounts"], changed_since="2026-11-01T03:00:00Z", limit=5, offset=2)
-    since = datetime(2026, 11, 1, 3, 0, tzinfo=timezone.utc)
-    assert config.selections(NOW) == (Selection(table="accounts", changed_since=since, limit=5, offset=2),)
+    since = datetime(2026, 11, 1, 2, 50, tzinfo=timezone.utc)
+    (share,) = shares(config)
+    assert share.selection == Selection(table="accounts", changed_since=since, limit=5, offset=2)
 
 
-def test_all_file_types_by_default() -> None:
-    tables = [selection.table for selection in ChangesConfig().selections(NOW)]
-    assert tables == ["media_attachments", "accounts", "custom_emojis", "preview_cards"]
+def test_all_rows_of_all_file_types_by_default() -> None:
+    tables = ["media_attachments", "accounts", "custom_emojis", "preview_cards"]
+    assert [share.selection for share in shares(ChangesConfig())] == [Selection(table) for table in tables]
+
+
+def test_a_file_type_named_twice_is_taken_once() -> None:
+    assert len(shares(ChangesConfig(file_types=["accounts", "accounts"]))) == 1
 
 
 def test_an_unknown_file_type_is_named_together_with_the_known_ones() -> None:
