@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import asyncssh
-import psutil  # type: ignore[import-untyped]  # types-psutil is not among our dependencies
+import psutil
 import psycopg2
 import pytest
 
