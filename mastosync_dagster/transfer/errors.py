@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.settings import StorageSettings
 
 _QUOTE_CHARACTERS = 200
+_SECRET_CHARACTERS = 4
+"""Shorter texts are words, not secrets."""
 
 
 class StorageError(Exception):
@@ -183,7 +185,12 @@ _UNREACHABLE = _Rule(
 _BROKEN = _Rule(Reason.CONNECTION, "the connection to the {side} broke ({text})", retryable=True)
 _CERTIFICATE = _Rule(
     Reason.CONNECTION,
-    "the {side}'s certificate is not trusted ({text}): name its CA in {verify}, or check {S3_ENDPOINT}",
+    "the {side}'s certificate is not trusted ({text}): name its CA's file in {ca_file}, or check {S3_ENDPOINT}",
+    permanent=True,
+)
+_CA_AS_SERVER = _Rule(
+    Reason.CONNECTION,
+    "the {side} shows a CA's own certificate ({text}): give the server one that is marked CA:FALSE",
     permanent=True,
 )
 _NO_CREDENTIALS = _Rule(
@@ -320,7 +327,7 @@ def _sentence(rule: _Rule, facts: _Facts, settings: StorageSettings) -> str:
         code=code,
         text=_quote(facts.text, settings) or code,
         region=f", {facts.region}" if facts.region else "",
-        verify=settings.field("verify"),
+        ca_file=settings.field("ca_file"),
         **names,
     )
 
@@ -330,7 +337,7 @@ def _quote(text: str, settings: StorageSettings) -> str:
     line = " ".join(text.split())
     line = re.sub(r"\?\S*", "", line)
     for secret in (settings.secret_access_key, settings.session_token, settings.access_key_id):
-        if secret:
+        if secret and len(secret) >= _SECRET_CHARACTERS:
             line = line.replace(secret, "***")
     return line if len(line) <= _QUOTE_CHARACTERS else f"{line[:_QUOTE_CHARACTERS]}…"
 
@@ -368,13 +375,13 @@ def _client_error_facts(error: botocore_errors.ClientError) -> _Facts:
     answer = error.response
     metadata = answer.get("ResponseMetadata", {})
     headers = metadata.get("HTTPHeaders", {})
-    code = str(answer.get("Error", {}).get("Code", ""))
+    code = str(answer.get("Error", {}).get("Code") or "")
     wait = headers.get("retry-after", "")
     return _Facts(
         status=metadata.get("HTTPStatusCode"),
         # Without a body (HEAD) botocore puts the status where the code belongs.
         code="" if code.isdigit() else code,
-        text=str(answer.get("Error", {}).get("Message", "")),
+        text=str(answer.get("Error", {}).get("Message") or ""),
         writing=error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Copy", "Delete")),
         listing="Bucket" in error.operation_name or error.operation_name.startswith("List"),
         region=headers.get("x-amz-bucket-region", ""),
@@ -439,9 +446,9 @@ def _obstore_facts(error: BaseException, settings: StorageSettings) -> tuple[_Fa
 
 def _connection_facts(debug: str) -> tuple[_Facts, _Rule]:
     """Tell what kind of connection trouble it was, from Rust's view of the error."""
-    certificate = _find(r"InvalidCertificate\(\s*([\w ]+)", debug)
+    certificate = _find(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)", debug)
     if certificate:
-        return _Facts(text=certificate), _CERTIFICATE
+        return _Facts(text=certificate), _CA_AS_SERVER if certificate == "CaUsedAsEndEntity" else _CERTIFICATE
     if _find(r"kind: (Timeout)\b", debug) or "TimedOut" in debug:
         return _Facts(code="timeout"), _TIMEOUT
     text = _find(r'error: "(failed to lookup[^"]*)"', debug) or _find(r'message: "([^"]*)"', debug)
