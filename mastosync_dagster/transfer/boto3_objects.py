@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
     from mastosync_dagster.transfer.storage import Storage
 
@@ -63,16 +63,25 @@ def get(storage: Storage, key: str, piece_size: int) -> Reply:
         piece_size: Bytes of a piece at most.
     """
     answer = storage.single_try_client.get_object(Bucket=storage.settings.bucket, Key=key)
-    headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    attributes = {name: headers[name.lower()] for name in _READ if name.lower() in headers}
-    attributes.update(answer["Metadata"])
     return Reply(
         size=answer["ContentLength"],
         etag=bare(answer.get("ETag")),
-        attributes=attributes,
+        attributes=_attributes(answer),
         pieces=answer["Body"].iter_chunks(piece_size),
         close=answer["Body"].close,
     )
+
+
+def read_attributes(storage: Storage, key: str) -> dict[str, str]:
+    """Ask for the header fields and metadata of an object, given its full key."""
+    return _attributes(storage.single_try_client.head_object(Bucket=storage.settings.bucket, Key=key))
+
+
+def _attributes(answer: GetObjectOutputTypeDef | HeadObjectOutputTypeDef) -> dict[str, str]:
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    attributes = {name: headers[name.lower()] for name in _READ if name.lower() in headers}
+    attributes.update(answer["Metadata"])
+    return attributes
 
 
 def _arguments(storage: Storage, attributes: Mapping[str, str], *, private: bool) -> dict[str, Any]:

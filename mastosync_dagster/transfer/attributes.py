@@ -1,0 +1,73 @@
+"""What a single object is, beside what a listing shows: its header fields and metadata, or its body's MD5."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from obstore import get
+
+from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.transfer.pool import patiently
+from mastosync_dagster.transfer.storage import addressable
+
+if TYPE_CHECKING:
+    import threading
+
+    from mastosync_dagster.transfer.storage import Storage
+
+# Each side's own business: a copy does not take it over.
+_OWN = frozenset({"Storage-Class"})
+_PIECE = 1024 * 1024
+
+
+def read_attributes(storage: Storage, key: str, halt: threading.Event) -> dict[str, str]:
+    """Ask for an object's header fields, under HTTP's names, and its user metadata, under names in lower case (HEAD).
+
+    Args:
+        storage: The side.
+        key: Relative to the key prefix.
+        halt: Set, no further attempt is made.
+
+    Raises:
+        StorageError: The side refuses, or has no such object.
+    """
+    full = storage.full_key(key)
+
+    def ask() -> dict[str, str]:
+        if not addressable(full):
+            return boto3_objects.read_attributes(storage, full)
+        return dict(get(storage.reader(), full, options={"head": True}).attributes)
+
+    return {name: value for name, value in patiently(storage, key, ask, halt).items() if name not in _OWN}
+
+
+class Digest(NamedTuple):
+    """What a body is.
+
+    Attributes:
+        size: Bytes.
+        md5: MD5 in hex.
+    """
+
+    size: int
+    md5: str
+
+
+def read_digest(storage: Storage, key: str, halt: threading.Event) -> Digest:
+    """Read an object to its end, in pieces that are not kept. Raises as `read_attributes` does."""
+    full = storage.full_key(key)
+
+    def read() -> Digest:
+        size, digest = 0, hashlib.md5(usedforsecurity=False)
+        pieces = (
+            get(storage.reader(), full).stream(_PIECE)
+            if addressable(full)
+            else boto3_objects.get(storage, full, _PIECE).pieces
+        )
+        for piece in pieces:
+            size += len(piece)
+            digest.update(piece)
+        return Digest(size, digest.hexdigest())
+
+    return patiently(storage, key, read, halt)

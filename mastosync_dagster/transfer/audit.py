@@ -1,0 +1,280 @@
+"""Holds the destination against what is wanted and against the source, and writes down what it finds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer.closer import AuditSettings, CloserLook, Depth, Look, Seen, Sight
+from mastosync_dagster.transfer.equality import Equality
+from mastosync_dagster.transfer.findings import Finding, FindingLine, FindingWriter
+from mastosync_dagster.transfer.lookup import Lookup, View, destination_keys, source_keys
+from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION
+from mastosync_dagster.transfer.pool import Pool
+from mastosync_dagster.transfer.unwanted import foreign_objects, unwanted_line, written_at
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from mastosync_dagster.transfer.items import Batch, Item
+    from mastosync_dagster.transfer.storage import ListedObject, Storage
+
+__all__ = ["AuditCounts", "AuditSettings", "Depth", "audit"]
+
+NO_ACLS = "private, and the destination has no ACLs"
+
+_PROGRESS_SECONDS = 1.0
+_HEADS_IN_FLIGHT = 64
+
+# One object in so many is looked at closer, and one of each batch: together with the listings, less than three
+# requests per thousand keys and side.
+_HEADERS_SAMPLE = 4_000
+_PRIVATE_SAMPLE = 2_000
+_PUBLIC_SAMPLE = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCounts:
+    """What an audit counts.
+
+    Attributes:
+        rows: Rows of the database behind it.
+        findings: Lines by finding.
+        headers: Objects whose headers were compared.
+        acls: Objects of which it was looked who may read them.
+        bodies: Objects whose bodies were compared.
+        bytes: Bytes of the bodies read, of both sides together.
+        list_requests: ListObjectsV2 requests to both sides.
+        head_requests: HEAD requests to both sides.
+        acls_unknown: Why it could not be seen who may read the objects; None: it could.
+        unlisted: The destination may not be listed: each object was asked for, and extra ones were not looked for.
+    """
+
+    rows: int
+    findings: dict[Finding, int]
+    headers: int
+    acls: int
+    bodies: int
+    bytes: int
+    list_requests: int
+    head_requests: int
+    acls_unknown: str | None = None
+    unlisted: bool = False
+
+
+def audit(
+    batches: Iterable[Batch],
+    source: Storage,
+    destination: Storage,
+    path: Path,
+    settings: AuditSettings,
+    *,
+    extras: Callable[[Sequence[str]], Collection[str]],
+    folders: Mapping[str, Collection[str]],
+    about: Mapping[str, str],
+    stop: threading.Event,
+    on_progress: Callable[[AuditCounts], None],
+) -> AuditCounts:
+    """Compare both sides and write a line about every object that is wanted, and about every one that is not.
+
+    Args:
+        batches: What is wanted. Their ranges together are where extra objects are looked for.
+        source: Where objects were read.
+        destination: Where they went.
+        path: The file to write, whole or not at all.
+        settings: How closely to look.
+        extras: Given keys of the destination's ranges that a batch does not want, returns those that nobody wants.
+        folders: A folder of the destination (ends with ``/``; empty: the top) to the folders that belong there:
+            everything else in it is foreign.
+        about: What the file's metadata is to say.
+        stop: Set from another thread, it ends the audit.
+        on_progress: Called in this thread about once a second, and at the end.
+
+    Raises:
+        StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
+        LookupStoppedError: ``stop`` was set. Nothing is written.
+        PoolStoppedError: As above.
+        OSError: The folder is full or not writable.
+    """
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(FindingWriter(path, about))
+        auditor = _Auditor(source, destination, writer, settings, on_progress)
+        pool = stack.enter_context(Pool(settings.readers, stop=stop, tick=auditor.tell_progress))
+        lookup = stack.enter_context(
+            Lookup(
+                source,
+                destination,
+                listers=settings.listers,
+                heads=_HEADS_IN_FLIGHT,
+                stop=stop,
+                tick=auditor.tell_progress,
+            )
+        )
+        known: dict[str, Item] = {}
+        for batch in batches:
+            # Rows whose ids lose digits in the key are neighbours: what a batch has in common with the one before is
+            # said already.
+            items = {item.key: item for item in batch.items if item.key not in known}
+            views = lookup.answers(lookup.ask(items, batch.ranges, others=True))
+            auditor.judge(items.values(), views, pool, rows=batch.rows)
+            auditor.name_extras(views[1].others, extras)
+            known = items
+        auditor.finish(folders, listed=lookup.may_list[1])
+    auditor.tell_progress(at_once=True)
+    return auditor.counts
+
+
+class _Auditor:
+    """Judges and counts. Lives in one thread, but for what `Pool` runs."""
+
+    def __init__(
+        self,
+        source: Storage,
+        destination: Storage,
+        writer: FindingWriter,
+        settings: AuditSettings,
+        on_progress: Callable[[AuditCounts], None],
+    ) -> None:
+        self.counts = AuditCounts(0, dict.fromkeys(Finding, 0), 0, 0, 0, 0, 0, 0)
+        self._source = source
+        self._destination = destination
+        self._writer = writer
+        self._settings = settings
+        self._on_progress = on_progress
+        self._equality = Equality(source, destination)
+        self._closer = CloserLook(source, destination, settings)
+        self._take_private = settings.copy_private or bool(destination.settings.permission)
+        self._random = random.Random()  # noqa: S311  (which objects are looked at closer is no secret)
+        self._told = time.monotonic()
+
+    def tell_progress(self, *, at_once: bool = False) -> None:
+        """Report the counts, about once a second."""
+        now = time.monotonic()
+        if at_once or now - self._told >= _PROGRESS_SECONDS:
+            self._told = now
+            self._on_progress(self.counts)
+
+    def judge(self, items: Collection[Item], views: tuple[View, View], pool: Pool, *, rows: int) -> None:
+        """Write a line about each wanted object of a batch."""
+        sights = [self._sight(item, *views) for item in items]
+        looks = self._choose([sight for sight in sights if sight.finding is Finding.EQUAL])
+        seen = dict(zip(looks, pool.map(lambda look: self._closer.look(look, pool.halt), looks.values()), strict=True))
+        for sight in sights:
+            self._write(sight, seen.get(sight.target))
+        counts = self.counts
+        self.counts = replace(
+            counts,
+            rows=counts.rows + rows,
+            headers=counts.headers + sum(look.headers for look in looks.values()),
+            acls=counts.acls + sum(each.acl for each in seen.values()),
+            bodies=counts.bodies + sum(look.body for look in looks.values()),
+            bytes=counts.bytes + sum(each.bytes for each in seen.values()),
+            list_requests=counts.list_requests + sum(view.list_requests for view in views),
+            head_requests=counts.head_requests + sum(view.head_requests for view in views),
+            acls_unknown=self._closer.acls_unknown,
+        )
+        self.tell_progress()
+
+    def name_extras(self, others: list[ListedObject], extras: Callable[[Sequence[str]], Collection[str]]) -> None:
+        """Write a line about each object of the destination that nobody wants."""
+        unwanted = extras([entry.key for entry in others]) if others else ()
+        for entry in others:
+            if entry.key in unwanted:
+                self._write_unwanted(entry, Finding.EXTRA, written_at(entry))
+
+    def finish(self, folders: Mapping[str, Collection[str]], *, listed: bool) -> None:
+        """Name what lies beside the folders that belong to the destination."""
+        if not listed:
+            self.counts = replace(self.counts, unlisted=True)
+            return
+        for folder, own in folders.items():
+            for entry, detail in foreign_objects(self._destination, folder, own):
+                self._write_unwanted(entry, Finding.FOREIGN, detail)
+
+    def _sight(self, item: Item, source: View, destination: View) -> Sight:
+        """Say what the listings show of an object."""
+        found = next((entry for key in source_keys(item) for entry in [source.objects.get(key)] if entry), None)
+        if found is None:
+            return self._sight_without_source(item, source, destination)
+        target = found.key if item.keep_found_key else item.key
+        there = destination.objects.get(target)
+        if there is None:
+            refused = destination.unknown.get(target)
+            if refused is not None:
+                return Sight(item, target, found, None, Finding.UNKNOWN, str(refused))
+            return Sight(item, target, found, None, Finding.ABSENT, self._why_absent(item))
+        if found.size != there.size:
+            detail = f"{there.size} bytes, at the source {found.size}"
+            return Sight(item, target, found, there, Finding.SIZE_DIFFERS, detail)
+        if not self._equality.same_content(found, there):
+            detail = f"MD5 {there.etag}, at the source {found.etag}"
+            return Sight(item, target, found, there, Finding.CONTENT_DIFFERS, detail)
+        return Sight(item, target, found, there, Finding.EQUAL)
+
+    def _sight_without_source(self, item: Item, source: View, destination: View) -> Sight:
+        for key in destination_keys(item):
+            there = destination.objects.get(key)
+            if there is not None:
+                return Sight(item, key, None, there, Finding.EQUAL, ONLY_AT_DESTINATION)
+        for refused in (
+            *(source.unknown[key] for key in source_keys(item) if key in source.unknown),
+            *(destination.unknown[key] for key in destination_keys(item) if key in destination.unknown),
+        ):
+            return Sight(item, item.key, None, None, Finding.UNKNOWN, str(refused))
+        return Sight(item, item.key, None, None, Finding.MISSING, HARMLESS if item.may_be_absent else None)
+
+    def _why_absent(self, item: Item) -> str | None:
+        return NO_ACLS if item.private and not self._take_private else None
+
+    def _choose(self, equal: list[Sight]) -> dict[str, Look]:
+        """Return which objects to look at closer, by key at the destination."""
+        with_source = [sight for sight in equal if sight.found is not None]
+        headers = self._some(with_source, self._settings.headers, _HEADERS_SAMPLE)
+        depth = self._closer.acls
+        acls = self._some([sight for sight in equal if sight.item.private], depth, _PRIVATE_SAMPLE)
+        acls |= self._some([sight for sight in equal if not sight.item.private], depth, _PUBLIC_SAMPLE)
+        if self._settings.as_source:
+            acls &= {sight.target for sight in with_source}
+        bodies = {sight.target for sight in with_source} if self._settings.full else set()
+        return {
+            sight.target: Look(sight, sight.target in headers, sight.target in acls, sight.target in bodies)
+            for sight in equal
+            if sight.target in headers or sight.target in acls or sight.target in bodies
+        }
+
+    def _some(self, sights: list[Sight], depth: Depth, one_in: int) -> set[str]:
+        if depth is Depth.SAMPLE:
+            sights = self._random.sample(sights, min(len(sights), math.ceil(len(sights) / one_in)))
+        return set() if depth is Depth.NONE else {sight.target for sight in sights}
+
+    def _write(self, sight: Sight, seen: Seen | None) -> None:
+        finding, detail = sight.finding, sight.detail
+        if seen is not None and seen.differences:
+            finding = seen.differences[0][0]
+            detail = "; ".join(text for _, text in seen.differences)
+        item, found, there = sight.item, sight.found, sight.there
+        self.counts.findings[finding] += 1
+        self._writer.write(
+            FindingLine(
+                group=item.group,
+                row_id=item.row_id,
+                part=item.part,
+                key=self._destination.full_key(sight.target),
+                source_key=None if found is None else self._source.full_key(found.key),
+                finding=finding,
+                detail=detail,
+                size=None if there is None else there.size,
+                etag=None if there is None else there.etag,
+                private=item.private,
+            )
+        )
+
+    def _write_unwanted(self, entry: ListedObject, finding: Finding, detail: str | None) -> None:
+        self.counts.findings[finding] += 1
+        self._writer.write(unwanted_line(self._destination, entry, finding, detail))
