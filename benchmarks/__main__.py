@@ -26,8 +26,8 @@ _DOCUMENT = _ROOT / "docs" / "performance.md"
 _PLOT = _ROOT / "docs" / "performance.svg"
 _BIG = (20, 40)
 
-PARTS = ("ceilings", "flags", "first", "engine", "again", "big", "empty", "growth", "ranges")
-"""Parts of the benchmark. ``engine`` is the first copy on servers that are not the limit, with requests counted."""
+PARTS = ("ceilings", "flags", "first", "again", "fast-first", "fast-again", "big", "empty", "growth", "ranges")
+"""Parts of the benchmark; ``fast-`` is on servers that are not the limit, and count requests."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,13 +77,14 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
     bench.results.about = _about(rows, bench.database, bench.repetitions)
     bench.results.write(bench.results_file)
     steps: dict[str, Callable[[int], None]] = {
-        "ceilings": lambda delay_ms: ceiling.ceilings(bench, Kind.RCLONE, delay_ms, rows),
+        "ceilings": lambda delay_ms: ceiling.ceilings(bench, delay_ms, rows),
         "flags": lambda delay_ms: cases.flags(bench, delay_ms, rows),
         "first": lambda delay_ms: cases.first_copy(bench, Kind.RCLONE, delay_ms, rows),
         "again": lambda delay_ms: cases.again(bench, Kind.RCLONE, delay_ms, rows),
+        "fast-first": lambda delay_ms: cases.first_copy(bench, Kind.MEMORY, delay_ms, rows),
+        "fast-again": lambda delay_ms: cases.again(bench, Kind.MEMORY, delay_ms, rows),
     }
     steps_without_delay: dict[str, Callable[[], None]] = {
-        "engine": lambda: _on_fast_servers(bench, rows),
         "big": lambda: cases.big(bench, *big),
         "empty": lambda: cases.empty(bench, rows),
         "growth": lambda: growth.growth(bench, tuple(arguments.growth_rows)),
@@ -96,12 +97,6 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
     for part, step_without_delay in steps_without_delay.items():
         if part in arguments.parts:
             step_without_delay()
-
-
-def _on_fast_servers(bench: Bench, rows: dataset.Rows) -> None:
-    ceiling.ceilings(bench, Kind.MEMORY, 0, rows)
-    cases.first_copy(bench, Kind.MEMORY, 0, rows)
-    cases.again(bench, Kind.MEMORY, 0, rows)
 
 
 def _about(rows: dataset.Rows, database: PostgresServer, repetitions: int) -> dict[str, str]:

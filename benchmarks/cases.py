@@ -25,8 +25,8 @@ FLAGS = "flags of rclone"
 
 NEW_SHARE = 0.01
 BIG_CONCURRENCY = 16
-_BOTO3_WITH_DELAY = 3_000
-"""So many objects for the boto3 loop behind a delay: 70 a second, however many there are."""
+_FOR_BOTO3, _FOR_BOTO3_WITH_DELAY = 10_000, 3_000
+"""So many objects for the boto3 loop: its pace is the same however many there are, and slow."""
 _FOR_FLAGS = 5_000
 
 FLAG_CHOICES = (
@@ -54,8 +54,8 @@ def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
             # Whoever begins, begins each time with another: no one always has the warm machine.
             turn = repetition % len(contenders)
             for contender in contenders[turn:] + contenders[:turn]:
-                slow = isinstance(contender, Boto3Loop) and delay_ms > 0
-                task = first(rows, _BOTO3_WITH_DELAY) if slow else rows
+                slow = isinstance(contender, Boto3Loop)
+                task = first(rows, _FOR_BOTO3_WITH_DELAY if delay_ms else _FOR_BOTO3) if slow else rows
                 with bench.server(kind, place) as destination:
                     bench.measure(FIRST, contender, task, source, destination, repetition=repetition)
 
@@ -65,10 +65,10 @@ def flags(bench: Bench, delay_ms: int, rows: Rows) -> None:
     task = first(rows, _FOR_FLAGS)
     for kind in (Kind.RCLONE, Kind.MEMORY):
         with bench.place(delay_ms) as place, bench.server(kind, place, task) as source:
-            for choice, repetition in itertools.product(FLAG_CHOICES, range(1, bench.repetitions + 1)):
+            for choice in FLAG_CHOICES:
                 with bench.server(kind, place) as destination:
                     contender = Rclone(choice, name=f"rclone {' '.join(choice)}")
-                    bench.measure(FLAGS, contender, task, source, destination, repetition=repetition)
+                    bench.measure(FLAGS, contender, task, source, destination)
 
 
 def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:

@@ -1,0 +1,1 @@
+"""The benchmark's own tools: a wrong server would make every figure wrong."""

@@ -1,0 +1,100 @@
+"""The benchmark's server does what S3 does, as far as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import ClientError
+
+from benchmarks import network, servers
+from benchmarks.native import NoCompilerError, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+BUCKET = servers.BUCKET
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("programs")
+    try:
+        build("memory_s3", folder)
+    except NoCompilerError as error:
+        pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture
+def server(programs: Path) -> Iterator[servers.Server]:
+    with servers.server(servers.Kind.MEMORY, network.Place(), programs) as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: servers.Server) -> Iterator[S3Client]:
+    made = server.client()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 119, 120, 100_000, 5_000_000])
+def test_a_body_comes_back_with_its_headers_and_its_md5_as_etag(client: S3Client, size: int) -> None:
+    body = os.urandom(size)
+    kept = {"ContentType": "image/png", "CacheControl": "public, immutable", "Metadata": {"made-by": "a test"}}
+    answer = client.put_object(Bucket=BUCKET, Key="a/b.png", Body=body, **kept)  # type: ignore[arg-type]
+    assert answer["ETag"] == f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+    found = client.get_object(Bucket=BUCKET, Key="a/b.png")
+    assert found["Body"].read() == body
+    assert {name: found[name] for name in kept} == kept  # type: ignore[literal-required]
+    assert client.head_object(Bucket=BUCKET, Key="a/b.png")["ContentLength"] == size
+
+
+def test_listings_are_in_byte_order_and_go_on_where_a_page_ended(client: S3Client) -> None:
+    keys = sorted(f"{folder}/{name}" for folder in ("a", "a.b", "b") for name in range(40))
+    for key in reversed(keys):
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    pages = client.get_paginator("list_objects_v2")
+
+    def listed(prefix: str = "", after: str = "") -> list[str]:
+        answers = pages.paginate(Bucket=BUCKET, Prefix=prefix, StartAfter=after, PaginationConfig={"PageSize": 7})
+        return [entry["Key"] for answer in answers for entry in answer.get("Contents", [])]
+
+    assert listed() == keys
+    assert listed("a/") == [key for key in keys if key.startswith("a/")]
+    assert listed("a/", "a/20") == [key for key in keys if key.startswith("a/") and key > "a/20"]
+    assert listed("c/") == []
+    folders = [
+        entry["Prefix"]
+        for answer in pages.paginate(Bucket=BUCKET, Delimiter="/", PaginationConfig={"PageSize": 1})
+        for entry in answer["CommonPrefixes"]
+    ]
+    assert folders == ["a.b/", "a/", "b/"]
+
+
+def test_what_it_cannot_do_it_refuses(client: S3Client) -> None:
+    client.put_object(Bucket=BUCKET, Key="there", Body=b"")
+    with pytest.raises(ClientError, match="NotImplemented"):
+        client.copy_object(Bucket=BUCKET, Key="copy", CopySource=f"{BUCKET}/there")
+    with pytest.raises(ClientError, match="NotImplemented"):
+        client.create_multipart_upload(Bucket=BUCKET, Key="large")
+    with pytest.raises(ClientError, match="404"):
+        client.head_object(Bucket=BUCKET, Key="absent")
+
+
+def test_every_request_is_counted(server: servers.Server, client: S3Client) -> None:
+    before = server.counts()
+    client.put_object(Bucket=BUCKET, Key="one", Body=b"1")
+    client.put_object(Bucket=BUCKET, Key="one", Body=b"2")
+    client.get_object(Bucket=BUCKET, Key="one")["Body"].close()
+    client.list_objects_v2(Bucket=BUCKET)
+    client.delete_object(Bucket=BUCKET, Key="one")
+    assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)
+    counted = {kind: count - before[kind] for kind, count in server.counts().items()}
+    assert counted == {"GET": 1, "HEAD": 0, "PUT": 2, "DELETE": 1, "LIST": 2, "OTHER": 0}
