@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
-    from obstore.store import ClientConfig, RetryConfig, S3Config
+    from obstore.store import ClientConfig, S3Config
 
     from mastosync_dagster.transfer.items import KeyRange
 
@@ -40,10 +41,12 @@ _HIGHEST = "\U0010ffff"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Listings and HEADs: obstore repeats them by itself, and gives up after a minute.
-_RETRIES: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
-# The copy repeats by itself, so that it sees every 503 and slows down. (A time must be given: 0 retries alone is not
-# taken as "none" by every version.)
-_NO_RETRIES: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+_PATIENT = 6
+# A check is to say within seconds that nobody is there.
+_BRIEF = 2
+# The copy repeats by itself, so that it sees every 503 and slows down.
+_AT_ONCE = 0
+_RETRY_SECONDS = 60
 
 
 class ListedObject(NamedTuple):
@@ -92,7 +95,7 @@ class Storage:
         self._make_client = boto3_client
         self._client: S3Client | None = None
         self._single_try_client: S3Client | None = None
-        self._stores: dict[tuple[str | None, bool, float | None, float], S3Store] = {}
+        self._stores: dict[tuple[str | None, int, float | None, float], S3Store] = {}
         self._region: str | None = settings.region or None
         self._lock = threading.RLock()
 
@@ -167,14 +170,14 @@ class Storage:
             url = url._replace(netloc=f"{settings.bucket}.{url.netloc}")
         return url.geturl()
 
-    def _store(self, acl: str | None, *, retries: bool, read_timeout: float | None, timeout: float) -> S3Store:
+    def _store(self, acl: str | None, *, retries: int, read_timeout: float | None, timeout: float) -> S3Store:
         with self._lock:
             kind = (acl, retries, read_timeout, timeout)
             if kind not in self._stores:
                 self._stores[kind] = self._open(acl, retries=retries, read_timeout=read_timeout, timeout=timeout)
             return self._stores[kind]
 
-    def _open(self, acl: str | None, *, retries: bool, read_timeout: float | None, timeout: float) -> S3Store:
+    def _open(self, acl: str | None, *, retries: int, read_timeout: float | None, timeout: float) -> S3Store:
         settings = self.settings
         endpoint = self._endpoint()
         config: S3Config = {
@@ -205,7 +208,7 @@ class Storage:
                 settings.bucket,
                 config=config,
                 client_options=client,
-                retry_config=_RETRIES if retries else _NO_RETRIES,
+                retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
                 credential_provider=credential_provider(settings),
             )
         except (BaseError, ValueError) as error:
@@ -235,8 +238,10 @@ class Storage:
             retries: Whether obstore repeats failed requests and resumes broken bodies by Range. False: every failure
                 shows at once.
         """
-        settings = self.settings
-        return self._store(None, retries=retries, read_timeout=settings.read_timeout, timeout=settings.download_timeout)
+        return self._reader(_PATIENT if retries else _AT_ONCE, self.settings.download_timeout)
+
+    def _reader(self, retries: int, timeout: float) -> S3Store:
+        return self._store(None, retries=retries, read_timeout=self.settings.read_timeout, timeout=timeout)
 
     def store(self, *, private: bool = False, retries: bool = True) -> S3Store:
         """Return the obstore client for PUT and uploads in parts: rooted at the bucket, so it takes full keys.
@@ -251,7 +256,12 @@ class Storage:
         acl = self.settings.permission or None
         if acl and private:
             acl = "private"
-        return self._store(acl, retries=retries, read_timeout=None, timeout=self.settings.upload_timeout)
+        return self._store(
+            acl,
+            retries=_PATIENT if retries else _AT_ONCE,
+            read_timeout=None,
+            timeout=self.settings.upload_timeout,
+        )
 
     def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes to write an object with, from those it was read with.
@@ -263,10 +273,9 @@ class Storage:
             kept["Storage-Class"] = self.settings.storage_class
         return kept
 
-    def _control(self) -> S3Store:
+    def _control(self, retries: int = _PATIENT) -> S3Store:
         """The client for listings and HEADs: small answers, repeated by obstore."""
-        seconds = self.settings.read_timeout
-        return self._store(None, retries=True, read_timeout=seconds, timeout=seconds)
+        return self._reader(retries, self.settings.read_timeout)
 
     def check(self) -> bool:
         """Make sure that the side answers and takes the credentials.
@@ -277,8 +286,10 @@ class Storage:
         Raises:
             StorageError: Permanent: wrong secret, bucket or region, or nobody there. The message names what to change.
         """
+        store = self._control(_BRIEF)
         try:
-            next(iter(self._control().list(self.settings.prefix or None, chunk_size=1)), None)
+            if next(iter(store.list(self.settings.prefix or None, chunk_size=1)), None) is None:
+                self._check_that_it_is_s3(store)
         except InvalidPathError:
             pass  # An object with an odd key: the listing itself worked.
         except Exception as error:
@@ -289,8 +300,24 @@ class Storage:
             raise problem from error
         return True
 
+    def _check_that_it_is_s3(self, store: S3Store) -> None:
+        """Make sure that an empty listing was one: obstore takes any XML page for an empty listing."""
+        absent = self.full_key(f"mastosync-check-{uuid.uuid4().hex}")
+        try:
+            store.get(absent)
+        except (BaseError, FileNotFoundError):
+            return
+        raise StorageError(
+            f"the {self.settings.name} does not answer like an S3 storage (it has an object of any name): check "
+            f"{self.settings.variable('S3_ENDPOINT')} or {self.settings.field('endpoint_url')}",
+            reason=Reason.UNEXPECTED,
+            permanent=True,
+        )
+
     def list_pages(self, keys: KeyRange) -> Iterator[list[ListedObject]]:
         """List a range of keys, a request (up to 1,000 keys) at a time, in byte order.
+
+        Objects whose key ends with a slash (the "folders" that some programs make) are shown without it.
 
         Yields:
             The keys of one page that lie in the range. At least one page, which may be empty.
