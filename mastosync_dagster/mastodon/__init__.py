@@ -2,7 +2,9 @@
 
 from mastosync_dagster.mastodon.changes import ChangedObject, changed_objects
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
+from mastosync_dagster.mastodon.lookups import Rows
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
+from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, TOP_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.queries import (
     Boundary,
@@ -17,7 +19,9 @@ from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
+    "CACHE_FOLDERS",
     "TABLES",
+    "TOP_FOLDERS",
     "Boundary",
     "ChangedObject",
     "Connect",
@@ -25,8 +29,10 @@ __all__ = [
     "IdRange",
     "KeySpan",
     "NotMastodonError",
+    "Owners",
     "RowError",
     "RowPage",
+    "Rows",
     "Schema",
     "Selection",
     "StoredObject",
@@ -36,6 +42,7 @@ __all__ = [
     "id_partition",
     "is_remote",
     "key_spans",
+    "owners",
     "prefixed",
     "read_schema",
     "split_name",

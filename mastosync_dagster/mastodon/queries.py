@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.schema import Schema
-    from mastosync_dagster.mastodon.tables import Table
+    from mastosync_dagster.mastodon.tables import Owner, Table
 
 # Of PostgreSQL's bigint. Mastodon's ids begin with -99, the instance's own account.
 _LOWEST_ID = -(2**63)
@@ -64,6 +64,7 @@ class Selection:
         ids: Only these ids; None: all.
         changed_since: Only rows that were created, or got another file, after this moment (with a time zone).
         all_above: Rows with ids above this are wanted whether they have changed or not.
+        private_only: Only rows whose files are private, changed or not.
         limit: At most so many rows; None: all. Counts rows that have a file, and have changed if that is asked for.
         offset: Pass over so many of these rows first, in the order of their ids.
     """
@@ -72,6 +73,7 @@ class Selection:
     ids: IdRange | None = None
     changed_since: datetime | None = None
     all_above: int | None = None
+    private_only: bool = False
     limit: int | None = None
     offset: int = 0
 
@@ -141,8 +143,13 @@ def walk_rows(
 def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowPage]:
     facts = table_named(selection.table)
     since = selection.changed_since
-    columns = _row_columns(facts, schema, changed=since is not None)
-    query = _page_query(facts, schema, columns, changed=since is not None)
+    columns = row_columns(facts, schema, changed=since is not None)
+    wanted = _has_file(facts, schema)
+    if since is not None:
+        wanted = sql.SQL("({}) AND ({})").format(wanted, _has_changed(facts, schema))
+    if selection.private_only:
+        wanted = sql.SQL("({}) AND ({})").format(wanted, is_private(facts, schema, "walked"))
+    query = _page_query(facts, schema, columns, wanted)
     parameters: dict[str, Any] = {
         "first": selection.ids.lo if selection.ids else _LOWEST_ID,
         "last": selection.ids.hi if selection.ids else _HIGHEST_ID,
@@ -184,8 +191,8 @@ def _pages(table: str, ids: IdRange, scanned: int, rows: list[dict[str, Any]]) -
         yield RowPage(table, same[0]["id"], same[-1]["id"], counted, same)
 
 
-def _row_columns(facts: Table, schema: Schema, *, changed: bool) -> list[str]:
-    """Return the columns to read, as far as the database has them; the id first.
+def row_columns(facts: Table, schema: Schema, *, changed: bool = False) -> list[str]:
+    """Return the columns that ``stored_objects`` reads, as far as the database has them; the id first.
 
     Args:
         facts: The table.
@@ -206,33 +213,45 @@ def _row_columns(facts: Table, schema: Schema, *, changed: bool) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None and schema.has(facts.name, name)]
 
 
-def _page_query(facts: Table, schema: Schema, columns: list[str], *, changed: bool) -> sql.Composed:
+def _owners(facts: Table, schema: Schema) -> list[Owner]:
+    """Return the owners that the database knows of."""
+    return [
+        owner
+        for owner in facts.owners
+        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id", owner.private_since)
+    ]
+
+
+def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
+    """Return the condition that a row's files are private.
+
+    Args:
+        facts: The table.
+        schema: What the database has.
+        rows: What the table is called in the query.
+    """
+    # A subquery for each row, and not a join: with stale statistics a join might read the whole other table.
+    private = [
+        sql.SQL("COALESCE((SELECT o.{} IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
+            sql.Identifier(owner.private_since), schema.identifier(owner.table), sql.Identifier(rows, owner.column)
+        )
+        for owner in _owners(facts, schema)
+    ]
+    return sql.SQL(" OR ").join(private) if private else sql.Literal(facts.private)
+
+
+def _page_query(facts: Table, schema: Schema, columns: list[str], wanted: sql.Composable) -> sql.Composed:
     """Return the query of one page.
 
     ``scanned`` looks at a page of rows by primary key and bounds the work; ``page`` holds those that are wanted. Each
     row of the answer begins with what was scanned, and there is one even where nothing is wanted.
     """
-    owners = [
-        owner
-        for owner in facts.owners
-        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id", owner.private_since)
-    ]
-    inner = [*columns, *(owner.column for owner in owners)]
-    # A subquery for each row, and not a join: with stale statistics a join might read the whole other table.
-    private = [
-        sql.SQL("COALESCE((SELECT o.{} IS NOT NULL FROM {} o WHERE o.id = page.{}), false)").format(
-            sql.Identifier(owner.private_since), schema.identifier(owner.table), sql.Identifier(owner.column)
-        )
-        for owner in owners
-    ]
-    wanted = _has_file(facts, schema)
-    if changed:
-        wanted = sql.SQL("({}) AND ({})").format(wanted, _has_changed(facts, schema))
+    inner = [*columns, *(owner.column for owner in _owners(facts, schema))]
     return sql.SQL(
         """
         WITH scanned AS (
             SELECT {inner}, {wanted} AS wanted
-            FROM {table}
+            FROM {table} walked
             WHERE id >= %(first)s AND id <= %(last)s
             ORDER BY id
             LIMIT %(rows)s
@@ -251,7 +270,7 @@ def _page_query(facts: Table, schema: Schema, columns: list[str], *, changed: bo
         wanted=wanted,
         table=schema.identifier(facts.name),
         outer=sql.SQL(", ").join(sql.Identifier("page", column) for column in columns),
-        private=sql.SQL(" OR ").join(private) if private else sql.Literal(facts.private),
+        private=is_private(facts, schema, "page"),
     )
 
 
@@ -259,7 +278,7 @@ def _listed(columns: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
-def _has_file(facts: Table, schema: Schema) -> sql.Composed:
+def _has_file(facts: Table, schema: Schema) -> sql.Composable:
     names = [attachment.file_name_column for attachment in facts.attachments]
     return sql.SQL(" OR ").join(
         sql.SQL("btrim({}, %(blank)s) <> ''").format(sql.Identifier(name))
