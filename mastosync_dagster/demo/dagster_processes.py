@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.home import DemoError
 from mastosync_dagster.demo.processes import running
-from mastosync_dagster.demo.servers import LOOPBACK, free_port
+from mastosync_dagster.demo.servers import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_UI_PORT = 3000
 _UI_SECONDS = 90.0
+_SERVING = re.compile(rb"Serving dagster-webserver on (http://[\d.:]+)")
 _END_SECONDS = 10.0
 _LOG_CHARACTERS = 2000
 
@@ -132,37 +132,30 @@ class Ui:
 def dagster_ui(home: Path, environment: Mapping[str, str], log: Path) -> Iterator[Ui]:
     """Serve the Dagster UI on loopback, and run the daemon that launches backfills, until the block ends.
 
+    The port is Dagster's usual one, 3000, or a free one where that is taken.
+
     Raises:
         DemoError: It does not start.
     """
-    port = _ui_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "mastosync_dagster", "-h", LOOPBACK, "-p", str(port)]
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "mastosync_dagster", "-h", LOOPBACK]
+    before = log.stat().st_size if log.exists() else 0
     # In its own folder: `dagster dev` wonders about a dagster.yaml in the current one.
     with running(command, log=log, stop_by=signal.SIGINT, cwd=home, env=environment) as process:
-        ui = Ui(f"http://{LOOPBACK}:{port}", process, log)
-        _wait_until_serving(ui)
-        yield ui
+        yield Ui(_wait_until_serving(process, log, before), process, log)
 
 
-def _ui_port() -> int:
-    """Return Dagster's usual port, or a free one where that is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, _UI_PORT))
-        except OSError:
-            return free_port()
-        return _UI_PORT
-
-
-def _wait_until_serving(ui: Ui) -> None:
+def _wait_until_serving(process: subprocess.Popen[bytes], log: Path, before: int) -> str:
+    """Wait until the UI answers, and return its URL, which Dagster has chosen and written into the log."""
     deadline = time.monotonic() + _UI_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < deadline and ui.process.poll() is None:
-        with contextlib.suppress(OSError), opener.open(f"{ui.url}/server_info", timeout=5):
-            return
+    while time.monotonic() < deadline and process.poll() is None:
+        said = _SERVING.search(log.read_bytes()[before:])
+        if said is not None:
+            url = said[1].decode()
+            with contextlib.suppress(OSError), opener.open(f"{url}/server_info", timeout=5):
+                return url
         time.sleep(0.2)
-    raise DemoError(f"the Dagster UI does not start. {_end_of(ui.log)}")
+    raise DemoError(f"the Dagster UI does not start. {_end_of(log)}")
 
 
 def _end_of(log: Path) -> str:

@@ -123,10 +123,10 @@ def _ask(url: str, query: str, *, until: str) -> str:
     """Ask Dagster's GraphQL API until the answer holds some words: it serves before the code is loaded."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     body = json.dumps({"query": query}).encode()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 (http)
-        with opener.open(request, timeout=10) as reply:
+        with opener.open(request, timeout=60) as reply:
             answer: str = reply.read().decode()
         if until in answer:
             return answer
@@ -170,6 +170,9 @@ def test_the_ui_serves_until_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
     with _demo(tmp_path, "--ui") as demo:
         line = demo.wait_for("is the Dagster UI")
         url = line.split()[0]
+        loaded = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename ... on"
+        loaded += " PythonError { message } } } } } }"
+        assert "RepositoryLocation" in _ask(url, loaded, until="__typename")
         stats = "{ assetNodes { assetKey { path } partitionStats { numPartitions numMaterialized numFailed } } }"
         nodes = json.loads(_ask(url, stats, until="numMaterialized"))["data"]["assetNodes"]
         assert {node["assetKey"]["path"][0] for node in nodes} == set(FILE_TYPES)
