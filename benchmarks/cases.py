@@ -6,10 +6,8 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import obstore
-
 from benchmarks.contenders import RCLONE_AGAIN, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
-from benchmarks.servers import Kind
+from benchmarks.servers import Kind, remove
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
@@ -95,7 +93,7 @@ def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
                 bench.measure(AGAIN, contender, rows, source, destination, repetition=repetition)
         for repetition in range(1, bench.repetitions + 1):
             for contender in updaters:
-                obstore.delete(destination.store(), new)
+                remove(destination, new)
                 bench.measure(SOME_NEW, contender, rows, source, destination, repetition=repetition)
 
 

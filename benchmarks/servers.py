@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,3 +183,10 @@ def fill(target: Server, bodies: Iterable[Body], threads: int = 32) -> None:
         worker.join()
     if errors:
         raise errors[0]
+
+
+def remove(target: Server, keys: Iterable[str], threads: int = 32) -> None:
+    """Delete objects from a server, one by one: not every server can delete many at once."""
+    client = target.client()
+    with contextlib.closing(client), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda key: client.delete_object(Bucket=BUCKET, Key=key), keys))
