@@ -1,21 +1,69 @@
-"""Where manifests are kept: a folder, or a private bucket."""
+"""Where manifests are kept, a folder or a private bucket, and what they say about the run that wrote them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
+from mastosync_dagster.transfer.lines import GROUP_LINES
 from mastosync_dagster.transfer.manifest_store import BucketManifests, FolderManifests
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import dagster as dg
+    import pyarrow as pa
 
     from mastosync_dagster.resources import S3Bucket
-    from mastosync_dagster.transfer.manifest_store import ManifestStore
+    from mastosync_dagster.transfer.lines import Format
+    from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
+
+_PLACE, _ACLS = "mastosync.destination", "mastosync.acls"
+_BATCH_LINES = 16 * GROUP_LINES
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a manifest's metadata says of where its objects are.
+
+    Attributes:
+        place: The destination, as ``history.place_of`` names it.
+        acls: Whether objects are written with ACLs there.
+    """
+
+    place: str
+    acls: bool
+
+    def metadata(self) -> dict[str, str]:
+        """Return it as the metadata of a file."""
+        return {_PLACE: self.place, _ACLS: "written" if self.acls else "none"}
+
+
+def columns_of(
+    store: ManifestStore, manifest: StoredManifest, kind: Format, about: About, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of a kept manifest, in batches; nothing, if it is about another place.
+
+    Args:
+        store: Where it is.
+        manifest: Which.
+        kind: What it is.
+        about: What its metadata must say.
+        columns: Which columns.
+
+    Raises:
+        ManifestStoreError: It cannot be read.
+        NotAManifestError: It is none, or of a newer version.
+        StorageError: The bucket refuses.
+    """
+    wanted = {name.encode(): value.encode() for name, value in about.metadata().items()}
+    with store.file(manifest) as path, kind.open(path) as file:
+        if wanted.items() <= (file.schema_arrow.metadata or {}).items():
+            yield from file.iter_batches(batch_size=_BATCH_LINES, columns=list(columns), use_threads=False)
 
 
 def manifest_store(instance: dg.DagsterInstance, destination: S3Bucket) -> ManifestStore:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.mastodon import changed_objects, key_spans, stored_objects
+from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
+from mastosync_dagster.privacy import Marks
 from mastosync_dagster.transfer.items import Batch, Item, KeyRange
 
 if TYPE_CHECKING:
@@ -45,47 +46,65 @@ class Changes:
     new_after: datetime | None
 
 
-def batches(pages: Iterable[RowPage], changes: Changes | None = None, sizes: Sizes | None = None) -> Iterator[Batch]:
+def batches(
+    pages: Iterable[RowPage],
+    changes: Changes | None = None,
+    sizes: Sizes | None = None,
+    marks: Marks | None = None,
+) -> Iterator[Batch]:
     """Yield one batch per page of rows: the objects its rows stand for, and the key ranges that hold them.
 
     Args:
         pages: The rows.
         changes: Take only these objects; None: all.
         sizes: Told the size of each object.
+        marks: What is known beyond the rows; None: nothing.
     """
-    sizes = sizes or Sizes()
+    sizes, marks = sizes or Sizes(), marks or Marks()
     for page in pages:
-        items = tuple(_items(page, sizes, changes))
+        items = tuple(item for row in page.rows for item in items_of(page.table, row, marks, sizes, changes))
         asked = len(page.rows) if changes is None else len({item.row_id for item in items if not item.new})
         listed = items and asked and asked >= page.scanned * _LISTING_PAYS_FROM
-        ranges = (
-            tuple(
-                KeyRange(prefix=span.prefix, start=span.start, end=span.end)
-                for span in key_spans(page.table, page.lo, page.hi)
-            )
-            if listed
-            else ()
+        yield Batch(items=items, ranges=key_ranges(page.table, page.lo, page.hi) if listed else (), rows=len(page.rows))
+
+
+def key_ranges(table: str, lo: int, hi: int) -> tuple[KeyRange, ...]:
+    """Return the ranges that hold the keys of a table's rows with these ids (both included)."""
+    return tuple(KeyRange(prefix=span.prefix, start=span.start, end=span.end) for span in key_spans(table, lo, hi))
+
+
+def items_of(
+    table: str, row: Mapping[str, object], marks: Marks, sizes: Sizes, changes: Changes | None = None
+) -> Iterator[Item]:
+    """Yield the objects of a row.
+
+    Args:
+        table: The row's table.
+        row: The row, with ``private``.
+        marks: What is known beyond the row.
+        sizes: Told the size of each object.
+        changes: Take only these objects; None: all.
+    """
+    row_id = row["id"]
+    assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
+    remote, private = is_remote(table, row), marks.is_private(row)
+    turned = marks.has_turned(table, row_id, private=private)
+    for stored, new in _objects(table, row, changes):
+        sizes.bytes += stored.size or 0
+        yield Item(
+            key=stored.key,
+            candidates=stored.candidates,
+            group=table,
+            row_id=row_id,
+            part=f"{stored.attachment}/{stored.style}",
+            private=private,
+            keep_found_key=stored.unfinished,
+            may_be_absent=stored.may_be_absent,
+            new=new,
+            remote=remote,
+            again=stored.key in marks.again,
+            turn=turned or stored.key in marks.turn,
         )
-        yield Batch(items=items, ranges=ranges, rows=len(page.rows))
-
-
-def _items(page: RowPage, sizes: Sizes, changes: Changes | None) -> Iterator[Item]:
-    for row in page.rows:
-        private, row_id = bool(row["private"]), row["id"]
-        assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
-        for stored, new in _objects(page.table, row, changes):
-            sizes.bytes += stored.size or 0
-            yield Item(
-                key=stored.key,
-                candidates=stored.candidates,
-                group=page.table,
-                row_id=row_id,
-                part=f"{stored.attachment}/{stored.style}",
-                private=private,
-                keep_found_key=stored.unfinished,
-                may_be_absent=stored.may_be_absent,
-                new=new,
-            )
 
 
 def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> Iterator[tuple[StoredObject, bool]]:

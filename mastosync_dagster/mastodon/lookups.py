@@ -73,6 +73,10 @@ class Rows:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next query opens another."""
         self._reader.close()
 
     def within(self, ranges: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,65 @@
+"""What the last verification of an ID range found that a sync cannot see in listings, and is to put right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mastosync_dagster.manifests import About, columns_of
+from mastosync_dagster.transfer.findings import FORMAT, Finding
+
+if TYPE_CHECKING:
+    from mastosync_dagster.partitions import FileType
+    from mastosync_dagster.transfer.manifest_store import ManifestStore
+
+_DAMAGED = frozenset({Finding.CONTENT_DIFFERS, Finding.SIZE_DIFFERS, Finding.HEADERS_DIFFER})
+
+
+def verification_of(file_type: FileType) -> str:
+    """Return the group in which the findings of a file type's verifications are kept."""
+    return f"verify_{file_type.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """Objects to put right, by their keys relative to the key prefix.
+
+    Attributes:
+        again: To be copied again.
+        turn: To get their ACL set.
+    """
+
+    again: frozenset[str] = frozenset()
+    turn: frozenset[str] = frozenset()
+
+
+def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType, partition: str) -> Repairs:
+    """Return what the last verification of an ID range found, if no sync of the range has come after it.
+
+    Args:
+        store: Where manifests are.
+        about: The destination; verifications of others say nothing about it.
+        prefix: The destination's key prefix.
+        file_type: The file type.
+        partition: The range's key.
+
+    Raises:
+        ManifestStoreError: They cannot be read.
+        NotAManifestError: One is none, or of a newer version.
+        StorageError: The bucket refuses.
+    """
+    verified = store.newest_of(verification_of(file_type), partition)
+    synced = store.newest_of(file_type.value, partition)
+    if verified is None or (synced is not None and synced.written > verified.written):
+        return Repairs()
+    again: list[str] = []
+    turn: list[str] = []
+    for batch in columns_of(store, verified, FORMAT, about, ("key", "finding")):
+        findings = batch.column("finding").cast(pa.string())
+        for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
+            found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
+            keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
+    return Repairs(frozenset(again), frozenset(turn))
