@@ -7,23 +7,31 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.assets import all_assets
-from mastosync_dagster.jobs import all_jobs
+from mastosync_dagster.jobs import all_jobs, sync_jobs
 from mastosync_dagster.progress import LogProgress
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.schedules import Nightly, all_schedules
+from mastosync_dagster.sensors import all_sensors
 
 if TYPE_CHECKING:
     from mastosync_dagster.progress import ProgressReporter
 
+    defs: dg.Definitions
 
-def build_definitions(progress: ProgressReporter | None = None) -> dg.Definitions:
-    """Return the definitions; what they need from the environment is read when a run starts.
+
+def build_definitions(progress: ProgressReporter | None = None, nightly: Nightly | None = None) -> dg.Definitions:
+    """Return the definitions; what their runs need from the environment is read when a run starts.
 
     Args:
         progress: Who hears of a run's progress; by default a log line every ten seconds.
+        nightly: When the nightly schedule runs; by default at three o'clock, UTC.
     """
+    ranges = sync_jobs()
     return dg.Definitions(
         assets=all_assets(),
-        jobs=all_jobs(),
+        jobs=all_jobs(ranges),
+        schedules=all_schedules(nightly or Nightly()),
+        sensors=all_sensors(ranges),
         resources={
             "mastodon_db": MastodonDatabase(),
             "source": S3Bucket.source(),
@@ -36,4 +44,18 @@ def build_definitions(progress: ProgressReporter | None = None) -> dg.Definition
     )
 
 
-defs = build_definitions()
+def __getattr__(name: str) -> object:
+    """Build ``defs`` when Dagster asks for it: a schedule's time is fixed by then, and an import reads no settings.
+
+    Raises:
+        SettingsError: The time of the nightly schedule is none.
+    """
+    if name == "defs":
+        loaded = globals()["defs"] = build_definitions(nightly=Nightly.read())
+        return loaded
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name the definitions, since Dagster finds them by looking through the module's members."""
+    return sorted({*globals(), "defs"})

@@ -20,7 +20,20 @@ ENV_FILE = "MASTOSYNC_ENV_FILE"
 ROWS_PER_PARTITION = "MASTOSYNC_ROWS_PER_PARTITION"
 CONCURRENCY = "MASTOSYNC_CONCURRENCY"
 MANIFESTS = "MASTOSYNC_MANIFESTS"
-VARIABLES = (ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS)
+NIGHTLY_CRON = "MASTOSYNC_NIGHTLY_CRON"
+NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
+ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
+KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
+VARIABLES = (
+    ENV_FILE,
+    ROWS_PER_PARTITION,
+    CONCURRENCY,
+    MANIFESTS,
+    NIGHTLY_CRON,
+    NIGHTLY_TIMEZONE,
+    ALERT_WEBHOOK,
+    KEEP_RUNS_DAYS,
+)
 """Our own variables; each resource lists those that its fields fall back to."""
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -124,6 +137,15 @@ def concurrency(environment: Environment | None = None) -> int:
         SettingsError: It is no whole number from 1 to 1,024.
     """
     return _number(environment, CONCURRENCY, default=64, highest=1024)
+
+
+def keep_runs_days(environment: Environment | None = None) -> int:
+    """Return for how many days records of runs are kept: MASTOSYNC_KEEP_RUNS_DAYS, by default 30.
+
+    Raises:
+        SettingsError: It is no whole number of at least 1.
+    """
+    return _number(environment, KEEP_RUNS_DAYS, default=30, highest=100_000)
 
 
 def manifests_location(environment: Environment | None = None) -> str | None:

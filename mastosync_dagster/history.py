@@ -34,6 +34,8 @@ EVERY_ROW = "every_row"
 DATABASE_BYTES = "database_bytes"
 
 _PAGE = 500
+# A run whose process was killed on the command line is in progress for ever.
+_LONGEST_PLANNING = timedelta(days=1)
 _IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
@@ -88,19 +90,33 @@ def watermark(instance: DagsterInstance, file_type: FileType, place: str) -> Wat
         file_type: The file type.
         place: The destination, as `place_of` names it.
     """
-    best: Watermark | None = None
+    return _watermarks(instance, file_type).get(place)
+
+
+def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Watermark]:
+    """Return the watermark of each place."""
+    best: dict[str, Watermark] = {}
     for record in _observations(instance, file_type):
         observed = record.asset_observation
-        if observed is None:
-            continue
-        values = {name: value.value for name, value in observed.metadata.items()}
-        moment = values.get(WATERMARK)
+        values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
+        moment, place = values.get(WATERMARK), values.get(DESTINATION)
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        if isinstance(moment, float) and values.get(DESTINATION) == place:
+        if isinstance(moment, float) and isinstance(place, str):
             found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)))
-            if best is None or found.moment > best.moment:
-                best = found
+            if place not in best or found.moment > best[place].moment:
+                best[place] = found
     return best
+
+
+def furthest_runs(instance: DagsterInstance) -> set[str]:
+    """Return the runs whose records incremental runs go by: of the watermarks, and of the latest reads."""
+    kept = {found.run_id for file_type in FileType for found in _watermarks(instance, file_type).values()}
+    for file_type in FileType:
+        tag = read_until_tag(file_type)
+        latest = max((value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values), default=None)
+        if latest is not None:
+            kept |= {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={tag: latest}))}
+    return kept
 
 
 def range_reads(instance: DagsterInstance, file_type: FileType, place: str) -> dict[str, RangeRead]:
@@ -140,9 +156,8 @@ def new_after(
     if known is None:
         return None
     tag = read_until_tag(file_type)
-    in_progress = instance.get_run_records(dg.RunsFilter(statuses=list(_IN_PROGRESS)))
-    for record in in_progress:
-        run = record.dagster_run
+    lately = datetime.now(timezone.utc) - _LONGEST_PLANNING
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS), updated_after=lately)):
         if run.run_id != run_id and copies(run, file_type) and tag not in run.tags:
             return None
     reads = [value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values]

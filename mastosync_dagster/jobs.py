@@ -1,4 +1,4 @@
-"""Jobs: one per file type over its ID ranges, and one over changed rows of all of them."""
+"""Jobs: one per file type over its ID ranges, one over changed rows of all of them, and housekeeping."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import dagster as dg
 
 from mastosync_dagster.ops import copy, plan_changes, report_changes
 from mastosync_dagster.partitions import FileType
+from mastosync_dagster.retention import delete_records
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 
@@ -28,6 +31,23 @@ def sync_changes() -> None:
     report_changes(copy(plan_changes()))
 
 
-def all_jobs() -> list[UnresolvedAssetJobDefinition | dg.JobDefinition]:
-    """Return every job."""
-    return [*(sync_job(file_type) for file_type in FileType), sync_changes]
+@dg.job(description="Delete Dagster's records of old runs.")
+def delete_old_runs() -> None:
+    """Delete records that nobody asks for any more."""
+    delete_records()
+
+
+def sync_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """Return the jobs over ID ranges."""
+    return [sync_job(file_type) for file_type in FileType]
+
+
+def all_jobs(
+    ranges: Sequence[UnresolvedAssetJobDefinition],
+) -> list[UnresolvedAssetJobDefinition | dg.JobDefinition]:
+    """Return every job.
+
+    Args:
+        ranges: `sync_jobs`: a sensor has to hold the very same.
+    """
+    return [*ranges, sync_changes, delete_old_runs]

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from mastosync_dagster import reports, workfolder
+from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.history import (
     DATABASE_BYTES,
@@ -326,7 +327,10 @@ class _Report:
         if self.summary.total.outcomes[Outcome.FAILED] or stopped:
             raise dg.Failure(
                 description=reports.failure_text(self.summary, str(stopped) if stopped else None),
-                metadata=self.metadata(),
+                metadata={
+                    **self.metadata(),
+                    FIRST_REASONS: dg.MetadataValue.text(reports.first_reasons(self.summary)),
+                },
                 allow_retries=False,
             )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -94,6 +96,7 @@ def register_ranges(
     *,
     rows_per_partition: int,
     full_only: bool = False,
+    seconds: float = math.inf,
 ) -> list[IdRange]:
     """Register the ranges above the last registered one, ascending; earlier ones are never touched.
 
@@ -103,17 +106,35 @@ def register_ranges(
         connect: Opens a connection to Mastodon's database.
         rows_per_partition: Rows a range holds; the last one holds what is left.
         full_only: Leave the last, partly filled range to the tail.
+        seconds: After so long no further range is looked for: the next call goes on.
 
     Returns:
         The ranges that are new, ascending.
     """
     known = registered_ranges(instance, file_type)
     after = max((ids.hi for ids in known), default=None)
-    new = [
-        boundary
-        for boundary in id_boundaries(connect, file_type.value, after=after, rows_per_range=rows_per_partition)
-        if boundary.rows == rows_per_partition or not full_only
-    ]
+    started, new = time.monotonic(), []
+    for boundary in id_boundaries(connect, file_type.value, after=after, rows_per_range=rows_per_partition):
+        if boundary.rows == rows_per_partition or not full_only:
+            new.append(boundary.ids)
+        if time.monotonic() - started > seconds:
+            break
     if new:
-        instance.add_dynamic_partitions(file_type.partitions_name, [range_key(boundary.ids) for boundary in new])
-    return [boundary.ids for boundary in new]
+        instance.add_dynamic_partitions(file_type.partitions_name, [range_key(ids) for ids in new])
+    return _without_overlaps(instance, file_type, new) if new else []
+
+
+def _without_overlaps(instance: dg.DagsterInstance, file_type: FileType, new: list[IdRange]) -> list[IdRange]:
+    """Take back ranges that overlap with others, which somebody has registered at the same moment; return the rest.
+
+    Whoever came first keeps his: both see the same order.
+    """
+    highest = None
+    ours, taken_back = set(new), set()
+    for ids in registered_ranges(instance, file_type):
+        if ids in ours and highest is not None and ids.lo <= highest:
+            taken_back.add(ids)
+            instance.delete_dynamic_partition(file_type.partitions_name, range_key(ids))
+        else:
+            highest = ids.hi if highest is None else max(highest, ids.hi)
+    return [ids for ids in new if ids not in taken_back]

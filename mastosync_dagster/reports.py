@@ -21,6 +21,7 @@ CHECK_NAME = "complete"
 FIRST_LINES = 50
 _MEGABYTE = 1_000_000
 _CELL_CHARACTERS = 200
+_ALERT_LINES = 5
 
 
 @dataclass
@@ -137,6 +138,15 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
         " and stay, a further run of the same range takes the rest"
     )
     return f"{stopped}. {text}" if stopped else text
+
+
+def first_reasons(summary: Summary) -> str:
+    """Return a few failed objects with their reasons, a line each: the most that fits into an alert."""
+    failed = [line for line in summary.first if line.outcome is Outcome.FAILED]
+    return "\n".join(
+        ": ".join(filter(None, [line.reason.value if line.reason else "", line.key, _cell(line.detail)]))
+        for line in failed[:_ALERT_LINES]
+    )
 
 
 def check_result(summary: Summary, asset: str) -> dg.AssetCheckResult:

@@ -23,6 +23,8 @@ from mastosync_dagster.partitions import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+
     from mastosync_dagster.demo.servers import PostgresServer
     from mastosync_dagster.mastodon import Connect
 
@@ -94,6 +96,29 @@ def test_a_partly_filled_range_can_be_left_to_the_tail(instance: dg.DagsterInsta
     insert(connect, *range(1, 8))
     new = register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3, full_only=True)
     assert [range_key(ids) for ids in new] == ["1-3", "4-6"]
+
+
+def test_a_walk_that_takes_long_is_ended_and_the_next_call_goes_on(
+    instance: dg.DagsterInstance, connect: Connect
+) -> None:
+    insert(connect, *range(1, 8))
+    found = [register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3, seconds=0) for _ in range(3)]
+    assert [[range_key(ids) for ids in new] for new in found] == [["1-3"], ["4-6"], ["7-7"]]
+
+
+def test_two_who_register_at_the_same_moment_leave_no_overlap(instance: dg.DagsterInstance, connect: Connect) -> None:
+    insert(connect, *range(1, 11))
+    theirs: list[IdRange] = []
+
+    def connect_while_another_registers() -> Connection:
+        theirs.extend(register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3, full_only=True))
+        return connect()
+
+    ours = register_ranges(instance, ACCOUNTS, connect_while_another_registers, rows_per_partition=4)
+
+    assert [range_key(ids) for ids in theirs] == ["1-3", "4-6", "7-9"]
+    assert ours == []  # 1-4, 5-8, 9-10 would overlap
+    assert registered_ranges(instance, ACCOUNTS) == theirs
 
 
 def test_an_empty_table_has_no_ranges(instance: dg.DagsterInstance, connect: Connect) -> None:

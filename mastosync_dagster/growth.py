@@ -1,0 +1,76 @@
+"""New ID ranges that the tail has filled: registered, and handed to Dagster's backfill daemon."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+# A schedule can request runs of one job alone, so that it hands new ranges to the backfill daemon, as the UI does.
+# Dagster has no public call for that; this one was tried on 1.13.
+from dagster._core.execution.backfill import PartitionBackfill
+
+from mastosync_dagster.assets import all_assets
+from mastosync_dagster.environment import rows_per_partition
+from mastosync_dagster.partitions import FileType, range_key, register_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mastosync_dagster.mastodon import Connect
+
+_SECONDS = 20.0
+"""How long a file type's table is walked at a time: a tick of a schedule or sensor has to end within a minute or so."""
+
+
+def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> dict[FileType, list[str]]:
+    """Register the ranges that the tail of each table has filled, and return their keys.
+
+    Of a table without ranges all is the tail. A long one is registered over several calls.
+
+    Raises:
+        SettingsError: MASTOSYNC_ROWS_PER_PARTITION is no number.
+        DatabaseReadError: As `id_boundaries`, and its other errors.
+    """
+    rows = rows_per_partition()
+    new = {
+        file_type: [
+            range_key(ids)
+            for ids in register_ranges(
+                instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=_SECONDS
+            )
+        ]
+        for file_type in FileType
+    }
+    return {file_type: keys for file_type, keys in new.items() if keys}
+
+
+def request_backfills(
+    instance: dg.DagsterInstance, ranges: Mapping[FileType, Sequence[str]], *, title: str, tags: Mapping[str, str]
+) -> None:
+    """Have the backfill daemon run ranges, a run each.
+
+    Args:
+        instance: Whose daemon.
+        ranges: Registered partition keys by file type.
+        title: What the UI calls the backfills.
+        tags: Of their runs.
+    """
+    assets = dg.Definitions(assets=all_assets()).resolve_asset_graph()
+    for file_type, keys in ranges.items():
+        backfill = PartitionBackfill.from_asset_partitions(
+            backfill_id=uuid.uuid4().hex[:8],
+            asset_graph=assets,
+            partition_names=keys,
+            asset_selection=[dg.AssetKey(file_type.value)],
+            backfill_timestamp=time.time(),
+            tags=tags,
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=title,
+            description=None,
+            run_config=None,
+        )
+        instance.add_backfill(backfill)
