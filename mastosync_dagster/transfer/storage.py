@@ -37,7 +37,6 @@ PAGE_KEYS = 1000
 _AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _PLAIN_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HIGHEST = "\U0010ffff"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Listings and HEADs: obstore repeats them by itself, and gives up after a minute.
@@ -453,14 +452,11 @@ class Storage:
 
 
 def _before(key: str) -> str:
-    """Return a key that sorts before the given one, with nothing of practical use between: StartAfter is exclusive."""
-    if key.endswith("/"):
-        return key[:-1]
-    code = ord(key[-1])
-    if code == 0:
-        return key[:-1]
-    # Below the surrogates comes U+D7FF.
-    return key[:-1] + chr(0xD7FF if code == 0xE000 else code - 1) + _HIGHEST  # noqa: PLR2004  (Unicode's own numbers)
+    """Return a key that sorts before the given one: StartAfter is exclusive.
+
+    What lies between the two is listed in vain. For a key that ends with a slash that is next to nothing.
+    """
+    return key[:-1]
 
 
 def _folder(keys: KeyRange) -> str:
