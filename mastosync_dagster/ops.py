@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 
@@ -31,17 +32,22 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.manifests import About, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
-from mastosync_dagster.progress import ProgressReporter
+from mastosync_dagster.privacy import Marks, Privacy, private_rows
+from mastosync_dagster.progress import ProgressReporter, Watcher
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
-from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
+from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
+from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+from mastosync_dagster.transfer.turning import TurnCounts, turn
+from mastosync_dagster.turned import with_turned
+from mastosync_dagster.verdicts import Repairs, repairs
 
 CHANGES = "changes"
 """Stands for the partition where an unpartitioned run's manifest is filed."""
@@ -94,10 +100,17 @@ class Copied:
     Attributes:
         planned: The plan.
         counts: What the copy counts.
+        turned: What setting ACLs counts.
     """
 
     planned: Planned
     counts: CopyCounts
+    turned: TurnCounts
+
+    @property
+    def stopped(self) -> StorageError | None:
+        """The permanent error that ended the run early; None: it went through."""
+        return self.turned.stopped or self.counts.stopped
 
 
 @dataclass(frozen=True)
@@ -133,12 +146,20 @@ def _make_plan(
             read_at, reading = database_now(connection), time.monotonic()
             scope = scope_at(read_at)
             schema = read_schema(connection, [selection.table for selection in scope.selections])
-        sizes = Sizes()
+        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination)
         wanted = itertools.chain.from_iterable(
-            batches(
-                walk_rows(connect, schema, selection, page_rows=config.page_rows),
-                _changes(context, selection, sides.destination),
-                sizes,
+            with_turned(
+                batches(
+                    walk_rows(connect, schema, selection, page_rows=config.page_rows),
+                    _changes(context, selection, sides.destination),
+                    sizes,
+                    marks,
+                ),
+                connect,
+                schema,
+                selection,
+                marks,
+                page_rows=config.page_rows,
             )
             for selection in scope.selections
         )
@@ -149,6 +170,7 @@ def _make_plan(
             folder,
             listers=config.listers,
             copy_private=config.copy_private,
+            keep_access=marks.privacy is Privacy.SOURCE,
             on_progress=watcher.planned,
             stop=threading.Event(),
         )
@@ -171,6 +193,28 @@ def _make_plan(
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
     )
     return planned
+
+
+def _about(destination: S3Bucket) -> About:
+    return About(place=place_of(destination), acls=bool(destination.settings().permission))
+
+
+def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, destination: S3Bucket) -> Marks:
+    """Return what earlier runs know of the rows and objects that a run is about."""
+    privacy, about = Privacy(config.privacy), _about(destination)
+    store = manifest_store(context.instance, destination)
+    partition, found = None, Repairs()
+    if scope.partition != CHANGES:
+        partition = scope.partition
+        found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition)
+    known: dict[str, set[int]] = {}
+    if privacy is Privacy.MASTODON and about.acls:
+        for selection in scope.selections:
+            known[selection.table] = private_rows(store, about.place, selection.table, partition)
+    if privacy is Privacy.SOURCE:
+        # Only a copy asks the source for an object's ACL.
+        found = Repairs(again=found.again | found.turn)
+    return Marks(privacy=privacy, known_private=known, again=found.again, turn=found.turn)
 
 
 def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
@@ -251,20 +295,31 @@ def copy(
         folder = workfolder.work_folder(context.instance, context.run_id)
         try:
             with progress.watch(context.log) as watcher:
-                counts = copy_plan(
-                    folder,
-                    source.storage(),
-                    destination.storage(),
-                    config.copy_settings(),
-                    on_progress=watcher.copied,
-                    stop=threading.Event(),
-                )
+                turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
         except BaseException:
             # Terminated, or worse: what was done must be looked up all the same.
             with contextlib.suppress(OSError):
                 _publish(context, planned, destination)
             raise
-    return Copied(planned=planned, counts=counts)
+    return Copied(planned=planned, counts=counts, turned=turned)
+
+
+def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
+    """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
+    source, destination, stop = sides.source.storage(), sides.destination.storage(), threading.Event()
+    interrupt: BaseException | None = None
+    turned = TurnCounts()
+    try:
+        # First of all: what is private now must not stay readable while other objects are copied.
+        turned = turn(folder, source.settings.prefix, destination, stop=stop)
+    except BaseException as error:  # noqa: BLE001  (raised again when the copies are written down)
+        interrupt = error
+    if interrupt is not None or turned.stopped is not None:
+        stop.set()
+    counts = copy_plan(folder, source, destination, settings, on_progress=watcher.copied, stop=stop)
+    if interrupt is not None:
+        raise interrupt
+    return turned, counts
 
 
 @dataclass(frozen=True)
@@ -286,6 +341,7 @@ class _Report:
             "seconds": round(seconds, 3),
             **reports.rates(self.summary.total, seconds),
             **counts.figures(),
+            "acls_set": self.copied.turned.turned,
             "list_requests": planned.counts.list_requests,
             "head_requests": planned.counts.head_requests,
             DATABASE_BYTES: planned.database_bytes,
@@ -316,14 +372,14 @@ class _Report:
             metadata["changed_since"] = dg.MetadataValue.timestamp(selection.changed_since)
         claims = {claim.table: claim for claim in self.copied.planned.scope.claims}
         # A file type whose objects all have a good end is done, whatever becomes of the others.
-        if table in claims and not tally.outcomes[Outcome.FAILED] and not self.copied.counts.stopped:
+        if table in claims and not tally.outcomes[Outcome.FAILED] and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
         return dg.AssetObservation(table, metadata=metadata)
 
     def raise_if_failed(self) -> None:
         """Raise the failure that ends a run in which an object failed, or which a permanent error stopped."""
-        stopped = self.copied.counts.stopped
+        stopped = self.copied.stopped
         if self.summary.total.outcomes[Outcome.FAILED] or stopped:
             raise dg.Failure(
                 description=reports.failure_text(self.summary, str(stopped) if stopped else None),
@@ -337,7 +393,7 @@ class _Report:
 
 def _publish(context: dg.OpExecutionContext, planned: Planned, destination: S3Bucket) -> tuple[reports.Summary, str]:
     """Put the manifest where it stays, and remove the run's folder."""
-    merged = merge(workfolder.work_folder(context.instance, context.run_id))
+    merged = merge(workfolder.work_folder(context.instance, context.run_id), _about(destination).metadata())
     summary = reports.summarize(read_manifest(merged))
     store = manifest_store(context.instance, destination)
     location = store.write(merged, planned.scope.name, planned.scope.partition, context.run_id)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from mastosync_dagster.environment import concurrency
 from mastosync_dagster.incremental import LAST, Part, Share, every_row, since_last, since_moment
 from mastosync_dagster.partitions import FileType
+from mastosync_dagster.privacy import Privacy
 from mastosync_dagster.transfer.copying import CopySettings
 
 
@@ -42,6 +43,18 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     return moment.astimezone(timezone.utc)
 
 
+def known_privacy(name: str) -> str:
+    """Return the name of a privacy policy.
+
+    Raises:
+        ValueError: It is none.
+    """
+    known = [policy.value for policy in Privacy]
+    if name not in known:
+        raise ValueError(f"unknown privacy {name!r}: known are {', '.join(known)}")
+    return name
+
+
 class PlanConfig(dg.Config):
     """How the rows are read and both sides are listed."""
 
@@ -51,6 +64,16 @@ class PlanConfig(dg.Config):
         default=False,
         description="Copy private objects also to a destination without ACLs. Only for a bucket that is not public.",
     )
+    privacy: str = Field(
+        default=Privacy.MASTODON.value,
+        description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
+        " backups; source, those that are private there, a request more each; none: all get the permission.",
+    )
+
+    @field_validator("privacy")
+    @classmethod
+    def _known_privacy(cls, name: str) -> str:
+        return known_privacy(name)
 
 
 class ChangesConfig(PlanConfig):
