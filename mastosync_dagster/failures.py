@@ -11,7 +11,7 @@ from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, RowError
 from mastosync_dagster.partitions import InvalidRangeError
 from mastosync_dagster.resources import ConnectionFailedError
-from mastosync_dagster.resources.tunnel import TunnelError
+from mastosync_dagster.resources.tunnel_settings import TunnelError
 from mastosync_dagster.settings import InvalidMomentError
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import NotAManifestError

@@ -17,12 +17,14 @@ from pydantic import Field
 
 from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
 from mastosync_dagster.resources.fields import Fields, Secret
-from mastosync_dagster.resources.tunnel import Tunnel, TunnelError, TunnelSettings
+from mastosync_dagster.resources.tunnel_settings import TunnelError, TunnelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 spells its class in small letters)
+
+    from mastosync_dagster.resources.tunnel import Tunnel
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _URL_SCHEMES = ("postgresql://", "postgres://")
@@ -140,6 +142,9 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         if tunnel_settings is None:
             yield database.connect
             return
+        # paramiko costs a run without a tunnel 14 MB and a fifteenth of its start.
+        from mastosync_dagster.resources.tunnel import Tunnel  # noqa: PLC0415
+
         tunnel = Tunnel(tunnel_settings)
         try:
             with _tunnel_errors():

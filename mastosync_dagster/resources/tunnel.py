@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -18,12 +17,14 @@ import sshtunnel
 
 from mastosync_dagster.resources.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.private_key import LockedKeyError, read_private_key
+from mastosync_dagster.resources.tunnel_settings import TunnelError, TunnelSettings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from mastosync_dagster.resources.known_hosts import KnownHost
+
+__all__ = ["Tunnel", "TunnelError", "TunnelSettings"]
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 10.0
@@ -34,62 +35,8 @@ _ADMINISTRATIVELY_PROHIBITED = 1
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
 
-def setting(name: str) -> str:
-    """Return what to change in words: ``SSH_TUNNEL_HOST (or resources.mastodon_db.config.ssh_tunnel_host)``."""
-    return f"SSH_TUNNEL_{name.upper()} (or resources.mastodon_db.config.ssh_tunnel_{name})"
-
-
-class TunnelError(Exception):
-    """The tunnel cannot be opened, or does not reach the database; the message names what to change.
-
-    Attributes:
-        permanent: No retry helps until somebody changes a setting.
-    """
-
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
-        super().__init__(message)
-        self.permanent = permanent
-
-
 class _RefusedError(TunnelError):
     """The SSH server takes what it was offered for no login."""
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelSettings:
-    """How to reach the database through an SSH server.
-
-    Attributes:
-        host: The SSH server's name or address.
-        port: Its TCP port.
-        user: Who logs in.
-        known_hosts: File that lists the server's key.
-        remote_host: The database's host as the SSH server sees it.
-        remote_port: The database's port.
-        password: The user's password; None: key only.
-        key_file: A private key file; None: password only.
-        key_passphrase: What the key file is encrypted with.
-    """
-
-    host: str
-    port: int
-    user: str
-    known_hosts: Path
-    remote_host: str
-    remote_port: int
-    password: str | None = field(default=None, repr=False)
-    key_file: Path | None = None
-    key_passphrase: str | None = field(default=None, repr=False)
-
-    @property
-    def server(self) -> str:
-        """The SSH server in messages."""
-        return f"{self.host}:{self.port}"
-
-    @property
-    def database(self) -> str:
-        """The database's address in messages."""
-        return f"{self.remote_host}:{self.remote_port}"
 
 
 class Tunnel:
