@@ -12,6 +12,7 @@ from mastosync_dagster.progress import LogProgress
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.schedules import Nightly, all_schedules
 from mastosync_dagster.sensors import all_sensors
+from mastosync_dagster.verification import all_verifications
 
 if TYPE_CHECKING:
     from mastosync_dagster.progress import ProgressReporter
@@ -28,7 +29,7 @@ def build_definitions(progress: ProgressReporter | None = None, nightly: Nightly
     """
     ranges = sync_jobs()
     return dg.Definitions(
-        assets=all_assets(),
+        assets=[*all_assets(), *all_verifications()],
         jobs=all_jobs(ranges),
         schedules=all_schedules(nightly or Nightly()),
         sensors=all_sensors(ranges),

@@ -9,6 +9,7 @@ import dagster as dg
 from mastosync_dagster.ops import copy, plan_changes, report_changes
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.retention import delete_records
+from mastosync_dagster.verification import verify_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,4 +51,5 @@ def all_jobs(
     Args:
         ranges: `sync_jobs`: a sensor has to hold the very same.
     """
-    return [*ranges, sync_changes, delete_old_runs]
+    looks = [verify_job(file_type) for file_type in FileType]
+    return [*ranges, *looks, sync_changes, delete_old_runs]

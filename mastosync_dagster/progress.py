@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def copied(self, progress: CopyProgress) -> None:
         """Hear what has been copied so far."""
 
+    def told(self, text: str) -> None:
+        """Hear of other work, in words."""
+
 
 class ProgressReporter(Protocol):
     """Makes a watcher for each step; the jobs' resource ``progress``."""
@@ -66,6 +69,9 @@ class _LogWatcher:
             f" {progress.objects_per_second:,.0f} objects/s,"
             f" {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s; {progress.failed:,} failed"
         )
+
+    def told(self, text: str) -> None:
+        self._line(text)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,9 @@ class _BarWatcher:
             numbers=f"{progress.done:,}/{progress.total:,} objects  {progress.bytes / _MEGABYTE:,.1f} MB"
             f"  {progress.objects_per_second:,.0f}/s  {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s",
         )
+
+    def told(self, text: str) -> None:
+        self.bar.update(self.plan, visible=True, numbers=text)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def rates(tally: Tally, seconds: float) -> dict[str, float]:
     }
 
 
-def _cell(text: str | None) -> str:
+def cell(text: str | None) -> str:
+    """Return a text as the cell of a Markdown table."""
     shown = (text or "").replace("|", "\\|").replace("\n", " ").replace("`", "'")
     return shown if len(shown) <= _CELL_CHARACTERS else shown[: _CELL_CHARACTERS - 1] + "…"
 
@@ -114,8 +115,8 @@ def markdown(summary: Summary) -> str:
     wrong = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING]
     lines = ["| outcome | reason | id | key | detail |", "|---|---|---|---|---|"]
     lines += [
-        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | `{_cell(line.key)}`"
-        f" | {_cell(line.detail)} |"
+        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | `{cell(line.key)}`"
+        f" | {cell(line.detail)} |"
         for line in summary.first
     ]
     if wrong > len(summary.first):
@@ -144,7 +145,7 @@ def first_reasons(summary: Summary) -> str:
     """Return a few failed objects with their reasons, a line each: the most that fits into an alert."""
     failed = [line for line in summary.first if line.outcome is Outcome.FAILED]
     return "\n".join(
-        ": ".join(filter(None, [line.reason.value if line.reason else "", line.key, _cell(line.detail)]))
+        ": ".join(filter(None, [line.reason.value if line.reason else "", line.key, cell(line.detail)]))
         for line in failed[:_ALERT_LINES]
     )
 

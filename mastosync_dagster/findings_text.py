@@ -1,0 +1,49 @@
+"""Findings for people: the first lines of a file of them, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.reports import FIRST_LINES, cell
+from mastosync_dagster.transfer.findings import FindingLine, read_findings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from mastosync_dagster.transfer.findings import Finding
+
+
+def first_findings(path: Path, wanted: Sequence[Finding]) -> list[FindingLine]:
+    """Return the first `FIRST_LINES` lines with these findings, those first that are named first."""
+    found: dict[Finding, list[FindingLine]] = {finding: [] for finding in wanted}
+    for lines in read_findings(path):
+        for line in lines:
+            kept = found.get(line.finding)
+            if kept is not None and len(kept) < FIRST_LINES:
+                kept.append(line)
+    return [line for lines in found.values() for line in lines][:FIRST_LINES]
+
+
+def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> str:
+    """Return a table of findings.
+
+    Args:
+        lines: The first of them.
+        total: How many there are.
+        nothing: What to say where there are none.
+    """
+    if not lines:
+        return nothing
+    rows = [
+        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | `{cell(line.key)}` |"
+        f" {cell(line.detail)} |"
+        for line in lines
+    ]
+    more = [f"\n… and {total - len(lines):,} more in the file of findings."] if total > len(lines) else []
+    return "\n".join(["| finding | id | key | detail |", "|---|---|---|---|", *rows, *more])
+
+
+def counted(findings: Mapping[Finding, int], wanted: Collection[Finding]) -> str:
+    """Return counts in words, without those that are nought: ``1 absent, 2 extra``."""
+    return ", ".join(f"{findings[finding]:,} {finding.value}" for finding in wanted if findings[finding])
