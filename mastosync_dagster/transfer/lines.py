@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,10 +95,18 @@ class Format:
                 yield {name: columns.get(name, nothing) for name in names}
 
 
+class Sink(Protocol):
+    """What takes record batches: a Parquet file, an Arrow stream."""
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Write a batch."""
+
+
 class LineWriter(Generic[_Line]):
     """Writes lines, tuples in the order of the columns, into a Parquet file.
 
-    A context manager: the file gets its name when the block ends well, and is removed when it does not.
+    A context manager: the file gets its name when the block ends well, and is removed when it does not. It raises
+    `OSError` with the file's name where the disk is full or not writable.
 
     Attributes:
         lines: How many lines are in the file so far.
@@ -110,10 +120,12 @@ class LineWriter(Generic[_Line]):
         self._buffer: list[_Line] = []
         self._stack = contextlib.ExitStack()
 
+    def _open(self, stack: contextlib.ExitStack, path: str) -> Sink:
+        return stack.enter_context(pq.ParquetWriter(path, self._schema, compression="zstd"))
+
     def __enter__(self) -> Self:
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(str(self._unfinished), self._schema, compression="zstd")
-        )
+        with self._naming_the_file():
+            self._sink = self._open(self._stack, str(self._unfinished))
         return self
 
     def write(self, line: _Line) -> None:
@@ -125,18 +137,38 @@ class LineWriter(Generic[_Line]):
     def _flush(self) -> None:
         columns = zip(*self._buffer, strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        with self._naming_the_file():
+            self._sink.write_batch(pa.record_batch(arrays, schema=self._schema))
         self.lines += len(self._buffer)
         self._buffer.clear()
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        """Give Arrow's errors of the file system, which name none, the file."""
+        try:
+            yield
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise OSError(code, os.strerror(code), str(self._path)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            if kind is None and self._buffer:
+                self._flush()
+        except BaseException:
+            self._give_up()
+            raise
         if kind is not None:
-            self._stack.close()
-            self._unfinished.unlink(missing_ok=True)
+            self._give_up()
             return
-        if self._buffer:
-            self._flush()
-        self._stack.close()
-        self._unfinished.replace(self._path)
+        with self._naming_the_file():
+            self._stack.close()
+            self._unfinished.replace(self._path)
+
+    def _give_up(self) -> None:
+        # What goes wrong now follows from what went wrong before.
+        with contextlib.suppress(OSError):
+            self._stack.close()
+        self._unfinished.unlink(missing_ok=True)

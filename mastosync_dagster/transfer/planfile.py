@@ -8,17 +8,16 @@ stand in `TO_TURN`, and their lines in `TURNED`; missing objects that were asked
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
+from mastosync_dagster.transfer.lines import GROUP_LINES, LineWriter, Sink
+
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
-
-    from typing_extensions import Self
 
 TO_COPY = "to_copy.arrow"
 TO_TURN = "to_turn.arrow"
@@ -27,7 +26,7 @@ COPIED = "copied.parquet"
 TURNED = "turned.parquet"
 REFETCHED = "refetched.parquet"
 
-BATCH_LINES = 4096
+BATCH_LINES = GROUP_LINES
 """Lines of one record batch: what reader and writer hold in memory."""
 
 
@@ -85,49 +84,20 @@ SCHEMA = pa.schema(
 )
 
 
-class PlanWriter:
-    """Writes `TO_COPY` (or `TO_TURN`) into a folder, as a stream of record batches of `BATCH_LINES` lines.
+class PlanWriter(LineWriter[PlannedCopy]):
+    """Writes `TO_COPY` (or `TO_TURN`) into a folder, as a stream of record batches.
 
     A context manager: the file gets its name when the block ends well, and is removed when it does not.
     """
 
     def __init__(self, folder: Path, name: str = TO_COPY) -> None:
-        self.lines = 0
-        self._path = folder / name
-        self._unfinished = folder / f".{name}"
-        self._buffer: list[PlannedCopy] = []
-        self._stack = contextlib.ExitStack()
+        super().__init__(folder / name, SCHEMA)
 
-    def __enter__(self) -> Self:
-        sink = self._stack.enter_context(pa.OSFile(str(self._unfinished), "wb"))
+    def _open(self, stack: contextlib.ExitStack, path: str) -> Sink:
+        sink = stack.enter_context(pa.OSFile(path, "wb"))
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-        self._writer = self._stack.enter_context(pa.ipc.new_stream(sink, SCHEMA, options=options))
-        return self
-
-    def write(self, line: PlannedCopy) -> None:
-        """Add one line."""
-        self._buffer.append(line)
-        if len(self._buffer) >= BATCH_LINES:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(*self._buffer, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-        self.lines += len(self._buffer)
-        self._buffer.clear()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.close()
-            self._unfinished.unlink(missing_ok=True)
-            return
-        if self._buffer:
-            self._flush()
-        self._stack.close()
-        self._unfinished.replace(self._path)
+        stream: Sink = stack.enter_context(pa.ipc.new_stream(sink, SCHEMA, options=options))
+        return stream
 
 
 def read_plan(folder: Path, name: str = TO_COPY) -> Iterator[list[PlannedCopy]]:
