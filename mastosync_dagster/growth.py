@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -12,12 +12,13 @@ import dagster as dg
 # Dagster has no public call for that; this one was tried on 1.13.
 from dagster._core.execution.backfill import PartitionBackfill
 
-from mastosync_dagster.assets import all_assets
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
     from mastosync_dagster.mastodon import Connect
 
@@ -48,17 +49,22 @@ def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> dict
 
 
 def request_backfills(
-    instance: dg.DagsterInstance, ranges: Mapping[FileType, Sequence[str]], *, title: str, tags: Mapping[str, str]
+    instance: dg.DagsterInstance,
+    assets: BaseAssetGraph[Any],
+    ranges: Mapping[FileType, Sequence[str]],
+    *,
+    title: str,
+    tags: Mapping[str, str],
 ) -> None:
     """Have the backfill daemon run ranges, a run each.
 
     Args:
         instance: Whose daemon.
+        assets: The assets of the repository.
         ranges: Registered partition keys by file type.
         title: What the UI calls the backfills.
         tags: Of their runs.
     """
-    assets = dg.Definitions(assets=all_assets()).resolve_asset_graph()
     for file_type, keys in ranges.items():
         backfill = PartitionBackfill.from_asset_partitions(
             backfill_id=uuid.uuid4().hex[:8],

@@ -88,7 +88,10 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
             # The run will meet the same error; it fails where alerts are sent.
             context.log.warning("no new ID ranges: %s", error)
             new = {}
-        request_backfills(context.instance, new, title=f"New ID ranges of the night {night}", tags={NIGHT: _RANGE})
+        if new:
+            assets = context.repository_def.asset_graph
+            title = f"New ID ranges of the night {night}"
+            request_backfills(context.instance, assets, new, title=title, tags={NIGHT: _RANGE})
         yield dg.RunRequest(
             run_key=night,
             run_config={"ops": {"plan_changes": {"config": {"changed_since": LAST}}}},
