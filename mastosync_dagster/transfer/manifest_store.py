@@ -146,7 +146,10 @@ class FolderManifests(ManifestStore):
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
-        yield self._folder / name
+        local = self._folder / name
+        if not local.exists():
+            raise ManifestStoreError(f"there is no manifest {name} any more")
+        yield local
 
 
 class BucketManifests(ManifestStore):
