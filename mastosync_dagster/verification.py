@@ -228,7 +228,7 @@ def _verify(
     started = time.monotonic()
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
-    path = workfolder.create_work_folder(context.instance, context.run_id) / FINDINGS
+    path = workfolder.create_work_folder(context.instance, context.run.run_id) / FINDINGS
     settings, table = config.audit_settings(), file_type.value
     about = About(place_of(sides.destination), acls=bool(destination.settings.permission))
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
@@ -254,9 +254,9 @@ def _verify(
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
     location = manifest_store(context.instance, sides.destination).write(
-        path, verification_of(file_type), context.partition_key, context.run_id
+        path, verification_of(file_type), context.partition_key, context.run.run_id
     )
-    workfolder.remove_work_folder(context.instance, context.run_id)
+    workfolder.remove_work_folder(context.instance, context.run.run_id)
     told = _Told(
         counts=counts,
         settings=settings,

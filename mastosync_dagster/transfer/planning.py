@@ -29,6 +29,7 @@ __all__ = ["LookupStoppedError", "PlanCounts", "make_plan"]
 
 _BATCHES_IN_FLIGHT = 2
 _HEADS_IN_FLIGHT = 64
+_ACLS_IN_FLIGHT = 16
 _PROGRESS_SECONDS = 1.0
 _MD5_CHARACTERS = 32
 
@@ -117,7 +118,7 @@ def make_plan(
             source, destination, plan, turns, decided, copy_private=copy_private, on_progress=on_progress
         )
         if keep_access:
-            pool = Pool(source.settings.max_connections, stop=stop, tick=planner.tell_progress)
+            pool = Pool(_ACLS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
             planner.access = SourceAccess(source, stack.enter_context(pool))
         lookup = stack.enter_context(
             Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)

@@ -52,7 +52,7 @@ class StorageSettings:
     read_timeout: float = 60.0
     download_timeout: float = 1800.0
     upload_timeout: float = 300.0
-    max_connections: int = 10
+    max_connections: int = 64
 
     def variable(self, name: str) -> str:
         """Return the environment variable of this side, for messages: ``DESTINATION_S3_BUCKET``."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.planfile import PlannedCopy
     from mastosync_dagster.transfer.storage import Storage
 
+_THREADS = 16
+_LINES_A_STEP = 256
+
 MADE_PRIVATE = "made private"
 MADE_PUBLIC = "given the permission of public objects"
 NOT_BEGUN = "the run was stopped before"
@@ -84,10 +87,9 @@ class _Turner:
     def turn(self, lines: list[PlannedCopy], stop: threading.Event) -> None:
         """Set the ACLs of some objects, and write their lines. A permanent error leaves the rest of them."""
         self._written = 0
-        step = 4 * self._destination.settings.max_connections
-        with Pool(self._destination.settings.max_connections, stop=stop) as pool:
-            for start in range(0, len(lines), step):
-                part = lines[start : start + step]
+        with Pool(_THREADS, stop=stop) as pool:
+            for start in range(0, len(lines), _LINES_A_STEP):
+                part = lines[start : start + _LINES_A_STEP]
                 for line, error in zip(part, pool.map(lambda line: self._try(line, pool.halt), part), strict=True):
                     self._write(line, error)
                     self._written += 1

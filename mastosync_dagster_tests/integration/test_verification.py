@@ -1,0 +1,157 @@
+"""A copy that is damaged in every way: verify names each damage, sync repairs it. On a server that enforces ACLs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
+from mastosync_dagster.verdicts import verification_of
+from mastosync_dagster_tests.conftest import Bucket, create_bucket
+from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.acls import acl_server, anonymous_status
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster_tests.integration.conftest import World
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+
+
+@pytest.fixture(scope="module")
+def server_with_acls() -> Iterator[S3Server]:
+    with acl_server() as server:
+        yield server
+
+
+@pytest.fixture
+def destination_bucket(server_with_acls: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket on a server that enforces ACLs."""
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    return create_bucket(server_with_acls)
+
+
+@pytest.fixture
+def synced(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The instance, its media copied in one range."""
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    world.register(MEDIA)
+    assert world.run("sync_media_attachments", media_range(world)).success
+    return world
+
+
+def media_range(world: World) -> str:
+    (key,) = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)
+    return key
+
+
+def verify(world: World, **config: object) -> dg.ExecuteInProcessResult:
+    ops = {"media_attachments_verification": {"config": config}}
+    return world.run("verify_media_attachments", media_range(world), {"ops": ops})
+
+
+def findings(world: World) -> list[FindingLine]:
+    """Return the findings of the newest verification."""
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (manifest,) = store.newest(verification_of(MEDIA))
+    with store.file(manifest) as path:
+        return [line for lines in read_findings(path) for line in lines]
+
+
+def unequal(world: World) -> dict[str, Finding]:
+    lines = findings(world)
+    assert len({line.key for line in lines}) == len(lines)
+    return {line.key: line.finding for line in lines if line.finding not in {Finding.EQUAL, Finding.MISSING}}
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> Mapping[str, object]:
+    (event,) = result.asset_materializations_for_node("media_attachments_verification")
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def check(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    (evaluation,) = result.get_asset_check_evaluations()
+    return evaluation
+
+
+def damage(world: World) -> dict[str, Finding]:
+    """Damage the copy in every way; return what a verification must find."""
+    client, bucket = world.destination.client, world.destination.name
+    public = [each for each in world.instance.objects_of(MEDIA) if each.size > 1 and not each.private]
+    private = [each for each in world.instance.objects_of(MEDIA) if each.private]
+    gone, truncated, other_bytes, other_type, other_metadata, hidden = public[::20][:6]
+    exposed, both = private[:2]
+
+    def put(each: ExpectedObject, body: bytes | None = None, **arguments: object) -> None:
+        found = client.get_object(Bucket=bucket, Key=each.key)
+        kept = {
+            "ContentType": found["ContentType"],
+            "CacheControl": found.get("CacheControl", ""),
+            "Metadata": found["Metadata"],
+            "ACL": "private" if each.private else "public-read",
+        }
+        body = found["Body"].read() if body is None else body
+        client.put_object(Bucket=bucket, Key=each.key, Body=body, **{**kept, **arguments})  # type: ignore[arg-type]
+
+    client.delete_object(Bucket=bucket, Key=gone.key)
+    put(truncated, b"x")
+    put(other_bytes, b"\0" * other_bytes.size)
+    put(other_type, ContentType="application/octet-stream")
+    put(other_metadata, Metadata={"of": "somebody else"})
+    client.put_object_acl(Bucket=bucket, Key=hidden.key, ACL="private")
+    client.put_object_acl(Bucket=bucket, Key=exposed.key, ACL="public-read")
+    put(both, ACL="public-read", ContentType="text/html")
+    ids = {row["id"] for row in world.instance.rows[MEDIA]}
+    no_row = next(number for number in range(1, 999) if number not in ids)
+    strangers = {
+        f"{public[0].key.rpartition('/')[0]}/0123456789abcdef.png": Finding.EXTRA,
+        f"cache/media_attachments/files/000/000/{no_row:03d}/small/0123456789abcdef.png": Finding.EXTRA,
+        "dumps-of-the-database/monday.sql": Finding.FOREIGN,
+        "index.html": Finding.FOREIGN,
+    }
+    for key in strangers:
+        client.put_object(Bucket=bucket, Key=key, Body=b"stranger")
+    return {
+        gone.key: Finding.ABSENT,
+        truncated.key: Finding.SIZE_DIFFERS,
+        other_bytes.key: Finding.CONTENT_DIFFERS,
+        other_type.key: Finding.HEADERS_DIFFER,
+        other_metadata.key: Finding.HEADERS_DIFFER,
+        hidden.key: Finding.ACL_DIFFERS,
+        exposed.key: Finding.ACL_DIFFERS,
+        both.key: Finding.HEADERS_DIFFER,
+        **strangers,
+    }
+
+
+def test_every_damage_is_named_and_nothing_else_and_a_sync_repairs_it(synced: World) -> None:
+    sound = verify(synced, headers="all", acls="all")
+    assert sound.success
+    assert unequal(synced) == {}
+    assert check(sound).passed
+    told = metadata(sound)
+    expected = synced.instance.objects_of(MEDIA)
+    assert (told["equal"], told["missing"]) == (len(expected), len(synced.instance.missing_of(MEDIA)))
+    assert told["acls_compared"] == len(expected)
+
+    damaged = damage(synced)
+    found = verify(synced, headers="all", acls="all")
+    assert unequal(synced) == damaged
+    assert "1 absent, 1 size_differs, 1 content_differs, 3 headers_differ, 2 acl_differs" in failure_of(found)
+    assert (check(found).passed, check(found).severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+    assert synced.run("sync_media_attachments", media_range(synced)).success
+    repaired = verify(synced, headers="all", acls="all")
+    assert repaired.success
+    strangers = {key: finding for key, finding in damaged.items() if finding in {Finding.EXTRA, Finding.FOREIGN}}
+    assert unequal(synced) == strangers
+    assert (check(repaired).passed, check(repaired).severity) == (False, dg.AssetCheckSeverity.WARN)
