@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import socket
+import ssl
+import threading
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from obstore.exceptions import BaseError
 
 from mastosync_dagster.demo.servers import LOOPBACK, boto3_client, free_port
@@ -21,6 +31,7 @@ from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
@@ -252,6 +263,61 @@ def test_https_where_http_is_spoken_is_a_connection_that_fails(destination_bucke
     endpoint = destination_bucket.server.endpoint.replace("http:", "https:")
     error = failure(storage(destination_bucket, "source", endpoint=endpoint), obstore_list)
     assert error.reason is Reason.CONNECTION
+
+
+class _Silent(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def tls_server(folder: Path, *, ca: bool) -> Iterator[str]:
+    """Run a server with a certificate that it has signed itself, and yield its endpoint."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, LOOPBACK)])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    file = folder / f"certificate-{ca}.pem"
+    file.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    with ThreadingHTTPServer((LOOPBACK, 0), _Silent) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"https://{LOOPBACK}:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("ca", "words"), [(False, "resources.destination.config.ca_file"), (True, "a CA's own certificate")]
+)
+def test_a_certificate_that_is_not_trusted_says_where_to_name_its_ca(
+    destination_bucket: Bucket, tmp_path: Path, *, ca: bool, words: str
+) -> None:
+    with tls_server(tmp_path, ca=ca) as endpoint:
+        error = failure(storage(destination_bucket, "destination", endpoint=endpoint), obstore_list)
+    assert (error.reason, error.permanent) == (Reason.CONNECTION, True)
+    assert words in str(error)
 
 
 def test_a_real_server_refuses_a_wrong_secret_an_unknown_key_and_an_absent_bucket(source_bucket: Bucket) -> None:
