@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.manifest_store import ManifestStore
 
-_THERE = pa.array([Outcome.COPIED.value, Outcome.PRESENT.value])
+# What is missing is nowhere for anybody to read.
+_SETTLED = pa.array([Outcome.COPIED.value, Outcome.PRESENT.value, Outcome.MISSING.value])
 
 
 class Privacy(str, Enum):
@@ -95,7 +96,7 @@ def private_rows(store: ManifestStore, place: str, table: str, partition: str | 
         ):
             here = pc.and_(
                 pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table)),
-                pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_THERE),
+                pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
             )
             ids, private = batch.column("row_id"), batch.column("private")
             rows.update(row_id for row_id in ids.filter(pc.and_(here, private)).to_pylist() if row_id is not None)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database, drop_database
-from mastosync_dagster_tests.support.proxy import Proxy, s3_proxy
+from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -80,6 +82,16 @@ class World:
             check=False,
             cwd=PROJECT,
         )
+
+    def forget(self) -> None:
+        """Count requests from now on."""
+        self.source_proxy.forget()
+        self.destination_proxy.forget()
+
+    def requests(self) -> Counter[Kind]:
+        """Return the requests to both sides, by kind."""
+        proxies = (self.source_proxy, self.destination_proxy)
+        return Counter(seen.kind for proxy in proxies for seen in proxy.requests)
 
     def compare(self, *tables: str) -> Comparison:
         """Hold the destination against the generator's book, by an independent listing."""
@@ -142,17 +154,13 @@ def original(postgres_server: PostgresServer, source_server: S3Server) -> Origin
     return Original(instance, database, bucket)
 
 
-@pytest.fixture
-def world(
-    original: Original,
-    destination_bucket: Bucket,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@contextlib.contextmanager
+def _world(
+    original: Original, destination_bucket: Bucket, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    """The instance with a database of the test's own, and nothing copied yet. Its source bucket is to be read only."""
+    """A world whose destination is this bucket. Its source bucket is to be read only."""
     instance, source_bucket = original.instance, original.bucket
     database = create_database(original.database, template=original.database.database)
-    home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
     with (
@@ -176,3 +184,37 @@ def world(
                 environment,
             )
     drop_database(database)
+
+
+@pytest.fixture
+def world(
+    original: Original, destination_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """The instance with a database of the test's own, and nothing copied yet."""
+    with _world(original, destination_bucket, tmp_path / "home", monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server_with_acls() -> Iterator[S3Server]:
+    """A server that enforces ACLs."""
+    with acl_server() as server:
+        yield server
+
+
+@pytest.fixture
+def world_with_acls(
+    original: Original, server_with_acls: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """The same, with a destination that enforces ACLs, and one ID range per file type."""
+    with _world(original, create_bucket(server_with_acls), tmp_path / "home", monkeypatch) as made:
+        monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+        yield made
+
+
+@pytest.fixture
+def synced_with_acls(world_with_acls: World) -> World:
+    """The same, its media copied."""
+    ((key,),) = world_with_acls.register(FileType.MEDIA_ATTACHMENTS).values()
+    assert world_with_acls.run("sync_media_attachments", key).success
+    return world_with_acls

@@ -5,48 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
-import pytest
 
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.verdicts import verification_of
-from mastosync_dagster_tests.conftest import Bucket, create_bucket
 from mastosync_dagster_tests.integration.conftest import failure_of
-from mastosync_dagster_tests.support.acls import acl_server, anonymous_status
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from mastosync_dagster.demo.book import ExpectedObject
-    from mastosync_dagster.demo.servers import S3Server
     from mastosync_dagster_tests.integration.conftest import World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
-
-
-@pytest.fixture(scope="module")
-def server_with_acls() -> Iterator[S3Server]:
-    with acl_server() as server:
-        yield server
-
-
-@pytest.fixture
-def destination_bucket(server_with_acls: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket on a server that enforces ACLs."""
-    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
-    return create_bucket(server_with_acls)
-
-
-@pytest.fixture
-def synced(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The instance, its media copied in one range."""
-    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
-    world.register(MEDIA)
-    assert world.run("sync_media_attachments", media_range(world)).success
-    return world
 
 
 def media_range(world: World) -> str:
@@ -133,25 +106,25 @@ def damage(world: World) -> dict[str, Finding]:
     }
 
 
-def test_every_damage_is_named_and_nothing_else_and_a_sync_repairs_it(synced: World) -> None:
-    sound = verify(synced, headers="all", acls="all")
+def test_every_damage_is_named_and_nothing_else_and_a_sync_repairs_it(synced_with_acls: World) -> None:
+    sound = verify(synced_with_acls, headers="all", acls="all")
     assert sound.success
-    assert unequal(synced) == {}
+    assert unequal(synced_with_acls) == {}
     assert check(sound).passed
     told = metadata(sound)
-    expected = synced.instance.objects_of(MEDIA)
-    assert (told["equal"], told["missing"]) == (len(expected), len(synced.instance.missing_of(MEDIA)))
+    expected = synced_with_acls.instance.objects_of(MEDIA)
+    assert (told["equal"], told["missing"]) == (len(expected), len(synced_with_acls.instance.missing_of(MEDIA)))
     assert told["acls_compared"] == len(expected)
 
-    damaged = damage(synced)
-    found = verify(synced, headers="all", acls="all")
-    assert unequal(synced) == damaged
+    damaged = damage(synced_with_acls)
+    found = verify(synced_with_acls, headers="all", acls="all")
+    assert unequal(synced_with_acls) == damaged
     assert "1 absent, 1 size_differs, 1 content_differs, 3 headers_differ, 2 acl_differs" in failure_of(found)
     assert (check(found).passed, check(found).severity) == (False, dg.AssetCheckSeverity.ERROR)
 
-    assert synced.run("sync_media_attachments", media_range(synced)).success
-    repaired = verify(synced, headers="all", acls="all")
+    assert synced_with_acls.run("sync_media_attachments", media_range(synced_with_acls)).success
+    repaired = verify(synced_with_acls, headers="all", acls="all")
     assert repaired.success
     strangers = {key: finding for key, finding in damaged.items() if finding in {Finding.EXTRA, Finding.FOREIGN}}
-    assert unequal(synced) == strangers
+    assert unequal(synced_with_acls) == strangers
     assert (check(repaired).passed, check(repaired).severity) == (False, dg.AssetCheckSeverity.WARN)

@@ -1,40 +1,52 @@
-"""An S3 server that keeps ACLs and enforces them: moto, in a thread of the test process, on loopback."""
+"""An S3 server that keeps ACLs and enforces them: moto, on loopback."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import logging
-import os
+import socket
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from moto.server import ThreadedMotoServer
-
-from mastosync_dagster.demo.servers import LOOPBACK, S3Server
+from mastosync_dagster.demo.processes import running
+from mastosync_dagster.demo.servers import LOOPBACK, S3Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_START_SECONDS = 60.0
 
 
 @contextlib.contextmanager
 def acl_server() -> Iterator[S3Server]:
     """Run the server until the block ends. It takes any key and any secret."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address=LOOPBACK, port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield S3Server(
-            endpoint=f"http://{host}:{port}",
-            access_key_id="key-of-the-acl-server",
-            secret_access_key="secret-of-the-acl-server",
-            pid=os.getpid(),
-            log=Path(os.devnull),
-        )
-    finally:
-        server.stop()
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "moto.log"
+        with running(command, log=log) as process:
+            deadline = time.monotonic() + _START_SECONDS
+            while not _listens(port):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield S3Server(
+                endpoint=f"http://{LOOPBACK}:{port}",
+                access_key_id="key-of-the-acl-server",
+                secret_access_key="secret-of-the-acl-server",
+                pid=process.pid,
+                log=log,
+            )
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
 
 
 def anonymous_status(server: S3Server, bucket: str, key: str) -> int:

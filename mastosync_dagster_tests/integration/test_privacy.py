@@ -1,0 +1,198 @@
+"""What is private in Mastodon is private at the destination, from the first copy on, and follows the rows both ways."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.turning import MADE_PRIVATE, MADE_PUBLIC
+from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster_tests.integration.conftest import World
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+
+
+def execute(world: World, query: str, *parameters: object) -> list[tuple[object, ...]]:
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        found = cursor.fetchall() if cursor.description else []
+        connection.commit()
+        return found
+
+
+def private_rows(world: World) -> set[int]:
+    """Return the media that are private by the database, asked in one go."""
+    found = execute(
+        world,
+        "SELECT m.id FROM media_attachments m LEFT JOIN accounts a ON a.id = m.account_id"
+        " LEFT JOIN statuses s ON s.id = m.status_id"
+        " WHERE a.suspended_at IS NOT NULL OR s.deleted_at IS NOT NULL",
+    )
+    return {row_id for (row_id,) in found if isinstance(row_id, int)}
+
+
+def answers(world: World) -> dict[str, int]:
+    """Return what an anonymous GET of each object of the media is answered with."""
+    return {
+        each.key: anonymous_status(world.destination.server, world.destination.name, each.key)
+        for each in world.instance.objects_of(MEDIA)
+    }
+
+
+def expected_answers(world: World) -> dict[str, int]:
+    private = private_rows(world)
+    return {each.key: 403 if each.row_id in private else 200 for each in world.instance.objects_of(MEDIA)}
+
+
+def incremental(world: World) -> Counter[str]:
+    """Run the incremental sync; return the outcomes and remarks of its manifest."""
+    config = {"file_types": [MEDIA.value], "changed_since": datetime.now(timezone.utc).isoformat()}
+    result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
+    assert result.success
+    return Counter(f"{line.outcome.value} {line.detail or ''}".strip() for line in newest(world, "sync_changes"))
+
+
+def newest(world: World, group: str) -> list[ManifestLine]:
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (manifest,) = store.newest(group)
+    return [line for lines in store.read(manifest) for line in lines]
+
+
+def media_of(world: World, *, suspended: bool) -> tuple[int, int]:
+    """Return an account that is, or is not, suspended and the most media of which are at the source, and how many."""
+    here = Counter(each.row_id for each in world.instance.objects_of(MEDIA))
+    owners = execute(
+        world,
+        "SELECT m.account_id, array_agg(m.id) FROM media_attachments m JOIN accounts a ON a.id = m.account_id"
+        " LEFT JOIN statuses s ON s.id = m.status_id"
+        " WHERE (a.suspended_at IS NOT NULL) = %s AND s.deleted_at IS NULL GROUP BY 1",
+        suspended,
+    )
+    return max(((account, sum(here[row] for row in rows)) for account, rows in owners), key=lambda found: found[1])
+
+
+def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(synced_with_acls: World) -> None:
+    world = synced_with_acls
+    before = expected_answers(world)
+    assert {key for key, status in before.items() if status == 403} == {
+        each.key for each in world.instance.objects_of(MEDIA) if each.private
+    }
+    assert answers(world) == before
+
+    suspended, hidden = media_of(world, suspended=False)
+    active, shown = media_of(world, suspended=True)
+    # Not even the moment of the suspension need be later than the last run, nor does any column of the media change.
+    execute(world, "UPDATE accounts SET suspended_at = '2019-01-01' WHERE id = %s", suspended)
+    execute(world, "UPDATE accounts SET suspended_at = NULL WHERE id = %s", active)
+    after = expected_answers(world)
+    assert hidden
+    assert shown
+    assert Counter(after.values()) != Counter(before.values())
+    world.destination_proxy.forget()
+
+    assert incremental(world) == {f"present {MADE_PRIVATE}": hidden, f"present {MADE_PUBLIC}": shown}
+    assert answers(world) == after
+    assert world.destination_proxy.count(Kind.PUT, Kind.CREATE_UPLOAD) == 0
+
+    # Whatever is done is known: the next runs set nothing.
+    assert incremental(world) == {}
+    assert world.run("sync_media_attachments", world.dagster.get_dynamic_partitions(MEDIA.partitions_name)[0]).success
+    assert {line.detail for line in newest(world, MEDIA.value)} & {MADE_PRIVATE, MADE_PUBLIC} == set()
+
+    removed = execute(
+        world,
+        "UPDATE statuses SET deleted_at = now() WHERE deleted_at IS NULL AND id IN (SELECT status_id FROM"
+        " media_attachments m JOIN accounts a ON a.id = m.account_id AND a.suspended_at IS NULL) RETURNING id",
+    )
+    restored = execute(
+        world, "UPDATE statuses SET deleted_at = NULL WHERE deleted_at = '2025-02-03 04:05:06' RETURNING id"
+    )
+    assert removed
+    assert restored
+    assert set(incremental(world)) - {"missing"} == {f"present {MADE_PRIVATE}", f"present {MADE_PUBLIC}"}
+    assert answers(world) == expected_answers(world)
+
+
+def sync_media(world: World, **config: object) -> dg.ExecuteInProcessResult:
+    """Sync the last range of the media, in which every case of privacy occurs."""
+    key = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)[-1]
+    return world.run("sync_media_attachments", key, {"ops": {MEDIA.value: {"ops": {"plan": {"config": config}}}}})
+
+
+def acls(world: World) -> dict[str, str | None]:
+    """Return the ACL header with which each object was written."""
+    return {
+        seen.key: seen.headers.get("x-amz-acl") for seen in world.destination_proxy.requests if seen.kind is Kind.PUT
+    }
+
+
+@pytest.fixture
+def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    world.register(MEDIA)
+    return world
+
+
+@pytest.mark.parametrize("answer", [Answer(400, "AccessControlListNotSupported"), Answer(501, "NotImplemented")])
+def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: World, answer: Answer) -> None:
+    one_range.destination_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.PUT, Kind.CREATE_UPLOAD})))
+    message = failure_of(sync_media(one_range))
+    assert "DESTINATION_S3_PERMISSION" in message
+    assert "acl" in message.lower()
+    # Nobody goes on asking.
+    assert one_range.destination_proxy.count(Kind.PUT) <= 2 * 64
+
+
+def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range: World) -> None:
+    assert sync_media(one_range).success
+    account, _ = media_of(one_range, suspended=False)
+    execute(one_range, "UPDATE accounts SET suspended_at = now() WHERE id = %s", account)
+    one_range.destination_proxy.set_rules(Rule(Answer(501, "NotImplemented"), kinds=frozenset({Kind.OTHER})))
+    assert "DESTINATION_S3_PERMISSION" in failure_of(sync_media(one_range))
+    lines = newest(one_range, MEDIA.value)
+    assert {line.reason for line in lines if line.outcome is Outcome.FAILED} <= {
+        Reason.ACL_REFUSED,
+        Reason.NOT_ATTEMPTED,
+    }
+    assert len(lines) == len({line.key for line in lines})
+
+
+def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_says_so(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    private = {each.key for each in one_range.instance.objects_of(MEDIA) if each.private}
+    assert f"{Reason.PRIVATE_NOT_COPIED.value}" in failure_of(sync_media(one_range))
+    assert set(acls(one_range).values()) == {None}
+    assert not private & acls(one_range).keys()
+    left_out = {line.key for line in newest(one_range, MEDIA.value) if line.reason is Reason.PRIVATE_NOT_COPIED}
+    assert left_out == private
+
+    assert sync_media(one_range, copy_private=True).success
+    assert private <= acls(one_range).keys()
+
+
+def test_without_a_policy_every_object_gets_the_permission(one_range: World) -> None:
+    assert sync_media(one_range, privacy="none").success
+    assert set(acls(one_range).values()) == {"public-read"}
+    assert not any(line.private for line in newest(one_range, MEDIA.value))
+    # The policy taken back, what is private is made so.
+    assert sync_media(one_range).success
+    turned = {line.row_id for line in newest(one_range, MEDIA.value) if line.detail == MADE_PRIVATE}
+    assert turned == {each.row_id for each in one_range.instance.objects_of(MEDIA) if each.private}
