@@ -12,6 +12,7 @@ from mastosync_dagster.transfer.access import SourceAccess
 from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.transfer.pool import Pool
@@ -110,6 +111,7 @@ def make_plan(
         LookupStoppedError: ``stop`` was set. Nothing is written.
         OSError: The folder is full or not writable.
     """
+    stay_small()
     with contextlib.ExitStack() as stack:
         plan = stack.enter_context(PlanWriter(folder))
         turns = stack.enter_context(PlanWriter(folder, TO_TURN))
