@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 import boto3
 import psycopg2
 
-from mastosync_dagster.mastodon import IdRange, Selection, id_boundaries, read_schema, walk_rows
-from mastosync_dagster.selection import batches
 from mastosync_dagster.transfer.copying import CopySettings, copy_plan
-from mastosync_dagster.transfer.planning import make_plan
 from mastosync_dagster.transfer.settings import StorageSettings
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# What a part alone needs is imported by that part: the copy knows neither Mastodon nor Dagster, and its memory is
+# measured without them.
 
 
 def _storage(name: str, prefix: str) -> Storage:
@@ -56,6 +56,10 @@ def _connect() -> psycopg2.extensions.connection:
 
 def plan(folder: Path, table: str, lo: int, hi: int) -> dict[str, object]:
     """Read the rows of a range and plan them, as the op does."""
+    from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows  # noqa: PLC0415
+    from mastosync_dagster.selection import batches  # noqa: PLC0415
+    from mastosync_dagster.transfer.planning import make_plan  # noqa: PLC0415
+
     source, destination = _sides()
     with contextlib.closing(_connect()) as connection:
         schema = read_schema(connection, [table])
@@ -91,6 +95,8 @@ def copy(folder: Path, concurrency: int) -> dict[str, object]:
 
 def boundaries(table: str) -> dict[str, object]:
     """Divide a table into ranges."""
+    from mastosync_dagster.mastodon import id_boundaries  # noqa: PLC0415
+
     ranges = sum(1 for _ in id_boundaries(_connect, table, after=None, rows_per_range=50_000))
     return {"ranges": ranges}
 
