@@ -22,7 +22,9 @@ from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database, drop_database
+from mastosync_dagster_tests.integration.life import Life
 from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.living import LivingInstance
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
 if TYPE_CHECKING:
@@ -218,3 +220,15 @@ def synced_with_acls(world_with_acls: World) -> World:
     ((key,),) = world_with_acls.register(FileType.MEDIA_ATTACHMENTS).values()
     assert world_with_acls.run("sync_media_attachments", key).success
     return world_with_acls
+
+
+@pytest.fixture
+def life(world: World, monkeypatch: pytest.MonkeyPatch) -> Life:
+    """The instance, alive; few ID ranges, and nothing copied yet."""
+
+    def set_rows_per_partition(rows: int) -> None:
+        monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(rows))
+
+    set_rows_per_partition(150)
+    living = LivingInstance.of(world.database, world.source, world.instance.objects_of(*FileType))
+    return Life(world, living, set_rows_per_partition)

@@ -66,6 +66,7 @@ class LivingInstance:
     written: Counter[str]
     ahead: timedelta = timedelta()
     _random: random.Random = field(default_factory=lambda: random.Random(7))
+    _own: set[str] = field(default_factory=set)
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
@@ -163,10 +164,12 @@ class LivingInstance:
         self.source.client.put_object(Bucket=self.source.name, Key=key, Body=body)
         self.expected[key] = md5(body)
         self.written[key] += 1
+        self._own.add(key)
 
     def remove(self, key: str) -> None:
-        """Delete an object; no row says any more that it exists."""
-        self.source.client.delete_object(Bucket=self.source.name, Key=key)
+        """Delete an object; no row says any more that it exists. Those of the generated instance others need too."""
+        if key in self._own:
+            self.source.client.delete_object(Bucket=self.source.name, Key=key)
         del self.expected[key]
 
     def _name(self, extension: str) -> str:

@@ -1,0 +1,138 @@
+"""An instance that lives, its copy, and the nights between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.history import place_of, watermark
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster_tests.support.proxy import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.living import LivingInstance
+
+DAY = timedelta(hours=24)
+MINUTE = timedelta(minutes=1)
+WRITES = (Kind.PUT, Kind.CREATE_UPLOAD)
+
+
+@dataclass
+class Life:
+    """An instance, its copy, and the nights between them."""
+
+    world: World
+    living: LivingInstance
+    set_rows_per_partition: Callable[[int], None]
+    definitions: dg.Definitions = field(default_factory=build_definitions)
+    copied: Counter[str] = field(default_factory=Counter)
+
+    def copy_everything(self) -> None:
+        """Register and run the ranges of all file types: the history before the first night."""
+        for file_type, keys in self.world.register().items():
+            for key in keys:
+                assert self.run(f"sync_{file_type.value}", key).success
+
+    def run(
+        self,
+        job: str,
+        partition: str | None = None,
+        config: Mapping[str, object] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job in this process, without Dagster's lines on the terminal."""
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.world.dagster,
+            partition_key=partition,
+            run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags=tags,
+            raise_on_error=False,
+        )
+
+    def day(self) -> LivingInstance:
+        """Let the day after a night come."""
+        self.living.pass_time(DAY / 2)
+        return self.living
+
+    def night(self, after: timedelta = DAY / 2) -> dg.ExecuteInProcessResult:
+        """Let the night come, and do what the daemon does then; return the incremental run."""
+        self.living.pass_time(after)
+        before = self._ranges()
+        tick = self.tick()
+        assert tick.run_requests, tick.skip_message
+        (request,) = tick.run_requests
+        result = self.run("sync_changes", config=request.run_config, tags=request.tags)
+        self.run_backfills(before)
+        return result
+
+    def tick(self) -> dg.ScheduleExecutionData:
+        """Evaluate the schedule."""
+        with dg.build_schedule_context(
+            instance=self.world.dagster,
+            repository_def=self.definitions.get_repository_def(),
+            resources={"mastodon_db": MastodonDatabase()},
+            scheduled_execution_time=self.living.now,
+        ) as context:
+            return self.definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
+
+    def run_backfills(self, before: dict[FileType, list[str]]) -> None:
+        """Run the new ranges, as the daemon does with the backfills that the schedule has asked for."""
+        dagster = self.world.dagster
+        asked = {
+            backfill.asset_selection[0].to_user_string()
+            for backfill in dagster.get_backfills(status=BulkActionStatus.REQUESTED)
+            if backfill.asset_selection
+        }
+        for file_type, keys in self._ranges().items():
+            new = [key for key in keys if key not in before[file_type]]
+            assert (file_type.value in asked) is bool(new)
+            for key in new:
+                assert self.run(f"sync_{file_type.value}", key).success
+        for backfill in dagster.get_backfills(status=BulkActionStatus.REQUESTED):
+            done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)  # type: ignore[no-untyped-call]
+            dagster.update_backfill(done)
+
+    def _ranges(self) -> dict[FileType, list[str]]:
+        return {
+            file_type: list(self.world.dagster.get_dynamic_partitions(file_type.partitions_name))
+            for file_type in FileType
+        }
+
+    def watermarks(self) -> dict[str, datetime]:
+        """Return how far each file type has come."""
+        place = place_of(S3Bucket.destination())
+        found = {file_type.value: watermark(self.world.dagster, file_type, place) for file_type in FileType}
+        return {name: mark.moment for name, mark in found.items() if mark}
+
+    def differences(self) -> list[str]:
+        """Hold the destination against what the database says: by a listing, ETags being MD5s here."""
+        client, bucket = self.world.destination.client, self.world.destination.name
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
+        expected = self.living.expected
+        return [
+            *(f"{key} is not there" for key in expected.keys() - found.keys()),
+            *(f"{key} is another" for key in expected.keys() & found.keys() if expected[key] != found[key]),
+            *(f"{key} was never in a row" for key in found.keys() - self.living.written.keys()),
+        ]
+
+    def forget(self) -> None:
+        """Count requests from now on; who was written to the destination stays known."""
+        self.copied.update(request.key for request in self.world.destination_proxy.requests if request.kind in WRITES)
+        self.world.forget()
+
+    def copied_too_often(self) -> dict[str, int]:
+        """Return the objects that were written to the destination more often than at the source, and how often."""
+        self.forget()
+        return {key: count for key, count in self.copied.items() if count > self.living.written[key]}
