@@ -26,7 +26,19 @@ _DOCUMENT = _ROOT / "docs" / "performance.md"
 _PLOT = _ROOT / "docs" / "performance.svg"
 _BIG = (20, 40)
 
-PARTS = ("ceilings", "flags", "first", "again", "fast-first", "fast-again", "big", "empty", "growth", "ranges")
+PARTS = (
+    "ceilings",
+    "flags",
+    "first",
+    "again",
+    "fast-first",
+    "fast-again",
+    "packets",
+    "big",
+    "empty",
+    "growth",
+    "ranges",
+)
 """Parts of the benchmark; ``fast-`` is on servers that are not the limit, and count requests."""
 
 
@@ -83,6 +95,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
         "again": lambda delay_ms: cases.again(bench, Kind.RCLONE, delay_ms, rows),
         "fast-first": lambda delay_ms: cases.first_copy(bench, Kind.MEMORY, delay_ms, rows),
         "fast-again": lambda delay_ms: cases.again(bench, Kind.MEMORY, delay_ms, rows),
+        "packets": lambda delay_ms: cases.small_packets(bench, delay_ms, rows) if delay_ms else None,
     }
     steps_without_delay: dict[str, Callable[[], None]] = {
         "big": lambda: cases.big(bench, *big),

@@ -56,9 +56,9 @@ class Bench:
     repetitions: int
 
     @contextlib.contextmanager
-    def place(self, delay_ms: int) -> Iterator[Place]:
+    def place(self, delay_ms: int, packet_bytes: int = network.LARGEST_PACKET) -> Iterator[Place]:
         """Make a place for servers, with a delay or without."""
-        with network.place(delay_ms, self.programs) as where:
+        with network.place(delay_ms, self.programs, packet_bytes) as where:
             yield where
 
     @contextlib.contextmanager
@@ -106,7 +106,7 @@ class Bench:
             usage = contender.run(task)
         measured = Measurement(
             case=case,
-            server=source.kind.value,
+            server=source.description,
             delay_ms=delay_ms,
             contender=contender.name,
             repetition=repetition,
@@ -123,7 +123,7 @@ class Bench:
         self.results.write(self.results_file)
         objects = max(1, measured.objects)
         print(
-            f"{case:24} {source.kind.value:16} {delay_ms:3} ms  {contender.name:26} {usage.seconds:8.2f} s"
+            f"{case:24} {source.description:16} {delay_ms:3} ms  {contender.name:26} {usage.seconds:8.2f} s"
             f" {objects / usage.seconds:8.0f} objects/s {usage.cpu_seconds / objects * 1000:7.3f} CPU"
             f" s/1,000 {usage.peak_rss_mb:7.0f} MB",
             flush=True,

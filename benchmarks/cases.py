@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.contenders import RCLONE_AGAIN, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
+from benchmarks.network import ETHERNET_PACKET
 from benchmarks.servers import Kind, remove
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
                 task = first(rows, _FOR_BOTO3_WITH_DELAY if delay_ms else _FOR_BOTO3) if slow else rows
                 with bench.server(kind, place) as destination:
                     bench.measure(FIRST, contender, task, source, destination, repetition=repetition)
+
+
+def small_packets(bench: Bench, delay_ms: int, rows: Rows) -> None:
+    """Copy everything over a way on which TCP has to grow its windows, and each packet costs the machine its time."""
+    contenders: list[Contender] = [WholeRun(), Engine(), Rclone(RCLONE_FIRST)]
+    with bench.place(delay_ms, ETHERNET_PACKET) as place, bench.server(Kind.MEMORY, place, rows) as source:
+        for contender in contenders:
+            with bench.server(Kind.MEMORY, place) as destination:
+                bench.measure(FIRST, contender, rows, source, destination)
 
 
 def flags(bench: Bench, delay_ms: int, rows: Rows) -> None:

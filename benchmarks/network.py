@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOOPBACK = "127.0.0.1"
+LARGEST_PACKET = 65_520
+"""Bytes: the whole window of a new connection holds most objects, so a request takes one round trip, as on loopback."""
+ETHERNET_PACKET = 1_500
 _FAR = "198.18.0.2"  # delayline.c gives it to the far end
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
@@ -33,11 +36,13 @@ class Place:
         address: Its IPv4 address, as the contenders see it.
         enter: What stands before a command so that it runs there.
         delay_ms: Round trip time between the contenders and it, in milliseconds; 0: loopback.
+        packet_bytes: Largest packet on the way.
     """
 
     address: str = LOOPBACK
     enter: tuple[str, ...] = ()
     delay_ms: int = 0
+    packet_bytes: int = LARGEST_PACKET
 
 
 def leave_the_network() -> bool:
@@ -54,11 +59,12 @@ def leave_the_network() -> bool:
 
 
 @contextlib.contextmanager
-def place(delay_ms: int, programs: Path) -> Iterator[Place]:
+def place(delay_ms: int, programs: Path, packet_bytes: int = LARGEST_PACKET) -> Iterator[Place]:
     """Make a place for servers: loopback, or the far end of a delay line.
 
     Args:
         delay_ms: Round trip time in milliseconds; half of it each way.
+        packet_bytes: Largest packet of the delay line.
         programs: Where compiled programs lie.
 
     Raises:
@@ -67,7 +73,7 @@ def place(delay_ms: int, programs: Path) -> Iterator[Place]:
     if delay_ms == 0:
         yield Place()
         return
-    command = [str(build("delayline", programs)), str(delay_ms * 1000 // 2)]
+    command = [str(build("delayline", programs)), str(delay_ms * 1000 // 2), str(packet_bytes)]
     # It ends when its standard input closes: also when this process is killed.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as line:
         assert line.stdout is not None  # noqa: S101  (it is a pipe)
@@ -76,7 +82,7 @@ def place(delay_ms: int, programs: Path) -> Iterator[Place]:
         namespace = Path(f"/proc/{line.pid}/ns/net")
         if namespace.samefile("/proc/self/ns/net"):
             raise RuntimeError("the delay line has no namespace of its own")
-        yield Place(address=_FAR, enter=("nsenter", f"--net={namespace}"), delay_ms=delay_ms)
+        yield Place(address=_FAR, enter=("nsenter", f"--net={namespace}"), delay_ms=delay_ms, packet_bytes=packet_bytes)
         assert line.stdin is not None  # noqa: S101  (it is a pipe)
         line.stdin.close()
 

@@ -20,7 +20,7 @@ from botocore.config import Config
 from obstore.store import S3Store
 
 from benchmarks.native import build
-from benchmarks.network import Place, wait_until_listening
+from benchmarks.network import LARGEST_PACKET, Place, wait_until_listening
 from mastosync_dagster.demo.processes import running
 from mastosync_dagster.demo.servers import free_port, rclone_binary
 
@@ -69,6 +69,13 @@ class Server:
     def endpoint(self) -> str:
         """URL of the server."""
         return f"http://{self.place.address}:{self.port}"
+
+    @property
+    def description(self) -> str:
+        """Kind of the server, and of the way to it where that is not the usual one."""
+        if self.place.packet_bytes == LARGEST_PACKET:
+            return self.kind.value
+        return f"{self.kind.value}, packets of {self.place.packet_bytes:,} bytes"
 
     def client(self) -> S3Client:
         """Return a boto3 client as a script for third-party storage makes it."""

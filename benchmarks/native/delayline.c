@@ -5,7 +5,7 @@
  * in order, none dropped. TCP runs in the kernel at both ends, so handshakes, windows and slow start are real.
  * Packets are up to 64 KB (the devices take segmentation offload): one read and one write for forty segments.
  *
- * Usage: delayline MICROSECONDS          Prints "ready" and runs until its standard input closes.
+ * Usage: delayline MICROSECONDS PACKET_BYTES     Prints "ready" and runs until its standard input closes.
  * The new namespace is /proc/PID/ns/net of this process. Needs CAP_NET_ADMIN, CAP_SYS_ADMIN and /dev/net/tun.
  */
 #define _GNU_SOURCE
@@ -74,7 +74,7 @@ static void bring_up(int socket_, const char *name) {
 }
 
 /* Opens a TUN device in the namespace that the process is in at the moment. */
-static int open_end(const char *own, const char *peer) {
+static int open_end(const char *own, const char *peer, int packet_bytes) {
   const char *name = "delay0";
   int tun = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
   if (tun < 0) die("open /dev/net/tun");
@@ -86,6 +86,9 @@ static int open_end(const char *own, const char *peer) {
   if (control < 0) die("socket");
   address(control, name, SIOCSIFADDR, own, "set the address");
   address(control, name, SIOCSIFDSTADDR, peer, "set the peer's address");
+  struct ifreq size = {0};
+  size.ifr_mtu = packet_bytes;
+  configure(control, name, SIOCSIFMTU, &size, "set the largest packet");
   struct ifreq length = {0};
   length.ifr_qlen = QUEUE;
   configure(control, name, SIOCSIFTXQLEN, &length, "set the queue's length");
@@ -129,15 +132,16 @@ static void hand_over(struct direction *way) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 2) {
-    fprintf(stderr, "usage: delayline MICROSECONDS\n");
+  if (count != 3) {
+    fprintf(stderr, "usage: delayline MICROSECONDS PACKET_BYTES\n");
     return 2;
   }
   int64_t delay = atoll(arguments[1]) * 1000;
+  int packet_bytes = atoi(arguments[2]);
   prctl(PR_SET_TIMERSLACK, 1UL);
-  int near_end = open_end("198.18.0.1", "198.18.0.2");
+  int near_end = open_end("198.18.0.1", "198.18.0.2", packet_bytes);
   if (unshare(CLONE_NEWNET) < 0) die("unshare");
-  int far_end = open_end("198.18.0.2", "198.18.0.1");
+  int far_end = open_end("198.18.0.2", "198.18.0.1", packet_bytes);
   puts("ready");
   fflush(stdout);
 
