@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, SSLError
 from cryptography import x509
@@ -21,7 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from mastosync_dagster.demo.servers import LOOPBACK, free_port, rclone_binary
 from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
-from mastosync_dagster.resources import S3Bucket, Secret, ensure_different
+from mastosync_dagster.resources import DestinationBucket, S3Bucket, Secret, ensure_different
 from mastosync_dagster.transfer.errors import StorageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def test_the_key_prefix_is_what_mastodon_makes_of_it(key_prefix: str | None, tex
 def test_an_empty_permission_means_no_acl_and_an_unset_one_public_read(
     variables: dict[str, str], field: str | None, permission: str
 ) -> None:
-    side = S3Bucket(env_prefix="DESTINATION_", permission=field)
+    side = DestinationBucket(permission=field)
     assert side.settings(Environment.read(DESTINATION | variables)).permission == permission
 
 
@@ -248,7 +249,7 @@ def test_credentials_may_come_from_a_profile(
     (tmp_path / "credentials").write_text(
         f"[new]\naws_access_key_id = {server.access_key_id}\naws_secret_access_key = {server.secret_access_key}\n"
     )
-    destination = S3Bucket(env_prefix="DESTINATION_", profile_name="new")
+    destination = DestinationBucket(profile_name="new")
     destination.get_client().head_bucket(Bucket=destination_bucket.name)
     assert destination.storage().check()
 
@@ -356,7 +357,7 @@ def test_the_permission_becomes_the_acl_of_what_is_written(monkeypatch: pytest.M
         client = S3Bucket.destination().get_client()
         client.create_bucket(Bucket="media")
         for permission, private, readable in ((None, False, True), ("", False, False), (None, True, False)):
-            storage = S3Bucket(env_prefix="DESTINATION_", permission=permission).storage()
+            storage = DestinationBucket(permission=permission).storage()
             storage.store(private=private).put("a", b"x", use_multipart=False)
             grants = client.get_object_acl(Bucket="media", Key="a")["Grants"]
             assert any("AllUsers" in grant["Grantee"].get("URI", "") for grant in grants) is readable
@@ -474,3 +475,26 @@ def test_nothing_that_can_be_shown_holds_a_secret(monkeypatch: pytest.MonkeyPatc
     for shown in (repr(side), str(side), side.model_dump_json(), repr(side.settings()), repr(side.storage())):
         assert "AWS_SECRET_ACCESS_KEY-value" not in shown
         assert "AWS_SESSION_TOKEN-value" not in shown
+
+
+def test_overriding_one_field_in_run_config_leaves_a_side_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ENDPOINT, **DESTINATION, "DESTINATION_S3_ENDPOINT": "https://new.example"}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+
+    @dg.op(required_resource_keys={"source", "destination"})
+    def look(context) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (Dagster takes no text for it)
+        for bucket in (context.resources.source, context.resources.destination):
+            settings = bucket.settings()
+            seen.append((settings.name, settings.bucket, settings.endpoint_url, settings.variable_prefix))
+
+    @dg.job(resource_defs={"source": S3Bucket.source(), "destination": S3Bucket.destination()})
+    def looking() -> None:
+        look()
+
+    override = {"resources": {"destination": {"config": {"bucket": "another"}}}}
+    assert looking.execute_in_process(run_config=override).success
+    assert seen == [
+        ("source", "media", "https://s3.example", ""),
+        ("destination", "another", "https://new.example", "DESTINATION_"),
+    ]

@@ -1,7 +1,7 @@
 """Mastodon's database and the two buckets as Dagster resources, configured by environment variables or run config."""
 
-from mastosync_dagster.resources.bucket import S3Bucket, ensure_different
+from mastosync_dagster.resources.bucket import DestinationBucket, S3Bucket, ensure_different
 from mastosync_dagster.resources.database import ConnectionFailedError, MastodonDatabase
 from mastosync_dagster.resources.fields import Secret
 
-__all__ = ["ConnectionFailedError", "MastodonDatabase", "S3Bucket", "Secret", "ensure_different"]
+__all__ = ["ConnectionFailedError", "DestinationBucket", "MastodonDatabase", "S3Bucket", "Secret", "ensure_different"]

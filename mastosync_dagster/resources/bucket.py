@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-DESTINATION_PREFIX = "DESTINATION_"
 _CANNED_ACLS = (
     "private",
     "public-read",
@@ -40,12 +39,17 @@ class S3Bucket(S3Resource):
     """A bucket, and how it is reached.
 
     Every field may stay unset: it then comes from the environment, where Mastodon's own names are understood, with
-    ``env_prefix`` before them. A field that is an empty text means "none", whatever the variable says.
+    ``variable_prefix`` before them. A field that is an empty text means "none", whatever the variable says.
+
+    Which side a bucket is, is its class and no field of it: a run config that overrides one field of a resource resets
+    every other to its class's default.
     """
 
-    env_prefix: str = Field(
-        default="", description="What stands before the environment variables: nothing, or DESTINATION_."
-    )
+    side: ClassVar[str] = "source"
+    """The word for this side in messages, which is its key among the resources."""
+    variable_prefix: ClassVar[str] = ""
+    """What stands before the environment variables."""
+
     bucket: str | None = Field(default=None, description="Bucket name. Unset: S3_BUCKET.")
     key_prefix: str | None = Field(
         default=None, description="Text before every key, as Mastodon 4.3 has it. Unset: S3_KEY_PREFIX."
@@ -98,25 +102,20 @@ class S3Bucket(S3Resource):
         "aws_session_token": "AWS_SESSION_TOKEN",
     }
 
-    @classmethod
-    def source(cls) -> S3Bucket:
+    @staticmethod
+    def source() -> S3Bucket:
         """Return the bucket that Mastodon's own variables describe."""
-        return cls()
+        return S3Bucket()
 
-    @classmethod
-    def destination(cls) -> S3Bucket:
+    @staticmethod
+    def destination() -> S3Bucket:
         """Return the bucket that the same variables behind ``DESTINATION_`` describe."""
-        return cls(env_prefix=DESTINATION_PREFIX)
+        return DestinationBucket()
 
     @property
     def variables(self) -> dict[str, str]:
         """The environment variable that each field falls back to."""
-        return {field: self.env_prefix + name for field, name in self._VARIABLES.items()}
-
-    @property
-    def side(self) -> str:
-        """The word for this side in messages, which is its key among the resources."""
-        return "destination" if self.env_prefix == DESTINATION_PREFIX else "source"
+        return {field: self.variable_prefix + name for field, name in self._VARIABLES.items()}
 
     def storage(self) -> Storage:
         """Return this side for the transfer. Nothing is opened yet.
@@ -158,7 +157,7 @@ class S3Bucket(S3Resource):
         key, secret = _credentials(fields)
         return StorageSettings(
             name=self.side,
-            variable_prefix=self.env_prefix,
+            variable_prefix=self.variable_prefix,
             bucket=bucket,
             prefix="" if key_prefix is None else prefixed(key_prefix, ""),
             endpoint_url=endpoint,
@@ -221,6 +220,13 @@ class S3Bucket(S3Resource):
             read_timeout=settings.read_timeout,
             max_pool_connections=settings.max_connections,
         )
+
+
+class DestinationBucket(S3Bucket):
+    """The bucket that is copied to. Its environment variables begin with ``DESTINATION_``."""
+
+    side: ClassVar[str] = "destination"
+    variable_prefix: ClassVar[str] = "DESTINATION_"
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
