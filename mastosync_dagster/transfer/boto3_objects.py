@@ -197,15 +197,18 @@ class Upload:
         return bare(answer.get("ETag"))
 
     def abort(self) -> None:
-        """Remove the upload and its parts, and what `remove_lost` removes."""
+        """Remove the upload and its parts; others of this key too, if it began one whose id was lost."""
         if self._upload_id is not None:
             self._abort(self._upload_id)
-        self.remove_lost()
+        if self._creations > (self._upload_id is not None):
+            self.remove_others()
 
-    def remove_lost(self) -> None:
-        """Remove other uploads of this key: the reply to a request that began one may have been lost, with its id."""
-        if self._creations <= (self._upload_id is not None):
-            return
+    def remove_others(self) -> None:
+        """Remove other uploads of this key: of requests whose replies were lost, and of runs that died.
+
+        After `complete` that harms nobody: a run that is copying the same object beside us begins again, and is not
+        disturbed any more.
+        """
         answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._key)
         for found in answer.get("Uploads", []):
             if found["Key"] == self._key and found["UploadId"] != self._upload_id:

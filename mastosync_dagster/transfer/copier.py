@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import ManifestLine
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
+from mastosync_dagster.transfer.pool import patiently
 from mastosync_dagster.transfer.sides import HaltedError, SideError
 from mastosync_dagster.transfer.whole import TooLargeError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from mastosync_dagster.transfer.parts import ObjectsInParts
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.workqueue import Lanes
 
 GONE = "deleted between plan and copy"
+FLICKERS = "the source does not have the object when it is read, and shows it when it is asked for"
 STOPPED = "the run was stopped while it was being copied"
+
+_PAUSES = (1.0, 4.0)
+"""Seconds before an object that the source denies and shows is read again."""
 
 
 class Copier:
@@ -36,6 +43,7 @@ class Copier:
         parts: Copies the others.
         lanes: Tells odd keys.
         end_run: Told an error that concerns more than one object.
+        halt: Set when the run is to end.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class Copier:
         parts: ObjectsInParts,
         lanes: Lanes,
         end_run: Callable[[StorageError], None],
+        halt: threading.Event,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -54,6 +63,7 @@ class Copier:
         self._parts = parts
         self._lanes = lanes
         self._end_run = end_run
+        self._halt = halt
         self._source_prefix = source.storage.settings.prefix
         self._destination_prefix = destination.storage.settings.prefix
 
@@ -80,7 +90,50 @@ class Copier:
         return self._parts.copy(source_key, key, private=line.private)
 
     def _first_found(self, line: PlannedCopy, copy: Callable[[PlannedCopy, str, str], Copied]) -> ManifestLine:
-        """Try the keys of an object in order."""
+        """Try the keys of an object in order.
+
+        What the source denies is asked for once more, by HEAD: "missing" is final, and nobody comes back to it.
+        """
+        for pause in (*_PAUSES, None):
+            line_or_refusal = self._try_keys(line, copy)
+            if isinstance(line_or_refusal, ManifestLine):
+                return line_or_refusal
+            try:
+                shown = line_or_refusal is None and self._shown(line)
+            except StorageError as error:
+                self._judge(SideError(self._source, error))
+                return self._failed(line, line.source_key, line.key, error.reason, str(error))
+            if not shown:
+                return self._not_at_source(line, line_or_refusal)
+            if pause is None:
+                break
+            if self._halt.wait(pause):
+                return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
+        return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, FLICKERS)
+
+    def _shown(self, line: PlannedCopy) -> bool:
+        """Ask the source whether it has an object, under any of its keys.
+
+        Raises:
+            StorageError: It does not say.
+        """
+        for key in (line.source_key, *line.candidates):
+            try:
+                if patiently(self._source.storage, key, partial(self._source.storage.head, key), self._halt):
+                    return True
+            except StorageError as error:  # noqa: PERF203  (once an absent object)
+                if error.reason is not Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
+                    raise
+        return False
+
+    def _try_keys(
+        self, line: PlannedCopy, copy: Callable[[PlannedCopy, str, str], Copied]
+    ) -> ManifestLine | StorageError | None:
+        """Try the keys of an object in order.
+
+        Returns:
+            Its line; else, where none of the keys could be read, the last refusal; None where all are absent.
+        """
         refused: StorageError | None = None
         for source_key in (line.source_key, *line.candidates):
             key = source_key if line.keep_found_key and line.size is None else line.key
@@ -112,7 +165,7 @@ class Copier:
                 line.private,
                 line.remote,
             )
-        return self._not_at_source(line, refused)
+        return refused
 
     def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
         """Say what becomes of an object that the source does not have, or refuses."""

@@ -236,6 +236,7 @@ class _Run:
         """Copy objects until none is left: the life of a worker."""
         gate, take, put, tally = self._gate, self._queue.take, self._writer.put, self._tallies[number]
         in_work = self._in_work
+            halt=self._halt,
         try:
             while True:
                 if number >= gate.active:

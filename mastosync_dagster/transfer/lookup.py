@@ -7,11 +7,13 @@ import threading
 from bisect import bisect_left
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.pool import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -79,7 +81,7 @@ def _list(
 ) -> View:
     """List a range and keep what is wanted: a range may hold far more than a batch asks for."""
     view = View()
-    for page in storage.list_pages(keys):
+    for page in storage.list_pages(keys, halt):
         view.list_requests += 1
         for entry in page:
             if entry.key in wanted:
@@ -103,7 +105,7 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until
             raise LookupStoppedError
         view.head_requests += 1
         try:
-            found = storage.head(key)
+            found = patiently(storage, key, partial(storage.head, key), halt)
         except StorageError as error:
             if error.permanent:
                 raise

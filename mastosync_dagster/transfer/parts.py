@@ -241,7 +241,7 @@ class ObjectsInParts:
             except BaseException:
                 self._clean_up(upload.abort)
                 raise
-        self._clean_up(upload.remove_lost)
+        self._clean_up(upload.remove_others)
         return Copied(digests.size, digests.md5)
 
     def _send(self, key: str, action: Callable[_P, _T], /, *arguments: _P.args, **named: _P.kwargs) -> _T:

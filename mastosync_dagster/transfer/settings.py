@@ -27,6 +27,8 @@ class StorageSettings:
         variable_prefix: What stands before this side's environment variables: empty, or ``DESTINATION_``.
         connect_timeout: Seconds until a connection must stand.
         read_timeout: Seconds without a byte of an answer until a GET, HEAD or listing counts as lost.
+        small_timeout: Seconds that the GET or PUT of a small body (256 KiB) may take, so that a dead or dying peer is
+            noticed soon: nearly all objects are small.
         download_timeout: Seconds that a GET may take, body included.
         upload_timeout: Seconds that a PUT (or one part of an upload) may take. No shorter limit can hold for it: the
             HTTP client's read timeout also runs while a body is being sent.
@@ -50,6 +52,7 @@ class StorageSettings:
     variable_prefix: str = ""
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
+    small_timeout: float = 60.0
     download_timeout: float = 1800.0
     upload_timeout: float = 300.0
     max_connections: int = 64

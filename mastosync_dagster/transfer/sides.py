@@ -27,6 +27,7 @@ _LONGEST_ASKED_WAIT = 120.0
 """Seconds that a server may ask for with Retry-After."""
 _SHRINKS = frozenset({Reason.THROTTLED, Reason.TIMEOUT})
 
+_PASSING_REFUSALS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
 _REFUSALS = 100
 """So many objects in a row that may not be read, or written, are no matter of single objects."""
 _OUTAGES = 32
@@ -97,7 +98,8 @@ class Side:
         Returns:
             What the run ends with; None where the failure concerns this object alone, as far as one can tell.
         """
-        denied = error.reason is Reason.ACCESS_DENIED
+        # Once the side has worked, one such answer is a server's bad moment, and many in a row are not.
+        denied = error.reason in _PASSING_REFUSALS
         if error.permanent and not (denied and self._worked):
             return error
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
 import uuid
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ListedObject", "Storage", "StorageSettings", "addressable", "is_plain_md5"]
 
+SMALL_BODY = 256 * 1024
+"""Bytes of a body for which `StorageSettings.small_timeout` holds. That suffices for 64 of them at once at 2.3 Mbit/s,
+and the copy has fewer in flight where they are late."""
+
 PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
 
@@ -38,6 +43,11 @@ _AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _PLAIN_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_LISTING_ATTEMPTS = 7
+_LISTING_PAUSE = 0.5
+"""Seconds before the second attempt at most; doubled for each further one: half a minute in all."""
+_LONGEST_ASKED_WAIT = 30.0
 
 # Listings and HEADs: obstore repeats them by itself, and gives up after a minute.
 _PATIENT = 6
@@ -96,6 +106,7 @@ class Storage:
         self._single_try_client: S3Client | None = None
         self._stores: dict[tuple[str | None, int, float | None, float], S3Store] = {}
         self._region: str | None = settings.region or None
+        self._worked = False
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -230,19 +241,21 @@ class Storage:
                 permanent=True,
             ) from error
 
-    def reader(self, *, retries: bool = True) -> S3Store:
+    def reader(self, *, retries: bool = True, small: bool = False) -> S3Store:
         """Return the obstore client for GET: rooted at the bucket, so it takes full keys.
 
         Args:
             retries: Whether obstore repeats failed requests and resumes broken bodies by Range. False: every failure
                 shows at once.
         """
-        return self._reader(_PATIENT if retries else _AT_ONCE, self.settings.download_timeout)
+            small: For bodies up to `SMALL_BODY` only: they must come in a short time.
+        timeout = self.settings.small_timeout if small else self.settings.download_timeout
+        return self._reader(_PATIENT if retries else _AT_ONCE, timeout)
 
     def _reader(self, retries: int, timeout: float) -> S3Store:
         return self._store(None, retries=retries, read_timeout=self.settings.read_timeout, timeout=timeout)
 
-    def store(self, *, private: bool = False, retries: bool = True) -> S3Store:
+    def store(self, *, private: bool = False, retries: bool = True, small: bool = False) -> S3Store:
         """Return the obstore client for PUT and uploads in parts: rooted at the bucket, so it takes full keys.
 
         Every object written through it gets the canned ACL ``private``, or the permission of the settings. Without a
@@ -252,15 +265,12 @@ class Storage:
             private: For objects that must not be readable by everybody.
             retries: Whether obstore repeats failed requests by itself.
         """
+            small: For bodies up to `SMALL_BODY` only: they must go in a short time.
         acl = self.settings.permission or None
         if acl and private:
             acl = "private"
-        return self._store(
-            acl,
-            retries=_PATIENT if retries else _AT_ONCE,
-            read_timeout=None,
-            timeout=self.settings.upload_timeout,
-        )
+        timeout = self.settings.small_timeout if small else self.settings.upload_timeout
+        return self._store(acl, retries=_PATIENT if retries else _AT_ONCE, read_timeout=None, timeout=timeout)
 
     def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes to write an object with, from those it was read with.
@@ -313,10 +323,16 @@ class Storage:
             permanent=True,
         )
 
-    def list_pages(self, keys: KeyRange) -> Iterator[list[ListedObject]]:
+    def list_pages(self, keys: KeyRange, halt: threading.Event | None = None) -> Iterator[list[ListedObject]]:
         """List a range of keys, a request (up to 1,000 keys) at a time, in byte order.
 
-        Objects whose key ends with a slash (the "folders" that some programs make) are shown without it.
+        A listing that breaks goes on behind the last page that came: obstore repeats a request that is refused, but
+        not one whose answer breaks off, and for seconds only. Objects whose key ends with a slash (the "folders" that
+        some programs make) are shown without it.
+
+        Args:
+            keys: The range.
+            halt: Set, no further attempt is made.
 
         Yields:
             The keys of one page that lie in the range. At least one page, which may be empty.
@@ -325,13 +341,32 @@ class Storage:
             StorageError: The listing failed; `Reason.ACCESS_DENIED` where the credentials may not list.
         """
         after = None if keys.start <= keys.prefix else _before(keys.start)
-        try:
-            for page, last in self._obstore_pages(keys, after):
-                yield page
-                after = last
-        except (InvalidPathError, ValueError):
-            # A key that obstore cannot name lies ahead (or is a bound): boto3 can.
-            yield from self._boto3_pages(keys, after)
+        lister = self._obstore_pages
+        failures = 0
+        while True:
+            try:
+                for page, last in lister(keys, after):
+                    self._worked, failures = True, 0
+                    yield page
+                    after = last
+            except (InvalidPathError, ValueError):  # noqa: PERF203  (once a page)
+                # A key that obstore cannot name lies ahead (or is a bound): boto3 can.
+                lister = self._boto3_pages
+            except StorageError as error:
+                failures += 1
+                if not self._lists_again(error, failures, halt or threading.Event()):
+                    raise
+            else:
+                return
+
+    def _lists_again(self, error: StorageError, failures: int, halt: threading.Event) -> bool:
+        """Wait before a listing goes on. Returns False where it does not."""
+        # Nobody there from the beginning: a wrong endpoint, most likely, which is to be said soon.
+        soon = error.reason is Reason.CONNECTION and not self._worked
+        if not error.retryable or error.permanent or failures >= (2 if soon else _LISTING_ATTEMPTS):
+            return False
+        pause = _LISTING_PAUSE * 2 ** (failures - 1) * (0.5 + random.random() / 2)  # noqa: S311  (jitter)
+        return not halt.wait(max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED_WAIT)))
 
     def _obstore_pages(self, keys: KeyRange, after: str | None) -> Iterator[tuple[list[ListedObject], str]]:
         """Yield pages, each with the last key seen."""
@@ -363,7 +398,8 @@ class Storage:
         if not last:
             yield [], start
 
-    def _boto3_pages(self, keys: KeyRange, after: str | None) -> Iterator[list[ListedObject]]:
+    def _boto3_pages(self, keys: KeyRange, after: str | None) -> Iterator[tuple[list[ListedObject], str]]:
+        """Yield pages, each with the last key seen."""
         cut = len(self.settings.prefix)
         try:
             pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -378,8 +414,9 @@ class Storage:
                     )
                     for entry in answer.get("Contents", [])
                 ]
-                yield [entry for entry in page if keys.start <= entry.key < keys.end]
-                if page and page[-1].key >= keys.end:
+                last = page[-1].key if page else after or keys.start
+                yield [entry for entry in page if keys.start <= entry.key < keys.end], last
+                if last >= keys.end:
                     return
         except StorageError:
             raise

@@ -12,6 +12,7 @@ from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.sides import Aside
+from mastosync_dagster.transfer.storage import SMALL_BODY
 from mastosync_dagster.transfer.verify import BodyDigests, PartsDigest, bare, guess_part_size, is_md5
 
 if TYPE_CHECKING:
@@ -86,8 +87,12 @@ class WholeObjects:
         self._budget = budget
         self.limit = limit
         self._halt = halt
-        self._reader = source.storage.reader(retries=False)
-        self._writers = [destination.storage.store(private=private, retries=False) for private in (False, True)]
+        # By whether the body is small, and whether the object is private.
+        self._readers = [source.storage.reader(retries=False, small=small) for small in (False, True)]
+        self._writers = [
+            [destination.storage.store(private=private, retries=False, small=small) for private in (False, True)]
+            for small in (False, True)
+        ]
         self._source_prefix = source.storage.settings.prefix
         self._destination_prefix = destination.storage.settings.prefix
         self._rewrites_attributes = bool(destination.storage.settings.storage_class)
@@ -109,29 +114,34 @@ class WholeObjects:
             TooLargeError: It is larger than the limit. Nothing was written.
         """
         if size is not None and size <= self._budget.share:
-            return self._copy(source_key, key, None, private=private, odd=odd)
+            return self._copy(source_key, key, size, None, private=private, odd=odd)
         with self._budget.hold(size or 0, self._halt) as hold:
-            return self._copy(source_key, key, hold, private=private, odd=odd)
+            return self._copy(source_key, key, size, hold, private=private, odd=odd)
 
-    def _copy(self, source_key: str, key: str, hold: Hold | None, *, private: bool, odd: bool) -> Copied:
+    def _copy(
+        self, source_key: str, key: str, size: int | None, hold: Hold | None, *, private: bool, odd: bool
+    ) -> Copied:
         fetch = self._fetch_visibly if odd else self._fetch
-        body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold)
+        body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold, size)
         store = self._store_visibly if odd else self._store
         self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
         return Copied(body.size, body.md5)
 
-    def _fetch(self, key: str, hold: Hold | None) -> _Body:
-        reply = get(self._reader, self._source_prefix + key)
+    def _fetch(self, key: str, hold: Hold | None, planned: int | None) -> _Body:
+        small = planned is not None and planned <= SMALL_BODY
+        reply = get(self._readers[small], self._source_prefix + key)
         meta = reply.meta
         self._admit(meta["size"], hold)
         data = reply.bytes()
+        self._plausible(meta["size"], meta["e_tag"], planned)
         return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes)
 
-    def _fetch_visibly(self, key: str, hold: Hold | None) -> _Body:
+    def _fetch_visibly(self, key: str, hold: Hold | None, planned: int | None) -> _Body:
         reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
         with contextlib.closing(reply):
             self._admit(reply.size, hold)
             data = b"".join(reply.pieces)
+        self._plausible(reply.size, reply.etag, planned)
         return self._verified(key, data, reply.size, f'"{reply.etag}"' if reply.etag else None, reply.attributes)
 
     def _admit(self, size: int, hold: Hold | None) -> None:
@@ -140,6 +150,20 @@ class WholeObjects:
             raise TooLargeError
         if hold is not None:
             hold.raise_to(size)
+
+    def _plausible(self, size: int, etag: str | None, planned: int | None) -> None:
+        """Refuse a body that nothing speaks for: a proxy's error page, with status 200.
+
+        Raises:
+            StorageError: It has no ETag, and another length than the source's listing says.
+        """
+        if etag is None and planned is not None and size != planned:
+            raise StorageError(
+                f"the {self._source.storage.settings.name} sent a body without an ETag, and of another length "
+                "than it lists",
+                reason=Reason.SIZE_MISMATCH,
+                retryable=True,
+            )
 
     def _verified(self, key: str, data: Bytes | bytes, size: int, etag: str | None, attributes: Attributes) -> _Body:
         """Check a body against what the source says of it.
@@ -200,7 +224,7 @@ class WholeObjects:
             self._destination.bytes.take(body.size, self._halt)
         try:
             answer = put(
-                self._writers[private],
+                self._writers[body.size <= SMALL_BODY][private],
                 self._destination_prefix + key,
                 body.data,
                 attributes=attributes,

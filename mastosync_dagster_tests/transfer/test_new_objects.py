@@ -73,7 +73,8 @@ def test_candidates_of_a_new_object_are_tried_too(world: World) -> None:
 def test_one_that_the_source_lacks_is_missing_once_the_destination_has_been_asked(world: World) -> None:
     _, lines = world.run(Item(KEY, (CACHED,), new=True))
     assert lines[KEY].outcome is Outcome.MISSING
-    assert world.requests() == [[Kind.GET, Kind.GET], [Kind.HEAD]]
+    # Missing is final, so the source is asked twice.
+    assert world.requests() == [[Kind.GET, Kind.GET, Kind.HEAD, Kind.HEAD], [Kind.HEAD]]
 
 
 def test_one_that_mastodon_wrote_to_the_destination_alone_is_present_and_stays_as_it_is(world: World) -> None:
