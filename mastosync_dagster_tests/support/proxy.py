@@ -296,6 +296,7 @@ class Proxy:
 
     Attributes:
         endpoint: What clients are given instead of the server's endpoint.
+        injected: How many faults there were so far, delays aside.
     """
 
     def __init__(self, upstream: str, rules: Sequence[Rule], seed: int) -> None:
@@ -311,6 +312,7 @@ class Proxy:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.endpoint = ""
+        self.injected = 0
 
     def set_rules(self, *rules: Rule) -> None:
         """Replace the rules; their counting starts anew."""
@@ -369,6 +371,7 @@ class Proxy:
                 met = self._progress.met[counter] - rule.skip
                 if met >= 1 and (rule.times is None or met <= rule.times):
                     faults.append(rule.fault)
+            self.injected += sum(not isinstance(fault, Delay) for fault in faults)
             return faults
 
     @contextlib.contextmanager

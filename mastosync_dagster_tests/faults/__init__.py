@@ -1,0 +1,1 @@
+"""What becomes of objects when servers misbehave and machines die."""

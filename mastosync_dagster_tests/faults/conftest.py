@@ -1,0 +1,85 @@
+"""Instances of two sizes, and a world for each test."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.faults.world import Original, World, environment, impatient_settings, make_original
+from mastosync_dagster_tests.support.proxy import s3_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+
+SEED = 1
+
+
+@pytest.fixture(scope="session")
+def some(postgres_server: PostgresServer, source_server: S3Server) -> Original:
+    """Some 450 objects, every case among them."""
+    return make_original(postgres_server, source_server, rows=300, videos=1)
+
+
+@pytest.fixture(scope="session")
+def thousand(postgres_server: PostgresServer, source_server: S3Server) -> Original:
+    """A thousand objects."""
+    return make_original(postgres_server, source_server, rows=660, videos=3)
+
+
+@pytest.fixture(scope="session")
+def ten_thousand(postgres_server: PostgresServer, source_server: S3Server) -> Original:
+    """Ten thousand objects."""
+    return make_original(postgres_server, source_server, rows=6_620, videos=5)
+
+
+@pytest.fixture
+def make_world(
+    destination_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Original], World]]:
+    """Makes a world of an instance: proxies before both sides, an empty destination, a Dagster home."""
+    with contextlib.ExitStack() as stack:
+
+        def make(original: Original) -> World:
+            destination = create_bucket(destination_server)
+            source_proxy = stack.enter_context(s3_proxy(original.bucket.server.endpoint, seed=SEED))
+            destination_proxy = stack.enter_context(s3_proxy(destination_server.endpoint, seed=SEED))
+            variables = environment(
+                original.database,
+                original.bucket,
+                destination,
+                source_proxy.endpoint,
+                destination_proxy.endpoint,
+                tmp_path,
+            )
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.setattr(S3Bucket, "settings", impatient_settings)
+            (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+            dagster = stack.enter_context(dg.DagsterInstance.get())
+            return World(original, destination, source_proxy, destination_proxy, dagster)
+
+        yield make
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[object], None]:
+    """Writes a line into the report of the test run, at once."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+
+    def write(line: object) -> None:
+        assert reporter is not None
+        assert capture is not None
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(str(line))
+
+    return write

@@ -1,0 +1,45 @@
+"""Whatever the servers do, every object arrives as it was within three runs, and the manifest says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.faults.runner import carry_out
+from mastosync_dagster_tests.faults.scenarios import MIXED, SINGLE, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mastosync_dagster_tests.faults.world import Original, World
+
+
+def check(scenario: Scenario, world: World, tell: Callable[[object], None]) -> None:
+    """Carry a scenario out, and hold it to what is promised."""
+    verdict = carry_out(scenario, world)
+    tell(verdict)
+    assert verdict.problems == {}
+
+
+def test_nothing_is_lost_under_a_mix_of_faults(
+    some: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+) -> None:
+    check(MIXED, make_world(some), tell)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scenario", SINGLE, ids=lambda scenario: scenario.name)
+def test_nothing_is_lost_under(
+    scenario: Scenario, thousand: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+) -> None:
+    check(scenario, make_world(thousand), tell)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_nothing_of_ten_thousand_is_lost_under_a_mix_of_faults(
+    ten_thousand: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+) -> None:
+    check(MIXED, make_world(ten_thousand), tell)

@@ -1,0 +1,149 @@
+"""An instance between servers that misbehave, and jobs that run against it with little patience."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.demo.book import ExpectedObject, Instance
+from mastosync_dagster.demo.generator import CACHE_CONTROL
+from mastosync_dagster.demo.instance import build
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import dagster as dg
+
+    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.environment import Environment
+    from mastosync_dagster.transfer.settings import StorageSettings
+    from mastosync_dagster_tests.support.proxy import Proxy
+
+MIB = 1024 * 1024
+TABLES = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
+READ_SECONDS = 4.0
+"""Long enough for a loaded machine, short enough for tests that wait for it."""
+FEW_THREADS = {"ops": {"copy": {"config": {"concurrency": 16}}}}
+"""Enough for servers in this process."""
+
+_patient_settings = S3Bucket.settings
+
+
+def impatient_settings(bucket: S3Bucket, environment: Environment | None = None) -> StorageSettings:
+    """Return a bucket's settings, with timeouts that notice a dead peer after seconds instead of a minute."""
+    settings = _patient_settings(bucket, environment)
+    return replace(settings, read_timeout=READ_SECONDS, small_timeout=8.0, download_timeout=20.0, upload_timeout=8.0)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A generated instance that tests share: its database to copy from, its bucket to read only."""
+
+    instance: Instance
+    database: PostgresServer
+    bucket: Bucket
+
+    @property
+    def expected(self) -> tuple[ExpectedObject, ...]:
+        """What a sync of the four file types must bring to the destination."""
+        return self.instance.objects_of(*TABLES)
+
+    @property
+    def lines(self) -> set[str]:
+        """The keys of which a manifest of the four file types must say something."""
+        return {each.key for each in (*self.expected, *self.instance.missing_of(*TABLES))}
+
+
+def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: int) -> Original:
+    """Generate an instance.
+
+    Args:
+        postgres: Where its database goes.
+        s3: Where its bucket goes.
+        rows: About so many rows, some 1.5 objects each.
+        videos: So many further rows with a video that is copied in parts.
+    """
+    database, bucket = create_database(postgres), create_bucket(s3)
+    with contextlib.closing(psycopg2.connect(database.url)) as connection:
+        instance = build(connection, s3, bucket.name, rows=rows)
+        added = []
+        for number in range(videos):
+            row_id = 1_000 + number
+            name = f"video{number}.mp4"
+            body = random.Random(number).randbytes(17 * MIB + number)
+            key = f"media_attachments/files/000/001/{number:03}/original/{name}"
+            headers = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)  # type: ignore[arg-type]
+            md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            added.append(
+                ExpectedObject(
+                    "media_attachments", row_id, key, key, len(body), md5, "video/mp4", CACHE_CONTROL, {}, False
+                )
+            )
+            with connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size, file_updated_at,"
+                    " remote_url, created_at, updated_at) VALUES (%s, %s, 'audio/mpeg', %s, '2018-01-01', '',"
+                    " '2018-01-01', '2018-01-01')",
+                    (row_id, name, len(body)),
+                )
+    return Original(replace(instance, objects=(*instance.objects, *added)), database, bucket)
+
+
+@dataclass(frozen=True)
+class World:
+    """An instance, a proxy before each of its S3 servers, nothing copied yet, and a Dagster home."""
+
+    original: Original
+    destination: Bucket
+    source_proxy: Proxy
+    destination_proxy: Proxy
+    dagster: dg.DagsterInstance
+
+    def run(
+        self,
+        job: str = "sync_changes",
+        partition: str | None = None,
+        config: Mapping[str, object] = FEW_THREADS,
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job in this process; by default over every row of the four file types."""
+        return (
+            build_definitions()
+            .resolve_job_def(job)
+            .execute_in_process(instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False)
+        )
+
+    def open_uploads(self) -> list[str]:
+        """Return the keys of uploads in parts that nobody has ended."""
+        answer = self.destination.client.list_multipart_uploads(Bucket=self.destination.name)
+        return [found["Key"] for found in answer.get("Uploads", [])]
+
+
+def environment(
+    database: PostgresServer, source: Bucket, destination: Bucket, source_url: str, destination_url: str, home: Path
+) -> dict[str, str]:
+    """Return the variables that point at these servers."""
+    return {
+        "DATABASE_URL": database.url,
+        "S3_BUCKET": source.name,
+        "S3_ENDPOINT": source_url,
+        "S3_REGION": source.server.region,
+        "AWS_ACCESS_KEY_ID": source.server.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": source.server.secret_access_key,
+        "DESTINATION_S3_BUCKET": destination.name,
+        "DESTINATION_S3_ENDPOINT": destination_url,
+        "DESTINATION_S3_REGION": destination.server.region,
+        "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
+        "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
+        "MASTOSYNC_ROWS_PER_PARTITION": "100000",
+        "DAGSTER_HOME": str(home),
+    }
