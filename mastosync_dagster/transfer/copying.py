@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 from mastosync_dagster.transfer.copier import Copier, failed
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.figures import CopyCounts, CopyProgress, Rate, SideCounts
+from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.pace import Pace
 from mastosync_dagster.transfer.parts import ObjectsInParts
 from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
 from mastosync_dagster.transfer.results import ResultWriter
@@ -106,6 +108,7 @@ def copy_plan(
         BaseException: Whatever interrupts the calling thread, after the requests in flight have ended and the result
             is written.
     """
+    stay_small()
     return _Run(folder, source, destination, settings).carry_out(on_progress, stop)
 
 
@@ -155,7 +158,8 @@ class _Run:
             requests=settings.destination_requests_per_second,
             bytes_=settings.destination_bytes_per_second,
         )
-        self._gate = Gate(windows)
+        self._pace = Pace(settings.concurrency, adaptive=settings.adaptive)
+        self._gate = Gate((*windows, self._pace))
         self._limit = settings.large_object_mb * MIB
         self._total, self._total_bytes = _plan_totals(folder)
         self._prefixes = (source.settings.prefix, destination.settings.prefix)
@@ -178,6 +182,8 @@ class _Run:
             while not self._all_done.wait(_TICK_SECONDS):
                 if stop.is_set() or self._halt.is_set() or self._writer.error is not None:
                     break
+                if self._pace.tick(sum(self._sums()[:3])):
+                    self._gate.refresh()
                 if time.monotonic() >= next_progress:
                     next_progress += _PROGRESS_SECONDS
                     on_progress(self._progress())
@@ -230,13 +236,13 @@ class _Run:
             parts=parts,
             lanes=self._lanes,
             end_run=self._end_with,
+            halt=self._halt,
         )
 
     def _work(self, number: int, copier: Copier) -> None:
         """Copy objects until none is left: the life of a worker."""
         gate, take, put, tally = self._gate, self._queue.take, self._writer.put, self._tallies[number]
         in_work = self._in_work
-            halt=self._halt,
         try:
             while True:
                 if number >= gate.active:

@@ -188,6 +188,7 @@ class Storage:
             return self._stores[kind]
 
     def _open(self, acl: str | None, *, retries: int, read_timeout: float | None, timeout: float) -> S3Store:
+        _limit_runtime()
         settings = self.settings
         endpoint = self._endpoint()
         config: S3Config = {
@@ -247,8 +248,8 @@ class Storage:
         Args:
             retries: Whether obstore repeats failed requests and resumes broken bodies by Range. False: every failure
                 shows at once.
-        """
             small: For bodies up to `SMALL_BODY` only: they must come in a short time.
+        """
         timeout = self.settings.small_timeout if small else self.settings.download_timeout
         return self._reader(_PATIENT if retries else _AT_ONCE, timeout)
 
@@ -264,8 +265,8 @@ class Storage:
         Args:
             private: For objects that must not be readable by everybody.
             retries: Whether obstore repeats failed requests by itself.
-        """
             small: For bodies up to `SMALL_BODY` only: they must go in a short time.
+        """
         acl = self.settings.permission or None
         if acl and private:
             acl = "private"
@@ -500,3 +501,13 @@ def _folder(keys: KeyRange) -> str:
     """Return the deepest folder that holds a whole range: a listing ends there, instead of filling its page."""
     shared = os.path.commonprefix([keys.start, keys.end])  # noqa: RUF071  (characters are what is meant)
     return max(keys.prefix, shared[: shared.rfind("/") + 1], key=len)
+
+
+def _limit_runtime() -> None:
+    """Give obstore's runtime half of the processors for its connections; all of them is its default.
+
+    The calling threads do the rest of the work, and every hand-over between two processors costs: with two of them a
+    single connection thread saves a tenth of the CPU time. The runtime starts with the first request of the process,
+    and reads this variable alone.
+    """
+    os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,8 +71,14 @@ class Window:
             return True
 
 
+class Limit(Protocol):
+    """How many workers may work at once, for some reason."""
+
+    size: int
+
+
 class Gate:
-    """Lets worker number *n* work while *n* is below every window.
+    """Lets worker number *n* work while *n* is below every limit.
 
     A worker has one request in flight at a time, to one side or the other. So the number of active workers bounds the
     requests to both sides, and a worker needs to compare only its own number before each object.
@@ -81,18 +87,18 @@ class Gate:
         active: Workers with a number below this may work.
     """
 
-    __slots__ = ("_condition", "_released", "_windows", "active")
+    __slots__ = ("_condition", "_limits", "_released", "active")
 
-    def __init__(self, windows: Sequence[Window]) -> None:
-        self._windows = windows
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self._limits = limits
         self._condition = threading.Condition()
         self._released = False
-        self.active = min(window.size for window in windows)
+        self.active = min(limit.size for limit in limits)
 
     def refresh(self) -> None:
-        """Take over the windows' sizes; call it after one has changed."""
+        """Take over the limits' sizes; call it after one has changed."""
         with self._condition:
-            self.active = min(window.size for window in self._windows)
+            self.active = min(limit.size for limit in self._limits)
             self._condition.notify_all()
 
     def wait(self, number: int) -> None:

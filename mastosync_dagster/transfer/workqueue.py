@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.planfile import PlannedCopy
 
-# Segments that are empty, `.` or `..`, and control characters, in keys that stand between newlines.
-_MAYBE_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x09\x0b-\x1f\x7f]", re.MULTILINE)
+# What keys between spaces must contain for obstore to refuse one: an empty segment, or one that begins with a dot.
+_MAYBE_ODD = ("//", "/.", " /", "/ ", " .", "  ")
 
 _SPECIAL_WAITING = 4096
 """No further batch is read while so many special lines wait."""
@@ -41,10 +40,12 @@ class Lanes:
 
     def split(self, lines: list[PlannedCopy]) -> tuple[list[PlannedCopy], list[PlannedCopy]]:
         """Return the common and the special ones of a batch."""
-        keys = [key for line in lines for key in (line.key, line.source_key, *line.candidates)]
+        keys = [line.key for line in lines]
+        keys += [line.source_key for line in lines if line.source_key != line.key]
+        keys += [key for line in lines if line.candidates for key in line.candidates]
         # One look at all keys together costs far less than one at each.
-        text = "\n".join((*(f"{prefix}x" for prefix in self._prefixes), *keys))
-        if text.count("\n") != len(keys) + 1 or _MAYBE_ODD.search(text):
+        text = " ".join(("", *(f"{prefix}x" for prefix in self._prefixes), *keys, ""))
+        if not text.isprintable() or any(sign in text for sign in _MAYBE_ODD):
             special = [self._is_large(line) or self._has_odd_key(line) for line in lines]
         else:
             special = [self._is_large(line) for line in lines]

@@ -1,0 +1,86 @@
+"""How many workers are of use: where answers come at once, a few do as much as many, for less."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FEW = 16
+"""Workers that keep two processors and two servers busy, where nothing else takes time."""
+
+_DISTANT = 0.015
+"""Seconds an object takes a worker from which on its time is the network's and the servers': all of them then help."""
+_PERHAPS_NEAR = 0.030
+"""Seconds an object takes one of all workers below which a few might do: it may be each other that they wait for."""
+_FIRST_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
+_EVERY_SECONDS = 10.0
+"""A look at the other number of workers, every so often: half a second of it."""
+_GAIN = 1.15
+"""All workers must do so much more than a few."""
+
+
+class Pace:
+    """Decides between a few workers and all of them, by what comes of it. Lives in one thread.
+
+    With a network between, the objects done in a second grow with the workers: all of them work. Without (a server in
+    the same rack), more workers only wait for each other, and their switching costs a quarter of the processor time.
+
+    Attributes:
+        size: Workers that may work now.
+    """
+
+    def __init__(self, maximum: int, *, adaptive: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        self._maximum = maximum
+        self._few = FEW if adaptive else maximum
+        self._clock = clock
+        self.size = min(self._few, maximum)
+        self._looking = False
+        self._rate_before = 0.0
+        self._begin(0)
+        self._next_look = self._since + _EVERY_SECONDS
+
+    def _begin(self, done: int) -> None:
+        """Begin to measure."""
+        self._since = self._clock()
+        self._done = done
+
+    def tick(self, done: int) -> bool:
+        """Take the number of objects done so far; call it some times a second. Returns whether `size` changed."""
+        if self._maximum <= self._few:
+            return False
+        seconds = self._clock() - self._since
+        if seconds < (_FIRST_SECONDS if self._done == 0 else _LOOK_SECONDS):
+            return False
+        rate = (done - self._done) / seconds
+        before = self.size
+        if self._looking:
+            self._decide(rate)
+        else:
+            self._stay_or_look(rate)
+        self._begin(done)
+        return self.size != before
+
+    def _stay_or_look(self, rate: float) -> None:
+        """Change the number of workers at once where its reason is gone; else look at the other one now and then."""
+        each = self.size / rate if rate > 0 else _DISTANT
+        if self.size < self._maximum and each >= _DISTANT:
+            self.size = self._maximum
+            self._next_look = self._clock() + _EVERY_SECONDS
+        elif self._clock() >= self._next_look and (self.size < self._maximum or each < _PERHAPS_NEAR):
+            self._looking = True
+            self._rate_before = rate
+            self._switch()
+
+    def _decide(self, rate: float) -> None:
+        """Compare with what the other number of workers did."""
+        self._looking = False
+        self._next_look = self._clock() + _EVERY_SECONDS
+        few, all_ = (self._rate_before, rate) if self.size == self._maximum else (rate, self._rate_before)
+        self.size = self._maximum if all_ > few * _GAIN else self._few
+
+    def _switch(self) -> None:
+        self.size = self._few if self.size == self._maximum else self._maximum
