@@ -32,6 +32,7 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
+from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
@@ -99,11 +100,13 @@ class Copied:
 
     Attributes:
         planned: The plan.
+        config: How it was carried out, so that it can be again.
         counts: What the copy counts.
         turned: What setting ACLs counts.
     """
 
     planned: Planned
+    config: CopyConfig
     counts: CopyCounts
     turned: TurnCounts
 
@@ -138,6 +141,7 @@ def _make_plan(
         sides: The servers.
     """
     started = time.monotonic()
+    context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current())})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
@@ -286,22 +290,28 @@ def copy(
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Copied:
-    """Carry out the plan. A plan of another run (re-execution from failure) is made again, for it may be stale."""
-    sides = _Sides(mastodon_db, source, destination, progress)
+    """Carry out the plan."""
     with plain_failures():
-        if planned.run_id != context.run_id:
-            scope = planned.scope
-            planned = _make_plan(context, lambda _: scope, planned.config, sides)
-        folder = workfolder.work_folder(context.instance, context.run_id)
+        return _copy(context, config, planned, _Sides(mastodon_db, source, destination, progress))
+
+
+def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, sides: _Sides) -> Copied:
+    """Carry out a plan. One of another run (re-execution from failure) is made again, for it may be stale."""
+    if planned.run_id != context.run_id:
+        scope = planned.scope
+        planned = _make_plan(context, lambda _: scope, planned.config, sides)
+    folder = workfolder.work_folder(context.instance, context.run_id)
+    try:
+        with sides.progress.watch(context.log) as watcher:
+            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
+    except BaseException:
+        # Terminated, or worse: what was done must be looked up all the same.
         try:
-            with progress.watch(context.log) as watcher:
-                turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
-        except BaseException:
-            # Terminated, or worse: what was done must be looked up all the same.
-            with contextlib.suppress(OSError):
-                _publish(context, planned, destination)
-            raise
-    return Copied(planned=planned, counts=counts, turned=turned)
+            _publish(context, planned, sides.destination)
+        except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
+            context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
+        raise
+    return Copied(planned=planned, config=config, counts=counts, turned=turned)
 
 
 def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
@@ -401,9 +411,12 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, destination: S3Bu
     return summary, location
 
 
-def _report(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket) -> _Report:
-    summary, location = _publish(context, copied.planned, destination)
-    return _Report(summary=summary, manifest=location, place=place_of(destination), copied=copied)
+def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _Report:
+    if copied.planned.run_id != context.run_id:
+        # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
+        copied = _copy(context, copied.config, copied.planned, sides)
+    summary, location = _publish(context, copied.planned, sides.destination)
+    return _Report(summary=summary, manifest=location, place=place_of(sides.destination), copied=copied)
 
 
 @dg.op(
@@ -411,21 +424,33 @@ def _report(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucke
     out={"result": dg.Out(dg.Nothing), reports.CHECK_NAME: dg.Out(dg.Nothing)},
 )
 def report(
-    context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket
+    context: dg.OpExecutionContext,
+    copied: Copied,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the asset check, then the materialization, or a failure if an object failed."""
     with plain_failures():
-        told = _report(context, copied, destination)
+        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
     yield reports.check_result(told.summary, copied.planned.scope.name)
     told.raise_if_failed()
     yield dg.Output(None, output_name="result", metadata=told.metadata())
 
 
 @dg.op(description="Write the manifest, count, and note on each asset what was done for it.")
-def report_changes(context: dg.OpExecutionContext, copied: Copied, destination: S3Bucket) -> reports.Summary:
+def report_changes(
+    context: dg.OpExecutionContext,
+    copied: Copied,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> reports.Summary:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
     with plain_failures():
-        told = _report(context, copied, destination)
+        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
     for selection in copied.planned.scope.selections:
         context.log_event(told.observation(selection))
     context.add_output_metadata(told.metadata())

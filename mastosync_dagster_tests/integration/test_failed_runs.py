@@ -1,0 +1,85 @@
+"""A run in which an object fails: what it says, what stays, and what running it again brings."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    from dagster import JobExecutionResult
+
+    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster_tests.integration.conftest import World
+
+ONE_ATTEMPT = {"ops": {"accounts": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
+
+
+def sync_accounts() -> dg.JobDefinition:
+    return build_definitions().resolve_job_def("sync_accounts")
+
+
+@pytest.fixture
+def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The key of the one ID range of all accounts."""
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "100000")
+    (key,) = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    return key
+
+
+def refuse_one(world: World) -> ExpectedObject:
+    """Let the source fail for one object."""
+    refused = world.instance.objects_of("accounts")[0]
+    key = f"^{re.escape(refused.source_key)}$"
+    world.source_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.GET}), key=key))
+    return refused
+
+
+def test_a_run_with_a_failed_object_says_how_many_and_why_and_the_next_one_copies_it_alone(
+    world: World, one_range: str
+) -> None:
+    objects, lost = world.instance.objects_of("accounts"), world.instance.missing_of("accounts")
+    refuse_one(world)
+    failed = world.run("sync_accounts", one_range, ONE_ATTEMPT)
+    assert failure_of(failed).startswith(
+        f"1 of {len(objects) + len(lost)} objects failed (1 server_error); {len(objects) - 1} were copied and stay"
+    )
+    (check,) = failed.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+    world.source_proxy.set_rules()
+    again = world.run("sync_accounts", one_range)
+    metadata = metadata_of(again, "accounts")
+    assert [metadata[name] for name in ("copied", "present", "failed")] == [1, len(objects) - 1, 0]
+    # What the source has lost no run can bring back.
+    (check,) = again.get_asset_check_evaluations()
+    assert (again.success, check.passed, check.severity) == (True, False, dg.AssetCheckSeverity.WARN)
+    assert world.compare("accounts").differences == ()
+
+
+def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: World, one_range: str) -> None:
+    def execute(parent: str | None = None) -> JobExecutionResult:
+        options = dg.ReexecutionOptions.from_failure(parent, world.dagster) if parent else None
+        tags = None if parent else {"dagster/partition": one_range}
+        config = None if parent else ONE_ATTEMPT
+        job = dg.reconstructable(sync_accounts)
+        return dg.execute_job(job, world.dagster, run_config=config, tags=tags, reexecution_options=options)
+
+    refused = refuse_one(world)
+    with execute() as failed:
+        assert not failed.success
+    world.source_proxy.set_rules()
+    world.forget()
+    with execute(failed.run_id) as again:
+        assert again.success
+        # The steps before were good: only the last one is run.
+        assert {event.step_key for event in again.all_events if event.is_step_start} == {"accounts.report"}
+    assert [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT] == [refused.key]
+    assert world.compare("accounts").differences == ()
