@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import dagster as dg
 
 FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
-_MEGABYTE = 1_000_000
 
 
 @contextlib.contextmanager
@@ -44,6 +43,9 @@ def _instance() -> Iterator[dg.DagsterInstance]:
             "DAGSTER_HOME is not set: set it to the absolute path of a folder with dagster.yaml, where Dagster keeps"
             " its run history"
         ) from error
+    except dg.DagsterInvariantViolationError as error:
+        # A relative path, or no folder: Dagster's own sentence says which.
+        raise click.ClickException(str(error)) from error
     with opened:
         yield opened
 
