@@ -49,7 +49,7 @@ class Tally:
     @property
     def objects(self) -> int:
         """Lines of any outcome."""
-        return self.outcomes.total() if hasattr(self.outcomes, "total") else sum(self.outcomes.values())
+        return self.outcomes.total()
 
 
 @dataclass(frozen=True)
