@@ -257,7 +257,7 @@ def test_without_adaptation_the_window_stays(transfer: Faulty) -> None:
         ("destination", {"secret_access_key": "wrong"}, Reason.BAD_CREDENTIALS, "DESTINATION_AWS_SECRET_ACCESS_KEY"),
         ("source", {"bucket": "no-such-bucket"}, Reason.NO_SUCH_BUCKET, "S3_BUCKET"),
         ("destination", {"bucket": "no-such-bucket"}, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET"),
-        ("source", {"ca_file": "/no/such/file"}, Reason.CONNECTION, "resources.source.config.verify"),
+        ("source", {"ca_file": "/no/such/file"}, Reason.CONNECTION, "resources.source.config.ca_file"),
     ],
 )
 def test_what_no_retry_can_cure_ends_the_run_at_once(
