@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections import deque
 from dataclasses import dataclass, replace
@@ -125,10 +126,29 @@ def make_plan(
         lookup = stack.enter_context(
             Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
         )
+        stack.enter_context(_collecting_by_hand())
         for asked, rows in _asked_ahead(batches, lookup, stop):
             planner.decide(asked, rows, lookup)
+            gc.collect(1)
     planner.tell_progress(at_once=True)
     return planner.counts
+
+
+@contextlib.contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """Look for garbage in cycles when it is asked for alone.
+
+    A batch makes ten thousands of tuples that live for a second and are in no cycle. Looking at them again and again
+    took a fifth of the planning's CPU; once a batch is enough.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event) -> Iterator[tuple[Asked, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -499,6 +500,7 @@ def test_an_interrupt_goes_on_upwards_and_leaves_nothing(world: World) -> None:
     with pytest.raises(KeyboardInterrupt):
         world.plan_batches(batches())
     assert list(world.folder.iterdir()) == []
+    assert gc.isenabled()
     deadline = time.monotonic() + 10
     while any(thread.name.startswith(("list_", "head_")) for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "threads of the plan live on"
