@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -11,7 +12,7 @@ import dagster as dg
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mastosync_dagster.transfer.manifest import ManifestLine
 
@@ -22,6 +23,7 @@ FIRST_LINES = 50
 _MEGABYTE = 1_000_000
 _CELL_CHARACTERS = 200
 _ALERT_LINES = 5
+_KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter("group", "outcome", "reason")
 
 
 @dataclass
@@ -38,13 +40,13 @@ class Tally:
     reasons: Counter[Reason] = field(default_factory=Counter)
     bytes: int = 0
 
-    def add(self, line: ManifestLine) -> None:
-        """Count one line."""
-        self.outcomes[line.outcome] += 1
-        if line.reason is not None:
-            self.reasons[line.reason] += 1
-        if line.outcome is Outcome.COPIED:
-            self.bytes += line.size or 0
+    def add(self, outcome: Outcome, reason: Reason | None, lines: int, size: int) -> None:
+        """Count some lines of one outcome and one reason, whose objects have so many bytes together."""
+        self.outcomes[outcome] += lines
+        if reason is not None:
+            self.reasons[reason] += lines
+        if outcome is Outcome.COPIED:
+            self.bytes += size
 
     @property
     def objects(self) -> int:
@@ -67,19 +69,27 @@ class Summary:
     first: tuple[ManifestLine, ...]
 
 
-def summarize(batches: Iterable[Iterable[ManifestLine]]) -> Summary:
+def summarize(batches: Iterable[Sequence[ManifestLine]]) -> Summary:
     """Read a manifest once, in a stream, and count."""
     total, groups = Tally(), dict[str, Tally]()
     failed: list[ManifestLine] = []
     missing: list[ManifestLine] = []
     for batch in batches:
-        for line in batch:
-            total.add(line)
-            groups.setdefault(line.group, Tally()).add(line)
-            if line.outcome is Outcome.FAILED and len(failed) < FIRST_LINES:
-                failed.append(line)
-            elif line.outcome is Outcome.MISSING and len(missing) < FIRST_LINES:
-                missing.append(line)
+        # Counted by kind, in C: a line on its own is looked at only where something is wrong with it.
+        kinds = Counter(map(_KIND, batch))
+        for (group, outcome, reason), lines in kinds.items():
+            copied = outcome is Outcome.COPIED
+            size = (
+                sum(line.size or 0 for line in batch if line.outcome is outcome and line.group == group)
+                if copied
+                else 0
+            )
+            for tally in (total, groups.setdefault(group, Tally())):
+                tally.add(outcome, reason, lines, size)
+        for found, outcome in ((failed, Outcome.FAILED), (missing, Outcome.MISSING)):
+            if len(found) < FIRST_LINES and any(kind[1] is outcome for kind in kinds):
+                found += [line for line in batch if line.outcome is outcome]
+                del found[FIRST_LINES:]
     return Summary(total=total, groups=groups, first=tuple((failed + missing)[:FIRST_LINES]))
 
 
