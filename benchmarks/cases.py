@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.contenders import RCLONE_AGAIN, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
+from benchmarks.contenders import RCLONE_CAREFUL, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
 from benchmarks.network import ETHERNET_PACKET
 from benchmarks.servers import Kind, remove
 
@@ -47,7 +47,13 @@ def first(rows: Rows, count: int) -> Rows:
 
 def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
     """Copy everything to an empty destination."""
-    contenders: list[Contender] = [WholeRun(), Engine(), Rclone(RCLONE_FIRST), Boto3Loop()]
+    contenders: list[Contender] = [
+        WholeRun(),
+        Engine(),
+        Rclone(RCLONE_FIRST),
+        Rclone(RCLONE_CAREFUL, name="rclone, its own checks"),
+        Boto3Loop(),
+    ]
     with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
         for repetition in range(1, bench.repetitions + 1):
             # Whoever begins, begins each time with another: no one always has the warm machine.
@@ -87,10 +93,10 @@ def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
     contenders: list[Contender] = [
         WholeRun(),
         Planning(),
-        Rclone(RCLONE_AGAIN),
+        Rclone(RCLONE_CAREFUL),
         Rclone(("--checksum", "--fast-list"), name="rclone, whole bucket, --checksum --fast-list", files=False),
     ]
-    updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_AGAIN))
+    updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_CAREFUL))
     new = [body.key for body in rows.bodies[-round(len(rows.bodies) * NEW_SHARE) :]]
     with (
         bench.place(delay_ms) as place,

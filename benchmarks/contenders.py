@@ -27,8 +27,9 @@ ROOT = Path(__file__).parent.parent
 RCLONE_FIRST = ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-head-object")
 """What rclone's documentation offers for a first copy: no look at the destination, no HEAD before a GET or after a PUT.
 Headers and metadata are kept all the same (each run is checked for that)."""
-RCLONE_AGAIN = ("--no-traverse",)
-"""For a repetition: a HEAD on each side tells size and time."""
+RCLONE_CAREFUL = ("--no-traverse",)
+"""What it does by itself, which is also right for a repetition: a HEAD on each side tells size and time, and on a first
+copy another one looks at what was written."""
 
 
 @dataclass(frozen=True)
