@@ -85,7 +85,7 @@ def _url(world: World, **parts: str) -> str:
 
 
 CASES = [
-    Case("no bucket named", ("S3_BUCKET",), lambda _: {"S3_BUCKET": None}),
+    Case("no bucket named", ("S3_BUCKET", "resources.source.config.bucket"), lambda _: {"S3_BUCKET": None}),
     Case("no destination bucket named", ("DESTINATION_S3_BUCKET",), lambda _: {"DESTINATION_S3_BUCKET": None}),
     Case(
         "a key without its secret",
@@ -97,25 +97,39 @@ CASES = [
         ("DATABASE_URL",),
         lambda world: {"DATABASE_URL": _url(world, port=str(free_port()), password=SECRET)},
     ),
-    Case("a wrong password", ("password",), lambda world: {"DATABASE_URL": _url(world, password=SECRET)}),
-    Case("no such database", ("nowhere",), lambda world: {"DATABASE_URL": _url(world, name="nowhere")}),
+    Case(
+        "a wrong password", ("password", "DATABASE_URL"), lambda world: {"DATABASE_URL": _url(world, password=SECRET)}
+    ),
+    Case("no such database", ("nowhere", "DATABASE_URL"), lambda world: {"DATABASE_URL": _url(world, name="nowhere")}),
     Case("a table is absent", ("accounts", "DATABASE_URL"), spoil=_no_mastodon),
     Case("columns are absent", ("avatar_file_name", "DATABASE_URL"), spoil=_no_column),
-    Case("the source bucket is absent", ("S3_BUCKET",), lambda _: {"S3_BUCKET": "absent-bucket"}),
+    Case(
+        "the source bucket is absent",
+        ("S3_BUCKET", "resources.source.config.bucket"),
+        lambda _: {"S3_BUCKET": "absent-bucket"},
+    ),
     Case(
         "the destination bucket is absent",
         ("DESTINATION_S3_BUCKET",),
         lambda _: {"DESTINATION_S3_BUCKET": "absent-bucket"},
     ),
-    Case("a wrong secret at the source", ("AWS_SECRET_ACCESS_KEY",), lambda _: {"AWS_SECRET_ACCESS_KEY": SECRET}),
+    Case(
+        "a wrong secret at the source",
+        ("AWS_SECRET_ACCESS_KEY", "resources.source.config.aws_secret_access_key"),
+        lambda _: {"AWS_SECRET_ACCESS_KEY": SECRET},
+    ),
     Case(
         "a wrong secret at the destination",
         ("DESTINATION_AWS_SECRET_ACCESS_KEY",),
         lambda _: {"DESTINATION_AWS_SECRET_ACCESS_KEY": SECRET},
     ),
-    Case("the source is not there", ("S3_ENDPOINT",), lambda _: {"S3_ENDPOINT": f"http://127.0.0.1:{free_port()}"}),
+    Case(
+        "the source is not there",
+        ("S3_ENDPOINT", "resources.source.config.endpoint_url"),
+        lambda _: {"S3_ENDPOINT": f"http://127.0.0.1:{free_port()}"},
+    ),
     Case("a wrong region", ("DESTINATION_S3_REGION",), spoil=_wrong_region),
-    Case("a read-only destination", ("destination",), spoil=_read_only),
+    Case("a read-only destination", ("right to write", "DESTINATION_S3_PERMISSION"), spoil=_read_only),
     Case(
         "one bucket on both sides",
         ("same place", "DESTINATION_S3_BUCKET"),
