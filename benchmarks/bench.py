@@ -66,7 +66,8 @@ class Bench:
         """Run a server that holds the objects of some rows."""
         with servers.server(kind, place, self.programs) as started:
             for rows in filled_with:
-                servers.fill(started, rows.bodies, 256 if place.delay_ms else 32)
+                threads = 2 if any(body.is_large for body in rows.bodies) else 256 if place.delay_ms else 32
+                servers.fill(started, rows.bodies, threads)
             yield started
 
     def measure(

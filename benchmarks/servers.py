@@ -11,6 +11,7 @@ import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ class Server:
             region=REGION,
             unsigned_payload=True,
             virtual_hosted_style_request=False,
-            client_options={"allow_http": True},
+            client_options={"allow_http": True, "timeout": timedelta(minutes=5)},
         )
 
     def environment(self, prefix: str = "") -> dict[str, str]:
