@@ -40,7 +40,7 @@ class Verdict:
         seconds: How long all of it took.
         lost: Objects that a run called copied or present and that were not at the destination then.
         not_copied: Objects that the last run does not call copied or present.
-        wrong: Objects at the destination with other bytes, headers, metadata or ACL, and objects that should not be there.
+        wrong: Objects at the destination with other bytes, headers, metadata or ACL, and ones that should not be there.
         unlisted: Objects of which the last run's manifest does not say exactly one thing.
         open_uploads: Uploads in parts that were left.
         bodies: Requests with a body that a further run sent.

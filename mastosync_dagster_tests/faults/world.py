@@ -91,8 +91,8 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
             )
             with connection, connection.cursor() as cursor:
                 cursor.execute(
-                    "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size, file_updated_at,"
-                    " remote_url, created_at, updated_at) VALUES (%s, %s, 'audio/mpeg', %s, '2018-01-01', '',"
+                    "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size,"
+                    " file_updated_at, remote_url, created_at, updated_at) VALUES (%s, %s, 'audio/mpeg', %s, '2018-01-01', '',"
                     " '2018-01-01', '2018-01-01')",
                     (row_id, name, len(body)),
                 )

@@ -1,0 +1,122 @@
+"""Dagster's run launcher, made to notice runs whose process is gone.
+
+Dagster asks nobody about a run that its default launcher has started: if the machine, or the code server with it, goes
+down, the run stays "started" for ever and keeps its place among the runs that may go on at once, and after four of
+these nothing begins any more. Runs of the command line have nobody at all who watches them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import deserialize_value
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+PROCESS_TAG = "mastosync/process"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_START_FIELD = 19
+"""Of ``/proc/<pid>/stat``, counted behind the program's name: when the process started."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunProcess:
+    """The process that executes a run.
+
+    Attributes:
+        host: The machine's name.
+        boot: Which of its uptimes; empty where the system does not say.
+        pid: The process.
+        start: When it started, by the system's count; empty where it does not say.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    start: str
+
+    @classmethod
+    def current(cls) -> RunProcess:
+        """Return this process."""
+        return cls(platform.node(), _boot(), os.getpid(), _start(os.getpid()))
+
+    @classmethod
+    def parse(cls, text: str) -> RunProcess | None:
+        """Return what a tag says; None where it says nothing."""
+        parts = text.split("|")
+        if len(parts) != 4 or not parts[2].isdecimal():  # noqa: PLR2004  (one each)
+            return None
+        return cls(parts[0], parts[1], int(parts[2]), parts[3])
+
+    def __str__(self) -> str:
+        return f"{self.host}|{self.boot}|{self.pid}|{self.start}"
+
+    def is_alive(self) -> bool | None:
+        """Tell whether it still runs; None: it is another machine's."""
+        if self.host != platform.node():
+            return None
+        if self.boot != _boot():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's: it is there
+        # A number is used again, a moment is not.
+        return self.start == _start(self.pid)
+
+
+def _boot() -> str:
+    return _BOOT.read_text().strip() if _BOOT.exists() else ""
+
+
+def _start(pid: int) -> str:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        # The name before the last parenthesis may hold anything.
+        return stat.read_text().rpartition(")")[2].split()[_START_FIELD]
+    except OSError:
+        return ""
+
+
+class WatchfulRunLauncher(DefaultRunLauncher):
+    """The default launcher, which run monitoring can ask whether a run's process is still there."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Always."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Tell whether a run is being executed. Where nothing can be found out, it is."""
+        process = RunProcess.parse(run.tags.get(PROCESS_TAG, ""))
+        alive = None if process is None else process.is_alive()
+        if alive is None:
+            alive = self._code_server_executes(run.run_id)
+        if alive:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, "The process that executed the run is gone.")
+
+    def _code_server_executes(self, run_id: str) -> bool:
+        """Ask the code server that was told to execute a run."""
+        client = self._get_grpc_client_for_termination(run_id)  # type: ignore[no-untyped-call]  # Dagster's own
+        if client is None:
+            return True
+        try:
+            answer = deserialize_value(
+                client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10),
+                CanCancelExecutionResult,
+            )
+        except DagsterUserCodeUnreachableError:
+            return False
+        return answer.can_cancel

@@ -1,0 +1,139 @@
+"""A run's process is killed at any moment: the next run finishes its work, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.demo.comparison import compare
+from mastosync_dagster.demo.processes import running
+from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
+from mastosync_dagster_tests.conftest import Bucket, create_bucket
+from mastosync_dagster_tests.faults.world import Original, environment
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+    from mastosync_dagster.demo.servers import S3Server
+
+SEEDS = 50
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs in processes of their own, all with one Dagster home, and so with one history."""
+
+    process: subprocess.Popen[bytes]
+    original: Original
+    home: Path
+
+    def start(self, destination: Bucket) -> int:
+        """Start a run to a destination. Returns its process id."""
+        source = self.original.bucket
+        variables = environment(
+            self.original.database,
+            source,
+            destination,
+            source.server.endpoint,
+            destination.server.endpoint,
+            self.home,
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(variables).encode() + b"\n")
+        self.process.stdin.flush()
+        return int(self._answer())
+
+    def end(self) -> bool | None:
+        """Wait until the run has ended. Returns whether it succeeded; None: it was killed."""
+        success: bool | None = json.loads(self._answer())
+        return success
+
+    def _answer(self) -> bytes:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, (self.home / "runs.log").read_text()[-3000:]
+        return line
+
+
+@pytest.fixture
+def runs(some: Original, tmp_path: Path) -> Iterator[Runs]:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.run_process"]
+    log = tmp_path / "runs.log"
+    with running(command, log=log, cwd=Path(__file__).parents[2], piped=True) as process:
+        yield Runs(process, some, tmp_path)
+
+
+def finished(runs: Runs, destination: Bucket) -> None:
+    """Run until the end, and look at what is there."""
+    runs.start(destination)
+    assert runs.end() is True
+    compared = compare(destination.server, destination.name, runs.original.expected)
+    assert compared.differences == ()
+    uploads = destination.client.list_multipart_uploads(Bucket=destination.name).get("Uploads", [])
+    assert uploads == []
+
+
+def kill_and_finish(runs: Runs, server: S3Server, seeds: range) -> int:
+    """Kill a run at a moment that the seed decides, then run again. Returns how many were killed before their end."""
+    undisturbed = create_bucket(server)
+    started = time.monotonic()
+    finished(runs, undisturbed)
+    takes = time.monotonic() - started
+    killed = 0
+    for seed in seeds:
+        destination = create_bucket(server)
+        pid = runs.start(destination)
+        time.sleep(random.Random(seed).uniform(0, takes))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        killed += runs.end() is None
+        finished(runs, destination)
+    return killed
+
+
+def check_history(home: Path, ended: int, killed: int) -> None:
+    """The history is whole: it knows every run, and which of them nobody executes any more."""
+    for database in home.glob("history/**/*.db"):
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], database
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        found = instance.get_runs()
+        assert sum(run.status is dg.DagsterRunStatus.SUCCESS for run in found) >= ended
+        dead = [run for run in found if not run.is_finished]
+        # A process that was killed before its run was on record has left none.
+        assert len(dead) <= killed
+        for run in dead:
+            process = RunProcess.parse(run.tags.get(PROCESS_TAG, ""))
+            assert process is None or process.is_alive() is False
+        work = Path(instance.storage_directory()) / "mastosync-runs"
+        assert {folder.name for folder in work.iterdir()} <= {run.run_id for run in dead}
+
+
+def test_a_killed_run_is_finished_by_the_next(runs: Runs, destination_server: S3Server) -> None:
+    killed = kill_and_finish(runs, destination_server, range(3))
+    check_history(runs.home, 4, killed)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_fifty_killed_runs_are_finished_by_the_next(
+    runs: Runs, destination_server: S3Server, tell: Callable[[object], None]
+) -> None:
+    killed = kill_and_finish(runs, destination_server, range(SEEDS))
+    check_history(runs.home, SEEDS + 1, killed)
+    tell(f"SIGKILL of the run's process: {SEEDS} moments, {killed} before the end; all finished by the next run")
+    assert killed >= SEEDS // 2

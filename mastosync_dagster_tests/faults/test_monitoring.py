@@ -1,0 +1,132 @@
+"""Dagster's own processes die: a run that died with them becomes a failure, and is started once more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from mastosync_dagster.demo.comparison import compare
+from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
+from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
+from mastosync_dagster_tests.support.graphql import Webserver
+from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dagster as dg
+
+    from mastosync_dagster_tests.faults.world import Original, World
+
+pytestmark = pytest.mark.timeout(300)
+
+_PROJECT = Path(__file__).parents[2]
+PARTITION = "1-9223372036854775807"
+SLOW = Rule(Delay(0.5), kinds=frozenset({Kind.GET}))
+
+
+@pytest.fixture
+def world(some: Original, make_world: Callable[[Original], World], tmp_path: Path) -> World:
+    made = make_world(some)
+    settings = (_PROJECT / "dagster.yaml").read_text()
+    (tmp_path / "dagster.yaml").write_text(re.sub(r"poll_interval_seconds: \d+", "poll_interval_seconds: 2", settings))
+    made.dagster.add_dynamic_partitions("custom_emojis_ids", [PARTITION])
+    return made
+
+
+def serve(world: World, tmp_path: Path) -> contextlib.AbstractContextManager[Ui]:
+    return dagster_ui(tmp_path, dict(os.environ), tmp_path / "ui.log")
+
+
+def wait_for(world: World, enough: Callable[[list[dg.DagsterRun]], bool]) -> list[dg.DagsterRun]:
+    """Wait until the history of runs, newest first, is as wanted."""
+    deadline = time.monotonic() + 200
+    while True:
+        runs = list(world.dagster.get_runs())
+        if enough(runs):
+            return runs
+        assert time.monotonic() < deadline, [(run.run_id, run.status, run.tags) for run in runs]
+        time.sleep(0.3)
+
+
+def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None]) -> None:
+    """Have the UI start a run, and kill something when it copies; the argument is the run's process id."""
+    world.source_proxy.set_rules(SLOW)
+    Webserver(ui.url).launch_backfill(
+        "custom_emojis", [PARTITION], {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"concurrency": 2}}}}}}
+    )
+    (run,) = wait_for(world, lambda _: world.destination_proxy.count(Kind.PUT) > 0)
+    process = RunProcess.parse(run.tags[PROCESS_TAG])
+    assert process is not None
+    kill(process.pid)
+    world.source_proxy.set_rules()
+
+
+def check_retried_once(world: World) -> None:
+    again, first = wait_for(world, lambda runs: len(runs) == 2 and all(run.is_finished for run in runs))
+    assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"]
+    assert again.parent_run_id == first.run_id
+    expected = world.original.instance.objects_of("custom_emojis")
+    assert compare(world.destination.server, world.destination.name, expected).differences == ()
+
+
+def test_a_run_whose_process_is_killed_fails_and_is_started_once_more(world: World, tmp_path: Path) -> None:
+    with serve(world, tmp_path) as ui:
+        start_and_kill(world, ui, lambda pid: os.kill(pid, signal.SIGKILL))
+        check_retried_once(world)
+
+
+@pytest.mark.faults
+def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(world: World, tmp_path: Path) -> None:
+    with serve(world, tmp_path) as ui:
+
+        def kill_everything(_: int) -> None:
+            mother = psutil.Process(ui.process.pid)
+            for process in (mother, *mother.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+        start_and_kill(world, ui, kill_everything)
+    (run,) = world.dagster.get_runs()
+    assert not run.is_finished
+    with serve(world, tmp_path):
+        check_retried_once(world)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("who", ["dagster-webserver|dagster_webserver", "dagster._daemon"])
+def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Path, who: str) -> None:
+    with serve(world, tmp_path) as ui:
+
+        def kill_some(_: int) -> None:
+            found = [
+                process
+                for process in psutil.Process(ui.process.pid).children(recursive=True)
+                if re.search(who, " ".join(process.cmdline()))
+            ]
+            assert found
+            for process in found:
+                process.kill()
+
+        start_and_kill(world, ui, kill_some)
+        (run,) = wait_for(world, lambda runs: all(run.is_finished for run in runs))
+    assert run.status.value == "SUCCESS"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_says_so(world: World, tmp_path: Path, signal_number: signal.Signals) -> None:
+    with serve(world, tmp_path) as ui:
+        start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number))
+        runs = wait_for(world, lambda runs: all(run.is_finished for run in runs))
+    assert runs[-1].status.value in {"CANCELED", "FAILURE"}
+    assert world.open_uploads() == []
+    assert not list((tmp_path / "storage" / "mastosync-runs").iterdir())
