@@ -177,7 +177,10 @@ class _Run:
         """Do everything."""
         self._writer.start()
         try:
-            self._start_workers()
+            if stop.is_set():
+                self._all_done.set()
+            else:
+                self._start_workers()
             next_progress = time.monotonic() + _PROGRESS_SECONDS
             while not self._all_done.wait(_TICK_SECONDS):
                 if stop.is_set() or self._halt.is_set() or self._writer.error is not None:
