@@ -33,32 +33,34 @@ class RunProcess:
     """The process that executes a run.
 
     Attributes:
+        run_id: The run. A run that is started once more has the tags of the first one.
         host: The machine's name.
         boot: Which of its uptimes; empty where the system does not say.
         pid: The process.
         start: When it started, by the system's count; empty where it does not say.
     """
 
+    run_id: str
     host: str
     boot: str
     pid: int
     start: str
 
     @classmethod
-    def current(cls) -> RunProcess:
-        """Return this process."""
-        return cls(platform.node(), _boot(), os.getpid(), _start(os.getpid()))
+    def current(cls, run_id: str) -> RunProcess:
+        """Return this process, which executes a run."""
+        return cls(run_id, platform.node(), _boot(), os.getpid(), _start(os.getpid()))
 
     @classmethod
-    def parse(cls, text: str) -> RunProcess | None:
-        """Return what a tag says; None where it says nothing."""
-        parts = text.split("|")
-        if len(parts) != 4 or not parts[2].isdecimal():  # noqa: PLR2004  (one each)
+    def of(cls, run: dg.DagsterRun) -> RunProcess | None:
+        """Return the process that a run's tag names; None where it names none, or that of another run."""
+        run_id, *place = run.tags.get(PROCESS_TAG, "").split("|")
+        if run_id != run.run_id or len(place) != 4 or not place[2].isdecimal():  # noqa: PLR2004  (one each)
             return None
-        return cls(parts[0], parts[1], int(parts[2]), parts[3])
+        return cls(run_id, place[0], place[1], int(place[2]), place[3])
 
     def __str__(self) -> str:
-        return f"{self.host}|{self.boot}|{self.pid}|{self.start}"
+        return f"{self.run_id}|{self.host}|{self.boot}|{self.pid}|{self.start}"
 
     def is_alive(self) -> bool | None:
         """Tell whether it still runs; None: it is another machine's."""
@@ -99,7 +101,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Tell whether a run is being executed. Where nothing can be found out, it is."""
-        process = RunProcess.parse(run.tags.get(PROCESS_TAG, ""))
+        process = RunProcess.of(run)
         alive = None if process is None else process.is_alive()
         if alive is None:
             alive = self._code_server_executes(run.run_id)

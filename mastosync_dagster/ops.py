@@ -141,7 +141,7 @@ def _make_plan(
         sides: The servers.
     """
     started = time.monotonic()
-    context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current())})
+    context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
     folder = workfolder.create_work_folder(context.instance, context.run_id)

@@ -36,7 +36,7 @@ class Verdict:
         name: The scenario's.
         objects: Objects that had to come to the destination.
         injected: Faults.
-        runs: Runs that it took until one succeeded.
+        runs: Runs that it took until one succeeded and had every object.
         seconds: How long all of it took.
         lost: Objects that a run called copied or present and that were not at the destination then.
         not_copied: Objects that the last run does not call copied or present.
@@ -90,15 +90,15 @@ def carry_out(scenario: Scenario, world: World) -> Verdict:
         _outage(scenario.source_outage, world.source_proxy),
         _outage(scenario.destination_outage, world.destination_proxy),
     ):
-        success = False
-        while not success and runs < scenario.runs:
+        done = False
+        while not done and runs < scenario.runs:
             if runs == scenario.cured_after:
                 world.source_proxy.set_rules()
                 world.destination_proxy.set_rules()
             result = world.run()
             runs += 1
-            success = result.success
             lines = _manifest(world, result)
+            done = result.success and not _not_copied(world, lines)
             there = _sizes(world)
             lost |= {line.key for line in lines if line.outcome in _DONE and there.get(line.key) != line.size}
     injected = world.source_proxy.injected + world.destination_proxy.injected

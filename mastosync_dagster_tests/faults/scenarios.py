@@ -84,7 +84,7 @@ def _for_a_while(fault: Fault, kinds: frozenset[Kind], share: float = SHARE) -> 
     return (Rule(fault, kinds=kinds, probability=share, times=2, per_key=True),)
 
 
-ANSWERS = (
+ANSWERS: tuple[Fault, ...] = (
     Answer(500, "InternalError"),
     Answer(502),
     Answer(503, "SlowDown"),
@@ -124,8 +124,8 @@ def _rules(fault: Fault, kinds: frozenset[Kind]) -> tuple[Rule, ...]:
     return _some(fault, kinds, SHARE if kinds & (GET | PUT) else 0.25)
 
 
-RESETS = tuple(Reset(when) for when in When)
-CUTS = (Cut(20), Cut(20, announced=False))
+RESETS: tuple[Fault, ...] = tuple(Reset(when) for when in When)
+CUTS: tuple[Fault, ...] = (Cut(20), Cut(20, announced=False))
 
 SINGLE = (
     *_at_source(

@@ -19,7 +19,7 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.processes import running
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
+from mastosync_dagster.launcher import RunProcess
 from mastosync_dagster_tests.conftest import Bucket, create_bucket
 from mastosync_dagster_tests.faults.world import Original, environment
 
@@ -117,7 +117,7 @@ def check_history(home: Path, ended: int, killed: int) -> None:
         # A process that was killed before its run was on record has left none.
         assert len(dead) <= killed
         for run in dead:
-            process = RunProcess.parse(run.tags.get(PROCESS_TAG, ""))
+            process = RunProcess.of(run)
             assert process is None or process.is_alive() is False
         work = Path(instance.storage_directory()) / "mastosync-runs"
         assert {folder.name for folder in work.iterdir()} <= {run.run_id for run in dead}

@@ -15,7 +15,7 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
+from mastosync_dagster.launcher import RunProcess
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 
@@ -42,7 +42,7 @@ def world(some: Original, make_world: Callable[[Original], World], tmp_path: Pat
     return made
 
 
-def serve(world: World, tmp_path: Path) -> contextlib.AbstractContextManager[Ui]:
+def serve(tmp_path: Path) -> contextlib.AbstractContextManager[Ui]:
     return dagster_ui(tmp_path, dict(os.environ), tmp_path / "ui.log")
 
 
@@ -64,29 +64,35 @@ def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None]) -> None:
         "custom_emojis", [PARTITION], {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"concurrency": 2}}}}}}
     )
     (run,) = wait_for(world, lambda _: world.destination_proxy.count(Kind.PUT) > 0)
-    process = RunProcess.parse(run.tags[PROCESS_TAG])
+    process = RunProcess.of(run)
     assert process is not None
     kill(process.pid)
     world.source_proxy.set_rules()
 
 
+def told(world: World, run: dg.DagsterRun) -> list[str]:
+    """Return what a run says of its failures."""
+    records = world.dagster.all_logs(run.run_id)
+    return [str(record.dagster_event) for record in records if record.dagster_event and record.dagster_event.is_failure]
+
+
 def check_retried_once(world: World) -> None:
     again, first = wait_for(world, lambda runs: len(runs) == 2 and all(run.is_finished for run in runs))
-    assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"]
+    assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"], told(world, again)
     assert again.parent_run_id == first.run_id
     expected = world.original.instance.objects_of("custom_emojis")
     assert compare(world.destination.server, world.destination.name, expected).differences == ()
 
 
 def test_a_run_whose_process_is_killed_fails_and_is_started_once_more(world: World, tmp_path: Path) -> None:
-    with serve(world, tmp_path) as ui:
+    with serve(tmp_path) as ui:
         start_and_kill(world, ui, lambda pid: os.kill(pid, signal.SIGKILL))
         check_retried_once(world)
 
 
 @pytest.mark.faults
 def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(world: World, tmp_path: Path) -> None:
-    with serve(world, tmp_path) as ui:
+    with serve(tmp_path) as ui:
 
         def kill_everything(_: int) -> None:
             mother = psutil.Process(ui.process.pid)
@@ -97,14 +103,14 @@ def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(world: Wor
         start_and_kill(world, ui, kill_everything)
     (run,) = world.dagster.get_runs()
     assert not run.is_finished
-    with serve(world, tmp_path):
+    with serve(tmp_path):
         check_retried_once(world)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("who", ["dagster-webserver|dagster_webserver", "dagster._daemon"])
 def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Path, who: str) -> None:
-    with serve(world, tmp_path) as ui:
+    with serve(tmp_path) as ui:
 
         def kill_some(_: int) -> None:
             found = [
@@ -124,7 +130,7 @@ def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Pat
 @pytest.mark.faults
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_says_so(world: World, tmp_path: Path, signal_number: signal.Signals) -> None:
-    with serve(world, tmp_path) as ui:
+    with serve(tmp_path) as ui:
         start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number))
         runs = wait_for(world, lambda runs: all(run.is_finished for run in runs))
     assert runs[-1].status.value in {"CANCELED", "FAILURE"}
