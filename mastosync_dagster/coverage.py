@@ -77,5 +77,5 @@ class _Open:
         """Yield what is in it, with the keys of the ids up to ``end``; then go on behind those."""
         if self._start <= end:
             ranges = key_ranges(self._table, self._start, end)
-            yield Batch(items=tuple(self.items), ranges=ranges, rows=self._rows)
+            yield Batch(items=tuple(self.items), ranges=ranges, rows=self._rows, owners=(self._start, end))
         self.items, self._rows, self._start = [], 0, end + 1

@@ -40,13 +40,14 @@ class Extras:
     def __exit__(self, *_: object) -> None:
         self._rows.close()
 
-    def among(self, keys: Sequence[str], witnesses: Sequence[int] = ()) -> set[str]:
-        """Return those of some keys that belong to the range and that no row expects.
+    def among(self, keys: Sequence[str], ids: tuple[int, int] | None = None, witnesses: Sequence[int] = ()) -> set[str]:
+        """Return those of some keys that belong to rows with some ids, be they there or not, and that no row expects.
 
-        Keys of other ranges are left to those; what is in no folder of a row is nobody's.
+        Keys of other ids are left to those who look there; what is in no folder of a row is nobody's.
 
         Args:
             keys: Relative to the key prefix.
+            ids: The lowest and the highest id; None: of the range.
             witnesses: Ids of rows that are known to be there.
 
         Raises:
@@ -55,16 +56,17 @@ class Extras:
             WitnessMissingError: One of the witnesses is not there any more.
         """
         extra: set[str] = set()
+        ids = ids or (self._ids.lo, self._ids.hi)
         for start in range(0, len(keys), _KEYS_A_QUERY):
-            extra |= self._among(keys[start : start + _KEYS_A_QUERY], witnesses)
+            extra |= self._among(keys[start : start + _KEYS_A_QUERY], ids, witnesses)
         return extra
 
-    def _among(self, keys: Sequence[str], witnesses: Sequence[int]) -> set[str]:
+    def _among(self, keys: Sequence[str], ids: tuple[int, int], witnesses: Sequence[int]) -> set[str]:
         ours: set[str] = set()
         ranges = {(row_id, row_id) for row_id in witnesses}
         for key in keys:
             owner = owners(key)
-            if owner is not None and owner.table == self._table and self._ids.lo <= owner.row_id <= self._ids.hi:
+            if owner is not None and owner.table == self._table and ids[0] <= owner.row_id <= ids[1]:
                 ours.add(key)
                 ranges.update(owner.ids)
         if not ours:

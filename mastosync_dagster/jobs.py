@@ -8,6 +8,7 @@ import dagster as dg
 
 from mastosync_dagster.ops import copy, plan_changes, report_changes
 from mastosync_dagster.partitions import FileType
+from mastosync_dagster.pruning import prune_job
 from mastosync_dagster.retention import delete_records
 from mastosync_dagster.verification import verify_job
 
@@ -52,4 +53,5 @@ def all_jobs(
         ranges: `sync_jobs`: a sensor has to hold the very same.
     """
     looks = [verify_job(file_type) for file_type in FileType]
-    return [*ranges, *looks, sync_changes, delete_old_runs]
+    prunes = [prune_job(file_type) for file_type in FileType]
+    return [*ranges, *looks, *prunes, sync_changes, delete_old_runs]

@@ -97,6 +97,23 @@ def short_transaction(connection: Connection, statement_timeout_ms: int = STATEM
             raise
 
 
+@contextlib.contextmanager
+def single_transaction(connection: Connection) -> Iterator[Cursor]:
+    """Give a cursor as `short_transaction` does, for the few queries that are asked once and not repeated.
+
+    Raises:
+        DatabaseReadError: The connection broke, or the server would not answer.
+    """
+    try:
+        with short_transaction(connection) as cursor:
+            yield cursor
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise DatabaseReadError(
+            f"The database {connection.info.dbname!r} broke off: {_first_line(error)}."
+            " Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
+        ) from error
+
+
 class Reader:
     """Runs queries that each read a bounded number of rows, on a connection that is reopened when it is lost.
 

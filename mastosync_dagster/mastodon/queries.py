@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import ROW_UPDATED_AT, change_columns
-from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader, short_transaction
+from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader, single_transaction
 from mastosync_dagster.mastodon.paths import id_class
 from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, Remote, table_named
 
@@ -369,7 +369,7 @@ def database_now(connection: Connection) -> datetime:
     Args:
         connection: A connection that is in no transaction.
     """
-    with short_transaction(connection) as cursor:
+    with single_transaction(connection) as cursor:
         cursor.execute("SELECT now()")
         ((now,),) = cursor.fetchall()
     assert isinstance(now, datetime)  # noqa: S101  (PostgreSQL's timestamp with time zone is nothing else)

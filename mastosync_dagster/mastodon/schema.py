@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
-from mastosync_dagster.mastodon.connection import may_not_read, not_mastodon, short_transaction
+from mastosync_dagster.mastodon.connection import may_not_read, not_mastodon, single_transaction
 from mastosync_dagster.mastodon.tables import PROCESSING, TABLES, Table, table_named
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
     """
     required = [name for name, table in TABLES.items() if not table.optional] if tables is None else list(tables)
     asked = sorted({*TABLES, *(owner.table for table in TABLES.values() for owner in table.owners)})
-    with short_transaction(connection) as cursor:
+    with single_transaction(connection) as cursor:
         cursor.execute("SELECT current_database()::text")
         ((database,),) = cursor.fetchall()
         cursor.execute(

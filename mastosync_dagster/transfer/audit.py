@@ -15,7 +15,7 @@ from mastosync_dagster.transfer.findings import Finding, FindingLine, FindingWri
 from mastosync_dagster.transfer.lookup import Lookup, View, destination_keys, source_keys
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION
 from mastosync_dagster.transfer.pool import Pool
-from mastosync_dagster.transfer.unwanted import foreign_objects, unwanted_line, written_at
+from mastosync_dagster.transfer.unwanted import foreign_objects, unwanted_line
 
 if TYPE_CHECKING:
     import threading
@@ -75,7 +75,7 @@ def audit(
     path: Path,
     settings: AuditSettings,
     *,
-    extras: Callable[[Sequence[str]], Collection[str]],
+    extras: Callable[[Sequence[str], tuple[int, int] | None], Collection[str]],
     folders: Mapping[str, Collection[str]],
     about: Mapping[str, str],
     stop: threading.Event,
@@ -89,7 +89,8 @@ def audit(
         destination: Where they went.
         path: The file to write, whole or not at all.
         settings: How closely to look.
-        extras: Given keys of the destination's ranges that a batch does not want, returns those that nobody wants.
+        extras: Given keys of the destination's ranges that a batch does not want, and the batch's owners, returns those
+            that are theirs and that nobody wants.
         folders: A folder of the destination (ends with ``/``; empty: the top) to the folders that belong there:
             everything else in it is foreign.
         about: What the file's metadata is to say.
@@ -123,7 +124,8 @@ def audit(
             items = {item.key: item for item in batch.items if item.key not in known}
             views = lookup.answers(lookup.ask(items, batch.ranges, others=True))
             auditor.judge(items.values(), views, pool, rows=batch.rows)
-            auditor.name_extras(views[1].others, extras)
+            others = views[1].others
+            auditor.name_extras(others, extras([entry.key for entry in others], batch.owners) if others else ())
             known = items
         auditor.finish(folders, listed=lookup.may_list[1])
     auditor.tell_progress(at_once=True)
@@ -181,12 +183,11 @@ class _Auditor:
         )
         self.tell_progress()
 
-    def name_extras(self, others: list[ListedObject], extras: Callable[[Sequence[str]], Collection[str]]) -> None:
+    def name_extras(self, others: list[ListedObject], unwanted: Collection[str]) -> None:
         """Write a line about each object of the destination that nobody wants."""
-        unwanted = extras([entry.key for entry in others]) if others else ()
         for entry in others:
             if entry.key in unwanted:
-                self._write_unwanted(entry, Finding.EXTRA, written_at(entry))
+                self._write_unwanted(entry, Finding.EXTRA, None)
 
     def finish(self, folders: Mapping[str, Collection[str]], *, listed: bool) -> None:
         """Name what lies beside the folders that belong to the destination."""
@@ -272,6 +273,7 @@ class _Auditor:
                 size=None if there is None else there.size,
                 etag=None if there is None else there.etag,
                 private=item.private,
+                modified=None if there is None else there.modified,
             )
         )
 

@@ -11,6 +11,7 @@ from mastosync_dagster.transfer.lines import WORD, Format, LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
     from pathlib import Path
 
 FINDINGS = "findings.parquet"
@@ -68,6 +69,7 @@ FORMAT = Format(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("private", pa.bool_()),
+        pa.field("modified", pa.timestamp("s", tz="UTC")),
     ),
 )
 
@@ -86,6 +88,7 @@ class FindingLine(NamedTuple):
         size: Bytes at the destination; None where it is not there.
         etag: Its ETag there, without quotes.
         private: It must not be readable by everybody; None: no row expects it.
+        modified: When it was last written, by the destination's clock; None where that was not asked for.
     """
 
     group: str | None
@@ -98,6 +101,7 @@ class FindingLine(NamedTuple):
     size: int | None
     etag: str | None
     private: bool | None
+    modified: datetime | None
 
 
 class FindingWriter(LineWriter[FindingLine]):

@@ -62,8 +62,11 @@ class Batch:
         ranges: Key ranges that cover every key and candidate of the items that are not new; empty where listing does
             not pay (a few scattered rows): each object is then asked for with HEAD.
         rows: How many rows of the database stand behind it (for progress and metadata).
+        owners: Lowest and highest number of the owners whose objects lie in the ranges, for those who ask what else
+            does; None: not known.
     """
 
     items: tuple[Item, ...]
     ranges: tuple[KeyRange, ...] = ()
     rows: int = 0
+    owners: tuple[int, int] | None = None

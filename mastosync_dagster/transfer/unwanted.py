@@ -35,12 +35,7 @@ class _Listed(NamedTuple):
 def unwanted_line(storage: Storage, entry: ListedObject, finding: Finding, detail: str | None) -> FindingLine:
     """Return the line of an object that no row expects."""
     key = storage.full_key(entry.key)
-    return FindingLine(None, None, None, key, None, finding, detail, entry.size, entry.etag, None)
-
-
-def written_at(entry: ListedObject) -> str | None:
-    """Say when an object was written."""
-    return f"written {entry.modified.isoformat(' ', 'seconds')}" if entry.modified else None
+    return FindingLine(None, None, None, key, None, finding, detail, entry.size, entry.etag, None, entry.modified)
 
 
 def foreign_objects(storage: Storage, folder: str, own: Collection[str]) -> Iterator[tuple[ListedObject, str]]:

@@ -157,7 +157,7 @@ def original(postgres_server: PostgresServer, source_server: S3Server) -> Origin
 
 
 @contextlib.contextmanager
-def _world(
+def make_world(
     original: Original, destination_bucket: Bucket, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """A world whose destination is this bucket. Its source bucket is to be read only."""
@@ -193,7 +193,7 @@ def world(
     original: Original, destination_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """The instance with a database of the test's own, and nothing copied yet."""
-    with _world(original, destination_bucket, tmp_path / "home", monkeypatch) as made:
+    with make_world(original, destination_bucket, tmp_path / "home", monkeypatch) as made:
         yield made
 
 
@@ -209,7 +209,7 @@ def world_with_acls(
     original: Original, server_with_acls: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """The same, with a destination that enforces ACLs, and one ID range per file type."""
-    with _world(original, create_bucket(server_with_acls), tmp_path / "home", monkeypatch) as made:
+    with make_world(original, create_bucket(server_with_acls), tmp_path / "home", monkeypatch) as made:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
         yield made
 
