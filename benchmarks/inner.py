@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import psycopg2
+from botocore.config import Config
 
 from mastosync_dagster.transfer.copying import CopySettings, copy_plan
 from mastosync_dagster.transfer.settings import StorageSettings
@@ -25,6 +26,8 @@ from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mypy_boto3_s3 import S3Client
 
 # What a part alone needs is imported by that part: the copy knows neither Mastodon nor Dagster, and its memory is
 # measured without them.
@@ -43,7 +46,23 @@ def _storage(name: str, prefix: str) -> Storage:
         secret_access_key=variable("AWS_SECRET_ACCESS_KEY"),
         permission="public-read",
     )
-    return Storage(settings, lambda: boto3.client("s3"))
+    return Storage(settings, lambda: _boto3_client(settings))
+
+
+def _boto3_client(settings: StorageSettings) -> S3Client:
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key,
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=settings.max_connections,
+        ),
+    )
 
 
 def _sides() -> tuple[Storage, Storage]:
