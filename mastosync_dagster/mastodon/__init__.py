@@ -16,6 +16,7 @@ from mastosync_dagster.mastodon.queries import (
     walk_rows,
 )
 from mastosync_dagster.mastodon.schema import Schema, read_schema
+from mastosync_dagster.mastodon.sizes import TableSize, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Schema",
     "Selection",
     "StoredObject",
+    "TableSize",
     "changed_objects",
     "database_now",
     "id_boundaries",
@@ -47,5 +49,6 @@ __all__ = [
     "read_schema",
     "split_name",
     "stored_objects",
+    "table_size",
     "walk_rows",
 ]

@@ -1,0 +1,49 @@
+"""Objects and bytes are counted in the database as the rules for single rows count them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.mastodon import IdRange, Selection, TableSize, stored_objects, table_size
+from mastosync_dagster_tests.mastodon.cases import paperclip_cases
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
+
+ALL = IdRange(-(2**63), 2**63 - 1)
+MIB = 2**20
+
+
+@pytest.mark.parametrize("page_rows", [3, 1000])
+@pytest.mark.parametrize("table", ["media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads"])
+def test_it_counts_what_the_rules_for_a_row_say(own_mastodon: MastodonDatabase, table: str, page_rows: int) -> None:
+    schema = own_mastodon.schema()
+    own_mastodon.execute("DROP INDEX IF EXISTS index_site_uploads_on_var")
+    rows = {
+        case.row["id"]: case.row for case in paperclip_cases() if case.table == table and schema.has(table, *case.row)
+    }
+    own_mastodon.insert(table, *rows.values())
+    objects = [stored for row in own_mastodon.rows(Selection(table)) for stored in stored_objects(table, row)]
+
+    found = table_size(own_mastodon.connect, schema, table, [ALL], page_rows=page_rows)
+
+    assert found.rows == len(rows)
+    assert found.objects == len(objects)
+    assert found.originals == sum(stored.style == "original" for stored in objects)
+    assert found.bytes == sum(max(stored.size or 0, 0) for stored in objects)
+
+
+def test_only_the_ranges_count_and_large_ones_are_told_apart(mastodon: MastodonDatabase) -> None:
+    sizes = {1: 100, 2: 16 * MIB, 3: 16 * MIB + 1, 4: 50 * MIB, 5: None, 6: 7}
+    for row_id, size in sizes.items():
+        mastodon.insert(
+            "preview_cards", {"id": row_id, "image_file_name": "a.png" if row_id < 6 else None, "image_file_size": size}
+        )
+    found = table_size(mastodon.connect, mastodon.schema(), "preview_cards", [IdRange(1, 2), IdRange(4, 9)])
+    assert found == TableSize(rows=5, originals=4, objects=4, bytes=66 * MIB + 100, large=1, parts=10)
+
+
+def test_an_empty_range_is_nothing(mastodon: MastodonDatabase) -> None:
+    assert table_size(mastodon.connect, mastodon.schema(), "accounts", [ALL]) == TableSize()
