@@ -104,6 +104,7 @@ def items_of(
             remote=remote,
             again=stored.key in marks.again,
             turn=turned or stored.key in marks.turn,
+            size=stored.size,
         )
 
 

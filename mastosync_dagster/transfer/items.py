@@ -22,6 +22,8 @@ class Item:
         remote: It is a copy of another server's (a manifest column).
         again: To be copied whatever the listings say: somebody has looked closer than they do.
         turn: Found equal at the destination, it gets its ACL set: it was, or may have been, written with another.
+        size: Bytes that the caller knows it must have; None: unknown. Where the destination has that many and the
+            source has not, the destination's is the right one, and stays.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Item:
     remote: bool = False
     again: bool = False
     turn: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ _PROGRESS_SECONDS = 1.0
 _MD5_CHARACTERS = 32
 
 ONLY_AT_DESTINATION = "only at the destination"
+SOURCE_DIFFERS = "as long as the database says; the source has another length"
+NO_ACLS = "private in the database; the destination has no ACLs to keep it so"
 SOURCE_SILENT = "the source neither shows nor denies it"
 HARMLESS = "known to be harmless"
 
@@ -279,7 +281,11 @@ class _Planner:
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
         if there is not None and not item.again and self._equal(found, there):
-            self._present(item, target, found=found, there=there)
+            exposed = item.private and not self._has_acls
+            self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
+        elif there is not None and not item.again and item.size == there.size != found.size:
+            # Written at the destination after the switch, or damaged at the source since: not to be overwritten.
+            self._present(item, target, there=there, detail=SOURCE_DIFFERS)
         elif item.private and not self._take_private:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
         else:

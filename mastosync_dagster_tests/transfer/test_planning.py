@@ -17,7 +17,9 @@ from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import DECIDED, PlannedCopy, read_plan
 from mastosync_dagster.transfer.planning import (
     HARMLESS,
+    NO_ACLS,
     ONLY_AT_DESTINATION,
+    SOURCE_DIFFERS,
     SOURCE_SILENT,
     LookupStoppedError,
     PlanCounts,
@@ -132,6 +134,27 @@ def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world:
     ]
     # Whether the ETags are MD5s is asked once more, at the one that differs by its ETag alone.
     assert world.requests() == [{Kind.LIST: 2, Kind.HEAD: 1}, {Kind.LIST: 2, Kind.HEAD: 1}]
+
+
+def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world: World) -> None:
+    for name in ("right-there", "right-here", "unknown"):
+        world.at_source(key(name), body=b"cut")
+        world.at_destination(key(name), body=b"whole")
+    counts = world.plan(item("right-there", size=5), item("right-here", size=3), item("unknown"))
+    assert (counts.present, counts.to_copy) == (1, 2)
+    assert world.told() == [(key("right-there"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert {line.key for line in world.planned()} == {key("right-here"), key("unknown")}
+
+
+def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_told(world: World) -> None:
+    world.set_destination(permission="")
+    world.at_source(key("a"), key("b"))
+    world.at_destination(key("a"), key("b"))
+    world.plan(item("a", private=True), item("b"))
+    assert [(line.key, line.outcome, line.detail) for line in world.decided()] == [
+        (key("a"), Outcome.PRESENT, NO_ACLS),
+        (key("b"), Outcome.PRESENT, None),
+    ]
 
 
 def test_lines_tell_what_is_known_with_full_keys(world: World) -> None:
