@@ -77,7 +77,7 @@ def newest(world: World, group: str) -> list[ManifestLine]:
 def media_of(world: World, *, suspended: bool) -> tuple[int, int]:
     """Return an account that is, or is not, suspended and the most media of which are at the source, and how many."""
     here = Counter(each.row_id for each in world.instance.objects_of(MEDIA))
-    owners = execute(
+    owners: list[tuple[int, list[int]]] = execute(  # type: ignore[assignment]  # what the query selects
         world,
         "SELECT m.account_id, array_agg(m.id) FROM media_attachments m JOIN accounts a ON a.id = m.account_id"
         " LEFT JOIN statuses s ON s.id = m.status_id"
