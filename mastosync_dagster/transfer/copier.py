@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import ManifestLine
+from mastosync_dagster.transfer.onserver import RefusedError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.transfer.pool import patiently
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from mastosync_dagster.transfer.onserver import CopiesOnServer
     from mastosync_dagster.transfer.parts import ObjectsInParts
     from mastosync_dagster.transfer.planfile import PlannedCopy
     from mastosync_dagster.transfer.sides import Side
@@ -41,6 +43,7 @@ class Copier:
         destination: Where they go.
         whole: Copies those that fit in memory.
         parts: Copies the others.
+        on_server: Has them copied by the server, where both sides are one; None: they are two.
         lanes: Tells odd keys.
         end_run: Told an error that concerns more than one object.
         halt: Set when the run is to end.
@@ -53,6 +56,7 @@ class Copier:
         *,
         whole: WholeObjects,
         parts: ObjectsInParts,
+        on_server: CopiesOnServer | None,
         lanes: Lanes,
         end_run: Callable[[StorageError], None],
         halt: threading.Event,
@@ -61,6 +65,7 @@ class Copier:
         self._destination = destination
         self._whole = whole
         self._parts = parts
+        self._on_server = on_server
         self._lanes = lanes
         self._end_run = end_run
         self._halt = halt
@@ -80,10 +85,16 @@ class Copier:
         return self._first_found(line, self._copy_any)
 
     def _copy_whole(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
+        if self._on_server is not None:
+            with contextlib.suppress(RefusedError):
+                return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
         return self._whole.copy(source_key, key, line.size, private=line.private)
 
     def _copy_any(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         odd = self._lanes.is_odd(source_key) or self._lanes.is_odd(key)
+        if self._on_server is not None and not odd:
+            with contextlib.suppress(RefusedError):
+                return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
         if odd and (line.size is None or line.size <= self._whole.limit):
             with contextlib.suppress(TooLargeError):
                 return self._whole.copy(source_key, key, line.size, private=line.private, odd=True)

@@ -15,6 +15,7 @@ from mastosync_dagster.transfer.copier import Copier, failed
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.figures import CopyCounts, CopyProgress, Rate, SideCounts
 from mastosync_dagster.transfer.memory import stay_small
+from mastosync_dagster.transfer.onserver import CopiesOnServer
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.pace import Pace
 from mastosync_dagster.transfer.parts import ObjectsInParts
@@ -172,6 +173,7 @@ class _Run:
         self._left = 0
         self._all_done = threading.Event()
         self._rate = Rate()
+        self._on_server: CopiesOnServer | None = None
 
     def carry_out(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> CopyCounts:
         """Do everything."""
@@ -228,6 +230,8 @@ class _Run:
                 limit=self._limit,
                 halt=self._halt,
             )
+            if self._source.storage.same_server(self._destination.storage):
+                self._on_server = CopiesOnServer(self._source, self._destination, persistence)
         except StorageError as error:
             self._end_with(error)
             return None
@@ -237,6 +241,7 @@ class _Run:
             self._destination,
             whole=whole,
             parts=parts,
+            on_server=self._on_server,
             lanes=self._lanes,
             end_run=self._end_with,
             halt=self._halt,
@@ -348,6 +353,7 @@ class _Run:
             missing=missing,
             failed=failed_,
             bytes=size,
+            copied_on_server=0 if self._on_server is None else self._on_server.copied,
             seconds=time.monotonic() - self._started,
             source=SideCounts.of(self._source),
             destination=SideCounts.of(self._destination),

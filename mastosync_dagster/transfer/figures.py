@@ -88,6 +88,7 @@ class CopyCounts:
         missing: Objects that the source does not have.
         failed: Objects not copied, those not attempted included.
         bytes: Bytes copied.
+        copied_on_server: Objects of these that the server copied by itself: their bodies did not pass through here.
         seconds: Wall time.
         source: What it met at the source.
         destination: What it met at the destination.
@@ -99,6 +100,7 @@ class CopyCounts:
     missing: int
     failed: int
     bytes: int
+    copied_on_server: int
     seconds: float
     source: SideCounts
     destination: SideCounts
@@ -107,6 +109,8 @@ class CopyCounts:
     def figures(self) -> dict[str, int | float]:
         """Return what the sides bore, by name, for metadata."""
         figures: dict[str, int | float] = {}
+        if self.copied_on_server:
+            figures["copied_on_server"] = self.copied_on_server
         for name, side in (("source", self.source), ("destination", self.destination)):
             figures[f"{name}_window"] = side.window
             figures[f"{name}_window_lowest"] = side.lowest_window

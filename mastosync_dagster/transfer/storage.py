@@ -104,7 +104,7 @@ class Storage:
         self._make_client = boto3_client
         self._client: S3Client | None = None
         self._single_try_client: S3Client | None = None
-        self._stores: dict[tuple[str | None, int, float | None, float], S3Store] = {}
+        self._stores: dict[tuple[str | None, int, float | None, float, str | None], S3Store] = {}
         self._region: str | None = settings.region or None
         self._worked = False
         self._lock = threading.RLock()
@@ -180,21 +180,47 @@ class Storage:
             url = url._replace(netloc=f"{settings.bucket}.{url.netloc}")
         return url.geturl()
 
-    def _store(self, acl: str | None, *, retries: int, read_timeout: float | None, timeout: float) -> S3Store:
+    def _store(
+        self,
+        acl: str | None,
+        *,
+        retries: int,
+        read_timeout: float | None,
+        timeout: float,
+        copies_from: str | None = None,
+    ) -> S3Store:
         with self._lock:
-            kind = (acl, retries, read_timeout, timeout)
+            kind = (acl, retries, read_timeout, timeout, copies_from)
             if kind not in self._stores:
-                self._stores[kind] = self._open(acl, retries=retries, read_timeout=read_timeout, timeout=timeout)
+                self._stores[kind] = self._open(
+                    acl, retries=retries, read_timeout=read_timeout, timeout=timeout, copies_from=copies_from
+                )
             return self._stores[kind]
 
-    def _open(self, acl: str | None, *, retries: int, read_timeout: float | None, timeout: float) -> S3Store:
+    def _open(
+        self,
+        acl: str | None,
+        *,
+        retries: int,
+        read_timeout: float | None,
+        timeout: float,
+        copies_from: str | None,
+    ) -> S3Store:
         _limit_runtime()
         settings = self.settings
         endpoint = self._endpoint()
+        bucket_in_url = not settings.path_style
+        headers = {"x-amz-acl": acl} if acl else {}
+        if copies_from is not None:
+            # obstore knows one bucket for both ends of a copy. With the destination's written into the URL, as if it
+            # were in the host name, it names this one in the copy's source alone.
+            endpoint, bucket_in_url = (endpoint if bucket_in_url else f"{endpoint}/{settings.bucket}"), True
+            if settings.storage_class:
+                headers["x-amz-storage-class"] = settings.storage_class
         config: S3Config = {
             "aws_endpoint_url_s3": endpoint,
             "region": self.region,
-            "virtual_hosted_style_request": not settings.path_style,
+            "virtual_hosted_style_request": bucket_in_url,
             # The bodies are hashed anyway, against the ETags.
             "unsigned_payload": True,
             "skip_signature": False,
@@ -210,13 +236,13 @@ class Storage:
             client["allow_invalid_certificates"] = True
         elif settings.ca_file:
             client["root_certificate"] = self._certificates(settings.ca_file)
-        if acl:
-            # As a header of every request it is signed and takes effect; as an attribute it would silently become
+        if headers:
+            # As a header of every request the ACL is signed and takes effect; as an attribute it would silently become
             # user metadata.
-            client["default_headers"] = {"x-amz-acl": acl}
+            client["default_headers"] = headers
         try:
             return S3Store(
-                settings.bucket,
+                copies_from or settings.bucket,
                 config=config,
                 client_options=client,
                 retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
@@ -272,6 +298,24 @@ class Storage:
             acl = "private"
         timeout = self.settings.small_timeout if small else self.settings.upload_timeout
         return self._store(acl, retries=_PATIENT if retries else _AT_ONCE, read_timeout=None, timeout=timeout)
+
+    def copier(self, source: Storage, *, private: bool) -> S3Store:
+        """Return the obstore client for `obstore.copy` from another bucket (or prefix) of the same server.
+
+        It takes full keys, the source's as ``from_``. Objects get the ACL as by `store`, and the storage class.
+
+        Args:
+            source: The other side; see `same_server`.
+            private: For objects that must not be readable by everybody.
+        """
+        acl = self.settings.permission or None
+        return self._store(
+            "private" if acl and private else acl,
+            retries=_AT_ONCE,
+            read_timeout=None,
+            timeout=self.settings.upload_timeout,
+            copies_from=source.settings.bucket,
+        )
 
     def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes to write an object with, from those it was read with.
@@ -474,6 +518,14 @@ class Storage:
         if not is_plain_md5(answer["ETag"].strip('"')) or answer.get("SSECustomerAlgorithm"):
             return False
         return answer.get("ServerSideEncryption") in {None, "AES256"}
+
+    def same_server(self, other: Storage) -> bool:
+        """Tell whether two sides are one server under the same credentials, so that it can copy by itself."""
+        mine, theirs = (
+            (side.access_key_id, side.secret_access_key, side.session_token, side.profile)
+            for side in (self.settings, other.settings)
+        )
+        return self._place()[:2] == other._place()[:2] and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
         """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""

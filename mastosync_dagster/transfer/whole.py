@@ -29,11 +29,11 @@ class Copied(NamedTuple):
 
     Attributes:
         size: Bytes.
-        md5: MD5 of its body in hex.
+        md5: MD5 of its body in hex; None where the server copied it and does not say.
     """
 
     size: int
-    md5: str
+    md5: str | None
 
 
 class TooLargeError(Aside):

@@ -119,6 +119,25 @@ def test_objects_get_the_destinations_storage_class(transfer: Transfer, body: by
     assert reply.get("StorageClass") == storage_class
 
 
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("storage_class", [None, "STANDARD_IA"])
+def test_what_the_server_copies_by_itself_gets_the_same_permission_and_storage_class(
+    tmp_path: Path, transfer: Transfer, moto: S3Server, storage_class: str | None, *, private: bool
+) -> None:
+    client = boto3_client(moto)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    both = Transfer(tmp_path, Bucket(moto, name, client), transfer.destination, settings=transfer.settings)
+    both.destination_options = {"permission": "public-read", "storage_class": storage_class}
+    planned = both.put("a", b"body", ContentType="image/png", CacheControl="immutable", Metadata={"a": "b"})
+    counts, lines = both.run(planned._replace(private=private))
+    assert (lines[0].outcome, counts.copied_on_server) == (Outcome.COPIED, 1)
+    assert readable_by_everybody(both, "a") != private
+    reply = both.destination.client.get_object(Bucket=both.destination.name, Key="a")
+    assert (reply["ContentType"], reply["CacheControl"], reply["Metadata"]) == ("image/png", "immutable", {"a": "b"})
+    assert reply.get("StorageClass") == storage_class
+
+
 def test_the_etag_of_an_upload_in_parts_is_that_of_mastodons_own_upload(transfer: Transfer) -> None:
     """Mastodon uploads in parts of 5 MiB: the copy's ETag is the source's, which the next plan can compare."""
     transfer.run(transfer.put("a", LARGE))
