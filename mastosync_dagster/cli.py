@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
 FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
+_MEGABYTE = 1_000_000
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
 
 
 @contextlib.contextmanager
@@ -82,7 +85,7 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.argument("file_types", nargs=-1, required=True, type=click.Choice(FILE_TYPES), metavar="FILE_TYPE...")
 @click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to leave out first.")
-@click.option("--changed-since", metavar="T", help="Only rows changed after T, such as 2026-11-01T03:00:00Z.")
+@click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Objects in flight (default 64).")
 def sync(
     file_types: tuple[str, ...], limit: int | None, offset: int, changed_since: str | None, concurrency: int | None
@@ -110,6 +113,127 @@ def sync(
     with _instance() as instance:
         if not run_with_bar(Console(), instance, run_config):
             raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@click.option("--outcome", type=click.Choice(["missing", "failed"]), help="Only these; both by default.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="Default: table.")
+def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
+    """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
+
+    It reads the newest manifest of each range. With the database at hand it gives the tootctl commands that fetch
+    objects of other servers again.
+    """
+    from mastosync_dagster.commands.report import run_report
+
+    with _plain_errors(), _instance() as instance:
+        run_report(instance, file_types, outcome, form)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@_AS_JSON
+def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
+    """Show what is done and what is left of each file type.
+
+    Ranges, objects and megabytes done and left, and how far incremental runs have come: the watermark. Rows that no run
+    has read are counted in the database, which takes about a second for a hundred thousand of them.
+    """
+    from mastosync_dagster.console import status_json, status_lines
+    from mastosync_dagster.partitions import FileType
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.status import statuses
+
+    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    with _plain_errors(), _instance() as instance:
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+    if as_json:
+        click.echo(json.dumps([status_json(each) for each in found], indent=2))
+    else:
+        click.echo("\n".join(line for each in found for line in status_lines(each)))
+
+
+@main.command()
+@_AS_JSON
+def check(*, as_json: bool) -> None:
+    """Try every connection and permission that a run needs.
+
+    Writes, reads and deletes a small object of its own at the destination; nothing else is changed. Exit status 0 only
+    when nothing failed.
+    """
+    from mastosync_dagster.checkup import Verdict, check_everything
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+    lines = []
+    with _plain_errors():
+        for line in check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination()):
+            lines.append(line)
+            if not as_json:
+                colour = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.SKIPPED: "yellow"}[line.verdict]
+                click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {line.text}")
+    if as_json:
+        told = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
+        click.echo(json.dumps(told, indent=2))
+    if any(line.verdict is Verdict.FAILED for line in lines):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@click.option("--all", "everything", is_flag=True, help="All rows, and not only what is left.")
+@click.option(
+    "--prices", type=click.Path(path_type=Path), help="A table of prices, like mastosync_dagster/prices.yaml."
+)
+@click.option("--from", "source", default="free", help="Name in that table of where the objects are (default free).")
+@click.option("--to", "destination", default="free", help="Name in it of where they go (default free).")
+@click.option(
+    "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate in place of the measured."
+)
+@click.option("--megabytes-per-second", type=click.FloatRange(min=0, min_open=True), help="The same in 10^6 bytes.")
+@click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="A guess for each preview (40).")
+@_AS_JSON
+def estimate(
+    file_types: tuple[str, ...],
+    *,
+    everything: bool,
+    prices: Path | None,
+    source: str,
+    destination: str,
+    objects_per_second: float | None,
+    megabytes_per_second: float | None,
+    preview_kilobytes: int,
+    as_json: bool,
+) -> None:
+    """Estimate what the copy will take, without copying: objects, bytes, requests, cost, hours."""
+    from mastosync_dagster.console import estimate_lines
+    from mastosync_dagster.estimate import Rate, measured_rate, price_table
+    from mastosync_dagster.estimate import estimate as estimated
+    from mastosync_dagster.mastodon import TableSize
+    from mastosync_dagster.partitions import FileType
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.status import statuses, whole_tables
+
+    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    with _plain_errors(), _instance() as instance:
+        table = price_table(prices)
+        for name in (source, destination):
+            if name not in table:
+                raise click.ClickException(f"the price table has no {name}; it has {', '.join(table)}")
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+        size = (
+            whole_tables(MastodonDatabase(), asked) if everything else sum((each.left for each in found), TableSize())
+        )
+        measured = measured_rate(read for each in found for read in each.reads.values())
+    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * _MEGABYTE)
+    told = estimated(
+        size,
+        table[source],
+        table[destination],
+        given if objects_per_second or megabytes_per_second else measured,
+        preview_bytes=preview_kilobytes * 1000,
+    )
+    click.echo(json.dumps(told.numbers(), indent=2) if as_json else "\n".join(estimate_lines(told)))
 
 
 @main.command()

@@ -86,13 +86,18 @@ class Format:
         Raises:
             NotAManifestError: It is none, or of a newer version.
         """
-        names = [field.name for field in self.columns]
         with self.open(path) as file:
-            present = [name for name in names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=GROUP_LINES, columns=present, use_threads=False):
-                columns = {name: batch.column(name).to_pylist() for name in present}
-                nothing: list[None] = [None] * batch.num_rows
-                yield {name: columns.get(name, nothing) for name in names}
+            for batch in file.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+                yield self.values(batch)
+
+    def values(self, batch: pa.RecordBatch) -> dict[str, Sequence[Any]]:
+        """Return the values of each column of a batch. Columns that its file did not have yet are None."""
+        present = set(batch.schema.names)
+        nothing: list[None] = [None] * batch.num_rows
+        return {
+            field.name: batch.column(field.name).to_pylist() if field.name in present else nothing
+            for field in self.columns
+        }
 
 
 class Sink(Protocol):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["MANIFEST", "ManifestLine", "ManifestWriter", "NotAManifestError", "merge", "read_manifest"]
+__all__ = ["MANIFEST", "ManifestLine", "ManifestWriter", "NotAManifestError", "lines_of", "merge", "read_manifest"]
 
 MANIFEST = "manifest.parquet"
 
@@ -95,11 +95,18 @@ def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
     Raises:
         NotAManifestError: The file is none, or of a newer version.
     """
-    for values in FORMAT.read(path):
-        values["outcome"] = [Outcome(word) for word in values["outcome"]]
-        values["reason"] = [None if word is None else Reason(word) for word in values["reason"]]
-        values["refetched"] = [bool(value) for value in values["refetched"]]
-        yield list(map(ManifestLine._make, zip(*values.values(), strict=True)))
+    with FORMAT.open(path) as file:
+        for batch in file.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+            yield lines_of(batch)
+
+
+def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
+    """Return the lines of a batch of a manifest of any version."""
+    values = FORMAT.values(batch)
+    values["outcome"] = [Outcome(word) for word in values["outcome"]]
+    values["reason"] = [None if word is None else Reason(word) for word in values["reason"]]
+    values["refetched"] = [bool(value) for value in values["refetched"]]
+    return list(map(ManifestLine._make, zip(*values.values(), strict=True)))
 
 
 def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:

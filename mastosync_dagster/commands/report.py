@@ -1,0 +1,176 @@
+"""``mastosync report``: what is missing or failed over all ID ranges, and what can be done."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from mastosync_dagster.failures import PLAIN_ERRORS
+from mastosync_dagster.inventory import Inventory
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.mastodon import read_schema
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.remedies import Remedies
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.transfer.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import dagster as dg
+
+    from mastosync_dagster.inventory import Totals
+    from mastosync_dagster.remedies import Remedy
+
+_MEGABYTE = 1_000_000
+
+
+class _Form(Protocol):
+    """How the report looks. Lines are printed as they come, so that none is kept."""
+
+    def line(self, remedy: Remedy) -> None:
+        """Print one object."""
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        """Print the totals."""
+
+
+def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome: str | None, form: str) -> None:
+    """Print the report.
+
+    Args:
+        instance: Whose home may hold the manifests.
+        file_types: The file types; empty: all.
+        outcome: ``missing`` or ``failed``; None: both.
+        form: ``table``, ``csv`` or ``json``.
+
+    Raises:
+        Exception: A plain error (`failures.PLAIN_ERRORS`).
+    """
+    wanted = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
+    destination = S3Bucket.destination()
+    store = manifest_store(instance, destination)
+    totals: dict[str, Totals] = {}
+    with contextlib.ExitStack() as stack:
+        forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
+        printer = forms[form]()
+        remedies = _remedies(destination.settings().prefix, stack)
+        for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
+            inventory = Inventory(store, file_type)
+            for lines in inventory.lines(wanted):
+                for remedy in remedies.of(file_type.value, lines):
+                    printer.line(remedy)
+            totals[file_type.value] = inventory.totals
+        printer.end(totals)
+
+
+def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
+    """Open the database, if it can be reached: the manifests tell the rest without it."""
+    try:
+        connect = stack.enter_context(MastodonDatabase().session())
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection)
+    except PLAIN_ERRORS as error:
+        click.echo(f"without the database, so without commands for remote objects: {error}", err=True)
+        return Remedies(prefix)
+    return Remedies(prefix, connect, schema)
+
+
+def _fields(remedy: Remedy) -> dict[str, object]:
+    line = remedy.line
+    return {
+        "file_type": line.group,
+        "id": line.row_id,
+        "part": line.part,
+        "key": line.key,
+        "outcome": line.outcome.value,
+        "reason": line.reason.value if line.reason else None,
+        "detail": line.detail,
+        "remote": remedy.remote,
+        "command": remedy.command,
+        "what_to_do": remedy.words,
+    }
+
+
+def _printable(text: str) -> str:
+    """Keep what a file name may hold from commanding the terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+class _Table:
+    """For people: objects with what to do under each row's, and the totals at the end."""
+
+    def __init__(self) -> None:
+        self._before: tuple[str, int, str] | None = None
+
+    def line(self, remedy: Remedy) -> None:
+        line = remedy.line
+        remark = ": ".join(filter(None, [line.reason.value if line.reason else None, line.detail]))
+        told = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
+        what = remedy.command or remedy.words
+        # What helps one object of a row helps the others.
+        if self._before is not None and self._before != (line.group, line.row_id, what):
+            click.echo(_printable(f"    -> {self._before[2]}"))
+        self._before = (line.group, line.row_id, what)
+        click.echo(_printable(f"{told}  ({remark})" if remark else told))
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        if self._before is not None:
+            click.echo(_printable(f"    -> {self._before[2]}") + "\n")
+        names = [outcome.value for outcome in Outcome]
+        click.echo(f"{'file type':<20}{'manifests':>10}" + "".join(f"{name:>14}" for name in [*names, "MB copied"]))
+        for name, total in totals.items():
+            counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
+            click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / _MEGABYTE:>14,.1f}")
+
+
+class _Csv:
+    """For spreadsheets and scripts: a line an object, no totals."""
+
+    def __init__(self) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._begun = False
+
+    def _begin(self, names: Sequence[str]) -> None:
+        if not self._begun:
+            self._writer.writerow(names)
+            self._begun = True
+
+    def line(self, remedy: Remedy) -> None:
+        fields = _fields(remedy)
+        self._begin(list(fields))
+        self._writer.writerow(["" if value is None else value for value in fields.values()])
+
+    def end(self, totals: Mapping[str, Totals]) -> None:  # noqa: ARG002  (as every form)
+        self._begin(COLUMNS)
+
+
+class _Json:
+    """For scripts: one document, ``{"objects": [...], "totals": {...}}``."""
+
+    def __init__(self) -> None:
+        self._separator = '{"objects": ['
+
+    def line(self, remedy: Remedy) -> None:
+        click.echo(f"{self._separator}\n{json.dumps(_fields(remedy), ensure_ascii=False)}", nl=False)
+        self._separator = ","
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        told = {
+            name: {
+                "manifests": total.manifests,
+                **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
+                "bytes": total.bytes,
+            }
+            for name, total in totals.items()
+        }
+        opening = self._separator if self._separator != "," else ""
+        click.echo(f'{opening}\n], "totals": {json.dumps(told)}}}')
+
+
+COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")

@@ -1,0 +1,176 @@
+"""``mastosync report`` over the newest manifests: what is missing, what can be done, totals."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster import remedies
+from mastosync_dagster.cli import main
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.transfer.manifest_store import FolderManifests
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster_tests.integration.conftest import World
+
+
+def line(row_id: int, outcome: Outcome = Outcome.MISSING, **fields: object) -> ManifestLine:
+    key = f"accounts/avatars/000/000/{row_id:03d}/original/a.png"
+    reason = Reason.TIMEOUT if outcome is Outcome.FAILED else None
+    made = ManifestLine("accounts", row_id, "avatar/original", key, None, outcome, reason, None, 7, None, private=False)
+    return made._replace(**fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderManifests:
+    """A folder of manifests, and no database."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name, value in {
+        "DAGSTER_HOME": str(home),
+        "DESTINATION_S3_BUCKET": "destination",
+        "DATABASE_URL": "postgresql://nobody:x@127.0.0.1:1/none",
+        "MASTOSYNC_MANIFESTS": str(tmp_path / "manifests"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return FolderManifests(tmp_path / "manifests")
+
+
+def keep(store: FolderManifests, folder: Path, group: str, partition: str, run: str, *lines: ManifestLine) -> None:
+    with ManifestWriter(folder / "lines.parquet") as writer:
+        for each in lines:
+            writer.write(each)
+    store.write(folder / "lines.parquet", group, partition, run)
+
+
+def report(*arguments: str) -> str:
+    outcome = CliRunner().invoke(main, ["report", *arguments])
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.stdout
+
+
+def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: World) -> None:
+    world.register()
+    assert world.run("sync_changes").success
+    told = json.loads(report("--format", "json"))
+    lost = {each.key: each for each in world.instance.missing_of(*FileType)}
+    listed = {each["key"]: each for each in told["objects"]}
+    assert listed.keys() == lost.keys()
+    for file_type in FileType:
+        assert told["totals"][file_type.value]["missing"] == len(world.instance.missing_of(file_type))
+        assert told["totals"][file_type.value]["copied"] == len(world.instance.objects_of(file_type))
+    accounts = {row["id"]: row for row in world.instance.rows["accounts"]}
+    media = {row["id"]: row for row in world.instance.rows["media_attachments"]}
+    for key, each in listed.items():
+        row = {"accounts": accounts, "media_attachments": media}.get(each["file_type"], {}).get(each["id"], {})
+        if lost[key].harmless:
+            assert each["what_to_do"] == remedies.NOTHING_TO_DO
+        elif each["file_type"] == "accounts" and row.get("domain"):
+            assert each["command"] == f"tootctl accounts refresh {row['username']}@{row['domain']}"
+        elif each["file_type"] == "media_attachments" and row["remote_url"]:
+            assert each["command"] == f"tootctl media refresh --status {row['status_id']} --force"
+        elif each["remote"]:
+            assert each["what_to_do"] in {remedies.EMOJI, remedies.CARD}
+        else:
+            assert each["what_to_do"].startswith("lost")
+    for begins in ("tootctl accounts", "tootctl media"):
+        assert any(str(each["command"]).startswith(begins) for each in listed.values())
+
+
+def test_rows_that_have_gone_or_changed_need_nothing(world: World) -> None:
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"file_types": ["accounts"]}}}}).success
+    lost = {each.row_id for each in world.instance.missing_of("accounts") if not each.harmless}
+    first, second = sorted(lost)[:2]
+    with contextlib.closing(psycopg2.connect(world.database.url)) as admin, admin.cursor() as cursor:
+        cursor.execute("DELETE FROM accounts WHERE id = %s", (first,))
+        cursor.execute(
+            "UPDATE accounts SET avatar_file_name = 'n.png', header_file_name = 'n.png' WHERE id = %s", (second,)
+        )
+        admin.commit()
+    told = {each["id"]: each["what_to_do"] for each in json.loads(report("accounts", "--format", "json"))["objects"]}
+    assert (told[first], told[second]) == (remedies.ROW_GONE, remedies.ROW_CHANGED)
+
+
+def test_the_newest_word_about_every_row_counts_once(manifests: FolderManifests, tmp_path: Path) -> None:
+    present = Outcome.PRESENT
+    keep(manifests, tmp_path, "accounts", "1-5", "run-1", line(1), line(2))
+    keep(manifests, tmp_path, "sync_changes", "changes", "run-2", line(2), line(8), line(9), line(9, group="backups"))
+    keep(manifests, tmp_path, "accounts", "1-5", "run-3", line(1, present), line(2, remote=False))
+    keep(manifests, tmp_path, "sync_changes", "changes", "run-4", line(8, present), line(10, Outcome.FAILED))
+    told = json.loads(report("accounts", "--format", "json"))
+    assert [(each["id"], each["outcome"]) for each in told["objects"]] == [
+        (2, "missing"),
+        (10, "failed"),
+        (9, "missing"),
+    ]
+    assert told["totals"]["accounts"] == {
+        "manifests": 3, "copied": 0, "present": 2, "missing": 2, "failed": 1, "bytes": 0,
+    }  # fmt: skip
+
+
+def test_without_the_database_the_manifest_tells_what_is_lost(manifests: FolderManifests, tmp_path: Path) -> None:
+    keep(
+        manifests, tmp_path, "accounts", "1-5", "run",
+        line(1, remote=False), line(2, remote=True), line(3), line(4, Outcome.FAILED), line(5, Outcome.COPIED),
+    )  # fmt: skip
+    rows = {int(row["id"]): row for row in csv.DictReader(io.StringIO(report("--format", "csv")))}
+    assert rows.keys() == {1, 2, 3, 4}
+    assert rows[1]["what_to_do"].startswith("lost")
+    assert [rows[number]["what_to_do"] for number in (2, 3, 4)] == [
+        remedies.REMOTE, remedies.UNKNOWN, remedies.SYNC_AGAIN,
+    ]  # fmt: skip
+    assert rows[4]["reason"] == "timeout"
+    assert {row["id"] for row in csv.DictReader(io.StringIO(report("--outcome", "failed", "--format", "csv")))} == {"4"}
+    table = report("accounts")
+    assert "missing  accounts 1  avatar/original" in table
+    assert table.splitlines()[-1].split() == ["accounts", "1", "1", "0", "3", "1", "0.0"]
+
+
+def test_nothing_in_a_manifest_reaches_the_terminal_as_a_command(manifests: FolderManifests, tmp_path: Path) -> None:
+    keep(manifests, tmp_path, "accounts", "1-5", "run", line(1, key="a/\x1b]0;evil\x07.png"))
+    assert "\x1b" not in report("accounts")
+
+
+def test_an_empty_report_is_whole_in_every_form(manifests: FolderManifests) -> None:  # noqa: ARG001  (it sets the scene)
+    assert json.loads(report("--format", "json"))["objects"] == []
+    assert len(report("--format", "csv").splitlines()) == 1
+    assert "accounts" in report()
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from mastosync_dagster.inventory import Inventory
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.transfer.manifest_store import FolderManifests
+from mastosync_dagster.transfer.outcomes import Outcome
+inventory = Inventory(FolderManifests(Path(sys.argv[1])), FileType.ACCOUNTS)
+missing = sum(len(lines) for lines in inventory.lines([Outcome.MISSING]))
+print(missing, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
+    def peak(lines: int) -> int:
+        folder = tmp_path / str(lines)
+        folder.mkdir()
+        keep(FolderManifests(folder), folder, "accounts", "1-999", "run", *(line(1) for _ in range(lines)))
+        told = subprocess.run([sys.executable, "-c", _PEAK, str(folder)], capture_output=True, text=True, check=True)
+        missing, kilobytes = map(int, told.stdout.split())
+        assert missing == lines
+        return kilobytes
+
+    assert peak(150_000) < peak(5_000) + 12_000
