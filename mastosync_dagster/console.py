@@ -1,4 +1,4 @@
-"""A run of ``sync_changes`` in a terminal: a bar while it goes on, a table at its end, plain words if it fails."""
+"""What the commands show people in a terminal, and scripts with ``--json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import dagster as dg
     from rich.console import Console
 
+    from mastosync_dagster.estimate import Estimate
+    from mastosync_dagster.history import Watermark
     from mastosync_dagster.reports import Summary
+    from mastosync_dagster.status import Status
 
 _MEGABYTE = 1_000_000
 # Dagster's own lines on the terminal would tear the bar; they are in the UI all the same.
@@ -61,3 +64,55 @@ def _table(summary: Summary) -> Table:
         numbers = (f"{told[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
         table.add_row(group, *numbers, f"{told['bytes'] / _MEGABYTE:,.1f}")
     return table
+
+
+def status_lines(status: Status) -> list[str]:
+    """Return what people read about a file type."""
+    left, known = status.left, status.watermark
+    kinds = ("materialized", "failed", "running", "missing")
+    ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
+    done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
+    return [
+        status.file_type.value,
+        f"  ranges       {status.ranges:,}: {ranges}",
+        f"  objects      {status.objects_done:,} done, {left.objects:,} left",
+        f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
+        f"  incremental  {_incremental(known)}",
+    ]
+
+
+def _incremental(known: Watermark | None) -> str:
+    if known is None:
+        return "none yet"
+    return f"run {known.run_id}, watermark {known.moment.isoformat(' ', 'seconds')}"
+
+
+def status_json(status: Status) -> dict[str, object]:
+    """Return what scripts read about a file type."""
+    known = status.watermark
+    return {
+        "file_type": status.file_type.value,
+        "ranges": status.ranges,
+        "materialized": status.materialized,
+        "failed": status.failed,
+        "running": status.running,
+        "missing": status.missing,
+        "objects_done": status.objects_done,
+        "objects_left": status.left.objects,
+        "bytes_done": status.bytes_done,
+        "bytes_left": status.left.bytes,
+        "last_incremental": known.run_id if known else None,
+        "watermark": known.moment.isoformat() if known else None,
+    }
+
+
+def estimate_lines(told: Estimate) -> list[str]:
+    """Return what people read about what a copy will take."""
+    hours = "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives a rate"
+    return [
+        f"objects   {told.objects:,}",
+        f"size      {told.bytes / _MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
+        f"requests  {told.lists:,} list, {told.gets:,} get, {told.puts:,} put",
+        f"cost      {told.dollars:,.2f} US dollars for the copy, {told.dollars_a_month:,.2f} a month to keep it",
+        f"hours     {hours if told.hours is None else f'{told.hours:,.2f}, one run at a time'}",
+    ]

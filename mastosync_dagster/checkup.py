@@ -1,0 +1,271 @@
+"""``mastosync check``: every connection and permission that a run needs, tried. Nothing stays but what it found."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.environment import Environment
+from mastosync_dagster.failures import PLAIN_ERRORS
+from mastosync_dagster.mastodon import TABLES, database_now, read_schema
+from mastosync_dagster.mastodon.connection import short_transaction
+from mastosync_dagster.resources import MastodonDatabase, ensure_different
+from mastosync_dagster.transfer.access import is_public_permission
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+
+    from mastosync_dagster.resources import S3Bucket
+    from mastosync_dagster.transfer.storage import Storage
+
+_PROBE = "mastosync-check"
+_BODY = b"written by mastosync check; it may be deleted"
+_EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
+
+_LARGEST_SKEW = timedelta(minutes=5)
+"""Storages refuse signatures of clocks that differ by 15 minutes."""
+_FEWEST_CONNECTIONS = 2
+"""What one run needs at the same time."""
+
+
+class Verdict(str, Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was tried.
+
+    Attributes:
+        name: What.
+        verdict: How it ended.
+        text: What was found; where it failed, what to change.
+    """
+
+    name: str
+    verdict: Verdict
+    text: str
+
+
+class _Failed(Exception):  # noqa: N818  (it ends one check, and is no error of ours)
+    """A check failed; the message says what to change."""
+
+
+def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    """Try everything, and yield a line for each thing as it ends. What failed does not keep the rest from being tried.
+
+    Args:
+        database: Mastodon's database.
+        source: The bucket that is read.
+        destination: The bucket that is written.
+    """
+    yield from _check_database(database)
+    yield from _check_source(source)
+    yield _line("two places", lambda: _different(source, destination))
+    yield from _check_destination(destination)
+
+
+def _line(name: str, check: Callable[[], str]) -> Line:
+    try:
+        return Line(name, Verdict.OK, check())
+    except (*PLAIN_ERRORS, _Failed) as error:
+        return Line(name, Verdict.FAILED, str(error))
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def _check_database(database: MastodonDatabase) -> Iterator[Line]:
+    tunnel = database.ssh_tunnel_host or Environment.read().text(MastodonDatabase.VARIABLES["ssh_tunnel_host"])
+    with contextlib.ExitStack() as stack:
+        name = "tunnel" if tunnel else "database"
+        try:
+            connect = stack.enter_context(database.session())
+            if tunnel:
+                yield Line("tunnel", Verdict.OK, f"through {tunnel}")
+                name = "database"
+            connection = stack.enter_context(contextlib.closing(connect()))
+        except PLAIN_ERRORS as error:
+            yield Line(name, Verdict.FAILED, str(error))
+            yield Line("tables", Verdict.SKIPPED, f"without the {name}")
+            return
+        yield _line("database", lambda: _server(connection))
+        yield _line("tables", lambda: _tables(connection))
+        yield _line("connections", lambda: _connections(connection))
+        yield _line("database clock", lambda: _database_clock(connection))
+
+
+def _server(connection: Connection) -> str:
+    major, minor = divmod(connection.server_version, 10_000)
+    return f"{connection.info.dbname} at {connection.info.host}, PostgreSQL {major}.{minor}, as {connection.info.user}"
+
+
+def _tables(connection: Connection) -> str:
+    schema = read_schema(connection)
+    rows = [f"{name} ({len(schema.columns[name])} columns)" for name in TABLES if schema.has(name)]
+    return f"Mastodon {schema.guess_version()}, by its columns: {', '.join(rows)}"
+
+
+def _connections(connection: Connection) -> str:
+    with short_transaction(connection) as cursor:
+        cursor.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+            " - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+        )
+        ((free,),) = cursor.fetchall()
+    if free < _FEWEST_CONNECTIONS:
+        raise _Failed(
+            f"{free} connections are free, and a run needs {_FEWEST_CONNECTIONS}: raise max_connections of PostgreSQL,"
+            " or let DATABASE_URL or DB_HOST and DB_PORT name a pgbouncer"
+        )
+    return f"{free} are free; a run needs {_FEWEST_CONNECTIONS}"
+
+
+def _database_clock(connection: Connection) -> str:
+    # Nothing depends on it: moments are compared by the database's clock alone.
+    return _skew(database_now(connection))
+
+
+# --- the buckets -----------------------------------------------------------------------------------------------------
+
+
+def _different(source: S3Bucket, destination: S3Bucket) -> str:
+    ensure_different(source, destination)
+    return "source and destination are not the same"
+
+
+def _check_source(bucket: S3Bucket) -> Iterator[Line]:
+    listing = _line("source", lambda: _reach(bucket.storage()))
+    yield listing
+    if listing.verdict is not Verdict.OK:
+        yield Line("source read", Verdict.SKIPPED, "without the source")
+        return
+    yield _line("source read", lambda: _read(bucket.storage()))
+    yield _line("source clock", lambda: _clock(bucket.storage()))
+
+
+def _reach(storage: Storage) -> str:
+    settings = storage.settings
+    at = f"{settings.bucket} at {settings.endpoint_url or 'Amazon'}" + (
+        f", keys behind {settings.prefix}" if settings.prefix else ""
+    )
+    if storage.check():
+        return at
+    return f"{at}; it may not be listed, so each object is asked for: slower and dearer. ListBucket is what is missing"
+
+
+def _read(storage: Storage) -> str:
+    settings = storage.settings
+    try:
+        found = storage.client.list_objects_v2(Bucket=settings.bucket, Prefix=settings.prefix, MaxKeys=1)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
+        problem = storage.error(error)
+        return f"not tried: without listing, no object is known ({problem.reason.value})"
+    if not found.get("Contents"):
+        return "not tried: there is no object" + (f" behind {settings.prefix}" if settings.prefix else "")
+    key = found["Contents"][0]["Key"]
+    try:
+        answer = storage.client.get_object(Bucket=settings.bucket, Key=key)
+        with contextlib.closing(answer["Body"]) as body:
+            body.read(1)
+    except Exception as error:
+        raise storage.error(error, key) from error
+    return f"{key} was read"
+
+
+def _clock(storage: Storage) -> str:
+    try:
+        answer = storage.client.list_objects_v2(Bucket=storage.settings.bucket, Prefix=_PROBE, MaxKeys=1)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    except Exception as error:
+        raise storage.error(error) from error
+    if date is None:
+        return "it does not tell the time"
+    told = parsedate_to_datetime(date)
+    if abs(datetime.now(timezone.utc) - told) > _LARGEST_SKEW:
+        raise _Failed(f"{_skew(told)}: set this machine's clock (NTP), or its signatures will be refused")
+    return _skew(told)
+
+
+def _skew(told: datetime) -> str:
+    seconds = told.timestamp() - time.time()
+    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
+
+
+def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
+    reached = _line("destination", lambda: _reach(bucket.storage()))
+    yield reached
+    if reached.verdict is not Verdict.OK:
+        yield Line("destination write", Verdict.SKIPPED, "without the destination")
+        return
+    storage = bucket.storage()
+    yield _line("destination clock", lambda: _clock(storage))
+    kinds = {"public": False, "private": True} if storage.settings.permission else {"public": False}
+    for kind, private in kinds.items():
+        yield from _try_probe(storage, kind, private=private)
+
+
+def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
+    """Write an object, look at it and delete it."""
+    key = storage.full_key(f"{_PROBE}/{uuid.uuid4()}")
+    name = f"destination write ({kind})"
+    written = _line(name, lambda: _write(storage, key, private=private))
+    yield written
+    if written.verdict is not Verdict.OK:
+        # It may have been written, and not be readable.
+        with contextlib.suppress(_Failed):
+            _delete(storage, key)
+        return
+    yield _line(f"destination ACL ({kind})", lambda: _acl(storage, key, private=private))
+    yield _line(f"destination delete ({kind})", lambda: _delete(storage, key))
+
+
+def _write(storage: Storage, key: str, *, private: bool) -> str:
+    try:
+        storage.store(private=private).put(key, _BODY, attributes={"Content-Type": "text/plain"}, use_multipart=False)
+        found = bytes(storage.reader().get(key).bytes())
+    except Exception as error:
+        raise storage.error(error, key) from error
+    if found != _BODY:
+        raise _Failed(f"{key} was written, and something else was read back: is there a cache before the storage?")
+    return f"{key} was written and read back"
+
+
+def _acl(storage: Storage, key: str, *, private: bool) -> str:
+    permission = storage.settings.permission
+    if not permission:
+        return f"none is sent, since {storage.settings.variable('S3_PERMISSION')} is empty"
+    sent = "private" if private else permission
+    try:
+        answer = storage.single_try_client.get_object_acl(Bucket=storage.settings.bucket, Key=key)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
+        return f"{sent} was taken, and is not shown ({storage.error(error, key).reason.value})"
+    public = any(grant.get("Grantee", {}).get("URI") == _EVERYBODY for grant in answer.get("Grants", []))
+    if public != (not private and is_public_permission(permission)):
+        variable = storage.settings.variable("S3_PERMISSION")
+        raise _Failed(
+            f"{sent} was sent, and the object is readable by {'everybody' if public else 'nobody else'}: the bucket's"
+            f" own settings win over ACLs. Let it take ACLs, or set {variable} to an empty text"
+        )
+    return f"{sent}, as it was sent"
+
+
+def _delete(storage: Storage, key: str) -> str:
+    try:
+        storage.client.delete_object(Bucket=storage.settings.bucket, Key=key)
+    except Exception as error:
+        problem = storage.error(error, key)
+        raise _Failed(f"{problem}. {key} stays behind: delete it") from error
+    return f"{key} was deleted"

@@ -1,0 +1,141 @@
+"""What is done and what is left: ID ranges by Dagster's history, objects and bytes by the database."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mastosync_dagster.history import DATABASE_BYTES, place_of, range_reads, watermark
+from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, table_size
+from mastosync_dagster.partitions import FileType, range_key, registered_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mastosync_dagster.history import RangeRead, Watermark
+    from mastosync_dagster.mastodon import Connect
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+_LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is done and what is left of a file type.
+
+    Attributes:
+        file_type: The file type.
+        ranges: Registered ID ranges, each of which is exactly one of the four that follow.
+        materialized: Their last run has ended well.
+        failed: Their last run has failed.
+        running: A run is under way or waits.
+        missing: No run, or none into this destination.
+        objects_done: Objects that are at the destination, or of which a run has said that the source has lost them.
+        bytes_done: Of their originals, by the database.
+        left: What no run has taken yet.
+        reads: The latest materializations of the ranges, by key.
+        watermark: How far incremental runs have come; None: there was none.
+    """
+
+    file_type: FileType
+    ranges: int
+    materialized: int
+    failed: int
+    running: int
+    missing: int
+    objects_done: int
+    bytes_done: int
+    left: TableSize
+    reads: Mapping[str, RangeRead]
+    watermark: Watermark | None
+
+
+def statuses(
+    instance: dg.DagsterInstance,
+    database: MastodonDatabase,
+    destination: S3Bucket,
+    file_types: Sequence[FileType],
+) -> list[Status]:
+    """Return the status of each file type. Only rows that no range's run has read are counted in the database.
+
+    Raises:
+        SettingsError: A setting is missing or wrong.
+        ConnectionFailedError: The database cannot be reached.
+        DatabaseReadError: As `table_size`, and its other errors.
+    """
+    place = place_of(destination)
+    with database.session() as connect:
+        return [_status(instance, connect, place, file_type) for file_type in file_types]
+
+
+def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> TableSize:
+    """Count all rows of some tables. Raises as `statuses`."""
+    everything = [IdRange(_LOWEST_ID, _HIGHEST_ID)]
+    with database.session() as connect:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [file_type.value for file_type in file_types])
+        sizes = (table_size(connect, schema, file_type.value, everything) for file_type in file_types)
+        return sum(sizes, TableSize())
+
+
+def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_type: FileType) -> Status:
+    ranges = registered_ranges(instance, file_type)
+    reads, known = range_reads(instance, file_type, place), watermark(instance, file_type, place)
+    shown = _shown(instance, file_type, ranges)
+    counts = dict.fromkeys(("materialized", "failed", "running", "missing"), 0)
+    for ids in ranges:
+        counts[_kind(shown.get(range_key(ids)), read=range_key(ids) in reads)] += 1
+
+    unread = _together([ids for ids in ranges if range_key(ids) not in reads])
+    after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
+    tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
+    with contextlib.closing(connect()) as connection:
+        schema = read_schema(connection, [file_type.value])
+    unread_size = table_size(connect, schema, file_type.value, unread)
+    tail_size = table_size(connect, schema, file_type.value, tail)
+    # An incremental run has taken the tail; one over every row has taken all.
+    done = (unread_size + tail_size) if known and known.every_row else tail_size if known else TableSize()
+    left = TableSize() if known and known.every_row else unread_size if known else unread_size + tail_size
+    return Status(
+        file_type=file_type,
+        ranges=len(ranges),
+        objects_done=done.objects + sum(round(read.numbers.get("objects", 0)) for read in reads.values()),
+        bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
+        left=left,
+        reads=reads,
+        watermark=known,
+        **counts,
+    )
+
+
+def _shown(
+    instance: dg.DagsterInstance, file_type: FileType, ranges: Sequence[IdRange]
+) -> Mapping[str, dg.AssetPartitionStatus | None]:
+    """Return what the asset's page shows of each range."""
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        found = instance.get_status_by_partition(
+            dg.AssetKey(file_type.value), [range_key(ids) for ids in ranges], file_type.partitions
+        )
+    return found or {}
+
+
+def _kind(shown: dg.AssetPartitionStatus | None, *, read: bool) -> str:
+    if shown is dg.AssetPartitionStatus.IN_PROGRESS:
+        return "running"
+    if shown is dg.AssetPartitionStatus.FAILED:
+        return "failed"
+    return "materialized" if read else "missing"
+
+
+def _together(ranges: Sequence[IdRange]) -> list[IdRange]:
+    """Join ranges that follow each other: fewer queries."""
+    joined: list[IdRange] = []
+    for ids in sorted(ranges, key=lambda each: each.lo):
+        if joined and ids.lo == joined[-1].hi + 1:
+            joined[-1] = IdRange(joined[-1].lo, ids.hi)
+        else:
+            joined.append(ids)
+    return joined

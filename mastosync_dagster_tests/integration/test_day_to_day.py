@@ -1,0 +1,191 @@
+"""``mastosync status``, ``check`` and ``estimate`` against real servers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.demo.servers import free_port
+from mastosync_dagster.mastodon import stored_objects
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.integration.conftest import World
+
+
+def told(*arguments: str) -> Any:
+    outcome = CliRunner().invoke(main, [*arguments, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.output)
+
+
+def by_database(world: World, lo: int, hi: int) -> tuple[int, int]:
+    """Return the objects of accounts with these ids, and the bytes of their originals."""
+    objects = [
+        stored
+        for row in world.instance.rows["accounts"]
+        if lo <= int(str(row["id"])) <= hi
+        for stored in stored_objects("accounts", row)
+    ]
+    return len(objects), sum(stored.size or 0 for stored in objects)
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: World) -> None:
+    keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    everything = by_database(world, -(2**63), 2**63)
+    (fresh,) = told("status", "accounts")
+    assert (fresh["ranges"], fresh["missing"], fresh["materialized"], fresh["failed"]) == (len(keys), len(keys), 0, 0)
+    assert (fresh["objects_left"], fresh["bytes_left"], fresh["objects_done"]) == (*everything, 0)
+    assert fresh["watermark"] is None
+
+    assert world.run("sync_accounts", keys[0]).success
+    world.source_proxy.set_rules(Rule(Answer(400, "InvalidRequest"), kinds=frozenset({Kind.GET})))
+    assert not world.run("sync_accounts", keys[1]).success
+    world.source_proxy.set_rules()
+
+    (later,) = told("status", "accounts")
+    assert (later["materialized"], later["failed"], later["missing"]) == (1, 1, len(keys) - 2)
+    done = by_database(world, *map(int, keys[0].rsplit("-", 1)))
+    assert (later["objects_done"], later["bytes_done"]) == done
+    assert (later["objects_left"], later["bytes_left"]) == (everything[0] - done[0], everything[1] - done[1])
+
+
+def test_status_shows_the_last_incremental_run_and_its_watermark(world: World) -> None:
+    config = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "changed_since": "last"}}}}
+    result = world.run("sync_changes", config=config)
+    (found,) = told("status", "accounts")
+    assert found["last_incremental"] == result.run_id
+    assert found["objects_left"] == 0
+    outcome = CliRunner().invoke(main, ["status", "accounts"])
+    assert f"run {result.run_id}, watermark {found['watermark'][:10]}" in outcome.output
+
+
+def test_status_of_everything_is_short_enough_for_a_terminal(world: World) -> None:
+    world.register()
+    outcome = CliRunner().invoke(main, ["status"])
+    assert outcome.exit_code == 0
+    lines = outcome.output.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [file_type.value for file_type in FileType]
+    assert max(map(len, lines)) <= 100
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def test_check_tries_everything_and_leaves_nothing_behind(world: World) -> None:
+    lines = {line["name"]: line for line in told("check")}
+    assert {line["verdict"] for line in lines.values()} == {"ok"}
+    assert {
+        "database",
+        "tables",
+        "connections",
+        "database clock",
+        "source",
+        "source read",
+        "two places",
+        "destination",
+        "destination write (public)",
+        "destination ACL (public)",
+        "destination delete (public)",
+        "destination write (private)",
+    } <= lines.keys()
+    assert "Mastodon 4.6 or newer" in lines["tables"]["text"]
+    assert list_keys(world.destination.server, world.destination.name) == frozenset()
+    written = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
+    assert written
+    assert all(key.startswith("mastosync-check/") for key in written)
+    assert world.source_proxy.count(Kind.PUT, Kind.DELETE) == 0
+
+
+def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: World) -> None:
+    assert world_with_acls
+    lines = {line["name"]: line["text"] for line in told("check")}
+    assert lines["destination ACL (public)"] == "public-read, as it was sent"
+    assert lines["destination ACL (private)"] == "private, as it was sent"
+
+
+@pytest.mark.parametrize(
+    ("variables", "rule", "name", "says"),
+    [
+        ({"DATABASE_URL": "postgresql://x:y@127.0.0.1:{port}/z"}, None, "database", "DATABASE_URL"),
+        ({"S3_BUCKET": "absent"}, None, "source", "S3_BUCKET"),
+        ({"DESTINATION_AWS_SECRET_ACCESS_KEY": "wrong"}, None, "destination", "DESTINATION_AWS_SECRET_ACCESS_KEY"),
+        (
+            {},
+            Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT})),
+            "destination write (public)",
+            "destination",
+        ),
+        (
+            {},
+            Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})),
+            "destination delete (public)",
+            "stays behind",
+        ),
+    ],
+)
+def test_what_fails_says_what_to_change_and_the_rest_is_tried_all_the_same(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    rule: Rule | None,
+    name: str,
+    says: str,
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value.format(port=free_port()))
+    if rule is not None:
+        world.destination_proxy.set_rules(rule)
+    outcome = CliRunner().invoke(main, ["check", "--json"])
+    assert outcome.exit_code == 1
+    lines = {line["name"]: line for line in json.loads(outcome.output)}
+    assert lines[name]["verdict"] == "failed"
+    assert says in lines[name]["text"]
+    assert {"source", "destination"} <= lines.keys()
+    assert world.destination.server.secret_access_key not in outcome.output
+
+
+def test_a_database_that_is_full_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mastosync_dagster.checkup._FEWEST_CONNECTIONS", 1_000_000)
+    outcome = CliRunner().invoke(main, ["check"])
+    assert outcome.exit_code == 1
+    assert "raise max_connections" in outcome.output
+    assert world
+
+
+# --- estimate --------------------------------------------------------------------------------------------------------
+
+
+def test_estimate_counts_what_is_left_and_copies_nothing(world: World) -> None:
+    keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    everything, _ = by_database(world, -(2**63), 2**63)
+    before = told("estimate", "accounts", "--from", "amazon", "--to", "cloudflare")
+    assert before["objects"] == before["gets"] == everything
+    assert before["hours"] is None
+    assert world.requests() == {}
+
+    assert world.run("sync_accounts", keys[0]).success
+    done, _ = by_database(world, *map(int, keys[0].rsplit("-", 1)))
+    after = told("estimate", "accounts")
+    assert after["objects"] == everything - done
+    assert after["hours"] is not None  # by the rate of that run
+    assert told("estimate", "accounts", "--all")["objects"] == everything
+    assert told("estimate", "accounts", "--all", "--objects-per-second", "0.001")["hours"] == pytest.approx(
+        everything / 3.6, abs=0.01
+    )
+
+
+def test_an_unknown_provider_is_named_together_with_the_known_ones(world: World) -> None:
+    outcome = CliRunner().invoke(main, ["estimate", "--to", "nobody"])
+    assert outcome.exit_code == 1
+    assert "the price table has no nobody; it has free, amazon" in outcome.output
+    assert world
