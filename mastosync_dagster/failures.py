@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psycopg2
 
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, RowError
@@ -35,6 +38,8 @@ PLAIN_ERRORS = (
 )
 """Their messages are written for admins: one sentence or two, what to change, no secret."""
 
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
 
 @contextlib.contextmanager
 def plain_failures() -> Iterator[None]:
@@ -47,10 +52,20 @@ def plain_failures() -> Iterator[None]:
     except PLAIN_ERRORS as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
     except OSError as error:
-        # The disk is full or not writable: planning and reporting write to the run's folder.
-        if error.filename is None:
+        # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no
+        # file, and gives the system's error number alone.
+        if error.filename is None and error.errno not in _DISK_ERRORS:
             raise
+        where = error.filename or "the run's folder"
+        what = os.strerror(error.errno) if error.errno else error.strerror
         raise dg.Failure(
-            description=f"{error.filename}: {error.strerror}. Is the disk full, or DAGSTER_HOME not writable?",
+            description=f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?",
+            allow_retries=False,
+        ) from None
+    except psycopg2.Error as error:
+        # Before the first page: rows are read by a reader that connects again, and says so itself where that fails.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise dg.Failure(
+            description=f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?",
             allow_retries=False,
         ) from None

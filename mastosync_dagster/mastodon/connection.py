@@ -7,6 +7,9 @@ connection: no named cursors, no prepared statements, no session settings.
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,6 +37,8 @@ _WALK_THE_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan =
 _DO_NOT_COMPILE = "SET LOCAL jit = off; "
 _FIRST_WITH_JIT = 110000  # PostgreSQL 11
 
+_SILENCE_SECONDS = 25.0
+"""So long after its time limit a statement that was not answered counts as lost."""
 _APPLICATION_NAME = "mastosync"
 _FEWEST_ROWS = 100
 
@@ -73,6 +78,25 @@ def short_transaction(connection: Connection, statement_timeout_ms: int = STATEM
         connection: A connection that is in no transaction.
         statement_timeout_ms: PostgreSQL cancels a statement that runs longer.
     """
+    # The server's own limit helps nobody where the server, or the way to it, is silently gone.
+    deadline = threading.Timer(statement_timeout_ms / 1000 + _SILENCE_SECONDS, _hang_up, (connection,))
+    deadline.daemon = True
+    deadline.start()
+    try:
+        with _transaction(connection, statement_timeout_ms) as cursor:
+            yield cursor
+    finally:
+        deadline.cancel()
+
+
+def _hang_up(connection: Connection) -> None:
+    """Shut a connection's socket down: whoever waits for an answer gets an error at once."""
+    with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[Cursor]:
     # In autocommit mode psycopg2 leaves BEGIN and COMMIT to us: one round trip less, which counts through a tunnel.
     begin, commit = ("BEGIN; ", "COMMIT") if connection.autocommit else ("", None)
     with connection.cursor() as cursor:
@@ -122,6 +146,8 @@ class Reader:
         rows: The most rows that a query may read. Halved, for good, each time that a query takes too long.
         statement_timeout_ms: How long a query may take.
         retry_delays: Seconds to wait before each repetition of a query that failed for a reason that passes.
+        database: The database's name, where it has been reached before: a connection that fails is then no wrong
+            setting, and is tried again.
     """
 
     def __init__(
@@ -131,6 +157,7 @@ class Reader:
         rows: int,
         statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
         retry_delays: Sequence[float] = RETRY_DELAYS,
+        database: str = "",
     ) -> None:
         if rows < 1:
             raise ValueError(f"a query must read at least one row, not {rows}")
@@ -139,7 +166,8 @@ class Reader:
         self._statement_timeout_ms = statement_timeout_ms
         self._retry_delays = retry_delays
         self._connection: Connection | None = None
-        self._database = ""  # known once a connection was open
+        self._connected = False
+        self._database = database
 
     def fetch(self, query: sql.Composed, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Return all rows of a query; its parameter ``rows`` is how many rows of the table it may read.
@@ -147,13 +175,13 @@ class Reader:
         Raises:
             NotMastodonError: A table or column does not exist.
             DatabaseReadError: It failed again and again, or for a reason that does not pass.
-            Exception: What ``connect`` raised, the first time that it was called.
+            Exception: What ``connect`` raised the first time that it was called, of a database not reached before.
         """
         for delay in (*self._retry_delays, None):
             try:
                 connection = self._open()
             except Exception as error:  # the tunnel's errors are as welcome here as the driver's
-                if not self._database:
+                if not self._connected and not (self._database and _passes(error)):
                     raise
                 failure = error
             else:
@@ -189,6 +217,7 @@ class Reader:
             self._connection = self._connect()
             if not self._connection.autocommit:
                 self._connection.autocommit = True  # psycopg2's own matter; the server is not told
+            self._connected = True
             self._database = self._connection.info.dbname
         return self._connection
 
@@ -200,6 +229,11 @@ class Reader:
         # Of a connection that broke, psycopg2 sometimes raises the base class alone.
         if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not connection.closed:
             raise DatabaseReadError(f"Reading the database {self._database!r} failed: {_first_line(error)}") from error
+
+
+def _passes(error: Exception) -> bool:
+    """Tell whether a failure to connect may be one that passes."""
+    return isinstance(error, psycopg2.OperationalError) and not getattr(error, "permanent", False)
 
 
 def _first_line(error: BaseException) -> str:

@@ -136,7 +136,13 @@ def walk_rows(
         ValueError: ``page_rows`` is below 1.
     """
     schema.require([selection.table])
-    reader = Reader(connect, rows=page_rows, statement_timeout_ms=statement_timeout_ms, retry_delays=retry_delays)
+    reader = Reader(
+        connect,
+        rows=page_rows,
+        statement_timeout_ms=statement_timeout_ms,
+        retry_delays=retry_delays,
+        database=schema.database,
+    )
     return _walk(reader, schema, selection)
 
 

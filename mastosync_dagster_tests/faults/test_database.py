@@ -1,0 +1,165 @@
+"""The database goes away or changes while it is read: the run goes on where it was, or fails with one message."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.demo.comparison import compare
+from mastosync_dagster.mastodon import connection as reading
+from mastosync_dagster_tests.conftest import create_database, drop_database
+from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.ssh import PASSWORD, USER, ssh_server
+from mastosync_dagster_tests.support.tcp_proxy import TcpProxy, tcp_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster_tests.faults.world import Original, World
+
+SMALL_PAGES = {
+    "ops": {"plan_changes": {"config": {"page_rows": 20}}, "copy": {"config": {"concurrency": 16}}},
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A world whose database is behind a proxy.
+
+    Attributes:
+        world: The world.
+        proxy: Before the database.
+        database: The database, of the test's own.
+    """
+
+    world: World
+    proxy: TcpProxy
+    database: PostgresServer
+
+    def execute(self, statement: str) -> None:
+        """Change something in the database, past the proxy."""
+        with contextlib.closing(psycopg2.connect(self.database.url)) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(statement)
+
+    def check_complete(self) -> None:
+        """Run, and look whether all is there."""
+        assert self.world.run(config=SMALL_PAGES).success
+        compared = compare(self.world.destination.server, self.world.destination.name, self.world.original.expected)
+        assert compared.differences == ()
+
+
+@pytest.fixture
+def there(
+    some: Original, make_world: Callable[[Original], World], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reading]:
+    database = create_database(some.database, template=some.database.database)
+    with tcp_proxy(database.port) as proxy:
+        world = make_world(some)
+        monkeypatch.setenv("DATABASE_URL", replace(database, port=proxy.port).url)
+        yield Reading(world, proxy, database)
+    drop_database(database)
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], None], *, when: Callable[[], bool]) -> Iterator[None]:
+    """Do something in another thread as soon as a condition holds."""
+    over = threading.Event()
+
+    def wait_and_act() -> None:
+        while not when():
+            if over.wait(0.002):
+                return
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_connection_lost_in_the_middle_of_a_page_is_opened_again(there: Reading) -> None:
+    there.proxy.cut_after, there.proxy.cuts = 20_000, 1
+    there.check_complete()
+    assert there.proxy.cuts == 0
+
+
+def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) -> None:
+    def take_away() -> None:
+        with there.proxy.gone():
+            time.sleep(4)
+
+    with meanwhile(take_away, when=lambda: there.proxy.accepted >= 2):
+        there.check_complete()
+
+
+def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_SILENCE_SECONDS", 1.0)
+    with contextlib.closing(psycopg2.connect(replace(there.database, port=there.proxy.port).url)) as connection:
+        connection.autocommit = True
+        started = time.monotonic()
+        with (
+            there.proxy.stalled(),
+            pytest.raises(psycopg2.OperationalError),
+            reading.short_transaction(connection, 500) as cursor,
+        ):
+            cursor.execute("SELECT 1")
+        assert 1 <= time.monotonic() - started < 30
+
+
+def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> None:
+    there.execute(f'ALTER DATABASE "{there.database.database}" SET default_transaction_read_only = on')
+    there.check_complete()
+
+
+def test_a_lock_in_the_way_is_waited_for(there: Reading) -> None:
+    holder = psycopg2.connect(there.database.url)
+    with contextlib.closing(holder):
+        holder.cursor().execute("LOCK TABLE custom_emojis IN ACCESS EXCLUSIVE MODE")
+        release = threading.Timer(3, holder.rollback)
+        release.start()
+        there.check_complete()
+        release.join()
+
+
+def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_name(there: Reading) -> None:
+    there.execute("ALTER TABLE preview_cards ADD COLUMN something_new text")
+    there.check_complete()
+    there.execute("ALTER TABLE preview_cards DROP COLUMN image_file_name")
+    result = there.world.run(config=SMALL_PAGES)
+    assert "image_file_name" in failure_of(result)
+
+
+@pytest.mark.parametrize("when", ["before the first row", "in the middle"])
+def test_a_tunnel_that_drops_comes_back(
+    there: Reading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    with ssh_server() as ssh, tcp_proxy(ssh.port) as before_ssh:
+        known_hosts = tmp_path / "known_hosts"
+        known_hosts.write_text(ssh.known_hosts_line(name=f"[{ssh.host}]:{before_ssh.port}"))
+        for name, value in {
+            "SSH_TUNNEL_HOST": ssh.host,
+            "SSH_TUNNEL_PORT": str(before_ssh.port),
+            "SSH_TUNNEL_USER": USER,
+            "SSH_TUNNEL_PASSWORD": PASSWORD,
+            "SSH_TUNNEL_KNOWN_HOSTS": str(known_hosts),
+        }.items():
+            monkeypatch.setenv(name, value)
+        forwards = 1 if when == "before the first row" else 2
+        with meanwhile(before_ssh.drop, when=lambda: len(ssh.forwards) >= forwards):
+            result = there.world.run(config=SMALL_PAGES)
+        if not result.success:
+            assert "database" in failure_of(result)
+        there.check_complete()
+        assert ssh.forwards
