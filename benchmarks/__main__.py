@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -131,6 +132,7 @@ def _about(rows: dataset.Rows, database: PostgresServer, repetitions: int) -> di
         f" {sizes[len(sizes) // 2] / 1024:.0f} KB, mean {rows.bytes / len(sizes) / 1024:.0f} KB, 99 % below"
         f" {sizes[len(sizes) * 99 // 100] / 1024:,.0f} KB, largest {sizes[-1] / 1024:,.0f} KB",
         "Figures": f"medians of {repetitions} runs; the largest RSS of all",
+        "Other load when it began": f"{os.getloadavg()[1]:.1f} (mean number of processes that ran or wanted to)",
     }
 
 
