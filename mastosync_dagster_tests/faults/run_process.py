@@ -1,7 +1,7 @@
 """A process that forks runs: ``python -m mastosync_dagster_tests.faults.run_process``.
 
 Importing Dagster takes seconds, a fork none, so that dozens of runs can be killed in a short time. It reads lines of
-JSON from its standard input (variables of the environment) and runs every row of the four file types in a child each;
+JSON from its standard input (variables of the environment) and runs every row of all file types in a child each;
 it answers with the child's process id, and when the child has ended, with whether the run succeeded (null: killed).
 """
 

@@ -80,7 +80,7 @@ class Verdict:
 
 
 def carry_out(scenario: Scenario, world: World) -> Verdict:
-    """Run the four file types while the scenario's faults happen, until a run succeeds; then look, then run again."""
+    """Run all file types while the scenario's faults happen, until a run succeeds; then look, then run again."""
     started = time.monotonic()
     world.source_proxy.set_rules(*scenario.source)
     world.destination_proxy.set_rules(*scenario.destination)

@@ -14,6 +14,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.book import ExpectedObject, Instance
 from mastosync_dagster.demo.generator import CACHE_CONTROL
 from mastosync_dagster.demo.instance import build
+from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.proxy import Proxy
 
 MIB = 1024 * 1024
-TABLES = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
+TABLES = tuple(file_type.value for file_type in FileType)
 READ_SECONDS = 4.0
 """Long enough for a loaded machine, short enough for tests that wait for it."""
 FEW_THREADS = {"ops": {"copy": {"config": {"concurrency": 16}}}}
@@ -54,12 +55,12 @@ class Original:
 
     @property
     def expected(self) -> tuple[ExpectedObject, ...]:
-        """What a sync of the four file types must bring to the destination."""
+        """What a sync of all file types must bring to the destination."""
         return self.instance.objects_of(*TABLES)
 
     @property
     def lines(self) -> set[str]:
-        """The keys of which a manifest of the four file types must say something."""
+        """The keys of which a manifest of all file types must say something."""
         missing = {each.key for each in self.instance.missing_of(*TABLES)}
         return {each.key for each in self.expected} | missing
 
@@ -116,7 +117,7 @@ class World:
         partition: str | None = None,
         config: Mapping[str, object] = FEW_THREADS,
     ) -> dg.ExecuteInProcessResult:
-        """Run a job in this process; by default over every row of the four file types."""
+        """Run a job in this process; by default over every row of all file types."""
         return (
             build_definitions()
             .resolve_job_def(job)
