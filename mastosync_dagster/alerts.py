@@ -34,7 +34,9 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
     """
     run = context.dagster_run
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
-    about = " ".join(filter(None, [assets or run.job_name, run.tags.get("dagster/partition")]))
+    # A backfill's runs have a job of Dagster's own, which says nothing.
+    name = assets if run.job_name.startswith("__") and assets else run.job_name
+    about = " ".join(filter(None, [name, run.tags.get("dagster/partition")]))
     lines = [f"mastosync: {about} failed (run {run.run_id})"]
     for event in context.get_step_failure_events():
         failure = event.step_failure_data

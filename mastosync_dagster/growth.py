@@ -10,6 +10,8 @@ import dagster as dg
 
 # A schedule can request runs of one job alone, so that it hands new ranges to the backfill daemon, as the UI does.
 # Dagster has no public call for that; this one was tried on 1.13.
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 
 from mastosync_dagster.environment import rows_per_partition
@@ -66,17 +68,16 @@ def request_backfills(
         tags: Of their runs.
     """
     for file_type, keys in ranges.items():
-        backfill = PartitionBackfill.from_asset_partitions(
-            backfill_id=uuid.uuid4().hex[:8],
-            asset_graph=assets,
-            partition_names=keys,
-            asset_selection=[dg.AssetKey(file_type.value)],
-            backfill_timestamp=time.time(),
-            tags=tags,
-            dynamic_partitions_store=instance,
-            all_partitions=False,
-            title=title,
-            description=None,
-            run_config=None,
-        )
+        wanted = {AssetKeyPartitionKey(dg.AssetKey(file_type.value), key) for key in keys}
+        with dg.partition_loading_context(dynamic_partitions_store=instance):
+            backfill = PartitionBackfill.from_asset_graph_subset(
+                backfill_id=uuid.uuid4().hex[:8],
+                backfill_timestamp=time.time(),
+                tags=tags,
+                dynamic_partitions_store=instance,
+                asset_graph_subset=AssetGraphSubset.from_asset_partition_set(wanted, assets),
+                title=title,
+                description=None,
+                run_config=None,
+            )
         instance.add_backfill(backfill)

@@ -5,8 +5,10 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from pydantic import Field
 
 from mastosync_dagster.environment import keep_runs_days
@@ -33,22 +35,36 @@ def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> N
     instance = context.instance
     with plain_failures():
         days = config.days or keep_runs_days()
-    cutoff = datetime.now(timezone.utc) - timedelta(days=days)
-    kept = runs_to_keep(instance)
-    old = [
-        record.dagster_run.run_id
-        for record in _records(instance, dg.RunsFilter(statuses=_FINISHED, updated_before=cutoff))
-        if record.dagster_run.run_id not in kept and not _belongs_to_open_backfill(instance, record.dagster_run)
-    ]
+    old = old_runs(instance, datetime.now(timezone.utc) - timedelta(days=days))
     due = time.monotonic() + _PROGRESS_SECONDS
     for number, run_id in enumerate(old):
-        instance.delete_run(run_id)
-        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        delete_run(instance, run_id)
         if time.monotonic() >= due:
             due = time.monotonic() + _PROGRESS_SECONDS
             context.log.info("%s of %s runs deleted", f"{number + 1:,}", f"{len(old):,}")
     context.log.info("%s runs deleted that ended more than %s days ago", f"{len(old):,}", days)
     context.add_output_metadata({"deleted": len(old)})
+
+
+def old_runs(instance: dg.DagsterInstance, before: datetime) -> list[str]:
+    """Return the runs that ended before a moment and that nobody asks for any more."""
+    kept = runs_to_keep(instance)
+    return [
+        record.dagster_run.run_id
+        for record in _records(instance, dg.RunsFilter(statuses=_FINISHED, updated_before=before))
+        if record.dagster_run.run_id not in kept and not _belongs_to_open_backfill(instance, record.dagster_run)
+    ]
+
+
+def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete a run's record, its event log, its steps' output and what they have stored."""
+    instance.delete_run(run_id)
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        # Dagster empties a run's own file, which does not make it smaller, and leaves it.
+        for end in ("", "-wal", "-shm"):
+            Path(f"{storage.path_for_shard(run_id)}{end}").unlink(missing_ok=True)
 
 
 def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:

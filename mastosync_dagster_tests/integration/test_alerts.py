@@ -1,0 +1,148 @@
+"""A failed run is told to a webhook: a real server on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster import alerts
+from mastosync_dagster.alerts import AlertError, tell
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.sensors import alert_on_failure
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster_tests.integration.conftest import World
+
+
+class Webhook:
+    """An incoming webhook.
+
+    Attributes:
+        url: Its secret address.
+        told: What it was told.
+        answers: Statuses of the next answers; 200 after them.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        self.url = ""
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[Webhook]:
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status = webhook.answers.pop(0) if webhook.answers else 200
+                if status == 200:
+                    webhook.told.append(json.loads(body))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            self.url = f"http://127.0.0.1:{server.server_port}/services/s3cr3t"
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    monkeypatch.setattr(alerts, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Webhook().serve() as served:
+        yield served
+
+
+def failed_context(world: World, result: dg.ExecuteInProcessResult) -> Any:
+    """Return what Dagster gives to a run-failure sensor."""
+    record = next(event for event in result.all_events if event.event_type is dg.DagsterEventType.RUN_FAILURE)
+    run = world.dagster.get_run_by_id(result.run_id)
+    assert run is not None
+    return dg.build_run_status_sensor_context(
+        sensor_name="alert_on_failure", dagster_event=record, dagster_instance=world.dagster, dagster_run=run
+    ).for_run_failure()
+
+
+def test_the_message_names_the_range_the_counts_and_the_first_reasons(
+    world: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
+    key = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS][0]
+    world.source_proxy.set_rules(Rule(Answer(400, "InvalidRequest"), kinds=frozenset({Kind.GET}), times=2))
+    result = world.run("sync_accounts", key)
+    assert not result.success
+
+    alert_on_failure(failed_context(world, result))
+
+    (told,) = webhook.told
+    text = told["text"]
+    assert text.startswith(f"mastosync: sync_accounts {key} failed (run {result.run_id})")
+    assert "2 of " in text
+    assert "2 failed" in text
+    assert text.count("unexpected: accounts/") + text.count("unexpected: cache/accounts/") == 2
+    assert world.source.server.secret_access_key not in text
+    assert webhook.url not in text
+
+
+def test_a_run_that_could_not_begin_says_what_to_change(
+    world: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
+    monkeypatch.setenv("S3_BUCKET", "absent")
+    result = world.run("sync_changes")
+    alert_on_failure(failed_context(world, result))
+    text = webhook.told[0]["text"]
+    assert text.startswith("mastosync: sync_changes failed")
+    assert "S3_BUCKET" in text
+
+
+def test_without_a_webhook_nobody_is_told_and_the_tick_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_BUCKET", "absent")
+    result = world.run("sync_changes")
+    skipped = alert_on_failure(failed_context(world, result))
+    assert isinstance(skipped, dg.SkipReason)
+    assert "MASTOSYNC_ALERT_WEBHOOK is not set" in (skipped.skip_message or "")
+
+
+def test_a_webhook_that_stumbles_is_told_again(webhook: Webhook) -> None:
+    webhook.answers = [500, 503]
+    tell(webhook.url, "hello")
+    assert webhook.told == [{"text": "hello"}]
+
+
+def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(webhook: Webhook) -> None:
+    webhook.answers = [404] * 3
+    with pytest.raises(
+        AlertError, match="MASTOSYNC_ALERT_WEBHOOK was not told of the failed run: it answers 404"
+    ) as told:
+        tell(webhook.url, "hello")
+    assert "s3cr3t" not in str(told.value)
+    with pytest.raises(AlertError, match="cannot be reached"):
+        tell("http://127.0.0.1:1/s3cr3t", "hello")
+
+
+@pytest.mark.parametrize("url", ["hooks.example.com/x", "file:///etc/passwd", "https://"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="MASTOSYNC_ALERT_WEBHOOK"):
+        tell(url, "hello")

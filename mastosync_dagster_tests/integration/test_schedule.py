@@ -1,0 +1,128 @@
+"""The schedule of the night and the sensor: what they register and request, when they do not, and when the night is."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.environment import Environment, SettingsError
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.schedules import NIGHT, Nightly
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.integration.life import Life
+
+ACCOUNTS = FileType.ACCOUNTS
+
+
+def grow_by_a_range(life: Life) -> None:
+    life.world.register()
+    life.set_rows_per_partition(3)
+    for _ in range(7):
+        life.living.sign_up()
+
+
+def test_the_night_registers_full_ranges_has_them_run_and_requests_one_incremental_run(life: Life) -> None:
+    grow_by_a_range(life)
+    before = life.world.dagster.get_dynamic_partitions("accounts_ids")
+
+    tick = life.tick()
+
+    assert tick.run_requests
+    (request,) = tick.run_requests
+    assert request.run_config == {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
+    assert request.tags[NIGHT] == "changes"
+    new = life.world.dagster.get_dynamic_partitions("accounts_ids")[len(before) :]
+    assert len(new) == 2  # the seventh row stays in the tail
+    (backfill,) = life.world.dagster.get_backfills(status=BulkActionStatus.REQUESTED)
+    assert backfill.asset_selection == [dg.AssetKey("accounts")]
+    assert backfill.tags[NIGHT] == "range"
+    assert backfill.asset_backfill_data is not None
+    wanted = backfill.asset_backfill_data.target_subset.get_partitions_subset(dg.AssetKey("accounts"))
+    assert set(wanted.get_partition_keys()) == set(new)
+
+    # Evaluated again, the same night asks for no range twice.
+    assert life.tick().run_requests
+    assert len(life.world.dagster.get_backfills(status=BulkActionStatus.REQUESTED)) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "skipped"),
+    [
+        ("sync_changes", dg.DagsterRunStatus.STARTED, True),
+        ("sync_changes", dg.DagsterRunStatus.CANCELING, True),
+        ("__ASSET_JOB", dg.DagsterRunStatus.STARTED, True),
+        ("sync_changes", dg.DagsterRunStatus.CANCELED, False),
+        ("sync_changes", dg.DagsterRunStatus.FAILURE, False),
+    ],
+)
+def test_a_night_is_skipped_with_a_reason_while_the_one_before_goes_on(
+    life: Life, job: str, status: dg.DagsterRunStatus, *, skipped: bool
+) -> None:
+    run = dg.DagsterRun(job_name=job, run_id=str(uuid.uuid4()), status=status, tags={NIGHT: "changes"})
+    life.world.dagster.add_run(run)
+    tick = life.tick()
+    assert bool(tick.run_requests) is not skipped
+    if skipped:
+        assert f"its run {run.run_id} of {job} is {status.value.lower()}" in (tick.skip_message or "")
+
+
+def test_a_database_that_does_not_answer_is_the_runs_matter_so_that_somebody_hears_of_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:x@127.0.0.1:1/nowhere")
+    assert life.tick().run_requests
+
+
+def test_the_sensor_registers_the_same_and_requests_a_run_each(life: Life) -> None:
+    grow_by_a_range(life)
+    before = life.world.dagster.get_dynamic_partitions("accounts_ids")
+    definitions = build_definitions()
+    sensor = definitions.resolve_sensor_def("new_ranges")
+
+    def evaluate() -> dg.SensorResult | object:
+        with (
+            dg.build_sensor_context(
+                instance=life.world.dagster,
+                repository_def=definitions.get_repository_def(),
+                resources={"mastodon_db": MastodonDatabase()},
+            ) as context,
+            dg.partition_loading_context(dynamic_partitions_store=life.world.dagster),
+        ):
+            return sensor.evaluate_tick(context)
+
+    requests = evaluate().run_requests  # type: ignore[attr-defined]
+    new = life.world.dagster.get_dynamic_partitions("accounts_ids")[len(before) :]
+    assert [(request.job_name, request.partition_key) for request in requests] == [
+        ("sync_accounts", key) for key in new
+    ]
+    assert evaluate().skip_message == "No table has grown by a whole range."  # type: ignore[attr-defined]
+
+
+def test_the_night_is_when_the_environment_says() -> None:
+    assert Nightly.read(Environment.read({})) == Nightly("0 3 * * *", "UTC")
+    variables = {"MASTOSYNC_NIGHTLY_CRON": "15 2 * * 1-5", "MASTOSYNC_NIGHTLY_TIMEZONE": "Europe/Berlin"}
+    nightly = Nightly.read(Environment.read(variables))
+    schedule = build_definitions(nightly=nightly).resolve_schedule_def("nightly_incremental")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("15 2 * * 1-5", "Europe/Berlin")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MASTOSYNC_NIGHTLY_CRON", "at three"),
+        ("MASTOSYNC_NIGHTLY_CRON", "0 3 * *"),
+        ("MASTOSYNC_NIGHTLY_TIMEZONE", "Berlin"),
+        ("MASTOSYNC_NIGHTLY_TIMEZONE", "../etc"),
+    ],
+)
+def test_a_time_that_is_none_is_refused_by_the_variables_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Nightly.read(Environment.read({name: value}))
