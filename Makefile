@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-ui test lint format bench bench-growth lock clean
+.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -24,6 +24,12 @@ demo-ui: $(STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-
 
 test: $(STAMP) ## Run the tests against real servers on this machine
 	$(BIN)/pytest
+
+faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
+	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak"
+
+soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
+	$(BIN)/pytest mastosync_dagster_tests/faults -m soak
 
 lint: $(STAMP) ## Style, docstrings and types
 	$(BIN)/ruff check .

@@ -1,0 +1,61 @@
+"""Half an hour of runs with faults: neither memory nor descriptors grow."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.faults.scenarios import MIXED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mastosync_dagster_tests.faults.world import Original, World
+
+MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
+MIB = 1024 * 1024
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_memory_and_descriptors_stay_flat(
+    thousand: Original,
+    make_world: Callable[[Original], World],
+    tell: Callable[[object], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world(thousand)
+    world.source_proxy.set_rules(*MIXED.source)
+    world.destination_proxy.set_rules(*MIXED.destination)
+    process = psutil.Process()
+    started = told = time.monotonic()
+    resident: list[float] = []
+    descriptors: list[int] = []
+    while not resident or time.monotonic() - started < MINUTES * 60:
+        destination = create_bucket(world.destination.server)
+        monkeypatch.setenv("DESTINATION_S3_BUCKET", destination.name)
+        replace(world, destination=destination).run()
+        # What the proxies remember of requests is the test's own.
+        world.source_proxy.forget()
+        world.destination_proxy.forget()
+        world.source_proxy.set_rules(*MIXED.source)
+        world.destination_proxy.set_rules(*MIXED.destination)
+        resident.append(process.memory_info().rss / MIB)
+        descriptors.append(process.num_fds())
+        if time.monotonic() - told >= 60 or len(resident) == 1:
+            told = time.monotonic()
+            injected = world.source_proxy.injected + world.destination_proxy.injected
+            tell(
+                f"{(told - started) / 60:5.1f} min {len(resident):>4} runs {injected:>6,} faults"
+                f" {resident[-1]:>6.0f} MB {descriptors[-1]:>4} descriptors"
+            )
+    third = max(1, len(resident) // 3)
+    # The first third fills caches and pools.
+    assert max(resident[-third:]) <= max(resident[:third]) * 1.15 + 20, resident
+    assert max(descriptors[-third:]) <= max(descriptors[:third]) + 20, descriptors
