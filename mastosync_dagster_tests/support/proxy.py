@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _START_SECONDS = 10.0
+_LAST_CONNECTIONS_SECONDS = 0.02
 _SUBRESOURCES = frozenset({"acl", "attributes", "location", "policy", "tagging", "versioning", "versions"})
 
 
@@ -405,13 +406,18 @@ class Proxy:
             if task is not None:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            await _Connection(self, reader, writer, self._upstream).run()
+            try:
+                await _Connection(self, reader, writer, self._upstream).run()
+            finally:
+                writer.transport.abort()
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_HEAD_LIMIT, backlog=1024)
         self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         started()
         await stop.wait()
         server.close()
+        # A task that is cancelled before it has begun closes nothing: let those of the last connections begin.
+        await asyncio.sleep(_LAST_CONNECTIONS_SECONDS)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
