@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,7 +15,8 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.history import place_of, watermark
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster_tests.support.proxy import Kind
+from mastosync_dagster.transfer.manifest import read_manifest
+from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 DAY = timedelta(hours=24)
 MINUTE = timedelta(minutes=1)
-WRITES = (Kind.PUT, Kind.CREATE_UPLOAD)
 
 
 @dataclass
@@ -36,7 +37,6 @@ class Life:
     living: LivingInstance
     set_rows_per_partition: Callable[[int], None]
     definitions: dg.Definitions = field(default_factory=build_definitions)
-    copied: Counter[str] = field(default_factory=Counter)
 
     def copy_everything(self) -> None:
         """Register and run the ranges of all file types: the history before the first night."""
@@ -127,12 +127,17 @@ class Life:
             *(f"{key} was never in a row" for key in found.keys() - self.living.written.keys()),
         ]
 
-    def forget(self) -> None:
-        """Count requests from now on; who was written to the destination stays known."""
-        self.copied.update(request.key for request in self.world.destination_proxy.requests if request.kind in WRITES)
-        self.world.forget()
-
     def copied_too_often(self) -> dict[str, int]:
-        """Return the objects that were written to the destination more often than at the source, and how often."""
-        self.forget()
-        return {key: count for key, count in self.copied.items() if count > self.living.written[key]}
+        """Return the objects that runs have copied more often than they were written at the source, and how often.
+
+        By the manifests of all runs: a request that a server has failed and that is repeated is no second copy.
+        """
+        manifests = Path(self.world.environment["DAGSTER_HOME"], "manifests").rglob("*.parquet")
+        copied = Counter(
+            line.key
+            for file in manifests
+            for lines in read_manifest(file)
+            for line in lines
+            if line.outcome is Outcome.COPIED
+        )
+        return {key: count for key, count in copied.items() if count > self.living.written[key]}

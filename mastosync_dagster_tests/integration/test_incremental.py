@@ -216,7 +216,7 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
     assert mark(life) == before
     living.pass_time(HOUR)
     living.sign_up()
-    life.forget()
+    life.world.forget()
 
     assert changes(life, {"changed_since": "last"}).success
 
@@ -233,7 +233,7 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life) -
     living.pass_time(HOUR)
     other = dg.DagsterRun(job_name="sync_accounts", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED)
     life.world.dagster.add_run(other)
-    life.forget()
+    life.world.forget()
     assert changes(life, {"changed_since": "last"}).success
     assert life.world.requests()[Kind.HEAD] == 4
 
@@ -241,7 +241,7 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life) -
     life.world.dagster.add_run_tags(other.run_id, {read_until_tag(ACCOUNTS): living.now.isoformat()})
     living.pass_time(HOUR)
     living.sign_up()
-    life.forget()
+    life.world.forget()
     assert changes(life, {"changed_since": "last"}).success
     assert life.world.requests() == {Kind.GET: 2, Kind.PUT: 2}
 

@@ -48,7 +48,7 @@ def _nights_one_to_four(life: Life) -> None:
     arrived = living.sign_up()
     living.add_emoji()
     living.change_avatar(an_old_account(life))
-    life.forget()
+    life.world.forget()
     assert life.night().success
     assert life.differences() == []
     assert set(life.watermarks()) == {file_type.value for file_type in FileType}
@@ -56,7 +56,7 @@ def _nights_one_to_four(life: Life) -> None:
 
     # 2: nothing happens, and nobody is asked anything.
     life.day()
-    life.forget()
+    life.world.forget()
     assert life.night().success
     assert world.requests() == {}
 
@@ -167,3 +167,4 @@ def cancelled(life: Life) -> None:
     world.destination_proxy.set_rules()
     (run,) = world.dagster.get_runs(dg.RunsFilter(job_name="sync_changes"), limit=1)
     assert run.status in {dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE}
+    assert (home / "manifests" / "sync_changes" / "changes" / f"{run.run_id}.parquet").exists()
