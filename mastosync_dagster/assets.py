@@ -17,6 +17,8 @@ DESCRIPTIONS: Mapping[FileType, str] = {
     FileType.ACCOUNTS: "Avatars and headers.",
     FileType.CUSTOM_EMOJIS: "Custom emoji, with their static pictures.",
     FileType.PREVIEW_CARDS: "Pictures of link previews.",
+    FileType.SITE_UPLOADS: "The instance's own pictures: thumbnail, icons, mascot. A few rows, one ID range.",
+    FileType.BACKUPS: "Archives that people have asked for; private. Few rows, one ID range.",
 }
 
 

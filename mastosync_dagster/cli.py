@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
+FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups")
 _MEGABYTE = 1_000_000
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
 
@@ -64,8 +64,8 @@ def main() -> None:
 def ranges(file_types: tuple[str, ...]) -> None:
     """Register ID ranges up to now, and print them.
 
-    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards; all by default. Ranges that are registered
-    stay as they are; new rows become new ranges behind them.
+    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default. Ranges
+    that are registered stay as they are; new rows become new ranges behind them.
     """
     from mastosync_dagster.environment import rows_per_partition
     from mastosync_dagster.partitions import FileType, range_key, register_ranges, registered_ranges

@@ -387,10 +387,15 @@ class _Report:
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
         return dg.AssetObservation(table, metadata=metadata)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an object failed, or a permanent error stopped the run."""
+        return bool(self.summary.total.outcomes[Outcome.FAILED] or self.copied.stopped)
+
     def raise_if_failed(self) -> None:
         """Raise the failure that ends a run in which an object failed, or which a permanent error stopped."""
-        stopped = self.copied.stopped
-        if self.summary.total.outcomes[Outcome.FAILED] or stopped:
+        if self.has_failed:
+            stopped = self.copied.stopped
             raise dg.Failure(
                 description=reports.failure_text(self.summary, str(stopped) if stopped else None),
                 metadata={
@@ -431,12 +436,16 @@ def report(
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
-    """End a run of one ID range: the asset check, then the materialization, or a failure if an object failed."""
+    """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures():
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
-    yield reports.check_result(told.summary, copied.planned.scope.name)
-    told.raise_if_failed()
+    check = reports.check_result(told.summary, copied.planned.scope.name)
+    if told.has_failed:
+        yield check
+        told.raise_if_failed()
+    # The materialization first: the UI shows a check as evaluated where it is about the newest one.
     yield dg.Output(None, output_name="result", metadata=told.metadata())
+    yield check
 
 
 @dg.op(description="Write the manifest, count, and note on each asset what was done for it.")

@@ -27,6 +27,8 @@ class FileType(str, Enum):
     ACCOUNTS = "accounts"
     CUSTOM_EMOJIS = "custom_emojis"
     PREVIEW_CARDS = "preview_cards"
+    SITE_UPLOADS = "site_uploads"
+    BACKUPS = "backups"
 
     @property
     def partitions_name(self) -> str:

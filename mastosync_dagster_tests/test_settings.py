@@ -58,7 +58,7 @@ def test_a_selection_per_file_type_carries_the_bounds_and_begins_ten_minutes_ear
 
 
 def test_all_rows_of_all_file_types_by_default() -> None:
-    tables = ["media_attachments", "accounts", "custom_emojis", "preview_cards"]
+    tables = ["media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"]
     assert [share.selection for share in shares(ChangesConfig())] == [Selection(table) for table in tables]
 
 

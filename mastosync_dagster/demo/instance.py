@@ -72,7 +72,7 @@ def build(
 def grow(
     connection: Connection, server: S3Server, bucket: str, instance: Instance, *, rows: int, now: datetime
 ) -> Instance:
-    """Add rows of the four file types and their objects, as a day in an instance's life does.
+    """Add rows and their objects to the tables that grow, as a day in an instance's life does.
 
     Args:
         connection: To the instance's database; the work is committed.
@@ -86,7 +86,7 @@ def grow(
         The new rows and objects alone.
     """
     generator = Generator(len(instance.objects), instance.key_prefix, instance)
-    for table in ("accounts", *FILE_TYPES):
+    for table in ("accounts", *_SHARES):
         if table not in generator.rows:
             common = [case for case in CASES if case.table == table and case.weight and case.ids is Ids.NEW]
             weights = [case.weight for case in common]

@@ -47,6 +47,9 @@ _FOREIGN = {
     "http_proxy": "http://127.0.0.1:1",
 }
 
+GROWING = ("media_attachments", "accounts", "custom_emojis", "preview_cards")
+"""Tables of more than one ID range, which get rows while the demo runs."""
+
 
 @dataclass
 class _Demo:
@@ -134,7 +137,7 @@ def _ask(url: str, query: str, *, until: str) -> str:
         time.sleep(0.2)
 
 
-def test_the_demo_syncs_four_file_types_and_finds_all_as_expected(tmp_path: Path) -> None:
+def test_the_demo_syncs_every_file_type_and_finds_all_as_expected(tmp_path: Path) -> None:
     with _demo(tmp_path) as demo:
         assert demo.end() == 0, demo.output
         checked = re.search(r"checked: ([\d,]+) objects equal, 0 differ", demo.output)
@@ -150,7 +153,7 @@ def test_the_demo_syncs_four_file_types_and_finds_all_as_expected(tmp_path: Path
             assert (present, failed) == (0, 0)
             assert copied + missing == objects > 0
             assert missing > 0
-            assert ranges > 1
+            assert (ranges > 1) is (file_type in GROWING)
             assert rows > ranges
         assert "make demo-ui" in demo.output
         assert demo.survivors() == []
@@ -177,7 +180,7 @@ def test_the_ui_serves_until_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
         nodes = json.loads(_ask(url, stats, until="numMaterialized"))["data"]["assetNodes"]
         by_name = {node["assetKey"]["path"][0]: node for node in nodes}
         assert set(FILE_TYPES) <= by_name.keys()
-        for node in (by_name[name] for name in FILE_TYPES):  # there is something to do for a second backfill
+        for node in (by_name[name] for name in GROWING):  # there is something to do for a second backfill
             assert node["partitionStats"]["numPartitions"] > node["partitionStats"]["numMaterialized"] > 1
             assert node["partitionStats"]["numFailed"] == 0
         assert demo.end_by(signal.SIGINT) == 0, demo.output

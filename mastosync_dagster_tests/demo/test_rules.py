@@ -31,7 +31,7 @@ def test_the_rules_derive_from_the_database_what_the_generator_wrote_down(
     lost = {each.key: each for each in instance.missing}
     names = defaultdict(str, {(case[0], row_id): case[1] for case, ids in instance.cases.items() for row_id in ids})
     derived: set[str] = set()
-    for table in (*FILE_TYPES, "site_uploads", "backups"):
+    for table in FILE_TYPES:
         for page in walk_rows(
             lambda: psycopg2.connect(database.url), schema, Selection(table=table), page_rows=page_rows
         ):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
+FEW_ROWS = [FileType.SITE_UPLOADS.value, FileType.BACKUPS.value]
 
 
 def execute(world: World, query: str, *parameters: object) -> list[tuple[object, ...]]:
@@ -77,14 +78,17 @@ def newest(world: World, group: str) -> list[ManifestLine]:
 def media_of(world: World, *, suspended: bool) -> tuple[int, int]:
     """Return an account that is, or is not, suspended and the most media of which are at the source, and how many."""
     here = Counter(each.row_id for each in world.instance.objects_of(MEDIA))
-    owners: list[tuple[int, list[int]]] = execute(  # type: ignore[assignment]  # what the query selects
+    owners: Counter[int] = Counter()
+    for account, row_id in execute(
         world,
-        "SELECT m.account_id, array_agg(m.id) FROM media_attachments m JOIN accounts a ON a.id = m.account_id"
-        " LEFT JOIN statuses s ON s.id = m.status_id"
-        " WHERE (a.suspended_at IS NOT NULL) = %s AND s.deleted_at IS NULL GROUP BY 1",
+        "SELECT m.account_id, m.id FROM media_attachments m JOIN accounts a ON a.id = m.account_id"
+        " LEFT JOIN statuses s ON s.id = m.status_id WHERE (a.suspended_at IS NOT NULL) = %s AND s.deleted_at IS NULL",
         suspended,
-    )
-    return max(((account, sum(here[row] for row in rows)) for account, rows in owners), key=lambda found: found[1])
+    ):
+        assert isinstance(account, int)
+        assert isinstance(row_id, int)
+        owners[account] += here[row_id]
+    return owners.most_common(1)[0]
 
 
 def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(synced_with_acls: World) -> None:
@@ -196,3 +200,13 @@ def test_without_a_policy_every_object_gets_the_permission(one_range: World) -> 
     assert sync_media(one_range).success
     turned = {line.row_id for line in newest(one_range, MEDIA.value) if line.detail == MADE_PRIVATE}
     assert turned == {each.row_id for each in one_range.instance.objects_of(MEDIA) if each.private}
+
+
+def test_archives_of_people_are_private_and_site_uploads_public(world_with_acls: World) -> None:
+    world = world_with_acls
+    result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"file_types": FEW_ROWS}}}})
+    assert result.success
+    assert world.compare(*FEW_ROWS).differences == ()
+    for each in world.instance.objects_of(*FEW_ROWS):
+        status = anonymous_status(world.destination.server, world.destination.name, each.key)
+        assert status == (403 if each.table == "backups" else 200), each.key

@@ -198,3 +198,12 @@ def test_dagster_job_execute_and_asset_materialize_run_one_range(world: World) -
     assert materialized.returncode == 0, materialized.stderr
     done = world.dagster.get_materialized_partitions(dg.AssetKey("accounts"))
     assert done == set(keys[:2])
+
+
+def test_the_check_is_about_the_materialization_of_its_own_run(world: World) -> None:
+    (key, *_) = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    for _ in range(2):
+        result = world.run("sync_accounts", key)
+        (check,) = result.get_asset_check_evaluations()
+        assert check.target_materialization_data is not None
+        assert check.target_materialization_data.run_id == result.run_id
