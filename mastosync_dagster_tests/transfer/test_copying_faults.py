@@ -65,7 +65,7 @@ def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) 
         faulty = Faulty(tmp_path, source_bucket, destination_bucket, settings=replace(FAST, large_object_mb=8))
         faulty.at_source = stack.enter_context(s3_proxy(source_bucket.server.endpoint))
         faulty.at_destination = stack.enter_context(s3_proxy(destination_bucket.server.endpoint))
-        short = {"read_timeout": 1.0, "download_timeout": 2.0, "upload_timeout": 2.0}
+        short = {"read_timeout": 1.0, "small_timeout": 2.0, "download_timeout": 2.0, "upload_timeout": 2.0}
         faulty.source_options = {"endpoint": faulty.at_source.endpoint, **short}
         faulty.destination_options = {"endpoint": faulty.at_destination.endpoint, **short}
         yield faulty

