@@ -166,11 +166,12 @@ def test_what_others_left_in_a_poolers_session_does_not_matter(hundred: Mastodon
 
     def poisoned() -> Connection:
         connection = hundred.connect()
+        connection.autocommit = True  # a COMMIT of its own would be under the time-out too
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT set_config('search_path', '', false); SET statement_timeout = 1; SET timezone = 'Asia/Tokyo'"
+                "SELECT set_config('search_path', '', false); SET timezone = 'Asia/Tokyo'; SET statement_timeout = 1"
             )
-        connection.commit()
+        connection.autocommit = False
         return connection
 
     with contextlib.closing(poisoned()) as connection:
