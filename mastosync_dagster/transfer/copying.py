@@ -183,6 +183,7 @@ class _Run:
                 self._all_done.set()
             else:
                 self._start_workers()
+            self._pace.begin()
             next_progress = time.monotonic() + _PROGRESS_SECONDS
             while not self._all_done.wait(_TICK_SECONDS):
                 if stop.is_set() or self._halt.is_set() or self._writer.error is not None:

@@ -15,7 +15,7 @@ _DISTANT = 0.015
 """Seconds an object takes a worker from which on its time is the network's and the servers': all of them then help."""
 _PERHAPS_NEAR = 0.030
 """Seconds an object takes one of all workers below which a few might do: it may be each other that they wait for."""
-_FIRST_SECONDS = 0.2
+_FIRST_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _EVERY_SECONDS = 10.0
 """A look at the other number of workers, every so often: half a second of it."""
@@ -40,11 +40,11 @@ class Pace:
         self.size = min(self._few, maximum)
         self._looking = False
         self._rate_before = 0.0
-        self._begin(0)
+        self.begin()
         self._next_look = self._since + _EVERY_SECONDS
 
-    def _begin(self, done: int) -> None:
-        """Begin to measure."""
+    def begin(self, done: int = 0) -> None:
+        """Begin to measure: the workers start now, or have done so many objects by now."""
         self._since = self._clock()
         self._done = done
 
@@ -61,7 +61,7 @@ class Pace:
             self._decide(rate)
         else:
             self._stay_or_look(rate)
-        self._begin(done)
+        self.begin(done)
         return self.size != before
 
     def _stay_or_look(self, rate: float) -> None:
