@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import dagster as dg
+from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
 from mastosync_dagster.environment import concurrency
@@ -32,8 +33,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
         f"a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00; {LAST!r} is the last incremental run"
     )
     try:
-        # Python 3.10 knows no Z.
-        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace("z", "+00:00"))
+        moment = isoparse(text.strip())
     except ValueError:
         raise InvalidMomentError(f"changed_since is {text!r}, which is not a moment: {form}") from None
     if moment.tzinfo is None:

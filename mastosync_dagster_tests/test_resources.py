@@ -103,7 +103,7 @@ def test_everything_but_the_bucket_may_be_unset() -> None:
         ({**ENDPOINT, "S3_OVERRIDE_PATH_STYLE": "true"}, False),
     ],
 )
-def test_path_style_is_chosen_as_mastodon_chooses_it(variables: dict[str, str], path_style: bool) -> None:  # noqa: FBT001
+def test_path_style_is_chosen_as_mastodon_chooses_it(variables: dict[str, str], path_style: bool) -> None:  # noqa: FBT001  (pytest's)
     environment = Environment.read(variables)
     assert S3Bucket.source().settings(environment).path_style is path_style
     assert S3Bucket(path_style=not path_style).settings(environment).path_style is not path_style

@@ -79,7 +79,7 @@ class RunsProcess:
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None  # noqa: S101  (it was started with pipes)
-        assert stdout is not None  # noqa: S101
+        assert stdout is not None  # noqa: S101  (as above)
         with contextlib.suppress(BrokenPipeError):
             stdin.write(f"{command}\n".encode())
             stdin.flush()

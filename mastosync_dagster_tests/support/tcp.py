@@ -47,7 +47,7 @@ class Vanishing:
                 self._start(self._pump, client, server, False)
                 self._start(self._pump, server, client, True)
 
-    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:  # noqa: FBT001
+    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:  # noqa: FBT001  (a thread's argument)
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 if counted:

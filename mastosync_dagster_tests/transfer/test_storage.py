@@ -21,8 +21,8 @@ from mastosync_dagster.transfer.storage import (
     StorageSettings,
     _folder,
     addressable,
-    is_plain_md5,
 )
+from mastosync_dagster.transfer.verify import is_md5
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
@@ -231,7 +231,7 @@ def test_an_etag_is_no_md5_where_objects_have_a_key_of_their_own(
     ],
 )
 def test_the_form_of_an_md5(*, etag: str | None, plain: bool) -> None:
-    assert is_plain_md5(etag) is plain
+    assert is_md5(etag) is plain
 
 
 # How it is reached
