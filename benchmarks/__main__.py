@@ -15,6 +15,7 @@ from benchmarks import bars, cases, ceiling, dataset, growth, network, report
 from benchmarks.bench import Bench
 from benchmarks.results import Results
 from benchmarks.servers import Kind
+from mastosync_dagster.demo.processes import stop_requests
 from mastosync_dagster.demo.servers import postgres, rclone_binary
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main() -> None:
         if not network.leave_the_network() and any(arguments.delays):
             results.notes.append("everything with a delay: it takes root to make a network namespace")
             arguments.delays = [0]
-        with postgres() as database:
+        with stop_requests(), postgres() as database:
             bench = Bench(database, arguments.folder / "bin", results, file, arguments.repetitions)
             _measure(bench, arguments)
     (arguments.folder / "results.md").write_text(report.markdown(results))
