@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.contenders import RCLONE_CAREFUL, RCLONE_FIRST, Boto3Loop, Engine, Planning, Rclone, WholeRun
+from benchmarks.contenders import RCLONE_FIRST, RCLONE_LOOKS, Boto3Loop, Engine, Planning, Rclone, WholeRun
 from benchmarks.network import ETHERNET_PACKET
 from benchmarks.servers import Kind, remove
 
@@ -51,7 +51,7 @@ def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
         WholeRun(),
         Engine(),
         Rclone(RCLONE_FIRST),
-        Rclone(RCLONE_CAREFUL, name="rclone, its own checks"),
+        Rclone(RCLONE_LOOKS, name="rclone, looking first"),
         Boto3Loop(),
     ]
     with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
@@ -93,10 +93,10 @@ def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
     contenders: list[Contender] = [
         WholeRun(),
         Planning(),
-        Rclone(RCLONE_CAREFUL),
+        Rclone(RCLONE_LOOKS),
         Rclone(("--checksum", "--fast-list"), name="rclone, whole bucket, --checksum --fast-list", files=False),
     ]
-    updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_CAREFUL))
+    updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_LOOKS))
     new = [body.key for body in rows.bodies[-round(len(rows.bodies) * NEW_SHARE) :]]
     with (
         bench.place(delay_ms) as place,

@@ -27,9 +27,9 @@ ROOT = Path(__file__).parent.parent
 RCLONE_FIRST = ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-head-object")
 """What rclone's documentation offers for a first copy: no look at the destination, no HEAD before a GET or after a PUT.
 Headers and metadata are kept all the same (each run is checked for that)."""
-RCLONE_CAREFUL = ("--no-traverse",)
-"""What it does by itself, which is also right for a repetition: a HEAD on each side tells size and time, and on a first
-copy another one looks at what was written."""
+RCLONE_LOOKS = ("--no-traverse", "--s3-no-head")
+"""What is right for a repetition too, as mastosync's run is: a HEAD on each side tells size and time, and what is there
+is not copied again. No HEAD after a PUT: the answer to the PUT is believed, as mastosync believes it."""
 
 
 @dataclass(frozen=True)
