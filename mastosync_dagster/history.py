@@ -158,9 +158,9 @@ def new_after(
     tag = read_until_tag(file_type)
     lately = datetime.now(timezone.utc) - _LONGEST_PLANNING
     for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS), updated_after=lately)):
-        if run.run_id != run_id and copies(run, file_type) and tag not in run.tags:
+        if run.run_id != run_id and copies(run, file_type) and run.tags.get(tag, "").partition("|")[2] != run.run_id:
             return None
-    reads = [value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values]
+    reads = [value.partition("|")[0] for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values]
     return max([known.moment, *map(datetime.fromisoformat, reads)]) + OVERLAP
 
 
@@ -172,9 +172,13 @@ def read_until_tag(file_type: FileType) -> str:
     return f"mastosync/{file_type.value}-read-until"
 
 
-def read_until_tags(tables: Iterable[str], moment: datetime) -> dict[str, str]:
-    """Return the tags of a run that has read these tables until a moment."""
-    return {read_until_tag(FileType(table)): moment.isoformat(timespec="microseconds") for table in tables}
+def read_until_tags(tables: Iterable[str], moment: datetime, run_id: str) -> dict[str, str]:
+    """Return the tags of a run that has read these tables until a moment.
+
+    They name the run too: one that is started once more has the tags of the first one, and has yet to read.
+    """
+    value = f"{moment.isoformat(timespec='microseconds')}|{run_id}"
+    return {read_until_tag(FileType(table)): value for table in tables}
 
 
 def copies(run: dg.DagsterRun, file_type: FileType) -> bool:

@@ -63,12 +63,14 @@ class Scope:
         partition: The ID range's key, or `CHANGES`.
         selections: The rows, a selection per table.
         claims: What the run's success says of the tables.
+        place: The destination that the claims are about.
     """
 
     name: str
     partition: str
     selections: tuple[Selection, ...]
     claims: tuple[Claim, ...] = ()
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _make_plan(
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
     read_until = read_at + timedelta(seconds=time.monotonic() - reading)
-    tags = read_until_tags((selection.table for selection in scope.selections), read_until)
+    tags = read_until_tags((selection.table for selection in scope.selections), read_until, context.run_id)
     context.instance.add_run_tags(context.run_id, tags)
     context.log.info(
         f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
@@ -267,13 +269,15 @@ def plan_changes(
     """Plan the rows that the config selects, of several file types."""
 
     def scope_at(now: datetime) -> Scope:
-        shares = config.shares(context.instance, place_of(destination), now)
+        place = place_of(destination)
+        shares = config.shares(context.instance, place, now)
         context.log.info("; ".join(share.why for share in shares))
         return Scope(
             name=context.job_name,
             partition=CHANGES,
             selections=tuple(share.selection for share in shares),
             claims=tuple(share.claim for share in shares if share.claim),
+            place=place,
         )
 
     with plain_failures():
@@ -380,7 +384,9 @@ class _Report:
         metadata: dict[str, dg.RawMetadataValue] = {**reports.counts(tally), **self.read()}
         if selection.changed_since is not None:
             metadata["changed_since"] = dg.MetadataValue.timestamp(selection.changed_since)
-        claims = {claim.table: claim for claim in self.copied.planned.scope.claims}
+        scope = self.copied.planned.scope
+        # Re-executed from failure into another bucket, the run takes the rows that the first one lacked.
+        claims = {claim.table: claim for claim in scope.claims if scope.place == self.place}
         # A file type whose objects all have a good end is done, whatever becomes of the others.
         if table in claims and not tally.outcomes[Outcome.FAILED] and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)

@@ -15,8 +15,11 @@ from mastosync_dagster.privacy import Privacy
 from mastosync_dagster.transfer.copying import CopySettings
 
 
+_EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
 class InvalidMomentError(ValueError):
-    """A text that is no moment in time, or one without a time zone, or in the future."""
+    """A text that is no moment in time, or one without a time zone, in the future or absurdly early."""
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
@@ -40,6 +43,8 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
         raise InvalidMomentError(f"changed_since is {text!r}, which has no time zone: {form}")
     if moment > now:
         raise InvalidMomentError(f"changed_since is {text!r}, which lies in the future")
+    if moment < _EARLIEST:
+        raise InvalidMomentError(f"changed_since is {text!r}, which no Mastodon is old enough for: leave it out")
     return moment.astimezone(timezone.utc)
 
 

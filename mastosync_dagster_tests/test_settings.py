@@ -38,6 +38,8 @@ def test_a_moment_is_iso_8601_with_a_zone(text: str, expected: datetime) -> None
         ("2026-11-01T03:00:00", "no time zone"),
         ("2026-11-20T12:00:01Z", "in the future"),
         ("", "not a moment"),
+        ("0001-01-01T00:00:00Z", "leave it out"),
+        ("0001-01-01T00:00:00+14:00", "leave it out"),
     ],
 )
 def test_anything_else_is_refused_in_plain_words(text: str, message: str) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from mastosync_dagster.history import OVERLAP, place_of, read_until_tag, watermark
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.history import OVERLAP, place_of, read_until_tags, watermark
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.settings import ChangesConfig
@@ -32,6 +33,10 @@ def changes(life: Life, config: Mapping[str, object], **resources: object) -> dg
         "resources": {name: {"config": value} for name, value in resources.items()},
     }
     return life.run("sync_changes", config=run_config)
+
+
+def sync_changes_job() -> dg.JobDefinition:
+    return build_definitions().resolve_job_def("sync_changes")
 
 
 def mark(life: Life) -> datetime | None:
@@ -238,12 +243,57 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life) -
     assert life.world.requests()[Kind.HEAD] == 4
 
     # Once it has read them, what was written later is new again.
-    life.world.dagster.add_run_tags(other.run_id, {read_until_tag(ACCOUNTS): living.now.isoformat()})
+    life.world.dagster.add_run_tags(other.run_id, read_until_tags(["accounts"], living.now, other.run_id))
     living.pass_time(HOUR)
     living.sign_up()
     life.world.forget()
     assert changes(life, {"changed_since": "last"}).success
     assert life.world.requests() == {Kind.GET: 2, Kind.PUT: 2}
+
+
+def test_re_executed_into_another_bucket_a_run_says_nothing_about_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes what the first bucket lacked, and not what this one does."""
+    copy_accounts(life)
+    assert changes(life, {"changed_since": "last"}).success
+    living = life.day()
+    folder = living.key("accounts", "header", living.sign_up(), "original", "")
+    life.world.source_proxy.set_rules(Rule(Answer(400, "InvalidRequest"), key=folder))
+    job, config = dg.reconstructable(sync_changes_job), {"file_types": ["accounts"], "changed_since": "last"}
+    with dg.execute_job(job, life.world.dagster, {"ops": {"plan_changes": {"config": config}}}) as failed:
+        assert not failed.success
+    life.world.source_proxy.set_rules()
+    living.pass_time(HOUR)
+
+    before = mark(life)
+    for bucket, moves in (("another", False), (life.world.destination.name, True)):
+        if not moves:
+            life.world.destination.client.create_bucket(Bucket=bucket)
+        monkeypatch.setenv("DESTINATION_S3_BUCKET", bucket)
+        options = dg.ReexecutionOptions.from_failure(failed.run_id, life.world.dagster)
+        with dg.execute_job(job, life.world.dagster, reexecution_options=options) as again:
+            assert again.success
+        assert (mark(life) is not None) is moves
+    after = mark(life)
+    assert before is not None
+    assert after is not None
+    assert after > before
+    assert accounts_that_differ(life) == []
+
+
+def test_a_run_that_is_started_once_more_has_not_read_what_the_first_one_had(life: Life) -> None:
+    copy_accounts(life)
+    assert changes(life, {"changed_since": "last"}).success
+    living = life.day()
+    tags = read_until_tags(["accounts"], living.now, "the first one")
+    again = dg.DagsterRun("sync_accounts", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
+    life.world.dagster.add_run(again)
+    living.pass_time(HOUR)
+    living.sign_up()
+    life.world.forget()
+    assert changes(life, {"changed_since": "last"}).success
+    assert life.world.requests()[Kind.HEAD] == 4
 
 
 def test_a_row_deleted_or_given_another_file_while_it_is_copied_is_no_failure(life: Life) -> None:
