@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,6 +16,7 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 
 from mastosync_dagster.environment import rows_per_partition
+from mastosync_dagster.failures import PLAIN_ERRORS
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 
 if TYPE_CHECKING:
@@ -25,29 +27,44 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Connect
 
 _SECONDS = 20.0
-"""How long a file type's table is walked at a time: a tick of a schedule or sensor has to end within a minute or so."""
+"""How long the tables are walked at a time, all together: Dagster gives up a tick after a minute."""
 
 
-def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> dict[FileType, list[str]]:
-    """Register the ranges that the tail of each table has filled, and return their keys.
+@dataclass(frozen=True)
+class Growth:
+    """New ID ranges.
 
-    Of a table without ranges all is the tail. A long one is registered over several calls.
+    Attributes:
+        ranges: Their keys, by file type.
+        problems: Why tables could not be looked at, in plain words.
+    """
+
+    ranges: Mapping[FileType, Sequence[str]]
+    problems: tuple[str, ...] = ()
+
+
+def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Growth:
+    """Register the ranges that the tail of each table has filled.
+
+    Of a table without ranges all is the tail. A long one is registered over several calls. A table that cannot be read
+    does not keep the others' new ranges from being told: they are new only once.
 
     Raises:
         SettingsError: MASTOSYNC_ROWS_PER_PARTITION is no number.
-        DatabaseReadError: As `id_boundaries`, and its other errors.
     """
-    rows = rows_per_partition()
-    new = {
-        file_type: [
-            range_key(ids)
-            for ids in register_ranges(
-                instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=_SECONDS
-            )
-        ]
-        for file_type in FileType
-    }
-    return {file_type: keys for file_type, keys in new.items() if keys}
+    rows, due = rows_per_partition(), time.monotonic() + _SECONDS
+    found: dict[FileType, list[str]] = {}
+    problems: list[str] = []
+    for looked_at, file_type in enumerate(FileType):
+        share = max(0.0, due - time.monotonic()) / (len(FileType) - looked_at)
+        try:
+            new = register_ranges(instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=share)
+        except PLAIN_ERRORS as error:
+            problems.append(f"{file_type.value}: {error}")
+            continue
+        if new:
+            found[file_type] = [range_key(ids) for ids in new]
+    return Growth(found, tuple(problems))
 
 
 def request_backfills(

@@ -11,7 +11,7 @@ from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's
 
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
 from mastosync_dagster.failures import PLAIN_ERRORS
-from mastosync_dagster.growth import register_full_ranges, request_backfills
+from mastosync_dagster.growth import Growth, register_full_ranges, request_backfills
 from mastosync_dagster.incremental import LAST
 from mastosync_dagster.jobs import delete_old_runs, sync_changes
 from mastosync_dagster.resources import MastodonDatabase
@@ -83,15 +83,16 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
             return
         try:
             with mastodon_db.session() as connect:
-                new = register_full_ranges(context.instance, connect)
+                growth = register_full_ranges(context.instance, connect)
         except PLAIN_ERRORS as error:
+            growth = Growth({}, (str(error),))
+        for problem in growth.problems:
             # The run will meet the same error; it fails where alerts are sent.
-            context.log.warning("no new ID ranges: %s", error)
-            new = {}
-        if new:
+            context.log.warning("no new ID ranges: %s", problem)
+        if growth.ranges:
             assets = context.repository_def.asset_graph
             title = f"New ID ranges of the night {night}"
-            request_backfills(context.instance, assets, new, title=title, tags={NIGHT: _RANGE})
+            request_backfills(context.instance, assets, growth.ranges, title=title, tags={NIGHT: _RANGE})
         yield dg.RunRequest(
             run_key=night,
             run_config={"ops": {"plan_changes": {"config": {"changed_since": LAST}}}},

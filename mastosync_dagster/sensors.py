@@ -33,10 +33,12 @@ def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinit
         context: dg.SensorEvaluationContext, mastodon_db: MastodonDatabase
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         with mastodon_db.session() as connect:
-            new = register_full_ranges(context.instance, connect)
-        if not new:
-            yield dg.SkipReason("No table has grown by a whole range.")
-        for file_type, keys in new.items():
+            growth = register_full_ranges(context.instance, connect)
+        for problem in growth.problems:
+            context.log.warning("no new ID ranges: %s", problem)
+        if not growth.ranges:
+            yield dg.SkipReason(" ".join(("No table has grown by a whole range.", *growth.problems)))
+        for file_type, keys in growth.ranges.items():
             for key in keys:
                 yield dg.RunRequest(
                     job_name=f"sync_{file_type.value}", partition_key=key, run_key=f"{file_type.value} {key}"

@@ -14,7 +14,6 @@ from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import Privacy
 from mastosync_dagster.transfer.copying import CopySettings
 
-
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 

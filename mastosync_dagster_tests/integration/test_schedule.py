@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
@@ -80,29 +80,45 @@ def test_a_database_that_does_not_answer_is_the_runs_matter_so_that_somebody_hea
     assert life.tick().run_requests
 
 
+def evaluate_sensor(life: Life) -> Any:
+    definitions = build_definitions()
+    with (
+        dg.build_sensor_context(
+            instance=life.world.dagster,
+            repository_def=definitions.get_repository_def(),
+            resources={"mastodon_db": MastodonDatabase()},
+        ) as context,
+        dg.partition_loading_context(dynamic_partitions_store=life.world.dagster),
+    ):
+        return definitions.resolve_sensor_def("new_ranges").evaluate_tick(context)
+
+
 def test_the_sensor_registers_the_same_and_requests_a_run_each(life: Life) -> None:
     grow_by_a_range(life)
     before = life.world.dagster.get_dynamic_partitions("accounts_ids")
-    definitions = build_definitions()
-    sensor = definitions.resolve_sensor_def("new_ranges")
-
-    def evaluate() -> dg.SensorResult | object:
-        with (
-            dg.build_sensor_context(
-                instance=life.world.dagster,
-                repository_def=definitions.get_repository_def(),
-                resources={"mastodon_db": MastodonDatabase()},
-            ) as context,
-            dg.partition_loading_context(dynamic_partitions_store=life.world.dagster),
-        ):
-            return sensor.evaluate_tick(context)
-
-    requests = evaluate().run_requests  # type: ignore[attr-defined]
+    requests = evaluate_sensor(life).run_requests
     new = life.world.dagster.get_dynamic_partitions("accounts_ids")[len(before) :]
     assert [(request.job_name, request.partition_key) for request in requests] == [
         ("sync_accounts", key) for key in new
     ]
-    assert evaluate().skip_message == "No table has grown by a whole range."  # type: ignore[attr-defined]
+    assert evaluate_sensor(life).skip_message == "No table has grown by a whole range."
+
+
+def test_a_table_that_cannot_be_read_does_not_take_the_new_ranges_of_others_with_it(life: Life) -> None:
+    """They are registered by then, and no later tick would find them new."""
+    grow_by_a_range(life)
+    life.living.execute("DROP TABLE backups, custom_emojis CASCADE")
+    before = life.world.dagster.get_dynamic_partitions("accounts_ids")
+    assert [request.job_name for request in evaluate_sensor(life).run_requests] == ["sync_accounts"] * 2
+    assert "custom_emojis" in evaluate_sensor(life).skip_message
+
+    for _ in range(3):
+        life.living.sign_up()
+    assert life.tick().run_requests
+    new = life.world.dagster.get_dynamic_partitions("accounts_ids")[len(before) + 2 :]
+    assert len(new) == 1
+    (backfill,) = life.world.dagster.get_backfills(status=BulkActionStatus.REQUESTED)
+    assert backfill.asset_selection == [dg.AssetKey("accounts")]
 
 
 def test_the_night_is_when_the_environment_says() -> None:
