@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.history import DATABASE_BYTES, place_of, range_reads, watermark
-from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, table_size
+from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, split_size, table_size
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Status:
         missing: No run, or none into this destination.
         objects_done: Objects that are at the destination, or of which a run has said that the source has lost them.
         bytes_done: Of their originals, by the database.
-        left: What no run has taken yet.
+        left: What no run has taken yet; files that have changed in ranges which have run are not among it.
         reads: The latest materializations of the ranges, by key.
         watermark: How far incremental runs have come; None: there was none.
     """
@@ -94,11 +94,12 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection, [file_type.value])
-    unread_size = table_size(connect, schema, file_type.value, unread)
-    tail_size = table_size(connect, schema, file_type.value, tail)
-    # An incremental run has taken the tail; one over every row has taken all.
-    done = (unread_size + tail_size) if known and known.every_row else tail_size if known else TableSize()
-    left = TableSize() if known and known.every_row else unread_size if known else unread_size + tail_size
+    # An incremental run has taken the tail as it was then; one over every row has taken all.
+    taken, untaken = (
+        (unread + tail, []) if known and known.every_row else (tail, unread) if known else ([], unread + tail)
+    )
+    done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
+    left = new + table_size(connect, schema, file_type.value, untaken)
     return Status(
         file_type=file_type,
         ranges=len(ranges),

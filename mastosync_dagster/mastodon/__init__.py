@@ -16,7 +16,7 @@ from mastosync_dagster.mastodon.queries import (
     walk_rows,
 )
 from mastosync_dagster.mastodon.schema import Schema, read_schema
-from mastosync_dagster.mastodon.sizes import TableSize, table_size
+from mastosync_dagster.mastodon.sizes import TableSize, split_size, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "prefixed",
     "read_schema",
     "split_name",
+    "split_size",
     "stored_objects",
     "table_size",
     "walk_rows",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timezone
 from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
+from mastosync_dagster.mastodon.changes import CREATED_AT
 from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader
 from mastosync_dagster.mastodon.tables import BLANK, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.queries import IdRange
@@ -67,16 +70,47 @@ def table_size(
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     retry_delays: Sequence[float] = RETRY_DELAYS,
 ) -> TableSize:
-    """Count what the rows with ids of these ranges say.
+    """Count what the rows with ids of these ranges say. Arguments and errors are those of `split_size`."""
+    before, since = split_size(
+        connect,
+        schema,
+        table,
+        ranges,
+        None,
+        page_rows=page_rows,
+        statement_timeout_ms=statement_timeout_ms,
+        retry_delays=retry_delays,
+    )
+    return before + since
+
+
+def split_size(
+    connect: Connect,
+    schema: Schema,
+    table: str,
+    ranges: Iterable[IdRange],
+    moment: datetime | None,
+    *,
+    page_rows: int = _PAGE_ROWS,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    retry_delays: Sequence[float] = RETRY_DELAYS,
+) -> tuple[TableSize, TableSize]:
+    """Count what the rows with ids of these ranges say, told apart by whether they have changed since a moment.
+
+    A row that was created since has changed; of a row with several files one that did is enough.
 
     Args:
         connect: Opens a connection.
         schema: What the database has.
         table: One of Mastodon's tables with attachments.
         ranges: Ids, each range with both ends.
+        moment: The moment, with a time zone; None: nothing has changed since.
         page_rows: How many rows a query may look at.
         statement_timeout_ms: How long a query may take.
         retry_delays: Seconds to wait before each repetition of a query that failed for a reason that passes.
+
+    Returns:
+        Those that have not changed, and those that have.
 
     Raises:
         NotMastodonError: The table, or a column that is needed, is absent.
@@ -86,30 +120,39 @@ def table_size(
     facts = table_named(table)
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
     reader = Reader(connect, rows=page_rows, statement_timeout_ms=statement_timeout_ms, retry_delays=retry_delays)
-    query, size = _query(facts, schema, attachments), TableSize()
-    parameters = {"blank": BLANK, "large": LARGE_BYTES, "part": PART_BYTES}
+    query, sizes = _query(facts, schema, attachments), {False: TableSize(), True: TableSize()}
+    # The columns are without time zone, and in UTC.
+    since = None if moment is None else moment.astimezone(timezone.utc).replace(tzinfo=None)
+    parameters = {"blank": BLANK, "large": LARGE_BYTES, "part": PART_BYTES, "since": since}
     try:
         for ids in ranges:
             first: int | None = ids.lo
             while first is not None and first <= ids.hi:
                 found = reader.fetch(query, {**parameters, "first": first, "last": ids.hi})
-                size += sum((_size(attachments, row) for row in found), TableSize())
+                for row in found:
+                    sizes[row[3]] += _size(attachments, row)
                 # `more` is the same in every row.
                 first = max(row[0] for row in found) + 1 if found and found[0][1] else None
     finally:
         reader.close()
-    return size
+    return sizes[False], sizes[True]
 
 
 def _query(facts: Table, schema: Schema, attachments: Sequence[Attachment]) -> sql.Composed:
     """Return the query of one page: a line for each combination of attachments and of what decides about their styles.
 
-    A line is: the highest id, whether there are more rows, the number of rows, and for each attachment whether it is
-    there, what decides about its styles, its bytes, how many are large and their parts.
+    A line is: the highest id, whether there are more rows, the number of rows, whether they have changed, and for each
+    attachment whether it is there, what decides about its styles, its bytes, how many are large and their parts.
     """
-    columns: list[sql.Composable] = [sql.SQL("id")]
-    outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*)")]
-    groups: list[sql.Composable] = []
+    moments = [CREATED_AT, *(attachment.updated_at_column for attachment in attachments)]
+    changed = [
+        sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in moments if schema.has(facts.name, name)
+    ]
+    columns: list[sql.Composable] = [
+        sql.SQL("id, COALESCE({}, false) AS changed").format(sql.SQL(" OR ").join([*changed, sql.SQL("false")]))
+    ]
+    outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*), changed")]
+    groups: list[sql.Composable] = [sql.SQL("changed")]
     for attachment in attachments:
         there = sql.SQL("COALESCE(btrim({}, %(blank)s) <> '', false)").format(
             sql.Identifier(attachment.file_name_column)
@@ -151,7 +194,7 @@ def _query(facts: Table, schema: Schema, attachments: Sequence[Attachment]) -> s
 
 
 def _size(attachments: Sequence[Attachment], row: tuple[object, ...]) -> TableSize:
-    _, _, count, *rest = row
+    _, _, count, _, *rest = row
     assert isinstance(count, int)  # noqa: S101  (PostgreSQL's count is nothing else)
     size = TableSize(rows=count)
     for number, attachment in enumerate(attachments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.integration.life import Life
 
 
 def told(*arguments: str) -> Any:
@@ -67,6 +69,24 @@ def test_status_shows_the_last_incremental_run_and_its_watermark(world: World) -
     assert found["objects_left"] == 0
     outcome = CliRunner().invoke(main, ["status", "accounts"])
     assert f"run {result.run_id}, watermark {found['watermark'][:10]}" in outcome.output
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, whole: bool) -> None:
+    """Whether that began with every row, or with ranges."""
+    living = life.living
+    if not whole:
+        for key in life.world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]:
+            assert life.run("sync_accounts", key).success
+    config = {"file_types": ["accounts"], "changed_since": "last"}
+    assert life.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}}).success
+    (found,) = told("status", "accounts")
+    assert found["objects_left"] == 0
+    living.pass_time(timedelta(hours=1))
+    living.sign_up()
+    (later,) = told("status", "accounts")
+    assert (later["objects_done"], later["objects_left"]) == (found["objects_done"], 2)
+    assert told("estimate", "accounts")["objects"] == 2
 
 
 def test_status_of_everything_is_short_enough_for_a_terminal(world: World) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.mastodon import IdRange, Selection, TableSize, stored_objects, table_size
+from mastosync_dagster.mastodon import IdRange, Selection, TableSize, split_size, stored_objects, table_size
 from mastosync_dagster_tests.mastodon.cases import paperclip_cases
 
 if TYPE_CHECKING:
@@ -47,3 +48,22 @@ def test_only_the_ranges_count_and_large_ones_are_told_apart(mastodon: MastodonD
 
 def test_an_empty_range_is_nothing(mastodon: MastodonDatabase) -> None:
     assert table_size(mastodon.connect, mastodon.schema(), "accounts", [ALL]) == TableSize()
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 1000])
+def test_rows_that_have_changed_since_a_moment_are_told_apart(mastodon: MastodonDatabase, page_rows: int) -> None:
+    old, new = "2024-05-01 11:59:59", "2024-05-01 12:00:01"
+    for row_id, created, avatar, header in [
+        (1, old, old, None),
+        (2, old, new, old),
+        (3, new, None, None),
+        (4, old, None, new),
+        (5, old, None, None),
+    ]:
+        row: dict[str, object] = {"id": row_id, "created_at": created, "header_updated_at": header}
+        mastodon.insert("accounts", {**row, "avatar_file_name": "a.png", "avatar_updated_at": avatar})
+    moment = datetime(2024, 5, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
+    schema, all_rows = mastodon.schema(), [IdRange(1, 2), IdRange(3, 9)]
+    before, since = split_size(mastodon.connect, schema, "accounts", all_rows, moment, page_rows=page_rows)
+    assert (before.rows, before.objects, since.rows, since.objects) == (2, 2, 3, 3)
+    assert table_size(mastodon.connect, schema, "accounts", all_rows, page_rows=page_rows) == before + since
