@@ -24,6 +24,7 @@ NIGHTLY_CRON = "MASTOSYNC_NIGHTLY_CRON"
 NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
+COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 VARIABLES = (
     ENV_FILE,
     ROWS_PER_PARTITION,
@@ -33,6 +34,7 @@ VARIABLES = (
     NIGHTLY_TIMEZONE,
     ALERT_WEBHOOK,
     KEEP_RUNS_DAYS,
+    COPY_PRIVATE,
 )
 """Our own variables; each resource lists those that its fields fall back to."""
 
@@ -146,6 +148,20 @@ def keep_runs_days(environment: Environment | None = None) -> int:
         SettingsError: It is no whole number of at least 1.
     """
     return _number(environment, KEEP_RUNS_DAYS, default=30, highest=100_000)
+
+
+def copy_private(environment: Environment | None = None) -> bool | None:
+    """Return whether private objects go to a destination without ACLs too: MASTOSYNC_COPY_PRIVATE; None: nobody says.
+
+    Raises:
+        SettingsError: It is neither ``true`` nor ``false``.
+    """
+    text = (environment or Environment.read()).text(COPY_PRIVATE)
+    known = {None: None, "true": True, "false": False}
+    value = None if text is None else text.strip().lower()
+    if value not in known:
+        raise SettingsError(f"{COPY_PRIVATE} must be true or false.")
+    return known[value]
 
 
 def manifests_location(environment: Environment | None = None) -> str | None:

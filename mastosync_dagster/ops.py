@@ -36,7 +36,7 @@ from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
-from mastosync_dagster.privacy import Marks, Privacy, private_rows
+from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
 from mastosync_dagster.progress import ProgressReporter, Watcher
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import Changes, Sizes, batches
@@ -44,7 +44,7 @@ from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import merge, read_manifest
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.turned import with_turned
@@ -175,7 +175,7 @@ def _make_plan(
             destination,
             folder,
             listers=config.listers,
-            copy_private=config.copy_private,
+            copy_private=bool(config.wants_private()),
             keep_access=marks.privacy is Privacy.SOURCE,
             on_progress=watcher.planned,
             stop=threading.Event(),
@@ -213,14 +213,19 @@ def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, des
     if scope.partition != CHANGES:
         partition = scope.partition
         found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition)
-    known: dict[str, set[int]] = {}
-    if privacy is Privacy.MASTODON and about.acls:
-        for selection in scope.selections:
-            known[selection.table] = private_rows(store, about.place, selection.table, partition)
+    known, left_out = dict[str, set[int]](), dict[str, set[int]]()
+    if privacy is Privacy.MASTODON and (about.acls or partition is None):
+        for table in (selection.table for selection in scope.selections):
+            known[table] = private_rows(store, about, table, partition)
+            if not about.acls:
+                out = left_out_rows(store, about, table)
+                known[table] |= out
+                # As long as nobody has said that they may be left out, each run says it anew.
+                left_out[table] = set() if config.wants_private() is False else out
     if privacy is Privacy.SOURCE:
         # Only a copy asks the source for an object's ACL.
         found = Repairs(again=found.again | found.turn)
-    return Marks(privacy=privacy, known_private=known, again=found.again, turn=found.turn)
+    return Marks(privacy=privacy, known_private=known, left_out=left_out, again=found.again, turn=found.turn)
 
 
 def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
@@ -388,15 +393,24 @@ class _Report:
         # Re-executed from failure into another bucket, the run takes the rows that the first one lacked.
         claims = {claim.table: claim for claim in scope.claims if scope.place == self.place}
         # A file type whose objects all have a good end is done, whatever becomes of the others.
-        if table in claims and not tally.outcomes[Outcome.FAILED] and not self.copied.stopped:
+        if table in claims and not self.failed(tally) and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
         return dg.AssetObservation(table, metadata=metadata)
 
     @property
+    def left_out(self) -> bool:
+        """Whether somebody has said that private objects are left out: then it is no failure."""
+        return self.copied.planned.config.wants_private() is False
+
+    def failed(self, tally: reports.Tally) -> int:
+        """Return how many objects of a tally failed."""
+        return tally.outcomes[Outcome.FAILED] - (tally.reasons[Reason.PRIVATE_NOT_COPIED] if self.left_out else 0)
+
+    @property
     def has_failed(self) -> bool:
         """Whether an object failed, or a permanent error stopped the run."""
-        return bool(self.summary.total.outcomes[Outcome.FAILED] or self.copied.stopped)
+        return bool(self.failed(self.summary.total) or self.copied.stopped)
 
     def raise_if_failed(self) -> None:
         """Raise the failure that ends a run in which an object failed, or which a permanent error stopped."""
@@ -445,7 +459,7 @@ def report(
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures():
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
-    check = reports.check_result(told.summary, copied.planned.scope.name)
+    check = reports.check_result(told.summary, copied.planned.scope.name, failed=told.failed(told.summary.total))
     if told.has_failed:
         yield check
         told.raise_if_failed()

@@ -15,19 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mastosync_dagster.history import SYNC_CHANGES
-from mastosync_dagster.manifests import About, columns_of
+from mastosync_dagster.manifests import columns_of
 from mastosync_dagster.mastodon import TABLES
 from mastosync_dagster.transfer.manifest import FORMAT
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
-    from mastosync_dagster.transfer.manifest_store import ManifestStore
+    from mastosync_dagster.manifests import About
+    from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
 
 # What is missing is nowhere for anybody to read.
 _SETTLED = pa.array([Outcome.COPIED.value, Outcome.PRESENT.value, Outcome.MISSING.value])
+_LEFT_OUT = pa.array([Reason.PRIVATE_NOT_COPIED.value])
 
 
 class Privacy(str, Enum):
@@ -48,12 +50,14 @@ class Marks:
     Attributes:
         privacy: Who says what is private.
         known_private: Rows whose objects are private at the destination, by table, as far as the manifests know.
+        left_out: Rows with objects that earlier runs have left out for being private, and that are wanted now.
         again: Keys of objects to be copied again, for a closer look has found them damaged.
         turn: Keys of objects that a closer look has found readable by the wrong people.
     """
 
     privacy: Privacy = Privacy.MASTODON
     known_private: Mapping[str, AbstractSet[int]] = field(default_factory=dict)
+    left_out: Mapping[str, AbstractSet[int]] = field(default_factory=dict)
     again: AbstractSet[str] = frozenset()
     turn: AbstractSet[str] = frozenset()
 
@@ -71,12 +75,12 @@ def can_turn(table: str) -> bool:
     return bool(TABLES[table].owners)
 
 
-def private_rows(store: ManifestStore, place: str, table: str, partition: str | None = None) -> set[int]:
+def private_rows(store: ManifestStore, about: About, table: str, partition: str | None = None) -> set[int]:
     """Return the rows of a table whose objects are private at the destination, as the manifests have it.
 
     Args:
         store: Where the manifests are.
-        place: The destination; manifests of others say nothing about it.
+        about: The destination; manifests of others say nothing about it.
         table: The table.
         partition: Only this partition's manifests, beside those of runs over several tables; None: every partition's.
 
@@ -85,15 +89,12 @@ def private_rows(store: ManifestStore, place: str, table: str, partition: str | 
         NotAManifestError: One is none, or of a newer version.
         StorageError: The bucket refuses.
     """
-    if not (can_turn(table) or TABLES[table].private):
+    if not _has_private(table):
         return set()
-    own = store.newest(table) if partition is None else filter(None, [store.newest_of(table, partition)])
     rows: set[int] = set()
-    for manifest in sorted([*own, *store.in_order(SYNC_CHANGES)], key=lambda found: found.written):
+    for manifest in _manifests(store, table, partition):
         known = pa.array(list(rows), pa.int64())
-        for batch in columns_of(
-            store, manifest, FORMAT, About(place, acls=True), ("group", "row_id", "outcome", "private")
-        ):
+        for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
             here = pc.and_(
                 pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table)),
                 pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
@@ -103,3 +104,33 @@ def private_rows(store: ManifestStore, place: str, table: str, partition: str | 
             public = ids.filter(pc.and_(here, pc.invert(private)))
             rows.difference_update(public.filter(pc.is_in(public, value_set=known)).to_pylist())
     return rows
+
+
+def left_out_rows(store: ManifestStore, about: About, table: str) -> set[int]:
+    """Return the rows of a table with objects that were left out for being private. Arguments as `private_rows`."""
+    if not _has_private(table):
+        return set()
+    rows: set[int] = set()
+    for manifest in _manifests(store, table, None):
+        known, left, settled = pa.array(list(rows), pa.int64()), set[int](), set[int]()
+        for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "reason")):
+            ids, here = batch.column("row_id"), pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
+            reasons = batch.column("reason").cast(pa.string())
+            out = pc.and_(here, pc.is_in(reasons, value_set=_LEFT_OUT))
+            left.update(row_id for row_id in ids.filter(out).to_pylist() if row_id is not None)
+            done = pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED)
+            asked = pc.and_(here, pc.and_(done, pc.is_in(ids, value_set=known)))
+            settled.update(row_id for row_id in ids.filter(asked).to_pylist() if row_id is not None)
+        # A row may have an object that was left out beside others that were not.
+        rows = (rows - settled) | left
+    return rows
+
+
+def _has_private(table: str) -> bool:
+    return can_turn(table) or TABLES[table].private
+
+
+def _manifests(store: ManifestStore, table: str, partition: str | None) -> list[StoredManifest]:
+    """Return the manifests that say something about a table's rows as they are now, oldest first."""
+    own = store.newest(table) if partition is None else filter(None, [store.newest_of(table, partition)])
+    return sorted([*own, *store.in_order(SYNC_CHANGES)], key=lambda found: found.written)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -148,6 +149,11 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
         f"{failed:,} of {tally.objects:,} objects failed ({reasons}); {tally.outcomes[Outcome.COPIED]:,} were copied"
         " and stay, a further run of the same range takes the rest"
     )
+    if tally.reasons[Reason.PRIVATE_NOT_COPIED]:
+        text += (
+            f". Private objects need a decision where the destination has no ACLs: {COPY_PRIVATE}=true copies them, for"
+            " a bucket that is not public; false leaves them out without a failure"
+        )
     return f"{stopped}. {text}" if stopped else text
 
 
@@ -160,15 +166,22 @@ def first_reasons(summary: Summary) -> str:
     )
 
 
-def check_result(summary: Summary, asset: str) -> dg.AssetCheckResult:
-    """Return the asset check: missing objects are a warning, failed ones an error."""
-    outcomes = summary.total.outcomes
-    failed, missing = outcomes[Outcome.FAILED], outcomes[Outcome.MISSING]
+def check_result(summary: Summary, asset: str, *, failed: int) -> dg.AssetCheckResult:
+    """Return the asset check: missing objects, and private ones left out, are a warning, failed ones an error.
+
+    Args:
+        summary: What the manifest says.
+        asset: The asset.
+        failed: How many objects failed; of those that the manifest has so, the others are left out on purpose.
+    """
+    missing, objects = summary.total.outcomes[Outcome.MISSING], summary.total.objects
+    left_out = summary.total.outcomes[Outcome.FAILED] - failed
+    private = f", {left_out:,} private ones left out" if left_out else ""
     return dg.AssetCheckResult(
-        passed=not failed and not missing,
+        passed=not (failed or missing or left_out),
         asset_key=asset,
         check_name=CHECK_NAME,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
-        description=f"{failed:,} failed, {missing:,} missing of {summary.total.objects:,} objects",
-        metadata={"failed": failed, "missing": missing, "objects": summary.total.objects},
+        description=f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects",
+        metadata={"failed": failed, "missing": missing, "left out": left_out, "objects": objects},
     )

@@ -8,13 +8,18 @@ import dagster as dg
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
-from mastosync_dagster.environment import concurrency
+from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
 from mastosync_dagster.incremental import LAST, Part, Share, every_row, since_last, since_moment
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import Privacy
 from mastosync_dagster.transfer.copying import CopySettings
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+COPY_PRIVATE_HELP = (
+    "Private objects, and a destination without ACLs. true: they are copied, for the bucket is not public; false: they"
+    f" are left out, and that is no failure. None: {COPY_PRIVATE}; without it they are left out, and the run fails."
+)
 
 
 class InvalidMomentError(ValueError):
@@ -36,7 +41,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     )
     try:
         moment = isoparse(text.strip())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidMomentError(f"changed_since is {text!r}, which is not a moment: {form}") from None
     if moment.tzinfo is None:
         raise InvalidMomentError(f"changed_since is {text!r}, which has no time zone: {form}")
@@ -64,10 +69,7 @@ class PlanConfig(dg.Config):
 
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
     listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
-    copy_private: bool = Field(
-        default=False,
-        description="Copy private objects also to a destination without ACLs. Only for a bucket that is not public.",
-    )
+    copy_private: bool | None = Field(default=None, description=COPY_PRIVATE_HELP)
     privacy: str = Field(
         default=Privacy.MASTODON.value,
         description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
@@ -78,6 +80,14 @@ class PlanConfig(dg.Config):
     @classmethod
     def _known_privacy(cls, name: str) -> str:
         return known_privacy(name)
+
+    def wants_private(self) -> bool | None:
+        """Tell whether private objects go to a destination without ACLs too; None: nobody has decided.
+
+        Raises:
+            SettingsError: MASTOSYNC_COPY_PRIVATE is wanted and is neither true nor false.
+        """
+        return copy_private() if self.copy_private is None else self.copy_private
 
 
 class ChangesConfig(PlanConfig):

@@ -36,7 +36,8 @@ def with_turned(
         page_rows: How many rows of the table a query may look at.
     """
     by_change = selection.changed_since is not None and selection.limit is None and not selection.offset
-    if not by_change or marks.privacy is not Privacy.MASTODON or not can_turn(selection.table):
+    may_turn = can_turn(selection.table) or bool(marks.left_out.get(selection.table))
+    if not by_change or marks.privacy is not Privacy.MASTODON or not may_turn:
         yield from planned
         return
     done: set[str] = set()
@@ -54,9 +55,11 @@ def _turned_pages(
 ) -> Iterator[RowPage]:
     table = selection.table
     were_private = set(marks.known_private.get(table, ()))
+    left_out = marks.left_out.get(table, frozenset())
     private = Selection(table, ids=selection.ids, private_only=True)
     for page in walk_rows(connect, schema, private, page_rows=page_rows):
-        yield replace(page, rows=tuple(row for row in page.rows if row["id"] not in were_private))
+        wanted = (row for row in page.rows if row["id"] not in were_private or row["id"] in left_out)
+        yield replace(page, rows=tuple(wanted))
         were_private.difference_update(row_id for row in page.rows for row_id in [row["id"]] if isinstance(row_id, int))
     no_longer = sorted(were_private)
     with Rows(connect, schema, table) as rows:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from mastosync_dagster import workfolder
 from mastosync_dagster.coverage import covering_batches
+from mastosync_dagster.environment import copy_private
 from mastosync_dagster.extras import Extras
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.findings_text import counted, findings_table, first_findings
@@ -53,8 +54,8 @@ class VerifyConfig(dg.Config):
         description="Look who may read an object (a request): of none, a sample, or all, where there are ACLs.",
     )
     privacy: str = Field(default=Privacy.MASTODON.value, description="As for the sync: mastodon, source or none.")
-    copy_private: bool = Field(
-        default=False, description="As for the sync: private objects are wanted at a destination without ACLs too."
+    copy_private: bool | None = Field(
+        default=None, description="As for the sync: private objects are wanted at a destination without ACLs too."
     )
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
     listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
@@ -80,7 +81,7 @@ class VerifyConfig(dg.Config):
             headers=Depth(self.headers),
             acls=Depth(self.acls),
             as_source=Privacy(self.privacy) is Privacy.SOURCE,
-            copy_private=self.copy_private,
+            copy_private=bool(copy_private() if self.copy_private is None else self.copy_private),
             listers=self.listers,
             readers=self.readers,
         )

@@ -54,12 +54,14 @@ def test_nothing_wrong_is_said_in_words() -> None:
         ([COPIED, MISSING], False, dg.AssetCheckSeverity.WARN),
         ([MISSING, FAILED], False, dg.AssetCheckSeverity.ERROR),
         ([], True, dg.AssetCheckSeverity.WARN),
+        ([COPIED, line(Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)], False, dg.AssetCheckSeverity.WARN),
     ],
 )
 def test_the_check_passes_only_when_nothing_is_missing_or_failed(
     lines: list[ManifestLine], *, passed: bool, severity: dg.AssetCheckSeverity
 ) -> None:
-    result = check_result(summarize([lines]), "accounts")
+    failed = sum(each.outcome is Outcome.FAILED and each.reason is not Reason.PRIVATE_NOT_COPIED for each in lines)
+    result = check_result(summarize([lines]), "accounts", failed=failed)
     assert (result.passed, result.severity) == (passed, severity)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from mastosync_dagster.history import place_of, watermark
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
@@ -210,3 +211,64 @@ def test_archives_of_people_are_private_and_site_uploads_public(world_with_acls:
     for each in world.instance.objects_of(*FEW_ROWS):
         status = anonymous_status(world.destination.server, world.destination.name, each.key)
         assert status == (403 if each.table == "backups" else 200), each.key
+
+
+def nightly(world: World) -> dg.ExecuteInProcessResult:
+    config = {"file_types": [MEDIA.value, FileType.BACKUPS.value], "changed_since": "last"}
+    return world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
+
+
+def watermarks(world: World) -> list[bool]:
+    place = place_of(S3Bucket.destination())
+    return [watermark(world.dagster, file_type, place) is not None for file_type in (MEDIA, FileType.BACKUPS)]
+
+
+def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    for _ in range(2):
+        assert "MASTOSYNC_COPY_PRIVATE=true" in failure_of(nightly(world))
+        assert watermarks(world) == [False, False]
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "perhaps")
+    assert "MASTOSYNC_COPY_PRIVATE must be true or false" in failure_of(nightly(world))
+
+
+def test_what_is_left_out_on_purpose_holds_up_nothing_and_is_copied_when_that_changes(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = one_range
+    world.register(FileType.BACKUPS)
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    private = {each.key for each in world.instance.objects_of(MEDIA, FileType.BACKUPS) if each.private}
+    result = sync_media(world)
+    assert result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.passed, check.severity.value) == (False, "WARN")
+    (key,) = world.dagster.get_dynamic_partitions(FileType.BACKUPS.partitions_name)
+    assert world.run("sync_backups", key).success
+    assert nightly(world).success
+    assert watermarks(world) == [True, True]
+    assert not private & acls(world).keys()
+
+    # Nights later: nobody is asked again, and an account that is active again gets its media.
+    world.forget()
+    assert nightly(world).success
+    assert world.requests() == {}
+    active, _ = media_of(world, suspended=True)
+    before = private_rows(world)
+    execute(world, "UPDATE accounts SET suspended_at = NULL WHERE id = %s", active)
+    public = before - private_rows(world)
+    expected = {each.key for each in world.instance.objects_of(MEDIA) if each.row_id in public}
+    assert expected
+    assert nightly(world).success
+    assert private & acls(world).keys() == expected
+
+    # The bucket is not public after all.
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    assert nightly(world).success
+    assert world.compare(MEDIA.value, FileType.BACKUPS.value).differences == ()
+    world.forget()
+    assert nightly(world).success
+    assert world.requests() == {}
