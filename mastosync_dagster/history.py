@@ -31,6 +31,7 @@ READ_AT = "database_read_at"
 DESTINATION = "destination"
 WATERMARK = "watermark"
 EVERY_ROW = "every_row"
+COVERED_SINCE = "covered_since"
 DATABASE_BYTES = "database_bytes"
 
 _PAGE = 500
@@ -60,11 +61,14 @@ class Watermark:
         moment: By the database's clock.
         run_id: The run that has come so far.
         every_row: A run over every row stands at the beginning, so that not even those ranges are excepted.
+        covered_since: Incremental runs have taken what has changed between this moment and the other. A range that was
+            read before, and whose run ended after the first of them had begun, lacks what changed in between.
     """
 
     moment: datetime
     run_id: str
     every_row: bool
+    covered_since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,9 @@ def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Wat
         moment, place = values.get(WATERMARK), values.get(DESTINATION)
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
         if isinstance(moment, float) and isinstance(place, str):
-            found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)))
+            since = values.get(COVERED_SINCE)
+            covered_since = _moment(since if isinstance(since, float) else moment)
+            found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)), covered_since)
             if place not in best or found.moment > best[place].moment:
                 best[place] = found
     return best

@@ -27,10 +27,12 @@ class Claim:
     Attributes:
         table: The table.
         every_row: As `Watermark.every_row`.
+        covered_since: As `Watermark.covered_since`; None: the run's own moment.
     """
 
     table: str
     every_row: bool
+    covered_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def since_moment(instance: DagsterInstance, place: str, file_type: FileType, par
     joins = part.is_whole and known is not None and moment <= known.moment
     return Share(
         selection=Selection(table, changed_since=moment - OVERLAP, limit=part.limit, offset=part.offset),
-        claim=Claim(table, every_row=known.every_row) if joins and known is not None else None,
+        claim=_joined(known, table, moment) if joins and known is not None else None,
         why=f"{table}: rows changed since {_text(moment)}, less {_MINUTES} minutes",
     )
 
@@ -112,15 +114,21 @@ def since_last(instance: DagsterInstance, place: str, file_type: FileType, part:
     """
     table = file_type.value
     known = watermark(instance, file_type, place)
+    reads = [read.read_at for read in range_reads(instance, file_type, place).values()]
     if known is not None:
-        return _share(part, table, known.moment, f"the last incremental run, {known.run_id}", known=known)
+        early = min(reads, default=known.covered_since)
+        if not known.every_row and early < known.covered_since:
+            why = "a range was read then, and its run ended after the first incremental one had begun"
+            return _share(part, table, early, why, claim=_joined(known, table, early))
+        why = f"the last incremental run, {known.run_id}"
+        return _share(part, table, known.moment, why, claim=_joined(known, table, known.moment))
     ranges = registered_ranges(instance, file_type)
     if not ranges:
         return every_row(file_type, part)
-    reads = range_reads(instance, file_type, place)
-    begin = min((read.read_at for read in reads.values()), default=now)
+    begin = min(reads, default=now)
     why = "the earliest read of its ranges" if reads else "now, for none of its ranges is materialized"
-    return _share(part, table, begin, why, all_above=max(ids.hi for ids in ranges))
+    claim = Claim(table, every_row=False, covered_since=begin)
+    return _share(part, table, begin, why, claim=claim, all_above=max(ids.hi for ids in ranges))
 
 
 _MINUTES = round(OVERLAP.total_seconds() / 60)
@@ -132,7 +140,7 @@ def _share(
     begin: datetime,
     why: str,
     *,
-    known: Watermark | None = None,
+    claim: Claim,
     all_above: int | None = None,
 ) -> Share:
     tail = "" if all_above is None else f", and all above id {all_above}"
@@ -140,9 +148,14 @@ def _share(
         selection=Selection(
             table, changed_since=begin - OVERLAP, all_above=all_above, limit=part.limit, offset=part.offset
         ),
-        claim=Claim(table, every_row=known is not None and known.every_row) if part.is_whole else None,
+        claim=claim if part.is_whole else None,
         why=f"{table}: rows changed since {_text(begin)} ({why}), less {_MINUTES} minutes{tail}",
     )
+
+
+def _joined(known: Watermark, table: str, begin: datetime) -> Claim:
+    """Return the claim of a run that begins not after the watermark."""
+    return Claim(table, every_row=known.every_row, covered_since=min(known.covered_since, begin))
 
 
 def _text(moment: datetime) -> str:

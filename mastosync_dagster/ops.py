@@ -21,6 +21,7 @@ from mastosync_dagster import reports, workfolder
 from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.history import (
+    COVERED_SINCE,
     DATABASE_BYTES,
     DESTINATION,
     EVERY_ROW,
@@ -396,6 +397,8 @@ class _Report:
         if table in claims and not self.failed(tally) and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
+            covered_since = claims[table].covered_since or self.copied.planned.read_at
+            metadata[COVERED_SINCE] = dg.MetadataValue.timestamp(covered_since)
         return dg.AssetObservation(table, metadata=metadata)
 
     @property

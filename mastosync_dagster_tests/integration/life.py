@@ -109,6 +109,15 @@ class Life:
             for file_type in FileType
         }
 
+    def an_old_account(self) -> int:
+        """Return a local account of the generated instance whose avatar is one object."""
+        for row in self.world.instance.rows["accounts"]:
+            row_id, name = int(str(row["id"])), str(row.get("avatar_file_name"))
+            key = self.living.key("accounts", "avatar", row_id, "original", name)
+            if not row.get("domain") and key in self.living.expected and row.get("avatar_content_type") == "image/png":
+                return row_id
+        raise AssertionError
+
     def watermarks(self) -> dict[str, datetime]:
         """Return how far each file type has come."""
         place = place_of(S3Bucket.destination())

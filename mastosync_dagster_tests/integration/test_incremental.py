@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.settings import ChangesConfig
 from mastosync_dagster_tests.integration.life import MINUTE, Life
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +73,36 @@ def test_the_first_one_goes_on_where_the_ranges_began_and_takes_the_tail(life: L
 
     assert accounts_that_differ(life) == []
     assert life.copied_too_often() == {}
+
+
+def test_a_range_that_ends_after_an_incremental_run_and_was_read_before_it_leaves_no_gap(life: Life) -> None:
+    (key,) = life.world.register(ACCOUNTS)[ACCOUNTS]
+    source = life.world.source_proxy
+    source.set_rules(Rule(Delay(5), kinds=frozenset({Kind.GET})))
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(life.run, "sync_accounts", key)
+        while not source.count(Kind.GET):
+            assert not slow.done()
+            time.sleep(0.01)
+        # It has read the rows by now.
+        life.living.change_avatar(life.an_old_account())
+        life.living.pass_time(HOUR)
+        assert changes(life, {"changed_since": "last"}).success
+        assert mark(life)
+        assert not slow.done()
+        assert slow.result().success
+    source.set_rules()
+    assert accounts_that_differ(life)
+    life.living.pass_time(HOUR)
+
+    assert changes(life, {"changed_since": "last"}).success
+
+    assert not [line for line in accounts_that_differ(life) if "is not there" in line or "is another" in line]
+    # Once is enough.
+    life.living.pass_time(HOUR)
+    life.world.forget()
+    assert changes(life, {"changed_since": "last"}).success
+    assert life.world.requests() == {}
 
 
 def test_without_any_range_the_first_one_takes_every_row(life: Life) -> None:

@@ -19,15 +19,6 @@ from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 NEW_ROWS = 12
 
 
-def an_old_account(life: Life) -> int:
-    """Return a local account of the generated instance whose avatar is one object."""
-    for row in life.world.instance.rows["accounts"]:
-        key = life.living.key("accounts", "avatar", int(str(row["id"])), "original", str(row.get("avatar_file_name")))
-        if not row.get("domain") and key in life.living.expected and row.get("avatar_content_type") == "image/png":
-            return int(str(row["id"]))
-    raise AssertionError
-
-
 def test_ten_nights(life: Life) -> None:
     life.copy_everything()
     assert life.differences() == []
@@ -47,7 +38,7 @@ def _nights_one_to_four(life: Life) -> None:
     pictures = [living.post_picture() for _ in range(5)]
     arrived = living.sign_up()
     living.add_emoji()
-    living.change_avatar(an_old_account(life))
+    living.change_avatar(life.an_old_account())
     life.world.forget()
     assert life.night().success
     assert life.differences() == []
