@@ -35,7 +35,7 @@ from mastosync_dagster.history import (
 from mastosync_dagster.incremental import Claim
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, manifest_store
-from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
 from mastosync_dagster.progress import ProgressReporter, Watcher
@@ -83,7 +83,7 @@ class Planned:
         config: How it was made, so that it can be made again.
         run_id: The run in whose folder it lies.
         counts: What it counts.
-        read_at: The database's clock before the first row was read.
+        read_at: The moment whose rows the database showed before the first one was read, by its clock.
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
     """
@@ -150,7 +150,7 @@ def _make_plan(
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
-            read_at, reading = database_now(connection), time.monotonic()
+            read_at, now, reading = rows_as_of(connection), database_now(connection), time.monotonic()
             scope = scope_at(read_at)
             schema = read_schema(connection, [selection.table for selection in scope.selections])
         sizes, marks = Sizes(), _marks(context, scope, config, sides.destination)
@@ -191,7 +191,7 @@ def _make_plan(
         database_bytes=sizes.bytes,
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
-    read_until = read_at + timedelta(seconds=time.monotonic() - reading)
+    read_until = now + timedelta(seconds=time.monotonic() - reading)
     tags = read_until_tags((selection.table for selection in scope.selections), read_until, context.run_id)
     context.instance.add_run_tags(context.run_id, tags)
     context.log.info(

@@ -13,6 +13,7 @@ from mastosync_dagster.mastodon.queries import (
     Selection,
     database_now,
     id_boundaries,
+    rows_as_of,
     walk_rows,
 )
 from mastosync_dagster.mastodon.schema import Schema, read_schema
@@ -47,6 +48,7 @@ __all__ = [
     "owners",
     "prefixed",
     "read_schema",
+    "rows_as_of",
     "split_name",
     "split_size",
     "stored_objects",

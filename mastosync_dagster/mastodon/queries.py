@@ -375,8 +375,29 @@ def database_now(connection: Connection) -> datetime:
     Args:
         connection: A connection that is in no transaction.
     """
+    now, _ = _moments(connection)
+    return now
+
+
+def rows_as_of(connection: Connection) -> datetime:
+    """Return the moment whose rows the database shows, by its clock: every row that was committed before is there.
+
+    That is now; on a standby, which may lag behind, the moment of the last transaction that it has replayed. (One that
+    has replayed none since it was started does not know, and counts as up to date.)
+
+    Args:
+        connection: A connection that is in no transaction.
+    """
+    now, replayed = _moments(connection)
+    return now if replayed is None else min(now, replayed)
+
+
+def _moments(connection: Connection) -> tuple[datetime, datetime | None]:
+    """Return the database's clock, and where it is a standby the moment up to which it has come, as far as it knows."""
     with single_transaction(connection) as cursor:
-        cursor.execute("SELECT now()")
-        ((now,),) = cursor.fetchall()
+        # It is the primary that has written the moment down, and its clock that stands in the rows.
+        cursor.execute("SELECT now(), CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END")
+        ((now, replayed),) = cursor.fetchall()
     assert isinstance(now, datetime)  # noqa: S101  (PostgreSQL's timestamp with time zone is nothing else)
-    return now.astimezone(timezone.utc)
+    assert replayed is None or isinstance(replayed, datetime)  # noqa: S101  (as above)
+    return now.astimezone(timezone.utc), replayed.astimezone(timezone.utc) if replayed else None
