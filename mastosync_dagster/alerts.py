@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import ALERT_WEBHOOK, SettingsError
+from mastosync_dagster.failures import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,8 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
             lines.append(told.description or "")
             lines += _numbers({name: value.value for name, value in told.metadata.items()})
         elif failure.error is not None:
-            lines.append(failure.error.message.strip())
+            # Nobody has written this one for admins, and what it quotes may be a secret.
+            lines.append(f"{root_of(failure.error).cls_name or 'an error'} in {event.step_key}: see the log of the run")
     if len(lines) == 1:
         # The process of the run died: nothing but Dagster's own words is left.
         lines.append(context.failure_event.message or "no reason given")

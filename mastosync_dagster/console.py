@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
 from mastosync_dagster.reports import counts
 
@@ -49,7 +50,7 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            console.print(text or (error.message if error else "failed"), style="bold red", markup=False)
+            console.print(text or (root_of(error).message if error else "failed"), style="bold red", markup=False)
     console.print(f"run {result.run_id}: more in the Dagster UI", markup=False)
     return False
 

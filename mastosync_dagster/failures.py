@@ -23,6 +23,8 @@ from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dagster_shared.error import SerializableErrorInfo
+
 PLAIN_ERRORS = (
     ConnectionFailedError,
     DatabaseReadError,
@@ -39,6 +41,13 @@ PLAIN_ERRORS = (
 """Their messages are written for admins: one sentence or two, what to change, no secret."""
 
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
+def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
+    """Return what has happened: Dagster's own error, which only says where, stands around it."""
+    while error.cause is not None:
+        error = error.cause
+    return error
 
 
 @contextlib.contextmanager

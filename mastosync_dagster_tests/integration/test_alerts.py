@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
 from mastosync_dagster import alerts
-from mastosync_dagster.alerts import AlertError, tell
+from mastosync_dagster.alerts import AlertError, failure_message, tell
+from mastosync_dagster.cli import main
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.sensors import alert_on_failure
@@ -115,6 +117,22 @@ def test_a_run_that_could_not_begin_says_what_to_change(
     text = webhook.told[0]["text"]
     assert text.startswith("mastosync: sync_changes failed")
     assert "S3_BUCKET" in text
+
+
+def test_an_error_that_nobody_expected_is_told_by_its_kind_and_without_what_it_quotes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object) -> None:
+        raise LookupError("s3cr3t")
+
+    monkeypatch.setattr("mastosync_dagster.ops.ensure_different", surprise)
+    result = world.run("sync_changes")
+    text = failure_message(failed_context(world, result))
+    assert "LookupError in plan_changes: see the log of the run" in text
+    assert "s3cr3t" not in text
+    outcome = CliRunner().invoke(main, ["sync", "accounts"])
+    assert outcome.exit_code == 1
+    assert "LookupError: s3cr3t" in outcome.output
 
 
 def test_without_a_webhook_nobody_is_told_and_the_tick_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
