@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mastosync_dagster.history import SYNC_CHANGES
 from mastosync_dagster.manifests import columns_of
@@ -93,6 +92,8 @@ def private_rows(store: ManifestStore, about: About, table: str, partition: str 
         return set()
     rows: set[int] = set()
     for manifest in _manifests(store, table, partition):
+        import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier manifests does not take)
+
         known = pa.array(list(rows), pa.int64())
         for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
             here = pc.and_(
@@ -112,6 +113,8 @@ def left_out_rows(store: ManifestStore, about: About, table: str) -> set[int]:
         return set()
     rows: set[int] = set()
     for manifest in _manifests(store, table, None):
+        import pyarrow.compute as pc  # noqa: PLC0415  (as above)
+
         known, left, settled = pa.array(list(rows), pa.int64()), set[int](), set[int]()
         for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "reason")):
             ids, here = batch.column("row_id"), pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))

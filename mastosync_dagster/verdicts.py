@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mastosync_dagster.manifests import About, columns_of
 from mastosync_dagster.transfer.findings import FORMAT, Finding
@@ -55,6 +54,8 @@ def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType
     synced = store.newest_of(file_type.value, partition)
     if verified is None or (synced is not None and synced.written > verified.written):
         return Repairs()
+    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
+
     again: list[str] = []
     turn: list[str] = []
     for batch in columns_of(store, verified, FORMAT, about, ("key", "finding")):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mastosync_dagster.transfer.copier import Copier, failed
 from mastosync_dagster.transfer.errors import StorageError
@@ -368,5 +367,5 @@ def _plan_totals(folder: Path) -> tuple[int, int]:
     with pa.OSFile(str(folder / TO_COPY), "rb") as file, pa.ipc.open_stream(file) as reader:
         for batch in reader:
             lines += batch.num_rows
-            size += pc.sum(batch.column("size")).as_py() or 0
+            size += sum(filter(None, batch.column("size").to_pylist()))
     return lines, size
