@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.demo.book import ExpectedObject, Instance, MissingObject
 from mastosync_dagster.demo.cases import Case, File, Ids, Owner, Post
 from mastosync_dagster.demo.media_files import FileMaker
+from mastosync_dagster.mastodon import CACHE_CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-CACHE_CONTROL = "public, max-age=315576000, immutable"
-"""What Mastodon sets."""
 
 _SNOWFLAKES = frozenset({"accounts", "media_attachments"})
 # Preview cards pass a million on the way: keys go from 000/999/9xx to 001/000/0xx.

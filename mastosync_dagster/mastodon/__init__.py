@@ -16,11 +16,13 @@ from mastosync_dagster.mastodon.queries import (
     rows_as_of,
     walk_rows,
 )
+from mastosync_dagster.mastodon.remote_files import CACHE_CONTROL, RemoteFile, remote_file, remote_file_columns
 from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.sizes import TableSize, split_size, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
+    "CACHE_CONTROL",
     "CACHE_FOLDERS",
     "TABLES",
     "TOP_FOLDERS",
@@ -32,6 +34,7 @@ __all__ = [
     "KeySpan",
     "NotMastodonError",
     "Owners",
+    "RemoteFile",
     "RowError",
     "RowPage",
     "Rows",
@@ -48,6 +51,8 @@ __all__ = [
     "owners",
     "prefixed",
     "read_schema",
+    "remote_file",
+    "remote_file_columns",
     "rows_as_of",
     "split_name",
     "split_size",

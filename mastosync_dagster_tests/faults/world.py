@@ -12,8 +12,8 @@ import psycopg2
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.book import ExpectedObject, Instance
-from mastosync_dagster.demo.generator import CACHE_CONTROL
 from mastosync_dagster.demo.instance import build
+from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
