@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -112,8 +112,8 @@ def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
 def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
     """Put what plan and copy said, and what came after them, into one file, `MANIFEST`.
 
-    A part that a stopped run did not come to write is left out. The parts stay. A missing object that was asked for at
-    the server that it is a copy of stands there with what came of that.
+    A part that a stopped run did not come to write is left out. The parts stay. Where missing objects were looked for
+    elsewhere, the lines of all of them are those that were written then.
 
     Args:
         folder: Holds the parts, gets the file.
@@ -125,26 +125,19 @@ def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
     merged = folder / MANIFEST
     unfinished = merged.with_name(f".{MANIFEST}")
     schema = FORMAT.schema(about)
-    refetched = _refetched_keys(folder)
+    looked_elsewhere = (folder / REFETCHED).exists()
     with pq.ParquetWriter(str(unfinished), schema, compression="zstd") as writer:
         for name in (DECIDED, COPIED, TURNED, REFETCHED):
             if not (folder / name).exists():
                 continue
             with FORMAT.open(folder / name) as part:
                 for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                    lines = batch if name == REFETCHED or refetched is None else _without_missing(batch, refetched)
+                    lines = _without_missing(batch) if looked_elsewhere and name != REFETCHED else batch
                     writer.write_batch(lines.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
 
 
-def _refetched_keys(folder: Path) -> pa.Array[Any] | None:
-    if not (folder / REFETCHED).exists():
-        return None
-    with FORMAT.open(folder / REFETCHED) as part:
-        return part.read(columns=["key"], use_threads=False).column("key").combine_chunks()
-
-
-def _without_missing(batch: pa.RecordBatch, keys: pa.Array[Any]) -> pa.RecordBatch:
-    missing = pc.equal(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.MISSING.value))
-    return batch.filter(pc.invert(pc.and_(missing, pc.is_in(batch.column("key"), value_set=keys))))
+def _without_missing(batch: pa.RecordBatch) -> pa.RecordBatch:
+    outcomes = batch.column("outcome").cast(pa.string())
+    return batch.filter(pc.not_equal(outcomes, pa.scalar(Outcome.MISSING.value)))

@@ -2,8 +2,8 @@
 
 A plan is a folder. ``make_plan`` writes `TO_COPY` (read by ``copy_plan``) and `DECIDED` (manifest lines of the objects
 that need no copy); ``copy_plan`` writes `COPIED` (manifest lines of the rest). Objects that need another ACL alone
-stand in `TO_TURN`, and their lines in `TURNED`; missing objects that were asked for elsewhere have theirs in
-`REFETCHED`. A file appears under its name only when it is complete.
+stand in `TO_TURN`, and their lines in `TURNED`; where missing objects were looked for elsewhere, the lines of all
+missing ones are in `REFETCHED`. A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
