@@ -87,8 +87,15 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to leave out first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Objects in flight (default 64).")
+@click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
 def sync(
-    file_types: tuple[str, ...], limit: int | None, offset: int, changed_since: str | None, concurrency: int | None
+    file_types: tuple[str, ...],
+    *,
+    limit: int | None,
+    offset: int,
+    changed_since: str | None,
+    concurrency: int | None,
+    refetch: bool,
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
@@ -98,16 +105,17 @@ def sync(
 
     from mastosync_dagster.console import run_with_bar
 
-    plan_config = {
+    plan_config: dict[str, object] = {
         "file_types": list(dict.fromkeys(file_types)),
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
     }
+    copy_config: dict[str, object] = {"concurrency": concurrency, "refetch": refetch or None}
     run_config = {
         "ops": {
-            "plan_changes": {"config": {name: value for name, value in plan_config.items() if value is not None}},
-            "copy": {"config": {"concurrency": concurrency} if concurrency else {}},
+            name: {"config": {field: value for field, value in config.items() if value is not None}}
+            for name, config in {"plan_changes": plan_config, "copy": copy_config}.items()
         }
     }
     with _instance() as instance:

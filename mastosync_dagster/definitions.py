@@ -12,6 +12,7 @@ from mastosync_dagster.progress import LogProgress
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.schedules import Nightly, all_schedules
 from mastosync_dagster.sensors import all_sensors
+from mastosync_dagster.transfer.fetching import FetchSettings
 from mastosync_dagster.verification import all_verifications
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     defs: dg.Definitions
 
 
-def build_definitions(progress: ProgressReporter | None = None, nightly: Nightly | None = None) -> dg.Definitions:
+def build_definitions(
+    progress: ProgressReporter | None = None, nightly: Nightly | None = None, web: FetchSettings | None = None
+) -> dg.Definitions:
     """Return the definitions; what their runs need from the environment is read when a run starts.
 
     Args:
         progress: Who hears of a run's progress; by default a log line every ten seconds.
         nightly: When the nightly schedule runs; by default at three o'clock, UTC.
+        web: How missing objects are fetched from other servers, where that is asked for.
     """
     ranges = sync_jobs()
     return dg.Definitions(
@@ -38,6 +42,7 @@ def build_definitions(progress: ProgressReporter | None = None, nightly: Nightly
             "source": S3Bucket.source(),
             "destination": S3Bucket.destination(),
             "progress": progress or LogProgress(),
+            "web": web or FetchSettings(),
         },
         # Runs of backfills take no job's executor, so it stands here. One process a run: a step's process would cost
         # seconds, and the parallelism is threads inside the copy and runs beside each other.

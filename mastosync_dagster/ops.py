@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -39,14 +39,17 @@ from mastosync_dagster.mastodon import Selection, database_now, read_schema, row
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
 from mastosync_dagster.progress import ProgressReporter, Watcher
+from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.fetching import FetchSettings
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.turned import with_turned
 from mastosync_dagster.verdicts import Repairs, repairs
@@ -106,27 +109,34 @@ class Copied:
         config: How it was carried out, so that it can be again.
         counts: What the copy counts.
         turned: What setting ACLs counts.
+        refetched: What fetching missing objects elsewhere counts.
     """
 
     planned: Planned
     config: CopyConfig
     counts: CopyCounts
     turned: TurnCounts
+    refetched: RefetchCounts
 
     @property
     def stopped(self) -> StorageError | None:
         """The permanent error that ended the run early; None: it went through."""
-        return self.turned.stopped or self.counts.stopped
+        return self.turned.stopped or self.counts.stopped or self.refetched.stopped
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """The servers of a run and who hears of its progress: what all ops are given."""
+    """The servers of a run and who hears of its progress: what all ops are given.
+
+    Attributes:
+        web: How other servers are asked; ops that ask none have the default.
+    """
 
     database: MastodonDatabase
     source: S3Bucket
     destination: S3Bucket
     progress: ProgressReporter
+    web: FetchSettings = field(default_factory=FetchSettings)
 
 
 def _make_plan(
@@ -299,10 +309,11 @@ def copy(
     source: S3Bucket,
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
+    web: dg.ResourceParam[FetchSettings],
 ) -> Copied:
     """Carry out the plan."""
     with plain_failures():
-        return _copy(context, config, planned, _Sides(mastodon_db, source, destination, progress))
+        return _copy(context, config, planned, _Sides(mastodon_db, source, destination, progress, web))
 
 
 def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, sides: _Sides) -> Copied:
@@ -314,6 +325,9 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     try:
         with sides.progress.watch(context.log) as watcher:
             turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
+            refetched = RefetchCounts()
+            if config.refetch and turned.stopped is None and counts.stopped is None:
+                refetched = _refetch(context, folder, sides, planned, config, watcher)
     except BaseException:
         # Terminated, or worse: what was done must be looked up all the same.
         try:
@@ -321,7 +335,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
         raise
-    return Copied(planned=planned, config=config, counts=counts, turned=turned)
+    return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
 
 
 def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
@@ -342,6 +356,28 @@ def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Wat
     return turned, counts
 
 
+def _refetch(
+    context: dg.OpExecutionContext, folder: Path, sides: _Sides, planned: Planned, config: CopyConfig, watcher: Watcher
+) -> RefetchCounts:
+    """Fetch what is missing from the servers that it is a copy of."""
+    destination = sides.destination.storage()
+    counts = refetch_missing(
+        folder,
+        sides.database,
+        destination,
+        sides.web,
+        memory_mb=config.memory_mb,
+        take_private=planned.config.copy_private or bool(destination.settings.permission),
+        stop=threading.Event(),
+        on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
+    )
+    context.log.info(
+        f"{counts.refetched:,} missing objects fetched from their servers ({counts.bytes / 1e6:,.1f} MB),"
+        f" {counts.refused:,} not; the manifest says why"
+    )
+    return counts
+
+
 @dataclass(frozen=True)
 class _Report:
     """What the end of a run is told from."""
@@ -354,7 +390,7 @@ class _Report:
     def metadata(self) -> dict[str, dg.MetadataValue]:
         """Return the numbers that the UI plots, the first lines of what went wrong, and the manifest's place."""
         counts, planned = self.copied.counts, self.copied.planned
-        seconds = planned.seconds + counts.seconds
+        seconds = planned.seconds + counts.seconds + self.copied.refetched.seconds
         numbers: dict[str, int | float] = {
             "rows": planned.counts.rows,
             **reports.counts(self.summary.total),
@@ -362,6 +398,7 @@ class _Report:
             **reports.rates(self.summary.total, seconds),
             **counts.figures(),
             "acls_set": self.copied.turned.turned,
+            "refetched": self.copied.refetched.refetched,
             "list_requests": planned.counts.list_requests,
             "head_requests": planned.counts.head_requests,
             DATABASE_BYTES: planned.database_bytes,
@@ -458,10 +495,11 @@ def report(
     source: S3Bucket,
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
+    web: dg.ResourceParam[FetchSettings],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures():
-        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
+        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
     check = reports.check_result(told.summary, copied.planned.scope.name, failed=told.failed(told.summary.total))
     if told.has_failed:
         yield check
@@ -479,10 +517,11 @@ def report_changes(
     source: S3Bucket,
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
+    web: dg.ResourceParam[FetchSettings],
 ) -> reports.Summary:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
     with plain_failures():
-        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress))
+        told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
     for selection in copied.planned.scope.selections:
         context.log_event(told.observation(selection))
     context.add_output_metadata(told.metadata())

@@ -147,6 +147,11 @@ class CopyConfig(dg.Config):
     source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
     destination_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
     destination_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    refetch: bool = Field(
+        default=False,
+        description="Fetch originals that the source has lost from the servers that they are copies of, where the"
+        " rows have their addresses. It connects to any server of the internet, over HTTPS.",
+    )
 
     def copy_settings(self) -> CopySettings:
         """Return the settings of the copy.

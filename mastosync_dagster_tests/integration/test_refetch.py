@@ -1,0 +1,164 @@
+"""With ``refetch`` a run brings lost originals of other servers back, and says which it could not."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.refetching import MADE_HERE, NO_URL
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer import fetching
+from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.transfer.planning import ONLY_AT_DESTINATION
+from mastosync_dagster.transfer.refetch import FETCHED, NOT_FETCHED
+from mastosync_dagster_tests.integration.conftest import metadata_of
+from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.web import JPEG, PNG, hostile_web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import dagster as dg
+
+    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.web import Web
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+REFETCH = {"ops": {MEDIA.value: {"ops": {"copy": {"config": {"refetch": True}}}}}}
+FIRST = 900_000_001
+SUSPENDED, ACTIVE = 77_001, 77_002
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    with hostile_web(tmp_path) as running:
+        yield running
+
+
+def lose(world: World, *rows: tuple[str, str, int]) -> None:
+    """Insert remote media whose files the source does not have: content type, address and account of each."""
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        for account, since in ((SUSPENDED, "2024-01-01"), (ACTIVE, None)):
+            cursor.execute(
+                "INSERT INTO accounts (id, username, domain, suspended_at, created_at, updated_at)"
+                " VALUES (%s, %s, 'files.example', %s, now(), now())",
+                (account, f"account{account}", since),
+            )
+        for number, (content_type, url, account) in enumerate(rows):
+            cursor.execute(
+                "INSERT INTO media_attachments (id, account_id, remote_url, file_file_name, file_content_type,"
+                " file_file_size, file_storage_schema_version, processing, created_at, updated_at, file_updated_at)"
+                " VALUES (%s, %s, %s, %s, %s, 1, 1, 2, now(), now(), now())",
+                (FIRST + number, account, url, f"lost.{content_type.rpartition('/')[2]}", content_type),
+            )
+        connection.commit()
+
+
+def lines(world: World, group: str = MEDIA.value) -> dict[tuple[int, str], ManifestLine]:
+    """Return the newest manifest's lines about the rows that `lose` inserted."""
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (manifest,) = store.newest(group)
+    found = [line for batch in store.read(manifest) for line in batch if FIRST <= line.row_id < FIRST + 100]
+    told = {(line.row_id - FIRST, line.part): line for line in found}
+    assert len(told) == len(found)
+    return told
+
+
+def sync(world: World, web: Web, key: str, config: Mapping[str, object] | None) -> dg.ExecuteInProcessResult:
+    return (
+        build_definitions(web=web.settings())
+        .resolve_job_def(f"sync_{MEDIA.value}")
+        .execute_in_process(instance=world.dagster, partition_key=key, run_config=config, raise_on_error=False)
+    )
+
+
+def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_on(
+    world_with_acls: World, web: Web
+) -> None:
+    world = world_with_acls
+    elsewhere = web.url(f"/to?https://127.0.0.1:{web.port}/good.png")
+    lose(
+        world,
+        ("image/png", web.url("/good.png"), ACTIVE),
+        ("image/jpeg", web.url("/good.jpg"), SUSPENDED),
+        ("image/png", elsewhere, ACTIVE),
+        ("video/mp4", web.url("/good.png"), ACTIVE),
+        ("audio/mpeg", "http://files.example/a.mp3", ACTIVE),
+        ("image/png", web.url("/endless.png", "endless.files.example"), ACTIVE),
+    )
+    ((key,),) = world.register(MEDIA).values()
+
+    assert sync(world, web, key, None).success
+    assert {line.outcome for line in lines(world).values()} == {Outcome.MISSING}
+    assert not web.asked
+
+    fetched = sync(world, web, key, REFETCH)
+    assert fetched.success
+    told = lines(world)
+    good = {number: told.pop((number, "file/original")) for number in (0, 1)}
+    for line, body, content_type in ((good[0], PNG, "image/png"), (good[1], JPEG, "image/jpeg")):
+        assert (line.outcome, line.refetched, line.detail, line.size) == (Outcome.COPIED, True, FETCHED, len(body))
+        found = world.destination.client.get_object(Bucket=world.destination.name, Key=line.key)
+        assert found["Body"].read() == body
+        assert found["ContentType"] == content_type
+        assert found["CacheControl"] == "public, max-age=315576000, immutable"
+    status = {
+        number: anonymous_status(world.destination.server, world.destination.name, good[number].key) for number in good
+    }
+    assert status == {0: 200, 1: 403}
+    assert {(line.outcome, line.refetched) for line in told.values()} == {(Outcome.MISSING, False)}
+    made_here = (told[number, "file/small"].detail or "" for number in (0, 1, 2, 3, 5))
+    assert all(detail.startswith(NOT_FETCHED + MADE_HERE) and "tootctl media refresh" in detail for detail in made_here)
+    assert {number: told[number, "file/original"].detail for number in (2, 3, 4, 5)} == {
+        2: NOT_FETCHED + fetching.NOT_PUBLIC,
+        3: NOT_FETCHED + fetching.WRONG_TYPE,
+        4: NOT_FETCHED + fetching.NOT_HTTPS,
+        5: NOT_FETCHED + fetching.TOO_LARGE,
+    }
+    assert metadata_of(fetched, MEDIA.value)["refetched"] == 2
+    listed = world.destination.client.list_objects_v2(Bucket=world.destination.name, Prefix="cache/media_attachments/")
+    assert sum("/lost." in each["Key"] for each in listed["Contents"]) == 2
+
+    web.asked.clear()
+    world.forget()
+    assert sync(world, web, key, None).success
+    again = [lines(world)[number, "file/original"] for number in good]
+    assert [(line.outcome, line.detail) for line in again] == [(Outcome.PRESENT, ONLY_AT_DESTINATION)] * 2
+    assert not web.asked
+    verified = world.run(
+        f"verify_{MEDIA.value}", key, {"ops": {f"{MEDIA.value}_verification": {"config": {"acls": "all"}}}}
+    )
+    assert verified.success
+
+
+def test_rows_without_an_address_say_so(world: World, web: Web) -> None:
+    lose(world, ("image/png", "https://files.example/a.png", ACTIVE))
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE media_attachments SET thumbnail_file_name = 'lost.png', thumbnail_content_type = 'image/png',"
+            " file_file_name = NULL WHERE id = %s",
+            (FIRST,),
+        )
+        connection.commit()
+    config = {"plan_changes": {"config": {"file_types": [MEDIA.value]}}, "copy": {"config": {"refetch": True}}}
+    job = build_definitions(web=web.settings()).resolve_job_def("sync_changes")
+    assert job.execute_in_process(instance=world.dagster, run_config={"ops": config}, raise_on_error=False).success
+    (line,) = lines(world, "sync_changes").values()
+    assert line.part == "thumbnail/original"
+    assert (line.detail or "").startswith(NOT_FETCHED + NO_URL)
+
+
+def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world: World, web: Web) -> None:
+    lose(world, ("image/png", f"https://127.0.0.2:{web.port}/good.png", ACTIVE))
+    done = world.command("mastosync", "sync", MEDIA.value, "--refetch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines(world, "sync_changes")[0, "file/original"].detail == NOT_FETCHED + fetching.NOT_PUBLIC
+    assert not web.asked
