@@ -195,8 +195,10 @@ class _Auditor:
             self.counts = replace(self.counts, unlisted=True)
             return
         for folder, own in folders.items():
-            for entry, detail in foreign_objects(self._destination, folder, own):
+            foreign = foreign_objects(self._destination, folder, own)
+            for entry, detail in foreign.objects:
                 self._write_unwanted(entry, Finding.FOREIGN, detail)
+            self.counts = replace(self.counts, list_requests=self.counts.list_requests + foreign.list_requests)
 
     def _sight(self, item: Item, source: View, destination: View) -> Sight:
         """Say what the listings show of an object."""

@@ -8,7 +8,7 @@ from mastosync_dagster.transfer.findings import Finding, FindingLine
 from mastosync_dagster.transfer.storage import PAGE_KEYS, ListedObject
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from mastosync_dagster.transfer.storage import Storage
 
@@ -38,8 +38,20 @@ def unwanted_line(storage: Storage, entry: ListedObject, finding: Finding, detai
     return FindingLine(None, None, None, key, None, finding, detail, entry.size, entry.etag, None, entry.modified)
 
 
-def foreign_objects(storage: Storage, folder: str, own: Collection[str]) -> Iterator[tuple[ListedObject, str]]:
-    """Yield what lies in a folder and in none of its own folders: some of it, each with a remark.
+class Foreign(NamedTuple):
+    """What lies in a folder and in none of its own folders.
+
+    Attributes:
+        objects: Some thousand of them at the most, each with a remark.
+        list_requests: ListObjectsV2 requests that this took.
+    """
+
+    objects: list[tuple[ListedObject, str]]
+    list_requests: int
+
+
+def foreign_objects(storage: Storage, folder: str, own: Collection[str]) -> Foreign:
+    """Return what lies in a folder and in none of its own folders.
 
     Sends a request, and one for each of the first `_FOREIGN_FOLDERS` foreign folders.
 
@@ -52,12 +64,13 @@ def foreign_objects(storage: Storage, folder: str, own: Collection[str]) -> Iter
         StorageError: It cannot be listed.
     """
     answer = _list_once(storage, folder, delimiter="/", keys=PAGE_KEYS)
-    yield from ((entry, NOT_MASTODONS) for entry in answer.objects if entry.key not in own)
-    strangers = [name for name in answer.folders if name not in own]
-    for name in strangers[:_FOREIGN_FOLDERS]:
+    found = [(entry, NOT_MASTODONS) for entry in answer.objects if entry.key not in own]
+    strangers = [name for name in answer.folders if name not in own][:_FOREIGN_FOLDERS]
+    for name in strangers:
         inside = _list_once(storage, name, delimiter="", keys=_FOREIGN_KEYS)
         detail = f"{NOT_MASTODONS}; one of many in {name}" if inside.more else NOT_MASTODONS
-        yield from ((entry, detail) for entry in inside.objects)
+        found += [(entry, detail) for entry in inside.objects]
+    return Foreign(found, 1 + len(strangers))
 
 
 def _list_once(storage: Storage, folder: str, *, delimiter: str, keys: int) -> _Listed:

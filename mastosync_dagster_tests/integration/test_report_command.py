@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -20,10 +21,10 @@ from mastosync_dagster.partitions import FileType
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.transfer.manifest_store import FolderManifests
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.support.acls import anonymous_status
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mastosync_dagster_tests.integration.conftest import World
 
 
@@ -88,6 +89,28 @@ def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(w
             assert each["what_to_do"].startswith("lost")
     for begins in ("tootctl accounts", "tootctl media"):
         assert any(str(each["command"]).startswith(begins) for each in listed.values())
+
+
+def test_manifests_in_a_private_bucket_are_read_from_there(
+    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    bucket = create_bucket(world.destination.server)
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{bucket.name}/of/mastosync")
+    ((key,),) = world.register(FileType.ACCOUNTS).values()
+    assert world.run("sync_accounts", key).success
+    kept = [each["Key"] for each in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]]
+    assert [name.startswith(f"of/mastosync/accounts/{key}/") for name in kept] == [True]
+    assert anonymous_status(bucket.server, bucket.name, kept[0]) == 403
+    assert not list(Path(world.dagster.root_directory).rglob("*.parquet"))
+
+    told = json.loads(report("accounts", "--format", "json"))
+    assert {each["key"] for each in told["objects"]} == {each.key for each in world.instance.missing_of("accounts")}
+    assert told["totals"]["accounts"]["copied"] == len(world.instance.objects_of("accounts"))
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", "s3://no-such-bucket/of/mastosync")
+    refused = CliRunner().invoke(main, ["report", "accounts"])
+    assert refused.exit_code == 1
+    assert "no-such-bucket" in refused.output or "bucket" in refused.output
 
 
 def test_rows_that_have_gone_or_changed_need_nothing(world: World) -> None:

@@ -1,0 +1,112 @@
+"""With the policy ``source`` an object is as private at the destination as at the source, whatever its row says."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.transfer.findings import Finding
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
+from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.proxy import Proxy
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+SUSPENDED, ACTIVE = 77_001, 77_002
+# Whose media, and the ACL of the object at the source.
+ROWS = {1: (ACTIVE, "public-read"), 2: (ACTIVE, "private"), 3: (SUSPENDED, "public-read"), 4: (SUSPENDED, "private")}
+AS_SOURCE = {"ops": {MEDIA.value: {"ops": {"plan": {"config": {"privacy": "source"}}}}}}
+
+
+def key(row_id: int) -> str:
+    return f"media_attachments/files/000/000/{row_id:03d}/original/a.mp3"
+
+
+def statuses(bucket: Bucket) -> dict[int, int]:
+    """Return what an anonymous GET of each object is answered with."""
+    return {row_id: anonymous_status(bucket.server, bucket.name, key(row_id)) for row_id in ROWS}
+
+
+@pytest.fixture
+def source(world_with_acls: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A bucket with ACLs as the source of the world, with one object each of four rows."""
+    bucket = create_bucket(world_with_acls.destination.server)
+    with (
+        contextlib.closing(psycopg2.connect(world_with_acls.database.url)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("DELETE FROM media_attachments")
+        for account, since in ((SUSPENDED, "2024-01-01"), (ACTIVE, None)):
+            cursor.execute(
+                "INSERT INTO accounts (id, username, suspended_at, created_at, updated_at)"
+                " VALUES (%s, %s, %s, now(), now())",
+                (account, f"account{account}", since),
+            )
+        for row_id, (account, acl) in ROWS.items():
+            cursor.execute(
+                "INSERT INTO media_attachments (id, account_id, file_file_name, file_content_type, file_file_size,"
+                " processing, created_at, updated_at, file_updated_at)"
+                " VALUES (%s, %s, 'a.mp3', 'audio/mpeg', 4, 2, now(), now(), now())",
+                (row_id, account),
+            )
+            bucket.client.put_object(Bucket=bucket.name, Key=key(row_id), Body=b"body", ACL=acl)  # type: ignore[arg-type]
+        connection.commit()
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    world_with_acls.register(MEDIA)
+    return bucket
+
+
+@pytest.fixture
+def asked(source: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the source that counts what it is asked."""
+    with s3_proxy(source.server.endpoint) as proxy:
+        monkeypatch.setenv("S3_ENDPOINT", proxy.endpoint)
+        yield proxy
+
+
+def test_each_object_gets_the_acl_that_it_has_at_the_source(
+    world_with_acls: World, source: Bucket, asked: Proxy
+) -> None:
+    world = world_with_acls
+    assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
+    expected = {1: 200, 2: 403, 3: 200, 4: 403}
+    assert statuses(source) == expected
+    assert statuses(world.destination) == expected
+    # A request more for each object that is copied, and no more than that.
+    assert asked.count(Kind.OTHER) == len(ROWS)
+
+    asked.forget()
+    assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
+    assert asked.count(Kind.OTHER, Kind.GET) == 0
+    assert verify(world, privacy="source", acls="all").success
+
+    # Neither the rows' word nor that of earlier runs turns them.
+    client, bucket = world.destination.client, world.destination.name
+    client.put_object_acl(Bucket=bucket, Key=key(2), ACL="public-read")
+    client.put_object_acl(Bucket=bucket, Key=key(3), ACL="private")
+    assert not verify(world, privacy="source", acls="all").success
+    assert unequal(world) == {key(2): Finding.ACL_DIFFERS, key(3): Finding.ACL_DIFFERS}
+    assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
+    assert statuses(world.destination) == expected
+    assert verify(world, privacy="source", acls="all").success
+
+
+def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
+    world_with_acls: World, source: Bucket, asked: Proxy
+) -> None:
+    world = world_with_acls
+    assert statuses(source) == {1: 200, 2: 403, 3: 200, 4: 403}
+    assert world.run("sync_media_attachments", media_range(world)).success
+    assert statuses(world.destination) == {1: 200, 2: 200, 3: 403, 4: 403}
+    assert asked.count(Kind.OTHER) == 0

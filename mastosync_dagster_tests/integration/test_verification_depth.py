@@ -1,0 +1,161 @@
+"""What a verification costs, how closely it looks, and what only the bodies tell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.mastodon import CACHE_CONTROL
+from mastosync_dagster.transfer.closer import EXPOSED
+from mastosync_dagster.transfer.findings import Finding
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.test_verification import (
+    MEDIA,
+    findings,
+    media_range,
+    metadata,
+    unequal,
+    verify,
+)
+from mastosync_dagster_tests.support.proxy import Kind
+from mastosync_dagster_tests.support.transfers import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from obstore import Attributes
+    from obstore.store import S3Store
+
+    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster_tests.integration.conftest import World
+
+ROWS = 4_000
+KEYS = 2 * ROWS
+
+
+def acl_requests(world: World) -> int:
+    """Return how often the destination was asked who may read an object."""
+    return sum(seen.method == "GET" for seen in world.destination_proxy.requests if seen.kind is Kind.OTHER)
+
+
+@pytest.mark.parametrize("depth", ["none", "sample", "all"])
+def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: World, depth: str) -> None:
+    world = synced_with_acls
+    everything = world.instance.objects_of(MEDIA)
+    exposed = next(each for each in everything if each.private)
+    world.destination.client.put_object_acl(Bucket=world.destination.name, Key=exposed.key, ACL="public-read")
+    world.forget()
+    found = verify(world, acls=depth, headers="none")
+    asked = acl_requests(world)
+    # Of a sample, one private and one public object of each page of rows, of which there are few.
+    assert asked in {"none": [0], "sample": range(2, 11), "all": [len(everything)]}[depth]
+    if depth == "sample":
+        # Whether it is this one is a matter of luck.
+        assert set(unequal(world)) <= {exposed.key}
+    else:
+        assert unequal(world) == ({exposed.key: Finding.ACL_DIFFERS} if depth == "all" else {})
+        assert found.success is (depth == "none")
+    if found.success:
+        assert metadata(found)["acls_compared"] == asked
+    if depth == "all":
+        assert {line.detail for line in findings(world) if line.finding is Finding.ACL_DIFFERS} == {EXPOSED}
+
+
+def damage_in_secret(world: World, each: ExpectedObject) -> None:
+    """Flip a byte of an object, and hide it: uploaded in parts, it has an ETag that is no MD5."""
+    client, bucket = world.destination.client, world.destination.name
+    found = client.get_object(Bucket=bucket, Key=each.key)
+    body = bytearray(found["Body"].read())
+    body[len(body) // 2] ^= 1
+    upload = client.create_multipart_upload(
+        Bucket=bucket,
+        Key=each.key,
+        ContentType=found["ContentType"],
+        CacheControl=found.get("CacheControl", ""),
+        Metadata=found["Metadata"],
+        ACL="public-read",
+    )["UploadId"]
+    part = client.upload_part(Bucket=bucket, Key=each.key, UploadId=upload, PartNumber=1, Body=bytes(body))
+    client.complete_multipart_upload(
+        Bucket=bucket,
+        Key=each.key,
+        UploadId=upload,
+        MultipartUpload={"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]},
+    )
+    shown = client.head_object(Bucket=bucket, Key=each.key)
+    assert (shown["ContentLength"], shown["ETag"].endswith('-1"')) == (each.size, True)
+
+
+def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_right(synced_with_acls: World) -> None:
+    world = synced_with_acls
+    everything = world.instance.objects_of(MEDIA)
+    chosen = next(each for each in everything if not each.private and each.size > 1_000 and each.cache_control)
+    damage_in_secret(world, chosen)
+
+    assert verify(world, headers="all", acls="all").success
+    assert unequal(world) == {}
+
+    world.forget()
+    assert not verify(world, full=True).success
+    assert unequal(world) == {chosen.key: Finding.CONTENT_DIFFERS}
+    read = Counter(seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.GET)
+    assert read == Counter(each.key for each in everything)
+
+    assert world.run("sync_media_attachments", media_range(world)).success
+    whole = verify(world, full=True)
+    assert whole.success
+    assert unequal(world) == {}
+    assert metadata(whole)["bodies_compared"] == len(everything)
+    assert metadata(whole)["bytes_read"] == 2 * sum(each.size for each in everything)
+
+
+def put_many(bucket: S3Store, keys: Iterable[str], headers: Attributes) -> None:
+    """Put the same body under many keys."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: bucket.put(key, b"body", attributes=headers, use_multipart=False), keys))
+
+
+@pytest.mark.timeout(240)
+def test_a_verification_costs_three_requests_for_a_thousand_keys_and_side(
+    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    source = create_bucket(world.source.server)
+    monkeypatch.setenv("S3_BUCKET", source.name)
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(ROWS))
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM media_attachments")
+        cursor.execute(
+            "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size, created_at,"
+            " updated_at, file_updated_at) SELECT n, 'a.jpg', 'image/jpeg', 4, now(), now(), now()"
+            " FROM generate_series(1, %s) n",
+            (ROWS,),
+        )
+        connection.commit()
+    keys = [
+        f"media_attachments/files/000/{number // 1000:03d}/{number % 1000:03d}/{style}/a.jpg"
+        for number in range(1, ROWS + 1)
+        for style in ("original", "small")
+    ]
+    headers: Attributes = {"Content-Type": "image/jpeg", "Cache-Control": CACHE_CONTROL}
+    put_many(storage(source, "source").store(), keys, headers)
+    put_many(storage(world.destination, "destination", permission="public-read").store(), keys, headers)
+    world.register(MEDIA)
+    world.forget()
+
+    found = verify(world)
+    assert found.success
+    told = metadata(found)
+    assert (told["equal"], told["extra"], told["foreign"]) == (KEYS, 0, 0)
+    bound = 3 * KEYS // 1000
+    sides = [Counter(seen.kind for seen in proxy.requests) for proxy in (world.source_proxy, world.destination_proxy)]
+    assert all(side.total() <= bound for side in sides), sides
+    # Nothing is written, and no body is read.
+    assert all(set(side) <= {Kind.LIST, Kind.HEAD, Kind.OTHER} for side in sides), sides
+    assert not any(seen.method in {"PUT", "POST", "DELETE"} for seen in world.destination_proxy.requests)
+    assert sum(side[Kind.LIST] for side in sides) == told["list_requests"]
