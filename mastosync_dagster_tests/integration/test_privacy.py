@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
-FEW_ROWS = [FileType.SITE_UPLOADS.value, FileType.BACKUPS.value]
 
 
 def execute(world: World, query: str, *parameters: object) -> list[tuple[object, ...]]:
@@ -203,14 +202,18 @@ def test_without_a_policy_every_object_gets_the_permission(one_range: World) -> 
     assert turned == {each.row_id for each in one_range.instance.objects_of(MEDIA) if each.private}
 
 
-def test_archives_of_people_are_private_and_site_uploads_public(world_with_acls: World) -> None:
+def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives_among_them(
+    world_with_acls: World,
+) -> None:
     world = world_with_acls
-    result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"file_types": FEW_ROWS}}}})
-    assert result.success
-    assert world.compare(*FEW_ROWS).differences == ()
-    for each in world.instance.objects_of(*FEW_ROWS):
-        status = anonymous_status(world.destination.server, world.destination.name, each.key)
-        assert status == (403 if each.table == "backups" else 200), each.key
+    assert world.run("sync_changes").success
+    assert world.compare().differences == ()
+    expected = {each.key: 403 if each.private else 200 for each in world.instance.objects}
+    told = {key: anonymous_status(world.destination.server, world.destination.name, key) for key in expected}
+    assert told == expected
+    private = Counter(each.table for each in world.instance.objects if each.private)
+    assert private.keys() == {"media_attachments", "backups"}
+    assert private["backups"] == len(world.instance.objects_of("backups"))
 
 
 def nightly(world: World) -> dg.ExecuteInProcessResult:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster import pruning
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
@@ -15,6 +17,8 @@ from mastosync_dagster_tests.integration.conftest import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pytest
 
     from mastosync_dagster.demo.book import ExpectedObject
     from mastosync_dagster_tests.integration.conftest import World
@@ -106,13 +110,22 @@ def damage(world: World) -> dict[str, Finding]:
     }
 
 
-def test_every_damage_is_named_and_nothing_else_and_a_sync_repairs_it(synced_with_acls: World) -> None:
+def keys(world: World) -> set[str]:
+    """Return the keys at the destination."""
+    pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
+    return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+
+
+def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_takes_the_rest(
+    synced_with_acls: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sound = verify(synced_with_acls, headers="all", acls="all")
     assert sound.success
     assert unequal(synced_with_acls) == {}
     assert check(sound).passed
     told = metadata(sound)
     expected = synced_with_acls.instance.objects_of(MEDIA)
+    expected_keys = {each.key for each in expected}
     assert (told["equal"], told["missing"]) == (len(expected), len(synced_with_acls.instance.missing_of(MEDIA)))
     assert told["acls_compared"] == len(expected)
 
@@ -128,3 +141,15 @@ def test_every_damage_is_named_and_nothing_else_and_a_sync_repairs_it(synced_wit
     strangers = {key: finding for key, finding in damaged.items() if finding in {Finding.EXTRA, Finding.FOREIGN}}
     assert unequal(synced_with_acls) == strangers
     assert (check(repaired).passed, check(repaired).severity) == (False, dg.AssetCheckSeverity.WARN)
+
+    # They were written a moment ago, which alone keeps them.
+    delete = {"ops": {"prune": {"config": {"delete": True}}}}
+    assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
+    assert keys(synced_with_acls) == expected_keys | strangers.keys()
+    monkeypatch.setattr(pruning, "MIN_AGE", timedelta(seconds=-5))
+    assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
+    foreign = {key for key, finding in strangers.items() if finding is Finding.FOREIGN}
+    assert keys(synced_with_acls) == expected_keys | foreign
+    pruned = verify(synced_with_acls, headers="all", acls="all")
+    assert unequal(synced_with_acls) == dict.fromkeys(foreign, Finding.FOREIGN)
+    assert check(pruned).passed
