@@ -117,11 +117,8 @@ class Web:
         return self.names[host]
 
     def settings(self, **changes: Any) -> FetchSettings:
-        """Return settings that trust the CA, take the server's address for a public one, and are not patient."""
+        """Return settings that trust the CA and take the server's address for a public one."""
         values: dict[str, Any] = {
-            "connect_timeout": 5.0,
-            "idle_timeout": 1.0,
-            "total_timeout": 2.0,
             "resolve": self.resolve,
             "allowed": [ipaddress.IPv4Network(f"{ADDRESS}/32")],
             "ca_file": str(self.ca_file),
@@ -161,7 +158,7 @@ class _Answers(BaseHTTPRequestHandler):
             "/broken-chunk.png": self._broken_chunk,
             "/drip.png": self._drip,
             "/drip-of-headers": self._drip_headers,
-            "/silent": lambda: time.sleep(3),
+            "/silent": lambda: time.sleep(30),
             "/gone": lambda: self._send(b"", "text/plain", status=404),
             "/busy": lambda: self._send(b"", "text/plain", status=503),
             "/loop": lambda: self._redirect("/loop"),
@@ -225,7 +222,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._drop_by_drop(b"x")
 
     def _drop_by_drop(self, drop: bytes) -> None:
-        for _ in range(200):
+        while True:
             self.wfile.write(drop)
             time.sleep(0.1)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mastosync_dagster.transfer.fetching import FetchSettings
     from mastosync_dagster.transfer.storage import Storage
     from mastosync_dagster_tests.conftest import Bucket
     from mastosync_dagster_tests.support.web import Web
@@ -60,6 +61,7 @@ class Refetch:
     where: dict[str, Elsewhere | str | None] = field(default_factory=dict)
     counts: RefetchCounts = field(default_factory=RefetchCounts)
     take_private: bool = True
+    settings: FetchSettings | None = None
 
     def run(self, decided: Sequence[ManifestLine], copied: Sequence[ManifestLine] = ()) -> list[ManifestLine]:
         """Fetch, merge, and return the manifest."""
@@ -71,7 +73,7 @@ class Refetch:
             self.folder,
             self.destination,
             lambda lines: [self.where.get(line.key) for line in lines],
-            self.web.settings(),
+            self.settings or self.web.settings(),
             memory_mb=16,
             take_private=self.take_private,
             stop=threading.Event(),
@@ -144,6 +146,7 @@ def test_of_a_hostile_server_nothing_is_stored_and_every_line_says_why(
         # Each from a server of another name, since one that does not serve is not asked for ever.
         at = url if url.startswith("https") else web.url(url, f"server-{line.row_id}.{HOST}")
         work.where[line.key] = work.at(at.replace("PORT", str(web.port)))
+    work.settings = web.settings(idle_timeout=2.0, total_timeout=4.0)
     told = [line.detail for line in sorted(work.run(lines), key=lambda line: line.row_id)]
     assert told == [NOT_FETCHED + why for why in HOSTILE.values()]
     assert {line.outcome for line in work.manifest()} == {Outcome.MISSING}
