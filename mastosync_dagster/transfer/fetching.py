@@ -107,6 +107,14 @@ class FetchSettings:
     ca_file: str | None = None
 
 
+def host_of(url: str) -> str:
+    """Return the host that an address names, in whatever form; empty for none."""
+    try:
+        return parse_url(url).host or ""
+    except (LocationParseError, ValueError):
+        return ""
+
+
 class Fetched(NamedTuple):
     """A file that has passed all checks.
 
@@ -208,7 +216,7 @@ class Fetcher:
     def _connect(self, url: Url, deadline: _Deadline) -> HTTPSConnection:
         """Connect to one of the addresses of a URL's host, with TLS for its name."""
         settings = self._settings
-        host, port = (url.host or "").strip("[]"), url.port or _HTTPS_PORT
+        host, port = _bare(url.host or ""), url.port or _HTTPS_PORT
         try:
             addresses = settings.resolve(host, port)
         except (OSError, UnicodeError) as error:
@@ -231,6 +239,9 @@ class Fetcher:
             except (OSError, HTTPError) as error:
                 connection.close()
                 problem = error
+            except BaseException:
+                connection.close()
+                raise
             else:
                 connected = connection.sock
                 connected.settimeout(settings.idle_timeout)
@@ -265,7 +276,17 @@ def _parsed(url: str) -> Url:
         raise FetchError(NOT_HTTPS if found.scheme else NO_ADDRESS)
     if not found.host:
         raise FetchError(NO_ADDRESS)
+    try:
+        # As TLS is going to: of a name that it cannot spell, Python's loses the connection.
+        _bare(found.host).encode("idna")
+    except UnicodeError as error:
+        raise FetchError(NO_ADDRESS) from error
     return found
+
+
+def _bare(host: str) -> str:
+    """Return a host without the brackets of an IPv6 address."""
+    return host.strip("[]")
 
 
 @contextlib.contextmanager

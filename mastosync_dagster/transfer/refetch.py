@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +18,7 @@ from obstore import put
 
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings
+from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
 from mastosync_dagster.transfer.lines import GROUP_LINES
 from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
@@ -222,7 +221,7 @@ class _Refetch:
             return _Result(line if where is None else _not_fetched(line, where))
         if line.private and not self._take_private:
             return _Result(_not_fetched(line, NO_ACLS))
-        host = urlsplit(where.url).netloc if "//" in where.url else ""
+        host = host_of(where.url)
         if self._strikes.out(host):
             return _Result(_not_fetched(line, SILENT_BEFORE))
         try:

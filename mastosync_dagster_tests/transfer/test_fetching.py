@@ -7,12 +7,15 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis.strategies import text
 
 from mastosync_dagster.transfer import fetching
 from mastosync_dagster.transfer.addresses import is_public_address
-from mastosync_dagster.transfer.fetching import Fetcher, FetchError, FetchSettings
+from mastosync_dagster.transfer.fetching import Fetcher, FetchError, FetchSettings, host_of
 from mastosync_dagster.transfer.signatures import begins_like
 from mastosync_dagster_tests.support.web import ADDRESS, HOST, JPEG, PNG, hostile_web
 
@@ -66,6 +69,9 @@ REFUSED = [
     ("https://", fetching.NO_ADDRESS),
     ("https://files.example:99999/", fetching.NO_ADDRESS),
     ("https://[1:2/", fetching.NO_ADDRESS),
+    ("https://.files.example:PORT/good.png", fetching.NO_ADDRESS),
+    (f"https://{'a' * 64}.example/good.png", fetching.NO_ADDRESS),
+    ("https://\ud800.example/", fetching.NO_ADDRESS),
     ("https://127.0.0.1:PORT/good.png", fetching.NOT_PUBLIC),
     ("https://[::1]:PORT/good.png", fetching.NOT_PUBLIC),
     ("https://[::ffff:127.0.0.2]:PORT/good.png", fetching.NOT_PUBLIC),
@@ -143,6 +149,16 @@ def test_no_proxy_of_the_environment_is_asked(web: Web, monkeypatch: pytest.Monk
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert bytes(Fetcher(web.settings()).fetch(web.url("/good.png"), PICTURES, threading.Event()).body) == PNG
+
+
+@given(url=text(), then=text())
+@example("https://files.example:PORT/\r\nX: y", "\r\nX: y")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_address_however_odd_does_anything_but_be_refused(web: Web, url: str, then: str) -> None:
+    for odd in (url, f"https://{url}", f"https://{HOST}:{web.port}/{url}", web.url(f"/to?{quote(then)}")):
+        assert isinstance(host_of(odd), str)
+        with pytest.raises(FetchError):
+            Fetcher(web.settings()).fetch(odd, PICTURES, threading.Event())
 
 
 def test_by_default_the_tests_own_server_is_none_to_go_to(web: Web) -> None:

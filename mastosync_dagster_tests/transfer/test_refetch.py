@@ -135,6 +135,8 @@ HOSTILE = {
     "/drip-of-headers": fetching.TOO_SLOW,
     "/short.png": fetching.BROKEN,
     "/gone": "its server answers HTTP 404",
+    "https://[1:2/": fetching.NO_ADDRESS,
+    "https://": fetching.NO_ADDRESS,
 }
 
 
