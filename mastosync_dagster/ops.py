@@ -367,7 +367,7 @@ def _refetch(
         destination,
         sides.web,
         memory_mb=config.memory_mb,
-        take_private=planned.config.copy_private or bool(destination.settings.permission),
+        take_private=bool(planned.config.wants_private() or destination.settings.permission),
         stop=threading.Event(),
         on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )
