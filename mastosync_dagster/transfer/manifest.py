@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mastosync_dagster.transfer.lines import GROUP_LINES, WORD, Format, LineWriter, NotAManifestError
@@ -132,12 +131,15 @@ def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
                 continue
             with FORMAT.open(folder / name) as part:
                 for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                    lines = _without_missing(batch) if looked_elsewhere and name != REFETCHED else batch
+                    lines = with_missing(batch, keep=False) if looked_elsewhere and name != REFETCHED else batch
                     writer.write_batch(lines.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
 
 
-def _without_missing(batch: pa.RecordBatch) -> pa.RecordBatch:
-    outcomes = batch.column("outcome").cast(pa.string())
-    return batch.filter(pc.not_equal(outcomes, pa.scalar(Outcome.MISSING.value)))
+def with_missing(batch: pa.RecordBatch, *, keep: bool) -> pa.RecordBatch:
+    """Return the lines of missing objects, or all others."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB, for runs that look for missing objects elsewhere)
+
+    compare = pc.equal if keep else pc.not_equal
+    return batch.filter(compare(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.MISSING.value)))
