@@ -14,6 +14,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.book import ExpectedObject, Instance
 from mastosync_dagster.demo.instance import build
 from mastosync_dagster.mastodon import CACHE_CONTROL
+from mastosync_dagster.mastodon.paths import id_partition
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
@@ -35,6 +36,9 @@ READ_SECONDS = 4.0
 """Long enough for a loaded machine, short enough for tests that wait for it."""
 FEW_THREADS = {"ops": {"copy": {"config": {"concurrency": 16}}}}
 """Enough for servers in this process."""
+
+_FIRST_VIDEO = 900_000_000
+"""An id that no generated row has, however many there are: serial ids are below, snowflakes far above."""
 
 _patient_settings = S3Bucket.settings
 
@@ -79,10 +83,10 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
         instance = build(connection, s3, bucket.name, rows=rows)
         added = []
         for number in range(videos):
-            row_id = 1_000 + number
+            row_id = _FIRST_VIDEO + number
             name = f"video{number}.mp4"
             body = random.Random(number).randbytes(17 * MIB + number)
-            key = f"media_attachments/files/000/001/{number:03}/original/{name}"
+            key = f"media_attachments/files/{id_partition(row_id)}/original/{name}"
             headers = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
             bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)  # type: ignore[arg-type]
             md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
