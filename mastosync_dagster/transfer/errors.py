@@ -36,6 +36,7 @@ class StorageError(Exception):
             objects stops when all of them are refused.
         retryable: The same request may succeed later.
         retry_after: Seconds the server asks to wait; None where it says nothing, or obstore does not pass it on.
+        reached: Somebody was there. False where no connection came about at all.
         key: The object that was asked for; empty: the bucket.
     """
 
@@ -47,6 +48,7 @@ class StorageError(Exception):
         permanent: bool = False,
         retryable: bool = False,
         retry_after: float | None = None,
+        reached: bool = True,
         key: str = "",
     ) -> None:
         super().__init__(message)
@@ -54,11 +56,13 @@ class StorageError(Exception):
         self.permanent = permanent
         self.retryable = retryable
         self.retry_after = retry_after
+        self.reached = reached
         self.key = key
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let it be pickled, as Dagster does with what an op returns: exceptions forget keyword-only arguments."""
-        named = {name: getattr(self, name) for name in ("reason", "permanent", "retryable", "retry_after", "key")}
+        names = ("reason", "permanent", "retryable", "retry_after", "reached", "key")
+        named = {name: getattr(self, name) for name in names}
         return partial(StorageError, **named), self.args
 
 
@@ -93,6 +97,7 @@ class _Rule:
     message: str
     permanent: bool = False
     retryable: bool = False
+    reached: bool = True
 
 
 _SETTINGS = {
@@ -180,7 +185,10 @@ _STORAGE_CLASS = _Rule(
     Reason.UNEXPECTED, "the {side} has no such storage class ({code}): check {S3_STORAGE_CLASS}", permanent=True
 )
 _UNREACHABLE = _Rule(
-    Reason.CONNECTION, "the {side} cannot be reached ({text}): check {S3_ENDPOINT} and the network", retryable=True
+    Reason.CONNECTION,
+    "the {side} cannot be reached ({text}): check {S3_ENDPOINT} and the network",
+    retryable=True,
+    reached=False,
 )
 _BROKEN = _Rule(Reason.CONNECTION, "the connection to the {side} broke ({text})", retryable=True)
 _CERTIFICATE = _Rule(
@@ -315,6 +323,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         permanent=rule.permanent,
         retryable=rule.retryable,
         retry_after=facts.retry_after,
+        reached=rule.reached,
         key=key,
     )
 

@@ -190,7 +190,10 @@ class Persistence:
         """
         if error.reason in _SHRINKS and side.window.trouble(epoch):
             self._gate.refresh()
-        if not error.retryable or error.permanent or failures >= self._attempts or self._halt.is_set():
+        # A whole run is not ended by one refusal: it is asked for once more. Others may have been served meanwhile.
+        doubtful = error.permanent and error.reason in _PASSING_REFUSALS and failures == 1
+        hopeful = error.retryable and not error.permanent
+        if not (hopeful or doubtful) or failures >= self._attempts or self._halt.is_set():
             return False
         pause = min(self._backoff * 2 ** (failures - 1), _LONGEST_WAIT)
         pause *= 0.5 + random.random() / 2  # noqa: S311  (jitter is no secret)

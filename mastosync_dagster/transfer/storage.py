@@ -397,8 +397,9 @@ class Storage:
 
     def _lists_again(self, error: StorageError, failures: int, halt: threading.Event) -> bool:
         """Wait before a listing goes on. Returns False where it does not."""
-        # Nobody there from the beginning: a wrong endpoint, most likely, which is to be said soon.
-        soon = error.reason is Reason.CONNECTION and not self._worked
+        # Nobody there from the beginning: a wrong endpoint, most likely, which is to be said soon. A server that takes
+        # connections and drops them is the right one in a bad moment.
+        soon = not error.reached and not self._worked
         if not error.retryable or error.permanent or failures >= (2 if soon else _LISTING_ATTEMPTS):
             return False
         pause = _LISTING_PAUSE * 2 ** (failures - 1) * (0.5 + random.random() / 2)  # noqa: S311  (jitter)

@@ -37,7 +37,7 @@ def thousand(postgres_server: PostgresServer, source_server: S3Server) -> Origin
 @pytest.fixture(scope="session")
 def ten_thousand(postgres_server: PostgresServer, source_server: S3Server) -> Original:
     """Ten thousand objects."""
-    return make_original(postgres_server, source_server, rows=6_620, videos=5)
+    return make_original(postgres_server, source_server, rows=6_640, videos=5)
 
 
 @pytest.fixture

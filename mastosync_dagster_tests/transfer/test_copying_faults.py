@@ -283,7 +283,16 @@ def test_a_destination_that_may_not_be_written_ends_the_run_before_any_success(t
     counts, _ = transfer.run(*planned)
     assert counts.stopped is not None
     assert counts.stopped.reason is Reason.ACCESS_DENIED
-    assert transfer.at_destination.count(Kind.PUT) <= transfer.settings.concurrency
+    assert transfer.at_destination.count(Kind.PUT) <= 2 * transfer.settings.concurrency
+
+
+@pytest.mark.parametrize("answer", [Answer(403, "AccessDenied"), Answer(404), Answer(301, "PermanentRedirect")])
+def test_one_refusal_before_any_success_does_not_end_the_run(transfer: Faulty, answer: Answer) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(20)]
+    transfer.at_destination.set_rules(Rule(answer, kinds=PUT, times=1))
+    counts, lines = transfer.run(*planned)
+    assert counts.stopped is None
+    assert {one.outcome for one in lines} == {Outcome.COPIED}
 
 
 def test_a_source_that_may_not_be_read_ends_the_run_after_a_hundred_objects(transfer: Faulty) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import pytest
 from moto.s3.models import s3_backends
 
 from mastosync_dagster.demo.servers import LOOPBACK, boto3_client, free_port
+from mastosync_dagster.transfer import storage as storage_module
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
@@ -23,7 +25,7 @@ from mastosync_dagster.transfer.storage import (
     addressable,
 )
 from mastosync_dagster.transfer.verify import is_md5
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Reset, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
@@ -191,6 +193,27 @@ def test_a_folder_object_is_shown_without_its_slash_and_asked_for_with_it(moto_b
 )
 def test_a_listing_ends_with_the_folder_that_holds_the_range(keys: KeyRange, folder: str) -> None:
     assert _folder(keys) == folder
+
+
+def test_a_server_that_drops_the_first_connections_is_listed_all_the_same(
+    source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage._control, "__defaults__", (0,))  # obstore's own repetitions
+    monkeypatch.setattr(storage_module, "_LISTING_PAUSE", 0.01)
+    fill(source_bucket, [f"{FILES}a"])
+    with s3_proxy(source_bucket.server.endpoint, Rule(Reset(), times=5)) as proxy:
+        assert listed(storage(source_bucket, "source", endpoint=proxy.endpoint), whole(FILES)) == [f"{FILES}a"]
+        assert proxy.injected == 5
+
+
+def test_nobody_there_is_said_after_two_attempts(source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage._control, "__defaults__", (0,))  # obstore's own repetitions
+    side = storage(source_bucket, "source", endpoint=f"http://{LOOPBACK}:{free_port()}")
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="cannot be reached") as caught:
+        listed(side, whole(FILES))
+    assert not caught.value.reached
+    assert time.monotonic() - started < 2
 
 
 # Single objects
