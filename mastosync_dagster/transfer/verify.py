@@ -9,8 +9,12 @@ from dataclasses import dataclass
 MIB = 1024 * 1024
 SMALLEST_PART = 5 * MIB
 """S3 takes no smaller part, but for the last. Mastodon uploads in parts of this size (fog's default)."""
+FEW_PARTS = 1_000
+"""Every storage takes so many parts in one upload: Scaleway no more of them."""
 MOST_PARTS = 10_000
 """S3 takes no more parts in one upload."""
+LARGE_PART = 64 * MIB
+"""Parts do not grow above this size, for the memory's sake, but where there would be too many of them for S3."""
 
 _PARTS_ETAG = re.compile(r"[0-9a-f]{32}-([1-9][0-9]*)", re.ASCII)
 _PLAIN_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -55,8 +59,11 @@ def guess_part_size(size: int, etag: str | None) -> int | None:
 
 
 def part_size_for(size: int) -> int:
-    """Return the part size to upload an object with: the smallest that S3 takes, as Mastodon does, if that suffices."""
-    needed = -(-size // MOST_PARTS)
+    """Return the part size to upload an object with: the smallest that S3 takes, as Mastodon does, if that suffices.
+
+    5 MiB up to 4.9 GiB, a thousandth of the object up to 62 GiB, 64 MiB up to 625 GiB, a ten thousandth above.
+    """
+    needed = max(min(-(-size // FEW_PARTS), LARGE_PART), -(-size // MOST_PARTS))
     return max(SMALLEST_PART, -(-needed // MIB) * MIB)
 
 

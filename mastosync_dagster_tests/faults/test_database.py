@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
+from mastosync_dagster.demo.servers import postgres
 from mastosync_dagster.mastodon import connection as reading
 from mastosync_dagster_tests.conftest import create_database, drop_database
+from mastosync_dagster_tests.faults.world import make_original
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, ssh_server
 from mastosync_dagster_tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers import PostgresServer, S3Server
     from mastosync_dagster_tests.faults.world import Original, World
 
 SMALL_PAGES = {
@@ -102,6 +107,31 @@ def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) 
 
     with meanwhile(take_away, when=lambda: there.proxy.accepted >= 2):
         there.check_complete()
+
+
+def test_a_database_that_is_killed_and_started_again_is_read_on(
+    source_server: S3Server, make_world: Callable[[Original], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-pg-")))
+        data.chmod(0o755)  # PostgreSQL runs as a user of its own where we are root
+        first = stack.enter_context(postgres(data))
+        own = make_original(first, source_server, rows=300, videos=0)
+        proxy = stack.enter_context(tcp_proxy(first.port))
+        world = make_world(own)
+        monkeypatch.setenv("DATABASE_URL", replace(own.database, port=proxy.port).url)
+        again: list[int] = []
+
+        def kill_and_start() -> None:
+            os.killpg(first.pid, signal.SIGKILL)
+            os.waitpid(first.pid, 0)  # or its number would look alive to the next server
+            second = stack.enter_context(postgres(data))
+            proxy.upstream = second.port
+            again.append(second.pid)
+
+        with meanwhile(kill_and_start, when=lambda: proxy.accepted >= 2):
+            Reading(world, proxy, own.database).check_complete()
+        assert again
 
 
 def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch: pytest.MonkeyPatch) -> None:

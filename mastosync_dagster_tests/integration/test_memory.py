@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -18,6 +17,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster_tests.integration.conftest import PROJECT, environment_for
+from mastosync_dagster_tests.support.memory import peak_megabytes
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.servers import PostgresServer
@@ -27,14 +27,6 @@ OBJECTS = 20
 MEGABYTES = 64
 THREADS = 16
 PEAK_MEGABYTES = 400
-
-# A process of its own starts the run: a child's high-water mark begins with that of whoever starts it.
-_MEASURE = """
-import resource, subprocess, sys
-status = subprocess.call(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(status)
-"""
 
 
 @pytest.mark.timeout(300)
@@ -70,15 +62,7 @@ def test_twenty_large_objects_with_sixteen_threads_stay_under_the_bound(
 
     command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
     command += ["-j", "sync_media_attachments", "--tags", json.dumps({"dagster/partition": partition})]
-    measured = subprocess.run(
-        [sys.executable, "-S", "-c", _MEASURE, *command],
-        env={**os.environ, **environment, "MASTOSYNC_CONCURRENCY": str(THREADS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert measured.returncode == 0, measured.stderr[-3000:]
-    peak = int(measured.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024) / 1e6
+    peak = peak_megabytes(command, {**os.environ, **environment, "MASTOSYNC_CONCURRENCY": str(THREADS)})
     assert peak < PEAK_MEGABYTES
     expected = hashlib.md5(content, usedforsecurity=False).hexdigest()
     for key in keys[:: OBJECTS // 4]:

@@ -1,0 +1,51 @@
+"""A process that carries out a plan: ``python -m mastosync_dagster_tests.faults.copy_process FOLDER SIDES``.
+
+``SIDES`` is JSON: the fields of `StorageSettings` of source and destination. It has four megabytes for each of its
+eight threads, and fails where an object was not copied.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+import boto3
+
+from mastosync_dagster.transfer.copying import CopySettings, copy_plan
+from mastosync_dagster.transfer.storage import Storage, StorageSettings
+
+MEMORY_MB = 32
+
+
+def _storage(fields: dict[str, str]) -> Storage:
+    settings = StorageSettings(**fields)  # type: ignore[arg-type]  # only texts are given
+    return Storage(
+        settings,
+        lambda: boto3.client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            region_name=settings.region,
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=settings.secret_access_key,
+        ),
+    )
+
+
+def main() -> int:
+    """Copy."""
+    source, destination = (_storage(fields) for fields in json.loads(sys.argv[2]))
+    counts = copy_plan(
+        Path(sys.argv[1]),
+        source,
+        destination,
+        CopySettings(concurrency=8, memory_mb=MEMORY_MB),
+        on_progress=lambda _: None,
+        stop=threading.Event(),
+    )
+    return int(counts.failed + counts.missing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
