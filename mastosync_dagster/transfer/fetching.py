@@ -51,7 +51,7 @@ STOPPED = "the run was stopped before"
 
 _HTTPS_PORT = 443
 _PIECE = 64 * 1024
-_ADDRESSES_TRIED = 2
+_ADDRESSES_TRIED = 4
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = 429
@@ -228,6 +228,8 @@ class Fetcher:
             raise FetchError(NOT_PUBLIC)
         problem: Exception | None = None
         for address in addresses[:_ADDRESSES_TRIED]:
+            if deadline.over:
+                break
             connection = HTTPSConnection(
                 address, port, timeout=settings.connect_timeout, server_hostname=host, ssl_context=self._context
             )

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -143,6 +144,11 @@ def test_a_name_is_resolved_once_for_a_connection_so_that_it_cannot_change_its_m
     answers = iter([[ADDRESS], ["127.0.0.1"]])
     with pytest.raises(FetchError, match=fetching.NOT_PUBLIC):
         Fetcher(settings).fetch(web.url("/once"), PICTURES, threading.Event())
+
+
+def test_where_one_address_does_not_answer_the_next_one_is_tried(web: Web) -> None:
+    silent_and_good = web.settings(resolve=lambda *_: ["127.0.0.3", ADDRESS], allowed=[IPv4Network("127.0.0.2/31")])
+    assert bytes(Fetcher(silent_and_good).fetch(web.url("/good.png"), PICTURES, threading.Event()).body) == PNG
 
 
 def test_no_proxy_of_the_environment_is_asked(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
