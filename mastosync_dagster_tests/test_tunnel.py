@@ -16,6 +16,7 @@ from mastosync_dagster.demo.servers import LOOPBACK, free_port
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.resources import ConnectionFailedError, MastodonDatabase, tunnel
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, hashed, ssh_server, write_key
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,13 +59,6 @@ def configure(
         return MastodonDatabase()
 
     return set_variables
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
 
 
 def answer(database: MastodonDatabase) -> object:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -14,9 +13,10 @@ import pytest
 
 from mastosync_dagster.demo.servers import PostgresServer, postgres
 from mastosync_dagster.mastodon import database_now, rows_as_of
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
@@ -65,13 +65,6 @@ def answer(connection: Connection, query: str) -> object:
         cursor.execute(query)
         ((value,),) = cursor.fetchall()
         return value
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(
