@@ -335,6 +335,9 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
         raise
+    if any(counts.repeated.values()):
+        told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
+        context.log.info(f"requests that had to be repeated: {told}")
     return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
 
 

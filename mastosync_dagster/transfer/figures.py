@@ -106,6 +106,12 @@ class CopyCounts:
     destination: SideCounts
     stopped: StorageError | None
 
+    @property
+    def repeated(self) -> dict[str, int]:
+        """Requests that were repeated, by side."""
+        sides = {"source": self.source, "destination": self.destination}
+        return {name: sum(side.retries.values()) for name, side in sides.items()}
+
     def figures(self) -> dict[str, int | float]:
         """Return what the sides bore, by name, for metadata."""
         figures: dict[str, int | float] = {}
@@ -115,7 +121,7 @@ class CopyCounts:
             figures[f"{name}_window"] = side.window
             figures[f"{name}_window_lowest"] = side.lowest_window
             figures[f"{name}_window_reductions"] = side.reductions
-            figures[f"{name}_retries"] = sum(side.retries.values())
+            figures[f"{name}_retries"] = self.repeated[name]
             figures.update({f"{name}_retries_{reason}": count for reason, count in sorted(side.retries.items())})
         return figures
 

@@ -75,8 +75,8 @@ def _some(fault: Fault, kinds: frozenset[Kind], share: float = SHARE) -> tuple[R
 
 
 def _few(fault: Fault, kinds: frozenset[Kind], times: int = 3) -> tuple[Rule, ...]:
-    """For faults that cost a timeout each: so many requests, spread over the run."""
-    return (Rule(fault, kinds=kinds, probability=0.2, times=times),)
+    """For faults that cost a timeout each: so many requests, spread over the run; the first ones of the rare kinds."""
+    return (Rule(fault, kinds=kinds, probability=1.0 if kinds <= WRITE - PUT else 0.2, times=times),)
 
 
 def _for_a_while(fault: Fault, kinds: frozenset[Kind], share: float = SHARE) -> tuple[Rule, ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from mastosync_dagster_tests.faults.runner import carry_out
 from mastosync_dagster_tests.faults.scenarios import MIXED, SINGLE, Scenario
+from mastosync_dagster_tests.support.proxy import Delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,9 @@ def check(scenario: Scenario, world: World, tell: Callable[[object], None]) -> N
     verdict = carry_out(scenario, world)
     tell(verdict)
     assert verdict.problems == {}
+    # (Delays are not counted.)
+    delays = all(isinstance(rule.fault, Delay) for rule in (*scenario.source, *scenario.destination))
+    assert verdict.injected or (delays and not (scenario.source_outage or scenario.destination_outage))
 
 
 def test_nothing_is_lost_under_a_mix_of_faults(

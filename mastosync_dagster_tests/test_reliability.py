@@ -1,0 +1,36 @@
+"""docs/reliability.md names tests that there are, and docs/providers.md settings that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mastosync_dagster import environment
+from mastosync_dagster.settings import CopyConfig
+from mastosync_dagster_tests.faults.scenarios import SINGLE
+from mastosync_dagster_tests.faults.test_death import SEEDS
+
+TESTS = Path(__file__).parent
+TEXT = (TESTS.parent / "docs" / "reliability.md").read_text()
+PROVIDERS = (TESTS.parent / "docs" / "providers.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([\w/]+\.py::\w+)`", TEXT))))
+def test_every_test_that_it_names_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    assert f"\ndef {function}(" in (TESTS / path).read_text()
+
+
+def test_its_numbers_are_those_of_the_tests() -> None:
+    assert f"{len(SINGLE)} scenarios" in TEXT
+    assert f"{SEEDS} moments" in TEXT
+
+
+def test_every_setting_that_answers_a_provider_exists() -> None:
+    variables = set(re.findall(r"`((?:DESTINATION_|MASTOSYNC_|S3_|AWS_)[A-Z0-9_]+)=?", PROVIDERS))
+    assert {"DESTINATION_S3_PERMISSION", "DESTINATION_S3_REGION"} <= variables <= set(environment.VARIABLES)
+    limits = set(re.findall(r"`((?:source|destination)_\w+_per_second)", PROVIDERS))
+    assert len(limits) == 4
+    assert limits <= set(CopyConfig.model_fields)
