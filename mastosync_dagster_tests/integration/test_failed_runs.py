@@ -64,6 +64,14 @@ def test_a_run_with_a_failed_object_says_how_many_and_why_and_the_next_one_copie
     assert world.compare("accounts").differences == ()
 
 
+def test_the_log_says_how_many_requests_had_to_be_repeated(world: World, one_range: str) -> None:
+    world.source_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.GET}), times=3))
+    result = world.run("sync_accounts", one_range)
+    assert result.success
+    messages = [record.user_message for record in world.dagster.all_logs(result.run_id)]
+    assert "requests that had to be repeated: 3 to the source, 0 to the destination" in messages
+
+
 def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: World, one_range: str) -> None:
     def execute(parent: str | None = None) -> JobExecutionResult:
         options = dg.ReexecutionOptions.from_failure(parent, world.dagster) if parent else None
