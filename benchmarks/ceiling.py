@@ -74,6 +74,7 @@ def ping(server: Server, rows: Rows) -> float:
 
 
 def _start(bench: Bench, action: str, server: Server, rows: Rows, place: Place) -> subprocess.Popen[bytes]:
+    bench.programs.mkdir(parents=True, exist_ok=True)
     keys = bench.programs / "keys"
     keys.write_text("".join(f"{body.key} {body.size}\n" for body in rows.bodies[:_KEYS]))
     threads = _THREADS.get(place.delay_ms, _THREADS_WITH_DELAY)
