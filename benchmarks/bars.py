@@ -132,7 +132,7 @@ def _engine(results: Results) -> Iterator[Bar]:
 
 
 def _again(results: Results) -> Iterator[Bar]:
-    delayed = (cases.AGAIN, Kind.RCLONE.value, DELAY_MS)
+    delayed = (cases.AGAIN, Kind.MEMORY.value, DELAY_MS)
     words = f"with everything present, against rclone, {DELAY_MS} ms"
     yield _rate(f"Whole run {words}", 6, delayed, WHOLE).bar_of(results)
     yield _rate(f"Planning alone {words}", 20, delayed, PLANNING).bar_of(results)
