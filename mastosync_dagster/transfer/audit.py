@@ -13,7 +13,7 @@ from mastosync_dagster.transfer.closer import AuditSettings, CloserLook, Depth, 
 from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.transfer.lookup import Lookup, View, destination_keys, source_keys
-from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION
+from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_DIFFERS, only_there_as_long
 from mastosync_dagster.transfer.pool import Pool
 from mastosync_dagster.transfer.unwanted import foreign_objects, unwanted_line
 
@@ -212,13 +212,18 @@ class _Auditor:
             if refused is not None:
                 return Sight(item, target, found, None, Finding.UNKNOWN, str(refused))
             return Sight(item, target, found, None, Finding.ABSENT, self._why_absent(item))
+        if only_there_as_long(item, found, there):
+            # As a plan has it, which leaves it as it is. The source's has nothing to say about it.
+            return Sight(item, target, None, there, Finding.EQUAL, SOURCE_DIFFERS)
+        return Sight(item, target, found, there, *self._compare(found, there))
+
+    def _compare(self, found: ListedObject, there: ListedObject) -> tuple[Finding, str | None]:
+        """Say what the listings show of the content of an object that both sides have, and a remark."""
         if found.size != there.size:
-            detail = f"{there.size} bytes, at the source {found.size}"
-            return Sight(item, target, found, there, Finding.SIZE_DIFFERS, detail)
+            return Finding.SIZE_DIFFERS, f"{there.size} bytes, at the source {found.size}"
         if not self._equality.same_content(found, there):
-            detail = f"MD5 {there.etag}, at the source {found.etag}"
-            return Sight(item, target, found, there, Finding.CONTENT_DIFFERS, detail)
-        return Sight(item, target, found, there, Finding.EQUAL)
+            return Finding.CONTENT_DIFFERS, f"MD5 {there.etag}, at the source {found.etag}"
+        return Finding.EQUAL, None
 
     def _sight_without_source(self, item: Item, source: View, destination: View) -> Sight:
         for key in destination_keys(item):

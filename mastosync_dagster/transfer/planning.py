@@ -75,6 +75,11 @@ class PlanCounts:
     destination_listed: bool = True
 
 
+def only_there_as_long(item: Item, here: ListedObject, there: ListedObject) -> bool:
+    """Tell whether the destination alone has an object as long as the database says."""
+    return item.size == there.size != here.size
+
+
 def make_plan(
     batches: Iterable[Batch],
     source: Storage,
@@ -283,8 +288,9 @@ class _Planner:
         if there is not None and not item.again and self._equal(found, there):
             exposed = item.private and not self._has_acls
             self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
-        elif there is not None and not item.again and item.size == there.size != found.size:
-            # Written at the destination after the switch, or damaged at the source since: not to be overwritten.
+        elif there is not None and only_there_as_long(item, found, there):
+            # Written at the destination after the switch, or damaged at the source since: not to be overwritten,
+            # whatever a closer look has found.
             self._present(item, target, there=there, detail=SOURCE_DIFFERS)
         elif item.private and not self._take_private:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)

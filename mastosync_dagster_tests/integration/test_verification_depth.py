@@ -13,6 +13,7 @@ import pytest
 from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.transfer.closer import EXPOSED
 from mastosync_dagster.transfer.findings import Finding
+from mastosync_dagster.transfer.planning import SOURCE_DIFFERS
 from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
@@ -112,6 +113,24 @@ def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_rig
     assert unequal(world) == {}
     assert metadata(whole)["bodies_compared"] == len(everything)
     assert metadata(whole)["bytes_read"] == 2 * sum(each.size for each in everything)
+
+
+def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_and_no_sync_overwrites_it(
+    synced_with_acls: World,
+) -> None:
+    world, client, bucket = synced_with_acls, synced_with_acls.destination.client, synced_with_acls.destination.name
+    chosen = next(each for each in world.instance.objects_of(MEDIA) if "/original/" in each.key and not each.private)
+    whole = b"w" * (chosen.size + 1)
+    client.put_object(Bucket=bucket, Key=chosen.key, Body=whole, ACL="public-read")
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE media_attachments SET file_file_size = %s WHERE id = %s", (len(whole), chosen.row_id))
+        connection.commit()
+
+    assert verify(world, full=True, headers="all", acls="all").success
+    assert unequal(world) == {}
+    assert {line.detail for line in findings(world) if line.key == chosen.key} == {SOURCE_DIFFERS}
+    assert world.run("sync_media_attachments", media_range(world)).success
+    assert client.get_object(Bucket=bucket, Key=chosen.key)["Body"].read() == whole
 
 
 def put_many(bucket: S3Store, keys: Iterable[str], headers: Attributes) -> None:

@@ -146,6 +146,15 @@ def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world
     assert {line.key for line in world.planned()} == {key("right-here"), key("unknown")}
 
 
+def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world: World) -> None:
+    world.at_source(key("cut-at-source"), key("equal"), body=b"cut")
+    world.at_destination(key("cut-at-source"), body=b"whole")
+    world.at_destination(key("equal"), body=b"cut")
+    world.plan(item("cut-at-source", size=5, again=True), item("equal", size=3, again=True))
+    assert world.told() == [(key("cut-at-source"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert [line.key for line in world.planned()] == [key("equal")]
+
+
 def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_told(world: World) -> None:
     world.set_destination(permission="")
     world.at_source(key("a"), key("b"))
