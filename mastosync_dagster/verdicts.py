@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from mastosync_dagster.manifests import About, columns_of
 from mastosync_dagster.transfer.findings import FORMAT, Finding
+from mastosync_dagster.transfer.manifest import FORMAT as MANIFEST_FORMAT
+from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
     from mastosync_dagster.partitions import FileType
-    from mastosync_dagster.transfer.manifest_store import ManifestStore
+    from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
 
 _DAMAGED = frozenset({Finding.CONTENT_DIFFERS, Finding.SIZE_DIFFERS, Finding.HEADERS_DIFFER})
 
@@ -36,7 +38,9 @@ class Repairs:
 
 
 def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType, partition: str) -> Repairs:
-    """Return what the last verification of an ID range found, if no sync of the range has come after it.
+    """Return what the last verification of an ID range found and no sync of the range has put right since.
+
+    Of what a sync has planned only the objects that failed are left, those included whose turn did not come.
 
     Args:
         store: Where manifests are.
@@ -52,7 +56,10 @@ def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType
     """
     verified = store.newest_of(verification_of(file_type), partition)
     synced = store.newest_of(file_type.value, partition)
-    if verified is None or (synced is not None and synced.written > verified.written):
+    if verified is None:
+        return Repairs()
+    left = None if synced is None or synced.written <= verified.written else _failed(store, about, synced, prefix)
+    if left is not None and not left:
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
 
@@ -63,4 +70,17 @@ def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType
         for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
             found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
             keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
+    if left is not None:
+        again, turn = [key for key in again if key in left], [key for key in turn if key in left]
     return Repairs(frozenset(again), frozenset(turn))
+
+
+def _failed(store: ManifestStore, about: About, synced: StoredManifest, prefix: str) -> set[str]:
+    """Return the keys, relative to the key prefix, of the objects that a sync has not got done."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (as above)
+
+    keys: set[str] = set()
+    for batch in columns_of(store, synced, MANIFEST_FORMAT, about, ("key", "outcome")):
+        failed = pc.equal(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.FAILED.value))
+        keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(failed).to_pylist())
+    return keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from mastosync_dagster.transfer.closer import EXPOSED
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.planning import SOURCE_DIFFERS
 from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
     findings,
@@ -23,7 +25,7 @@ from mastosync_dagster_tests.integration.test_verification import (
     unequal,
     verify,
 )
-from mastosync_dagster_tests.support.proxy import Kind
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
@@ -113,6 +115,32 @@ def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_rig
     assert unequal(world) == {}
     assert metadata(whole)["bodies_compared"] == len(everything)
     assert metadata(whole)["bytes_read"] == 2 * sum(each.size for each in everything)
+
+
+def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acls: World) -> None:
+    world = synced_with_acls
+    chosen = next(
+        each
+        for each in world.instance.objects_of(MEDIA)
+        if not each.private and each.size > 1_000 and each.cache_control
+    )
+    damage_in_secret(world, chosen)
+    assert not verify(world, full=True).success
+
+    key = f"^{re.escape(chosen.source_key)}$"
+    world.source_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.GET}), key=key))
+    one_attempt = {"ops": {MEDIA.value: {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
+    assert "1 of" in failure_of(world.run("sync_media_attachments", media_range(world), one_attempt))
+    world.source_proxy.set_rules()
+    world.forget()
+    assert world.run("sync_media_attachments", media_range(world)).success
+    put = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
+    assert put == [chosen.key]
+    # Then it is done.
+    world.forget()
+    assert world.run("sync_media_attachments", media_range(world)).success
+    assert world.destination_proxy.count(Kind.PUT) == 0
+    assert verify(world, full=True).success
 
 
 def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_and_no_sync_overwrites_it(
