@@ -9,7 +9,7 @@ Whoever deletes on doubt loses pictures. An object is deleted only if
 - its key is one that Mastodon makes for a row of this range,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
   something else; and the same query has returned rows that are known to be there,
-- it was last written more than a day ago, by the slower of two clocks.
+- it was last written more than a day before the moment whose rows the database shows, by the slower of two clocks.
 
 What is to be deleted is written down before, and what was deleted afterwards.
 """
@@ -26,6 +26,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
+from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 from pydantic import Field
 
 from mastosync_dagster import workfolder
@@ -35,7 +36,7 @@ from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.findings_text import findings_table, first_findings
 from mastosync_dagster.history import place_of
 from mastosync_dagster.manifests import About, manifest_store
-from mastosync_dagster.mastodon import Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.mastodon import Selection, read_schema, rows_as_of, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks
 from mastosync_dagster.progress import ProgressReporter
@@ -60,6 +61,14 @@ _CANDIDATES = "candidates.parquet"
 _KEYS_A_STEP = 200
 
 
+def shown_at(connection: Connection) -> datetime:
+    """Return the moment whose rows the database shows, or ours if that is earlier.
+
+    A standby may lag behind by more than a day: there the rows of new objects have not come yet.
+    """
+    return min(rows_as_of(connection), datetime.now(timezone.utc))
+
+
 class PruneConfig(dg.Config):
     """What to do with objects that no row expects."""
 
@@ -73,7 +82,7 @@ class _Look:
     """What was seen of a range.
 
     Attributes:
-        read_at: The earlier of the database's clock and of ours, before the first row was read.
+        read_at: See `shown_at`; before the first row was read.
         rows: Rows with a file.
         wanted: Objects that they expect.
         there: How many of those the destination has.
@@ -166,7 +175,7 @@ class _Pruning:
         with self._database.session() as connect:
             with contextlib.closing(connect()) as connection:
                 schema = read_schema(connection, [table])
-                look = _Look(read_at=min(database_now(connection), datetime.now(timezone.utc)))
+                look = _Look(read_at=shown_at(connection))
             pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
             with Extras(connect, schema, table, self._ids) as extras:
                 self._look(covering_batches(pages, self._ids, Marks()), extras, look, folder / _CANDIDATES)

@@ -13,6 +13,7 @@ import pytest
 
 from mastosync_dagster.demo.servers import PostgresServer, postgres
 from mastosync_dagster.mastodon import database_now, rows_as_of
+from mastosync_dagster.pruning import shown_at
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -87,4 +88,6 @@ def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(
         lagging = database_now(primary)
         commit()
         assert rows_as_of(second) < lagging < database_now(second)
+        # Nor is an object old enough to be deleted whose row may have been written since.
+        assert shown_at(second) < lagging
         primary.cursor().execute("DROP TABLE ticks")
