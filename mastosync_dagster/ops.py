@@ -370,6 +370,7 @@ def _refetch(
         destination,
         sides.web,
         memory_mb=config.memory_mb,
+        keep_private=Privacy(planned.config.privacy) is not Privacy.NONE,
         take_private=bool(planned.config.wants_private() or destination.settings.permission),
         stop=threading.Event(),
         on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),

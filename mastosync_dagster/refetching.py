@@ -51,6 +51,7 @@ def refetch_missing(
     settings: FetchSettings,
     *,
     memory_mb: int,
+    keep_private: bool,
     take_private: bool,
     stop: threading.Event,
     on_progress: Callable[[RefetchCounts], None],
@@ -63,6 +64,8 @@ def refetch_missing(
         destination: Where the objects go.
         settings: How files are fetched.
         memory_mb: Megabytes (2^20) of bodies held at the same time.
+        keep_private: Whether the objects of private rows are private. Where objects are as private as at the source,
+            that has nothing to say about those that it has lost.
         take_private: Whether the destination takes private objects.
         stop: Set from another thread, it ends the work.
         on_progress: Called about twice a second.
@@ -76,7 +79,7 @@ def refetch_missing(
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection)
-        finder = _Finder(connect, schema, destination.settings.prefix)
+        finder = _Finder(connect, schema, destination.settings.prefix, keep_private=keep_private)
         return refetch(
             folder,
             destination,
@@ -92,10 +95,11 @@ def refetch_missing(
 class _Finder:
     """Finds out where missing objects can be had, a page of lines at a time."""
 
-    def __init__(self, connect: Connect, schema: Schema, prefix: str) -> None:
+    def __init__(self, connect: Connect, schema: Schema, prefix: str, *, keep_private: bool) -> None:
         self._connect = connect
         self._schema = schema
         self._prefix = prefix
+        self._keep_private = keep_private
 
     def find(self, lines: Sequence[ManifestLine]) -> list[Elsewhere | str | None]:
         """Return of each line where its object can be had, or why not; None: nothing to say."""
@@ -125,7 +129,9 @@ class _Finder:
         if file is None:
             made_here = not line.part.endswith("/original")
             return (MADE_HERE if made_here else NO_URL) + _REMEDIES[table]
-        return Elsewhere(file.url, file.accepted, {"Cache-Control": CACHE_CONTROL})
+        # The row may have turned since the plan was made.
+        private = self._keep_private and bool(row["private"])
+        return Elsewhere(file.url, file.accepted, {"Cache-Control": CACHE_CONTROL}, private)
 
 
 def _is_wanted(line: ManifestLine) -> bool:

@@ -50,11 +50,13 @@ class Elsewhere(NamedTuple):
         url: The address.
         accepted: Content types it may have, each with the number of bytes that it must stay below.
         attributes: Header fields to store it with, beside Content-Type.
+        private: Not everybody may read it, also where its line does not say so.
     """
 
     url: str
     accepted: Mapping[str, int]
     attributes: Mapping[str, str]
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,8 @@ class _Refetch:
     def _try(self, line: ManifestLine, where: Elsewhere | str | None, halt: threading.Event) -> _Result:
         if not isinstance(where, Elsewhere):
             return _Result(line if where is None else _not_fetched(line, where))
+        if where.private:
+            line = line._replace(private=True)
         if line.private and not self._take_private:
             return _Result(_not_fetched(line, NO_ACLS))
         host = host_of(where.url)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
+from mastosync_dagster_tests.support.web import hostile_web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mastosync_dagster_tests.conftest import Bucket
     from mastosync_dagster_tests.integration.conftest import World
@@ -110,3 +113,28 @@ def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
     assert world.run("sync_media_attachments", media_range(world)).success
     assert statuses(world.destination) == {1: 200, 2: 200, 3: 403, 4: 403}
     assert asked.count(Kind.OTHER) == 0
+
+
+def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_may_read_it(
+    world_with_acls: World, source: Bucket, tmp_path: Path
+) -> None:
+    world = world_with_acls
+    for row_id in (1, 3):
+        source.client.delete_object(Bucket=source.name, Key=key(row_id))
+    config = {"plan": {"config": {"privacy": "source"}}, "copy": {"config": {"refetch": True}}}
+    with hostile_web(tmp_path) as web:
+        with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE media_attachments SET remote_url = %s, file_content_type = 'image/png' WHERE id IN (1, 3)",
+                (web.url("/good.png"),),
+            )
+            connection.commit()
+        job = build_definitions(web=web.settings()).resolve_job_def(f"sync_{MEDIA.value}")
+        done = job.execute_in_process(
+            instance=world.dagster,
+            partition_key=media_range(world),
+            run_config={"ops": {MEDIA.value: {"ops": config}}},
+            raise_on_error=False,
+        )
+    assert done.success
+    assert statuses(world.destination) == {1: 200, 2: 403, 3: 403, 4: 403}
