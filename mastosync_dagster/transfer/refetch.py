@@ -39,6 +39,7 @@ SILENT_BEFORE = "it did not serve several files before this one"
 
 _THREADS = 8
 _LINES_A_STEP = 64
+_ANSWER_SECONDS = 30.0
 _STRIKES = 3
 """So many files in a row that a server does not serve, and the others are not asked for."""
 
@@ -181,6 +182,9 @@ class _Refetch:
         self._budget = MemoryBudget(memory_mb * MIB, _THREADS)
         self._strikes = _Strikes()
         self._written = 0
+        self._done: dict[str, ManifestLine] = {}
+        self._storing: set[str] = set()
+        self._lock = threading.Lock()
 
     def fetch(
         self, lines: list[ManifestLine], stop: threading.Event, on_progress: Callable[[RefetchCounts], None]
@@ -190,7 +194,15 @@ class _Refetch:
         with Pool(_THREADS, stop=stop, tick=lambda: on_progress(self.counts)) as pool:
             for start in range(0, len(found), _LINES_A_STEP):
                 part = found[start : start + _LINES_A_STEP]
-                results = pool.map(lambda each: self._try(*each, pool.halt), part)
+                self._done.clear()
+                try:
+                    results = pool.map(lambda each: self._try(*each, pool.halt), part)
+                except BaseException:
+                    # What is at the destination by now, or is on its way there, is to be on record.
+                    with self._lock:
+                        pool.halt.set()
+                    self._await_stores()
+                    raise
                 for (_, where), result in zip(part, results, strict=True):
                     self._writer.write(result.line)
                     self._written += 1
@@ -199,10 +211,16 @@ class _Refetch:
                     return
 
     def write_rest(self, lines: list[ManifestLine]) -> None:
-        """Write those of the page that have not been written, as they are."""
+        """Write those of the page that have not been written: as they are, but for what an interrupt left done."""
         for line in lines[self._written :]:
-            self._writer.write(line)
+            self._writer.write(self._done.get(line.key, line))
         self._written = 0
+        self._done.clear()
+
+    def _await_stores(self) -> None:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while self._storing and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _count(self, result: _Result, *, tried: bool) -> None:
         counts, line = self.counts, result.line
@@ -249,10 +267,20 @@ class _Refetch:
                 self._strikes.add(host, silent=error.silent)
                 raise
             self._strikes.add(host, silent=False)
-            digest = self._store(line, key, fetched, where.attributes, halt)
-        return line._replace(
-            outcome=Outcome.COPIED, detail=FETCHED, size=len(fetched.body), etag=digest, refetched=True
-        )
+            with self._lock:
+                if halt.is_set():
+                    raise FetchError(STOPPED)
+                self._storing.add(key)
+            try:
+                digest = self._store(line, key, fetched, where.attributes, halt)
+                done = line._replace(
+                    outcome=Outcome.COPIED, detail=FETCHED, size=len(fetched.body), etag=digest, refetched=True
+                )
+                self._done[line.key] = done
+            finally:
+                with self._lock:
+                    self._storing.discard(key)
+        return done
 
     def _there(self, key: str, halt: threading.Event) -> int | None:
         """Return the size of what the destination has under a key."""

@@ -249,3 +249,31 @@ def test_an_interrupt_leaves_every_line_written_once(work: Refetch) -> None:
         )
     assert (work.folder / REFETCHED).exists()
     assert work.manifest() == lines
+
+
+def test_what_an_interrupt_finds_stored_is_on_record(work: Refetch, destination_bucket: Bucket) -> None:
+    lines = [missing(f"media/{number}.png", row_id=number) for number in range(10)]
+    work.where = {line.key: work.at("/good.png") for line in lines}
+    with ManifestWriter(work.folder / DECIDED) as writer:
+        for line in lines:
+            writer.write(line)
+    # One of the step is under way for as long as the server drips, and the others are stored.
+    work.where[lines[0].key] = work.at("/drip.png")
+
+    def interrupt(_: RefetchCounts) -> None:
+        if len(keys(destination_bucket)) == len(lines) - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refetch(
+            work.folder,
+            work.destination,
+            lambda asked: [work.where.get(line.key) for line in asked],
+            work.web.settings(total_timeout=20.0),
+            memory_mb=16,
+            take_private=True,
+            stop=threading.Event(),
+            on_progress=interrupt,
+        )
+    told = {line.row_id: (line.outcome, line.refetched) for line in work.manifest()}
+    assert told == {0: (Outcome.MISSING, False), **dict.fromkeys(range(1, 10), (Outcome.COPIED, True))}
