@@ -11,6 +11,7 @@ from mastosync_dagster.transfer.items import Batch, Item, KeyRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from mastosync_dagster.mastodon import RowPage, StoredObject
@@ -102,10 +103,16 @@ def items_of(
             may_be_absent=stored.may_be_absent,
             new=new,
             remote=remote,
-            again=stored.key in marks.again,
-            turn=turned or stored.key in marks.turn,
+            again=_is_among(marks.again, stored),
+            turn=turned or _is_among(marks.turn, stored),
             size=stored.size,
         )
+
+
+def _is_among(keys: AbstractSet[str], stored: StoredObject) -> bool:
+    """Tell whether an object is at the destination under one of some keys."""
+    # What is found of an unfinished row goes to the key that it is found under.
+    return stored.key in keys or (stored.unfinished and any(key in keys for key in stored.candidates))
 
 
 def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> Iterator[tuple[StoredObject, bool]]:
