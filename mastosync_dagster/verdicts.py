@@ -82,5 +82,5 @@ def _failed(store: ManifestStore, about: About, synced: StoredManifest, prefix: 
     keys: set[str] = set()
     for batch in columns_of(store, synced, MANIFEST_FORMAT, about, ("key", "outcome")):
         failed = pc.equal(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.FAILED.value))
-        keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(failed).to_pylist())
+        keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(failed).to_pylist() if key)
     return keys
