@@ -7,13 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import dagster as dg
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
     from mastosync_dagster.transfer.copying import CopyProgress
     from mastosync_dagster.transfer.planning import PlanCounts
@@ -124,6 +123,14 @@ class BarProgress:
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
         """Yield a watcher that moves the bar; what is left on the screen is its last state."""
+        from rich.progress import (  # noqa: PLC0415  (2 MB that a run without a terminal does not take)
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

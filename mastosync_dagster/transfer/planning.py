@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.access import SourceAccess
@@ -178,7 +178,7 @@ def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
         home = before if item.key in before else distinct
         known = home.setdefault(item.key, item)
         if item.private and not known.private:
-            home[item.key] = replace(known, private=True, turn=True)
+            home[item.key] = known._replace(private=True, turn=True)
     return distinct
 
 
@@ -386,7 +386,7 @@ class _Planner:
         private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
         for (item, line), is_private in zip(self._undecided, private, strict=True):
             if is_private and not self._take_private:
-                self._say(replace(item, private=True), line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
+                self._say(item._replace(private=True), line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
             else:
                 self._write(line._replace(private=is_private))
         self._undecided.clear()
