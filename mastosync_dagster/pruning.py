@@ -6,7 +6,8 @@ Whoever deletes on doubt loses pictures. An object is deleted only if
 - every row of the range was read and every key of the range listed: an error anywhere ends the run before,
 - the range has rows with files, and the destination has at least half of the objects that those expect: else it is the
   wrong database, the wrong bucket, the wrong prefix, or a copy that has not been made yet,
-- its key is one that Mastodon makes for a row of this range,
+- its key is one that Mastodon makes for a row of this range, and does not look like a style, of a file that a row has,
+  that came with a newer Mastodon,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
   something else; and the same query has returned rows that are known to be there,
 - it was last written more than a day before the moment whose rows the database shows, by the slower of two clocks.
@@ -20,7 +21,7 @@ import contextlib
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -31,7 +32,7 @@ from pydantic import Field
 
 from mastosync_dagster import workfolder
 from mastosync_dagster.coverage import covering_batches
-from mastosync_dagster.extras import Extras, WitnessMissingError
+from mastosync_dagster.extras import UNKNOWN_STYLE, Extras, WitnessMissingError
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.findings_text import findings_table, first_findings
 from mastosync_dagster.history import place_of
@@ -87,6 +88,7 @@ class _Look:
         wanted: Objects that they expect.
         there: How many of those the destination has.
         extra: Objects that no row expects.
+        unknown_styles: How many of those must stay, since a newer Mastodon may have made them.
         list_requests: ListObjectsV2 requests.
         witnesses: Ids of two rows with a file.
     """
@@ -96,6 +98,7 @@ class _Look:
     wanted: int = 0
     there: int = 0
     extra: int = 0
+    unknown_styles: int = 0
     list_requests: int = 0
     witnesses: list[int] = field(default_factory=list)
 
@@ -207,8 +210,10 @@ class _Pruning:
                 unexpected = extras.among([entry.key for entry in seen.others], batch.owners)
                 for entry in seen.others:
                     if entry.key in unexpected:
+                        spared = unexpected[entry.key]
                         look.extra += 1
-                        writer.write(unwanted_line(self._storage, entry, Finding.EXTRA, None))
+                        look.unknown_styles += spared == UNKNOWN_STYLE
+                        writer.write(unwanted_line(self._storage, entry, Finding.EXTRA, spared))
                 watcher.told(f"looked at {look.rows:,} rows: {look.there:,} objects as expected, {look.extra:,} extra")
 
     def _delete(self, folder: Path, extras: Extras, look: _Look) -> BaseException | None:
@@ -218,9 +223,8 @@ class _Pruning:
         budget = self._config.max_delete
         with FindingWriter(marked) as writer:
             for line in _lines(folder / _CANDIDATES):
-                if line.modified is None or line.modified > latest:
-                    detail = TOO_YOUNG
-                else:
+                detail = line.detail or _why_young(line, latest)
+                if detail is None:
                     detail = TO_BE_DELETED if budget > 0 else BEYOND_LIMIT
                     budget -= 1
                 writer.write(line._replace(detail=detail))
@@ -255,10 +259,10 @@ class _Pruning:
         keys = [line.key.removeprefix(prefix) for line in lines]
         deletion = Deletion(self._storage)
         error: BaseException | None = None
-        still: set[str] | None = None
+        still: dict[str, str | None] | None = None
         try:
             still = extras.among(keys, witnesses=look.witnesses)
-            deletion.delete([key for key in keys if key in still], threading.Event())
+            deletion.delete([key for key in keys if key in still and still[key] is None], threading.Event())
         except WitnessMissingError:
             error = dg.Failure(
                 description="The database no longer returns rows that it returned when the range was read: nothing more"
@@ -271,7 +275,7 @@ class _Pruning:
         return [self._told(line, key, still, deletion) for line, key in zip(lines, keys, strict=True)], error
 
     @staticmethod
-    def _told(line: FindingLine, key: str, still: set[str] | None, deletion: Deletion) -> FindingLine:
+    def _told(line: FindingLine, key: str, still: Mapping[str, str | None] | None, deletion: Deletion) -> FindingLine:
         if key in deletion.deleted:
             return line._replace(finding=Finding.DELETED, detail=None)
         if key in deletion.unanswered:
@@ -280,6 +284,8 @@ class _Pruning:
             return line._replace(detail=str(deletion.failed[key]))
         if still is not None and key not in still:
             return line._replace(detail=WANTED_AGAIN)
+        if still is not None and still[key] is not None:
+            return line._replace(detail=still[key])
         return line._replace(detail=NOT_ATTEMPTED)
 
     def _write(self, folder: Path, lines: Path) -> None:
@@ -301,6 +307,7 @@ class _Pruning:
             "expected": look.wanted,
             "expected_there": look.there,
             "extra": extra,
+            "unknown_styles": look.unknown_styles,
             "deleted": deleted,
             "list_requests": look.list_requests,
         }
@@ -315,9 +322,14 @@ class _Pruning:
         line = (
             f"{look.rows:,} rows expect {look.wanted:,} objects, {look.there:,} of them are there; of the objects that"
             f" no row expects {deleted:,} were deleted, {extra:,} are left"
+            + (f"; {look.unknown_styles:,} of these stay, for each is {UNKNOWN_STYLE}" if look.unknown_styles else "")
             + (f"; nothing may be deleted: {refusal}" if refusal else "")
         )
         self._context.log.info(line)
+
+
+def _why_young(line: FindingLine, latest: datetime) -> str | None:
+    return TOO_YOUNG if line.modified is None or line.modified > latest else None
 
 
 def _lines(path: Path) -> Iterator[FindingLine]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
-from mastosync_dagster.extras import Extras, WitnessMissingError
+from mastosync_dagster.extras import UNKNOWN_STYLE, Extras, WitnessMissingError
 from mastosync_dagster.mastodon import IdRange, read_schema, stored_objects
 
 if TYPE_CHECKING:
@@ -62,25 +63,64 @@ def test_neither_keys_nor_candidates_of_a_row_are_extra(
 ) -> None:
     keys = keys_of(row_id)
     with extras(database, IdRange(-100, 2**62)) as found:
-        assert found.among(keys) == set(keys)
+        assert found.among(keys) == dict.fromkeys(keys)
         insert(admin, row_id)
-        assert found.among(keys) == set()
-        assert found.among(keys_of(row_id, "other.png")) == set(keys_of(row_id, "other.png"))
+        assert found.among(keys) == {}
+        assert found.among(keys_of(row_id, "other.png")) == dict.fromkeys(keys_of(row_id, "other.png"))
 
 
 def test_keys_of_other_rows_are_theirs_who_look_there(database: PostgresServer, admin: Connection) -> None:
     insert(admin, 5)
     keys = [key for row_id in (4, 6, TEN_DIGITS, 109_123_456_789_012_345) for key in keys_of(row_id)]
     with extras(database, IdRange(1, 5)) as found:
-        assert found.among(keys) == set(keys_of(4))
-        assert found.among(keys, (5, 9)) == set(keys_of(6))
-        assert found.among(["accounts/avatars/stranger", "media_attachments/files/000/000/004/original/a"]) == set()
+        assert found.among(keys) == dict.fromkeys(keys_of(4))
+        assert found.among(keys, (5, 9)) == dict.fromkeys(keys_of(6))
+        assert found.among(["accounts/avatars/stranger", "media_attachments/files/000/000/004/original/a"]) == {}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A key in a folder of row 5, whose avatar is ``9f.tar.png``.
+
+    Attributes:
+        key: What follows ``accounts/``.
+        remark: Why it must stay; None: it need not.
+    """
+
+    key: str
+    remark: str | None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Beside("avatars/000/000/005/@2x/9f.tar.png", UNKNOWN_STYLE),
+        Beside("avatars/000/000/005/128/9f.tar.webp", UNKNOWN_STYLE),
+        Beside("avatars/000/000/005/small/9f.tar", UNKNOWN_STYLE),
+        # A format that this version does not know, of a style that it knows.
+        Beside("avatars/000/000/005/static/9f.tar.webp", UNKNOWN_STYLE),
+        Beside("avatars/000/000/005/@2x/9e.tar.png", None),
+        Beside("avatars/000/000/005/@2x/9f.png", None),
+        Beside("avatars/000/000/004/@2x/9f.tar.png", None),
+        Beside("headers/000/000/005/@2x/9f.tar.png", None),
+    ],
+    ids=lambda beside: beside.key,
+)
+@pytest.mark.parametrize("before", ["accounts/", "cache/accounts/"])
+def test_what_may_be_a_new_style_of_a_rows_file_must_stay(
+    database: PostgresServer, admin: Connection, beside: Beside, before: str
+) -> None:
+    insert(admin, 5, "9f.tar.png")
+    with extras(database, IdRange(1, 9)) as found:
+        assert found.among([before + beside.key]) == {before + beside.key: beside.remark}
+        admin.cursor().execute("UPDATE accounts SET avatar_file_name = 'another.png'")
+        assert found.among([before + beside.key]) == {before + beside.key: None}
 
 
 def test_a_row_that_was_there_must_still_be_there(database: PostgresServer, admin: Connection) -> None:
     insert(admin, 5)
     with extras(database, IdRange(1, 9)) as found:
-        assert found.among(keys_of(4), witnesses=[5]) == set(keys_of(4))
+        assert found.among(keys_of(4), witnesses=[5]) == dict.fromkeys(keys_of(4))
         admin.cursor().execute("TRUNCATE accounts")
         with pytest.raises(WitnessMissingError):
             found.among(keys_of(4), witnesses=[5])

@@ -75,7 +75,7 @@ def audit(
     path: Path,
     settings: AuditSettings,
     *,
-    extras: Callable[[Sequence[str], tuple[int, int] | None], Collection[str]],
+    extras: Callable[[Sequence[str], tuple[int, int] | None], Mapping[str, str | None]],
     folders: Mapping[str, Collection[str]],
     about: Mapping[str, str],
     stop: threading.Event,
@@ -90,7 +90,7 @@ def audit(
         path: The file to write, whole or not at all.
         settings: How closely to look.
         extras: Given keys of the destination's ranges that a batch does not want, and the batch's owners, returns those
-            that are theirs and that nobody wants.
+            that are theirs and that nobody wants, each with a remark.
         folders: A folder of the destination (ends with ``/``; empty: the top) to the folders that belong there:
             everything else in it is foreign.
         about: What the file's metadata is to say.
@@ -125,7 +125,7 @@ def audit(
             views = lookup.answers(lookup.ask(items, batch.ranges, others=True))
             auditor.judge(items.values(), views, pool, rows=batch.rows)
             others = views[1].others
-            auditor.name_extras(others, extras([entry.key for entry in others], batch.owners) if others else ())
+            auditor.name_extras(others, extras([entry.key for entry in others], batch.owners) if others else {})
             known = items
         auditor.finish(folders, listed=lookup.may_list[1])
     auditor.tell_progress(at_once=True)
@@ -183,11 +183,11 @@ class _Auditor:
         )
         self.tell_progress()
 
-    def name_extras(self, others: list[ListedObject], unwanted: Collection[str]) -> None:
+    def name_extras(self, others: list[ListedObject], unwanted: Mapping[str, str | None]) -> None:
         """Write a line about each object of the destination that nobody wants."""
         for entry in others:
             if entry.key in unwanted:
-                self._write_unwanted(entry, Finding.EXTRA, None)
+                self._write_unwanted(entry, Finding.EXTRA, unwanted[entry.key])
 
     def finish(self, folders: Mapping[str, Collection[str]], *, listed: bool) -> None:
         """Name what lies beside the folders that belong to the destination."""

@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.extras import UNKNOWN_STYLE
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.partitions import FileType
@@ -70,9 +71,9 @@ def prune(world: World, **config: object) -> dg.ExecuteInProcessResult:
     return world.run("prune_media_attachments", key, {"ops": {"prune": {"config": config}}})
 
 
-def findings(world: World) -> list[FindingLine]:
+def findings(world: World, job: str = "prune") -> list[FindingLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.newest("prune_media_attachments")
+    (manifest,) = store.newest(f"{job}_media_attachments")
     with store.file(manifest) as path:
         return [line for lines in read_findings(path) for line in lines]
 
@@ -159,6 +160,24 @@ def test_no_run_deletes_more_than_it_may(synced: World) -> None:
     assert len(before - keys(synced)) == 2
     beyond = [line.key for line in findings(synced) if line.detail == BEYOND_LIMIT]
     assert len(beyond) == len(strangers.extra) - 2
+
+
+def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: World) -> None:
+    strangers = add_strangers(synced)
+    unknown = []
+    for each in synced.instance.objects_of(MEDIA)[:3]:
+        folder, _, name = each.key.rsplit("/", 2)
+        unknown += [put(synced, f"{folder}/{style}/{name}") for style in ("@0x", "large")]
+    before = keys(synced)
+    assert prune(synced, delete=True, max_delete=len(strangers.extra)).success
+    assert before - keys(synced) == strangers.extra
+    details = {line.key: line.detail for line in findings(synced) if line.finding is Finding.EXTRA}
+    assert details == {**dict.fromkeys(unknown, UNKNOWN_STYLE), **dict.fromkeys(strangers.young, TOO_YOUNG)}
+
+    (key,) = synced.dagster.get_dynamic_partitions(MEDIA.partitions_name)
+    assert synced.run("verify_media_attachments", key).success
+    told = {line.key: line.finding for line in findings(synced, "verify") if line.detail == UNKNOWN_STYLE}
+    assert told == dict.fromkeys(unknown, Finding.EXTRA)
 
 
 @dataclass(frozen=True)
