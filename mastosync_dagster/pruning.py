@@ -10,7 +10,9 @@ Whoever deletes on doubt loses pictures. An object is deleted only if
   that came with a newer Mastodon,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
   something else; and the same query has returned rows that are known to be there,
-- it was last written more than a day before the moment whose rows the database shows, by the slower of two clocks.
+- it was last written more than a day before the moment whose rows the database shows, by the slower of two clocks: of
+  a backup that has been restored, the moment of its newest row. It looks like one if nothing has been written to it for
+  a day, and the destination has objects of rows that came later.
 
 What is to be deleted is written down before, and what was deleted afterwards.
 """
@@ -37,14 +39,26 @@ from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.findings_text import findings_table, first_findings
 from mastosync_dagster.history import place_of
 from mastosync_dagster.manifests import About, manifest_store
-from mastosync_dagster.mastodon import Selection, read_schema, rows_as_of, walk_rows
+from mastosync_dagster.mastodon import (
+    Connect,
+    Schema,
+    Selection,
+    highest_id,
+    newest_row,
+    owners,
+    read_schema,
+    rows_as_of,
+    walk_rows,
+)
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.selection import key_ranges
 from mastosync_dagster.transfer.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.pruning import Deletion, see
+from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.unwanted import unwanted_line
 
 JOB_PREFIX = "prune_"
@@ -52,11 +66,16 @@ MIN_AGE = timedelta(days=1)
 """Younger objects are never deleted: a row may be about to come, or a copy under way."""
 
 TOO_YOUNG = "written less than a day ago"
+AFTER_NEWEST_ROW = "written after the newest row of the database, which looks older than the copy"
 BEYOND_LIMIT = "more than max_delete"
 TO_BE_DELETED = "to be deleted by this run"
 WANTED_AGAIN = "a row expects it by now"
 NOT_ANSWERED = "its deletion was asked for, and not answered"
 NOT_ATTEMPTED = "the run was stopped before"
+
+_BUSY_TABLES = ("accounts", "media_attachments")
+"""Those that get rows all day on an instance that runs, with ids that grow with time."""
+_HIGHEST_ID = 2**63 - 1
 
 _CANDIDATES = "candidates.parquet"
 _KEYS_A_STEP = 200
@@ -68,6 +87,38 @@ def shown_at(connection: Connection) -> datetime:
     A standby may lag behind by more than a day: there the rows of new objects have not come yet.
     """
     return min(rows_as_of(connection), datetime.now(timezone.utc))
+
+
+def restored_from(connect: Connect, schema: Schema, storage: Storage, read_at: datetime) -> datetime | None:
+    """Return the moment of a database's newest row if it looks like a backup older than what the destination has.
+
+    Its rows do not show what has come since, which is no reason to delete it. On an instance that runs, it takes a
+    query to see that the database is none.
+
+    Args:
+        connect: Opens a connection.
+        schema: What the database has.
+        storage: The destination.
+        read_at: See `shown_at`.
+
+    Returns:
+        None: something was written to it in the last day, or no object belongs to a row that came later.
+    """
+    with contextlib.closing(connect()) as connection:
+        newest = newest_row(connection, schema)
+        if newest is None or newest > read_at - MIN_AGE:
+            return None
+        highest = {table: highest_id(connection, schema, table) for table in _BUSY_TABLES if schema.has(table, "id")}
+    later = (
+        entry
+        for table, row_id in highest.items()
+        if row_id is not None
+        for keys in key_ranges(table, row_id + 1, _HIGHEST_ID)
+        for page in storage.list_pages(keys)
+        for entry in page
+        if (owner := owners(entry.key)) is not None and owner.row_id > row_id
+    )
+    return newest if any(True for _ in later) else None
 
 
 class PruneConfig(dg.Config):
@@ -91,6 +142,7 @@ class _Look:
         unknown_styles: How many of those must stay, since a newer Mastodon may have made them.
         list_requests: ListObjectsV2 requests.
         witnesses: Ids of two rows with a file.
+        restored_from: See `restored_from`.
     """
 
     read_at: datetime
@@ -101,6 +153,7 @@ class _Look:
     unknown_styles: int = 0
     list_requests: int = 0
     witnesses: list[int] = field(default_factory=list)
+    restored_from: datetime | None = None
 
     def refusal(self) -> str | None:
         """Say why nothing may be deleted; None: something may."""
@@ -185,6 +238,7 @@ class _Pruning:
                 refusal = look.refusal()
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
+                    look.restored_from = restored_from(connect, schema, self._storage, look.read_at)
                     error = self._delete(folder, extras, look)
                 else:
                     self._write(folder, folder / _CANDIDATES)
@@ -218,12 +272,11 @@ class _Pruning:
 
     def _delete(self, folder: Path, extras: Extras, look: _Look) -> BaseException | None:
         """Delete what may be deleted, and write down what became of each object. Returns what ended it early."""
-        latest = look.read_at - MIN_AGE
         marked = folder / f"marked-{_CANDIDATES}"
         budget = self._config.max_delete
         with FindingWriter(marked) as writer:
             for line in _lines(folder / _CANDIDATES):
-                detail = line.detail or _why_young(line, latest)
+                detail = line.detail or _why_young(line, look)
                 if detail is None:
                     detail = TO_BE_DELETED if budget > 0 else BEYOND_LIMIT
                     budget -= 1
@@ -326,10 +379,21 @@ class _Pruning:
             + (f"; nothing may be deleted: {refusal}" if refusal else "")
         )
         self._context.log.info(line)
+        if look.restored_from is not None:
+            self._context.log.warning(
+                "The newest row of the database is of %s UTC, and the destination has objects of rows that came later:"
+                " it looks like a backup that is older than the copy. What was written to the destination since, and in"
+                " the day before, is not deleted.",
+                f"{look.restored_from:%Y-%m-%d %H:%M}",
+            )
 
 
-def _why_young(line: FindingLine, latest: datetime) -> str | None:
-    return TOO_YOUNG if line.modified is None or line.modified > latest else None
+def _why_young(line: FindingLine, look: _Look) -> str | None:
+    if line.modified is None or line.modified > look.read_at - MIN_AGE:
+        return TOO_YOUNG
+    if look.restored_from is not None and line.modified > look.restored_from - MIN_AGE:
+        return AFTER_NEWEST_ROW
+    return None
 
 
 def _lines(path: Path) -> Iterator[FindingLine]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LOWEST_ID = -(2**63)
 _HIGHEST_ID = 2**63 - 1
 
+_WRITTEN = ("created_at", "updated_at")
+
 _BOUNDARY_STEP = 100_000
 """Ids that one query for boundaries may count: some tens of milliseconds from the index."""
 
@@ -390,6 +392,48 @@ def rows_as_of(connection: Connection) -> datetime:
     """
     now, replayed = _moments(connection)
     return now if replayed is None else min(now, replayed)
+
+
+def newest_row(connection: Connection, schema: Schema) -> datetime | None:
+    """Return when the newest row was written, of the tables that ``schema`` knows; None: there is no row.
+
+    On an instance that runs that is a moment ago. In a backup that has been restored it is when the backup was made,
+    whatever the clock says.
+
+    Args:
+        connection: A connection that is in no transaction.
+        schema: What the database has.
+    """
+    newest = [
+        sql.SQL("(SELECT {} FROM {} ORDER BY id DESC LIMIT 1)").format(
+            sql.SQL("GREATEST({})").format(_listed([name for name in _WRITTEN if schema.has(table, name)])),
+            schema.identifier(table),
+        )
+        for table in schema.columns
+        if schema.has(table, "id") and any(schema.has(table, name) for name in _WRITTEN)
+    ]
+    if not newest:
+        return None
+    with single_transaction(connection) as cursor:
+        cursor.execute(sql.SQL("SELECT GREATEST({})").format(sql.SQL(", ").join(newest)))
+        ((found,),) = cursor.fetchall()
+    assert found is None or isinstance(found, datetime)  # noqa: S101  (timestamps without time zone, in UTC)
+    return found and found.replace(tzinfo=timezone.utc)
+
+
+def highest_id(connection: Connection, schema: Schema, table: str) -> int | None:
+    """Return the highest id of a table; None: it has no row.
+
+    Args:
+        connection: A connection that is in no transaction.
+        schema: What the database has.
+        table: One of Mastodon's tables with attachments.
+    """
+    with single_transaction(connection) as cursor:
+        cursor.execute(sql.SQL("SELECT max(id) FROM {}").format(schema.identifier(table)))
+        ((found,),) = cursor.fetchall()
+    assert found is None or isinstance(found, int)  # noqa: S101  (the primary key of all these tables is a bigint)
+    return found
 
 
 def _moments(connection: Connection) -> tuple[datetime, datetime | None]:

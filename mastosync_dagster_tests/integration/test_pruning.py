@@ -15,7 +15,7 @@ from mastosync_dagster.extras import UNKNOWN_STYLE
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.partitions import FileType
-from mastosync_dagster.pruning import BEYOND_LIMIT, TOO_YOUNG
+from mastosync_dagster.pruning import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
 from mastosync_dagster_tests.conftest import create_bucket, create_database, drop_database
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 LONG_AGO = "1600000000.0"
+IN_2024 = "1710000000.0"
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def findings(world: World, job: str = "prune") -> list[FindingLine]:
         return [line for lines in read_findings(path) for line in lines]
 
 
-def put(world: World, key: str, *, old: bool = True) -> str:
+def put(world: World, key: str, *, old: bool = True, written: str = LONG_AGO) -> str:
     """Put an object that no row expects, or that one does; of old, or of just now."""
-    metadata = {"mtime": LONG_AGO} if old else {}
+    metadata = {"mtime": written} if old else {}
     world.destination.client.put_object(Bucket=world.destination.name, Key=key, Body=b"extra", Metadata=metadata)
     return key
 
@@ -178,6 +179,23 @@ def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(syn
     assert synced.run("verify_media_attachments", key).success
     told = {line.key: line.finding for line in findings(synced, "verify") if line.detail == UNKNOWN_STYLE}
     assert told == dict.fromkeys(unknown, Finding.EXTRA)
+
+
+def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: World) -> None:
+    strangers = add_strangers(synced)
+    folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
+    later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
+    before = keys(synced)
+    for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
+        _execute(synced, f"DELETE FROM {table} WHERE greatest(created_at, updated_at) >= '2023-06-01'")  # noqa: S608  (of a list)
+    assert prune(synced, delete=True).success
+    assert before - keys(synced) == strangers.extra
+    assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
+
+    # From its first new row on, it is the instance as it is.
+    _execute(synced, "UPDATE accounts SET updated_at = now() WHERE id = (SELECT max(id) FROM accounts)")
+    assert prune(synced, delete=True).success
+    assert before - keys(synced) == strangers.extra | later
 
 
 @dataclass(frozen=True)

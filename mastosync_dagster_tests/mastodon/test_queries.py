@@ -19,7 +19,9 @@ from mastosync_dagster.mastodon import (
     NotMastodonError,
     Selection,
     database_now,
+    highest_id,
     id_boundaries,
+    newest_row,
     stored_objects,
     walk_rows,
 )
@@ -447,3 +449,16 @@ def test_ranges_of_a_table_that_is_absent_or_of_no_rows_are_refused(mastodon: Ma
         id_boundaries(mastodon.connect, "statuses", after=None, rows_per_range=5)
     with pytest.raises(ValueError, match="at least one row, not 0"):
         id_boundaries(mastodon.connect, "accounts", after=None, rows_per_range=0)
+
+
+def test_the_newest_row_is_that_of_any_table(mastodon: MastodonDatabase) -> None:
+    schema = mastodon.schema()
+    with contextlib.closing(mastodon.connect()) as connection:
+        assert newest_row(connection, schema) is None
+        mastodon.insert("accounts", {"id": 1, "created_at": "2024-05-06 07:08:09"}, {"id": 2})
+        mastodon.insert("custom_emojis", {"id": 5, "updated_at": "2023-06-01 00:00:00"}, {"id": 4})
+        assert newest_row(connection, schema) == datetime(2023, 6, 1, tzinfo=timezone.utc)
+        mastodon.insert("media_attachments", {"id": SNOWFLAKE, "created_at": "2024-02-01 00:00:01"}, {"id": 9})
+        assert newest_row(connection, schema) == datetime(2024, 2, 1, 0, 0, 1, tzinfo=timezone.utc)
+        highest = {table: highest_id(connection, schema, table) for table in ("media_attachments", "backups")}
+        assert highest == {"media_attachments": SNOWFLAKE, "backups": None}
