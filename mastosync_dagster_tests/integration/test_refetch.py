@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
+from mastosync_dagster.cli import main
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
@@ -154,6 +157,29 @@ def test_rows_without_an_address_say_so(world: World, web: Web) -> None:
     (line,) = lines(world, "sync_changes").values()
     assert line.part == "thumbnail/original"
     assert (line.detail or "").startswith(NOT_FETCHED + NO_URL)
+
+
+def test_what_has_been_fetched_since_its_range_was_synced_is_reported_as_missing_no_more(
+    world: World, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    lose(world, ("image/png", web.url("/good.png"), ACTIVE), ("image/png", "http://files.example/a.png", ACTIVE))
+    ((key,),) = world.register(MEDIA).values()
+    assert sync(world, web, key, None).success
+    small = {(0, "file/small"), (1, "file/small"), (1, "file/original")}
+    assert reported() == small | {(0, "file/original")}
+    config = {"plan_changes": {"config": {"file_types": [MEDIA.value]}}, "copy": {"config": {"refetch": True}}}
+    job = build_definitions(web=web.settings()).resolve_job_def("sync_changes")
+    assert job.execute_in_process(instance=world.dagster, run_config={"ops": config}, raise_on_error=False).success
+    assert reported() == small
+
+
+def reported() -> set[tuple[int, str]]:
+    """Return which objects of the rows that `lose` inserted are missing, by the report."""
+    outcome = CliRunner().invoke(main, ["report", MEDIA.value, "--format", "json"])
+    assert outcome.exit_code == 0, outcome.output
+    told = {(each["id"] - FIRST, each["part"]) for each in json.loads(outcome.stdout)["objects"]}
+    return {(number, part) for number, part in told if 0 <= number < 100}
 
 
 def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world: World, web: Web) -> None:

@@ -6,10 +6,11 @@ import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -55,6 +56,13 @@ def keep(store: FolderManifests, folder: Path, group: str, partition: str, run: 
         for each in lines:
             writer.write(each)
     store.write(folder / "lines.parquet", group, partition, run)
+
+
+def in_order(folder: Path, *runs: str) -> None:
+    """Have the manifests written a second apart, in the order of their runs."""
+    for age, run in enumerate(runs):
+        (file,) = folder.rglob(f"{run}.parquet")
+        os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
 
 
 def report(*arguments: str) -> str:
@@ -135,12 +143,50 @@ def test_the_newest_word_about_every_row_counts_once(manifests: FolderManifests,
     keep(manifests, tmp_path, "sync_changes", "changes", "run-4", line(8, present), line(10, Outcome.FAILED))
     told = json.loads(report("accounts", "--format", "json"))
     assert [(each["id"], each["outcome"]) for each in told["objects"]] == [
-        (2, "missing"),
         (10, "failed"),
         (9, "missing"),
+        (2, "missing"),
     ]
     assert told["totals"]["accounts"] == {
         "manifests": 3, "copied": 0, "present": 2, "missing": 2, "failed": 1, "bytes": 0,
+    }  # fmt: skip
+
+
+def test_a_later_run_over_changed_rows_has_the_last_word_about_an_attachment(
+    manifests: FolderManifests, tmp_path: Path
+) -> None:
+    """What it did not take, and what a range's own run has said since, stays as it was said."""
+    present, failed, copied = Outcome.PRESENT, Outcome.FAILED, Outcome.COPIED
+    header: dict[str, Any] = {"part": "header/original", "key": "accounts/headers/000/000/001/original/h.png"}
+    still: dict[str, Any] = {"part": "avatar/static", "key": "accounts/avatars/000/000/001/static/a.png"}
+    keep(manifests, tmp_path, "sync_changes", "changes", "run-0", line(2, copied), line(7, copied))
+    keep(
+        manifests, tmp_path, "accounts", "1-5", "run-1",
+        line(1), line(1, **still), line(1, **header), line(2), line(3, present), line(4, failed),
+    )  # fmt: skip
+    keep(manifests, tmp_path, "accounts", "6-9", "run-2", line(6), line(7), line(8), line(8, **header))
+    keep(
+        manifests, tmp_path, "sync_changes", "changes", "run-3",
+        line(1, copied, refetched=True), line(1, present, **still), line(3), line(4), line(6, failed), line(8, copied),
+        line(20), line(20, **header), line(1, group="backups"),
+    )  # fmt: skip
+    keep(
+        manifests, tmp_path, "sync_changes", "changes", "run-4",
+        line(4, copied), line(6, copied, key="accounts/avatars/000/000/006/original/new.png"),
+        line(20, copied, **header),
+    )  # fmt: skip
+    in_order(tmp_path / "manifests", "run-0", "run-1", "run-2", "run-3", "run-4")
+    told = json.loads(report("accounts", "--format", "json"))
+    assert sorted((each["id"], each["part"], each["outcome"]) for each in told["objects"]) == [
+        (1, "header/original", "missing"),
+        (2, "avatar/original", "missing"),
+        (3, "avatar/original", "missing"),
+        (7, "avatar/original", "missing"),
+        (8, "header/original", "missing"),
+        (20, "avatar/original", "missing"),
+    ]
+    assert told["totals"]["accounts"] == {
+        "manifests": 4, "copied": 5, "present": 1, "missing": 6, "failed": 0, "bytes": 5 * 7,
     }  # fmt: skip
 
 
@@ -197,3 +243,25 @@ def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
         return kilobytes
 
     assert peak(150_000) < peak(5_000) + 12_000
+
+
+def test_nor_with_what_later_runs_say_of_rows_in_ranges(tmp_path: Path) -> None:
+    def peak(ranges: int) -> int:
+        folder = tmp_path / str(ranges)
+        store = FolderManifests(folder / "manifests")
+        folder.mkdir()
+        begun = [number * 1_000 for number in range(ranges)]
+        for begin in begun:
+            lines = [line(begin + number, Outcome.COPIED) for number in range(1_000)]
+            keep(store, folder, "accounts", f"{begin}-{begin + 999}", f"run-{begin}", *lines)
+        changed = [line(begin + number) for number in range(1_000) for begin in begun]
+        keep(store, folder, "sync_changes", "changes", "run-later", *changed)
+        in_order(folder / "manifests", *(f"run-{begin}" for begin in begun), "run-later")
+        told = subprocess.run(
+            [sys.executable, "-c", _PEAK, str(folder / "manifests")], capture_output=True, text=True, check=True
+        )
+        missing, kilobytes = map(int, told.stdout.split())
+        assert missing == ranges * 1_000
+        return kilobytes
+
+    assert peak(120) < peak(20) + 12_000
