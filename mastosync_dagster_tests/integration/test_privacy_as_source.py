@@ -115,6 +115,7 @@ def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
     assert asked.count(Kind.OTHER) == 0
 
 
+@pytest.mark.usefixtures("asked")
 def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_may_read_it(
     world_with_acls: World, source: Bucket, tmp_path: Path
 ) -> None:
