@@ -153,3 +153,14 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     pruned = verify(synced_with_acls, headers="all", acls="all")
     assert unequal(synced_with_acls) == dict.fromkeys(foreign, Finding.FOREIGN)
     assert check(pruned).passed
+
+
+def test_the_check_is_about_the_materialization_of_its_own_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "10000")
+    world.register(MEDIA)
+    assert world.run("sync_media_attachments", media_range(world)).success
+    for _ in range(2):
+        found = verify(world)
+        (check,) = found.get_asset_check_evaluations()
+        assert check.target_materialization_data is not None
+        assert check.target_materialization_data.run_id == found.run_id
