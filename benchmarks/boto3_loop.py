@@ -19,6 +19,7 @@ def copy(keys: list[str], source: dict[str, str], destination: dict[str, str], b
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    # The stubs know no client whose arguments are in a dictionary.
     reader, writer = (boto3.client("s3", config=config, **side) for side in (source, destination))  # type: ignore[call-overload]
     for key in keys:
         answer = reader.get_object(Bucket=bucket, Key=key)

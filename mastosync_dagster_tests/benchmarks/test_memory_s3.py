@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -27,7 +27,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         build("memory_s3", folder)
     except NoCompilerError as error:
-        pytest.skip(str(error))
+        pytest.skip(str(error))  # it is for the benchmark, which takes a C compiler; nothing else does
     return folder
 
 
@@ -47,12 +47,16 @@ def client(server: servers.Server) -> Iterator[S3Client]:
 @pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 119, 120, 100_000, 5_000_000])
 def test_a_body_comes_back_with_its_headers_and_its_md5_as_etag(client: S3Client, size: int) -> None:
     body = os.urandom(size)
-    kept = {"ContentType": "image/png", "CacheControl": "public, immutable", "Metadata": {"made-by": "a test"}}
-    answer = client.put_object(Bucket=BUCKET, Key="a/b.png", Body=body, **kept)  # type: ignore[arg-type]
+    kept: dict[str, Any] = {
+        "ContentType": "image/png",
+        "CacheControl": "public, immutable",
+        "Metadata": {"made-by": "a test"},
+    }
+    answer = client.put_object(Bucket=BUCKET, Key="a/b.png", Body=body, **kept)
     assert answer["ETag"] == f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
     found = client.get_object(Bucket=BUCKET, Key="a/b.png")
     assert found["Body"].read() == body
-    assert {name: found[name] for name in kept} == kept  # type: ignore[literal-required]
+    assert kept.items() <= found.items()
     assert client.head_object(Bucket=BUCKET, Key="a/b.png")["ContentLength"] == size
 
 

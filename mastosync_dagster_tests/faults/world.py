@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
@@ -87,8 +87,8 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
             name = f"video{number}.mp4"
             body = random.Random(number).randbytes(17 * MIB + number)
             key = f"media_attachments/files/{id_partition(row_id)}/original/{name}"
-            headers = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)  # type: ignore[arg-type]
+            headers: dict[str, Any] = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)
             md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
             added.append(
                 ExpectedObject(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 MEDIA = FileType.MEDIA_ATTACHMENTS
 SUSPENDED, ACTIVE = 77_001, 77_002
 # Whose media, and the ACL of the object at the source.
-ROWS = {1: (ACTIVE, "public-read"), 2: (ACTIVE, "private"), 3: (SUSPENDED, "public-read"), 4: (SUSPENDED, "private")}
+ROWS: dict[int, tuple[int, Any]] = {
+    1: (ACTIVE, "public-read"),
+    2: (ACTIVE, "private"),
+    3: (SUSPENDED, "public-read"),
+    4: (SUSPENDED, "private"),
+}
 AS_SOURCE = {"ops": {MEDIA.value: {"ops": {"plan": {"config": {"privacy": "source"}}}}}}
 
 
@@ -63,7 +68,7 @@ def source(world_with_acls: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
                 " VALUES (%s, %s, 'a.mp3', 'audio/mpeg', 4, 2, now(), now(), now())",
                 (row_id, account),
             )
-            bucket.client.put_object(Bucket=bucket.name, Key=key(row_id), Body=b"body", ACL=acl)  # type: ignore[arg-type]
+            bucket.client.put_object(Bucket=bucket.name, Key=key(row_id), Body=b"body", ACL=acl)
         connection.commit()
     monkeypatch.setenv("S3_BUCKET", bucket.name)
     world_with_acls.register(MEDIA)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
 
 
-def line(row_id: int, outcome: Outcome = Outcome.MISSING, **fields: object) -> ManifestLine:
+def line(row_id: int, outcome: Outcome = Outcome.MISSING, **fields: Any) -> ManifestLine:
     key = f"accounts/avatars/000/000/{row_id:03d}/original/a.png"
     reason = Reason.TIMEOUT if outcome is Outcome.FAILED else None
     made = ManifestLine("accounts", row_id, "avatar/original", key, None, outcome, reason, None, 7, None, private=False)
-    return made._replace(**fields)  # type: ignore[arg-type]
+    return made._replace(**fields)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -68,16 +68,16 @@ def damage(world: World) -> dict[str, Finding]:
     gone, truncated, other_bytes, other_type, other_metadata, hidden = public[::20][:6]
     exposed, both = private[:2]
 
-    def put(each: ExpectedObject, body: bytes | None = None, **arguments: object) -> None:
+    def put(each: ExpectedObject, body: bytes | None = None, **arguments: Any) -> None:
         found = client.get_object(Bucket=bucket, Key=each.key)
-        kept = {
+        kept: dict[str, Any] = {
             "ContentType": found["ContentType"],
             "CacheControl": found.get("CacheControl", ""),
             "Metadata": found["Metadata"],
             "ACL": "private" if each.private else "public-read",
         }
         body = found["Body"].read() if body is None else body
-        client.put_object(Bucket=bucket, Key=each.key, Body=body, **{**kept, **arguments})  # type: ignore[arg-type]
+        client.put_object(Bucket=bucket, Key=each.key, Body=body, **{**kept, **arguments})
 
     client.delete_object(Bucket=bucket, Key=gone.key)
     put(truncated, b"x")

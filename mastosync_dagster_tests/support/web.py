@@ -257,7 +257,7 @@ def hostile_web(folder: Path) -> Iterator[Web]:
     server = _Server((ADDRESS, 0), handler)
     server.context = context
     web = Web(port=server.server_address[1], ca_file=ca_file)
-    handler.web = web  # type: ignore[attr-defined]
+    handler.web = web  # type: ignore[attr-defined]  # what each request needs
     web.names = {
         HOST: [ADDRESS],
         "other-name.example": [ADDRESS],

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -115,8 +115,8 @@ def cached(name: str) -> str:
     return f"{CACHED}{name}"
 
 
-def item(name: str, **fields: object) -> Item:
-    return Item(key(name), group="media", row_id=7, part="file/original", **fields)  # type: ignore[arg-type]
+def item(name: str, **fields: Any) -> Item:
+    return Item(key(name), group="media", row_id=7, part="file/original", **fields)
 
 
 # What both sides have
@@ -276,11 +276,11 @@ def test_private_objects_do_not_go_where_they_cannot_stay_private(
 
 
 def test_an_etag_that_is_no_md5_is_no_difference(world: World, moto_bucket: Bucket) -> None:
-    upload = {"Bucket": moto_bucket.name, "Key": key("a")}
-    number = moto_bucket.client.create_multipart_upload(**upload)["UploadId"]  # type: ignore[arg-type]
-    part = moto_bucket.client.upload_part(**upload, UploadId=number, PartNumber=1, Body=b"body")  # type: ignore[arg-type]
+    upload: dict[str, Any] = {"Bucket": moto_bucket.name, "Key": key("a")}
+    number = moto_bucket.client.create_multipart_upload(**upload)["UploadId"]
+    part = moto_bucket.client.upload_part(**upload, UploadId=number, PartNumber=1, Body=b"body")
     moto_bucket.client.complete_multipart_upload(
-        **upload,  # type: ignore[arg-type]
+        **upload,
         UploadId=number,
         MultipartUpload={"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]},
     )

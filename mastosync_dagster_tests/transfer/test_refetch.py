@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -45,10 +45,10 @@ def web(tmp_path: Path) -> Iterator[Web]:
         yield running
 
 
-def missing(key: str, **fields: object) -> ManifestLine:
+def missing(key: str, **fields: Any) -> ManifestLine:
     nothing = (None, None, None, None)
     plain = ManifestLine("accounts", 7, "avatar/original", key, None, Outcome.MISSING, *nothing, False, True)
-    return plain._replace(**fields)  # type: ignore[arg-type]
+    return plain._replace(**fields)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from moto.s3.models import s3_backends
@@ -30,6 +30,8 @@ from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from mypy_boto3_s3 import S3Client
 
     from mastosync_dagster_tests.conftest import Bucket
 
@@ -236,9 +238,9 @@ def test_an_absent_object_is_none_and_a_refusal_is_not(source_bucket: Bucket) ->
     [({}, True), ({"ServerSideEncryption": "AES256"}, True), ({"ServerSideEncryption": "aws:kms"}, False)],
 )
 def test_an_etag_is_no_md5_where_objects_have_a_key_of_their_own(
-    moto_bucket: Bucket, *, encryption: dict[str, str], is_md5: bool
+    moto_bucket: Bucket, *, encryption: dict[str, Any], is_md5: bool
 ) -> None:
-    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="p/a", Body=b"x", **encryption)  # type: ignore[arg-type]
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="p/a", Body=b"x", **encryption)
     assert storage(moto_bucket, "source", prefix="p/").etag_is_md5("a") is is_md5
 
 
@@ -281,10 +283,10 @@ def test_a_side_that_is_well_is_said_to_be_listable(source_bucket: Bucket) -> No
     ],
 )
 def test_a_check_ends_within_seconds_and_says_what_to_change(
-    source_bucket: Bucket, settings: dict[str, object], reason: Reason, words: str
+    source_bucket: Bucket, settings: dict[str, Any], reason: Reason, words: str
 ) -> None:
     with pytest.raises(StorageError) as caught:
-        storage(source_bucket, "source", **settings).check()  # type: ignore[arg-type]
+        storage(source_bucket, "source", **settings).check()
     assert caught.value.permanent
     assert caught.value.reason is reason
     assert words in str(caught.value)
@@ -368,12 +370,12 @@ def test_the_region_is_asked_of_amazon_and_of_nobody_else(moto_bucket: Bucket) -
     plain = StorageSettings(name="source", bucket=name, access_key_id="id", secret_access_key="secret")
     client = moto_bucket.client
 
-    def never() -> None:
+    def never() -> NoReturn:
         pytest.fail("nobody is to be asked")
 
     assert Storage(plain, lambda: client).region == "eu-central-1"
-    assert Storage(replace(plain, region="eu-west-1"), never).region == "eu-west-1"  # type: ignore[arg-type]
-    assert Storage(replace(plain, endpoint_url="https://s3.example"), never).region == "us-east-1"  # type: ignore[arg-type]
+    assert Storage(replace(plain, region="eu-west-1"), never).region == "eu-west-1"
+    assert Storage(replace(plain, endpoint_url="https://s3.example"), never).region == "us-east-1"
     with pytest.raises(StorageError) as caught:
         _ = Storage(replace(plain, bucket="absent-for-sure"), lambda: client).region
     assert caught.value.reason is Reason.NO_SUCH_BUCKET
@@ -403,12 +405,12 @@ def test_writes_carry_the_acl_and_reads_do_not(
 def test_clients_are_made_once_also_for_many_threads(source_bucket: Bucket) -> None:
     made: list[int] = []
 
-    def client() -> object:
+    def client() -> S3Client:
         made.append(1)
         return boto3_client(source_bucket.server)
 
     side = storage(source_bucket, "source", permission="public-read")
-    side = Storage(side.settings, client)  # type: ignore[arg-type]
+    side = Storage(side.settings, client)
     with ThreadPoolExecutor(8) as pool:
         stores = {id(store) for store in pool.map(lambda _: side.store(), range(50))}
         clients = {id(one) for one in pool.map(lambda _: side.client, range(50))}
@@ -444,9 +446,9 @@ BASE = StorageSettings(name="source", bucket="media", endpoint_url="https://s3.e
         ({"endpoint_url": None}, False),
     ],
 )
-def test_the_same_place_is_recognised(*, change: dict[str, object], same: bool) -> None:
+def test_the_same_place_is_recognised(*, change: dict[str, Any], same: bool) -> None:
     first = Storage(BASE, pytest.fail)
-    second = Storage(replace(BASE, **change), pytest.fail)  # type: ignore[arg-type]
+    second = Storage(replace(BASE, **change), pytest.fail)
     assert first.same_place(second) is same
 
 
