@@ -10,6 +10,7 @@ import pyarrow as pa
 from mastosync_dagster.manifests import About, columns_of
 from mastosync_dagster.transfer.findings import FORMAT, Finding
 from mastosync_dagster.transfer.manifest import FORMAT as MANIFEST_FORMAT
+from mastosync_dagster.transfer.manifest import with_outcome
 from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -77,10 +78,8 @@ def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType
 
 def _failed(store: ManifestStore, about: About, synced: StoredManifest, prefix: str) -> set[str]:
     """Return the keys, relative to the key prefix, of the objects that a sync has not got done."""
-    import pyarrow.compute as pc  # noqa: PLC0415  (as above)
-
     keys: set[str] = set()
     for batch in columns_of(store, synced, MANIFEST_FORMAT, about, ("key", "outcome")):
-        failed = pc.equal(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.FAILED.value))
-        keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(failed).to_pylist() if key)
+        failed = with_outcome(batch, Outcome.FAILED).column("key").to_pylist()
+        keys.update(key.removeprefix(prefix) for key in failed if key)
     return keys

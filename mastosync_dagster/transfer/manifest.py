@@ -131,15 +131,19 @@ def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
                 continue
             with FORMAT.open(folder / name) as part:
                 for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                    lines = with_missing(batch, keep=False) if looked_elsewhere and name != REFETCHED else batch
+                    lines = (
+                        with_outcome(batch, Outcome.MISSING, keep=False)
+                        if looked_elsewhere and name != REFETCHED
+                        else batch
+                    )
                     writer.write_batch(lines.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
 
 
-def with_missing(batch: pa.RecordBatch, *, keep: bool) -> pa.RecordBatch:
-    """Return the lines of missing objects, or all others."""
-    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB, for runs that look for missing objects elsewhere)
+def with_outcome(batch: pa.RecordBatch, outcome: Outcome, *, keep: bool = True) -> pa.RecordBatch:
+    """Return the lines with an outcome, or all others."""
+    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run which needs none of this does not take)
 
     compare = pc.equal if keep else pc.not_equal
-    return batch.filter(compare(batch.column("outcome").cast(pa.string()), pa.scalar(Outcome.MISSING.value)))
+    return batch.filter(compare(batch.column("outcome").cast(pa.string()), pa.scalar(outcome.value)))

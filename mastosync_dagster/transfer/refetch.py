@@ -18,7 +18,7 @@ from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
 from mastosync_dagster.transfer.lines import GROUP_LINES
-from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_missing
+from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED
 from mastosync_dagster.transfer.planning import NO_ACLS, ONLY_AT_DESTINATION
@@ -132,7 +132,7 @@ def _missing(folder: Path) -> Iterator[list[ManifestLine]]:
             continue
         with FORMAT.open(folder / name) as part:
             for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                missing = with_missing(batch, keep=True)
+                missing = with_outcome(batch, Outcome.MISSING)
                 if missing.num_rows:
                     yield lines_of(missing)
 
