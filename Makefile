@@ -23,7 +23,7 @@ demo-ui: $(STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-
 	$(BIN)/mastosync demo --ui
 
 test: $(STAMP) ## Run the tests against real servers on this machine
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
 	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 2 --dist worksteal
