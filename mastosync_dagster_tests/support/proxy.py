@@ -20,13 +20,14 @@ from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mastosync_dagster_tests.support.listening import stop_listening, turns
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _START_SECONDS = 10.0
-_LAST_CONNECTIONS_SECONDS = 0.02
 _SUBRESOURCES = frozenset({"acl", "attributes", "location", "policy", "tagging", "versioning", "versions"})
 
 
@@ -311,7 +312,7 @@ class Proxy:
         self._most_in_flight = 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.endpoint = ""
         self.injected = 0
 
@@ -399,28 +400,26 @@ class Proxy:
 
     async def serve(self, started: Callable[[], None], stop: asyncio.Event) -> None:
         """Serve until ``stop``. Runs in the proxy's own thread."""
-        self._loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            try:
-                await _Connection(self, reader, writer, self._upstream).run()
-            finally:
-                writer.transport.abort()
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Not a coroutine, which may be cancelled before it has begun and would leave the connection open.
+            task = loop.create_task(_Connection(self, reader, writer, self._upstream).run())
+            self._tasks[task] = writer
+            task.add_done_callback(ended)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(task).transport.abort()
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_HEAD_LIMIT, backlog=1024)
         self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         started()
         await stop.wait()
-        server.close()
-        # A task that is cancelled before it has begun closes nothing: let those of the last connections begin.
-        await asyncio.sleep(_LAST_CONNECTIONS_SECONDS)
+        await stop_listening(server)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await turns()
 
 
 class _Connection:

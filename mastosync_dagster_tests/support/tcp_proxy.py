@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster_tests.support.listening import stop_listening, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,24 +79,31 @@ class TcpProxy:
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         await stop.wait()
-        server.close()
+        await stop_listening(server)
         await self._drop()
+        await turns()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine, which may be cancelled before it has begun and would leave the connection open.
         self.accepted += 1
+        if self.refusing:
+            return _reset(writer)
+        task = asyncio.get_running_loop().create_task(self._serve_one(reader, writer))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            _reset(writer)
+
+        return task.add_done_callback(ended)
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            if self.refusing:
-                return _reset(writer)
             upstream = await asyncio.open_connection(LOOPBACK, self.upstream)
             try:
                 await self._relay((reader, writer), upstream)
             finally:
                 _reset(upstream[1])
-        return _reset(writer)
 
     async def _relay(
         self,
