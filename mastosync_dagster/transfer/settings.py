@@ -30,8 +30,10 @@ class StorageSettings:
         small_timeout: Seconds that the GET or PUT of a small body (256 KiB) may take, so that a dead or dying peer is
             noticed soon: nearly all objects are small.
         download_timeout: Seconds that a GET may take, body included.
-        upload_timeout: Seconds that a PUT (or one part of an upload) may take. No shorter limit can hold for it: the
-            HTTP client's read timeout also runs while a body is being sent.
+        upload_timeout: Seconds that a PUT (or one part of an upload) may take. No shorter limit of the HTTP client can
+            hold for it: its read timeout also runs while a body is being sent. A peer that takes nothing for half a
+            minute, or whose machine is dead, is noticed by TCP (the HTTP client, reqwest, sets TCP_USER_TIMEOUT
+            to 30 s and keepalive to 15 s); this limit is for one that takes everything and never answers.
         max_connections: Connections that the boto3 client keeps; obstore opens what its callers need.
     """
 
@@ -51,8 +53,8 @@ class StorageSettings:
     storage_class: str | None = None
     variable_prefix: str = ""
     connect_timeout: float = 10.0
-    read_timeout: float = 60.0
-    small_timeout: float = 60.0
+    read_timeout: float = 50.0
+    small_timeout: float = 50.0
     download_timeout: float = 1800.0
     upload_timeout: float = 300.0
     max_connections: int = 64

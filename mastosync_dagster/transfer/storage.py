@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ListedObject", "Storage", "StorageSettings", "addressable"]
 
 SMALL_BODY = 256 * 1024
-"""Bytes of a body for which `StorageSettings.small_timeout` holds. That suffices for 64 of them at once at 2.3 Mbit/s,
+"""Bytes of a body for which `StorageSettings.small_timeout` holds. That suffices for 64 of them at once at 2.7 Mbit/s,
 and the copy has fewer in flight where they are late."""
 
 PAGE_KEYS = 1000

@@ -28,6 +28,8 @@ class TcpProxy:
         accepted: Connections that it has taken.
         cut_after: Connections are reset when so many bytes have come from the server; None: never.
         cuts: How many more connections are cut.
+        stall_after: Connections pass on nothing more when so many bytes have gone one way; None: never.
+        stalls: How many more connections stall so.
         refusing: Whether it resets new connections at once.
     """
 
@@ -37,6 +39,8 @@ class TcpProxy:
         self.accepted = 0
         self.cut_after: int | None = None
         self.cuts = 0
+        self.stall_after: int | None = None
+        self.stalls = 0
         self.refusing = False
         self._stalled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,9 +128,12 @@ class TcpProxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_server: bool) -> None:
         passed = 0
         while piece := await reader.read(_CHUNK):
+            passed += len(piece)
+            if self.stall_after is not None and passed >= self.stall_after and self.stalls > 0:
+                self.stalls -= 1
+                await asyncio.Event().wait()
             if self._stalled:
                 await asyncio.Event().wait()
-            passed += len(piece)
             if from_server and self.cut_after is not None and passed >= self.cut_after and self.cuts > 0:
                 self.cuts -= 1
                 writer.write(piece[: len(piece) // 2])
