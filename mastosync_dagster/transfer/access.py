@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
+
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.pool import gone, patiently
@@ -13,10 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mypy_boto3_s3.literals import ObjectCannedACLType
+    from mypy_boto3_s3.type_defs import GetObjectAclOutputTypeDef
 
     from mastosync_dagster.transfer.pool import Pool
+    from mastosync_dagster.transfer.settings import StorageSettings
     from mastosync_dagster.transfer.storage import Storage
 
+_NOT_IMPLEMENTED = 501
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 _READS = frozenset({"READ", "FULL_CONTROL"})
 _PUBLIC = frozenset({"public-read", "public-read-write"})
@@ -39,30 +45,70 @@ def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
     Raises:
         StorageError: The side does not say. The message names the right that is needed.
     """
-    try:
-        answer = patiently(
-            storage,
-            key,
-            lambda: storage.single_try_client.get_object_acl(Bucket=storage.settings.bucket, Key=storage.full_key(key)),
-            halt,
-        )
-    except StorageError as error:
-        if error.reason is not Reason.ACCESS_DENIED:
-            raise
-        raise StorageError(
-            f"the {storage.settings.name} does not show an object's ACL: give its access key the right to read ACLs"
-            " (s3:GetObjectAcl)",
-            reason=error.reason,
-            key=key,
-        ) from error
+    answer = _acl(storage, key, halt)
     return any(
         grant.get("Grantee", {}).get("URI") == _EVERYBODY and grant.get("Permission") in _READS
         for grant in answer.get("Grants", [])
     )
 
 
+def _acl(storage: Storage, key: str, halt: threading.Event) -> GetObjectAclOutputTypeDef:
+    """Ask for an object's ACL.
+
+    Raises:
+        StorageError: As by `is_public`; permanent where the side answers with something that is no ACL.
+    """
+    settings = storage.settings
+
+    def ask() -> GetObjectAclOutputTypeDef:
+        try:
+            answer = storage.single_try_client.get_object_acl(Bucket=settings.bucket, Key=storage.full_key(key))
+        except ResponseParserError as error:
+            raise _no_acls(settings) from error
+        except ClientError as error:
+            if _tells_of_no_acls(error):
+                raise _no_acls(settings) from error
+            raise
+        if "Owner" not in answer and "Grants" not in answer:
+            raise _no_acls(settings)
+        return answer
+
+    try:
+        return patiently(storage, key, ask, halt)
+    except StorageError as error:
+        if error.reason is not Reason.ACCESS_DENIED:
+            raise
+        raise StorageError(
+            f"the {settings.name} does not show an object's ACL: give its access key the right to read ACLs"
+            " (s3:GetObjectAcl)",
+            reason=error.reason,
+            key=key,
+        ) from error
+
+
+def _tells_of_no_acls(error: ClientError) -> bool:
+    """Recognise an answer of a server without ACLs: that it has none, or the object itself.
+
+    An object's body instead of an ACL is what botocore takes for a server's error in a 200; only an object has an ETag.
+    """
+    metadata = error.response.get("ResponseMetadata", {})
+    return metadata.get("HTTPStatusCode") == _NOT_IMPLEMENTED or "etag" in metadata.get("HTTPHeaders", {})
+
+
+def _no_acls(settings: StorageSettings) -> StorageError:
+    return StorageError(
+        f"the {settings.name} does not answer with an ACL when it is asked for an object's: it keeps none. Leave"
+        f" {settings.variable('S3_PERMISSION')} empty",
+        reason=Reason.ACL_REFUSED,
+        permanent=True,
+    )
+
+
 def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
     """Make an object private, or give it the permission of the settings (PutObjectAcl).
+
+    A server that knows no ACLs may overlook the ``?acl`` of such a request, and take it for a new, empty object
+    (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent.
 
     Args:
         storage: The side; its settings have a permission.
@@ -71,8 +117,9 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
         halt: Set, no further attempt is made.
 
     Raises:
-        StorageError: The side refuses, or has no such object.
+        StorageError: The side refuses, has no such object, or shows no ACL.
     """
+    _acl(storage, key, halt)
     acl = PRIVATE if private else storage.settings.permission
     patiently(
         storage,

@@ -130,7 +130,12 @@ class World:
 
     def open_uploads(self) -> list[str]:
         """Return the keys of uploads in parts that nobody has ended."""
-        answer = self.destination.client.list_multipart_uploads(Bucket=self.destination.name)
+        client = self.destination.client
+        try:
+            answer = client.list_multipart_uploads(Bucket=self.destination.name)
+        except client.exceptions.NoSuchUpload:
+            # That is what rclone's server says of a bucket in which no upload was ever begun.
+            return []
         return [found["Key"] for found in answer.get("Uploads", [])]
 
 

@@ -192,14 +192,27 @@ def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_s
     assert private <= acls(one_range).keys()
 
 
-def test_without_a_policy_every_object_gets_the_permission(one_range: World) -> None:
-    assert sync_media(one_range, privacy="none").success
-    assert set(acls(one_range).values()) == {"public-read"}
-    assert not any(line.private for line in newest(one_range, MEDIA.value))
+def test_without_a_policy_every_object_gets_the_permission(world_with_acls: World) -> None:
+    world = world_with_acls
+    world.register(MEDIA)
+    assert sync_media(world, privacy="none").success
+    assert set(acls(world).values()) == {"public-read"}
+    assert not any(line.private for line in newest(world, MEDIA.value))
     # The policy taken back, what is private is made so.
-    assert sync_media(one_range).success
-    turned = {line.row_id for line in newest(one_range, MEDIA.value) if line.detail == MADE_PRIVATE}
-    assert turned == {each.row_id for each in one_range.instance.objects_of(MEDIA) if each.private}
+    assert sync_media(world).success
+    turned = {line.row_id for line in newest(world, MEDIA.value) if line.detail == MADE_PRIVATE}
+    assert turned == {each.row_id for each in world.instance.objects_of(MEDIA) if each.private}
+    assert answers(world) == expected_answers(world)
+
+
+def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_nor_touched(one_range: World) -> None:
+    assert sync_media(one_range, privacy="none").success
+    assert "DESTINATION_S3_PERMISSION" in failure_of(sync_media(one_range))
+    assert {line.reason for line in newest(one_range, MEDIA.value) if line.outcome is Outcome.FAILED} <= {
+        Reason.ACL_REFUSED,
+        Reason.NOT_ATTEMPTED,
+    }
+    assert one_range.compare(MEDIA).differences == ()
 
 
 def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives_among_them(
