@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from mastosync_dagster.failures import PLAIN_ERRORS
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.mastodon.connection import short_transaction
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
-from mastosync_dagster.transfer.access import is_public_permission
+from mastosync_dagster.transfer.access import is_public, is_public_permission
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.outcomes import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
 _PROBE = "mastosync-check"
 _BODY = b"written by mastosync check; it may be deleted"
-_EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 
 _LARGEST_SKEW = timedelta(minutes=5)
 """Storages refuse signatures of clocks that differ by 15 minutes."""
@@ -219,7 +221,8 @@ def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
 
 def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
     """Write an object, look at it and delete it."""
-    key = storage.full_key(f"{_PROBE}/{uuid.uuid4()}")
+    probe = f"{_PROBE}/{uuid.uuid4()}"
+    key = storage.full_key(probe)
     name = f"destination write ({kind})"
     written = _line(name, lambda: _write(storage, key, private=private))
     yield written
@@ -228,7 +231,7 @@ def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
         with contextlib.suppress(_Failed):
             _delete(storage, key)
         return
-    yield _line(f"destination ACL ({kind})", lambda: _acl(storage, key, private=private))
+    yield _line(f"destination ACL ({kind})", lambda: _acl(storage, probe, private=private))
     yield _line(f"destination delete ({kind})", lambda: _delete(storage, key))
 
 
@@ -249,10 +252,11 @@ def _acl(storage: Storage, key: str, *, private: bool) -> str:
         return f"none is sent, since {storage.settings.variable('S3_PERMISSION')} is empty"
     sent = "private" if private else permission
     try:
-        answer = storage.single_try_client.get_object_acl(Bucket=storage.settings.bucket, Key=key)
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
-        return f"{sent} was taken, and is not shown ({storage.error(error, key).reason.value})"
-    public = any(grant.get("Grantee", {}).get("URI") == _EVERYBODY for grant in answer.get("Grants", []))
+        public = is_public(storage, key, threading.Event())
+    except StorageError as error:
+        if error.reason is Reason.ACL_REFUSED:
+            raise
+        return f"{sent} was taken, and is not shown ({error.reason.value})"
     if public != (not private and is_public_permission(permission)):
         variable = storage.settings.variable("S3_PERMISSION")
         raise _Failed(
