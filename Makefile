@@ -26,7 +26,7 @@ test: $(STAMP) ## Run the tests against real servers on this machine
 	$(BIN)/pytest -n 3 --dist worksteal
 
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
-	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 2 --dist worksteal
+	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 3 --dist worksteal
 
 soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
 	$(BIN)/pytest mastosync_dagster_tests/faults -m soak

@@ -97,4 +97,7 @@ def environment_of_runs(home: Path, servers: Servers) -> dict[str, str]:
         "DESTINATION_S3_REGION": servers.destination.region,
         "DESTINATION_AWS_ACCESS_KEY_ID": servers.destination.access_key_id,
         "DESTINATION_AWS_SECRET_ACCESS_KEY": servers.destination.secret_access_key,
+        # rclone's server keeps no ACLs, and lets nobody read without a signature.
+        "DESTINATION_S3_PERMISSION": "",
+        "MASTOSYNC_COPY_PRIVATE": "true",
     }
