@@ -98,13 +98,15 @@ class Copier:
         if odd and (line.size is None or line.size <= self._whole.limit):
             with contextlib.suppress(TooLargeError):
                 return self._whole.copy(source_key, key, line.size, private=line.private, odd=True)
-        return self._parts.copy(source_key, key, private=line.private)
+        return self._parts.copy(source_key, key, line.size, private=line.private)
 
     def _first_found(self, line: PlannedCopy, copy: Callable[[PlannedCopy, str, str], Copied]) -> ManifestLine:
         """Try the keys of an object in order.
 
-        What the source denies is asked for once more, by HEAD: "missing" is final, and nobody comes back to it.
+        What the source denies is asked for once more, by HEAD: "missing" is final, and nobody comes back to it. What it
+        has shown to the plan is tried once more after a pause.
         """
+        seen = line.size is not None
         for pause in (*_PAUSES, None):
             line_or_refusal = self._try_keys(line, copy)
             if isinstance(line_or_refusal, ManifestLine):
@@ -114,8 +116,9 @@ class Copier:
             except StorageError as error:
                 self._judge(SideError(self._source, error))
                 return self._failed(line, line.source_key, line.key, error.reason, str(error))
-            if not shown:
+            if not shown and not seen:
                 return self._not_at_source(line, line_or_refusal)
+            seen = seen and shown
             if pause is None:
                 break
             if self._halt.wait(pause):

@@ -255,6 +255,10 @@ class Lookup:
         """Ask the source for each object of some items by HEAD, and wait for the answers. Raises as `answers` does."""
         return self._collect(self._start_heads(0, {item.key: item for item in items}))
 
+    def ask_destination(self, items: Iterable[Item]) -> View:
+        """Ask the destination in the same way."""
+        return self._collect(self._start_heads(1, {item.key: item for item in items}))
+
     def _collect(self, futures: Sequence[Future[View]]) -> View:
         view = View()
         for future in self._finished(futures):

@@ -18,6 +18,7 @@ from botocore.exceptions import IncompleteReadError
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError, is_failure
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.plausible import check_length
 from mastosync_dagster.transfer.sides import Aside, HaltedError, SideError, Trouble
 from mastosync_dagster.transfer.storage import addressable
 from mastosync_dagster.transfer.verify import (
@@ -200,12 +201,13 @@ class ObjectsInParts:
         self._budget = budget
         self._halt = halt
 
-    def copy(self, source_key: str, key: str, *, private: bool) -> Copied:
+    def copy(self, source_key: str, key: str, size: int | None, *, private: bool) -> Copied:
         """Copy one object.
 
         Args:
             source_key: Where it is, relative to the source's prefix.
             key: Where it goes, relative to the destination's prefix.
+            size: Bytes, as planned; None: unknown.
             private: Write it so that not everybody may read it.
 
         Raises:
@@ -214,13 +216,14 @@ class ObjectsInParts:
         """
         readings: list[str] = []
         return self._persistence.run(
-            self._source, source_key, self._copy_once, None, source_key, key, private, readings
+            self._source, source_key, self._copy_once, None, source_key, key, size, private, readings
         )
 
     def _copy_once(
         self,
         source_key: str,
         key: str,
+        planned: int | None,
         private: bool,  # noqa: FBT001  (handed through Persistence.run)
         readings: list[str],
     ) -> Copied:
@@ -231,7 +234,7 @@ class ObjectsInParts:
             try:
                 self._send(key, upload.create, reading.attributes, private=private)
                 digests = self._copy_parts(key, reading, upload, part_size)
-                self._check_source(digests, reading, readings)
+                self._check_source(digests, reading, planned, readings)
                 etag = self._send(key, upload.complete)
                 if etag != digests.in_own_parts:
                     self._send(key, self._look_at, key, digests, upload)
@@ -277,18 +280,21 @@ class ObjectsInParts:
             raise _error(self._destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
         return etag or digest.hex()
 
-    def _check_source(self, digests: _Digests, reading: _Reading, readings: list[str]) -> None:
+    def _check_source(self, digests: _Digests, reading: _Reading, planned: int | None, readings: list[str]) -> None:
         """Check the body against what the source says of it.
 
         Args:
             digests: The body's.
             reading: How it was read.
+            planned: Bytes, as the plan has seen them; None: unknown.
             readings: MD5s of earlier readings of the same object; this one's is added.
 
         Raises:
             StorageError: It is another body.
         """
         agrees = digests.agrees(reading.etag)
+        if agrees is not True:
+            check_length(self._source, reading.key, digests.size, reading.etag, planned)
         if agrees is None and digests.in_guessed_parts is not None:
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
             agrees = digests.md5 in readings

@@ -20,7 +20,7 @@ from mastosync_dagster.transfer.pool import Pool
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mastosync_dagster.transfer.errors import StorageError
@@ -34,6 +34,7 @@ _HEADS_IN_FLIGHT = 64
 _ACLS_IN_FLIGHT = 16
 _PROGRESS_SECONDS = 1.0
 _MD5_CHARACTERS = 32
+_BY_NAME = (False, False)
 
 ONLY_AT_DESTINATION = "only at the destination"
 SOURCE_DIFFERS = "as long as the database says; the source has another length"
@@ -100,7 +101,9 @@ def make_plan(
     one object, described by the first and private if any is. (Ids that lose digits in the key are neighbours, so
     their rows stand together.)
 
-    "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first.
+    "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first, at both sides
+    (at the source alone if its absence is harmless). So is, at the destination, one whose length at the source is not
+    the database's: it may be there as it should.
 
     Args:
         batches: What is wanted. Read in this thread, a few ahead.
@@ -230,19 +233,24 @@ class _Planner:
         """Wait for the answers about a batch, and decide about each of its items."""
         source, destination = lookup.answers(asked)
         items = asked.items.values()
-        # A listing can lack an object (a damaged index, a key outside of the ranges): nothing is called missing
-        # before it was asked for by name.
-        absent = []
+        # A listing can lack an object (a damaged index, a key outside of the ranges, an error page taken for an empty
+        # one): nothing is called missing, or copied against what the database says, before it was asked for by name.
+        doubtful = []
         for item in items:
             if item.new:
                 self._leave_to_copy(item, list(source_keys(item)))
-            elif not self._decide(item, source, destination, final=not asked.listed[0]):
-                absent.append(item)
-        confirmed = lookup.ask_source(absent) if absent else View()
-        for item in absent:
-            self._decide(item, confirmed, destination, final=True)
+            elif not self._decide(item, source, destination, listed=asked.listed):
+                doubtful.append(item)
+        if doubtful:
+            if asked.listed[0]:
+                absent = (item for item in doubtful if source.objects.keys().isdisjoint(source_keys(item)))
+                source.add(lookup.ask_source(absent))
+            if asked.listed[1]:
+                destination.add(lookup.ask_destination(item for item in doubtful if not item.may_be_absent))
+            for item in doubtful:
+                self._decide(item, source, destination, listed=_BY_NAME)
         self._ask_access()
-        self._count(len(items), rows, (source, destination, confirmed), lookup)
+        self._count(len(items), rows, (source, destination), lookup)
         self.tell_progress()
 
     def _count(self, objects: int, rows: int, views: tuple[View, ...], lookup: Lookup) -> None:
@@ -263,17 +271,17 @@ class _Planner:
             destination_listed=destination_listed,
         )
 
-    def _decide(self, item: Item, source: View, destination: View, *, final: bool) -> bool:
+    def _decide(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
         """Decide about one item.
 
         Args:
             item: The item.
             source: What the source has.
             destination: What the destination has.
-            final: Whether the source's word that an object is absent counts.
+            listed: Whether it is a listing that says so, of each side, source first.
 
         Returns:
-            False: nothing was decided, the source has to be asked again.
+            False: nothing was decided, the object has to be asked for by name.
         """
         found = source.objects.get(item.key)
         if found is None:
@@ -282,7 +290,7 @@ class _Planner:
                 if found is not None:
                     break
             else:
-                return self._decide_absent(item, source, destination, final=final)
+                return self._decide_absent(item, source, destination, listed=listed)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
         if there is not None and not item.again and self._equal(found, there):
@@ -292,13 +300,16 @@ class _Planner:
             # Written at the destination after the switch, or damaged at the source since: not to be overwritten,
             # whatever a closer look has found.
             self._present(item, target, there=there, detail=SOURCE_DIFFERS)
+        elif there is None and listed[1] and item.size not in {None, found.size}:
+            # One that is as long as it must be could be there.
+            return False
         elif item.private and not self._take_private:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
         else:
             self._copy(item, target, [found.key], found)
         return True
 
-    def _decide_absent(self, item: Item, source: View, destination: View, *, final: bool) -> bool:
+    def _decide_absent(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
         """Decide about an item that was seen under none of its keys at the source. Returns as `_decide` does."""
         silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []
         for key in destination_keys(item):
@@ -310,9 +321,10 @@ class _Planner:
         if silent:
             self._decide_silent(item, silent, source.unknown[silent[-1]])
             return True
-        if final:
-            self._say(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
-        return final
+        if listed[0] or (listed[1] and not item.may_be_absent):
+            return False
+        self._say(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
+        return True
 
     def _decide_silent(self, item: Item, keys: list[str], answer: StorageError) -> None:
         """Decide about an item of which the source does not say whether it has it."""

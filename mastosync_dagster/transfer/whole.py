@@ -11,6 +11,7 @@ from obstore import get, put
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.plausible import check_length
 from mastosync_dagster.transfer.sides import Aside
 from mastosync_dagster.transfer.storage import SMALL_BODY
 from mastosync_dagster.transfer.verify import BodyDigests, PartsDigest, bare, guess_part_size, is_md5
@@ -133,16 +134,15 @@ class WholeObjects:
         meta = reply.meta
         self._admit(meta["size"], hold)
         data = reply.bytes()
-        self._plausible(meta["size"], meta["e_tag"], planned)
-        return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes)
+        return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes, planned=planned)
 
     def _fetch_visibly(self, key: str, hold: Hold | None, planned: int | None) -> _Body:
         reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
         with contextlib.closing(reply):
             self._admit(reply.size, hold)
             data = b"".join(reply.pieces)
-        self._plausible(reply.size, reply.etag, planned)
-        return self._verified(key, data, reply.size, f'"{reply.etag}"' if reply.etag else None, reply.attributes)
+        etag = f'"{reply.etag}"' if reply.etag else None
+        return self._verified(key, data, reply.size, etag, reply.attributes, planned=planned)
 
     def _admit(self, size: int, hold: Hold | None) -> None:
         """Make sure that a body may be read into memory."""
@@ -151,21 +151,16 @@ class WholeObjects:
         if hold is not None:
             hold.raise_to(size)
 
-    def _plausible(self, size: int, etag: str | None, planned: int | None) -> None:
-        """Refuse a body that nothing speaks for: a proxy's error page, with status 200.
-
-        Raises:
-            StorageError: It has no ETag, and another length than the source's listing says.
-        """
-        if etag is None and planned is not None and size != planned:
-            raise StorageError(
-                f"the {self._source.storage.settings.name} sent a body without an ETag, and of another length "
-                "than it lists",
-                reason=Reason.SIZE_MISMATCH,
-                retryable=True,
-            )
-
-    def _verified(self, key: str, data: Bytes | bytes, size: int, etag: str | None, attributes: Attributes) -> _Body:
+    def _verified(
+        self,
+        key: str,
+        data: Bytes | bytes,
+        size: int,
+        etag: str | None,
+        attributes: Attributes,
+        *,
+        planned: int | None,
+    ) -> _Body:
         """Check a body against what the source says of it.
 
         Args:
@@ -174,6 +169,7 @@ class WholeObjects:
             size: Bytes, as the reply says.
             etag: ETag of the reply, as it came.
             attributes: Header fields and metadata.
+            planned: Bytes, as the plan has seen them; None: unknown.
 
         Raises:
             StorageError: It is another body.
@@ -188,14 +184,16 @@ class WholeObjects:
                 retryable=True,
             )
         if etag != f'"{digest}"':
-            self._question_source(key, data, digest, bare(etag))
+            self._question_source(key, data, digest, bare(etag), planned)
         return _Body(data, size, digest, attributes)
 
-    def _question_source(self, key: str, data: Bytes | bytes, digest: str, etag: str | None) -> None:
+    def _question_source(
+        self, key: str, data: Bytes | bytes, digest: str, etag: str | None, planned: int | None
+    ) -> None:
         """Find out what an ETag means that is not the body's MD5.
 
         Raises:
-            StorageError: It means that the body is damaged.
+            StorageError: It means that the body is damaged, or that it is none of the object's.
         """
         in_parts = None
         part_size = guess_part_size(len(data), etag)
@@ -204,6 +202,8 @@ class WholeObjects:
             parts.update(memoryview(data))
             in_parts = parts.etag()
         agrees = BodyDigests(len(data), digest, in_parts).agrees(etag)
+        if agrees is not True:
+            check_length(self._source, key, len(data), etag, planned)
         if agrees is None and in_parts is not None:
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
             agrees = self._doubted.pop(key, None) == digest

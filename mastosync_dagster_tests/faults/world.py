@@ -18,6 +18,7 @@ from mastosync_dagster.mastodon.paths import id_partition
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
+from mastosync_dagster_tests.support.transfers import open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,13 +131,7 @@ class World:
 
     def open_uploads(self) -> list[str]:
         """Return the keys of uploads in parts that nobody has ended."""
-        client = self.destination.client
-        try:
-            answer = client.list_multipart_uploads(Bucket=self.destination.name)
-        except client.exceptions.NoSuchUpload:
-            # That is what rclone's server says of a bucket in which no upload was ever begun.
-            return []
-        return [found["Key"] for found in answer.get("Uploads", [])]
+        return open_uploads(self.destination)
 
 
 def environment(

@@ -79,6 +79,7 @@ class Answer:
     code: str = ""
     retry_after: float | None = None
     message: str = "answered by the proxy"
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,6 +489,8 @@ class _Connection:
             reply = _Head(f"HTTP/1.1 {fault.status} Proxy", (("Content-Length", str(len(document))),))
             if fault.retry_after is not None:
                 reply = reply.adding("Retry-After", f"{fault.retry_after:g}")
+            if fault.etag is not None:
+                reply = reply.adding("ETag", fault.etag)
             self._writer.write(reply.adding("Content-Type", "application/xml").encode() + document)
             await self._writer.drain()
             return True

@@ -71,6 +71,16 @@ def line(key: str, body: bytes | None = None, **fields: Any) -> PlannedCopy:
     return plain._replace(**fields)
 
 
+def open_uploads(at: Bucket) -> list[str]:
+    """Return the keys of uploads in parts that nobody has ended."""
+    try:
+        answer = at.client.list_multipart_uploads(Bucket=at.name)
+    except at.client.exceptions.NoSuchUpload:
+        # That is what rclone's server says of a bucket in which no upload was ever begun.
+        return []
+    return [found["Key"] for found in answer.get("Uploads", [])]
+
+
 @dataclass
 class Transfer:
     """A copy between two buckets.

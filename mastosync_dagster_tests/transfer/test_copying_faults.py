@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.proxy import (
     WrongEtag,
     s3_proxy,
 )
-from mastosync_dagster_tests.support.transfers import FAST, Transfer
+from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,7 @@ LARGE = os.urandom(11 * MIB + 123)
 """Three parts."""
 
 GET = frozenset({Kind.GET})
+HEAD = frozenset({Kind.HEAD})
 PUT = frozenset({Kind.PUT})
 PART = frozenset({Kind.UPLOAD_PART})
 CREATE = frozenset({Kind.CREATE_UPLOAD})
@@ -55,8 +56,7 @@ class Faulty(Transfer):
 
     def uploads(self) -> list[str]:
         """Return the keys of uploads in parts that were left behind."""
-        answer = self.destination.client.list_multipart_uploads(Bucket=self.destination.name)
-        return [found["Key"] for found in answer.get("Uploads", [])]
+        return open_uploads(self.destination)
 
 
 @pytest.fixture
@@ -146,6 +146,7 @@ def test_where_the_reply_to_a_put_proves_nothing_the_object_is_looked_at(transfe
         ("source", Rule(Flip(6 * MIB), kinds=GET, times=1)),
         ("source", Rule(Stall(6 * MIB), kinds=GET, times=1)),
         ("source", Rule(WrongEtag("0" * 32), kinds=GET, times=1)),
+        ("source", Rule(Answer(200, "InternalError"), kinds=GET, times=1)),
         ("destination", Rule(Answer(503, "SlowDown"), kinds=CREATE, times=1)),
         ("destination", Rule(Reset(When.AFTER), kinds=CREATE, times=1)),
         ("destination", Rule(Answer(500, "InternalError"), kinds=PART, times=2)),
@@ -164,6 +165,30 @@ def test_a_large_object_survives_transient_faults(transfer: Faulty, at: str, rul
     assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
     assert transfer.fetched("a.mp4") == LARGE
     assert transfer.uploads() == []
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("etag", [None, '"5f3e1c-8e"'], ids=["no ETag", "an ETag of another kind"])
+@pytest.mark.parametrize("seen", [True, False], ids=["seen by the plan", "not seen"])
+def test_an_error_page_with_status_200_is_not_taken_for_the_object(
+    transfer: Faulty, body: bytes, etag: str | None, *, seen: bool
+) -> None:
+    planned = transfer.put("a.mp4", body)
+    if not seen:
+        planned = planned._replace(size=None, etag=None)
+    transfer.at_source.set_rules(Rule(Answer(200, "InternalError", etag=etag), kinds=GET, times=1))
+    _, lines = transfer.run(planned)
+    assert [(one.outcome, one.size) for one in lines] == [(Outcome.COPIED, len(body))]
+    assert transfer.fetched("a.mp4") == body
+    assert transfer.uploads() == []
+
+
+def test_an_object_that_the_plan_has_seen_is_not_missing_because_of_one_wrong_word(transfer: Faulty) -> None:
+    planned = transfer.put("a.mp4", SMALL)
+    transfer.at_source.set_rules(Rule(Answer(404, "NoSuchKey"), kinds=GET | HEAD, times=1, per_key=True))
+    _, lines = transfer.run(planned)
+    assert [one.outcome for one in lines] == [Outcome.COPIED]
+    assert transfer.fetched("a.mp4") == SMALL
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mastosync_dagster.transfer import copying
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Proxy, Rule, Stall, s3_proxy
-from mastosync_dagster_tests.support.transfers import FAST, Transfer
+from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,7 @@ class Stoppable(Transfer):
 
     def uploads(self) -> list[str]:
         """Return the keys of uploads in parts that were left behind."""
-        answer = self.destination.client.list_multipart_uploads(Bucket=self.destination.name)
-        return [found["Key"] for found in answer.get("Uploads", [])]
+        return open_uploads(self.destination)
 
     def stop_when(self, *kinds: Kind) -> list[float]:
         """Stop the copy when a request of some kind is in flight. Returns a list that gets the moment."""

@@ -225,7 +225,34 @@ def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: World) -> None
         ("elsewhere/a", "elsewhere/a"),
         ("elsewhere/gone", "elsewhere/b"),
     ]
-    assert (counts.missing, counts.head_requests) == (1, 4)
+    assert (counts.missing, counts.head_requests) == (1, 4 + 3)
+
+
+EMPTY_LISTING = Rule(Answer(200, "InternalError"), kinds=frozenset({Kind.LIST}))
+"""obstore takes any XML for a listing without objects."""
+
+
+def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_it(world: World) -> None:
+    world.at_source(key("other"))
+    world.at_destination(key("kept"))
+    world.proxies[1].set_rules(EMPTY_LISTING)
+    world.plan(item("kept"), item("nowhere"), item("harmless", may_be_absent=True))
+    assert [(line.key, line.outcome, line.detail) for line in world.decided()] == [
+        (key("kept"), Outcome.PRESENT, ONLY_AT_DESTINATION),
+        (key("nowhere"), Outcome.MISSING, None),
+        (key("harmless"), Outcome.MISSING, HARMLESS),
+    ]
+    assert world.proxies[1].count(Kind.HEAD) == 2
+
+
+def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: World) -> None:
+    world.at_source(key("damaged"), key("whole"), body=b"cut")
+    world.at_destination(key("damaged"), body=b"whole")
+    world.proxies[1].set_rules(EMPTY_LISTING)
+    world.plan(item("damaged", size=5), item("whole", size=3))
+    assert world.told() == [(key("damaged"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert [line.key for line in world.planned()] == [key("whole")]
+    assert world.proxies[1].count(Kind.HEAD) == 1
 
 
 def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_its_own(world: World) -> None:
