@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psutil
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
@@ -108,11 +109,16 @@ def kill_and_finish(runs: Runs, server: S3Server, seeds: range) -> int:
     return killed
 
 
-def check_history(home: Path, ended: int, killed: int) -> None:
-    """The history is whole: it knows every run, and which of them nobody executes any more."""
+def check_databases(home: Path) -> None:
+    """The files of the history are whole, as SQLite sees them."""
     for database in home.glob("history/**/*.db"):
         with contextlib.closing(sqlite3.connect(database)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], database
+
+
+def check_history(home: Path, ended: int, killed: int) -> None:
+    """The history is whole: it knows every run, and which of them nobody executes any more."""
+    check_databases(home)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         found = instance.get_runs()
         assert sum(run.status is dg.DagsterRunStatus.SUCCESS for run in found) >= ended
@@ -129,6 +135,56 @@ def check_history(home: Path, ended: int, killed: int) -> None:
 def test_a_killed_run_is_finished_by_the_next(runs: Runs, destination_server: S3Server) -> None:
     killed = kill_and_finish(runs, destination_server, range(3))
     check_history(runs.home, 5, killed)
+
+
+def unwritten(home: Path) -> list[Path]:
+    """Return the logs that SQLite writes first (WAL, which Dagster sets), as long as they hold something."""
+    logs = []
+    for log in home.glob("history/**/*.db-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size:
+                logs.append(log)
+    return logs
+
+
+def cut_power_while_writing(pid: int, home: Path, dice: random.Random) -> bool:
+    """End a process within a write to the history, and leave of that what a power cut leaves: its beginning.
+
+    Returns whether there was such a moment before the process ended.
+    """
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if unwritten(home):
+                os.kill(pid, signal.SIGSTOP)
+                logs = unwritten(home)
+                if logs:
+                    os.kill(pid, signal.SIGKILL)
+                    for log in logs:
+                        os.truncate(log, dice.randrange(log.stat().st_size))
+                        # The log's index is shared memory.
+                        log.with_name(log.name.replace("-wal", "-shm")).unlink(missing_ok=True)
+                    return True
+                os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def test_a_history_that_a_power_cut_has_shortened_is_whole_and_goes_on(
+    runs: Runs, destination_server: S3Server
+) -> None:
+    takes = [finished(runs, create_bucket(destination_server)) for _ in range(2)][-1]
+    cuts = 0
+    for seed in range(4):
+        dice = random.Random(seed)
+        destination = create_bucket(destination_server)
+        pid = runs.start(destination)
+        time.sleep(dice.uniform(0, takes / 2))
+        cuts += cut_power_while_writing(pid, runs.home, dice)
+        runs.end()
+        finished(runs, destination)
+        check_databases(runs.home)
+    assert cuts
+    with dg.DagsterInstance.from_config(str(runs.home)) as instance:
+        assert sum(run.status is dg.DagsterRunStatus.SUCCESS for run in instance.get_runs()) >= 6
 
 
 @pytest.mark.faults
