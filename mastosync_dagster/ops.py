@@ -331,7 +331,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     except BaseException:
         # Terminated, or worse: what was done must be looked up all the same.
         try:
-            _publish(context, planned, sides.destination)
+            _publish(context, planned, sides)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
         raise
@@ -470,11 +470,16 @@ class _Report:
             )
 
 
-def _publish(context: dg.OpExecutionContext, planned: Planned, destination: S3Bucket) -> tuple[reports.Summary, str]:
+def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) -> tuple[reports.Summary, str]:
     """Put the manifest where it stays, and remove the run's folder."""
-    merged = merge(workfolder.work_folder(context.instance, context.run_id), _about(destination).metadata())
+    merged = merge(
+        workfolder.work_folder(context.instance, context.run_id),
+        _about(sides.destination).metadata(),
+        source_prefix=sides.source.settings().prefix,
+        destination_prefix=sides.destination.settings().prefix,
+    )
     summary = reports.summarize(read_manifest(merged))
-    store = manifest_store(context.instance, destination)
+    store = manifest_store(context.instance, sides.destination)
     location = store.write(merged, planned.scope.name, planned.scope.partition, context.run_id)
     workfolder.remove_work_folder(context.instance, context.run_id)
     return summary, location
@@ -484,7 +489,7 @@ def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _R
     if copied.planned.run_id != context.run_id:
         # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
         copied = _copy(context, copied.config, copied.planned, sides)
-    summary, location = _publish(context, copied.planned, sides.destination)
+    summary, location = _publish(context, copied.planned, sides)
     return _Report(summary=summary, manifest=location, place=place_of(sides.destination), copied=copied)
 
 

@@ -100,6 +100,13 @@ class Format:
         }
 
 
+def batch_of(lines: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    """Return lines, one at least, as a record batch."""
+    columns = zip(*lines, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
+
+
 class Sink(Protocol):
     """What takes record batches: a Parquet file, an Arrow stream."""
 
@@ -140,10 +147,9 @@ class LineWriter(Generic[_Line]):
             self._flush()
 
     def _flush(self) -> None:
-        columns = zip(*self._buffer, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        batch = batch_of(self._buffer, self._schema)
         with self._naming_the_file():
-            self._sink.write_batch(pa.record_batch(arrays, schema=self._schema))
+            self._sink.write_batch(batch)
         self.lines += len(self._buffer)
         self._buffer.clear()
 

@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mastosync_dagster.transfer.lines import GROUP_LINES, WORD, Format, LineWriter, NotAManifestError
+from mastosync_dagster.transfer.lines import GROUP_LINES, WORD, Format, LineWriter, NotAManifestError, batch_of
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED, TURNED
+from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED, TO_COPY, TO_TURN, TURNED, read_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from mastosync_dagster.transfer.planfile import PlannedCopy
+
 __all__ = ["MANIFEST", "ManifestLine", "ManifestWriter", "NotAManifestError", "lines_of", "merge", "read_manifest"]
 
 MANIFEST = "manifest.parquet"
+
+NOT_WRITTEN_DOWN = "the run's notes of this object could not be written; a further run looks at it"
+
+_CARRIED_OUT = {COPIED: TO_COPY, TURNED: TO_TURN}
+"""The plan of each part that says how a plan was carried out."""
 
 FORMAT = Format(
     name="manifest",
@@ -108,15 +115,21 @@ def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
     return list(map(ManifestLine._make, zip(*values.values(), strict=True)))
 
 
-def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
+def merge(
+    folder: Path, about: Mapping[str, str] | None = None, *, source_prefix: str = "", destination_prefix: str = ""
+) -> Path:
     """Put what plan and copy said, and what came after them, into one file, `MANIFEST`.
 
-    A part that a stopped run did not come to write is left out. The parts stay. Where missing objects were looked for
-    elsewhere, the lines of all of them are those that were written then.
+    The parts stay. Where missing objects were looked for elsewhere, the lines of all of them are those that were
+    written then. Where a part could not be written, because the disk was full or because the run was stopped before it
+    began, each object of its plan is failed with `Reason.NOT_ATTEMPTED`: some may be at the destination, but nobody has
+    put it on record, and a manifest that is silent about them would look whole.
 
     Args:
         folder: Holds the parts, gets the file.
         about: What the file's metadata is to say about the run.
+        source_prefix: The source's key prefix.
+        destination_prefix: The destination's key prefix.
 
     Returns:
         The file.
@@ -127,18 +140,46 @@ def merge(folder: Path, about: Mapping[str, str] | None = None) -> Path:
     looked_elsewhere = (folder / REFETCHED).exists()
     with pq.ParquetWriter(str(unfinished), schema, compression="zstd") as writer:
         for name in (DECIDED, COPIED, TURNED, REFETCHED):
-            if not (folder / name).exists():
-                continue
-            with FORMAT.open(folder / name) as part:
-                for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
-                    lines = (
-                        with_outcome(batch, Outcome.MISSING, keep=False)
-                        if looked_elsewhere and name != REFETCHED
-                        else batch
-                    )
-                    writer.write_batch(lines.replace_schema_metadata(schema.metadata))
+            for batch in _part(folder, name, source_prefix, destination_prefix):
+                lines = (
+                    with_outcome(batch, Outcome.MISSING, keep=False)
+                    if looked_elsewhere and name != REFETCHED
+                    else batch
+                )
+                writer.write_batch(lines.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
+
+
+def _part(folder: Path, name: str, source_prefix: str, destination_prefix: str) -> Iterator[pa.RecordBatch]:
+    """Yield what a part says, or what is to be said in its stead."""
+    if (folder / name).exists():
+        with FORMAT.open(folder / name) as part:
+            yield from part.iter_batches(batch_size=GROUP_LINES, use_threads=False)
+        return
+    plan = _CARRIED_OUT.get(name)
+    if plan is None or not (folder / plan).exists():
+        return
+    for planned in read_plan(folder, plan):
+        lines = [_not_written_down(line, source_prefix, destination_prefix) for line in planned]
+        yield batch_of(lines, FORMAT.schema())
+
+
+def _not_written_down(line: PlannedCopy, source_prefix: str, destination_prefix: str) -> ManifestLine:
+    return ManifestLine(
+        group=line.group,
+        row_id=line.row_id,
+        part=line.part,
+        key=destination_prefix + line.key,
+        source_key=source_prefix + line.source_key if line.source_key else None,
+        outcome=Outcome.FAILED,
+        reason=Reason.NOT_ATTEMPTED,
+        detail=NOT_WRITTEN_DOWN,
+        size=line.size,
+        etag=None,
+        private=line.private,
+        remote=line.remote,
+    )
 
 
 def with_outcome(batch: pa.RecordBatch, outcome: Outcome, *, keep: bool = True) -> pa.RecordBatch:

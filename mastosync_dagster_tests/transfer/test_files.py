@@ -14,6 +14,7 @@ from mastosync_dagster.transfer.lines import GROUP_LINES, LineWriter
 from mastosync_dagster.transfer.manifest import (
     FORMAT,
     MANIFEST,
+    NOT_WRITTEN_DOWN,
     ManifestLine,
     ManifestWriter,
     NotAManifestError,
@@ -21,7 +22,7 @@ from mastosync_dagster.transfer.manifest import (
     read_manifest,
 )
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import COPIED, DECIDED, TO_COPY, PlannedCopy, PlanWriter, read_plan
+from mastosync_dagster.transfer.planfile import COPIED, DECIDED, TO_COPY, TO_TURN, PlannedCopy, PlanWriter, read_plan
 from mastosync_dagster_tests.support.transfers import line
 
 if TYPE_CHECKING:
@@ -207,3 +208,25 @@ def test_files_of_other_versions(tmp_path: Path) -> None:
     file.write_bytes(b"something else")
     with pytest.raises(NotAManifestError, match="not a manifest"):
         list(read_manifest(file))
+
+
+def test_where_a_part_could_not_be_written_each_object_of_its_plan_has_a_line(tmp_path: Path) -> None:
+    count = GROUP_LINES + 10
+    with PlanWriter(tmp_path) as copies, PlanWriter(tmp_path, TO_TURN) as turns:
+        for number in range(count):
+            copies.write(line(f"copy/{number}", b"body", source_key=f"cache/{number}"))
+        turns.write(line("turn", source_key="", private=True))
+    with ManifestWriter(tmp_path / DECIDED) as decided:
+        decided.write(LINES[3])
+    file = merge(tmp_path, source_prefix="old/", destination_prefix="new/")
+    told, first, *_, last = (one for batch in read_manifest(file) for one in batch)
+    assert told == LINES[3]
+    assert (first.key, first.source_key, first.size) == ("new/copy/0", "old/cache/0", 4)
+    assert (last.key, last.source_key, last.private) == ("new/turn", None, True)
+    assert (last.outcome, last.reason, last.detail) == (Outcome.FAILED, Reason.NOT_ATTEMPTED, NOT_WRITTEN_DOWN)
+    assert pq.ParquetFile(file).metadata.num_rows == count + 2
+    # What was written down counts, of each part by itself.
+    with ManifestWriter(tmp_path / COPIED) as copied:
+        copied.write(LINES[0])
+    merge(tmp_path)
+    assert [one.row_id for batch in read_manifest(file) for one in batch] == [LINES[3].row_id, LINES[0].row_id, 1]
