@@ -51,6 +51,7 @@ from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
 from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.turning import TurnCounts, turn
+from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.turned import with_turned
 from mastosync_dagster.verdicts import Repairs, repairs
 
@@ -331,7 +332,8 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     except BaseException:
         # Terminated, or worse: what was done must be looked up all the same.
         try:
-            _publish(context, planned, sides)
+            # Nor may a further signal end this: nobody would learn what had become of the objects.
+            undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
         raise
@@ -489,7 +491,10 @@ def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _R
     if copied.planned.run_id != context.run_id:
         # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
         copied = _copy(context, copied.config, copied.planned, sides)
-    summary, location = _publish(context, copied.planned, sides)
+    interrupts: list[BaseException] = []
+    summary, location = undisturbed(lambda: _publish(context, copied.planned, sides), interrupts.append)
+    if interrupts:
+        raise interrupts[0]
     return _Report(summary=summary, manifest=location, place=place_of(sides.destination), copied=copied)
 
 

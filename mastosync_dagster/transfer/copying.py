@@ -21,6 +21,7 @@ from mastosync_dagster.transfer.parts import ObjectsInParts
 from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
 from mastosync_dagster.transfer.results import ResultWriter
 from mastosync_dagster.transfer.sides import Persistence, Side
+from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.transfer.verify import MIB
 from mastosync_dagster.transfer.whole import TooLargeError, WholeObjects
 from mastosync_dagster.transfer.window import Gate, MemoryBudget, Window
@@ -40,6 +41,8 @@ _PROGRESS_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _ABANDON_SECONDS = 60.0
 """How long a stopped run waits for requests in flight; then it leaves them behind."""
+_HURRY_SECONDS = 5.0
+"""How long it waits when it is stopped once more."""
 
 STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
 NOT_BEGUN = "the run was stopped before"
@@ -170,6 +173,7 @@ class _Run:
         self._in_work: list[PlannedCopy | None] = [None] * settings.concurrency
         self._working = settings.concurrency
         self._left = 0
+        self._patience = _ABANDON_SECONDS
         self._all_done = threading.Event()
         self._rate = Rate()
         self._on_server: CopiesOnServer | None = None
@@ -177,29 +181,51 @@ class _Run:
     def carry_out(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> CopyCounts:
         """Do everything."""
         self._writer.start()
+        interrupts: list[BaseException] = []
+
+        def interrupted(error: BaseException) -> None:
+            interrupts.append(error)
+            if len(interrupts) > 1:
+                # Whoever asks twice does not want to wait.
+                self._patience = _HURRY_SECONDS
+
         try:
-            if stop.is_set():
-                self._all_done.set()
-            else:
-                self._start_workers()
-            self._pace.begin()
-            next_progress = time.monotonic() + _PROGRESS_SECONDS
-            while not self._all_done.wait(_TICK_SECONDS):
-                if stop.is_set() or self._halt.is_set() or self._writer.error is not None:
-                    break
-                if self._pace.tick(sum(self._sums()[:3])):
-                    self._gate.refresh()
-                if time.monotonic() >= next_progress:
-                    next_progress += _PROGRESS_SECONDS
-                    on_progress(self._progress())
-        finally:
-            self._end()
-            self._all_done.wait(_ABANDON_SECONDS)
-            self._writer.finish(self._rest())
+            self._watch(on_progress, stop)
+        except BaseException as error:  # noqa: BLE001  (raised again when the result is written)
+            interrupts.append(error)
+        undisturbed(self._finish, interrupted)
+        if interrupts:
+            raise interrupts[0]
         if self._crash is not None:
             raise self._crash
         on_progress(self._progress())
         return self._counts()
+
+    def _watch(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> None:
+        """Let the workers work until they are done, or have to end."""
+        if stop.is_set():
+            self._all_done.set()
+        else:
+            self._start_workers()
+        self._pace.begin()
+        next_progress = time.monotonic() + _PROGRESS_SECONDS
+        while not self._all_done.wait(_TICK_SECONDS):
+            if stop.is_set() or self._halt.is_set() or self._writer.error is not None:
+                break
+            if self._pace.tick(sum(self._sums()[:3])):
+                self._gate.refresh()
+            if time.monotonic() >= next_progress:
+                next_progress += _PROGRESS_SECONDS
+                on_progress(self._progress())
+
+    def _finish(self) -> None:
+        """Wait for the requests in flight, and write what became of everything."""
+        self._end()
+        begun = time.monotonic()
+        while not self._all_done.wait(_TICK_SECONDS):
+            if time.monotonic() - begun >= self._patience:
+                break
+        self._writer.finish(self._rest())
 
     def _start_workers(self) -> None:
         copier = self._copier()

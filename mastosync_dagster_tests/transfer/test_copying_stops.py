@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -134,6 +135,30 @@ def test_a_request_that_hangs_is_left_behind(transfer: Stoppable, monkeypatch: p
     assert time.monotonic() - moments[0] < 2
     assert [(one.reason, one.detail) for one in lines] == [(Reason.NOT_ATTEMPTED, copying.STILL_IN_FLIGHT)] * 3
     assert counts.failed == 3
+    transfer.proxy.close_connections()
+
+
+def test_signals_that_do_not_end_cost_no_line(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_HURRY_SECONDS", 1.0)
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(20)]
+    transfer.proxy.set_rules(Rule(Stall(), kinds=frozenset({Kind.PUT})))
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        started = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 1.5, 0.3)
+        with pytest.raises(Interrupt):
+            transfer.run(*planned)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 6
+    lines = transfer.result()
+    assert [one.key for one in lines] == sorted(one.key for one in planned)
+    assert {one.reason for one in lines} == {Reason.NOT_ATTEMPTED}
     transfer.proxy.close_connections()
 
 
