@@ -171,6 +171,8 @@ class _Run:
         self._writer = ResultWriter(folder / COPIED)
         self._tallies = [_Tally() for _ in range(settings.concurrency)]
         self._in_work: list[PlannedCopy | None] = [None] * settings.concurrency
+        # Either a worker writes its object's line or whoever leaves it behind. Each has its own lock, as its own tally.
+        self._settling = [threading.Lock() for _ in range(settings.concurrency)]
         self._working = settings.concurrency
         self._left = 0
         self._patience = _ABANDON_SECONDS
@@ -276,7 +278,7 @@ class _Run:
     def _work(self, number: int, copier: Copier) -> None:
         """Copy objects until none is left: the life of a worker."""
         gate, take, put, tally = self._gate, self._queue.take, self._writer.put, self._tallies[number]
-        in_work = self._in_work
+        in_work, settling = self._in_work, self._settling[number]
         try:
             while True:
                 if number >= gate.active:
@@ -287,10 +289,15 @@ class _Run:
                 line, special = taken
                 in_work[number] = line
                 result = self._copy_special(copier, line) if special else self._copy(copier, line)
-                if result is not None:
-                    tally.take(result)
-                    put(result)
-                in_work[number] = None
+                with settling:
+                    if in_work[number] is None:
+                        break  # it was left behind, and has its line
+                    in_work[number] = None
+                    if result is None:
+                        self._queue.put_special(line)
+                    else:
+                        tally.take(result)
+                        put(result)
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
             self._crash = error
             self._end()
@@ -302,10 +309,10 @@ class _Run:
                     self._all_done.set()
 
     def _copy(self, copier: Copier, line: PlannedCopy) -> ManifestLine | None:
+        """Copy a common object. None: it turned out to be special."""
         try:
             return copier.copy(line)
         except TooLargeError:
-            self._queue.put_special(line)
             return None
 
     def _copy_special(self, copier: Copier, line: PlannedCopy) -> ManifestLine:
@@ -328,9 +335,7 @@ class _Run:
 
     def _rest(self) -> Iterator[ManifestLine]:
         """Yield the lines of objects that nobody has finished, and count them."""
-        left: Iterable[tuple[PlannedCopy, str]] = (
-            (line, STILL_IN_FLIGHT) for line in self._in_work if line is not None
-        )
+        left: Iterable[tuple[PlannedCopy, str]] = ((line, STILL_IN_FLIGHT) for line in self._leave_behind())
         for line, detail in itertools.chain(left, ((line, NOT_BEGUN) for line in self._queue.rest())):
             self._left += 1
             source_prefix, destination_prefix = self._prefixes
@@ -341,6 +346,14 @@ class _Run:
                 Reason.NOT_ATTEMPTED,
                 detail,
             )
+
+    def _leave_behind(self) -> Iterator[PlannedCopy]:
+        """Take from the workers what they have not finished: whatever comes of it then is not written any more."""
+        for number, settling in enumerate(self._settling):
+            with settling:
+                line, self._in_work[number] = self._in_work[number], None
+            if line is not None:
+                yield line
 
     def _progress(self) -> CopyProgress:
         copied, present, missing, failed_, size = self._sums()

@@ -43,9 +43,10 @@ class ResultWriter:
             with ManifestWriter(self._path) as writer:
                 while not self._finish.wait(_DRAIN_SECONDS):
                     self._drain(writer)
-                self._drain(writer)
                 for line in self._rest:
                     writer.write(line)
+                # After the rest: a worker may have ended while it was gathered.
+                self._drain(writer)
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
             self.error = error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -159,9 +160,9 @@ class WorkQueue:
             self._halted = True
             self._condition.notify_all()
             # Workers take common lines without looking at anything else.
-            rest = list(self._common)
-            self._common.clear()
-            self._special.extendleft(reversed(rest))
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._special.append(self._common.popleft())
 
     def rest(self) -> Iterator[PlannedCopy]:
         """Yield what was not handed out; nobody takes any more."""

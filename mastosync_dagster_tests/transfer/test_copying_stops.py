@@ -14,6 +14,7 @@ import pytest
 from mastosync_dagster.transfer import copying
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED
+from mastosync_dagster.transfer.results import ResultWriter
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Proxy, Rule, Stall, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.transfer.copying import CopyProgress
+    from mastosync_dagster.transfer.manifest import ManifestWriter
     from mastosync_dagster_tests.conftest import Bucket
 
 MIB = 1024 * 1024
@@ -136,6 +138,24 @@ def test_a_request_that_hangs_is_left_behind(transfer: Stoppable, monkeypatch: p
     assert [(one.reason, one.detail) for one in lines] == [(Reason.NOT_ATTEMPTED, copying.STILL_IN_FLIGHT)] * 3
     assert counts.failed == 3
     transfer.proxy.close_connections()
+
+
+def test_what_ends_while_it_is_left_behind_has_one_line(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_ABANDON_SECONDS", 0.3)
+    drain = ResultWriter._drain
+
+    def drain_and_wait(results: ResultWriter, writer: ManifestWriter) -> None:
+        drain(results, writer)
+        if results._finish.is_set():
+            time.sleep(1.5)
+
+    monkeypatch.setattr(ResultWriter, "_drain", drain_and_wait)
+    planned = [transfer.put(f"a/{number:02}", b"body") for number in range(20)]
+    transfer.proxy.set_rules(Rule(Delay(1), kinds=frozenset({Kind.PUT})))
+    transfer.stop_when(Kind.PUT)
+    counts, lines = transfer.run(*planned)
+    assert [one.key for one in lines] == sorted(one.key for one in planned)
+    assert counts.failed == sum(one.outcome is Outcome.FAILED for one in lines)
 
 
 def test_signals_that_do_not_end_cost_no_line(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
