@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -115,6 +116,16 @@ class ManifestStore(ABC):
     def _local(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
 
 
+def _keep_names(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where its file system can: the manifest is there already."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 class FolderManifests(ManifestStore):
     """Manifests in a folder of this machine (or one that is mounted)."""
 
@@ -128,6 +139,9 @@ class FolderManifests(ManifestStore):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(file, unfinished)
+                # Or a power cut leaves an empty file under the final name.
+                with unfinished.open("rb+") as written:
+                    os.fsync(written.fileno())
                 unfinished.replace(target)
             finally:
                 unfinished.unlink(missing_ok=True)
@@ -136,6 +150,8 @@ class FolderManifests(ManifestStore):
                 f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
                 f"write, or name another place in {VARIABLE}"
             ) from error
+        for folder in (target.parent, target.parent.parent, self._folder):
+            _keep_names(folder)
         return str(target)
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,20 @@ def test_a_folder_never_shows_half_a_manifest(tmp_path: Path) -> None:
     (folder / "media/1-9/.other.parquet.unfinished").write_bytes(b"half")
     (folder / "media/1-9/.other.parquet").write_bytes(b"half")
     assert [kept.run_id for kept in store.newest("media")] == ["run"]
+
+
+def test_a_manifest_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kept"
+    target, synced, sync = folder / "media/1-9/run.parquet", list[tuple[int, bool]](), os.fsync
+
+    def fsync(opened: int) -> None:
+        synced.append((os.fstat(opened).st_ino, target.exists()))
+        sync(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    FolderManifests(folder).write(manifest(tmp_path, 1), "media", "1-9", "run")
+    above = [(each.stat().st_ino, True) for each in (target.parent, target.parent.parent, folder)]
+    assert synced == [(target.stat().st_ino, False), *above]
 
 
 def test_a_place_that_cannot_be_written_is_told_with_the_variable(tmp_path: Path) -> None:
