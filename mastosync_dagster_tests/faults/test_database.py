@@ -149,8 +149,18 @@ def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch:
 
 
 def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> None:
-    there.execute(f'ALTER DATABASE "{there.database.database}" SET default_transaction_read_only = on')
-    there.check_complete()
+    dropped: list[int] = []
+
+    def fail_over() -> None:
+        there.execute(f'ALTER DATABASE "{there.database.database}" SET default_transaction_read_only = on')
+        dropped.append(there.proxy.drop())
+
+    with meanwhile(fail_over, when=lambda: there.proxy.accepted >= 2 and there.proxy.open > 0):
+        there.check_complete()
+    # Whoever read then has connected to the new server.
+    assert dropped
+    assert dropped[0] > 0
+    assert there.proxy.accepted > 2
 
 
 def test_a_lock_in_the_way_is_waited_for(there: Reading) -> None:
@@ -163,11 +173,38 @@ def test_a_lock_in_the_way_is_waited_for(there: Reading) -> None:
         release.join()
 
 
+@contextlib.contextmanager
+def changed_in_the_middle(there: Reading, table: str, change: str) -> Iterator[None]:
+    """Change a table while a run is about to read it: the run's query waits, and goes on with another table."""
+    with (
+        contextlib.closing(psycopg2.connect(there.database.url)) as changer,
+        contextlib.closing(psycopg2.connect(there.database.url)) as observer,
+    ):
+        changer.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        observer.autocommit = True
+        changed = threading.Event()
+
+        def somebody_waits() -> bool:
+            cursor = observer.cursor()
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted", (table,))
+            ((waiting,),) = cursor.fetchall()
+            return bool(waiting)
+
+        def act() -> None:
+            changer.cursor().execute(f"ALTER TABLE {table} {change}")
+            changer.commit()
+            changed.set()
+
+        with meanwhile(act, when=somebody_waits):
+            yield
+        assert changed.is_set()
+
+
 def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_name(there: Reading) -> None:
-    there.execute("ALTER TABLE preview_cards ADD COLUMN something_new text")
-    there.check_complete()
-    there.execute("ALTER TABLE preview_cards DROP COLUMN image_file_name")
-    result = there.world.run(config=SMALL_PAGES)
+    with changed_in_the_middle(there, "preview_cards", "ADD COLUMN something_new text"):
+        there.check_complete()
+    with changed_in_the_middle(there, "preview_cards", "DROP COLUMN image_file_name"):
+        result = there.world.run(config=SMALL_PAGES)
     assert "image_file_name" in failure_of(result)
 
 

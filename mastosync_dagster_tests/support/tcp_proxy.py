@@ -46,16 +46,23 @@ class TcpProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def drop(self) -> None:
-        """Reset every connection that is open now."""
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result(_START_SECONDS)
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._tasks)
 
-    async def _drop(self) -> None:
+    def drop(self) -> int:
+        """Reset every connection that is open now. Returns how many."""
+        if self._loop is None:
+            return 0
+        return asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result(_START_SECONDS)
+
+    async def _drop(self) -> int:
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
 
     @contextlib.contextmanager
     def gone(self) -> Iterator[None]:
