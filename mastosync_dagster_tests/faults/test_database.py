@@ -75,7 +75,7 @@ def there(
 
 
 @contextlib.contextmanager
-def meanwhile(act: Callable[[], None], *, when: Callable[[], bool]) -> Iterator[None]:
+def meanwhile(act: Callable[[], object], *, when: Callable[[], bool]) -> Iterator[None]:
     """Do something in another thread as soon as a condition holds."""
     over = threading.Event()
 
