@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
-from mastosync_dagster.transfer.lines import GROUP_LINES
+from mastosync_dagster.transfer.lines import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.transfer.manifest_store import BucketManifests, FolderManifests
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import dagster as dg
     import pyarrow as pa
@@ -41,6 +42,33 @@ class About:
     def metadata(self) -> dict[str, str]:
         """Return it as the metadata of a file."""
         return {_PLACE: self.place, _ACLS: "written" if self.acls else "none"}
+
+
+class Damaged:
+    """Passes over manifests that cannot be read, with one warning each: a plan does without what they say.
+
+    Args:
+        warn: Takes a warning.
+    """
+
+    def __init__(self, warn: Callable[[str], object]) -> None:
+        self._warn = warn
+        self._told: set[str] = set()
+
+    @contextlib.contextmanager
+    def passed_over(self, manifest: StoredManifest) -> Iterator[None]:
+        """End the block, and not the run, where a manifest is none. One of a newer version ends the run."""
+        try:
+            yield
+        except NewerManifestError:
+            raise
+        except NotAManifestError as error:
+            if manifest.name not in self._told:
+                self._told.add(manifest.name)
+                self._warn(
+                    f"the manifest {manifest.name} is passed over: {error}. Private objects that only it knows get "
+                    "their ACL again; delete the file, and sync or verify its ID range once more"
+                )
 
 
 def columns_of(

@@ -34,7 +34,7 @@ from mastosync_dagster.history import (
 )
 from mastosync_dagster.incremental import Claim
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
-from mastosync_dagster.manifests import About, manifest_store
+from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
@@ -220,17 +220,17 @@ def _about(destination: S3Bucket) -> About:
 def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, destination: S3Bucket) -> Marks:
     """Return what earlier runs know of the rows and objects that a run is about."""
     privacy, about = Privacy(config.privacy), _about(destination)
-    store = manifest_store(context.instance, destination)
+    store, damaged = manifest_store(context.instance, destination), Damaged(context.log.warning)
     partition, found = None, Repairs()
     if scope.partition != CHANGES:
         partition = scope.partition
-        found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition)
+        found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition, damaged=damaged)
     known, left_out = dict[str, set[int]](), dict[str, set[int]]()
     if privacy is Privacy.MASTODON and (about.acls or partition is None):
         for table in (selection.table for selection in scope.selections):
-            known[table] = private_rows(store, about, table, partition)
+            known[table] = private_rows(store, about, table, damaged, partition)
             if not about.acls:
-                out = left_out_rows(store, about, table)
+                out = left_out_rows(store, about, table, damaged)
                 known[table] |= out
                 # As long as nobody has said that they may be left out, each run says it anew.
                 left_out[table] = set() if config.wants_private() is False else out

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
-    from mastosync_dagster.manifests import About
+    from mastosync_dagster.manifests import About, Damaged
     from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
 
 # What is missing is nowhere for anybody to read.
@@ -74,18 +74,21 @@ def can_turn(table: str) -> bool:
     return bool(TABLES[table].owners)
 
 
-def private_rows(store: ManifestStore, about: About, table: str, partition: str | None = None) -> set[int]:
+def private_rows(
+    store: ManifestStore, about: About, table: str, damaged: Damaged, partition: str | None = None
+) -> set[int]:
     """Return the rows of a table whose objects are private at the destination, as the manifests have it.
 
     Args:
         store: Where the manifests are.
         about: The destination; manifests of others say nothing about it.
         table: The table.
+        damaged: Passes over those that cannot be read.
         partition: Only this partition's manifests, beside those of runs over several tables; None: every partition's.
 
     Raises:
         ManifestStoreError: They cannot be read.
-        NotAManifestError: One is none, or of a newer version.
+        NewerManifestError: One is of a newer version.
         StorageError: The bucket refuses.
     """
     if not _has_private(table):
@@ -95,19 +98,20 @@ def private_rows(store: ManifestStore, about: About, table: str, partition: str 
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier manifests does not take)
 
         known = pa.array(list(rows), pa.int64())
-        for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
-            here = pc.and_(
-                pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table)),
-                pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
-            )
-            ids, private = batch.column("row_id"), batch.column("private")
-            rows.update(row_id for row_id in ids.filter(pc.and_(here, private)).to_pylist() if row_id is not None)
-            public = ids.filter(pc.and_(here, pc.invert(private)))
-            rows.difference_update(public.filter(pc.is_in(public, value_set=known)).to_pylist())
+        with damaged.passed_over(manifest):
+            for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
+                here = pc.and_(
+                    pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table)),
+                    pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
+                )
+                ids, private = batch.column("row_id"), batch.column("private")
+                rows.update(row_id for row_id in ids.filter(pc.and_(here, private)).to_pylist() if row_id is not None)
+                public = ids.filter(pc.and_(here, pc.invert(private)))
+                rows.difference_update(public.filter(pc.is_in(public, value_set=known)).to_pylist())
     return rows
 
 
-def left_out_rows(store: ManifestStore, about: About, table: str) -> set[int]:
+def left_out_rows(store: ManifestStore, about: About, table: str, damaged: Damaged) -> set[int]:
     """Return the rows of a table with objects that were left out for being private. Arguments as `private_rows`."""
     if not _has_private(table):
         return set()
@@ -116,14 +120,15 @@ def left_out_rows(store: ManifestStore, about: About, table: str) -> set[int]:
         import pyarrow.compute as pc  # noqa: PLC0415  (as above)
 
         known, left, settled = pa.array(list(rows), pa.int64()), set[int](), set[int]()
-        for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "reason")):
-            ids, here = batch.column("row_id"), pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
-            reasons = batch.column("reason").cast(pa.string())
-            out = pc.and_(here, pc.is_in(reasons, value_set=_LEFT_OUT))
-            left.update(row_id for row_id in ids.filter(out).to_pylist() if row_id is not None)
-            done = pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED)
-            asked = pc.and_(here, pc.and_(done, pc.is_in(ids, value_set=known)))
-            settled.update(row_id for row_id in ids.filter(asked).to_pylist() if row_id is not None)
+        with damaged.passed_over(manifest):
+            for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "reason")):
+                ids, here = batch.column("row_id"), pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
+                reasons = batch.column("reason").cast(pa.string())
+                out = pc.and_(here, pc.is_in(reasons, value_set=_LEFT_OUT))
+                left.update(row_id for row_id in ids.filter(out).to_pylist() if row_id is not None)
+                done = pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED)
+                asked = pc.and_(here, pc.and_(done, pc.is_in(ids, value_set=known)))
+                settled.update(row_id for row_id in ids.filter(asked).to_pylist() if row_id is not None)
         # A row may have an object that was left out beside others that were not.
         rows = (rows - settled) | left
     return rows

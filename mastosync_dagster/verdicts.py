@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.manifests import About, columns_of
+from mastosync_dagster.manifests import About, Damaged, columns_of
 from mastosync_dagster.transfer.findings import FORMAT, Finding
 from mastosync_dagster.transfer.manifest import FORMAT as MANIFEST_FORMAT
 from mastosync_dagster.transfer.manifest import with_outcome
@@ -38,7 +38,9 @@ class Repairs:
     turn: frozenset[str] = frozenset()
 
 
-def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType, partition: str) -> Repairs:
+def repairs(
+    store: ManifestStore, about: About, prefix: str, file_type: FileType, partition: str, *, damaged: Damaged
+) -> Repairs:
     """Return what the last verification of an ID range found and no sync of the range has put right since.
 
     Of what a sync has planned only the objects that failed are left, those included whose turn did not come.
@@ -49,28 +51,33 @@ def repairs(store: ManifestStore, about: About, prefix: str, file_type: FileType
         prefix: The destination's key prefix.
         file_type: The file type.
         partition: The range's key.
+        damaged: Passes over those that cannot be read; what a sync has put right is then put right again.
 
     Raises:
         ManifestStoreError: They cannot be read.
-        NotAManifestError: One is none, or of a newer version.
+        NewerManifestError: One is of a newer version.
         StorageError: The bucket refuses.
     """
     verified = store.newest_of(verification_of(file_type), partition)
     synced = store.newest_of(file_type.value, partition)
     if verified is None:
         return Repairs()
-    left = None if synced is None or synced.written <= verified.written else _failed(store, about, synced, prefix)
+    left: set[str] | None = None
+    if synced is not None and synced.written > verified.written:
+        with damaged.passed_over(synced):
+            left = _failed(store, about, synced, prefix)
     if left is not None and not left:
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
 
     again: list[str] = []
     turn: list[str] = []
-    for batch in columns_of(store, verified, FORMAT, about, ("key", "finding")):
-        findings = batch.column("finding").cast(pa.string())
-        for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
-            found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
-            keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
+    with damaged.passed_over(verified):
+        for batch in columns_of(store, verified, FORMAT, about, ("key", "finding")):
+            findings = batch.column("finding").cast(pa.string())
+            for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
+                found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
+                keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
     if left is not None:
         again, turn = [key for key in again if key in left], [key for key in turn if key in left]
     return Repairs(frozenset(again), frozenset(turn))

@@ -31,6 +31,10 @@ class NotAManifestError(Exception):
     """A file is no manifest, or one that a newer version wrote."""
 
 
+class NewerManifestError(NotAManifestError):
+    """A newer version wrote it: it is whole, and this version must not guess what it says."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A kind of file.
@@ -73,7 +77,7 @@ class Format:
             raise NotAManifestError(f"{path} is not a {self.name}: no version in its metadata")
         if int(version) > self.version:
             file.close()
-            raise NotAManifestError(
+            raise NewerManifestError(
                 f"{path} was written by a newer mastosync ({self.name} version {int(version)}): update this one"
             )
         return file

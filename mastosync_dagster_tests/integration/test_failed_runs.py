@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -91,3 +92,14 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
         assert {event.step_key for event in again.all_events if event.is_step_start} == {"accounts.report"}
     assert [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT] == [refused.key]
     assert world.compare("accounts").differences == ()
+
+
+def test_a_manifest_that_cannot_be_read_is_passed_over_with_one_warning(world: World) -> None:
+    first = world.run("sync_changes")
+    (file,) = (Path(world.dagster.root_directory) / "manifests").glob(f"**/{first.run_id}.parquet")
+    file.write_bytes(b"")
+    again = world.run("sync_changes")
+    # Private objects get their ACL again, which this server does not know.
+    assert "acl_refused" in failure_of(again)
+    told = [record.user_message for record in world.dagster.all_logs(again.run_id)]
+    assert len([message for message in told if f"{first.run_id}.parquet is passed over" in message]) == 1
