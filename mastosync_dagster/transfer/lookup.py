@@ -100,12 +100,17 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until
     for. An answer that did not come in spite of retries ends the row: what follows would be second best.
     """
     view = View()
-    for key in keys:
+    denied: list[str] = []
+
+    def ask(key: str) -> ListedObject | None:
         if halt.is_set():
             raise LookupStoppedError
         view.head_requests += 1
+        return patiently(storage, key, partial(storage.head, key), halt)
+
+    for key in keys:
         try:
-            found = patiently(storage, key, partial(storage.head, key), halt)
+            found = ask(key)
         except StorageError as error:
             if error.permanent:
                 raise
@@ -113,11 +118,16 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until
             if until_found and error.reason is not Reason.ACCESS_DENIED:
                 break
             continue
-        if found is not None:
-            view.objects[key] = found
-            if until_found:
-                view.unknown.clear()
-                break
+        if found is None:
+            denied.append(key)
+            continue
+        view.objects[key] = found
+        if until_found:
+            view.unknown.clear()
+            # What is second best is not taken on one word that there is nothing better.
+            better = ((earlier, ask(earlier)) for earlier in denied)
+            view.objects.update((earlier, there) for earlier, there in better if there is not None)
+            break
     return view
 
 

@@ -1,4 +1,4 @@
-"""Instances of two sizes, and a world for each test."""
+"""Instances of several sizes, and a world for each test."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ SEED = 1
 def some(postgres_server: PostgresServer, source_server: S3Server) -> Original:
     """Some 450 objects, every case among them."""
     return make_original(postgres_server, source_server, rows=300, videos=1)
+
+
+@pytest.fixture(scope="session")
+def few(postgres_server: PostgresServer, source_server: S3Server) -> Original:
+    """Some 400 objects, every case among them, of which three are large."""
+    return make_original(postgres_server, source_server, rows=250, videos=2)
 
 
 @pytest.fixture(scope="session")

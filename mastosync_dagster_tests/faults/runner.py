@@ -30,15 +30,16 @@ _DONE = frozenset({Outcome.COPIED, Outcome.PRESENT})
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a scenario came to. All but the first four must be 0.
+    """What a scenario came to. What stands behind the seconds must be nothing.
 
     Attributes:
         name: The scenario's.
         objects: Objects that had to come to the destination.
         injected: Faults.
+        unused: Rules of the scenario that hit no request.
         runs: Runs that it took until one succeeded and had every object.
         seconds: How long all of it took.
-        lost: Objects that a run called copied or present and that were not at the destination then.
+        lost: Objects that a run called copied or present and that were not at the destination then, byte for byte.
         not_copied: Objects that the last run does not call copied or present.
         wrong: Objects at the destination with other bytes, headers, metadata or ACL, and ones that should not be there.
         unlisted: Objects of which the last run's manifest does not say exactly one thing.
@@ -49,6 +50,7 @@ class Verdict:
     name: str
     objects: int
     injected: int
+    unused: tuple[Rule, ...]
     runs: int
     seconds: float
     lost: tuple[str, ...]
@@ -86,12 +88,13 @@ def carry_out(scenario: Scenario, world: World) -> Verdict:
     world.destination_proxy.set_rules(*scenario.destination)
     runs, lost = 0, set[str]()
     lines: list[ManifestLine] = []
+    must_be = {each.key: (each.size, each.md5) for each in world.original.expected}
     with (
         _outage(scenario.source_outage, world.source_proxy),
         _outage(scenario.destination_outage, world.destination_proxy),
     ):
         done = False
-        while not done and runs < scenario.runs:
+        while runs < scenario.at_least or (not done and runs < scenario.runs):
             if runs == scenario.cured_after:
                 world.source_proxy.set_rules()
                 world.destination_proxy.set_rules()
@@ -99,14 +102,23 @@ def carry_out(scenario: Scenario, world: World) -> Verdict:
             runs += 1
             lines = _manifest(world, result)
             done = result.success and not _not_copied(world, lines)
-            there = _sizes(world)
-            lost |= {line.key for line in lines if line.outcome in _DONE and there.get(line.key) != line.size}
+            there = _sizes_and_md5s(world)
+            lost |= {
+                line.key
+                for line in lines
+                if line.outcome in _DONE and (line.key not in there or there[line.key] != must_be.get(line.key))
+            }
     injected = world.source_proxy.injected + world.destination_proxy.injected
+    unused = (
+        *(rule for rule in scenario.source if not world.source_proxy.used[rule]),
+        *(rule for rule in scenario.destination if not world.destination_proxy.used[rule]),
+    )
     wrong, not_copied = _wrong(world), _not_copied(world, lines)
     return Verdict(
         name=scenario.name,
         objects=len(world.original.expected),
         injected=injected,
+        unused=unused,
         runs=runs,
         lost=tuple(sorted(lost)),
         not_copied=not_copied,
@@ -125,10 +137,11 @@ def _manifest(world: World, result: dg.ExecuteInProcessResult) -> list[ManifestL
     return [line for kept in found for batch in store.read(kept) for line in batch]
 
 
-def _sizes(world: World) -> dict[str, int]:
-    """Return what the destination itself says that it has."""
+def _sizes_and_md5s(world: World) -> dict[str, tuple[int, str]]:
+    """Return what the destination itself says that it has: rclone's server reads every object for its ETag."""
     pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
-    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+    entries = (entry for page in pages for entry in page.get("Contents", ()))
+    return {entry["Key"]: (entry["Size"], entry["ETag"].strip('"')) for entry in entries}
 
 
 def _not_copied(world: World, lines: list[ManifestLine]) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from mastosync_dagster_tests.support.proxy import (
 MIB = 1024 * 1024
 SHARE = 0.05
 """Of the requests, where nothing else is said."""
+LARGE_KEY = r"/original/video\d+\.mp4$"
+"""Keys of large objects, which go in parts."""
 
 ANY = frozenset(Kind)
 GET = frozenset({Kind.GET})
@@ -58,6 +60,8 @@ class Scenario:
         source_outage: When the source is gone.
         destination_outage: When the destination is gone.
         runs: How many runs of the range may be needed until everything is at the destination.
+        at_least: So many are made in any case: a destination has nothing to list before the first one.
+        small: It happens between fewer objects: its faults are not those of the many requests.
         cured_after: The faults end after so many runs (an admin renews the credentials); None: they go on.
     """
 
@@ -67,21 +71,19 @@ class Scenario:
     source_outage: Outage | None = None
     destination_outage: Outage | None = None
     runs: int = 3
+    at_least: int = 1
+    small: bool = False
     cured_after: int | None = None
 
 
-def _some(fault: Fault, kinds: frozenset[Kind], share: float = SHARE) -> tuple[Rule, ...]:
-    return (Rule(fault, kinds=kinds, probability=share),)
-
-
-def _few(fault: Fault, kinds: frozenset[Kind], times: int = 3) -> tuple[Rule, ...]:
-    """For faults that cost a timeout each: so many requests, spread over the run; the first ones of the rare kinds."""
-    return (Rule(fault, kinds=kinds, probability=1.0 if kinds <= WRITE - PUT else 0.2, times=times),)
-
-
-def _for_a_while(fault: Fault, kinds: frozenset[Kind], share: float = SHARE) -> tuple[Rule, ...]:
-    """The first two requests about some of the keys."""
-    return (Rule(fault, kinds=kinds, probability=share, times=2, per_key=True),)
+def _for_a_while(fault: Fault, kinds: frozenset[Kind]) -> tuple[Rule, ...]:
+    """The first two requests about some of the keys, and about every large object that is read."""
+    if not kinds & GET:
+        return (Rule(fault, kinds=kinds, probability=SHARE, times=2, per_key=True),)
+    return (
+        Rule(fault, kinds=GET, key=LARGE_KEY, times=2, per_key=True),
+        Rule(fault, kinds=kinds, key=f"^(?!.*{LARGE_KEY})", probability=SHARE, times=2, per_key=True),
+    )
 
 
 ANSWERS: tuple[Fault, ...] = (
@@ -92,7 +94,8 @@ ANSWERS: tuple[Fault, ...] = (
 )
 
 
-def _name(fault: Fault) -> str:  # noqa: PLR0911  (a table of cases)
+def name_of(fault: Fault) -> str:  # noqa: PLR0911  (a table of cases)
+    """Say in a few words what happens."""
     if isinstance(fault, Answer):
         code = f" {fault.code}" if fault.code else ""
         return f"{fault.status}{code}" if fault.status != 200 else "an error inside a 200"
@@ -101,6 +104,8 @@ def _name(fault: Fault) -> str:  # noqa: PLR0911  (a table of cases)
     if isinstance(fault, Cut):
         return f"body cut short, length {'announced' if fault.announced else 'not announced'}"
     if isinstance(fault, Flip):
+        if fault.behind:
+            return f"a bit flipped in {fault.behind.decode()}"
         return f"a byte flipped {'on the way in' if fault.request else 'on the way out'}"
     if isinstance(fault, Stall):
         return "stalls before the answer" if fault.after is None else "stalls in the middle"
@@ -110,48 +115,83 @@ def _name(fault: Fault) -> str:  # noqa: PLR0911  (a table of cases)
 
 
 def _at_source(what: str, kinds: frozenset[Kind], faults: tuple[Fault, ...]) -> list[Scenario]:
-    return [Scenario(f"source, {what}: {_name(fault)}", source=_rules(fault, kinds)) for fault in faults]
+    # HEADs are sent for what a listing lacks. Where nothing can be listed, for every object.
+    unlisted = (Rule(Answer(403, "AccessDenied"), kinds=LIST),) if kinds == HEAD else ()
+    return [
+        Scenario(f"source, {what}: {name_of(fault)}", source=(*unlisted, *_rules(fault, kinds)), small=kinds != GET)
+        for fault in faults
+    ]
 
 
 def _at_destination(what: str, kinds: frozenset[Kind], faults: tuple[Fault, ...]) -> list[Scenario]:
-    return [Scenario(f"destination, {what}: {_name(fault)}", destination=_rules(fault, kinds)) for fault in faults]
+    return [
+        Scenario(
+            f"destination, {what}: {name_of(fault)}",
+            destination=_rules(fault, kinds),
+            at_least=2 if kinds == LIST else 1,
+            small=kinds != PUT,
+        )
+        for fault in faults
+    ]
 
 
 def _rules(fault: Fault, kinds: frozenset[Kind]) -> tuple[Rule, ...]:
+    """Which requests are hit."""
     if isinstance(fault, (Stall, Trickle)):
-        return _few(fault, kinds)
-    # There are few listings and few uploads in parts: more of them are hit, so that any is.
-    return _some(fault, kinds, SHARE if kinds & (GET | PUT) else 0.25)
+        # Each costs a timeout: so many, spread over the run; the first ones of the rare kinds.
+        large = (Rule(fault, kinds=GET, key=LARGE_KEY, times=1),) if kinds == GET else ()
+        return (*large, Rule(fault, kinds=kinds, probability=1.0 if kinds <= WRITE - PUT else 0.2, times=3))
+    if kinds <= CREATE | COMPLETE:
+        return (Rule(fault, kinds=kinds, times=2, per_key=True),)
+    if kinds == PART:
+        return (Rule(fault, kinds=kinds, probability=0.5, times=2, per_key=True),)
+    # There are few listings: more of them are hit, so that any is.
+    large = (Rule(fault, kinds=GET, key=LARGE_KEY, times=1, per_key=True),) if kinds == GET else ()
+    return (*large, Rule(fault, kinds=kinds, probability=0.25 if kinds == LIST else SHARE))
 
 
 RESETS: tuple[Fault, ...] = tuple(Reset(when) for when in When)
 CUTS: tuple[Fault, ...] = (Cut(20), Cut(20, announced=False))
+BITS: tuple[Fault, ...] = (
+    Flip(bits=1, behind=b"<Size>"),
+    Flip(40, bits=1, behind=b"<Key>"),
+    Flip(3, bits=1, behind=b"<ETag>"),
+)
+"""Another size, name or ETag in a listing that is valid all the same."""
+ERROR_INSIDE = Answer(200, "InternalError")
+WRONG_ETAGS: tuple[Fault, ...] = (WrongEtag("0" * 32), WrongEtag(None))
 
 SINGLE = (
     *_at_source(
         "GET",
         GET,
-        (*ANSWERS, Answer(200, "InternalError"), *RESETS, *CUTS, Flip(7), Stall(), Stall(20), Trickle())
-        + (WrongEtag("0" * 32),),
+        (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(7), *WRONG_ETAGS, Stall(), Stall(20), Trickle()),
     ),
-    *_at_source("listing", LIST, (*ANSWERS, Answer(200, "InternalError"), *RESETS, *CUTS, Flip(700), Stall())),
-    *_at_source("HEAD", HEAD, (Answer(500), Answer(503), Reset(), Stall())),
+    *_at_source("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, Stall())),
+    *_at_source("HEAD", HEAD, (*ANSWERS, *RESETS, Stall())),
     Scenario("source, GET: 403 for a while", source=_for_a_while(Answer(403, "AccessDenied"), GET)),
     Scenario("source, GET: 404 for a while", source=_for_a_while(Answer(404, "NoSuchKey"), GET)),
     Scenario("source, GET and HEAD: 404 for a while", source=_for_a_while(Answer(404, "NoSuchKey"), GET | HEAD)),
-    Scenario("source, listing: 404 once", source=(Rule(Answer(404, "NoSuchBucket"), kinds=LIST, times=1),)),
-    *_at_destination(
-        "PUT",
-        PUT,
-        (*ANSWERS, Answer(200, "InternalError"), *RESETS, Flip(7, request=True), Stall())
-        + (WrongEtag("0" * 32), WrongEtag(None)),
+    Scenario("source, listing: 404 once", source=(Rule(Answer(404, "NoSuchBucket"), kinds=LIST, times=1),), small=True),
+    Scenario(
+        "source, HEAD: 404 once a key",
+        source=(
+            Rule(Answer(403, "AccessDenied"), kinds=LIST),
+            Rule(Answer(404), kinds=HEAD, probability=0.25, times=1, per_key=True),
+        ),
+        small=True,
     ),
-    *_at_destination("listing", LIST, (*ANSWERS, Answer(200, "InternalError"), *RESETS, *CUTS, Flip(700), Stall())),
+    *_at_destination("PUT", PUT, (*ANSWERS, ERROR_INSIDE, *RESETS, Flip(7, request=True), *WRONG_ETAGS, Stall())),
+    *_at_destination("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, Stall())),
     Scenario("destination, PUT: 403 for a while", destination=_for_a_while(Answer(403, "AccessDenied"), PUT)),
     Scenario("destination, PUT: 404 for a while", destination=_for_a_while(Answer(404), PUT)),
-    *_at_destination("upload, begin", CREATE, (Answer(500), Answer(503), *RESETS)),
-    *_at_destination("upload, part", PART, (Answer(500), Answer(503), *RESETS, Flip(MIB, request=True), Stall())),
-    *_at_destination("upload, end", COMPLETE, (Answer(500), Answer(200, "InternalError"), *RESETS, Stall())),
+    *_at_destination("upload, begin", CREATE, (*ANSWERS, ERROR_INSIDE, *RESETS)),
+    *_at_destination(
+        "upload, part",
+        PART,
+        (*ANSWERS, ERROR_INSIDE, *RESETS, Flip(MIB, request=True), *WRONG_ETAGS, Stall()),
+    ),
+    *_at_destination("upload, end", COMPLETE, (*ANSWERS, ERROR_INSIDE, *RESETS, Stall())),
     Scenario("source gone for 20 s while it is listed", source_outage=Outage(20, Kind.LIST)),
     Scenario("source gone for 20 s while objects are read", source_outage=Outage(20, Kind.GET)),
     Scenario("destination gone for 20 s while it is listed", destination_outage=Outage(20, Kind.LIST)),

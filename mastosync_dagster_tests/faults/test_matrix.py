@@ -24,6 +24,8 @@ def check(scenario: Scenario, world: World, tell: Callable[[object], None]) -> N
     # (Delays are not counted.)
     delays = all(isinstance(rule.fault, Delay) for rule in (*scenario.source, *scenario.destination))
     assert verdict.injected or (delays and not (scenario.source_outage or scenario.destination_outage))
+    if scenario is not MIXED:
+        assert verdict.unused == ()
 
 
 def test_nothing_is_lost_under_a_mix_of_faults(
@@ -36,9 +38,13 @@ def test_nothing_is_lost_under_a_mix_of_faults(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", SINGLE, ids=lambda scenario: scenario.name)
 def test_nothing_is_lost_under(
-    scenario: Scenario, thousand: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+    scenario: Scenario,
+    request: pytest.FixtureRequest,
+    make_world: Callable[[Original], World],
+    tell: Callable[[object], None],
 ) -> None:
-    check(scenario, make_world(thousand), tell)
+    original: Original = request.getfixturevalue("few" if scenario.small else "thousand")
+    check(scenario, make_world(original), tell)
 
 
 @pytest.mark.faults

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.faults.scenarios import MIXED
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 MIB = 1024 * 1024
+MOST = 0.8
+"""The share of the objects that every run copies at least, and of the runs that have no failure."""
 
 
 @pytest.mark.soak
@@ -37,10 +40,13 @@ def test_memory_and_descriptors_stay_flat(
     started = told = time.monotonic()
     resident: list[float] = []
     descriptors: list[int] = []
+    succeeded = 0
+    copied: list[int] = []
     while not resident or time.monotonic() - started < MINUTES * 60:
         destination = create_bucket(world.destination.server)
         monkeypatch.setenv("DESTINATION_S3_BUCKET", destination.name)
-        replace(world, destination=destination).run()
+        succeeded += replace(world, destination=destination).run().success
+        copied.append(len(list_keys(destination.server, destination.name)))
         # What the proxies remember of requests is the test's own.
         world.source_proxy.forget()
         world.destination_proxy.forget()
@@ -52,9 +58,14 @@ def test_memory_and_descriptors_stay_flat(
             told = time.monotonic()
             injected = world.source_proxy.injected + world.destination_proxy.injected
             tell(
-                f"{(told - started) / 60:5.1f} min {len(resident):>4} runs {injected:>6,} faults"
+                f"{(told - started) / 60:5.1f} min {len(resident):>4} runs ({succeeded} without a failure)"
+                f" {injected:>6,} faults"
                 f" {resident[-1]:>6.0f} MB {descriptors[-1]:>4} descriptors"
             )
+    # Or nothing would have been tried.
+    objects = len(world.original.expected)
+    assert min(copied) >= objects * MOST, copied
+    assert succeeded >= len(copied) * MOST
     third = max(1, len(resident) // 3)
     # The first third fills caches and pools.
     assert max(resident[-third:]) <= max(resident[:third]) * 1.15 + 20, resident

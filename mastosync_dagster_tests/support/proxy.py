@@ -104,15 +104,27 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Flip the bits of one byte of the reply's body, or of the request's body.
+    """Flip bits of one byte of the reply's body, or of the request's body.
 
     Attributes:
         at: Which byte.
         request: Damage what goes to the server instead of what comes back.
+        bits: Which of its bits. All of them make a text invalid; the lowest alone makes another text.
+        behind: ``at`` counts from the end of this text, where it is found first; empty: from the beginning.
     """
 
     at: int = 0
     request: bool = False
+    bits: int = 0xFF
+    behind: bytes = b""
+
+    def damaged(self, body: bytes) -> bytes:
+        """Return a body with that byte damaged; the body itself where it has no such byte."""
+        found = body.find(self.behind)
+        at = found + len(self.behind) + self.at
+        if found < 0 or at >= len(body):
+            return body
+        return body[:at] + bytes([body[at] ^ self.bits]) + body[at + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +312,7 @@ class Proxy:
     Attributes:
         endpoint: What clients are given instead of the server's endpoint.
         injected: How many faults there were so far, delays aside.
+        used: How often each rule hit a request.
     """
 
     def __init__(self, upstream: str, rules: Sequence[Rule], seed: int) -> None:
@@ -316,6 +329,7 @@ class Proxy:
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.endpoint = ""
         self.injected = 0
+        self.used: Counter[Rule] = Counter()
 
     def set_rules(self, *rules: Rule) -> None:
         """Replace the rules; their counting starts anew."""
@@ -327,6 +341,7 @@ class Proxy:
         """Start counting requests anew."""
         with self._lock:
             self._seen.clear()
+            self.used.clear()
             self._most_in_flight = self._in_flight
 
     @property
@@ -355,15 +370,15 @@ class Proxy:
         """Return the number of requests of some kinds (none given: of all), to keys that match a regular expression."""
         return sum(1 for seen in self.requests if (not kinds or seen.kind in kinds) and re.search(key, seen.key))
 
-    def note(self, seen: Seen) -> list[Fault]:
+    def note(self, seen: Seen) -> list[Rule]:
         """Count a request, and decide what happens to it: any delays, and at most one other fault."""
         with self._lock:
             self._seen.append(seen)
             asked = self._progress.asked[seen.key, seen.kind]
             self._progress.asked[seen.key, seen.kind] += 1
-            faults: list[Fault] = []
+            hit: list[Rule] = []
             for number, rule in enumerate(self._rules):
-                final = bool(faults) and not isinstance(faults[-1], Delay)
+                final = bool(hit) and not isinstance(hit[-1].fault, Delay)
                 if final or (rule.kinds and seen.kind not in rule.kinds) or not re.search(rule.key, seen.key):
                     continue
                 dice = Random(f"{self._seed}/{number}/{seen.kind.value}/{seen.key}/{asked}")
@@ -373,9 +388,16 @@ class Proxy:
                 self._progress.met[counter] += 1
                 met = self._progress.met[counter] - rule.skip
                 if met >= 1 and (rule.times is None or met <= rule.times):
-                    faults.append(rule.fault)
-            self.injected += sum(not isinstance(fault, Delay) for fault in faults)
-            return faults
+                    hit.append(rule)
+            self.injected += sum(not isinstance(rule.fault, Delay) for rule in hit)
+            self.used.update(hit)
+            return hit
+
+    def take_back(self, rule: Rule) -> None:
+        """Count a fault out again: there was nothing to damage."""
+        with self._lock:
+            self.injected -= 1
+            self.used[rule] -= 1
 
     @contextlib.contextmanager
     def flying(self) -> Iterator[None]:
@@ -473,17 +495,18 @@ class _Connection:
             body_bytes=len(body),
         )
         with self._proxy.flying():
-            fault: Fault | None = None
-            for fault in self._proxy.note(seen):
-                if isinstance(fault, Delay):
-                    await asyncio.sleep(fault.seconds)
+            rule: Rule | None = None
+            for rule in self._proxy.note(seen):
+                if isinstance(rule.fault, Delay):
+                    await asyncio.sleep(rule.fault.seconds)
             # The body arrives decoded here: what goes on announces its length.
             forward = head.without("expect", "transfer-encoding")
             if body and head.get("content-length") is None:
                 forward = forward.adding("Content-Length", str(len(body)))
-            return await self._answer(seen, forward, body, fault)
+            return await self._answer(seen, forward, body, rule)
 
-    async def _answer(self, seen: Seen, head: _Head, body: bytes, fault: Fault | None) -> bool:
+    async def _answer(self, seen: Seen, head: _Head, body: bytes, rule: Rule | None) -> bool:
+        fault = None if rule is None else rule.fault
         if isinstance(fault, Answer):
             document = _error_document(fault, seen)
             reply = _Head(f"HTTP/1.1 {fault.status} Proxy", (("Content-Length", str(len(document))),))
@@ -496,15 +519,21 @@ class _Connection:
             return True
         if isinstance(fault, Reset) and fault.when is When.BEFORE:
             return self._reset()
-        if isinstance(fault, Flip) and fault.request and fault.at < len(body):
-            body = _flipped(body, fault.at)
+        if rule is not None and isinstance(fault, Flip) and fault.request:
+            body = self._damaged(body, fault, rule)
         if isinstance(fault, Reset) and fault.when is When.DURING and body:
             _, writer = await self._connect()
             writer.write(head.encode() + body[: len(body) // 2])
             await writer.drain()
             return self._reset()
         reader, reply = await self._forward(head, body)
-        return await self._relay(seen, reader, reply, fault)
+        return await self._relay(seen, reader, reply, rule)
+
+    def _damaged(self, body: bytes, flip: Flip, rule: Rule) -> bytes:
+        damaged = flip.damaged(body)
+        if damaged == body:
+            self._proxy.take_back(rule)
+        return damaged
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._server is None:
@@ -529,10 +558,11 @@ class _Connection:
                 break
         raise ConnectionResetError("the server closed the connection")
 
-    async def _relay(self, seen: Seen, reader: asyncio.StreamReader, reply: _Head, fault: Fault | None) -> bool:
+    async def _relay(self, seen: Seen, reader: asyncio.StreamReader, reply: _Head, rule: Rule | None) -> bool:
         """Send the server's reply to the client."""
+        fault = None if rule is None else rule.fault
         empty = seen.method == "HEAD" or reply.status in {204, 304}
-        body = _nothing() if empty else _body(reader, reply, to_the_end=True)
+        body = _pieces() if empty else _body(reader, reply, to_the_end=True)
         if isinstance(fault, Reset) and fault.when is When.AFTER:
             async for _ in body:
                 pass
@@ -543,6 +573,8 @@ class _Connection:
             reply = reply.without("etag")
             if fault.etag is not None:
                 reply = reply.adding("ETag", f'"{fault.etag}"')
+        if rule is not None and isinstance(fault, Flip) and not fault.request:
+            body = _pieces(self._damaged(b"".join([piece async for piece in body]), fault, rule))
         unannounced = isinstance(fault, Cut) and not fault.announced
         closes = unannounced or (reply.get("connection") or "").lower() == "close"
         chunked = (reply.get("transfer-encoding") or "").lower() == "chunked"
@@ -568,8 +600,6 @@ class _Connection:
         sent = 0
         async for whole in body:
             piece = whole if stop_at is None else whole[: stop_at - sent]
-            if isinstance(fault, Flip) and not fault.request and sent <= fault.at < sent + len(piece):
-                piece = _flipped(piece, fault.at - sent)
             sent += len(piece)
             await self._send(piece, fault, chunked=chunked)
             if stop_at is not None and sent >= stop_at:
@@ -610,15 +640,10 @@ class _Connection:
         return False
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    """Yield no piece."""
-    pieces: tuple[bytes, ...] = ()
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    """Yield a body that is known."""
     for piece in pieces:
         yield piece
-
-
-def _flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -194,6 +194,23 @@ def test_one_byte_can_be_flipped_on_either_way(proxy: Proxy, client: S3Client, s
     assert [at for at, (one, other) in enumerate(zip(stored, BODY, strict=True)) if one != other] == [6]
 
 
+def test_one_bit_can_be_flipped_behind_a_text(proxy: Proxy, client: S3Client, source_bucket: Bucket) -> None:
+    rule = Rule(Flip(2, bits=1, behind=b"<Key>"), kinds=frozenset({Kind.LIST}))
+    proxy.set_rules(rule)
+    url = client.generate_presigned_url("list_objects_v2", Params={"Bucket": source_bucket.name})
+    assert b"<Key>meeia_attachments/" in once("GET", url)[2]
+    assert (proxy.used[rule], proxy.injected) == (1, 1)
+
+
+def test_a_flip_that_finds_nothing_to_damage_does_not_count(
+    proxy: Proxy, client: S3Client, source_bucket: Bucket
+) -> None:
+    rules = [Rule(flip, times=1) for flip in (Flip(len(BODY)), Flip(behind=b"no such text"))]
+    proxy.set_rules(*rules)
+    assert [fetch(client, source_bucket.name)[2] for _ in rules] == [BODY, BODY]
+    assert ([proxy.used[rule] for rule in rules], proxy.injected) == ([0, 0], 0)
+
+
 @pytest.mark.parametrize("fault", [Stall(), Stall(100)])
 def test_a_reply_can_stop_with_the_connection_open(
     proxy: Proxy, client: S3Client, source_bucket: Bucket, fault: Fault

@@ -225,7 +225,7 @@ def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: World) -> None
         ("elsewhere/a", "elsewhere/a"),
         ("elsewhere/gone", "elsewhere/b"),
     ]
-    assert (counts.missing, counts.head_requests) == (1, 4 + 3)
+    assert (counts.missing, counts.head_requests) == (1, 5 + 3)
 
 
 EMPTY_LISTING = Rule(Answer(200, "InternalError"), kinds=frozenset({Kind.LIST}))
@@ -381,7 +381,7 @@ def test_without_ranges_each_object_is_asked_for(world: World) -> None:
         key("only"): Outcome.PRESENT,
     }
     assert [line.source_key for line in world.planned()] == [cached("b")]
-    assert world.requests() == [{Kind.HEAD: 6}, {Kind.HEAD: 4}]
+    assert world.requests() == [{Kind.HEAD: 7}, {Kind.HEAD: 4}]
     assert (counts.list_requests, counts.head_requests) == (0, 10)
 
 
