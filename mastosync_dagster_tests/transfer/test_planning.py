@@ -382,7 +382,7 @@ def test_without_ranges_each_object_is_asked_for(world: World) -> None:
     }
     assert [line.source_key for line in world.planned()] == [cached("b")]
     assert world.requests() == [{Kind.HEAD: 7}, {Kind.HEAD: 4}]
-    assert (counts.list_requests, counts.head_requests) == (0, 10)
+    assert (counts.list_requests, counts.head_requests) == (0, 11)
 
 
 NOT_LISTED = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.LIST}))
