@@ -19,8 +19,10 @@ def copy(keys: list[str], source: dict[str, str], destination: dict[str, str], b
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    # The stubs know no client whose arguments are in a dictionary.
-    reader, writer = (boto3.client("s3", config=config, **side) for side in (source, destination))  # type: ignore[call-overload]
+    reader, writer = (
+        boto3.client("s3", config=config, **side)  # type: ignore[call-overload]  # the stubs know no such dictionary
+        for side in (source, destination)
+    )
     for key in keys:
         answer = reader.get_object(Bucket=bucket, Key=key)
         writer.put_object(

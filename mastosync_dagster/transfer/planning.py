@@ -103,7 +103,8 @@ def make_plan(
 
     "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first, at both sides
     (at the source alone if its absence is harmless). So is, at the destination, one whose length at the source is not
-    the database's: it may be there as it should.
+    the database's: it may be there as it should. And, at the source, one that is to be
+    copied from another key than its own.
 
     Args:
         batches: What is wanted. Read in this thread, a few ahead.
@@ -185,6 +186,11 @@ def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
     return distinct
 
 
+def _is_wanted(item: Item, destination: View) -> bool:
+    """Tell whether it matters that a destination was not seen to have an object."""
+    return not item.may_be_absent and destination.objects.keys().isdisjoint(destination_keys(item))
+
+
 class _Planner:
     """Decides about items and counts. Lives in one thread.
 
@@ -243,10 +249,9 @@ class _Planner:
                 doubtful.append(item)
         if doubtful:
             if asked.listed[0]:
-                absent = (item for item in doubtful if source.objects.keys().isdisjoint(source_keys(item)))
-                source.add(lookup.ask_source(absent))
+                source.add(lookup.ask_source(item for item in doubtful if item.key not in source.objects))
             if asked.listed[1]:
-                destination.add(lookup.ask_destination(item for item in doubtful if not item.may_be_absent))
+                destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
             for item in doubtful:
                 self._decide(item, source, destination, listed=_BY_NAME)
         self._ask_access()
@@ -285,11 +290,8 @@ class _Planner:
         """
         found = source.objects.get(item.key)
         if found is None:
-            for candidate in item.candidates:
-                found = source.objects.get(candidate)
-                if found is not None:
-                    break
-            else:
+            found = next((source.objects[key] for key in item.candidates if key in source.objects), None)
+            if found is None:
                 return self._decide_absent(item, source, destination, listed=listed)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
@@ -300,8 +302,10 @@ class _Planner:
             # Written at the destination after the switch, or damaged at the source since: not to be overwritten,
             # whatever a closer look has found.
             self._present(item, target, there=there, detail=SOURCE_DIFFERS)
-        elif there is None and listed[1] and item.size not in {None, found.size}:
-            # One that is as long as it must be could be there.
+        elif (listed[0] and found.key != item.key) or (
+            listed[1] and there is None and item.size not in {None, found.size}
+        ):
+            # The source may have what is not second best, or the destination what is as long as it must be.
             return False
         elif item.private and not self._take_private:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)

@@ -10,13 +10,33 @@ import json
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 
 from mastosync_dagster.transfer.copying import CopySettings, copy_plan
 from mastosync_dagster.transfer.storage import Storage, StorageSettings
 
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.conftest import Bucket
+
 MEMORY_MB = 32
+
+
+def copy_command(folder: Path, source: Bucket, destination: Bucket) -> list[str]:
+    """Return the command that carries out the plan in a folder."""
+    sides = [
+        {
+            "name": name,
+            "bucket": bucket.name,
+            "endpoint_url": bucket.server.endpoint,
+            "region": bucket.server.region,
+            "access_key_id": bucket.server.access_key_id,
+            "secret_access_key": bucket.server.secret_access_key,
+        }
+        for name, bucket in (("source", source), ("destination", destination))
+    ]
+    return [sys.executable, "-m", "mastosync_dagster_tests.faults.copy_process", str(folder), json.dumps(sides)]
 
 
 def _storage(fields: dict[str, str]) -> Storage:

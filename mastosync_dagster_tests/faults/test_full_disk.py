@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -16,6 +14,7 @@ from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, PlanWriter
+from mastosync_dagster_tests.faults.copy_process import copy_command
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
@@ -67,18 +66,7 @@ def test_a_full_disk_under_the_copy_leaves_a_line_for_each_object(
 ) -> None:
     transfer = Transfer(tmp_path, source_bucket, destination_bucket)
     transfer.plan(transfer.put(f"a/{number:03}", str(number).encode()) for number in range(400))
-    sides = [
-        {
-            "name": name,
-            "bucket": bucket.name,
-            "endpoint_url": bucket.server.endpoint,
-            "region": bucket.server.region,
-            "access_key_id": bucket.server.access_key_id,
-            "secret_access_key": bucket.server.secret_access_key,
-        }
-        for name, bucket in (("source", source_bucket), ("destination", destination_bucket))
-    ]
-    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.copy_process", str(tmp_path), json.dumps(sides)]
+    command = copy_command(tmp_path, source_bucket, destination_bucket)
     with little_room(4_096):
         # The limit is inherited.
         process = subprocess.Popen(command, stderr=subprocess.PIPE)

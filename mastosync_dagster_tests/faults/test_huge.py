@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ import pytest
 from mastosync_dagster.transfer import verify
 from mastosync_dagster.transfer.outcomes import Outcome
 from mastosync_dagster.transfer.verify import part_size_for
-from mastosync_dagster_tests.faults.copy_process import MEMORY_MB
+from mastosync_dagster_tests.faults.copy_process import MEMORY_MB, copy_command
 from mastosync_dagster_tests.support.memory import peak_megabytes
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, line
@@ -79,18 +77,7 @@ def test_an_object_of_many_times_the_memory_is_streamed(
         put = source_bucket.client.put_object(Bucket=source_bucket.name, Key="a.mp4", Body=body)
     planned = line("a.mp4", size=HUGE, etag=put["ETag"].strip('"'))
     Transfer(tmp_path, source_bucket, destination_bucket).plan([planned])
-    sides = [
-        {
-            "name": name,
-            "bucket": bucket.name,
-            "endpoint_url": bucket.server.endpoint,
-            "region": bucket.server.region,
-            "access_key_id": bucket.server.access_key_id,
-            "secret_access_key": bucket.server.secret_access_key,
-        }
-        for name, bucket in (("source", source_bucket), ("destination", destination_bucket))
-    ]
-    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.copy_process", str(tmp_path), json.dumps(sides)]
+    command = copy_command(tmp_path, source_bucket, destination_bucket)
     peak = peak_megabytes(command)
     copied = destination_bucket.client.head_object(Bucket=destination_bucket.name, Key="a.mp4")
     for bucket in (source_bucket, destination_bucket):

@@ -100,8 +100,7 @@ class Life:
             for key in new:
                 assert self.run(f"sync_{file_type.value}", key).success
         for backfill in dagster.get_backfills(status=BulkActionStatus.REQUESTED):
-            # Dagster has no types for it.
-            done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)  # type: ignore[no-untyped-call]
+            done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)  # type: ignore[no-untyped-call]  # Dagster's
             dagster.update_backfill(done)
 
     def _ranges(self) -> dict[FileType, list[str]]:
