@@ -93,42 +93,54 @@ def _list(
     return view
 
 
-def _head(storage: Storage, keys: Iterable[str], halt: threading.Event, *, until_found: bool) -> View:
-    """Ask for each key, or until one is found.
+def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
+    """Ask for each key."""
+    view = View()
+    for key in keys:
+        if halt.is_set():
+            raise LookupStoppedError
+        view.head_requests += 1
+        try:
+            found = patiently(storage, key, partial(storage.head, key), halt)
+        except StorageError as error:
+            if error.permanent:
+                raise
+            view.unknown[key] = error
+            continue
+        if found is not None:
+            view.objects[key] = found
+    return view
+
+
+def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
+    """Ask for keys until one is found, and then once more for those before it that were denied.
 
     Without the right to list, S3 answers 403 for absent objects: such a key is unknown, and the next one is asked
     for. An answer that did not come in spite of retries ends the row: what follows would be second best.
     """
     view = View()
     denied: list[str] = []
-
-    def ask(key: str) -> ListedObject | None:
-        if halt.is_set():
-            raise LookupStoppedError
-        view.head_requests += 1
-        return patiently(storage, key, partial(storage.head, key), halt)
-
     for key in keys:
-        try:
-            found = ask(key)
-        except StorageError as error:
-            if error.permanent:
-                raise
-            view.unknown[key] = error
-            if until_found and error.reason is not Reason.ACCESS_DENIED:
-                break
-            continue
-        if found is None:
-            denied.append(key)
-            continue
-        view.objects[key] = found
-        if until_found:
+        view.add(_head(storage, (key,), halt))
+        if key in view.objects:
             view.unknown.clear()
-            # What is second best is not taken on one word that there is nothing better.
-            better = ((earlier, ask(earlier)) for earlier in denied)
-            view.objects.update((earlier, there) for earlier, there in better if there is not None)
+            again = _head(storage, denied, halt)
+            if _unanswered(again):
+                view.objects.clear()
+            else:
+                again.unknown.clear()
+            view.add(again)
             break
+        if _unanswered(view):
+            break
+        if key not in view.unknown:
+            denied.append(key)
     return view
+
+
+def _unanswered(view: View) -> bool:
+    """Tell whether an answer did not come, which is something else than being refused one."""
+    return any(error.reason is not Reason.ACCESS_DENIED for error in view.unknown.values())
 
 
 def split(ranges: Iterable[KeyRange], keys: Iterable[str]) -> list[KeyRange]:
@@ -232,9 +244,9 @@ class Lookup:
         return Asked(items, listed, futures)
 
     def _start_heads(self, side: int, items: dict[str, Item]) -> list[Future[View]]:
-        keys = destination_keys if side else source_keys
+        keys, head = (destination_keys, _head) if side else (source_keys, _head_first)
         return [
-            self._head_pool.submit(_head, self._sides[side], keys(item), self._halt, until_found=side == 0)
+            self._head_pool.submit(head, self._sides[side], keys(item), self._halt)
             for item in items.values()
             if not item.new
         ]

@@ -78,12 +78,9 @@ class Scenario:
 
 def _for_a_while(fault: Fault, kinds: frozenset[Kind]) -> tuple[Rule, ...]:
     """The first two requests about some of the keys, and about every large object that is read."""
-    if not kinds & GET:
-        return (Rule(fault, kinds=kinds, probability=SHARE, times=2, per_key=True),)
-    return (
-        Rule(fault, kinds=GET, key=LARGE_KEY, times=2, per_key=True),
-        Rule(fault, kinds=kinds, key=f"^(?!.*{LARGE_KEY})", probability=SHARE, times=2, per_key=True),
-    )
+    large = (Rule(fault, kinds=GET, key=LARGE_KEY, times=2, per_key=True),) if kinds & GET else ()
+    # Each key by one rule alone, or the second would go on where the first has ended.
+    return (*large, Rule(fault, kinds=kinds, key=rf"^(?!.*{LARGE_KEY})", probability=SHARE, times=2, per_key=True))
 
 
 ANSWERS: tuple[Fault, ...] = (
@@ -173,6 +170,11 @@ SINGLE = (
     Scenario("source, GET: 404 for a while", source=_for_a_while(Answer(404, "NoSuchKey"), GET)),
     Scenario("source, GET and HEAD: 404 for a while", source=_for_a_while(Answer(404, "NoSuchKey"), GET | HEAD)),
     Scenario("source, listing: 404 once", source=(Rule(Answer(404, "NoSuchBucket"), kinds=LIST, times=1),), small=True),
+    Scenario(
+        "source, HEAD: 403 for a while",
+        source=(Rule(Answer(403, "AccessDenied"), kinds=LIST), *_for_a_while(Answer(403), HEAD)),
+        small=True,
+    ),
     Scenario(
         "source, HEAD: 404 once a key",
         source=(
