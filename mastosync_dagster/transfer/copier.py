@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.manifest import ManifestLine
+from mastosync_dagster.transfer.manifest import ManifestLine, failed
 from mastosync_dagster.transfer.onserver import RefusedError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
@@ -240,24 +240,6 @@ class Copier:
             line.private,
             line.remote,
         )
-
-
-def failed(line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
-    """Return the manifest line of an object that was not copied, with its full keys."""
-    return ManifestLine(
-        line.group,
-        line.row_id,
-        line.part,
-        key,
-        source_key,
-        Outcome.FAILED,
-        reason,
-        detail,
-        line.size,
-        None,
-        line.private,
-        line.remote,
-    )
 
 
 def _is_absent(error: StorageError) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.transfer.copier import Copier, failed
+from mastosync_dagster.transfer.copier import Copier
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.figures import CopyCounts, CopyProgress, Rate, SideCounts
+from mastosync_dagster.transfer.manifest import failed
 from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.onserver import CopiesOnServer
 from mastosync_dagster.transfer.outcomes import Outcome, Reason

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.planfile import PlannedCopy
 
-__all__ = ["MANIFEST", "ManifestLine", "ManifestWriter", "NotAManifestError", "lines_of", "merge", "read_manifest"]
+__all__ = [
+    "MANIFEST",
+    "ManifestLine",
+    "ManifestWriter",
+    "NotAManifestError",
+    "failed",
+    "lines_of",
+    "merge",
+    "read_manifest",
+]
 
 MANIFEST = "manifest.parquet"
 
@@ -115,6 +124,24 @@ def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
     return list(map(ManifestLine._make, zip(*values.values(), strict=True)))
 
 
+def failed(line: PlannedCopy, source_key: str | None, key: str, reason: Reason, detail: str) -> ManifestLine:
+    """Return the manifest line of an object that was not copied, with its full keys."""
+    return ManifestLine(
+        line.group,
+        line.row_id,
+        line.part,
+        key,
+        source_key,
+        Outcome.FAILED,
+        reason,
+        detail,
+        line.size,
+        None,
+        line.private,
+        line.remote,
+    )
+
+
 def merge(
     folder: Path, about: Mapping[str, str] | None = None, *, source_prefix: str = "", destination_prefix: str = ""
 ) -> Path:
@@ -161,25 +188,17 @@ def _part(folder: Path, name: str, source_prefix: str, destination_prefix: str) 
     if plan is None or not (folder / plan).exists():
         return
     for planned in read_plan(folder, plan):
-        lines = [_not_written_down(line, source_prefix, destination_prefix) for line in planned]
+        lines = [
+            failed(
+                line,
+                source_prefix + line.source_key if line.source_key else None,
+                destination_prefix + line.key,
+                Reason.NOT_ATTEMPTED,
+                NOT_WRITTEN_DOWN,
+            )
+            for line in planned
+        ]
         yield batch_of(lines, FORMAT.schema())
-
-
-def _not_written_down(line: PlannedCopy, source_prefix: str, destination_prefix: str) -> ManifestLine:
-    return ManifestLine(
-        group=line.group,
-        row_id=line.row_id,
-        part=line.part,
-        key=destination_prefix + line.key,
-        source_key=source_prefix + line.source_key if line.source_key else None,
-        outcome=Outcome.FAILED,
-        reason=Reason.NOT_ATTEMPTED,
-        detail=NOT_WRITTEN_DOWN,
-        size=line.size,
-        etag=None,
-        private=line.private,
-        remote=line.remote,
-    )
 
 
 def with_outcome(batch: pa.RecordBatch, outcome: Outcome, *, keep: bool = True) -> pa.RecordBatch:

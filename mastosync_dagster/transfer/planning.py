@@ -103,8 +103,8 @@ def make_plan(
 
     "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first, at both sides
     (at the source alone if its absence is harmless). So is, at the destination, one whose length at the source is not
-    the database's: it may be there as it should. And, at the source, one that is to be
-    copied from another key than its own.
+    the database's: it may be there as it should. And, at the source, one that would be copied from another key than
+    its own.
 
     Args:
         batches: What is wanted. Read in this thread, a few ahead.
@@ -247,15 +247,14 @@ class _Planner:
                 self._leave_to_copy(item, list(source_keys(item)))
             elif not self._decide(item, source, destination, listed=asked.listed):
                 doubtful.append(item)
-        if doubtful:
-            if asked.listed[0]:
-                source.add(lookup.ask_source(item for item in doubtful if item.key not in source.objects))
-            if asked.listed[1]:
-                destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
-            for item in doubtful:
-                self._decide(item, source, destination, listed=_BY_NAME)
+        named = {item.key for item in doubtful if asked.listed[0] and item.key not in source.objects}
+        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else View()
+        if doubtful and asked.listed[1]:
+            destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
+        for item in doubtful:
+            self._decide(item, confirmed if item.key in named else source, destination, listed=_BY_NAME)
         self._ask_access()
-        self._count(len(items), rows, (source, destination), lookup)
+        self._count(len(items), rows, (source, destination, confirmed), lookup)
         self.tell_progress()
 
     def _count(self, objects: int, rows: int, views: tuple[View, ...], lookup: Lookup) -> None:

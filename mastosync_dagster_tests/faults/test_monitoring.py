@@ -16,6 +16,9 @@ import pytest
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
 from mastosync_dagster.launcher import RunProcess
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 
@@ -144,5 +147,13 @@ def test_a_run_that_is_asked_to_end_says_so(world: World, tmp_path: Path, signal
         start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number))
         runs = wait_for(world, lambda runs: all(run.is_finished for run in runs))
     assert runs[-1].status.value in {"CANCELED", "FAILURE"}
-    assert world.open_uploads() == []
     assert not list((tmp_path / "storage" / "mastosync-runs").iterdir())
+    expected = world.original.instance.objects_of("custom_emojis")
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (kept,) = (kept for kept in store.in_order("custom_emojis") if kept.run_id == runs[-1].run_id)
+    lines = [line for batch in store.read(kept) for line in batch]
+    assert {each.key for each in expected} <= {line.key for line in lines}
+    assert len(lines) == len({line.key for line in lines})
+    assert Reason.NOT_ATTEMPTED in {line.reason for line in lines}
+    assert world.run("sync_custom_emojis", PARTITION, {}).success
+    assert compare(world.destination.server, world.destination.name, expected).differences == ()
