@@ -86,7 +86,7 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to leave out first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Objects in flight (default 64).")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each side (default 64).")
 @click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
 def sync(
     file_types: tuple[str, ...],

@@ -133,7 +133,7 @@ def rows_per_partition(environment: Environment | None = None) -> int:
 
 
 def concurrency(environment: Environment | None = None) -> int:
-    """Return how many objects a run copies at the same time: MASTOSYNC_CONCURRENCY, by default 64.
+    """Return how many requests a run has in flight at each side: MASTOSYNC_CONCURRENCY, by default 64.
 
     Raises:
         SettingsError: It is no whole number from 1 to 1,024.

@@ -137,7 +137,11 @@ class CopyConfig(dg.Config):
     """How fast the objects are copied, and what that may cost."""
 
     concurrency: int | None = Field(
-        default=None, ge=1, le=1_024, description="Objects in flight. None: MASTOSYNC_CONCURRENCY, or 64."
+        default=None,
+        ge=1,
+        le=1_024,
+        description="Requests in flight at each side: so many objects are read while as many are written. None:"
+        " MASTOSYNC_CONCURRENCY, or 64.",
     )
     adaptive: bool = Field(default=True, description="Slow down while a side answers 503, 429 or not in time.")
     memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")

@@ -54,8 +54,8 @@ class CopySettings:
     """How objects are copied.
 
     Attributes:
-        concurrency: Objects in flight at most.
-        min_concurrency: Objects in flight at least, however much a side throttles.
+        concurrency: Requests in flight at each side at most: so many objects are read while as many are written.
+        min_concurrency: Requests in flight at a side at least, however much it throttles.
         adaptive: Shrink and grow between these two as the sides bear it. False: always ``concurrency``.
         memory_mb: Megabytes (2^20) of bodies held at the same time.
         large_object_mb: Objects above this many megabytes (2^20) are streamed in parts.
@@ -162,19 +162,21 @@ class _Run:
             requests=settings.destination_requests_per_second,
             bytes_=settings.destination_bytes_per_second,
         )
-        self._pace = Pace(settings.concurrency, adaptive=settings.adaptive)
-        self._gate = Gate((*windows, self._pace))
+        # Reading and writing overlap: while one side has all the requests that it gets, so can the other.
+        workers = 2 * settings.concurrency
+        self._pace = Pace(workers, adaptive=settings.adaptive)
+        self._gate = Gate(windows, self._pace)
         self._limit = settings.large_object_mb * MIB
         self._total, self._total_bytes = _plan_totals(folder)
         self._prefixes = (source.settings.prefix, destination.settings.prefix)
         self._lanes = Lanes(*self._prefixes, self._limit)
         self._queue = WorkQueue(read_plan(folder), self._lanes, settings.large_in_flight)
         self._writer = ResultWriter(folder / COPIED)
-        self._tallies = [_Tally() for _ in range(settings.concurrency)]
-        self._in_work: list[PlannedCopy | None] = [None] * settings.concurrency
+        self._tallies = [_Tally() for _ in range(workers)]
+        self._in_work: list[PlannedCopy | None] = [None] * workers
         # Either a worker writes its object's line or whoever leaves it behind. Each has its own lock, as its own tally.
-        self._settling = [threading.Lock() for _ in range(settings.concurrency)]
-        self._working = settings.concurrency
+        self._settling = [threading.Lock() for _ in range(workers)]
+        self._hired = self._working = 0
         self._left = 0
         self._patience = _ABANDON_SECONDS
         self._all_done = threading.Event()
@@ -206,10 +208,11 @@ class _Run:
 
     def _watch(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> None:
         """Let the workers work until they are done, or have to end."""
-        if stop.is_set():
+        copier = None if stop.is_set() else self._copier()
+        if copier is None:
             self._all_done.set()
-        else:
-            self._start_workers()
+            return
+        self._hire(copier)
         self._pace.begin()
         next_progress = time.monotonic() + _PROGRESS_SECONDS
         while not self._all_done.wait(_TICK_SECONDS):
@@ -217,6 +220,7 @@ class _Run:
                 break
             if self._pace.tick(sum(self._sums()[:3])):
                 self._gate.refresh()
+            self._hire(copier)
             if time.monotonic() >= next_progress:
                 next_progress += _PROGRESS_SECONDS
                 on_progress(self._progress())
@@ -230,12 +234,12 @@ class _Run:
                 break
         self._writer.finish(self._rest())
 
-    def _start_workers(self) -> None:
-        copier = self._copier()
-        if copier is None:
-            self._all_done.set()
-            return
-        for number in range(self._settings.concurrency):
+    def _hire(self, copier: Copier) -> None:
+        """Start workers that may work and are not there yet: who is not needed costs no memory."""
+        for number in range(self._hired, self._gate.active):
+            with self._lock:
+                self._working += 1
+            self._hired += 1
             # Daemons: a request that hangs must not keep the process alive.
             threading.Thread(target=self._work, args=(number, copier), name=f"copy-{number}", daemon=True).start()
 
@@ -249,7 +253,7 @@ class _Run:
             gate=self._gate,
             halt=self._halt,
         )
-        budget = MemoryBudget(settings.memory_mb * MIB, settings.concurrency)
+        budget = MemoryBudget(settings.memory_mb * MIB, len(self._tallies))
         try:
             whole = WholeObjects(
                 self._source,
@@ -327,6 +331,8 @@ class _Run:
         self._halt.set()
         self._queue.halt()
         self._gate.release()
+        for side in (self._source, self._destination):
+            side.window.close()
 
     def _end_with(self, error: StorageError) -> None:
         """End the run because of an error; the first one counts."""

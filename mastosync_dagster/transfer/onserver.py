@@ -71,15 +71,19 @@ class CopiesOnServer:
             SideError: A side failed for good.
             RefusedError: The object has to be copied otherwise.
         """
-        if self._refused or (size is not None and size > LARGEST):
+        if size is not None and size > LARGEST:
             raise RefusedError
-        try:
-            copied = self._persistence.run(
-                self._destination, key, self._copy, None, self._copiers[private], source_key, key, size, bare(etag)
-            )
-        except SideError as problem:
-            self._judge(problem)
-            raise
+        with self._destination:
+            # Who has waited for a place may have been told meanwhile.
+            if self._refused:
+                raise RefusedError
+            try:
+                copied = self._persistence.run(
+                    self._destination, key, self._copy, None, self._copiers[private], source_key, key, size, bare(etag)
+                )
+            except SideError as problem:
+                self._judge(problem)
+                raise
         with self._lock:
             self.copied += 1
         return copied

@@ -13,12 +13,14 @@ FEW = 16
 
 _DISTANT = 0.015
 """Seconds an object takes a worker from which on its time is the network's and the servers': all of them then help."""
-_PERHAPS_NEAR = 0.030
+_PERHAPS_NEAR = 0.050
 """Seconds an object takes one of all workers below which a few might do: it may be each other that they wait for."""
 _FIRST_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _EVERY_SECONDS = 10.0
-"""A look at the other number of workers, every so often: half a second of it."""
+"""A look at the other number of workers, every so often: half a second of it. Twice as rarely after each in vain ..."""
+_RARELY_SECONDS = 80.0
+"""... but at least this often."""
 _GAIN = 1.15
 """All workers must do so much more than a few."""
 
@@ -40,8 +42,9 @@ class Pace:
         self.size = min(self._few, maximum)
         self._looking = False
         self._rate_before = 0.0
+        self._every = _EVERY_SECONDS
         self.begin()
-        self._next_look = self._since + _EVERY_SECONDS
+        self._next_look = self._since + self._every
 
     def begin(self, done: int = 0) -> None:
         """Begin to measure: the workers start now, or have done so many objects by now."""
@@ -69,7 +72,8 @@ class Pace:
         each = self.size / rate if rate > 0 else _DISTANT
         if self.size < self._maximum and each >= _DISTANT:
             self.size = self._maximum
-            self._next_look = self._clock() + _EVERY_SECONDS
+            self._every = _EVERY_SECONDS
+            self._next_look = self._clock() + self._every
         elif self._clock() >= self._next_look and (self.size < self._maximum or each < _PERHAPS_NEAR):
             self._looking = True
             self._rate_before = rate
@@ -78,9 +82,11 @@ class Pace:
     def _decide(self, rate: float) -> None:
         """Compare with what the other number of workers did."""
         self._looking = False
-        self._next_look = self._clock() + _EVERY_SECONDS
-        few, all_ = (self._rate_before, rate) if self.size == self._maximum else (rate, self._rate_before)
+        looked_at = self.size
+        few, all_ = (self._rate_before, rate) if looked_at == self._maximum else (rate, self._rate_before)
         self.size = self._maximum if all_ > few * _GAIN else self._few
+        self._every = _EVERY_SECONDS if self.size == looked_at else min(2 * self._every, _RARELY_SECONDS)
+        self._next_look = self._clock() + self._every
 
     def _switch(self) -> None:
         self.size = self._few if self.size == self._maximum else self._maximum

@@ -215,9 +215,12 @@ class ObjectsInParts:
             HaltedError: The run ends. Nothing was published.
         """
         readings: list[str] = []
-        return self._persistence.run(
-            self._source, source_key, self._copy_once, None, source_key, key, size, private, readings
-        )
+        # It is read while it is written. Whoever waits for the second place with the first one taken waits for somebody
+        # who does not wait for the first.
+        with self._source, self._destination:
+            return self._persistence.run(
+                self._source, source_key, self._copy_once, None, source_key, key, size, private, readings
+            )
 
     def _copy_once(
         self,

@@ -15,6 +15,8 @@ from mastosync_dagster.transfer.window import RateLimit, Window
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Self
+
     from mastosync_dagster.transfer.storage import Storage
     from mastosync_dagster.transfer.window import Gate
 
@@ -59,7 +61,7 @@ class SideError(Aside):
 
 
 class Side:
-    """One side of a running copy.
+    """One side of a running copy. Its requests, and the waits between repetitions, belong into a ``with`` block.
 
     Attributes:
         storage: Where it is.
@@ -81,6 +83,20 @@ class Side:
         self._in_a_row = 0
         self._since = 0.0
         self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Take a place in the window, and wait for one where there is none.
+
+        Raises:
+            HaltedError: The run ends before there is one.
+        """
+        if not self.window.enter():
+            raise HaltedError
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the place back."""
+        self.window.leave()
 
     def success(self) -> None:
         """Note that a request succeeded."""

@@ -123,9 +123,11 @@ class WholeObjects:
         self, source_key: str, key: str, size: int | None, hold: Hold | None, *, private: bool, odd: bool
     ) -> Copied:
         fetch = self._fetch_visibly if odd else self._fetch
-        body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold, size)
+        with self._source:
+            body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold, size)
         store = self._store_visibly if odd else self._store
-        self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
+        with self._destination:
+            self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
         return Copied(body.size, body.md5)
 
     def _fetch(self, key: str, hold: Hold | None, planned: int | None) -> _Body:

@@ -1,7 +1,7 @@
 """How much may be in flight: adaptive windows, rate limits, and a budget of memory.
 
-Everything here is asked once per object by up to hundreds of threads, so the common case, nothing throttles and
-nothing is limited, costs one comparison of attributes and takes no lock.
+Everything here is asked once per request by up to hundreds of threads, so the common case, nothing throttles and
+nothing is limited, costs a comparison of attributes, and at most a lock that nobody holds for long.
 """
 
 from __future__ import annotations
@@ -26,21 +26,66 @@ class Window:
 
     Attributes:
         size: Requests allowed at once, at the moment.
+        in_flight: Requests that have a place now.
         epoch: Number of reductions so far; to be read before a request and handed to `trouble`.
         growing: Whether successes are to be told; false at the maximum.
         lowest: The smallest size it ever had.
     """
 
-    __slots__ = ("_credit", "_lock", "_maximum", "_minimum", "epoch", "growing", "lowest", "size")
+    __slots__ = (
+        "_closed",
+        "_credit",
+        "_lock",
+        "_maximum",
+        "_minimum",
+        "_places",
+        "_waiting",
+        "epoch",
+        "growing",
+        "in_flight",
+        "lowest",
+        "size",
+    )
 
     def __init__(self, maximum: int, *, minimum: int = 4, adaptive: bool = True) -> None:
         self._maximum = maximum
         self._minimum = min(minimum, maximum) if adaptive else maximum
         self._credit = 0
         self._lock = threading.Lock()
+        self._places = threading.Condition(self._lock)
+        self._waiting = 0
+        self._closed = False
         self.size = self.lowest = maximum
+        self.in_flight = 0
         self.epoch = 0
         self.growing = False
+
+    def enter(self) -> bool:
+        """Take a place for a request, and wait for one where there is none. Returns False once it is closed."""
+        with self._lock:
+            while self.in_flight >= self.size and not self._closed:
+                self._waiting += 1
+                try:
+                    self._places.wait()
+                finally:
+                    self._waiting -= 1
+            if self._closed:
+                return False
+            self.in_flight += 1
+            return True
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            self.in_flight -= 1
+            if self._waiting:
+                self._places.notify()
+
+    def close(self) -> None:
+        """Let nobody in any more, and nobody wait."""
+        with self._lock:
+            self._closed = True
+            self._places.notify_all()
 
     @property
     def reductions(self) -> int:
@@ -56,6 +101,7 @@ class Window:
             self._credit = 0
             self.size += 1
             self.growing = self.size < self._maximum
+            self._places.notify()
             return True
 
     def trouble(self, epoch: int) -> bool:
@@ -72,33 +118,39 @@ class Window:
 
 
 class Limit(Protocol):
-    """How many workers may work at once, for some reason."""
+    """How many may be at work at once, for some reason."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many."""
 
 
 class Gate:
-    """Lets worker number *n* work while *n* is below every limit.
+    """Lets worker number *n* work while *n* is below what is of use.
 
-    A worker has one request in flight at a time, to one side or the other. So the number of active workers bounds the
-    requests to both sides, and a worker needs to compare only its own number before each object.
+    A worker is at one side at a time. So no more workers are of use than both windows have places for; which side
+    they are at, the windows decide. A worker compares only its own number before each object.
 
     Attributes:
         active: Workers with a number below this may work.
     """
 
-    __slots__ = ("_condition", "_limits", "_released", "active")
+    __slots__ = ("_condition", "_pace", "_released", "_windows", "active")
 
-    def __init__(self, limits: Sequence[Limit]) -> None:
-        self._limits = limits
+    def __init__(self, windows: Sequence[Limit], pace: Limit) -> None:
+        self._windows = windows
+        self._pace = pace
         self._condition = threading.Condition()
         self._released = False
-        self.active = min(limit.size for limit in limits)
+        self.active = self._of_use()
+
+    def _of_use(self) -> int:
+        return min(self._pace.size, sum(window.size for window in self._windows))
 
     def refresh(self) -> None:
         """Take over the limits' sizes; call it after one has changed."""
         with self._condition:
-            self.active = min(limit.size for limit in self._limits)
+            self.active = self._of_use()
             self._condition.notify_all()
 
     def wait(self, number: int) -> None:

@@ -267,6 +267,22 @@ def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, a
     assert counts.figures()[f"{at}_window_reductions"] == throttled.reductions
 
 
+def test_objects_are_read_while_others_are_written_and_neither_side_gets_more_than_its_share(transfer: Faulty) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(40)]
+    transfer.settings = replace(transfer.settings, concurrency=4)
+    seconds = 0.2
+    for proxy, kinds in ((transfer.at_source, GET), (transfer.at_destination, PUT)):
+        proxy.set_rules(Rule(Delay(seconds), kinds=kinds))
+    transfer.run(*planned)
+    gets = [seen.at for seen in transfer.at_source.requests if seen.kind is Kind.GET]
+    puts = [seen.at for seen in transfer.at_destination.requests if seen.kind is Kind.PUT]
+    assert len(gets) == len(puts) == 40
+    for times in (gets, puts):
+        # Each takes so long: a fifth one that comes sooner after the first would be the fifth at once.
+        assert all(fifth - first >= 0.9 * seconds for first, fifth in zip(times, times[4:], strict=False))
+    assert sum(at < puts[4] for at in gets) >= 8
+
+
 def test_without_adaptation_the_window_stays(transfer: Faulty) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(40)]
     transfer.settings = replace(transfer.settings, adaptive=False)
@@ -308,7 +324,8 @@ def test_a_destination_that_may_not_be_written_ends_the_run_before_any_success(t
     counts, _ = transfer.run(*planned)
     assert counts.stopped is not None
     assert counts.stopped.reason is Reason.ACCESS_DENIED
-    assert transfer.at_destination.count(Kind.PUT) <= 2 * transfer.settings.concurrency
+    # Each of the objects that are in work, twice as many as are being written, is refused twice at most.
+    assert transfer.at_destination.count(Kind.PUT) <= 4 * transfer.settings.concurrency
 
 
 @pytest.mark.parametrize("answer", [Answer(403, "AccessDenied"), Answer(404), Answer(301, "PermanentRedirect")])

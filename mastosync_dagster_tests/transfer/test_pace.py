@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_few_are_tried_again_once_answers_come_at_once() -> None:
     world.rate = near
     world.run(30)
     assert world.pace.size == FEW
+
+
+def test_looks_that_change_nothing_become_rare() -> None:
+    world = World(lambda size: min(size / 0.03, 9000))
+    world.run(600)
+    few = [number for number, size in enumerate(world.sizes) if size == FEW]
+    looks = [number * TICK for before, number in zip([-10, *few], few, strict=False) if number - before > 1]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert pauses[:3] == sorted(pauses[:3])
+    assert pauses[0] < 25
+    assert all(75 < pause < 90 for pause in pauses[4:])
+    assert len(pauses) > 6
 
 
 def test_a_server_that_does_nothing_gets_all_workers() -> None:

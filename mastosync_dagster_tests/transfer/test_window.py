@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from timeit import timeit
+from typing import NamedTuple
 
 import pytest
 
@@ -77,16 +78,23 @@ def test_a_window_that_cannot_shrink_stays(*, maximum: int, minimum: int, adapti
     assert (window.size, window.reductions) == (lowest, 0)
 
 
-def test_the_gate_follows_the_smaller_window_and_wakes_those_it_lets_in() -> None:
+class Fixed(NamedTuple):
+    """A limit that does not change."""
+
+    size: int
+
+
+def test_the_gate_follows_both_windows_and_wakes_those_it_lets_in() -> None:
     source, destination = Window(8), Window(8)
-    gate = Gate((source, destination))
+    gate = Gate((source, destination), Fixed(64))
+    assert gate.active == 16
     destination.trouble(destination.epoch)
     gate.refresh()
-    assert gate.active == 4
+    assert gate.active == 12
     passed = threading.Event()
 
     def worker() -> None:
-        gate.wait(4)
+        gate.wait(12)
         passed.set()
 
     thread = threading.Thread(target=worker)
@@ -98,10 +106,86 @@ def test_the_gate_follows_the_smaller_window_and_wakes_those_it_lets_in() -> Non
     thread.join()
 
 
+def test_no_more_workers_than_are_of_use_pass_the_gate() -> None:
+    assert Gate((Window(64), Window(64)), Fixed(16)).active == 16
+
+
+class Visitors:
+    """Threads that take places in a window, and hold them until they are let go."""
+
+    def __init__(self, window: Window, number: int) -> None:
+        self.window = window
+        self.inside, self.most_inside, self.refused = 0, 0, 0
+        self.lock = threading.Lock()
+        self.go = threading.Semaphore(0)
+        self.changed = threading.Condition(self.lock)
+        self.threads = [threading.Thread(target=self.visit) for _ in range(number)]
+        for thread in self.threads:
+            thread.start()
+
+    def visit(self) -> None:
+        entered = self.window.enter()
+        with self.changed:
+            self.refused += not entered
+            self.inside += entered
+            self.most_inside = max(self.most_inside, self.inside)
+            self.changed.notify_all()
+        if entered:
+            self.go.acquire()
+            with self.changed:
+                self.inside -= 1
+            self.window.leave()
+
+    def await_inside(self, number: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.inside == number, 5)
+
+    def end(self) -> None:
+        for _ in self.threads:
+            self.go.release()
+        for thread in self.threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+def test_no_more_are_in_flight_than_the_window_has_places() -> None:
+    window = Window(4)
+    visitors = Visitors(window, 20)
+    visitors.await_inside(4)
+    assert window.in_flight == 4
+    visitors.end()
+    assert (visitors.most_inside, visitors.refused, window.in_flight) == (4, 0, 0)
+
+
+def test_a_window_that_shrinks_lets_nobody_in_until_enough_have_left_and_one_that_grows_wakes_another() -> None:
+    window = Window(4, minimum=1)
+    visitors = Visitors(window, 10)
+    visitors.await_inside(4)
+    window.trouble(window.epoch)
+    for left in (3, 2):
+        visitors.go.release()
+        visitors.await_inside(left)
+    visitors.go.release()
+    visitors.await_inside(2)  # one left, one came
+    grow(window, 2)
+    visitors.await_inside(3)
+    visitors.end()
+
+
+def test_a_closed_window_sends_away_who_waits_and_who_comes() -> None:
+    window = Window(2)
+    visitors = Visitors(window, 5)
+    visitors.await_inside(2)
+    window.close()
+    visitors.end()
+    assert (visitors.refused, visitors.most_inside) == (3, 2)
+    assert not window.enter()
+
+
 def test_a_released_gate_lets_everybody_through() -> None:
     window = Window(8)
     window.trouble(window.epoch)
-    gate = Gate((window,))
+    gate = Gate((window,), Fixed(8))
     threads = [threading.Thread(target=gate.wait, args=(7,)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -183,10 +267,12 @@ def test_a_stop_ends_the_wait_for_memory() -> None:
 
 
 def test_asking_whether_one_may_work_costs_next_to_nothing() -> None:
-    gate = Gate((Window(64), Window(64)))
+    gate = Gate((Window(64), Window(64)), Fixed(64))
     window = Window(64)
 
     def ask() -> bool:
+        window.enter()
+        window.leave()
         return gate.active > 5 and not window.growing
 
     assert min(timeit(ask, number=10_000) for _ in range(5)) / 10_000 < 2e-6
