@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers import PostgresServer
 
 CONCURRENCY = {0: 64}
-"""Objects in flight, by delay: the default where nothing delays ..."""
+"""Requests in flight at each side, by delay: the default where nothing delays ..."""
 CONCURRENCY_WITH_DELAY = 128
 """... and this where a request takes long."""
 
@@ -91,7 +91,7 @@ class Bench:
             source: From where.
             destination: To where.
             repetition: Which time.
-            concurrency: Objects in flight; None: by the delay.
+            concurrency: Requests in flight at each side; None: by the delay.
             complete: Afterwards all objects are at the destination: checked.
 
         Raises:

@@ -54,6 +54,9 @@ def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
         Rclone(RCLONE_LOOKS, name="rclone, looking first"),
         Boto3Loop(),
     ]
+    if delay_ms:
+        # A transfer of rclone's is at one side at a time: with as many again it could be at both with all requests.
+        contenders[4:4] = [Rclone(RCLONE_LOOKS, name="rclone, looking first, twice the transfers", transfers=2)]
     with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
         for repetition in range(1, bench.repetitions + 1):
             # Whoever begins, begins each time with another: no one always has the warm machine.

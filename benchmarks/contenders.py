@@ -41,7 +41,7 @@ class Task:
         source: Where they are.
         destination: Where they go.
         database: Holds the rows.
-        concurrency: Objects in flight.
+        concurrency: Requests in flight at each side.
         folder: For the contender's files; its own.
     """
 
@@ -170,17 +170,20 @@ class Rclone:
         flags: What stands behind that.
         name: What to call it.
         files: Whether it is told the keys; else it copies the bucket.
+        transfers: How many for each request in flight that the task allows at a side.
     """
 
-    def __init__(self, flags: tuple[str, ...], name: str = "rclone", *, files: bool = True) -> None:
+    def __init__(self, flags: tuple[str, ...], name: str = "rclone", *, files: bool = True, transfers: int = 1) -> None:
         self.name = name
         self._flags = flags
         self._files = files
+        self._transfers = transfers
 
     def run(self, task: Task) -> Usage:
         """Run rclone once."""
         command = [str(rclone_binary()), "copy", f"source:{BUCKET}", f"destination:{BUCKET}", "--config", ""]
-        command += ["--metadata", f"--transfers={task.concurrency}", f"--checkers={task.concurrency}", *self._flags]
+        at_once = task.concurrency * self._transfers
+        command += ["--metadata", f"--transfers={at_once}", f"--checkers={at_once}", *self._flags]
         if self._files:
             command += ["--files-from", str(task.keys_file)]
         environment: dict[str, str] = {}

@@ -23,7 +23,7 @@ class Measurement:
         delay_ms: Round trip time to the servers.
         contender: Who did it.
         repetition: Which time, from 1.
-        concurrency: Objects in flight that it was allowed.
+        concurrency: Requests in flight at each side that it was allowed.
         objects: Objects of the task (those already present included).
         seconds: Wall time.
         cpu_seconds: User and system time.
@@ -57,7 +57,7 @@ class Figures:
         contender: Who.
         repetitions: How many.
         objects: Objects of the task.
-        concurrency: Objects in flight.
+        concurrency: Requests in flight at each side.
         seconds: Wall time.
         slowest: Longest wall time.
         fastest: Shortest wall time.
