@@ -91,7 +91,7 @@ def columns_of(
     wanted = {name.encode(): value.encode() for name, value in about.metadata().items()}
     with store.file(manifest) as path, kind.open(path) as file:
         if wanted.items() <= (file.schema_arrow.metadata or {}).items():
-            yield from file.iter_batches(batch_size=_BATCH_LINES, columns=list(columns), use_threads=False)
+            yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 
 def manifest_store(instance: dg.DagsterInstance, destination: S3Bucket) -> ManifestStore:

@@ -36,6 +36,7 @@ from mastosync_dagster.incremental import Claim
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
+from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
 from mastosync_dagster.progress import ProgressReporter, Watcher
@@ -47,12 +48,14 @@ from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_pl
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
 from mastosync_dagster.transfer.manifest import merge, read_manifest
+from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
 from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.turned import with_turned
+from mastosync_dagster.unrecorded import end_dead_runs, trust
 from mastosync_dagster.verdicts import Repairs, repairs
 
 CHANGES = "changes"
@@ -158,6 +161,8 @@ def _make_plan(
     context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
+    end_dead_runs(context.instance, context.log.info)
+    Outbox(context.instance).publish(manifest_store(context.instance, sides.destination), context.log.warning)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
@@ -228,7 +233,8 @@ def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, des
     known, left_out = dict[str, set[int]](), dict[str, set[int]]()
     if privacy is Privacy.MASTODON and (about.acls or partition is None):
         for table in (selection.table for selection in scope.selections):
-            known[table] = private_rows(store, about, table, damaged, partition)
+            trusted = trust(context.instance, store, FileType(table))
+            known[table] = private_rows(store, about, table, damaged, trusted=trusted, partition=partition)
             if not about.acls:
                 out = left_out_rows(store, about, table, damaged)
                 known[table] |= out
@@ -335,7 +341,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
             # Nor may a further signal end this: nobody would learn what had become of the objects.
             undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
-            context.log.warning(f"no manifest could be kept of what was done until here: {problem}")
+            context.log.warning(f"what was done until here could not be put on record: {problem}")
         raise
     if any(counts.repeated.values()):
         told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
@@ -481,9 +487,15 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
         destination_prefix=sides.destination.settings().prefix,
     )
     summary = reports.summarize(read_manifest(merged))
-    store = manifest_store(context.instance, sides.destination)
-    location = store.write(merged, planned.scope.name, planned.scope.partition, context.run_id)
-    workfolder.remove_work_folder(context.instance, context.run_id)
+    store, name = manifest_store(context.instance, sides.destination), (planned.scope.name, planned.scope.partition)
+    try:
+        location = store.write(merged, *name, context.run_id)
+    except (ManifestStoreError, StorageError):
+        kept = Outbox(context.instance).keep(merged, *name, context.run_id)
+        context.log.warning(f"the run's manifest waits in {kept}: the next run publishes it")
+        raise
+    finally:
+        workfolder.remove_work_folder(context.instance, context.run_id)
     return summary, location
 
 

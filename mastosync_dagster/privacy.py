@@ -20,7 +20,7 @@ from mastosync_dagster.transfer.manifest import FORMAT
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
 
     from mastosync_dagster.manifests import About, Damaged
@@ -75,7 +75,13 @@ def can_turn(table: str) -> bool:
 
 
 def private_rows(
-    store: ManifestStore, about: About, table: str, damaged: Damaged, partition: str | None = None
+    store: ManifestStore,
+    about: About,
+    table: str,
+    damaged: Damaged,
+    *,
+    trusted: Callable[[StoredManifest], bool],
+    partition: str | None = None,
 ) -> set[int]:
     """Return the rows of a table whose objects are private at the destination, as the manifests have it.
 
@@ -84,6 +90,8 @@ def private_rows(
         about: The destination; manifests of others say nothing about it.
         table: The table.
         damaged: Passes over those that cannot be read.
+        trusted: Tells whether objects that a manifest calls private still are: no run has left none that may have made
+            them public again. What it calls public counts in any case.
         partition: Only this partition's manifests, beside those of runs over several tables; None: every partition's.
 
     Raises:
@@ -97,7 +105,7 @@ def private_rows(
     for manifest in _manifests(store, table, partition):
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier manifests does not take)
 
-        known = pa.array(list(rows), pa.int64())
+        known, counts = pa.array(list(rows), pa.int64()), trusted(manifest)
         with damaged.passed_over(manifest):
             for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
                 here = pc.and_(
@@ -105,7 +113,9 @@ def private_rows(
                     pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
                 )
                 ids, private = batch.column("row_id"), batch.column("private")
-                rows.update(row_id for row_id in ids.filter(pc.and_(here, private)).to_pylist() if row_id is not None)
+                if counts:
+                    found = ids.filter(pc.and_(here, private)).to_pylist()
+                    rows.update(row_id for row_id in found if row_id is not None)
                 public = ids.filter(pc.and_(here, pc.invert(private)))
                 rows.difference_update(public.filter(pc.is_in(public, value_set=known)).to_pylist())
     return rows

@@ -88,11 +88,37 @@ class Format:
         Columns that the file's version did not have yet are None.
 
         Raises:
-            NotAManifestError: It is none, or of a newer version.
+            NotAManifestError: It is none, damaged, or of a newer version.
         """
         with self.open(path) as file:
-            for batch in file.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+            for batch in self.batches(file, path):
                 yield self.values(batch)
+
+    def batches(
+        self, file: pq.ParquetFile, path: Path, *, lines: int = GROUP_LINES, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Read an open file in batches.
+
+        Args:
+            file: The file.
+            path: Where it is, for messages.
+            lines: Of a batch at most.
+            columns: Which columns; None: all.
+
+        Raises:
+            NotAManifestError: It is damaged.
+        """
+        batches = file.iter_batches(
+            batch_size=lines, columns=None if columns is None else list(columns), use_threads=False
+        )
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise NotAManifestError(f"{path} is a damaged {self.name}: {error}") from error
+            if batch is None:
+                return
+            yield batch
 
     def values(self, batch: pa.RecordBatch) -> dict[str, Sequence[Any]]:
         """Return the values of each column of a batch. Columns that its file did not have yet are None."""

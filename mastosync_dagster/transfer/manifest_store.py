@@ -97,6 +97,10 @@ class ManifestStore(ABC):
         """Return all manifests of a group, oldest first."""
         return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
 
+    def runs(self, group: str) -> set[str]:
+        """Return the runs that have a manifest in a group."""
+        return {manifest.run_id for manifest in self._all(group)}
+
     def read(self, manifest: StoredManifest) -> Iterator[list[ManifestLine]]:
         """Read a kept manifest as `read_manifest` does: in batches, in constant memory."""
         with self._local(manifest.name) as file:

@@ -1,7 +1,7 @@
 """A process that carries out a plan: ``python -m mastosync_dagster_tests.faults.copy_process FOLDER SIDES``.
 
-``SIDES`` is JSON: the fields of `StorageSettings` of source and destination. It has four megabytes for each of its
-eight threads, and fails where an object was not copied.
+``SIDES`` is JSON: the fields of `StorageSettings` of source and destination. It has two megabytes for each of its
+sixteen threads, and fails where an object was not copied.
 """
 
 from __future__ import annotations

@@ -5,25 +5,32 @@ from __future__ import annotations
 import contextlib
 import resource
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 
+from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.failures import plain_failures
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, PlanWriter
 from mastosync_dagster_tests.faults.copy_process import copy_command
+from mastosync_dagster_tests.faults.world import Original, World
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from mastosync_dagster_tests.conftest import Bucket
 
 _ROOM = 8_192
+WORK = "storage/mastosync-runs"
+"""Where a run's folder lies in Dagster's home."""
 
 
 @contextlib.contextmanager
@@ -79,3 +86,44 @@ def test_a_full_disk_under_the_copy_leaves_a_line_for_each_object(
     assert {(one.reason, one.detail) for one in lines} == {(Reason.NOT_ATTEMPTED, NOT_WRITTEN_DOWN)}
     # Some of them have arrived: nobody says that they have not.
     assert len(transfer.keys()) > 0
+
+
+SMALL_FOLDER = 'folder=$1 size=$2; shift 2; mount -t tmpfs -o "size=$size" none "$folder" && exec "$@"'
+"""Runs a command that finds a folder on a small file system of its own, which nobody else sees."""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("folder", "room"), [("manifests", "4k"), (WORK, "4k"), (WORK, "32k"), (WORK, "128k")])
+def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
+    some: Original,
+    make_world: Callable[[Original], World],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    room: str,
+) -> None:
+    world = make_world(some)
+    # rclone's server keeps no ACLs: what a run without a manifest has left private or not cannot be set right there.
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    small = tmp_path / folder
+    small.mkdir(parents=True)
+    run = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
+    run += ["-j", "sync_changes"]
+    # A user other than root may mount something in name spaces of his own.
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_FOLDER, "sh", str(small), room, *run]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert len(world.dagster.get_runs()) == 1, ended.stderr[-3000:]
+    (failed,) = world.dagster.get_runs()
+    assert (ended.returncode != 0, failed.status) == (True, dg.DagsterRunStatus.FAILURE), ended.stderr[-3000:]
+    assert "No space left on device" in ended.stderr
+    assert "DAGSTER_HOME" in ended.stderr or "MASTOSYNC_MANIFESTS" in ended.stderr
+
+    assert world.run().success
+    assert compare(world.destination.server, world.destination.name, world.original.expected).differences == ()
+    assert world.open_uploads() == []
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    if folder == "manifests":
+        # Nobody has lost what the first run had to say.
+        (kept,) = (kept for kept in store.in_order("sync_changes") if kept.run_id == failed.run_id)
+        assert {one.key for batch in store.read(kept) for one in batch} >= {each.key for each in some.expected}

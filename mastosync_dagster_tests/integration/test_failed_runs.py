@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.outcomes import Outcome
 from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dagster import JobExecutionResult
 
     from mastosync_dagster.demo.book import ExpectedObject
@@ -94,10 +100,51 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
     assert world.compare("accounts").differences == ()
 
 
-def test_a_manifest_that_cannot_be_read_is_passed_over_with_one_warning(world: World) -> None:
+def test_a_manifest_that_cannot_be_published_waits_for_the_next_run(
+    world: World, one_range: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "manifests"
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(place))
+    place.write_text("a file where a folder must be")
+    first = world.run("sync_accounts", one_range)
+    assert "MASTOSYNC_MANIFESTS" in failure_of(first)
+    assert list(tmp_path.rglob(f"mastosync-runs/{first.run_id}")) == []
+    # As long as it cannot, it waits on.
+    assert not world.run("sync_accounts", one_range).success
+    place.unlink()
+    world.forget()
+    again = world.run("sync_accounts", one_range)
+    assert again.success
+    assert {Kind.GET, Kind.PUT}.isdisjoint(world.requests())
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    assert first.run_id in store.runs("accounts")
+    assert len(store.runs("accounts")) == 3
+    (kept,) = (kept for kept in store.in_order("accounts") if kept.run_id == first.run_id)
+    copied = {line.key for lines in store.read(kept) for line in lines if line.outcome is Outcome.COPIED}
+    assert copied == {each.key for each in world.instance.objects_of("accounts")}
+    assert [path for path in tmp_path.rglob("mastosync-unpublished/*/*/*") if path.is_file()] == []
+
+
+def emptied(manifest: Path) -> None:
+    """As a power cut leaves it."""
+    manifest.write_bytes(b"")
+
+
+def with_damaged_pages(manifest: Path) -> None:
+    """Begin and end are whole, so it opens."""
+    body = bytearray(manifest.read_bytes())
+    pages = pq.ParquetFile(manifest).metadata.row_group(0).column(0).total_compressed_size
+    body[4 : 4 + pages] = bytes(pages)
+    manifest.write_bytes(body)
+
+
+@pytest.mark.parametrize("damage", [emptied, with_damaged_pages])
+def test_a_manifest_that_cannot_be_read_is_passed_over_with_one_warning(
+    world: World, damage: Callable[[Path], None]
+) -> None:
     first = world.run("sync_changes")
     (file,) = (Path(world.dagster.root_directory) / "manifests").glob(f"**/{first.run_id}.parquet")
-    file.write_bytes(b"")
+    damage(file)
     again = world.run("sync_changes")
     # Private objects get their ACL again, which this server does not know.
     assert "acl_refused" in failure_of(again)

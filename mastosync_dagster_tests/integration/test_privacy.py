@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
+import sys
+import time
 from collections import Counter
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import psycopg2
 import pytest
 
+from mastosync_dagster.demo.processes import running
 from mastosync_dagster.history import place_of, watermark
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.turning import MADE_PRIVATE, MADE_PUBLIC
+from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
-    import dagster as dg
+    from collections.abc import Callable, Iterator
 
     from mastosync_dagster.transfer.manifest import ManifestLine
     from mastosync_dagster_tests.integration.conftest import World
@@ -131,6 +140,61 @@ def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(
     assert restored
     assert set(incremental(world)) - {"missing"} == {f"present {MADE_PRIVATE}", f"present {MADE_PUBLIC}"}
     assert answers(world) == expected_answers(world)
+
+
+@contextlib.contextmanager
+def sync_in_a_process(world: World, key: str, log: Path) -> Iterator[int]:
+    """Sync a range of the media in a process of its own; gives its id. Its manifest never gets to where it stays."""
+    world.destination_proxy.set_rules(Rule(Delay(100), kinds=frozenset({Kind.PUT}), key=r"\.parquet$"))
+    command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
+    command += ["-j", f"sync_{MEDIA.value}", "--tags", json.dumps({"dagster/partition": key})]
+    with running(command, log=log) as process:
+        wait_until(lambda: is_published(world), log)
+        yield process.pid
+        process.wait(10)
+    world.destination_proxy.set_rules()
+
+
+def is_published(world: World) -> bool:
+    return any(seen.kind is Kind.PUT and seen.key.endswith(".parquet") for seen in world.destination_proxy.requests)
+
+
+def wait_until(condition: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.1)
+
+
+def test_what_a_killed_run_has_made_public_without_a_manifest_is_private_again_after_the_next_night(
+    world_with_acls: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")
+    ((key,),) = world.register(MEDIA).values()
+    assert world.run("sync_media_attachments", key).success
+    account, hidden = media_of(world, suspended=False)
+    suspend = "UPDATE accounts SET suspended_at = now() WHERE id = %s"
+    execute(world, suspend, account)
+    assert incremental(world)[f"present {MADE_PRIVATE}"] == hidden
+
+    execute(world, "UPDATE accounts SET suspended_at = NULL WHERE id = %s", account)
+    world.forget()
+    with sync_in_a_process(world, key, tmp_path / "killed.log") as pid:
+        os.kill(pid, signal.SIGKILL)
+    public = answers(world)
+    assert public == expected_answers(world)
+
+    execute(world, suspend, account)
+    assert expected_answers(world) != public
+    # Every manifest that is there calls them private.
+    assert incremental(world)[f"present {MADE_PRIVATE}"] >= hidden
+    assert answers(world) == expected_answers(world)
+    killed = [run for run in world.dagster.get_runs() if run.status is dg.DagsterRunStatus.FAILURE]
+    assert len(killed) == 1
+    # The run that found it dead had begun before it was on record as ended: only the next one's word is relied on.
+    assert set(incremental(world)) == {f"present {MADE_PRIVATE}"}
+    assert incremental(world) == {}
 
 
 def sync_media(world: World, **config: object) -> dg.ExecuteInProcessResult:
