@@ -29,7 +29,7 @@ faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for
 	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 3 --dist worksteal
 
 soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
-	$(BIN)/pytest mastosync_dagster_tests/faults -m soak
+	$(BIN)/pytest mastosync_dagster_tests/faults -m soak -p no:logging
 
 lint: $(STAMP) ## Style, docstrings and types
 	$(BIN)/ruff check .

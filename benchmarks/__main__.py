@@ -93,7 +93,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
         big = [dataset.big(connection, _BIG[0], after=rows.hi)]
         big.append(dataset.big(connection, _BIG[1], after=big[0].hi))
     dataset.settle(bench.database)
-    bench.results.about |= _about(rows, bench.database, bench.repetitions)
+    bench.results.about |= _about(rows, bench.database)
     bench.results.write(bench.results_file)
     steps: dict[str, Callable[[int], None]] = {
         "ceilings": lambda delay_ms: ceiling.ceilings(bench, delay_ms, rows),
@@ -119,7 +119,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
             step_without_delay()
 
 
-def _about(rows: dataset.Rows, database: PostgresServer, repetitions: int) -> dict[str, str]:
+def _about(rows: dataset.Rows, database: PostgresServer) -> dict[str, str]:
     sizes = sorted(body.size for body in rows.bodies)
     with contextlib.closing(dataset.connect(database)) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW server_version")
@@ -137,7 +137,7 @@ def _about(rows: dataset.Rows, database: PostgresServer, repetitions: int) -> di
         f"{len(sizes):,} objects": f"of {rows.count:,} rows, {rows.bytes / 1e9:.2f} GB; median"
         f" {sizes[len(sizes) // 2] / 1024:.0f} KB, mean {rows.bytes / len(sizes) / 1024:.0f} KB, 99 % below"
         f" {sizes[len(sizes) * 99 // 100] / 1024:,.0f} KB, largest {sizes[-1] / 1024:,.0f} KB",
-        "Figures": f"medians of {repetitions} runs; the largest RSS of all",
+        "Figures": "medians where there are several runs (how many stands behind the seconds), and the largest RSS",
         "Other load when it began": f"{os.getloadavg()[1]:.1f} (mean number of processes that ran or wanted to)",
     }
 

@@ -20,13 +20,13 @@ from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, 
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, PlanWriter
 from mastosync_dagster_tests.faults.copy_process import copy_command
-from mastosync_dagster_tests.faults.world import Original, World
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.faults.world import Original, World
 
 _ROOM = 8_192
 WORK = "storage/mastosync-runs"
