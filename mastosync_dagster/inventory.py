@@ -113,7 +113,7 @@ class Inventory:
         """Read a manifest's lines about the file type."""
         group = pa.scalar(self._file_type.value)
         with self._store.file(manifest) as path, FORMAT.open(path) as file:
-            for batch in file.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+            for batch in FORMAT.batches(file, path):
                 yield batch.filter(pc.equal(batch.column("group").cast(pa.string()), group))
 
     def _counted(self, batch: pa.RecordBatch, words: pa.Array[Any]) -> Iterator[list[ManifestLine]]:

@@ -66,8 +66,8 @@ class Damaged:
             if manifest.name not in self._told:
                 self._told.add(manifest.name)
                 self._warn(
-                    f"the manifest {manifest.name} is passed over: {error}. Private objects that only it knows get "
-                    "their ACL again; delete the file, and sync or verify its ID range once more"
+                    f"the manifest {manifest.name} is passed over: {error}. Private objects get their ACL "
+                    "again; delete the file, and sync or verify its ID range once more"
                 )
 
 

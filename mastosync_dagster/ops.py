@@ -55,7 +55,7 @@ from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.turned import with_turned
-from mastosync_dagster.unrecorded import end_dead_runs, trust
+from mastosync_dagster.unrecorded import trust
 from mastosync_dagster.verdicts import Repairs, repairs
 
 CHANGES = "changes"
@@ -161,8 +161,8 @@ def _make_plan(
     context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
-    end_dead_runs(context.instance, context.log.info)
-    Outbox(context.instance).publish(manifest_store(context.instance, sides.destination), context.log.warning)
+    store = manifest_store(context.instance, sides.destination)
+    Outbox(context.instance).publish_waiting(store, context.log.warning)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
@@ -487,15 +487,14 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
         destination_prefix=sides.destination.settings().prefix,
     )
     summary = reports.summarize(read_manifest(merged))
-    store, name = manifest_store(context.instance, sides.destination), (planned.scope.name, planned.scope.partition)
+    store, scope = manifest_store(context.instance, sides.destination), planned.scope
     try:
-        location = store.write(merged, *name, context.run_id)
+        location = Outbox(context.instance).publish(store, merged, scope.name, scope.partition, context.run_id)
     except (ManifestStoreError, StorageError):
-        kept = Outbox(context.instance).keep(merged, *name, context.run_id)
-        context.log.warning(f"the run's manifest waits in {kept}: the next run publishes it")
-        raise
-    finally:
+        context.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
         workfolder.remove_work_folder(context.instance, context.run_id)
+        raise
+    workfolder.remove_work_folder(context.instance, context.run_id)
     return summary, location
 
 

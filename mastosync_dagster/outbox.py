@@ -1,4 +1,4 @@
-"""Manifests that could not be published: kept on this machine until one of the next runs can."""
+"""Manifests on their way to where they stay: what cannot be published waits on this machine until a later run can."""
 
 from __future__ import annotations
 
@@ -15,51 +15,70 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.manifest_store import ManifestStore
 
+LATE_TAG = "mastosync/manifest-late"
+"""On a run whose manifest another run has published: it lies behind some that describe later moments."""
+
 _NAME = "mastosync-unpublished"
+_BETWEEN = "~"
+"""Between the parts of a file's name; in none of them (`ManifestStore.write`)."""
 
 
 class Outbox:
-    """The folder beside Dagster's own files where they wait. ``<group>/<partition>/<run_id>``.
+    """The folder beside Dagster's own files where they wait. It is made at once: a full disk may have no room for it.
 
     Args:
         instance: Whose folder.
+
+    Raises:
+        OSError: It cannot be made.
     """
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
         self._folder = Path(instance.storage_directory()) / _NAME
+        self._folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, file: Path, group: str, partition: str, run_id: str) -> Path:
-        """Take a manifest in. It is moved: where the disk is full there is no room for another one.
+    def publish(self, store: ManifestStore, file: Path, group: str, partition: str, run_id: str) -> str:
+        """Publish a run's manifest. Where that fails it waits for a later run.
 
         Args:
-            file: The finished manifest, on the same file system.
+            store: Where it stays.
+            file: The finished manifest. It is moved, for there may be no room for another one.
             group: As `ManifestStore.write` takes it.
             partition: The same.
             run_id: The same.
 
         Returns:
-            Where it waits.
+            Where it is, for people.
 
         Raises:
-            OSError: It cannot be moved.
+            ManifestStoreError: It could not be published, and waits.
+            StorageError: The same.
+            OSError: It cannot even wait; the file is where it was.
         """
-        kept = self._folder / group / partition / run_id
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        return file.replace(kept)
+        kept = file.replace(self._folder / _BETWEEN.join((group, partition, run_id)))
+        location = store.write(kept, group, partition, run_id)
+        kept.unlink(missing_ok=True)
+        return location
 
-    def publish(self, store: ManifestStore, warn: Callable[[str], object]) -> None:
-        """Publish what waits; what still cannot be published waits on, with a warning.
+    def publish_waiting(self, store: ManifestStore, warn: Callable[[str], object]) -> None:
+        """Publish what waits, oldest first; what still cannot be published waits on, with a warning.
 
         Args:
             store: Where manifests stay.
             warn: Takes a warning.
         """
-        for kept in sorted(self._folder.glob("*/*/*")):
-            group, partition, run_id = kept.parts[-3:]
+        waiting = [(file.stat().st_mtime, file) for file in self._folder.iterdir()]
+        for _, file in sorted(waiting):
+            group, partition, run_id = file.name.split(_BETWEEN)
+            run = self._instance.get_run_by_id(run_id)
+            if run is not None and not run.is_finished:
+                continue  # it is publishing it
             try:
-                store.write(kept, group, partition, run_id)
-            except (ManifestStoreError, StorageError) as error:
-                warn(f"the manifest of run {run_id} waits in {kept}: {error}")
-            else:
+                if run is not None:
+                    self._instance.add_run_tags(run_id, {LATE_TAG: "true"})
+                store.write(file, group, partition, run_id)
                 # A run beside this one may have been faster.
-                kept.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+            except (ManifestStoreError, StorageError, OSError) as error:
+                warn(f"the manifest of run {run_id} waits in {file}: {error}")

@@ -90,8 +90,8 @@ def private_rows(
         about: The destination; manifests of others say nothing about it.
         table: The table.
         damaged: Passes over those that cannot be read.
-        trusted: Tells whether objects that a manifest calls private still are: no run has left none that may have made
-            them public again. What it calls public counts in any case.
+        trusted: Tells whether what a manifest calls private is still private: False where a later run without a
+            manifest may have made it public. What it calls public counts in any case.
         partition: Only this partition's manifests, beside those of runs over several tables; None: every partition's.
 
     Raises:
@@ -105,19 +105,22 @@ def private_rows(
     for manifest in _manifests(store, table, partition):
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier manifests does not take)
 
-        known, counts = pa.array(list(rows), pa.int64()), trusted(manifest)
+        known, counts, whole = pa.array(list(rows), pa.int64()), trusted(manifest), False
         with damaged.passed_over(manifest):
             for batch in columns_of(store, manifest, FORMAT, about, ("group", "row_id", "outcome", "private")):
-                here = pc.and_(
-                    pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table)),
-                    pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED),
-                )
+                here = pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
+                settled = pc.is_in(batch.column("outcome").cast(pa.string()), value_set=_SETTLED)
                 ids, private = batch.column("row_id"), batch.column("private")
                 if counts:
-                    found = ids.filter(pc.and_(here, private)).to_pylist()
+                    found = ids.filter(pc.and_(pc.and_(here, settled), private)).to_pylist()
                     rows.update(row_id for row_id in found if row_id is not None)
+                # Also of what has failed: a body may have arrived whose answer was lost.
                 public = ids.filter(pc.and_(here, pc.invert(private)))
                 rows.difference_update(public.filter(pc.is_in(public, value_set=known)).to_pylist())
+            whole = True
+        if not whole:
+            # It may have said of any of them that they are public.
+            rows.clear()
     return rows
 
 

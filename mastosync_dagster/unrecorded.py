@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.history import SYNC_CHANGES, copies, read_until_tag
+from mastosync_dagster.history import SYNC_CHANGES, read_until_tag
 from mastosync_dagster.launcher import RunProcess
+from mastosync_dagster.outbox import LATE_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dagster import DagsterInstance
 
     from mastosync_dagster.partitions import FileType
@@ -47,7 +47,7 @@ class Trust:
 
 
 def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) -> Trust:
-    """Find the last run that may have copied objects of a file type and has left no manifest.
+    """Find the last run that may have copied objects of a file type and has left no manifest, or one that came late.
 
     Args:
         instance: Whose history counts.
@@ -58,27 +58,25 @@ def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) 
         ManifestStoreError: They cannot be listed.
         StorageError: The bucket refuses.
     """
-    tag = read_until_tag(file_type)
     ended = [
-        (record.end_time, record.dagster_run.run_id)
+        (record.end_time, record.dagster_run)
         for record in instance.get_run_records(dg.RunsFilter(statuses=list(_ENDED_BADLY)))
-        # The tag is set before the first copy. A run that is started once more has the tags of the first one.
-        if record.end_time is not None
-        and copies(record.dagster_run, file_type)
-        and record.dagster_run.tags.get(tag, "").partition("|")[2] == record.dagster_run.run_id
+        if record.end_time is not None and _may_have_copied(record.dagster_run, file_type)
     ]
     recorded = store.runs(file_type.value) | store.runs(SYNC_CHANGES) if ended else set()
-    last = max((moment for moment, run_id in ended if run_id not in recorded), default=None)
-    return Trust(instance, None if last is None else datetime.fromtimestamp(last, timezone.utc))
+    moments = [moment for moment, run in ended if run.run_id not in recorded or LATE_TAG in run.tags]
+    in_progress = instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS)))
+    if any(_may_have_copied(run, file_type) and not _is_alive(run) for run in in_progress):
+        # Nobody has noticed yet that it ended, or it is another machine's.
+        moments.append(time.time())
+    return Trust(instance, datetime.fromtimestamp(max(moments), timezone.utc) if moments else None)
 
 
-def end_dead_runs(instance: DagsterInstance, log: Callable[[str], object]) -> None:
-    """Have the history say of runs whose process is gone that they have failed.
+def _may_have_copied(run: dg.DagsterRun, file_type: FileType) -> bool:
+    # The tag is set before the first copy. A run that is started once more has the tags of the first one.
+    return run.tags.get(read_until_tag(file_type), "").partition("|")[2] == run.run_id
 
-    Run monitoring does that too, where Dagster's daemon runs: beside runs of the command line it need not.
-    """
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS))):
-        process = RunProcess.of(run)
-        if process is not None and process.is_alive() is False:
-            instance.report_run_failed(run, "The process that executed the run is gone.")
-            log(f"the process of run {run.run_id} is gone: the run is a failure now")
+
+def _is_alive(run: dg.DagsterRun) -> bool:
+    process = RunProcess.of(run)
+    return process is not None and process.is_alive() is True

@@ -112,12 +112,16 @@ class Copier:
             if isinstance(line_or_refusal, ManifestLine):
                 return line_or_refusal
             try:
-                shown = line_or_refusal is None and self._shown(line)
+                with self._source:
+                    shown = line_or_refusal is None and self._shown(line)
+                if not shown and not seen:
+                    with self._destination:
+                        return self._not_at_source(line, line_or_refusal)
             except StorageError as error:
                 self._judge(SideError(self._source, error))
                 return self._failed(line, line.source_key, line.key, error.reason, str(error))
-            if not shown and not seen:
-                return self._not_at_source(line, line_or_refusal)
+            except HaltedError:
+                return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
             seen = seen and shown
             if pause is None:
                 break

@@ -229,7 +229,7 @@ class _Run:
         """Wait for the requests in flight, and write what became of everything."""
         self._end()
         begun = time.monotonic()
-        while not self._all_done.wait(_TICK_SECONDS):
+        while self._working and not self._all_done.wait(_TICK_SECONDS):
             if time.monotonic() - begun >= self._patience:
                 break
         self._writer.finish(self._rest())
@@ -237,11 +237,19 @@ class _Run:
     def _hire(self, copier: Copier) -> None:
         """Start workers that may work and are not there yet: who is not needed costs no memory."""
         for number in range(self._hired, self._gate.active):
+            # Daemons: a request that hangs must not keep the process alive.
+            worker = threading.Thread(target=self._work, args=(number, copier), name=f"copy-{number}", daemon=True)
             with self._lock:
                 self._working += 1
+            try:
+                worker.start()
+            except RuntimeError:  # the system gives no more threads: those that are there do it
+                with self._lock:
+                    self._working -= 1
+                if number == 0:
+                    raise
+                return
             self._hired += 1
-            # Daemons: a request that hangs must not keep the process alive.
-            threading.Thread(target=self._work, args=(number, copier), name=f"copy-{number}", daemon=True).start()
 
     def _copier(self) -> Copier | None:
         """Open both sides; None where that fails."""

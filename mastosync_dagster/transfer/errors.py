@@ -23,6 +23,10 @@ _SECRET_CHARACTERS = 4
 """Shorter texts are words, not secrets."""
 
 
+class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
+    """Something other than a failed request: `Persistence.run` lets it pass."""
+
+
 class StorageError(Exception):
     """A request to one side failed.
 

@@ -115,6 +115,8 @@ class Format:
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # it may be whole, and the disk not readable
                 raise NotAManifestError(f"{path} is a damaged {self.name}: {error}") from error
             if batch is None:
                 return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mastosync_dagster.transfer.lines import GROUP_LINES, WORD, Format, LineWriter, NotAManifestError, batch_of
+from mastosync_dagster.transfer.lines import WORD, Format, LineWriter, NotAManifestError, batch_of
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED, TO_COPY, TO_TURN, TURNED, read_plan
 
@@ -108,10 +108,10 @@ def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
     What the file's version did not say yet is None (``refetched``: False).
 
     Raises:
-        NotAManifestError: The file is none, or of a newer version.
+        NotAManifestError: The file is none, damaged, or of a newer version.
     """
     with FORMAT.open(path) as file:
-        for batch in file.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+        for batch in FORMAT.batches(file, path):
             yield lines_of(batch)
 
 
@@ -182,7 +182,7 @@ def _part(folder: Path, name: str, source_prefix: str, destination_prefix: str) 
     """Yield what a part says, or what is to be said in its stead."""
     if (folder / name).exists():
         with FORMAT.open(folder / name) as part:
-            yield from part.iter_batches(batch_size=GROUP_LINES, use_threads=False)
+            yield from FORMAT.batches(part, folder / name)
         return
     plan = _CARRIED_OUT.get(name)
     if plan is None or not (folder / plan).exists():

@@ -71,7 +71,7 @@ class CopiesOnServer:
             SideError: A side failed for good.
             RefusedError: The object has to be copied otherwise.
         """
-        if size is not None and size > LARGEST:
+        if self._refused or (size is not None and size > LARGEST):
             raise RefusedError
         with self._destination:
             # Who has waited for a place may have been told meanwhile.

@@ -16,10 +16,10 @@ import obstore
 from botocore.exceptions import IncompleteReadError
 
 from mastosync_dagster.transfer import boto3_objects
-from mastosync_dagster.transfer.errors import StorageError, is_failure
+from mastosync_dagster.transfer.errors import Aside, StorageError, is_failure
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.plausible import check_length
-from mastosync_dagster.transfer.sides import Aside, HaltedError, SideError, Trouble
+from mastosync_dagster.transfer.sides import HaltedError, SideError, Trouble
 from mastosync_dagster.transfer.storage import addressable
 from mastosync_dagster.transfer.verify import (
     MIB,
@@ -33,6 +33,7 @@ from mastosync_dagster.transfer.verify import (
     parts_of,
 )
 from mastosync_dagster.transfer.whole import Copied
+from mastosync_dagster.transfer.window import NeedsRoomError
 
 if TYPE_CHECKING:
     import threading
@@ -215,25 +216,43 @@ class ObjectsInParts:
             HaltedError: The run ends. Nothing was published.
         """
         readings: list[str] = []
-        # It is read while it is written. Whoever waits for the second place with the first one taken waits for somebody
-        # who does not wait for the first.
-        with self._source, self._destination:
-            return self._persistence.run(
-                self._source, source_key, self._copy_once, None, source_key, key, size, private, readings
-            )
+        room = part_size_for(size or 0)
+        while True:
+            # It is read while it is written, so it takes a place at both sides. Whoever waits for the second with the
+            # first one taken waits for somebody who waits for neither, nor for memory.
+            try:
+                with self._budget.hold(room, self._halt) as held, self._source, self._destination:
+                    return self._persistence.run(
+                        self._source,
+                        source_key,
+                        self._copy_once,
+                        None,
+                        source_key,
+                        key,
+                        planned=size,
+                        private=private,
+                        held=held,
+                        readings=readings,
+                    )
+            # Its size was unknown, or has changed.
+            except NeedsRoomError as needed:  # noqa: PERF203  (once an object)
+                room = needed.size
 
     def _copy_once(
         self,
         source_key: str,
         key: str,
+        *,
         planned: int | None,
-        private: bool,  # noqa: FBT001  (handed through Persistence.run)
+        private: bool,
+        held: int,
         readings: list[str],
     ) -> Copied:
         reading = _Reading(self._source, source_key, self._persistence, self._halt)
         part_size = part_size_for(reading.size)
         upload = boto3_objects.Upload(self._destination.storage, self._destination.storage.full_key(key))
-        with self._budget.hold(part_size, self._halt), contextlib.closing(reading):
+        with contextlib.closing(reading):
+            self._budget.check(part_size, held)
             try:
                 self._send(key, upload.create, reading.attributes, private=private)
                 digests = self._copy_parts(key, reading, upload, part_size)

@@ -17,7 +17,6 @@ from obstore import put
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
-from mastosync_dagster.transfer.lines import GROUP_LINES
 from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED
@@ -131,7 +130,7 @@ def _missing(folder: Path) -> Iterator[list[ManifestLine]]:
         if not (folder / name).exists():
             continue
         with FORMAT.open(folder / name) as part:
-            for batch in part.iter_batches(batch_size=GROUP_LINES, use_threads=False):
+            for batch in FORMAT.batches(part, folder / name):
                 missing = with_outcome(batch, Outcome.MISSING)
                 if missing.num_rows:
                     yield lines_of(missing)

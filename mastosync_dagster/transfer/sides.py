@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from mastosync_dagster.transfer.errors import StorageError, is_failure
+from mastosync_dagster.transfer.errors import Aside, StorageError, is_failure
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.window import RateLimit, Window
 
@@ -38,10 +38,6 @@ _OUTAGE_SECONDS = 30.0
 """... if this long no request succeeded."""
 
 
-class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
-    """Something other than a failed request: `Persistence.run` lets it pass."""
-
-
 class HaltedError(Aside):
     """The run ends before this object is done. Nothing of it is left behind."""
 
@@ -61,7 +57,9 @@ class SideError(Aside):
 
 
 class Side:
-    """One side of a running copy. Its requests, and the waits between repetitions, belong into a ``with`` block.
+    """One side of a running copy. Its requests belong into a ``with`` block, which takes a place in the window.
+
+    The waits between repetitions do too: who waits because a server asked for it does not make room for somebody else.
 
     Attributes:
         storage: Where it is.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from obstore import get, put
 
 from mastosync_dagster.transfer import boto3_objects
-from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.errors import Aside, StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.plausible import check_length
-from mastosync_dagster.transfer.sides import Aside
 from mastosync_dagster.transfer.storage import SMALL_BODY
 from mastosync_dagster.transfer.verify import BodyDigests, PartsDigest, bare, guess_part_size, is_md5
+from mastosync_dagster.transfer.window import NeedsRoomError
 
 if TYPE_CHECKING:
     import threading
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from obstore import Attributes, Bytes
 
     from mastosync_dagster.transfer.sides import Persistence, Side
-    from mastosync_dagster.transfer.window import Hold, MemoryBudget
+    from mastosync_dagster.transfer.window import MemoryBudget
 
 
 class Copied(NamedTuple):
@@ -114,44 +114,47 @@ class WholeObjects:
             SideError: A side failed for good.
             TooLargeError: It is larger than the limit. Nothing was written.
         """
-        if size is not None and size <= self._budget.share:
-            return self._copy(source_key, key, size, None, private=private, odd=odd)
-        with self._budget.hold(size or 0, self._halt) as hold:
-            return self._copy(source_key, key, size, hold, private=private, odd=odd)
+        room = size or 0
+        while True:
+            try:
+                if room <= self._budget.share:
+                    return self._copy(source_key, key, size, 0, private=private, odd=odd)
+                with self._budget.hold(room, self._halt) as held:
+                    return self._copy(source_key, key, size, held, private=private, odd=odd)
+            # Its size was unknown, or has changed.
+            except NeedsRoomError as needed:  # noqa: PERF203  (once an object)
+                room = needed.size
 
-    def _copy(
-        self, source_key: str, key: str, size: int | None, hold: Hold | None, *, private: bool, odd: bool
-    ) -> Copied:
+    def _copy(self, source_key: str, key: str, size: int | None, held: int, *, private: bool, odd: bool) -> Copied:
         fetch = self._fetch_visibly if odd else self._fetch
         with self._source:
-            body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, hold, size)
+            body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, held, size)
         store = self._store_visibly if odd else self._store
         with self._destination:
             self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
         return Copied(body.size, body.md5)
 
-    def _fetch(self, key: str, hold: Hold | None, planned: int | None) -> _Body:
+    def _fetch(self, key: str, held: int, planned: int | None) -> _Body:
         small = planned is not None and planned <= SMALL_BODY
         reply = get(self._readers[small], self._source_prefix + key)
         meta = reply.meta
-        self._admit(meta["size"], hold)
+        self._admit(meta["size"], held)
         data = reply.bytes()
         return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes, planned=planned)
 
-    def _fetch_visibly(self, key: str, hold: Hold | None, planned: int | None) -> _Body:
+    def _fetch_visibly(self, key: str, held: int, planned: int | None) -> _Body:
         reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
         with contextlib.closing(reply):
-            self._admit(reply.size, hold)
+            self._admit(reply.size, held)
             data = b"".join(reply.pieces)
         etag = f'"{reply.etag}"' if reply.etag else None
         return self._verified(key, data, reply.size, etag, reply.attributes, planned=planned)
 
-    def _admit(self, size: int, hold: Hold | None) -> None:
+    def _admit(self, size: int, held: int) -> None:
         """Make sure that a body may be read into memory."""
         if size > self.limit:
             raise TooLargeError
-        if hold is not None:
-            hold.raise_to(size)
+        self._budget.check(size, held)
 
     def _verified(
         self,

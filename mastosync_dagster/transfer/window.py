@@ -11,6 +11,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from mastosync_dagster.transfer.errors import Aside
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -26,7 +28,7 @@ class Window:
 
     Attributes:
         size: Requests allowed at once, at the moment.
-        in_flight: Requests that have a place now.
+        taken: Places that are taken now.
         epoch: Number of reductions so far; to be read before a request and handed to `trouble`.
         growing: Whether successes are to be told; false at the maximum.
         lowest: The smallest size it ever had.
@@ -42,9 +44,9 @@ class Window:
         "_waiting",
         "epoch",
         "growing",
-        "in_flight",
         "lowest",
         "size",
+        "taken",
     )
 
     def __init__(self, maximum: int, *, minimum: int = 4, adaptive: bool = True) -> None:
@@ -56,14 +58,14 @@ class Window:
         self._waiting = 0
         self._closed = False
         self.size = self.lowest = maximum
-        self.in_flight = 0
+        self.taken = 0
         self.epoch = 0
         self.growing = False
 
     def enter(self) -> bool:
         """Take a place for a request, and wait for one where there is none. Returns False once it is closed."""
         with self._lock:
-            while self.in_flight >= self.size and not self._closed:
+            while self.taken >= self.size and not self._closed:
                 self._waiting += 1
                 try:
                     self._places.wait()
@@ -71,13 +73,13 @@ class Window:
                     self._waiting -= 1
             if self._closed:
                 return False
-            self.in_flight += 1
+            self.taken += 1
             return True
 
     def leave(self) -> None:
         """Give a place back."""
         with self._lock:
-            self.in_flight -= 1
+            self.taken -= 1
             if self._waiting:
                 self._places.notify()
 
@@ -195,12 +197,26 @@ class RateLimit:
             stop.wait(seconds)
 
 
+class NeedsRoomError(Aside):
+    """A body turns out to be larger than what is held for it.
+
+    Attributes:
+        size: What it takes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
 class MemoryBudget:
     """Bytes that bodies may occupy together.
 
     Bodies up to `share` are not counted: each of the threads may hold one such body from its own share of the first
     half of the budget. Larger ones take their size from the other half, and wait while it is used up. So the common
     small object costs no lock, and the sum still stays below the budget.
+
+    Whoever waits for some has no place in a window: those who have one, and a body, would wait for each other.
 
     Attributes:
         share: Bodies up to this many bytes need no `hold`.
@@ -213,44 +229,28 @@ class MemoryBudget:
         self._condition = threading.Condition()
 
     @contextlib.contextmanager
-    def hold(self, size: int, stop: threading.Event) -> Iterator[Hold]:
-        """Hold ``size`` bytes of the budget while the block runs; wait for them first, or until ``stop``."""
-        hold = Hold(self, stop)
-        try:
-            hold.raise_to(size)
-            yield hold
-        finally:
-            self.move(-hold.amount, stop)
+    def hold(self, size: int, stop: threading.Event) -> Iterator[int]:
+        """Hold ``size`` bytes of the budget while the block runs; wait for them first, or until ``stop``.
 
-    def move(self, amount: int, stop: threading.Event) -> None:
-        """Take so many bytes out of the budget, or give them back where negative."""
+        Gives the bytes that are held: a body larger than the whole budget waits until it is alone.
+        """
+        amount = min(size, self._shared)
         with self._condition:
             while self._free < amount and not stop.is_set():
                 self._condition.wait(_CHECK_SECONDS)
             self._free -= amount
-            if amount < 0:
+        try:
+            yield amount
+        finally:
+            with self._condition:
+                self._free += amount
                 self._condition.notify_all()
 
-    def clamp(self, size: int) -> int:
-        """Return what a body of this size takes: one larger than the whole budget waits until it is alone."""
-        return min(size, self._shared)
+    def check(self, size: int, held: int) -> None:
+        """Make sure that what is held suffices for a body.
 
-
-class Hold:
-    """A part of a budget that is held for one body.
-
-    Attributes:
-        amount: Bytes held.
-    """
-
-    def __init__(self, budget: MemoryBudget, stop: threading.Event) -> None:
-        self._budget = budget
-        self._stop = stop
-        self.amount = 0
-
-    def raise_to(self, size: int) -> None:
-        """Hold at least ``size`` bytes: the body turns out to be larger than expected."""
-        wanted = self._budget.clamp(size)
-        if wanted > self.amount:
-            self._budget.move(wanted - self.amount, self._stop)
-            self.amount = wanted
+        Raises:
+            NeedsRoomError: It does not.
+        """
+        if size > self.share and min(size, self._shared) > held:
+            raise NeedsRoomError(size)

@@ -147,6 +147,7 @@ def _rules(fault: Fault, kinds: frozenset[Kind]) -> tuple[Rule, ...]:
     return (*large, Rule(fault, kinds=kinds, probability=0.25 if kinds == LIST else SHARE))
 
 
+SLOW: tuple[Fault, ...] = (Stall(), Stall(20), Trickle())
 RESETS: tuple[Fault, ...] = tuple(Reset(when) for when in When)
 CUTS: tuple[Fault, ...] = (Cut(20), Cut(20, announced=False))
 BITS: tuple[Fault, ...] = (
@@ -162,9 +163,9 @@ SINGLE = (
     *_at_source(
         "GET",
         GET,
-        (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(7), *WRONG_ETAGS, Stall(), Stall(20), Trickle()),
+        (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(7), *WRONG_ETAGS, *SLOW),
     ),
-    *_at_source("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, Stall())),
+    *_at_source("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, *SLOW)),
     *_at_source("HEAD", HEAD, (*ANSWERS, *RESETS, Stall())),
     Scenario("source, GET: 403 for a while", source=_for_a_while(Answer(403, "AccessDenied"), GET)),
     Scenario("source, GET: 404 for a while", source=_for_a_while(Answer(404, "NoSuchKey"), GET)),
@@ -184,7 +185,7 @@ SINGLE = (
         small=True,
     ),
     *_at_destination("PUT", PUT, (*ANSWERS, ERROR_INSIDE, *RESETS, Flip(7, request=True), *WRONG_ETAGS, Stall())),
-    *_at_destination("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, Stall())),
+    *_at_destination("listing", LIST, (*ANSWERS, ERROR_INSIDE, *RESETS, *CUTS, Flip(700), *BITS, *SLOW)),
     Scenario("destination, PUT: 403 for a while", destination=_for_a_while(Answer(403, "AccessDenied"), PUT)),
     Scenario("destination, PUT: 404 for a while", destination=_for_a_while(Answer(404), PUT)),
     *_at_destination("upload, begin", CREATE, (*ANSWERS, ERROR_INSIDE, *RESETS)),
@@ -193,7 +194,7 @@ SINGLE = (
         PART,
         (*ANSWERS, ERROR_INSIDE, *RESETS, Flip(MIB, request=True), *WRONG_ETAGS, Stall()),
     ),
-    *_at_destination("upload, end", COMPLETE, (*ANSWERS, ERROR_INSIDE, *RESETS, Stall())),
+    *_at_destination("upload, end", COMPLETE, (*ANSWERS, ERROR_INSIDE, *RESETS, *SLOW)),
     Scenario("source gone for 20 s while it is listed", source_outage=Outage(20, Kind.LIST)),
     Scenario("source gone for 20 s while objects are read", source_outage=Outage(20, Kind.GET)),
     Scenario("destination gone for 20 s while it is listed", destination_outage=Outage(20, Kind.LIST)),

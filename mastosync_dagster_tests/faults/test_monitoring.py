@@ -34,7 +34,10 @@ pytestmark = pytest.mark.timeout(300)
 _PROJECT = Path(__file__).parents[2]
 PARTITION = "1-9223372036854775807"
 RETRIES = "EVENT_LOG_CONSUMER_CURSOR-PIPELINE_FAILURE"
+SMALL, LARGE = "custom_emojis", "media_attachments"
+"""File types without and with an object that goes in parts."""
 SLOW = Rule(Delay(0.5), kinds=frozenset({Kind.GET}))
+SLOW_PARTS = Rule(Delay(2), kinds=frozenset({Kind.UPLOAD_PART}))
 
 
 @pytest.fixture
@@ -42,7 +45,8 @@ def world(some: Original, make_world: Callable[[Original], World], tmp_path: Pat
     made = make_world(some)
     settings = (_PROJECT / "dagster.yaml").read_text()
     (tmp_path / "dagster.yaml").write_text(re.sub(r"poll_interval_seconds: \d+", "poll_interval_seconds: 2", settings))
-    made.dagster.add_dynamic_partitions("custom_emojis_ids", [PARTITION])
+    for asset in (SMALL, LARGE):
+        made.dagster.add_dynamic_partitions(f"{asset}_ids", [PARTITION])
     return made
 
 
@@ -70,17 +74,20 @@ def knows_what_is_old(world: World) -> bool:
     return bool(world.dagster.daemon_cursor_storage.get_cursor_values({RETRIES}))
 
 
-def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None]) -> None:
+def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None], asset: str = SMALL) -> None:
     """Have the UI start a run, and kill something when it copies; the argument is the run's process id."""
     world.source_proxy.set_rules(SLOW)
+    world.destination_proxy.set_rules(SLOW_PARTS)
     Webserver(ui.url).launch_backfill(
-        "custom_emojis", [PARTITION], {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"concurrency": 2}}}}}}
+        asset, [PARTITION], {"ops": {asset: {"ops": {"copy": {"config": {"concurrency": 2}}}}}}
     )
-    (run,) = wait_for(world, lambda _: world.destination_proxy.count(Kind.PUT) > 0 and knows_what_is_old(world))
+    writes = Kind.UPLOAD_PART if asset == LARGE else Kind.PUT
+    (run,) = wait_for(world, lambda _: world.destination_proxy.count(writes) > 0 and knows_what_is_old(world))
     process = RunProcess.of(run)
     assert process is not None
     kill(process.pid)
     world.source_proxy.set_rules()
+    world.destination_proxy.set_rules()
 
 
 def told(world: World, run: dg.DagsterRun) -> list[str]:
@@ -93,7 +100,7 @@ def check_retried_once(world: World) -> None:
     again, first = wait_for(world, lambda runs: len(runs) == 2 and all(run.is_finished for run in runs))
     assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"], told(world, again)
     assert again.parent_run_id == first.run_id
-    expected = world.original.instance.objects_of("custom_emojis")
+    expected = world.original.instance.objects_of(SMALL)
     assert compare(world.destination.server, world.destination.name, expected).differences == ()
 
 
@@ -141,19 +148,23 @@ def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Pat
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("asset", [SMALL, LARGE])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_asked_to_end_says_so(world: World, tmp_path: Path, signal_number: signal.Signals) -> None:
+def test_a_run_that_is_asked_to_end_says_so(
+    world: World, tmp_path: Path, signal_number: signal.Signals, asset: str
+) -> None:
     with serve(tmp_path) as ui:
-        start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number))
+        start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number), asset)
         runs = wait_for(world, lambda runs: all(run.is_finished for run in runs))
     assert runs[-1].status.value in {"CANCELED", "FAILURE"}
     assert not list((tmp_path / "storage" / "mastosync-runs").iterdir())
-    expected = world.original.instance.objects_of("custom_emojis")
+    expected = world.original.instance.objects_of(asset)
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (kept,) = (kept for kept in store.in_order("custom_emojis") if kept.run_id == runs[-1].run_id)
+    (kept,) = (kept for kept in store.in_order(asset) if kept.run_id == runs[-1].run_id)
     lines = [line for batch in store.read(kept) for line in batch]
     assert {each.key for each in expected} <= {line.key for line in lines}
     assert len(lines) == len({line.key for line in lines})
     assert Reason.NOT_ATTEMPTED in {line.reason for line in lines}
-    assert world.run("sync_custom_emojis", PARTITION, {}).success
+    assert world.open_uploads() == []
+    assert world.run(f"sync_{asset}", PARTITION, {}).success
     assert compare(world.destination.server, world.destination.name, expected).differences == ()

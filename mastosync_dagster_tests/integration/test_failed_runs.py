@@ -12,6 +12,7 @@ import pytest
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.outbox import LATE_TAG
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.outcomes import Outcome
@@ -118,11 +119,13 @@ def test_a_manifest_that_cannot_be_published_waits_for_the_next_run(
     assert {Kind.GET, Kind.PUT}.isdisjoint(world.requests())
     store = manifest_store(world.dagster, S3Bucket.destination())
     assert first.run_id in store.runs("accounts")
+    late = {run.run_id for run in world.dagster.get_runs() if LATE_TAG in run.tags}
+    assert late == store.runs("accounts") - {again.run_id}
     assert len(store.runs("accounts")) == 3
     (kept,) = (kept for kept in store.in_order("accounts") if kept.run_id == first.run_id)
     copied = {line.key for lines in store.read(kept) for line in lines if line.outcome is Outcome.COPIED}
     assert copied == {each.key for each in world.instance.objects_of("accounts")}
-    assert [path for path in tmp_path.rglob("mastosync-unpublished/*/*/*") if path.is_file()] == []
+    assert list(tmp_path.rglob("mastosync-unpublished/*")) == []
 
 
 def emptied(manifest: Path) -> None:

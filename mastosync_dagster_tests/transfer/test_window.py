@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mastosync_dagster.transfer.window import Gate, MemoryBudget, RateLimit, Window
+from mastosync_dagster.transfer.window import Gate, MemoryBudget, NeedsRoomError, RateLimit, Window
 
 
 class Clock:
@@ -115,7 +115,7 @@ class Visitors:
 
     def __init__(self, window: Window, number: int) -> None:
         self.window = window
-        self.inside, self.most_inside, self.refused = 0, 0, 0
+        self.inside = self.most_inside = self.entered = self.refused = 0
         self.lock = threading.Lock()
         self.go = threading.Semaphore(0)
         self.changed = threading.Condition(self.lock)
@@ -127,6 +127,7 @@ class Visitors:
         entered = self.window.enter()
         with self.changed:
             self.refused += not entered
+            self.entered += entered
             self.inside += entered
             self.most_inside = max(self.most_inside, self.inside)
             self.changed.notify_all()
@@ -134,11 +135,12 @@ class Visitors:
             self.go.acquire()
             with self.changed:
                 self.inside -= 1
+                self.changed.notify_all()
             self.window.leave()
 
-    def await_inside(self, number: int) -> None:
+    def await_entered(self, number: int, *, inside: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: self.inside == number, 5)
+            assert self.changed.wait_for(lambda: (self.entered, self.inside) == (number, inside), 5)
 
     def end(self) -> None:
         for _ in self.threads:
@@ -151,31 +153,31 @@ class Visitors:
 def test_no_more_are_in_flight_than_the_window_has_places() -> None:
     window = Window(4)
     visitors = Visitors(window, 20)
-    visitors.await_inside(4)
-    assert window.in_flight == 4
+    visitors.await_entered(4, inside=4)
+    assert window.taken == 4
     visitors.end()
-    assert (visitors.most_inside, visitors.refused, window.in_flight) == (4, 0, 0)
+    assert (visitors.most_inside, visitors.refused, window.taken) == (4, 0, 0)
 
 
 def test_a_window_that_shrinks_lets_nobody_in_until_enough_have_left_and_one_that_grows_wakes_another() -> None:
     window = Window(4, minimum=1)
     visitors = Visitors(window, 10)
-    visitors.await_inside(4)
+    visitors.await_entered(4, inside=4)
     window.trouble(window.epoch)
     for left in (3, 2):
         visitors.go.release()
-        visitors.await_inside(left)
+        visitors.await_entered(4, inside=left)
     visitors.go.release()
-    visitors.await_inside(2)  # one left, one came
+    visitors.await_entered(5, inside=2)
     grow(window, 2)
-    visitors.await_inside(3)
+    visitors.await_entered(6, inside=3)
     visitors.end()
 
 
 def test_a_closed_window_sends_away_who_waits_and_who_comes() -> None:
     window = Window(2)
     visitors = Visitors(window, 5)
-    visitors.await_inside(2)
+    visitors.await_entered(2, inside=2)
     window.close()
     visitors.end()
     assert (visitors.refused, visitors.most_inside) == (3, 2)
@@ -243,27 +245,27 @@ def test_a_body_above_the_whole_budget_goes_alone() -> None:
     budget = MemoryBudget(1000, threads=10)
     stop = threading.Event()
     for _ in range(2):
-        with budget.hold(10_000, stop) as hold:
-            assert hold.amount == 500
+        with budget.hold(10_000, stop) as held:
+            assert held == 500
+            budget.check(20_000, held)
 
 
-def test_a_body_that_turns_out_larger_takes_the_difference() -> None:
+def test_a_body_that_turns_out_larger_than_what_is_held_does_not_wait_for_the_rest() -> None:
     budget = MemoryBudget(1000, threads=10)
-    stop = threading.Event()
-    with budget.hold(0, stop) as hold:
-        hold.raise_to(400)
-        hold.raise_to(100)
-        assert hold.amount == 400
-    with budget.hold(500, stop) as hold:
-        assert hold.amount == 500
+    budget.check(50, 0)
+    with budget.hold(100, threading.Event()) as held:
+        budget.check(100, held)
+        with pytest.raises(NeedsRoomError) as raised:
+            budget.check(101, held)
+    assert raised.value.size == 101
 
 
 def test_a_stop_ends_the_wait_for_memory() -> None:
     budget = MemoryBudget(1000, threads=10)
     stop = threading.Event()
     stop.set()
-    with budget.hold(500, stop), budget.hold(500, stop) as hold:
-        assert hold.amount == 500
+    with budget.hold(500, stop), budget.hold(500, stop) as held:
+        assert held == 500
 
 
 def test_asking_whether_one_may_work_costs_next_to_nothing() -> None:
