@@ -113,6 +113,8 @@ def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
     # A user other than root may mount something in name spaces of his own.
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_FOLDER, "sh", str(small), room, *run]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if ended.stderr.startswith("unshare:"):
+        pytest.skip("this system lets nobody but root mount something in a name space of his own")
     assert len(world.dagster.get_runs()) == 1, ended.stderr[-3000:]
     (failed,) = world.dagster.get_runs()
     assert (ended.returncode != 0, failed.status) == (True, dg.DagsterRunStatus.FAILURE), ended.stderr[-3000:]
