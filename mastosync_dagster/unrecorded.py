@@ -58,17 +58,23 @@ def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) 
         ManifestStoreError: They cannot be listed.
         StorageError: The bucket refuses.
     """
-    ended = [
-        (record.end_time, record.dagster_run)
-        for record in instance.get_run_records(dg.RunsFilter(statuses=list(_ENDED_BADLY)))
-        if record.end_time is not None and _may_have_copied(record.dagster_run, file_type)
-    ]
+    ended, moments = [], []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=[*_ENDED_BADLY, *_IN_PROGRESS])):
+        run = record.dagster_run
+        if not _may_have_copied(run, file_type):
+            continue
+        if run.is_finished:
+            ended.append(record)
+        elif not _is_alive(run):
+            # Nobody has noticed yet that it ended, or it is another machine's.
+            moments.append(time.time())
     recorded = store.runs(file_type.value) | store.runs(SYNC_CHANGES) if ended else set()
-    moments = [moment for moment, run in ended if run.run_id not in recorded or LATE_TAG in run.tags]
-    in_progress = instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS)))
-    if any(_may_have_copied(run, file_type) and not _is_alive(run) for run in in_progress):
-        # Nobody has noticed yet that it ended, or it is another machine's.
-        moments.append(time.time())
+    moments += [
+        record.end_time
+        for record in ended
+        if record.end_time is not None
+        and (record.dagster_run.run_id not in recorded or LATE_TAG in record.dagster_run.tags)
+    ]
     return Trust(instance, datetime.fromtimestamp(max(moments), timezone.utc) if moments else None)
 
 
