@@ -78,6 +78,12 @@ class RunProcess:
         return self.start == _start(self.pid)
 
 
+def is_alive(run: dg.DagsterRun) -> bool:
+    """Tell whether it is certain that a run's process still runs; that of another machine is not."""
+    process = RunProcess.of(run)
+    return process is not None and process.is_alive() is True
+
+
 def _boot() -> str:
     return _BOOT.read_text().strip() if _BOOT.exists() else ""
 

@@ -67,7 +67,7 @@ class Damaged:
                 self._told.add(manifest.name)
                 self._warn(
                     f"the manifest {manifest.name} is passed over: {error}. Private objects get their ACL "
-                    "again; delete the file, and sync or verify its ID range once more"
+                    "again. Delete the file when its ID range, or for a night's the next night, has ended well"
                 )
 
 

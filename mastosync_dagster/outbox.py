@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.launcher import is_alive
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.manifest_store import ManifestStore
 
-LATE_TAG = "mastosync/manifest-late"
-"""On a run whose manifest another run has published: it lies behind some that describe later moments."""
+LATE = "late-{group}"
+"""The group of manifests that a later run has published. They lie apart: those that were published meanwhile describe
+later moments, and nobody is to take these for the newest."""
 
 _NAME = "mastosync-unpublished"
 _BETWEEN = "~"
@@ -62,23 +64,21 @@ class Outbox:
         return location
 
     def publish_waiting(self, store: ManifestStore, warn: Callable[[str], object]) -> None:
-        """Publish what waits, oldest first; what still cannot be published waits on, with a warning.
+        """Publish what waits; what still cannot be published waits on, with a warning.
 
         Args:
             store: Where manifests stay.
             warn: Takes a warning.
         """
-        waiting = [(file.stat().st_mtime, file) for file in self._folder.iterdir()]
-        for _, file in sorted(waiting):
-            group, partition, run_id = file.name.split(_BETWEEN)
+        for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
+            group, partition, run_id = file.name.split(_BETWEEN, 2)
             run = self._instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished:
+            if run is not None and not run.is_finished and is_alive(run):
                 continue  # it is publishing it
             try:
-                if run is not None:
-                    self._instance.add_run_tags(run_id, {LATE_TAG: "true"})
-                store.write(file, group, partition, run_id)
-                # A run beside this one may have been faster.
+                store.write(file, LATE.format(group=group), partition, run_id)
                 file.unlink(missing_ok=True)
             except (ManifestStoreError, StorageError, OSError) as error:
-                warn(f"the manifest of run {run_id} waits in {file}: {error}")
+                # A run beside this one may have been faster.
+                if file.exists():
+                    warn(f"the manifest of run {run_id} waits in {file}: {error}")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.history import SYNC_CHANGES, read_until_tag
-from mastosync_dagster.launcher import RunProcess
-from mastosync_dagster.outbox import LATE_TAG
+from mastosync_dagster.launcher import is_alive
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -47,7 +46,7 @@ class Trust:
 
 
 def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) -> Trust:
-    """Find the last run that may have copied objects of a file type and has left no manifest, or one that came late.
+    """Find the last run that may have copied objects of a file type and has left no manifest in time.
 
     Args:
         instance: Whose history counts.
@@ -65,24 +64,15 @@ def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) 
             continue
         if run.is_finished:
             ended.append(record)
-        elif not _is_alive(run):
+        elif not is_alive(run):
             # Nobody has noticed yet that it ended, or it is another machine's.
             moments.append(time.time())
     recorded = store.runs(file_type.value) | store.runs(SYNC_CHANGES) if ended else set()
-    moments += [
-        record.end_time
-        for record in ended
-        if record.end_time is not None
-        and (record.dagster_run.run_id not in recorded or LATE_TAG in record.dagster_run.tags)
-    ]
+    unrecorded = (record for record in ended if record.dagster_run.run_id not in recorded)
+    moments += [record.end_time for record in unrecorded if record.end_time is not None]
     return Trust(instance, datetime.fromtimestamp(max(moments), timezone.utc) if moments else None)
 
 
 def _may_have_copied(run: dg.DagsterRun, file_type: FileType) -> bool:
     # The tag is set before the first copy. A run that is started once more has the tags of the first one.
     return run.tags.get(read_until_tag(file_type), "").partition("|")[2] == run.run_id
-
-
-def _is_alive(run: dg.DagsterRun) -> bool:
-    process = RunProcess.of(run)
-    return process is not None and process.is_alive() is True

@@ -13,7 +13,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from mastosync_dagster.history import read_until_tag
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, Damaged
-from mastosync_dagster.outbox import LATE_TAG, Outbox
+from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import private_rows
 from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge
@@ -24,8 +24,6 @@ from mastosync_dagster.unrecorded import trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mastosync_dagster.transfer.manifest_store import StoredManifest
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 TAG = read_until_tag(MEDIA)
@@ -172,31 +170,30 @@ def test_nor_is_anything_that_a_manifest_before_a_damaged_one_calls_private(
     assert known(store, instance) == set()
 
 
-def wait_in_the_outbox(instance: dg.DagsterInstance, file: Path, partition: str, run_id: str, at: float) -> None:
+def wait_in_the_outbox(instance: dg.DagsterInstance, file: Path, partition: str, run_id: str) -> None:
     """Have a manifest wait: there is a file where its folder would be."""
     nowhere = file.parent / "nowhere"
     nowhere.write_text("")
-    os.utime(file, (at, at))
     with pytest.raises(Exception, match="MASTOSYNC_MANIFESTS"):
         Outbox(instance).publish(FolderManifests(nowhere), file, MEDIA.value, partition, run_id)
 
 
-def in_order(store: FolderManifests) -> list[StoredManifest]:
-    return store.in_order(MEDIA.value)
+def late(store: FolderManifests) -> set[str]:
+    return store.runs(f"late-{MEDIA.value}")
 
 
-def test_manifests_that_waited_are_published_oldest_first_and_known_to_be_late(
+def test_manifests_that_waited_are_published_apart_and_say_nothing_of_what_is_private(
     instance: dg.DagsterInstance, store: FolderManifests, tmp_path: Path
 ) -> None:
-    runs = sorted((failed_run(instance), failed_run(instance)), reverse=True)
-    for number, (run_id, private) in enumerate(zip(runs, (True, False), strict=True)):
-        file = manifest(tmp_path / str(number), line(private=private))
-        wait_in_the_outbox(instance, file, str(number), run_id, at=number + 1)
+    before = failed_run(instance)
+    publish(store, tmp_path / "before", before, line(private=True), at=1)
+    runs = {failed_run(instance), failed_run(instance)}
+    for number, run_id in enumerate(runs):
+        file = manifest(tmp_path / str(number), line(private=bool(number)))
+        wait_in_the_outbox(instance, file, str(number), run_id)
     Outbox(instance).publish_waiting(store, pytest.fail)
-    assert [kept.run_id for kept in in_order(store)] == runs
-    assert all(LATE_TAG in run.tags for run in instance.get_runs())
-    # Whatever the store makes of the order of files that were written in one moment.
-    os.utime(tmp_path / "manifests" / in_order(store)[0].name, (2**32, 2**32))
+    assert late(store) == runs
+    assert store.runs(MEDIA.value) == {before}
     assert known(store, instance) == set()
     Outbox(instance).publish_waiting(FolderManifests(tmp_path / "another"), pytest.fail)
     assert not (tmp_path / "another").exists()
@@ -205,18 +202,17 @@ def test_manifests_that_waited_are_published_oldest_first_and_known_to_be_late(
 def test_what_waits_for_a_run_that_the_history_has_lost_is_published_and_one_in_progress_is_left_alone(
     instance: dg.DagsterInstance, store: FolderManifests, tmp_path: Path
 ) -> None:
-    running_run(instance, None)
+    running_run(instance, RunProcess.current(""))
     (running,) = instance.get_runs()
     for number, run_id in enumerate(("lost", running.run_id)):
-        file = manifest(tmp_path / str(number), line(private=True))
-        wait_in_the_outbox(instance, file, str(number), run_id, at=number + 1)
+        wait_in_the_outbox(instance, manifest(tmp_path / str(number), line(private=True)), str(number), run_id)
     Outbox(instance).publish_waiting(store, pytest.fail)
-    assert [kept.run_id for kept in in_order(store)] == ["lost"]
+    assert late(store) == {"lost"}
 
 
 def test_what_still_cannot_be_published_waits_on_with_a_warning(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     run_id = failed_run(instance)
-    wait_in_the_outbox(instance, manifest(tmp_path / "1", line(private=True)), "1", run_id, at=1)
+    wait_in_the_outbox(instance, manifest(tmp_path / "1", line(private=True)), "1", run_id)
     told: list[str] = []
     Outbox(instance).publish_waiting(FolderManifests(tmp_path / "1" / "nowhere"), told.append)
     assert len(told) == 1

@@ -246,6 +246,8 @@ class _Run:
             except RuntimeError:  # the system gives no more threads: those that are there do it
                 with self._lock:
                     self._working -= 1
+                    if self._working == 0:
+                        self._all_done.set()
                 if number == 0:
                     raise
                 return

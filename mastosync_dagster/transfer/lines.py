@@ -69,7 +69,9 @@ class Format:
         """
         try:
             file = pq.ParquetFile(path, pre_buffer=False)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
+            if _is_of_the_disk(error):
+                raise
             raise NotAManifestError(f"{path} is not a {self.name}: {error}") from error
         version = (file.schema_arrow.metadata or {}).get(self.key, b"")
         if not version.isdigit():
@@ -115,8 +117,8 @@ class Format:
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise  # it may be whole, and the disk not readable
+                if _is_of_the_disk(error):
+                    raise
                 raise NotAManifestError(f"{path} is a damaged {self.name}: {error}") from error
             if batch is None:
                 return
@@ -130,6 +132,11 @@ class Format:
             field.name: batch.column(field.name).to_pylist() if field.name in present else nothing
             for field in self.columns
         }
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Tell whether a file cannot be read though it may be whole. Arrow's own errors of that type have no number."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def batch_of(lines: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:

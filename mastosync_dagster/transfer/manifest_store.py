@@ -138,7 +138,7 @@ class FolderManifests(ManifestStore):
 
     def _write(self, file: Path, name: str) -> str:
         target = self._folder / name
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+        unfinished = target.with_name(f".{target.name}.unfinished")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -127,5 +127,5 @@ def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
     store = manifest_store(world.dagster, S3Bucket.destination())
     if folder == "manifests":
         # Nobody has lost what the first run had to say.
-        (kept,) = (kept for kept in store.in_order("sync_changes") if kept.run_id == failed.run_id)
+        (kept,) = (kept for kept in store.in_order("late-sync_changes") if kept.run_id == failed.run_id)
         assert {one.key for batch in store.read(kept) for one in batch} >= {each.key for each in some.expected}
