@@ -209,10 +209,14 @@ def test_sigterm_in_the_middle_of_a_run_ends_all_processes(tmp_path: Path) -> No
 
 
 def test_ctrl_c_at_any_moment_while_the_servers_start_leaves_nothing(tmp_path: Path) -> None:
-    for number, seconds in enumerate((0.3, 0.6, 0.9, 1.2, 1.5, 1.8)):
+    for number, seconds in enumerate((0, 0.3, 0.6, 0.9, 1.2, 1.5)):
         folder = tmp_path / str(number)
         folder.mkdir()
         with _demo(folder) as demo:
+            # Before that Python is still importing, and other people's modules may swallow the interrupt.
+            while not list((folder / ".demo").glob("home/*")):
+                assert demo.process.poll() is None
+                time.sleep(0.01)
             time.sleep(seconds)
             assert demo.end_by(signal.SIGINT) != 0
             assert demo.survivors() == []
