@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -30,11 +29,11 @@ class Trust:
 
     Attributes:
         instance: Knows when runs began.
-        since: When the last run without a manifest ended; None: there is none.
+        since: When the last run without a manifest ended, in seconds since 1970; None: there is none.
     """
 
     instance: DagsterInstance
-    since: datetime | None
+    since: float | None
 
     def __call__(self, manifest: StoredManifest) -> bool:
         """Tell whether what a manifest says of objects can be relied on."""
@@ -42,7 +41,7 @@ class Trust:
             return True
         record = self.instance.get_run_record_by_id(manifest.run_id)
         began = record.start_time if record else None
-        return began is not None and began >= self.since.timestamp()
+        return began is not None and began >= self.since
 
 
 def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) -> Trust:
@@ -70,7 +69,7 @@ def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) 
     recorded = store.runs(file_type.value) | store.runs(SYNC_CHANGES) if ended else set()
     unrecorded = (record for record in ended if record.dagster_run.run_id not in recorded)
     moments += [record.end_time for record in unrecorded if record.end_time is not None]
-    return Trust(instance, datetime.fromtimestamp(max(moments), timezone.utc) if moments else None)
+    return Trust(instance, max(moments, default=None))
 
 
 def _may_have_copied(run: dg.DagsterRun, file_type: FileType) -> bool:

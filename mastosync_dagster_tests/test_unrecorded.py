@@ -17,7 +17,7 @@ from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import private_rows
 from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge
-from mastosync_dagster.transfer.manifest_store import FolderManifests
+from mastosync_dagster.transfer.manifest_store import FolderManifests, ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED
 from mastosync_dagster.unrecorded import trust
@@ -174,7 +174,7 @@ def wait_in_the_outbox(instance: dg.DagsterInstance, file: Path, partition: str,
     """Have a manifest wait: there is a file where its folder would be."""
     nowhere = file.parent / "nowhere"
     nowhere.write_text("")
-    with pytest.raises(Exception, match="MASTOSYNC_MANIFESTS"):
+    with pytest.raises(ManifestStoreError, match="MASTOSYNC_MANIFESTS"):
         Outbox(instance).publish(FolderManifests(nowhere), file, MEDIA.value, partition, run_id)
 
 
