@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
@@ -113,7 +116,22 @@ class WatchfulRunLauncher(DefaultRunLauncher):
             alive = self._code_server_executes(run.run_id)
         if alive:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        self._announce_retry(run.run_id)
         return CheckRunHealthResult(WorkerStatus.FAILED, "The process that executed the run is gone.")
+
+    def _announce_retry(self, run_id: str) -> None:
+        """Say of a run whose process is gone that it is started once more, if it is, before it is called failed.
+
+        Dagster says so a moment after. An asset backfill that looks in between takes itself for ended, and then the run
+        is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash.
+        """
+        instance = self._instance
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished or not instance.run_retries_enabled:
+            return
+        failed = run.with_status(DagsterRunStatus.FAILURE)
+        if auto_reexecution_should_retry_run(instance, failed, None):
+            instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
 
     def _code_server_executes(self, run_id: str) -> bool:
         """Ask the code server that was told to execute a run."""

@@ -1,0 +1,106 @@
+"""What is said of a run whose process is gone, and when."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.launcher.base import WorkerStatus
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
+
+from mastosync_dagster.launcher import PROCESS_TAG, RunProcess, WatchfulRunLauncher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PROJECT = Path(__file__).parents[1]
+
+
+@dg.op
+def nothing() -> None:
+    pass
+
+
+@dg.job
+def some_job() -> None:
+    nothing()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster.yaml").write_text((_PROJECT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        yield made
+
+
+def launcher(instance: dg.DagsterInstance) -> WatchfulRunLauncher:
+    made = instance.run_launcher
+    assert isinstance(made, WatchfulRunLauncher)
+    return made
+
+
+def started_run(instance: dg.DagsterInstance, pid: int, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
+    """Have a run that a process executes."""
+    first = None if parent is None else parent.run_id
+    group = {} if first is None else {PARENT_RUN_ID_TAG: first, ROOT_RUN_ID_TAG: first}
+    run = instance.create_run_for_job(some_job, parent_run_id=first, root_run_id=first, tags=group)
+    process = RunProcess.current(run.run_id)
+    place = RunProcess(run.run_id, process.host, process.boot, pid, process.start)
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: str(place)})
+    report(instance, run, DagsterEventType.PIPELINE_START)
+    return reloaded(instance, run)
+
+
+def report(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: DagsterEventType) -> None:
+    """Have a run's status changed, and do nothing else of what Dagster does then."""
+    instance.run_storage.handle_run_event(run.run_id, DagsterEvent(kind.value, job_name=run.job_name))
+
+
+def reloaded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def dead() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_a_dead_run_waits_for_its_retry_from_the_moment_in_which_it_is_failed(
+    instance: dg.DagsterInstance, dead: int
+) -> None:
+    run = started_run(instance, dead)
+    assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
+    report(instance, run, DagsterEventType.PIPELINE_FAILURE)
+    assert reloaded(instance, run).is_complete_and_waiting_to_retry
+
+
+def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance, dead: int) -> None:
+    first = started_run(instance, dead)
+    report(instance, first, DagsterEventType.PIPELINE_FAILURE)
+    second = started_run(instance, dead, parent=first)
+    assert launcher(instance).check_run_worker_health(second).status is WorkerStatus.FAILED
+    report(instance, second, DagsterEventType.PIPELINE_FAILURE)
+    assert not reloaded(instance, second).is_complete_and_waiting_to_retry
+
+
+def test_a_run_that_failed_by_itself_meanwhile_waits_for_none(instance: dg.DagsterInstance, dead: int) -> None:
+    run = started_run(instance, dead)
+    report(instance, run, DagsterEventType.PIPELINE_FAILURE)
+    assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
+    assert not reloaded(instance, run).is_complete_and_waiting_to_retry
+
+
+def test_nothing_is_said_of_a_run_that_is_alive(instance: dg.DagsterInstance) -> None:
+    run = started_run(instance, os.getpid())
+    assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
+    assert reloaded(instance, run).tags == run.tags
