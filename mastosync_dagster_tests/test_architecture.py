@@ -74,6 +74,20 @@ def test_loading_the_definitions_needs_no_environment_no_files_and_no_network(tm
     assert (outcome.stdout.strip(), outcome.returncode) == ("[]", 0), outcome.stderr
 
 
+_LOAD_AND_COUNT = """
+import gc
+import mastosync_dagster
+before = gc.get_freeze_count()
+assert mastosync_dagster.defs is mastosync_dagster.defs
+print(before, gc.get_freeze_count() > 100_000, gc.isenabled())
+"""
+
+
+def test_the_garbage_collector_overlooks_what_definitions_consist_of_and_nothing_else() -> None:
+    told = subprocess.run([sys.executable, "-c", _LOAD_AND_COUNT], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["0", "True", "True"]
+
+
 def test_dagster_validates_the_definitions(tmp_path: Path) -> None:
     outcome = subprocess.run(
         [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-m", NAME],
