@@ -61,7 +61,7 @@ def test_a_few_workers_do_where_answers_come_at_once() -> None:
 
 
 def test_all_workers_are_taken_where_they_do_more_all_the_same() -> None:
-    world = World(lambda size: min(size / 0.004, 9000))
+    world = World(lambda size: min(size / 0.006, 9000))
     world.run(60)
     assert world.pace.size == 128
     assert world.share_with_all() > 0.5
