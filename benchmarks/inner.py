@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-# What a part alone needs is imported by that part: the copy knows neither Mastodon nor Dagster, and its memory is
-# measured without them.
+# What a part alone needs is imported with that part: the copy knows neither Mastodon nor Dagster, and its memory is
+# measured without them. What is measured is what each part returns, when everything is imported.
 
 
 def _storage(name: str, prefix: str) -> Storage:
@@ -73,51 +73,61 @@ def _connect() -> psycopg2.extensions.connection:
     return psycopg2.connect(os.environ["DATABASE_URL"])
 
 
-def plan(folder: Path, table: str, lo: int, hi: int) -> dict[str, object]:
+def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, object]]:
     """Read the rows of a range and plan them, as the op does."""
     from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows  # noqa: PLC0415  (the engine needs none)
     from mastosync_dagster.selection import batches  # noqa: PLC0415  (as above)
     from mastosync_dagster.transfer.planning import make_plan  # noqa: PLC0415  (as above)
 
-    source, destination = _sides()
-    with contextlib.closing(_connect()) as connection:
-        schema = read_schema(connection, [table])
-    pages = walk_rows(_connect, schema, Selection(table=table, ids=IdRange(lo, hi)))
-    counts = make_plan(
-        batches(pages),
-        source,
-        destination,
-        folder,
-        listers=8,
-        copy_private=False,
-        on_progress=None,
-        stop=threading.Event(),
-    )
-    return dataclasses.asdict(counts)
+    def part() -> dict[str, object]:
+        source, destination = _sides()
+        with contextlib.closing(_connect()) as connection:
+            schema = read_schema(connection, [table])
+        pages = walk_rows(_connect, schema, Selection(table=table, ids=IdRange(lo, hi)))
+        counts = make_plan(
+            batches(pages),
+            source,
+            destination,
+            folder,
+            listers=8,
+            copy_private=False,
+            on_progress=None,
+            stop=threading.Event(),
+        )
+        return dataclasses.asdict(counts)
+
+    return part
 
 
-def copy(folder: Path, concurrency: int) -> dict[str, object]:
+def copy(folder: Path, concurrency: int) -> Callable[[], dict[str, object]]:
     """Carry out a plan."""
-    source, destination = _sides()
-    counts = copy_plan(
-        folder,
-        source,
-        destination,
-        CopySettings(concurrency=concurrency),
-        on_progress=lambda _: None,
-        stop=threading.Event(),
-    )
-    if counts.failed or counts.missing or counts.stopped:
-        raise SystemExit(f"not all was copied: {counts}")
-    return {"copied": counts.copied, "retries": counts.source.retries | counts.destination.retries}
+
+    def part() -> dict[str, object]:
+        source, destination = _sides()
+        counts = copy_plan(
+            folder,
+            source,
+            destination,
+            CopySettings(concurrency=concurrency),
+            on_progress=lambda _: None,
+            stop=threading.Event(),
+        )
+        if counts.failed or counts.missing or counts.stopped:
+            raise SystemExit(f"not all was copied: {counts}")
+        return {"copied": counts.copied, "retries": counts.source.retries | counts.destination.retries}
+
+    return part
 
 
-def boundaries(table: str) -> dict[str, object]:
+def boundaries(table: str) -> Callable[[], dict[str, object]]:
     """Divide a table into ranges."""
     from mastosync_dagster.mastodon import id_boundaries  # noqa: PLC0415  (as in `plan`)
 
-    ranges = sum(1 for _ in id_boundaries(_connect, table, after=None, rows_per_range=50_000))
-    return {"ranges": ranges}
+    def part() -> dict[str, object]:
+        ranges = sum(1 for _ in id_boundaries(_connect, table, after=None, rows_per_range=50_000))
+        return {"ranges": ranges}
+
+    return part
 
 
 def _measured(part: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -132,14 +142,14 @@ def main(part: str, *arguments: str) -> None:
     """Measure a part."""
     if part == "plan":
         folder, table, lo, hi = arguments
-        measured = _measured(lambda: plan(Path(folder), table, int(lo), int(hi)))
+        chosen = plan(Path(folder), table, int(lo), int(hi))
     elif part == "copy":
         folder, concurrency = arguments
-        measured = _measured(lambda: copy(Path(folder), int(concurrency)))
+        chosen = copy(Path(folder), int(concurrency))
     else:
         (table,) = arguments
-        measured = _measured(lambda: boundaries(table))
-    print(json.dumps(measured))
+        chosen = boundaries(table)
+    print(json.dumps(_measured(chosen)))
 
 
 if __name__ == "__main__":

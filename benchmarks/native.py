@@ -30,5 +30,5 @@ def build(name: str, folder: Path) -> Path:
     if compiler is None:
         raise NoCompilerError("the benchmark needs a C compiler: install the package gcc")
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    subprocess.run([compiler, "-O2", "-march=native", "-o", str(program), str(source)], check=True)
     return program
