@@ -25,8 +25,9 @@ demo-ui: $(STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-
 test: $(STAMP) ## Run the tests against real servers on this machine
 	$(BIN)/pytest -n 3 --dist worksteal
 
+# Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
-	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 3 --dist worksteal
+	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 5 --dist worksteal
 
 soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
 	$(BIN)/pytest mastosync_dagster_tests/faults -m soak -p no:logging

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-# What a part alone needs is imported with that part: the copy knows neither Mastodon nor Dagster, and its memory is
-# measured without them. What is measured is what each part returns, when everything is imported.
+# Each part imports what it alone needs: the copy knows neither Mastodon nor Dagster, and its memory is measured without
+# them. It returns what is to be measured, as a function, so that the import is not.
 
 
 def _storage(name: str, prefix: str) -> Storage:
@@ -138,18 +138,18 @@ def _measured(part: Callable[[], dict[str, object]]) -> dict[str, object]:
     return {"seconds": seconds, "cpu_seconds": cpu, "counted": counted}
 
 
-def main(part: str, *arguments: str) -> None:
+def main(name: str, *arguments: str) -> None:
     """Measure a part."""
-    if part == "plan":
+    if name == "plan":
         folder, table, lo, hi = arguments
-        chosen = plan(Path(folder), table, int(lo), int(hi))
-    elif part == "copy":
+        part = plan(Path(folder), table, int(lo), int(hi))
+    elif name == "copy":
         folder, concurrency = arguments
-        chosen = copy(Path(folder), int(concurrency))
+        part = copy(Path(folder), int(concurrency))
     else:
         (table,) = arguments
-        chosen = boundaries(table)
-    print(json.dumps(_measured(chosen)))
+        part = boundaries(table)
+    print(json.dumps(_measured(part)))
 
 
 if __name__ == "__main__":

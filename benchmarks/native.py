@@ -14,7 +14,7 @@ class NoCompilerError(RuntimeError):
 
 
 def build(name: str, folder: Path) -> Path:
-    """Compile ``native/<name>.c`` unless that is done, and return the program.
+    """Compile ``native/<name>.c`` for this machine's processor unless that is done, and return the program.
 
     Args:
         name: ``delayline`` or ``memory_s3``.
@@ -24,7 +24,8 @@ def build(name: str, folder: Path) -> Path:
         NoCompilerError: Neither ``cc`` nor ``gcc`` nor ``clang`` is on PATH.
     """
     source, program = _SOURCES / f"{name}.c", folder / name
-    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+    changed = max(file.stat().st_mtime for file in (source, Path(__file__)))
+    if program.exists() and program.stat().st_mtime > changed:
         return program
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:

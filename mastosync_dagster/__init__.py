@@ -20,7 +20,9 @@ def __getattr__(name: str) -> object:
         with _here_to_stay():
             from mastosync_dagster.definitions import defs as loaded  # noqa: PLC0415  (the point of this function)
 
-        return globals().setdefault("defs", loaded)
+        # From now on it is found without this function: what comes later does not stay.
+        globals()["defs"] = loaded
+        return loaded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -123,11 +123,13 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         """Say of a run whose process is gone that it is started once more, if it is, before it is called failed.
 
         Dagster says so a moment after. An asset backfill that looks in between takes itself for ended, and then the run
-        is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash.
+        is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash. What a code
+        server calls failed, because its child has died, has that moment still.
         """
         instance = self._instance
         run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or not instance.run_retries_enabled:
+        # One that has ended meanwhile, or is being cancelled, is not called failed.
+        if run is None or run.status is not DagsterRunStatus.STARTED or not instance.run_retries_enabled:
             return
         failed = run.with_status(DagsterRunStatus.FAILURE)
         if auto_reexecution_should_retry_run(instance, failed, None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.execution.asset_backfill import backfill_runs_are_complete
 from dagster._core.launcher.base import WorkerStatus
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess, WatchfulRunLauncher
 
@@ -79,9 +81,10 @@ def test_a_dead_run_waits_for_its_retry_from_the_moment_in_which_it_is_failed(
     instance: dg.DagsterInstance, dead: int
 ) -> None:
     run = started_run(instance, dead)
+    instance.add_run_tags(run.run_id, {BACKFILL_ID_TAG: "backfill"})
     assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
     report(instance, run, DagsterEventType.PIPELINE_FAILURE)
-    assert reloaded(instance, run).is_complete_and_waiting_to_retry
+    assert not backfill_runs_are_complete("backfill", instance, logging.getLogger())
 
 
 def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance, dead: int) -> None:
@@ -93,11 +96,14 @@ def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance
     assert not reloaded(instance, second).is_complete_and_waiting_to_retry
 
 
-def test_a_run_that_failed_by_itself_meanwhile_waits_for_none(instance: dg.DagsterInstance, dead: int) -> None:
+@pytest.mark.parametrize("end", [DagsterEventType.PIPELINE_FAILURE, DagsterEventType.PIPELINE_CANCELING])
+def test_nothing_is_said_of_a_run_that_has_ended_meanwhile_or_is_being_cancelled(
+    instance: dg.DagsterInstance, dead: int, end: DagsterEventType
+) -> None:
     run = started_run(instance, dead)
-    report(instance, run, DagsterEventType.PIPELINE_FAILURE)
+    report(instance, run, end)
     assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
-    assert not reloaded(instance, run).is_complete_and_waiting_to_retry
+    assert reloaded(instance, run).tags == run.tags
 
 
 def test_nothing_is_said_of_a_run_that_is_alive(instance: dg.DagsterInstance) -> None:

@@ -633,7 +633,7 @@ int main(int count, char **arguments) {
   memset(start, 0, sizeof *start + LEVELS * sizeof start->next[0]);
   /* Bodies stay: memory for them comes in large pieces, not each from the kernel. */
 #ifdef M_MMAP_THRESHOLD
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TOP_PAD, 64 << 20);
 #endif
   signal(SIGPIPE, SIG_IGN); /* a client that went away is seen at the write */

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 FEW = 32
 """Workers that keep two processors and two servers busy, where nothing else takes time."""
 
-_DISTANT = 0.030
+_DISTANT = 0.020
 """Seconds an object takes a worker from which on its time is the network's and the servers': all of them then help."""
 _PERHAPS_NEAR = 0.050
 """Seconds an object takes one of all workers below which a few might do: it may be each other that they wait for."""

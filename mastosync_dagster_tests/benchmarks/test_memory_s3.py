@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import obstore
 import pytest
 from botocore.exceptions import ClientError
 
@@ -58,6 +62,27 @@ def test_a_body_comes_back_with_its_headers_and_its_md5_as_etag(client: S3Client
     assert found["Body"].read() == body
     assert kept.items() <= found.items()
     assert client.head_object(Bucket=BUCKET, Key="a/b.png")["ContentLength"] == size
+
+
+def test_bodies_that_arrive_at_the_same_time_each_get_their_own_etag(server: servers.Server) -> None:
+    sizes = [0, 1, 55, 56, 63, 64, 65, 119, 120, 4096, 30_000, 30_001, 30_002, 60_000, 60_064]
+    bodies = {f"a/{number}": os.urandom(size) for number, size in enumerate(sizes)}
+    store = server.store()
+
+    def put(key: str) -> str | None:
+        return obstore.put(store, key, bodies[key], use_multipart=False)["e_tag"]
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        list(pool.map(put, bodies))  # a connection each
+        # While it is held up, all of them arrive.
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            answers = {key: pool.submit(put, key) for key in bodies}
+            time.sleep(0.5)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        etags = {key: answer.result() for key, answer in answers.items()}
+    assert etags == {key: f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"' for key, body in bodies.items()}
 
 
 def test_listings_are_in_byte_order_and_go_on_where_a_page_ended(client: S3Client) -> None:

@@ -101,7 +101,7 @@ def test_a_server_that_does_nothing_gets_all_workers() -> None:
     assert world.pace.size == 128
 
 
-@pytest.mark.parametrize(("maximum", "adaptive"), [(8, True), (16, True), (128, False)])
+@pytest.mark.parametrize(("maximum", "adaptive"), [(8, True), (FEW, True), (128, False)])
 def test_there_is_nothing_to_decide(*, maximum: int, adaptive: bool) -> None:
     world = World(near, maximum, adaptive=adaptive)
     world.run(60)
