@@ -92,20 +92,21 @@ def items_of(
     turned = marks.has_turned(table, row_id, private=private)
     for stored, new in _objects(table, row, changes):
         sizes.bytes += stored.size or 0
+        # In the order of the fields: with their names it takes twice as long, and this is done for each object.
         yield Item(
-            key=stored.key,
-            candidates=stored.candidates,
-            group=table,
-            row_id=row_id,
-            part=f"{stored.attachment}/{stored.style}",
-            private=private,
-            keep_found_key=stored.unfinished,
-            may_be_absent=stored.may_be_absent,
-            new=new,
-            remote=remote,
-            again=_is_among(marks.again, stored),
-            turn=turned or _is_among(marks.turn, stored),
-            size=stored.size,
+            stored.key,
+            stored.candidates,
+            table,
+            row_id,
+            f"{stored.attachment}/{stored.style}",
+            private,
+            stored.unfinished,
+            stored.may_be_absent,
+            new,
+            remote,
+            bool(marks.again) and _is_among(marks.again, stored),
+            turned or (bool(marks.turn) and _is_among(marks.turn, stored)),
+            stored.size,
         )
 
 

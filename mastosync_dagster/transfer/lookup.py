@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from bisect import bisect_left
@@ -83,11 +84,9 @@ def _list(
     view = View()
     for page in storage.list_pages(keys, halt):
         view.list_requests += 1
-        for entry in page:
-            if entry.key in wanted:
-                view.objects[entry.key] = entry
-            elif others:
-                view.others.append(entry)
+        view.objects.update({entry.key: entry for entry in page if entry.key in wanted})
+        if others:
+            view.others += [entry for entry in page if entry.key not in wanted]
         if halt.is_set():
             raise LookupStoppedError
     return view
@@ -230,7 +229,8 @@ class Lookup:
         """
         known = [item for item in items.values() if not item.new]
         listed = [bool(ranges and (known or (others and side))) and self._may_list[side] for side in (0, 1)]
-        wanted = {key for item in known for key in source_keys(item)}
+        wanted = {item.key for item in known}
+        wanted.update(itertools.chain.from_iterable(item.candidates for item in known))
         pages = split(ranges, (item.key for item in known)) if any(listed) else []
         futures = [
             [

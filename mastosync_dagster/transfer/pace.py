@@ -18,11 +18,11 @@ _PERHAPS_NEAR = 0.050
 _FIRST_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _EVERY_SECONDS = 10.0
-"""A look at the other number of workers, every so often: half a second of it. Twice as rarely after each in vain ..."""
+"""A look at another number of workers, every so often: half a second of it. Twice as rarely after each in vain ..."""
 _RARELY_SECONDS = 80.0
 """... but at least this often."""
 _GAIN = 1.15
-"""All workers must do so much more than a few."""
+"""All workers, or twice a few, must do so much more than a few."""
 
 
 class Pace:
@@ -37,9 +37,11 @@ class Pace:
 
     def __init__(self, maximum: int, *, adaptive: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._maximum = maximum
-        self._few = FEW if adaptive else maximum
+        self._few = min(FEW, maximum) if adaptive else maximum
+        # More than a few are tried with twice as many, not with all: a worker that has once begun costs memory.
+        self._more = min(2 * self._few, maximum)
         self._clock = clock
-        self.size = min(self._few, maximum)
+        self.size = self._few
         self._looking = False
         self._rate_before = 0.0
         self._every = _EVERY_SECONDS
@@ -68,7 +70,7 @@ class Pace:
         return self.size != before
 
     def _stay_or_look(self, rate: float) -> None:
-        """Change the number of workers at once where its reason is gone; else look at the other one now and then."""
+        """Change the number of workers at once where its reason is gone; else look at another one now and then."""
         each = self.size / rate if rate > 0 else _DISTANT
         if self.size < self._maximum and each >= _DISTANT:
             self.size = self._maximum
@@ -77,16 +79,14 @@ class Pace:
         elif self._clock() >= self._next_look and (self.size < self._maximum or each < _PERHAPS_NEAR):
             self._looking = True
             self._rate_before = rate
-            self._switch()
+            self.size = self._few if self.size == self._maximum else self._more
 
     def _decide(self, rate: float) -> None:
-        """Compare with what the other number of workers did."""
+        """Compare with what the number of workers before did."""
         self._looking = False
-        looked_at = self.size
-        few, all_ = (self._rate_before, rate) if looked_at == self._maximum else (rate, self._rate_before)
-        self.size = self._maximum if all_ > few * _GAIN else self._few
-        self._every = _EVERY_SECONDS if self.size == looked_at else min(2 * self._every, _RARELY_SECONDS)
+        had_few = self.size > self._few
+        few, more = (self._rate_before, rate) if had_few else (rate, self._rate_before)
+        self.size = self._maximum if more > few * _GAIN else self._few
+        in_vain = (self.size == self._few) == had_few
+        self._every = min(2 * self._every, _RARELY_SECONDS) if in_vain else _EVERY_SECONDS
         self._next_look = self._clock() + self._every
-
-    def _switch(self) -> None:
-        self.size = self._few if self.size == self._maximum else self._maximum
