@@ -22,11 +22,11 @@ _EVERY_SECONDS = 10.0
 _RARELY_SECONDS = 80.0
 """... but at least this often."""
 _GAIN = 1.15
-"""All workers, or twice a few, must do so much more than a few."""
+"""More workers must do so much more than fewer."""
 
 
 class Pace:
-    """Decides between a few workers and all of them, by what comes of it. Lives in one thread.
+    """Decides between a few workers, more, and all of them, by what comes of it. Lives in one thread.
 
     With a network between, the objects done in a second grow with the workers: all of them work. Without (a server in
     the same rack), more workers only wait for each other, and their switching costs a quarter of the processor time.
@@ -38,12 +38,10 @@ class Pace:
     def __init__(self, maximum: int, *, adaptive: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._maximum = maximum
         self._few = min(FEW, maximum) if adaptive else maximum
-        # More than a few are tried with twice as many, not with all: a worker that has once begun costs memory.
-        self._more = min(2 * self._few, maximum)
         self._clock = clock
         self.size = self._few
+        self._size_before, self._rate_before = self.size, 0.0
         self._looking = False
-        self._rate_before = 0.0
         self._every = _EVERY_SECONDS
         self.begin()
         self._next_look = self._since + self._every
@@ -78,15 +76,18 @@ class Pace:
             self._next_look = self._clock() + self._every
         elif self._clock() >= self._next_look and (self.size < self._maximum or each < _PERHAPS_NEAR):
             self._looking = True
-            self._rate_before = rate
-            self.size = self._few if self.size == self._maximum else self._more
+            self._size_before, self._rate_before = self.size, rate
+            # Twice as many, not all: a worker that has once begun costs memory for the rest of the run.
+            self.size = self._few if self.size == self._maximum else min(2 * self.size, self._maximum)
 
     def _decide(self, rate: float) -> None:
         """Compare with what the number of workers before did."""
         self._looking = False
-        had_few = self.size > self._few
-        few, more = (self._rate_before, rate) if had_few else (rate, self._rate_before)
-        self.size = self._maximum if more > few * _GAIN else self._few
-        in_vain = (self.size == self._few) == had_few
-        self._every = min(2 * self._every, _RARELY_SECONDS) if in_vain else _EVERY_SECONDS
+        grew = self.size > self._size_before
+        fewer, more = (self._rate_before, rate) if grew else (rate, self._rate_before)
+        if (more > fewer * _GAIN) == grew:
+            self._every = _EVERY_SECONDS
+        else:
+            self.size = self._size_before
+            self._every = min(2 * self._every, _RARELY_SECONDS)
         self._next_look = self._clock() + self._every

@@ -61,10 +61,17 @@ def test_a_few_workers_do_where_answers_come_at_once() -> None:
 
 
 def test_all_workers_are_taken_where_they_do_more_all_the_same() -> None:
-    world = World(lambda size: min(size / 0.006, 9000))
+    world = World(lambda size: min(size / 0.012, 9000))
     world.run(60)
     assert world.pace.size == 128
     assert world.share_with_all() > 0.5
+
+
+def test_no_more_are_taken_than_do_more() -> None:
+    world = World(lambda size: min(size / 0.012, 5000))
+    world.run(300)
+    assert world.pace.size == 2 * FEW
+    assert sum(size > 2 * FEW for size in world.sizes) / len(world.sizes) < 0.1
 
 
 def test_all_workers_start_as_soon_as_answers_take_longer() -> None:
