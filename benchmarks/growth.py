@@ -19,7 +19,8 @@ COUNTS = (10_000, 100_000, 1_000_000)
 BOUNDARY_ROWS = 10_000_000
 _STEP = 1_000_000
 _TIMES_SMALLEST = 5
-"""So often, since it takes a second beyond what every run takes."""
+"""So often the smallest range is copied: it takes a second beyond what every run takes, and is what others are held
+against."""
 
 
 def growth(bench: Bench, counts: tuple[int, ...]) -> None:
@@ -31,7 +32,7 @@ def growth(bench: Bench, counts: tuple[int, ...]) -> None:
         next_id = rows.hi + 1
         dataset.settle(bench.database)
         with bench.place(0) as place, bench.server(Kind.MEMORY, place, rows) as source:
-            for repetition in range(1, (_TIMES_SMALLEST if count == counts[0] else 1) + 1):
+            for repetition in range(1, (_TIMES_SMALLEST if count == COUNTS[0] else 1) + 1):
                 with bench.server(Kind.MEMORY, place) as destination:
                     for case in (GROWTH, GROWTH_AGAIN):
                         name = case.format(count=count)
