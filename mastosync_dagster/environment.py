@@ -25,6 +25,7 @@ NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
+RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
 VARIABLES = (
     ENV_FILE,
     ROWS_PER_PARTITION,
@@ -35,9 +36,11 @@ VARIABLES = (
     ALERT_WEBHOOK,
     KEEP_RUNS_DAYS,
     COPY_PRIVATE,
+    RETRY_NIGHTS,
 )
 """Our own variables; each resource lists those that its fields fall back to."""
 
+_RETRY_NIGHTS = 7
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -162,6 +165,16 @@ def copy_private(environment: Environment | None = None) -> bool | None:
     if value not in known:
         raise SettingsError(f"{COPY_PRIVATE} must be true or false.")
     return known[value]
+
+
+def retry_nights(environment: Environment | None = None) -> int:
+    """Return how many nights ask again for what has failed or was missing: MASTOSYNC_RETRY_NIGHTS, by default 7.
+
+    Raises:
+        SettingsError: It is no number from 0 to 366.
+    """
+    text = (environment or Environment.read()).text(RETRY_NIGHTS)
+    return _RETRY_NIGHTS if text is None else whole_number(text, name=RETRY_NIGHTS, lowest=0, highest=366)
 
 
 def manifests_location(environment: Environment | None = None) -> str | None:

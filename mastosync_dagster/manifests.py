@@ -66,13 +66,20 @@ class Damaged:
             if manifest.name not in self._told:
                 self._told.add(manifest.name)
                 self._warn(
-                    f"the manifest {manifest.name} is passed over: {error}. Private objects get their ACL "
-                    "again. Delete the file when its ID range, or for a night's the next night, has ended well"
+                    f"{manifest.name} is passed over: {error}. Objects that only it remembers as private are found by"
+                    " a verification with acls=all. Delete the file when its ID range, or for a night's the next night,"
+                    " has ended well"
                 )
 
 
 def columns_of(
-    store: ManifestStore, manifest: StoredManifest, kind: Format, about: About, columns: Sequence[str]
+    store: ManifestStore,
+    manifest: StoredManifest,
+    kind: Format,
+    about: About,
+    columns: Sequence[str],
+    *,
+    any_acls: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield some columns of a kept manifest, in batches; nothing, if it is about another place.
 
@@ -82,6 +89,7 @@ def columns_of(
         kind: What it is.
         about: What its metadata must say.
         columns: Which columns.
+        any_acls: Also if ACLs were written then and are not now, or the other way round.
 
     Raises:
         ManifestStoreError: It cannot be read.
@@ -89,6 +97,8 @@ def columns_of(
         StorageError: The bucket refuses.
     """
     wanted = {name.encode(): value.encode() for name, value in about.metadata().items()}
+    if any_acls:
+        del wanted[_ACLS.encode()]
     with store.file(manifest) as path, kind.open(path) as file:
         if wanted.items() <= (file.schema_arrow.metadata or {}).items():
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)

@@ -10,15 +10,18 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.alerts import FIRST_REASONS
+from mastosync_dagster.convergence import Convergence, Counts, Rules
+from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.history import (
     COVERED_SINCE,
@@ -35,31 +38,42 @@ from mastosync_dagster.history import (
 from mastosync_dagster.incremental import Claim
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, Damaged, manifest_store
-from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
+from mastosync_dagster.mastodon import (
+    TABLES,
+    Connect,
+    PrivateRows,
+    Schema,
+    Selection,
+    database_now,
+    read_schema,
+    rows_as_of,
+    walk_rows,
+)
 from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType, registered_range
-from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
+from mastosync_dagster.privacy import Marks, Privacy
+from mastosync_dagster.privacy_watch import PrivacyWatch
 from mastosync_dagster.progress import ProgressReporter, Watcher
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.run_doubts import CHANGES, ListPlace, RunDoubts, add_to_list, leave_doubts, others_may_write
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
-from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
+from mastosync_dagster.transfer.access import SourceAccess
+from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, CopySettings, copy_plan
+from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
+from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
 from mastosync_dagster.transfer.refetch import RefetchCounts
+from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
-from mastosync_dagster.turned import with_turned
-from mastosync_dagster.unrecorded import trust
 from mastosync_dagster.verdicts import Repairs, repairs
-
-CHANGES = "changes"
-"""Stands for the partition where an unpartitioned run's manifest is filed."""
 
 
 @dataclass(frozen=True)
@@ -164,27 +178,31 @@ def _make_plan(
     store = manifest_store(context.instance, sides.destination)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
-    with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
+    with contextlib.ExitStack() as stack:
+        connect = stack.enter_context(sides.database.session())
+        watcher = stack.enter_context(sides.progress.watch(context.log))
         with contextlib.closing(connect()) as connection:
             read_at, now, reading = rows_as_of(connection), database_now(connection), time.monotonic()
             scope = scope_at(read_at)
             schema = read_schema(connection, [selection.table for selection in scope.selections])
-        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination)
-        wanted = itertools.chain.from_iterable(
-            with_turned(
-                batches(
-                    walk_rows(connect, schema, selection, page_rows=config.page_rows),
-                    _changes(context, selection, sides.destination),
-                    sizes,
-                    marks,
-                ),
+        lists = [_doubts(context, scope, selection, sides.destination) for selection in scope.selections]
+        for listed in lists:
+            listed.open(stack)
+        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination, lists)
+        convergences = [
+            Convergence(
                 connect,
                 schema,
-                selection,
-                marks,
-                page_rows=config.page_rows,
+                listed,
+                destination=destination,
+                source=partial(SourceAccess, source) if marks.privacy is Privacy.SOURCE else None,
+                rules=_rules(context, listed.table, config, marks, destination, read_at),
             )
-            for selection in scope.selections
+            for listed in lists
+        ]
+        wanted = itertools.chain.from_iterable(
+            _wanted(context, connect, schema, selection, sizes, marks, convergence, sides.destination, config)
+            for selection, convergence in zip(scope.selections, convergences, strict=True)
         )
         counts = make_plan(
             wanted,
@@ -197,6 +215,14 @@ def _make_plan(
             on_progress=watcher.planned,
             stop=threading.Event(),
         )
+        for listed in lists:
+            listed.add_planned(has_acls=bool(destination.settings.permission))
+    # Before the first object is written: whatever becomes of this run, what it makes doubtful is asked for.
+    for listed in lists:
+        listed.publish()
+    for listed, convergence in zip(lists, convergences, strict=True):
+        if convergence.counts != Counts():
+            context.log.info(f"{listed.table}, in doubt: {convergence.counts}")
     planned = Planned(
         scope=scope,
         config=config,
@@ -222,28 +248,88 @@ def _about(destination: S3Bucket) -> About:
     return About(place=place_of(destination), acls=bool(destination.settings().permission))
 
 
-def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, destination: S3Bucket) -> Marks:
-    """Return what earlier runs know of the rows and objects that a run is about."""
-    privacy, about = Privacy(config.privacy), _about(destination)
-    store, damaged = manifest_store(context.instance, destination), Damaged(context.log.warning)
-    partition, found = None, Repairs()
+def _settles(selection: Selection) -> bool:
+    """Tell whether a run over these rows also asks for what is in doubt: a night's does, a trial does not."""
+    return selection.changed_since is not None and selection.limit is None and not selection.offset
+
+
+def _list_place(context: dg.OpExecutionContext, scope: Scope, destination: S3Bucket) -> ListPlace:
+    return ListPlace(
+        store=manifest_store(context.instance, destination),
+        about=_about(destination),
+        destination_prefix=destination.settings().prefix,
+        partition=scope.partition,
+        run_id=context.run_id,
+        folder=workfolder.work_folder(context.instance, context.run_id),
+    )
+
+
+def _doubts(context: dg.OpExecutionContext, scope: Scope, selection: Selection, destination: S3Bucket) -> RunDoubts:
+    return RunDoubts(
+        _list_place(context, scope, destination),
+        selection.table,
+        damaged=Damaged(context.log.warning),
+        instance=context.instance,
+        ids=None if scope.partition == CHANGES else selection.ids,
+        settles=_settles(selection),
+    )
+
+
+def _rules(
+    context: dg.OpExecutionContext,
+    table: str,
+    config: PlanConfig,
+    marks: Marks,
+    destination: Storage,
+    read_at: datetime,
+) -> Rules:
+    return Rules(
+        marks=marks,
+        has_acls=bool(destination.settings.permission),
+        copy_private=config.wants_private(),
+        retry_nights=retry_nights(),
+        may_settle=not others_may_write(context.instance, FileType(table), context.run_id),
+        day=read_at.toordinal(),
+    )
+
+
+def _wanted(
+    context: dg.OpExecutionContext,
+    connect: Connect,
+    schema: Schema,
+    selection: Selection,
+    sizes: Sizes,
+    marks: Marks,
+    convergence: Convergence,
+    destination: S3Bucket,
+    config: PlanConfig,
+) -> Iterator[Batch]:
+    """Yield the objects of a selection's rows; where the run settles what is in doubt, that too."""
+    pages = walk_rows(connect, schema, selection, page_rows=config.page_rows)
+    changed = batches(pages, _changes(context, selection, destination), sizes, marks)
+    return convergence.after(changed, page_rows=config.page_rows) if _settles(selection) else changed
+
+
+def _marks(
+    context: dg.OpExecutionContext,
+    scope: Scope,
+    config: PlanConfig,
+    destination: S3Bucket,
+    lists: Sequence[RunDoubts],
+) -> Marks:
+    """Return what is known of the rows and objects that a run is about."""
+    found = Repairs()
     if scope.partition != CHANGES:
-        partition = scope.partition
-        found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition, damaged=damaged)
-    known, left_out = dict[str, set[int]](), dict[str, set[int]]()
-    if privacy is Privacy.MASTODON and (about.acls or partition is None):
-        for table in (selection.table for selection in scope.selections):
-            trusted = trust(context.instance, store, FileType(table))
-            known[table] = private_rows(store, about, table, damaged, trusted=trusted, partition=partition)
-            if not about.acls:
-                out = left_out_rows(store, about, table, damaged)
-                known[table] |= out
-                # As long as nobody has said that they may be left out, each run says it anew.
-                left_out[table] = set() if config.wants_private() is False else out
-    if privacy is Privacy.SOURCE:
-        # Only a copy asks the source for an object's ACL.
-        found = Repairs(again=found.again | found.turn)
-    return Marks(privacy=privacy, known_private=known, left_out=left_out, again=found.again, turn=found.turn)
+        found = repairs(
+            manifest_store(context.instance, destination),
+            _about(destination),
+            destination.settings().prefix,
+            FileType(scope.name),
+            scope.partition,
+            damaged=Damaged(context.log.warning),
+        )
+    doubtful = {listed.table: listed.doubts for listed in lists}
+    return Marks(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, turn=found.turn)
 
 
 def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
@@ -330,8 +416,8 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         planned = _make_plan(context, lambda _: scope, planned.config, sides)
     folder = workfolder.work_folder(context.instance, context.run_id)
     try:
-        with sides.progress.watch(context.log) as watcher:
-            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
+        with sides.progress.watch(context.log) as watcher, _privacy_watch(context, planned, sides) as watch:
+            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher, watch)
             refetched = RefetchCounts()
             if config.refetch and turned.stopped is None and counts.stopped is None:
                 refetched = _refetch(context, folder, sides, planned, config, watcher)
@@ -349,22 +435,66 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
 
 
-def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
+def _carry_out(
+    folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher, watch: PrivacyWatch | None
+) -> tuple[TurnCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
     source, destination, stop = sides.source.storage(), sides.destination.storage(), threading.Event()
+
+    def on_progress(progress: CopyProgress) -> None:
+        watcher.copied(progress)
+        if watch is not None:
+            watch.tick()
+
     interrupt: BaseException | None = None
     turned = TurnCounts()
     try:
         # First of all: what is private now must not stay readable while other objects are copied.
-        turned = turn(folder, source.settings.prefix, destination, stop=stop)
+        turned = turn(
+            folder, source.settings.prefix, destination, stop=stop, on_line=None if watch is None else watch.wrote
+        )
     except BaseException as error:  # noqa: BLE001  (raised again when the copies are written down)
         interrupt = error
     if interrupt is not None or turned.stopped is not None:
         stop.set()
-    counts = copy_plan(folder, source, destination, settings, on_progress=watcher.copied, stop=stop)
+    counts = copy_plan(
+        folder,
+        source,
+        destination,
+        settings,
+        on_progress=on_progress,
+        stop=stop,
+        on_line=None if watch is None else watch.wrote,
+    )
     if interrupt is not None:
         raise interrupt
+    if watch is not None:
+        watch.look()
     return turned, counts
+
+
+@contextlib.contextmanager
+def _privacy_watch(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) -> Iterator[PrivacyWatch | None]:
+    """Give a watch over the rows that may become private while the plan is carried out; None where none can."""
+    tables = [each.table for each in planned.scope.selections if TABLES[each.table].owners]
+    writes = planned.counts.to_copy or planned.counts.to_turn
+    destination = sides.destination.storage()
+    by_rows = Privacy(planned.config.privacy) is Privacy.MASTODON
+    if not tables or not writes or not by_rows or not destination.settings.permission:
+        yield None
+        return
+    # Media attachments are the only table whose rows an owner makes private.
+    (table,) = tables
+    place, supplements = _list_place(context, planned.scope, sides.destination), itertools.count(1)
+
+    def put_on_list(lines: Sequence[DoubtLine]) -> None:
+        add_to_list(place, table, lines, next(supplements))
+
+    with sides.database.session() as connect:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [table])
+        with PrivateRows(connect, schema, table) as rows:
+            yield PrivacyWatch(rows, destination, put_on_list, context.log.warning)
 
 
 def _refetch(
@@ -488,14 +618,33 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
     )
     summary = reports.summarize(read_manifest(merged))
     store, scope = manifest_store(context.instance, sides.destination), planned.scope
-    try:
-        location = Outbox(context.instance).publish(store, merged, scope.name, scope.partition, context.run_id)
-    except (ManifestStoreError, StorageError):
-        context.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
-        workfolder.remove_work_folder(context.instance, context.run_id)
-        raise
+    outbox = Outbox(context.instance)
+    problems: list[Exception] = []
+    lists = _left_doubts(context, planned, sides, merged)
+    location = ""
+    # The lists even if the manifest could not be published: what waits here, a later run publishes.
+    for file, group in [(merged, scope.name), *lists]:
+        try:
+            published = outbox.publish(store, file, group, scope.partition, context.run_id)
+            location = location or published
+        except (ManifestStoreError, StorageError) as problem:  # noqa: PERF203  (a handful of files)
+            problems.append(problem)
     workfolder.remove_work_folder(context.instance, context.run_id)
+    if problems:
+        context.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
+        raise problems[0]
     return summary, location
+
+
+def _left_doubts(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path
+) -> list[tuple[Path, str]]:
+    """Return the lists of what the run leaves in doubt, each with its group."""
+    place = _list_place(context, planned.scope, sides.destination)
+    has_acls = bool(sides.destination.settings().permission)
+    tables = [selection.table for selection in planned.scope.selections]
+    files = [(leave_doubts(place, table, manifest, has_acls=has_acls), GROUP.format(table=table)) for table in tables]
+    return [(file, group) for file, group in files if file is not None]
 
 
 def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _Report:

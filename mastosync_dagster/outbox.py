@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.launcher import is_alive
+from mastosync_dagster.transfer.doubts import GROUP
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
@@ -76,7 +77,9 @@ class Outbox:
             if run is not None and not run.is_finished and is_alive(run):
                 continue  # it is publishing it
             try:
-                store.write(file, LATE.format(group=group), partition, run_id)
+                # A doubt list is read beside all others, whenever it comes.
+                late = group if group.startswith(GROUP.format(table="")) else LATE.format(group=group)
+                store.write(file, late, partition, run_id)
                 file.unlink(missing_ok=True)
             except (ManifestStoreError, StorageError, OSError) as error:
                 # A run beside this one may have been faster.

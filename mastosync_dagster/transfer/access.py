@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _NOT_IMPLEMENTED = 501
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
+_STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"})
+"""Whom a private object must not be shown to; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
 _PUBLIC = frozenset({"public-read", "public-read-write"})
 PRIVATE: ObjectCannedACLType = "private"
@@ -45,11 +47,20 @@ def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
     Raises:
         StorageError: The side does not say. The message names the right that is needed.
     """
-    answer = _acl(storage, key, halt)
-    return any(
-        grant.get("Grantee", {}).get("URI") == _EVERYBODY and grant.get("Permission") in _READS
-        for grant in answer.get("Grants", [])
-    )
+    return _EVERYBODY in _readers(_acl(storage, key, halt))
+
+
+def has_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
+    """Ask whether an object has the ACL that it must have. Arguments and errors as `set_access`."""
+    readers = _readers(_acl(storage, key, halt))
+    return not readers & _STRANGERS if private else _EVERYBODY in readers
+
+
+def _readers(acl: GetObjectAclOutputTypeDef) -> set[str]:
+    """Return the groups that may read an object."""
+    return {
+        grant.get("Grantee", {}).get("URI", "") for grant in acl.get("Grants", []) if grant.get("Permission") in _READS
+    }
 
 
 def _acl(storage: Storage, key: str, halt: threading.Event) -> GetObjectAclOutputTypeDef:
@@ -104,8 +115,8 @@ def _no_acls(settings: StorageSettings) -> StorageError:
     )
 
 
-def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
-    """Make an object private, or give it the permission of the settings (PutObjectAcl).
+def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
+    """Make sure that an object is private, or has the permission of the settings (GetObjectAcl, PutObjectAcl).
 
     A server that knows no ACLs may overlook the ``?acl`` of such a request, and take it for a new, empty object
     (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent.
@@ -116,10 +127,14 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
         private: Which of the two.
         halt: Set, no further attempt is made.
 
+    Returns:
+        Whether it had to be set.
+
     Raises:
         StorageError: The side refuses, has no such object, or shows no ACL.
     """
-    _acl(storage, key, halt)
+    if has_access(storage, key, private=private, halt=halt):
+        return False
     acl = PRIVATE if private else storage.settings.permission
     patiently(
         storage,
@@ -131,6 +146,7 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
         ),
         halt,
     )
+    return True
 
 
 class SourceAccess:

@@ -54,7 +54,7 @@ class StoredManifest:
 
 
 class ManifestStore(ABC):
-    """Keeps manifests. They appear whole or not at all, and are never changed."""
+    """Keeps manifests, findings and doubt lists. Files appear whole or not at all, and are never changed in place."""
 
     def write(self, file: Path, group: str, partition: str, run_id: str) -> str:
         """Publish a manifest.
@@ -97,6 +97,10 @@ class ManifestStore(ABC):
         """Return all manifests of a group, oldest first."""
         return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
 
+    def of_partition(self, group: str, partition: str) -> list[StoredManifest]:
+        """Return all manifests of one partition of a group, oldest first."""
+        return sorted(self._all(group, partition), key=lambda manifest: (manifest.written, manifest))
+
     def runs(self, group: str) -> set[str]:
         """Return the runs that have a manifest in a group."""
         return {manifest.run_id for manifest in self._all(group)}
@@ -110,8 +114,20 @@ class ManifestStore(ABC):
         """Give a kept manifest as a local file, while the block lasts."""
         return self._local(manifest.name)
 
+    def remove(self, manifest: StoredManifest) -> None:
+        """Remove what another file has replaced. Nothing happens where it is gone already.
+
+        Raises:
+            ManifestStoreError: Not writable.
+            StorageError: The bucket refuses.
+        """
+        self._remove(manifest.name)
+
     @abstractmethod
     def _write(self, file: Path, name: str) -> str: ...
+
+    @abstractmethod
+    def _remove(self, name: str) -> None: ...
 
     @abstractmethod
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
@@ -158,6 +174,14 @@ class FolderManifests(ManifestStore):
             _keep_names(folder)
         return str(target)
 
+    def _remove(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise ManifestStoreError(
+                f"{name} cannot be removed from {self._folder} ({error.strerror}): let this user write there"
+            ) from error
+
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         # A hidden file is one that is still being written.
         for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
@@ -185,6 +209,12 @@ class BucketManifests(ManifestStore):
         except Exception as error:
             raise self._storage.error(error, name) from error
         return f"s3://{self._storage.settings.bucket}/{full}"
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._storage.client.delete_object(Bucket=self._storage.settings.bucket, Key=self._storage.full_key(name))
+        except Exception as error:
+            raise self._storage.error(error, name) from error
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         above = self._storage.full_key(f"{group}/")

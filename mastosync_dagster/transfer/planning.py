@@ -53,7 +53,7 @@ class PlanCounts:
         objects: Objects, that is: distinct keys at the destination.
         to_copy: Lines of the plan file.
         present: Already at the destination and equal, those included that get another ACL.
-        to_turn: Of these, the ones that get their ACL set.
+        to_turn: Of these, the ones whose ACL is asked for, and set where it is another.
         missing: Not at the source, nor at the destination.
         failed: Cannot be copied.
         bytes_to_copy: Bytes of the objects to copy whose size is known.
@@ -116,8 +116,8 @@ def make_plan(
         stop: Set from another thread, it ends the planning.
         on_progress: Called in this thread about once a second.
         listers: Listings in flight at a time.
-        keep_access: Whether everybody may read an object that is to be copied is asked of the source, a request each,
-            instead of taken from the item.
+        keep_access: Whether everybody may read an object that is to be copied, or to get its ACL, is asked of the
+            source, a request each, instead of taken from the item.
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
@@ -227,6 +227,7 @@ class _Planner:
         self._to_turn = 0
         self._bytes = 0
         self._undecided: list[tuple[Item, PlannedCopy]] = []
+        self._unturned: list[PlannedCopy] = []
         self._on_progress = on_progress
         self._told = time.monotonic()
 
@@ -358,14 +359,20 @@ class _Planner:
         found: ListedObject | None = None,
         detail: str | None = None,
     ) -> None:
-        """Leave an object as it is, or plan to set its ACL."""
-        if not (item.turn and self._has_acls):
+        """Leave an object as it is, or plan to see to its ACL."""
+        # Where the source says who may read an object, nobody says so of what it has lost: that stays as it is.
+        unsaid = self.access is not None and found is None
+        if not (item.turn and self._has_acls) or unsaid:
             self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
         self._outcomes[Outcome.PRESENT] += 1
         self._to_turn += 1
         line = self._line(item, target, [found.key if found else ""], there)
-        self._turns.write(line._replace(etag=self._md5(found, there)))
+        line = line._replace(etag=self._md5(found, there))
+        if self.access is None:
+            self._turns.write(line)
+        else:
+            self._unturned.append(line)
 
     def _copy(self, item: Item, target: str, source_keys: list[str], found: ListedObject | None) -> None:
         """Plan a copy. Without ``found`` the source keys are to be tried in order."""
@@ -397,9 +404,14 @@ class _Planner:
         self._plan.write(line)
 
     def _ask_access(self) -> None:
-        """Ask the source who may read the batch's objects that are to be copied, and plan them accordingly."""
-        if self.access is None or not self._undecided:
+        """Ask the source who may read the batch's objects that are written or get an ACL, and plan accordingly."""
+        if self.access is None:
             return
+        for line, is_private in zip(
+            self._unturned, self.access.are_private([(line.source_key,) for line in self._unturned]), strict=True
+        ):
+            self._turns.write(line._replace(private=is_private))
+        self._unturned.clear()
         private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
         for (item, line), is_private in zip(self._undecided, private, strict=True):
             if is_private and not self._take_private:
