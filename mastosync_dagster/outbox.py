@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.launcher import is_alive
+from mastosync_dagster.run_lock import RunState, state
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
@@ -73,8 +73,8 @@ class Outbox:
         for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
             group, partition, run_id = file.name.split(_BETWEEN, 2)
             run = self._instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished and is_alive(run):
-                continue  # it is publishing it
+            if run is not None and state(self._instance, run) is RunState.ALIVE:
+                continue  # it is publishing it, whatever the history says of it
             try:
                 store.write(file, LATE.format(group=group), partition, run_id)
                 file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.history import SYNC_CHANGES, read_until_tag
-from mastosync_dagster.launcher import is_alive
+from mastosync_dagster.run_lock import RunState, state
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -63,7 +63,7 @@ def trust(instance: DagsterInstance, store: ManifestStore, file_type: FileType) 
             continue
         if run.is_finished:
             ended.append(record)
-        elif not is_alive(run):
+        elif state(instance, run) is not RunState.ALIVE:
             # Nobody has noticed yet that it ended, or it is another machine's.
             moments.append(time.time())
     recorded = store.runs(file_type.value) | store.runs(SYNC_CHANGES) if ended else set()

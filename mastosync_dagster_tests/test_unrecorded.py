@@ -11,11 +11,11 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 
 from mastosync_dagster.history import read_until_tag
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, Damaged
 from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import private_rows
+from mastosync_dagster.run_lock import hold
 from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge
 from mastosync_dagster.transfer.manifest_store import FolderManifests, ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
@@ -75,15 +75,14 @@ def failed_run(instance: dg.DagsterInstance, reader: str | None = None) -> str:
     return run_id
 
 
-def running_run(instance: dg.DagsterInstance, process: RunProcess | None) -> None:
-    """Have a run in progress."""
+def running_run(instance: dg.DagsterInstance, *, here: bool) -> None:
+    """Have a run in progress; of one that is here the lock is held."""
     run = instance.create_run_for_job(failing)
     event = DagsterEvent(event_type_value=DagsterEventType.RUN_START.value, job_name=run.job_name)
     instance.report_dagster_event(event, run.run_id)
-    tags = {TAG: f"2026-01-01T00:00:00.000000+00:00|{run.run_id}"}
-    if process is not None:
-        tags[PROCESS_TAG] = str(RunProcess(run.run_id, process.host, process.boot, process.pid, process.start))
-    instance.add_run_tags(run.run_id, tags)
+    if here:
+        hold(instance, run.run_id)
+    instance.add_run_tags(run.run_id, {TAG: f"2026-01-01T00:00:00.000000+00:00|{run.run_id}"})
 
 
 def known(store: FolderManifests, instance: dg.DagsterInstance) -> set[int]:
@@ -131,17 +130,9 @@ def test_a_repetition_that_has_read_nothing_yet_has_copied_nothing(
 def test_a_run_in_progress_takes_the_trust_unless_its_process_is_there(
     instance: dg.DagsterInstance, store: FolderManifests
 ) -> None:
-    here = RunProcess.current("")
-    running_run(instance, here)
+    running_run(instance, here=True)
     assert trust(instance, store, MEDIA).since is None
-    running_run(instance, RunProcess("", "another-machine", here.boot, here.pid, here.start))
-    assert trust(instance, store, MEDIA).since is not None
-
-
-def test_a_run_in_progress_whose_process_nobody_knows_takes_the_trust_too(
-    instance: dg.DagsterInstance, store: FolderManifests
-) -> None:
-    running_run(instance, None)
+    running_run(instance, here=False)
     assert trust(instance, store, MEDIA).since is not None
 
 
@@ -202,7 +193,7 @@ def test_manifests_that_waited_are_published_apart_and_say_nothing_of_what_is_pr
 def test_what_waits_for_a_run_that_the_history_has_lost_is_published_and_one_in_progress_is_left_alone(
     instance: dg.DagsterInstance, store: FolderManifests, tmp_path: Path
 ) -> None:
-    running_run(instance, RunProcess.current(""))
+    running_run(instance, here=True)
     (running,) = instance.get_runs()
     for number, run_id in enumerate(("lost", running.run_id)):
         wait_in_the_outbox(instance, manifest(tmp_path / str(number), line(private=True)), str(number), run_id)
