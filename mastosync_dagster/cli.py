@@ -35,9 +35,11 @@ def _plain_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance that DAGSTER_HOME names."""
+    """Open the Dagster instance that DAGSTER_HOME names. Runs of it that have died are called failed."""
     import dagster as dg
     from dagster._core.errors import DagsterHomeNotSetError
+
+    from mastosync_dagster.launcher import close_dead_runs
 
     try:
         opened = dg.DagsterInstance.get()
@@ -50,6 +52,7 @@ def _instance() -> Iterator[dg.DagsterInstance]:
         # A relative path, or no folder: Dagster's own sentence says which.
         raise click.ClickException(str(error)) from error
     with opened:
+        close_dead_runs(opened)
         yield opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
 from mastosync_dagster.reports import counts
+from mastosync_dagster.run_lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +41,11 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
         Whether it succeeded, that is: no object failed.
     """
     job = build_definitions(BarProgress(console)).resolve_job_def("sync_changes")
+    run_id = str(uuid.uuid4())
+    # Before the run is on record: at whatever moment this process is killed, the next command sees that it has died.
+    lock(instance, run_id)
     result = job.execute_in_process(
-        run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False
+        run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
     )
     if result.success:
         console.print(_table(result.output_for_node("report_changes")))

@@ -36,7 +36,6 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
 from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import (
     TABLES,
@@ -57,6 +56,7 @@ from mastosync_dagster.progress import ProgressReporter, Watcher
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.run_doubts import CHANGES, ListPlace, RunDoubts, add_to_list, leave_doubts, others_may_write
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.access import SourceAccess
@@ -172,12 +172,11 @@ def _make_plan(
         sides: The servers.
     """
     started = time.monotonic()
-    context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
+    folder = workfolder.create_work_folder(context.instance, context.run_id)
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
     store = manifest_store(context.instance, sides.destination)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
-    folder = workfolder.create_work_folder(context.instance, context.run_id)
     with contextlib.ExitStack() as stack:
         connect = stack.enter_context(sides.database.session())
         watcher = stack.enter_context(sides.progress.watch(context.log))
@@ -355,7 +354,7 @@ def plan(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Planned:
     """Plan one ID range of the asset that the op runs for."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.assets_def.key.to_user_string())
         ids = registered_range(context.instance, file_type, context.partition_key)
         scope = Scope(
@@ -389,7 +388,7 @@ def plan_changes(
             place=place,
         )
 
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         return _make_plan(context, scope_at, config, _Sides(mastodon_db, source, destination, progress))
 
 
@@ -405,7 +404,7 @@ def copy(
     web: dg.ResourceParam[FetchSettings],
 ) -> Copied:
     """Carry out the plan."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         return _copy(context, config, planned, _Sides(mastodon_db, source, destination, progress, web))
 
 
@@ -672,7 +671,7 @@ def report(
     web: dg.ResourceParam[FetchSettings],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
     check = reports.check_result(told.summary, copied.planned.scope.name, failed=told.failed(told.summary.total))
     if told.has_failed:
@@ -694,7 +693,7 @@ def report_changes(
     web: dg.ResourceParam[FetchSettings],
 ) -> reports.Summary:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
     for selection in copied.planned.scope.selections:
         context.log_event(told.observation(selection))

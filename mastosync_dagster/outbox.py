@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.launcher import is_alive
+from mastosync_dagster.run_lock import RunState, state
 from mastosync_dagster.transfer.doubts import GROUP
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
@@ -74,8 +74,8 @@ class Outbox:
         for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
             group, partition, run_id = file.name.split(_BETWEEN, 2)
             run = self._instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished and is_alive(run):
-                continue  # it is publishing it
+            if run is not None and state(self._instance, run) is RunState.ALIVE:
+                continue  # it is publishing it, whatever the history says of it
             try:
                 # A doubt list is read beside all others, whenever it comes.
                 late = group if group.startswith(GROUP.format(table="")) else LATE.format(group=group)

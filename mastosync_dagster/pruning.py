@@ -54,6 +54,7 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import key_ranges
 from mastosync_dagster.transfer.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.transfer.items import Batch
@@ -180,7 +181,7 @@ def prune(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> None:
     """Prune one ID range of the file type that the job is about."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         _Pruning(context=context, config=config, database=mastodon_db, destination=destination, progress=progress).run()
 
 

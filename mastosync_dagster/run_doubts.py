@@ -10,6 +10,7 @@ import dagster as dg
 
 from mastosync_dagster.doubt_list import DoubtList, Doubts, run_of
 from mastosync_dagster.history import copies
+from mastosync_dagster.run_lock import RunState, living, state
 from mastosync_dagster.transfer.doubts import (
     OPEN,
     Doubt,
@@ -227,8 +228,18 @@ def _lines(file: Path) -> Iterator[DoubtLine]:
 
 def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str) -> bool:
     """Tell whether another run may write objects of a file type by rows that it has read already."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS))
-    return any(run.run_id != run_id and copies(run, file_type) for run in runs)
+    found = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS))}
+    for other in living(instance):
+        # The history may call a run ended whose process goes on.
+        run = instance.get_run_by_id(other)
+        if run is not None:
+            found[other] = run
+    # Of what has not begun, all is planned from rows that are read later than ours.
+    harmless = {RunState.DEAD, RunState.NOT_BEGUN}
+    return any(
+        run.run_id != run_id and copies(run, file_type) and state(instance, run) not in harmless
+        for run in found.values()
+    )
 
 
 def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
@@ -236,7 +247,7 @@ def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
     run = instance.get_run_by_id(run_of(file))
     if run is None:
         return file.written < datetime.now(timezone.utc) - _UNKNOWN_RUN_AGE
-    return run.is_finished
+    return run.is_finished and state(instance, run) is not RunState.ALIVE
 
 
 def open_objects(lists: Sequence[Doubts]) -> dict[Doubt, int]:

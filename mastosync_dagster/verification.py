@@ -30,6 +30,7 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.settings import known_privacy
 from mastosync_dagster.transfer.audit import AuditCounts, AuditSettings, Depth, audit
 from mastosync_dagster.transfer.findings import DIFFERENCES, FINDINGS, Finding
@@ -114,7 +115,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
         destination: S3Bucket,
         progress: dg.ResourceParam[ProgressReporter],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-        with plain_failures():
+        with plain_failures(), working(context.instance, context.run.run_id):
             ids = registered_range(context.instance, file_type, context.partition_key)
             told = _verify(context, config, file_type, ids, _Sides(mastodon_db, source, destination, progress))
         if told.different:
