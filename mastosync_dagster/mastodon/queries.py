@@ -7,7 +7,7 @@ than a page of rows, whatever it finds there.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -222,12 +222,13 @@ def row_columns(facts: Table, schema: Schema, *, changed: bool = False) -> list[
 
 
 def _owners(facts: Table, schema: Schema) -> list[Owner]:
-    """Return the owners that the database knows of."""
-    return [
-        owner
+    """Return the owners that the database knows of, each with those of its columns that there are."""
+    known = [
+        replace(owner, private_since=tuple(name for name in owner.private_since if schema.has(owner.table, name)))
         for owner in facts.owners
-        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id", owner.private_since)
+        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id")
     ]
+    return [owner for owner in known if owner.private_since]
 
 
 def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
@@ -240,8 +241,10 @@ def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
     """
     # A subquery for each row, and not a join: with stale statistics a join might read the whole other table.
     private = [
-        sql.SQL("COALESCE((SELECT o.{} IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
-            sql.Identifier(owner.private_since), schema.identifier(owner.table), sql.Identifier(rows, owner.column)
+        sql.SQL("COALESCE((SELECT COALESCE({}) IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
+            sql.SQL(", ").join(sql.Identifier("o", column) for column in owner.private_since),
+            schema.identifier(owner.table),
+            sql.Identifier(rows, owner.column),
         )
         for owner in _owners(facts, schema)
     ]

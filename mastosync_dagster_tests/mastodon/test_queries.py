@@ -323,10 +323,22 @@ def test_ranges_pages_and_tables_that_make_no_sense_are_refused(mastodon: Mastod
 # --- what is private -----------------------------------------------------------------------------------------------
 
 
-def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: MastodonDatabase) -> None:
+@pytest.mark.parametrize(
+    "since",
+    [
+        {"suspended_at": "2024-01-01"},
+        # Since 4.7 of accounts whose deletion was asked for: a migration empties the other column.
+        {"requested_deletion_at": "2024-01-01"},
+        {"suspended_at": "2024-01-01", "requested_deletion_at": "2024-01-01"},
+    ],
+    ids="+".join,
+)
+def test_media_of_suspended_accounts_and_removed_posts_are_private(
+    mastodon: MastodonDatabase, since: dict[str, str]
+) -> None:
     mastodon.execute("INSERT INTO statuses (id, deleted_at) VALUES (1, NULL), (2, '2024-01-01')")
     mastodon.insert("accounts", {"id": 1, "avatar_file_name": "a.png"})
-    mastodon.insert("accounts", {"id": 2, "avatar_file_name": "a.png", "suspended_at": "2024-01-01"})
+    mastodon.insert("accounts", {"id": 2, "avatar_file_name": "a.png", **since})
     expected = {}
     for row_id, (account, status) in enumerate(itertools.product((None, 1, 2, 77), repeat=2)):
         mastodon.insert(
@@ -345,8 +357,10 @@ def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: Mas
         ("DROP TABLE statuses", {1}),
         ("ALTER TABLE statuses DROP deleted_at", {1}),
         ("ALTER TABLE media_attachments DROP status_id", {1}),
+        # 4.6 and before.
+        ("ALTER TABLE accounts DROP requested_deletion_at", {1, 2}),
         ("ALTER TABLE accounts DROP suspended_at", {2}),
-        ("ALTER TABLE accounts DROP suspended_at; DROP TABLE statuses", set()),
+        ("ALTER TABLE accounts DROP suspended_at, DROP requested_deletion_at; DROP TABLE statuses", set()),
     ],
 )
 def test_what_a_version_lacks_makes_nothing_private(
