@@ -59,7 +59,8 @@ class AuditCounts:
         acls_unknown: Why it could not be seen who may read the objects; None: it could.
         unlisted: The destination may not be listed: each object was asked for, and extra ones were not looked for.
         left_out: Objects that a listing lacked, and that were there when they were asked for by name.
-        tops: What lies at the top of source and destination: see `Top.names`. Before the end: nothing.
+        tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or it is not
+            the end yet.
     """
 
     rows: int
@@ -237,13 +238,14 @@ class _Auditor:
         """Name what lies beside the folders of wanted objects, at both sides."""
         sides = (self._source, self._destination)
         tops = tuple(
-            look_at_top(storage, folders) if may else Top() for storage, may in zip(sides, listed, strict=True)
+            look_at_top(storage, folders) if may else Top(listed=False)
+            for storage, may in zip(sides, listed, strict=True)
         )
         for top, storage, finding in zip(tops, sides, (Finding.FOREIGN_AT_SOURCE, Finding.FOREIGN), strict=True):
             for entry, detail in top.objects:
                 self._write_unwanted(entry, finding, detail, storage)
         requests = self.counts.list_requests + sum(top.list_requests for top in tops)
-        names = [top.names for top in tops]
+        names = [top.names if top.listed else None for top in tops]
         self.counts = replace(self.counts, list_requests=requests, unlisted=not listed[1], tops=(names[0], names[1]))
 
     def _sight(self, item: Item, source: View, destination: View) -> Sight:

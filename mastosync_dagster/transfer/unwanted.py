@@ -49,13 +49,15 @@ class Top:
     """What lies at the top of a side, and in the folders that were named.
 
     Attributes:
-        names: Folders (with ``/`` at the end) and single objects that lie there, each with whether it is foreign;
-            None: it may not be listed. A few thousand at the most: then `AND_MORE` is one of them.
+        listed: Whether it may be listed.
+        names: Folders (with ``/`` at the end) and single objects that lie there, each with whether it is foreign. Some
+            thousands at the most: then `AND_MORE` is one of them.
         objects: Foreign objects, some thousand of them at the most, each with a remark.
         list_requests: ListObjectsV2 requests that this took.
     """
 
-    names: dict[str, bool] | None = None
+    listed: bool = True
+    names: dict[str, bool] = field(default_factory=dict)
     objects: list[tuple[ListedObject, str]] = field(default_factory=list)
     list_requests: int = 0
 
@@ -74,36 +76,39 @@ def look_at_top(storage: Storage, folders: Mapping[str, Collection[str]]) -> Top
     Raises:
         StorageError: It cannot be listed, for another reason than that it may not.
     """
-    names: dict[str, bool] = {}
-    top = Top(names)
-    strangers: list[str] = []
-    for folder, own in folders.items():
-        for page in _pages(storage, folder):
-            top.list_requests += 1
-            if page is None:
-                if not folder:
-                    top.names = None
-                    return top
-                names[AND_MORE] = True
-                continue
-            for entry in page.objects:
-                names[entry.key] = True
-                top.objects.append((entry, NOT_COPIED))
-            for name in page.folders:
-                # What is looked into itself is not foreign, and its own folders say more than its name.
-                if name not in folders:
-                    names[name] = name not in own
-            strangers += [name for name in page.folders if name not in own]
-            if page.more:
-                names[AND_MORE] = True
+    top = Top()
+    for folder in folders:
+        if not _look_into(storage, folder, folders, top):
+            if not folder:
+                top.listed = False
+                return top
+            top.names[AND_MORE] = True
+    strangers = [name for name, foreign in top.names.items() if foreign and name.endswith("/")]
     for name in strangers[:_FOREIGN_FOLDERS]:
         inside = _try_to_list(storage, name, delimiter="", keys=_FOREIGN_KEYS)
         top.list_requests += 1
-        if inside is None:
-            continue
-        detail = f"{NOT_COPIED}; one of many in {name}" if inside.more else NOT_COPIED
-        top.objects += [(entry, detail) for entry in inside.objects]
+        if inside is not None:
+            detail = f"{NOT_COPIED}; one of many in {name}" if inside.more else NOT_COPIED
+            top.objects += [(entry, detail) for entry in inside.objects]
     return top
+
+
+def _look_into(storage: Storage, folder: str, folders: Mapping[str, Collection[str]], top: Top) -> bool:
+    """Note what lies in one folder. Returns False where it may not be listed."""
+    for page in _pages(storage, folder):
+        top.list_requests += 1
+        if page is None:
+            return False
+        for entry in page.objects:
+            top.names[entry.key] = True
+            top.objects.append((entry, NOT_COPIED))
+        for name in page.folders:
+            # Of a folder that is looked into, what lies in it says more than its name.
+            if name not in folders:
+                top.names[name] = name not in folders[folder]
+        if page.more:
+            top.names[AND_MORE] = True
+    return True
 
 
 def _pages(storage: Storage, folder: str) -> Iterator[_Listed | None]:

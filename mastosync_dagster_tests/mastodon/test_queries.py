@@ -465,6 +465,28 @@ def test_ranges_of_a_table_that_is_absent_or_of_no_rows_are_refused(mastodon: Ma
         id_boundaries(mastodon.connect, "accounts", after=None, rows_per_range=0)
 
 
+def test_times_that_others_set_do_not_make_a_row_new(own_mastodon: MastodonDatabase) -> None:
+    """A stranger's post says when it was published, an account when it was created: in 2199, or an hour ago."""
+    mastodon = own_mastodon
+    mastodon.execute("ALTER TABLE statuses ADD created_at timestamp, ADD updated_at timestamp")
+    written = "2023-06-01 00:00:00"
+    for said in ("2199-01-01 00:00:00", "2024-01-01 00:00:00", "2009-01-01 00:00:00"):
+        for table in ("statuses", "accounts"):
+            mastodon.execute(f"DELETE FROM {table}")  # noqa: S608  (of a list)
+            mastodon.insert(table, {"id": 1, "created_at": said, "updated_at": written})
+        with contextlib.closing(mastodon.connect()) as connection:
+            assert newest_row(connection, mastodon.schema()) == datetime(2023, 6, 1, tzinfo=timezone.utc)
+
+
+def test_a_row_of_the_future_does_not_hide_those_before_it(mastodon: MastodonDatabase) -> None:
+    with contextlib.closing(mastodon.connect()) as connection:
+        future = {"created_at": "2199-01-01 00:00:00", "updated_at": "2199-01-01 00:00:00"}
+        mastodon.insert("media_attachments", {"id": 7, **future})
+        assert newest_row(connection, mastodon.schema()) is None
+        mastodon.insert("media_attachments", {"id": 5, "updated_at": "2023-06-01 00:00:00"})
+        assert newest_row(connection, mastodon.schema()) == datetime(2023, 6, 1, tzinfo=timezone.utc)
+
+
 def test_the_newest_row_is_that_of_any_table(mastodon: MastodonDatabase) -> None:
     schema = mastodon.schema()
     with contextlib.closing(mastodon.connect()) as connection:
