@@ -21,10 +21,10 @@ from mastosync_dagster.coverage import covering_batches
 from mastosync_dagster.environment import copy_private
 from mastosync_dagster.extras import Extras
 from mastosync_dagster.failures import plain_failures
-from mastosync_dagster.findings_text import counted, findings_table, first_findings
+from mastosync_dagster.findings_text import counted, findings_table, first_findings, foreign_text, top_text
 from mastosync_dagster.history import place_of
 from mastosync_dagster.manifests import About, manifest_store
-from mastosync_dagster.mastodon import CACHE_FOLDERS, TOP_FOLDERS, IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, read_schema, walk_rows
 from mastosync_dagster.mastodon.paths import CACHE
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
@@ -39,7 +39,14 @@ from mastosync_dagster.verdicts import verification_of
 CHECK_NAME = "verified"
 GROUP = "verification"
 
-_FOLDERS: Mapping[str, frozenset[str]] = {"": TOP_FOLDERS, CACHE: CACHE_FOLDERS}
+_SIDES = ("source", "destination")
+_UNWANTED = (Finding.EXTRA, Finding.FOREIGN, Finding.FOREIGN_AT_SOURCE)
+
+# Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
+_FOLDERS: Mapping[str, frozenset[str]] = {
+    "": frozenset({CACHE, *(f"{file_type.value}/" for file_type in FileType)}),
+    CACHE: frozenset(f"{CACHE}{file_type.value}/" for file_type in FileType) & CACHE_FOLDERS,
+}
 
 
 class VerifyConfig(dg.Config):
@@ -175,8 +182,13 @@ class _Told:
     @property
     def summary(self) -> str:
         findings = self.counts.findings
-        wanted = (Finding.EQUAL, *DIFFERENCES, Finding.MISSING, Finding.EXTRA, Finding.FOREIGN)
+        wanted = (Finding.EQUAL, *DIFFERENCES, Finding.MISSING, *_UNWANTED)
         notes = [
+            *(foreign_text(side, top) for side, top in zip(_SIDES, self.counts.tops, strict=True)),
+            f"{self.counts.left_out:,} objects that a listing lacked were there when they were asked for by name: it is"
+            " not to be relied on"
+            if self.counts.left_out
+            else "",
             f"who may read the objects could not be seen: {self.counts.acls_unknown}"
             if self.counts.acls_unknown
             else "",
@@ -212,6 +224,10 @@ class _Told:
             **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
             "seconds": dg.MetadataValue.float(round(self.seconds, 3)),
             "summary": dg.MetadataValue.text(self.summary),
+            **{
+                f"top of the {side}": dg.MetadataValue.md(top_text(top))
+                for side, top in zip(_SIDES, counts.tops, strict=True)
+            },
             "differences": dg.MetadataValue.md(self.table),
             "findings": dg.MetadataValue.path(self.location),
         }
@@ -255,7 +271,7 @@ def _verify(
                     f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
                 ),
             )
-    unwanted = (*DIFFERENCES, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
+    unwanted = (*DIFFERENCES, *_UNWANTED, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
     location = manifest_store(context.instance, sides.destination).write(

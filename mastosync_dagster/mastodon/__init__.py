@@ -4,7 +4,7 @@ from mastosync_dagster.mastodon.changes import ChangedObject, changed_objects
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
 from mastosync_dagster.mastodon.lookups import PrivateRows, Rows
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
-from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, TOP_FOLDERS, Owners, owners
+from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.queries import (
     Boundary,
@@ -27,7 +27,6 @@ __all__ = [
     "CACHE_CONTROL",
     "CACHE_FOLDERS",
     "TABLES",
-    "TOP_FOLDERS",
     "Boundary",
     "ChangedObject",
     "Connect",

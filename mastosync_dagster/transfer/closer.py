@@ -154,8 +154,8 @@ class CloserLook:
     def _compare_headers(
         self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
     ) -> None:
-        here = read_attributes(self._source, source_key, halt)
-        there = read_attributes(self._destination, key, halt)
+        here = read_attributes(self._source, source_key, halt).by_header()
+        there = read_attributes(self._destination, key, halt).by_header()
         wrong = [
             f"{name} is {_quoted(there.get(name))}, at the source {_quoted(here.get(name))}"
             for name in sorted(here.keys() | there.keys())

@@ -18,17 +18,19 @@ from obstore.store import S3Store
 
 from mastosync_dagster.transfer.credentials import credential_provider
 from mastosync_dagster.transfer.errors import StorageError, classify
+from mastosync_dagster.transfer.headers import STORAGE_CLASS
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.settings import StorageSettings
 from mastosync_dagster.transfer.verify import is_md5
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
     from obstore.store import ClientConfig, S3Config
 
+    from mastosync_dagster.transfer.headers import Attributes
     from mastosync_dagster.transfer.items import KeyRange
 
 __all__ = ["ListedObject", "Storage", "StorageSettings", "addressable"]
@@ -308,15 +310,15 @@ class Storage:
             copies_from=source.settings.bucket,
         )
 
-    def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the attributes to write an object with, from those it was read with.
+    def write_attributes(self, attributes: Attributes) -> Attributes:
+        """Return the attributes to write an object with, from those it was read with: with this side's storage class.
 
-        The storage class is this side's own business: the source's is dropped, the configured one is set.
+        See `Attributes.to_keep` for what is left out.
         """
-        kept = {name: value for name, value in attributes.items() if name != "Storage-Class"}
-        if self.settings.storage_class:
-            kept["Storage-Class"] = self.settings.storage_class
-        return kept
+        kept = attributes.to_keep()
+        if not self.settings.storage_class:
+            return kept
+        return kept._replace(headers={**kept.headers, STORAGE_CLASS: self.settings.storage_class})
 
     def _control(self, retries: int = _PATIENT) -> S3Store:
         """The client for listings and HEADs: small answers, repeated by obstore."""

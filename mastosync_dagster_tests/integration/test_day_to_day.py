@@ -118,7 +118,7 @@ def test_check_tries_everything_and_leaves_nothing_behind(world: World, monkeypa
         "destination ACL (public)",
         "destination delete (public)",
     } <= lines.keys()
-    assert "Mastodon 4.6 or newer" in lines["tables"]["text"]
+    assert "Mastodon 4.7 or newer" in lines["tables"]["text"]
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
     written = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
     assert written

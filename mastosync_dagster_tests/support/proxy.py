@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _START_SECONDS = 10.0
+_ENTRY = re.compile(rb"<(Contents|CommonPrefixes)>.*?<(Key|Prefix)>(?P<key>.*?)</\2>.*?</\1>", re.DOTALL)
+_MORE = re.compile(rb"<(IsTruncated|NextContinuationToken|NextMarker)>.*?</\1>", re.DOTALL)
 _SUBRESOURCES = frozenset({"acl", "attributes", "location", "policy", "tagging", "versioning", "versions"})
 
 
@@ -152,7 +154,25 @@ class WrongEtag:
     etag: str | None
 
 
-Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag"
+@dataclass(frozen=True, slots=True)
+class ShortList:
+    """Leave the end of a listing out, and say that it is complete.
+
+    Attributes:
+        entries: Objects and folders that are left.
+    """
+
+    entries: int
+
+    def shortened(self, body: bytes) -> bytes:
+        """Return the document without the other entries, and without a token to go on with."""
+        found = sorted(_ENTRY.finditer(body), key=lambda entry: entry["key"])
+        for entry in sorted(found[self.entries :], key=lambda entry: -entry.start()):
+            body = body[: entry.start()] + body[entry.end() :]
+        return _MORE.sub(b"", body)
+
+
+Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | ShortList"
 
 
 @dataclass(frozen=True, slots=True)
@@ -575,6 +595,10 @@ class _Connection:
                 reply = reply.adding("ETag", f'"{fault.etag}"')
         if rule is not None and isinstance(fault, Flip) and not fault.request:
             body = _pieces(self._damaged(b"".join([piece async for piece in body]), fault, rule))
+        if isinstance(fault, ShortList):
+            whole = fault.shortened(b"".join([piece async for piece in body]))
+            body = _pieces(whole)
+            reply = reply.without("content-length", "transfer-encoding").adding("Content-Length", str(len(whole)))
         unannounced = isinstance(fault, Cut) and not fault.announced
         closes = unannounced or (reply.get("connection") or "").lower() == "close"
         chunked = (reply.get("transfer-encoding") or "").lower() == "chunked"
