@@ -40,9 +40,7 @@ and the copy has fewer in flight where they are late."""
 PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
 
-_AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LISTING_ATTEMPTS = 7
 _LISTING_PAUSE = 0.5
@@ -138,13 +136,8 @@ class Storage:
         """
         with self._lock:
             if self._region is None:
-                self._region = self._bucket_region() if self._is_amazon else "us-east-1"
+                self._region = self._bucket_region() if self.settings.is_amazon else "us-east-1"
             return self._region
-
-    @property
-    def _is_amazon(self) -> bool:
-        url = self.settings.endpoint_url
-        return not url or _AMAZON.search(urlsplit(url).hostname or "") is not None
 
     def _bucket_region(self) -> str:
         try:
@@ -517,20 +510,11 @@ class Storage:
             (side.access_key_id, side.secret_access_key, side.session_token, side.profile)
             for side in (self.settings, other.settings)
         )
-        return self._place()[:2] == other._place()[:2] and mine == theirs
+        return self.settings.server == other.settings.server and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
         """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""
-        return self._place() == other._place()
-
-    def _place(self) -> tuple[str, int | None, str, str]:
-        settings = self.settings
-        if self._is_amazon:
-            # Bucket names are unique in all of Amazon.
-            return "amazonaws.com", None, settings.bucket, settings.prefix
-        url = urlsplit(settings.endpoint_url or "")
-        port = None if url.port == _DEFAULT_PORTS.get(url.scheme) else url.port
-        return (url.hostname or "").rstrip("."), port, settings.bucket, settings.prefix
+        return self.settings.identity == other.settings.identity
 
 
 def _before(key: str) -> str:
