@@ -44,13 +44,14 @@ from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
-from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
+from mastosync_dagster.transfer.copying import CopyCounts, copy_plan
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+from mastosync_dagster.transfer.probe import prove_private
 from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
@@ -219,7 +220,7 @@ def _make_plan(
 
 
 def _about(destination: S3Bucket) -> About:
-    return About(place=place_of(destination), acls=bool(destination.settings().permission))
+    return About(place=place_of(destination), acls=destination.settings().has_acls)
 
 
 def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, destination: S3Bucket) -> Marks:
@@ -331,7 +332,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     folder = workfolder.work_folder(context.instance, context.run_id)
     try:
         with sides.progress.watch(context.log) as watcher:
-            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
+            turned, counts = _carry_out(context, planned, sides, config, watcher)
             refetched = RefetchCounts()
             if config.refetch and turned.stopped is None and counts.stopped is None:
                 refetched = _refetch(context, folder, sides, planned, config, watcher)
@@ -349,14 +350,18 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
 
 
-def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
+def _carry_out(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, config: CopyConfig, watcher: Watcher
+) -> tuple[TurnCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
     source, destination, stop = sides.source.storage(), sides.destination.storage(), threading.Event()
+    folder, settings = workfolder.work_folder(context.instance, context.run_id), config.copy_settings()
     interrupt: BaseException | None = None
     turned = TurnCounts()
     try:
+        refused = _try_probes(context, planned, sides, refetch=config.refetch)
         # First of all: what is private now must not stay readable while other objects are copied.
-        turned = turn(folder, source.settings.prefix, destination, stop=stop)
+        turned = turn(folder, source.settings.prefix, destination, stop=stop, refused=refused)
     except BaseException as error:  # noqa: BLE001  (raised again when the copies are written down)
         interrupt = error
     if interrupt is not None or turned.stopped is not None:
@@ -365,6 +370,32 @@ def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Wat
     if interrupt is not None:
         raise interrupt
     return turned, counts
+
+
+def _try_probes(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, *, refetch: bool
+) -> StorageError | None:
+    """Return why nothing private may be written, and no ACL be set; None: it may."""
+    folders = planned.counts.private_folders
+    if refetch:
+        folders |= planned.counts.private_missing_folders
+    try:
+        # With a storage of its own: the first of the real objects is looked at once more.
+        prove_private(
+            sides.destination.storage(),
+            folders,
+            sets_acls=bool(planned.counts.to_turn),
+            halt=threading.Event(),
+            warn=context.log.warning,
+        )
+    except StorageError as error:
+        return error
+    if folders:
+        context.log.info(
+            f"probes in {', '.join(sorted(folders))}: what is written private there is not given out without a"
+            " signature by the endpoint; other addresses of the bucket were not asked"
+        )
+    return None
 
 
 def _refetch(
@@ -379,7 +410,7 @@ def _refetch(
         sides.web,
         memory_mb=config.memory_mb,
         keep_private=Privacy(planned.config.privacy) is not Privacy.NONE,
-        take_private=bool(planned.config.wants_private() or destination.settings.permission),
+        take_private=bool(planned.config.wants_private() or destination.settings.has_acls),
         stop=threading.Event(),
         on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )

@@ -14,6 +14,7 @@ _AMAZON = re.compile(
 _APART = re.compile(r"(?<![a-z])(cn|us-gov)-")
 """Regions whose bucket names are apart from those of the others."""
 _AMAZON_S3 = "Amazon S3"
+_PUBLIC = frozenset({"public-read", "public-read-write"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -117,6 +118,15 @@ class StorageSettings:
     def identity(self) -> str:
         """The one name of the place: server, bucket and key prefix."""
         return f"{self.server}/{self.bucket}/{self.prefix}"
+
+    @property
+    def has_acls(self) -> bool:
+        """Whether ACLs tell public objects from private ones here.
+
+        With a permission that lets nobody (or not everybody) read, public objects are read in another way: by a policy,
+        or through a proxy, to which a private object looks like any other.
+        """
+        return self.permission in _PUBLIC
 
     def variable(self, name: str) -> str:
         """Return the environment variable of this side, for messages: ``DESTINATION_S3_BUCKET``."""

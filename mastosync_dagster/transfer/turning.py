@@ -42,7 +42,14 @@ class TurnCounts:
     stopped: StorageError | None = None
 
 
-def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: threading.Event) -> TurnCounts:
+def turn(
+    folder: Path,
+    source_prefix: str,
+    destination: Storage,
+    *,
+    stop: threading.Event,
+    refused: StorageError | None = None,
+) -> TurnCounts:
     """Set the ACLs that a plan asks for: ``to_turn.arrow`` to ``turned.parquet`` (see `planfile`).
 
     Every line of the plan gets exactly one line there, also when it is stopped or fails.
@@ -52,6 +59,7 @@ def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: thread
         source_prefix: The source's key prefix.
         destination: Where the objects are.
         stop: Set from another thread, it ends the work.
+        refused: Why nothing may be set at all; None: it may.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -60,6 +68,7 @@ def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: thread
     """
     with ManifestWriter(folder / TURNED) as writer:
         turner = _Turner(source_prefix, destination, writer)
+        turner.stopped = refused
         interrupt: BaseException | None = None
         for lines in read_plan(folder, TO_TURN):
             if interrupt is None and turner.stopped is None:
