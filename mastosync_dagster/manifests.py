@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
 from mastosync_dagster.transfer.lines import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.transfer.manifest_store import BucketManifests, FolderManifests
+from mastosync_dagster.transfer.settings import one_spelling
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import dagster as dg
     import pyarrow as pa
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
 
 _PLACE, _ACLS = "mastosync.destination", "mastosync.acls"
+_ABOUT = frozenset({_PLACE.encode(), _ACLS.encode()})
 _BATCH_LINES = 16 * GROUP_LINES
 
 
@@ -42,6 +44,17 @@ class About:
     def metadata(self) -> dict[str, str]:
         """Return it as the metadata of a file."""
         return {_PLACE: self.place, _ACLS: "written" if self.acls else "none"}
+
+    def is_of(self, metadata: Mapping[bytes, bytes] | None, *, any_acls: bool = False) -> bool:
+        """Tell whether a file's metadata says the same, however the place was spelled when it was written.
+
+        Args:
+            metadata: The file's.
+            any_acls: Also if ACLs were written then and are not now, or the other way round.
+        """
+        told = {name.decode(): value.decode() for name, value in (metadata or {}).items() if name in _ABOUT}
+        same = {_ACLS: self.metadata()[_ACLS]} if any_acls else {}
+        return {**told, **same, _PLACE: one_spelling(told.get(_PLACE, ""))} == self.metadata()
 
 
 class Damaged:
@@ -96,11 +109,8 @@ def columns_of(
         NotAManifestError: It is none, or of a newer version.
         StorageError: The bucket refuses.
     """
-    wanted = {name.encode(): value.encode() for name, value in about.metadata().items()}
-    if any_acls:
-        del wanted[_ACLS.encode()]
     with store.file(manifest) as path, kind.open(path) as file:
-        if wanted.items() <= (file.schema_arrow.metadata or {}).items():
+        if about.is_of(file.schema_arrow.metadata, any_acls=any_acls):
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 

@@ -60,7 +60,7 @@ from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.access import SourceAccess
-from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, CopySettings, copy_plan
+from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
@@ -69,6 +69,7 @@ from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+from mastosync_dagster.transfer.probe import prove_private
 from mastosync_dagster.transfer.refetch import RefetchCounts
 from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
@@ -215,7 +216,7 @@ def _make_plan(
             stop=threading.Event(),
         )
         for listed in lists:
-            listed.add_planned(has_acls=bool(destination.settings.permission))
+            listed.add_planned(has_acls=destination.settings.has_acls)
     # Before the first object is written: whatever becomes of this run, what it makes doubtful is asked for.
     for listed in lists:
         listed.publish()
@@ -244,7 +245,7 @@ def _make_plan(
 
 
 def _about(destination: S3Bucket) -> About:
-    return About(place=place_of(destination), acls=bool(destination.settings().permission))
+    return About(place=place_of(destination), acls=destination.settings().has_acls)
 
 
 def _settles(selection: Selection) -> bool:
@@ -284,7 +285,7 @@ def _rules(
 ) -> Rules:
     return Rules(
         marks=marks,
-        has_acls=bool(destination.settings.permission),
+        has_acls=destination.settings.has_acls,
         copy_private=config.wants_private(),
         retry_nights=retry_nights(),
         may_settle=not others_may_write(context.instance, FileType(table), context.run_id),
@@ -416,7 +417,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     folder = workfolder.work_folder(context.instance, context.run_id)
     try:
         with sides.progress.watch(context.log) as watcher, _privacy_watch(context, planned, sides) as watch:
-            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher, watch)
+            turned, counts = _carry_out(context, planned, sides, config, watcher, watch)
             refetched = RefetchCounts()
             if config.refetch and turned.stopped is None and counts.stopped is None:
                 refetched = _refetch(context, folder, sides, planned, config, watcher)
@@ -435,10 +436,16 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
 
 
 def _carry_out(
-    folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher, watch: PrivacyWatch | None
+    context: dg.OpExecutionContext,
+    planned: Planned,
+    sides: _Sides,
+    config: CopyConfig,
+    watcher: Watcher,
+    watch: PrivacyWatch | None,
 ) -> tuple[TurnCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
     source, destination, stop = sides.source.storage(), sides.destination.storage(), threading.Event()
+    folder, settings = workfolder.work_folder(context.instance, context.run_id), config.copy_settings()
 
     def on_progress(progress: CopyProgress) -> None:
         watcher.copied(progress)
@@ -448,9 +455,15 @@ def _carry_out(
     interrupt: BaseException | None = None
     turned = TurnCounts()
     try:
+        refused = _try_probes(context, planned, sides, refetch=config.refetch)
         # First of all: what is private now must not stay readable while other objects are copied.
         turned = turn(
-            folder, source.settings.prefix, destination, stop=stop, on_line=None if watch is None else watch.wrote
+            folder,
+            source.settings.prefix,
+            destination,
+            stop=stop,
+            refused=refused,
+            on_line=None if watch is None else watch.wrote,
         )
     except BaseException as error:  # noqa: BLE001  (raised again when the copies are written down)
         interrupt = error
@@ -479,7 +492,7 @@ def _privacy_watch(context: dg.OpExecutionContext, planned: Planned, sides: _Sid
     writes = planned.counts.to_copy or planned.counts.to_turn
     destination = sides.destination.storage()
     by_rows = Privacy(planned.config.privacy) is Privacy.MASTODON
-    if not tables or not writes or not by_rows or not destination.settings.permission:
+    if not tables or not writes or not by_rows or not destination.settings.has_acls:
         yield None
         return
     # Media attachments are the only table whose rows an owner makes private.
@@ -496,6 +509,32 @@ def _privacy_watch(context: dg.OpExecutionContext, planned: Planned, sides: _Sid
             yield PrivacyWatch(rows, destination, put_on_list, context.log.warning)
 
 
+def _try_probes(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, *, refetch: bool
+) -> StorageError | None:
+    """Return why nothing private may be written, and no ACL be set; None: it may."""
+    folders = planned.counts.private_folders
+    if refetch:
+        folders |= planned.counts.private_missing_folders
+    try:
+        # With a storage of its own: the first of the real objects is looked at once more.
+        prove_private(
+            sides.destination.storage(),
+            folders,
+            sets_acls=bool(planned.counts.to_turn),
+            halt=threading.Event(),
+            warn=context.log.warning,
+        )
+    except StorageError as error:
+        return error
+    if folders:
+        context.log.info(
+            f"probes in {', '.join(sorted(folders))}: what is written private there is not given out without a"
+            " signature by the endpoint; other addresses of the bucket were not asked"
+        )
+    return None
+
+
 def _refetch(
     context: dg.OpExecutionContext, folder: Path, sides: _Sides, planned: Planned, config: CopyConfig, watcher: Watcher
 ) -> RefetchCounts:
@@ -508,7 +547,7 @@ def _refetch(
         sides.web,
         memory_mb=config.memory_mb,
         keep_private=Privacy(planned.config.privacy) is not Privacy.NONE,
-        take_private=bool(planned.config.wants_private() or destination.settings.permission),
+        take_private=bool(planned.config.wants_private() or destination.settings.has_acls),
         stop=threading.Event(),
         on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )
@@ -640,7 +679,7 @@ def _left_doubts(
 ) -> list[tuple[Path, str]]:
     """Return the lists of what the run leaves in doubt, each with its group."""
     place = _list_place(context, planned.scope, sides.destination)
-    has_acls = bool(sides.destination.settings().permission)
+    has_acls = sides.destination.settings().has_acls
     tables = [selection.table for selection in planned.scope.selections]
     files = [(leave_doubts(place, table, manifest, has_acls=has_acls), GROUP.format(table=table)) for table in tables]
     return [(file, group) for file, group in files if file is not None]

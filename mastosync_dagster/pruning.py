@@ -241,7 +241,7 @@ class _Pruning:
         self._bucket = destination
         self._progress = progress
         self._storage = destination.storage()
-        self._about = About(place_of(destination), acls=bool(self._storage.settings.permission)).metadata()
+        self._about = About(place_of(destination), acls=self._storage.settings.has_acls).metadata()
         self._counts: Counter[Finding] = Counter()
         self._location = ""
         self._failed = 0

@@ -251,7 +251,7 @@ def _verify(
     ensure_different(sides.source, sides.destination)
     path = workfolder.create_work_folder(context.instance, context.run.run_id) / FINDINGS
     settings, table = config.audit_settings(), file_type.value
-    about = About(place_of(sides.destination), acls=bool(destination.settings.permission))
+    about = About(place_of(sides.destination), acls=destination.settings.has_acls)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])

@@ -158,7 +158,7 @@ class _Auditor:
         self._on_progress = on_progress
         self._equality = Equality(source, destination)
         self._closer = CloserLook(source, destination, settings)
-        self._take_private = settings.copy_private or bool(destination.settings.permission)
+        self._take_private = settings.copy_private or destination.settings.has_acls
         self._random = random.Random()  # noqa: S311  (which objects are looked at closer is no secret)
         self._told = time.monotonic()
 

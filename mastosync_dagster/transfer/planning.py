@@ -17,6 +17,7 @@ from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.transfer.pool import Pool
+from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
     import threading
@@ -61,6 +62,8 @@ class PlanCounts:
         head_requests: HEAD requests to both sides.
         source_listed: False: the source may not be listed, so each object was asked for.
         destination_listed: The same of the destination.
+        private_folders: Where private objects are to be written, or ACLs to be set: see `folder_of`.
+        private_missing_folders: Where private objects are missing.
     """
 
     rows: int = 0
@@ -75,6 +78,8 @@ class PlanCounts:
     head_requests: int = 0
     source_listed: bool = True
     destination_listed: bool = True
+    private_folders: frozenset[str] = frozenset()
+    private_missing_folders: frozenset[str] = frozenset()
 
 
 def only_there_as_long(item: Item, here: ListedObject, there: ListedObject) -> bool:
@@ -217,7 +222,7 @@ class _Planner:
         self._plan = plan
         self._turns = turns
         self._decided = decided
-        self._has_acls = bool(destination.settings.permission)
+        self._has_acls = destination.settings.has_acls
         self._take_private = copy_private or self._has_acls
         self._source_prefix = source.settings.prefix
         self._destination_prefix = destination.settings.prefix
@@ -226,6 +231,8 @@ class _Planner:
         self._to_copy = 0
         self._to_turn = 0
         self._bytes = 0
+        self._private_folders: set[str] = set()
+        self._private_missing_folders: set[str] = set()
         self._undecided: list[tuple[Item, PlannedCopy]] = []
         self._unturned: list[PlannedCopy] = []
         self._on_progress = on_progress
@@ -276,6 +283,8 @@ class _Planner:
             head_requests=counts.head_requests + sum(view.head_requests for view in views),
             source_listed=source_listed,
             destination_listed=destination_listed,
+            private_folders=frozenset(self._private_folders),
+            private_missing_folders=frozenset(self._private_missing_folders),
         )
 
     def _decide(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
@@ -369,6 +378,7 @@ class _Planner:
         self._to_turn += 1
         line = self._line(item, target, [found.key if found else ""], there)
         line = line._replace(etag=self._md5(found, there))
+        self._private_folders.add(folder_of(target))
         if self.access is None:
             self._turns.write(line)
         else:
@@ -401,6 +411,8 @@ class _Planner:
     def _write(self, line: PlannedCopy) -> None:
         self._to_copy += 1
         self._bytes += line.size or 0
+        if line.private:
+            self._private_folders.add(folder_of(line.key))
         self._plan.write(line)
 
     def _ask_access(self) -> None:
@@ -433,6 +445,8 @@ class _Planner:
     ) -> None:
         """Write a manifest line: an object that needs no copy, or can have none."""
         self._outcomes[outcome] += 1
+        if item.private and outcome is Outcome.MISSING:
+            self._private_missing_folders.add(folder_of(target))
         seen = found or there
         self._decided.write(
             # In the order of the fields: with their names it takes twice as long, and this is done for each object.

@@ -42,9 +42,7 @@ and the copy has fewer in flight where they are late."""
 PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
 
-_AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LISTING_ATTEMPTS = 7
 _LISTING_PAUSE = 0.5
@@ -76,6 +74,21 @@ class ListedObject(NamedTuple):
     modified: datetime | None = None
 
 
+class AclProof:
+    """What a side has shown of whether setting an ACL leaves an object whole. Changed under its lock alone.
+
+    Attributes:
+        lock: Held while the first ACL is set and its object looked at.
+        holds: It was seen to.
+        damaged: The error with which it was seen not to; None: it was not.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holds = False
+        self.damaged: StorageError | None = None
+
+
 def addressable(key: str) -> bool:
     """Tell whether obstore can name a (full) key; the others go through `Storage.client`.
 
@@ -90,6 +103,10 @@ class Storage:
     Args:
         settings: Where it is and how it is reached.
         boto3_client: Makes the boto3 client, for the few things obstore cannot do. Called once, when first needed.
+
+    Attributes:
+        settings: As given.
+        acl_proof: For `access.set_access`.
     """
 
     def __init__(self, settings: StorageSettings, boto3_client: Callable[[], S3Client]) -> None:
@@ -97,9 +114,10 @@ class Storage:
         self._make_client = boto3_client
         self._client: S3Client | None = None
         self._single_try_client: S3Client | None = None
-        self._stores: dict[tuple[str | None, int, float | None, float, str | None], S3Store] = {}
+        self._stores: dict[tuple[str | None, int, float | None, float, str | None, bool], S3Store] = {}
         self._region: str | None = settings.region or None
         self._worked = False
+        self.acl_proof = AclProof()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -140,13 +158,8 @@ class Storage:
         """
         with self._lock:
             if self._region is None:
-                self._region = self._bucket_region() if self._is_amazon else "us-east-1"
+                self._region = self._bucket_region() if self.settings.is_amazon else "us-east-1"
             return self._region
-
-    @property
-    def _is_amazon(self) -> bool:
-        url = self.settings.endpoint_url
-        return not url or _AMAZON.search(urlsplit(url).hostname or "") is not None
 
     def _bucket_region(self) -> str:
         try:
@@ -181,12 +194,18 @@ class Storage:
         read_timeout: float | None,
         timeout: float,
         copies_from: str | None = None,
+        signed: bool = True,
     ) -> S3Store:
         with self._lock:
-            kind = (acl, retries, read_timeout, timeout, copies_from)
+            kind = (acl, retries, read_timeout, timeout, copies_from, signed)
             if kind not in self._stores:
                 self._stores[kind] = self._open(
-                    acl, retries=retries, read_timeout=read_timeout, timeout=timeout, copies_from=copies_from
+                    acl,
+                    retries=retries,
+                    read_timeout=read_timeout,
+                    timeout=timeout,
+                    copies_from=copies_from,
+                    signed=signed,
                 )
             return self._stores[kind]
 
@@ -198,6 +217,7 @@ class Storage:
         read_timeout: float | None,
         timeout: float,
         copies_from: str | None,
+        signed: bool,
     ) -> S3Store:
         _limit_runtime()
         settings = self.settings
@@ -216,7 +236,7 @@ class Storage:
             "virtual_hosted_style_request": bucket_in_url,
             # The bodies are hashed anyway, against the ETags.
             "unsigned_payload": True,
-            "skip_signature": False,
+            "skip_signature": not signed,
         }
         client: ClientConfig = {
             "allow_http": endpoint.startswith("http://"),
@@ -239,7 +259,7 @@ class Storage:
                 config=config,
                 client_options=client,
                 retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
-                credential_provider=credential_provider(settings),
+                credential_provider=credential_provider(settings) if signed else None,
             )
         except (BaseError, ValueError) as error:
             raise StorageError(
@@ -271,6 +291,17 @@ class Storage:
         """
         timeout = self.settings.small_timeout if small else self.settings.download_timeout
         return self._reader(_PATIENT if retries else _AT_ONCE, timeout)
+
+    def anonymous(self) -> S3Store:
+        """Return the obstore client for GETs without a signature: of what everybody may read. Takes full keys."""
+        settings = self.settings
+        return self._store(
+            None,
+            retries=_PATIENT,
+            read_timeout=settings.read_timeout,
+            timeout=settings.small_timeout,
+            signed=False,
+        )
 
     def _reader(self, retries: int, timeout: float) -> S3Store:
         return self._store(None, retries=retries, read_timeout=self.settings.read_timeout, timeout=timeout)
@@ -519,20 +550,11 @@ class Storage:
             (side.access_key_id, side.secret_access_key, side.session_token, side.profile)
             for side in (self.settings, other.settings)
         )
-        return self._place()[:2] == other._place()[:2] and mine == theirs
+        return self.settings.server == other.settings.server and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
         """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""
-        return self._place() == other._place()
-
-    def _place(self) -> tuple[str, int | None, str, str]:
-        settings = self.settings
-        if self._is_amazon:
-            # Bucket names are unique in all of Amazon.
-            return "amazonaws.com", None, settings.bucket, settings.prefix
-        url = urlsplit(settings.endpoint_url or "")
-        port = None if url.port == _DEFAULT_PORTS.get(url.scheme) else url.port
-        return (url.hostname or "").rstrip("."), port, settings.bucket, settings.prefix
+        return self.settings.identity == other.settings.identity
 
 
 def _before(key: str) -> str:

@@ -49,6 +49,7 @@ def turn(
     destination: Storage,
     *,
     stop: threading.Event,
+    refused: StorageError | None = None,
     on_line: Callable[[ManifestLine], None] | None = None,
 ) -> TurnCounts:
     """Set the ACLs that a plan asks for: ``to_turn.arrow`` to ``turned.parquet`` (see `planfile`).
@@ -60,6 +61,7 @@ def turn(
         source_prefix: The source's key prefix.
         destination: Where the objects are.
         stop: Set from another thread, it ends the work.
+        refused: Why nothing may be set at all; None: it may.
         on_line: Told what became of each object.
 
     Raises:
@@ -69,6 +71,7 @@ def turn(
     """
     with ManifestWriter(folder / TURNED) as writer:
         turner = _Turner(source_prefix, destination, writer, on_line)
+        turner.stopped = refused
         interrupt: BaseException | None = None
         for lines in read_plan(folder, TO_TURN):
             if interrupt is None and turner.stopped is None:
