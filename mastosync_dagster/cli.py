@@ -88,6 +88,7 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each side (default 64).")
 @click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
+@click.option("--overwrite", is_flag=True, help="Where the sides differ, take the source's whatever speaks against it.")
 def sync(
     file_types: tuple[str, ...],
     *,
@@ -96,6 +97,7 @@ def sync(
     changed_since: str | None,
     concurrency: int | None,
     refetch: bool,
+    overwrite: bool,
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
@@ -110,6 +112,7 @@ def sync(
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
+        "overwrite": overwrite or None,
     }
     copy_config: dict[str, object] = {"concurrency": concurrency, "refetch": refetch or None}
     run_config = {

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -34,12 +34,13 @@ from mastosync_dagster.history import (
 )
 from mastosync_dagster.incremental import Claim
 from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
-from mastosync_dagster.manifests import About, Damaged, manifest_store
+from mastosync_dagster.manifests import About, Damaged, Reading, manifest_store
 from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
 from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
 from mastosync_dagster.progress import ProgressReporter, Watcher
+from mastosync_dagster.records import Records
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.selection import Changes, Sizes, batches
@@ -93,6 +94,7 @@ class Planned:
         read_at: The moment whose rows the database showed before the first one was read, by its clock.
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
+        begun: When planning began, by this machine's clock.
     """
 
     scope: Scope
@@ -102,6 +104,12 @@ class Planned:
     read_at: datetime
     seconds: float
     database_bytes: int
+    begun: datetime
+
+    @property
+    def reading(self) -> Reading:
+        """When the run looked."""
+        return Reading(self.begun, self.read_at, self.read_at + timedelta(seconds=self.seconds))
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ def _make_plan(
         config: Of the op.
         sides: The servers.
     """
-    started = time.monotonic()
+    started, begun = time.monotonic(), datetime.now(timezone.utc)
     context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
@@ -196,6 +204,15 @@ def _make_plan(
             keep_access=marks.privacy is Privacy.SOURCE,
             on_progress=watcher.planned,
             stop=threading.Event(),
+            knowledge=Records(
+                connect,
+                schema,
+                store=store,
+                about=_about(sides.destination),
+                prefix=destination.settings.prefix,
+                warn=context.log.warning,
+            ).known,
+            overwrite=config.overwrite,
         )
     planned = Planned(
         scope=scope,
@@ -205,6 +222,7 @@ def _make_plan(
         read_at=read_at,
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
+        begun=begun,
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
     read_until = now + timedelta(seconds=time.monotonic() - reading)
@@ -482,7 +500,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         workfolder.work_folder(context.instance, context.run_id),
-        _about(sides.destination).metadata(),
+        {**_about(sides.destination).metadata(), **planned.reading.metadata()},
         source_prefix=sides.source.settings().prefix,
         destination_prefix=sides.destination.settings().prefix,
     )

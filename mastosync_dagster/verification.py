@@ -29,6 +29,7 @@ from mastosync_dagster.mastodon.paths import CACHE
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.progress import ProgressReporter
+from mastosync_dagster.records import Records
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.settings import known_privacy
 from mastosync_dagster.transfer.audit import AuditCounts, AuditSettings, Depth, audit
@@ -37,6 +38,11 @@ from mastosync_dagster.verdicts import verification_of
 
 CHECK_NAME = "verified"
 GROUP = "verification"
+
+_WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)
+"""What does not end a run as a failure, and does not let its check pass."""
+_NOTABLE = (Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER, Finding.MISSING, Finding.EXTRA, Finding.FOREIGN)
+"""What is told beside the differences."""
 
 _FOLDERS: Mapping[str, frozenset[str]] = {"": TOP_FOLDERS, CACHE: CACHE_FOLDERS}
 
@@ -102,7 +108,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
                 CHECK_NAME,
                 asset=f"{file_type.value}_verification",
                 description="What the source has is at the destination as it must be (else an error), and nothing that"
-                " no row expects (a warning).",
+                " no row expects, nor is the source damaged (a warning).",
             )
         ],
     )
@@ -174,7 +180,7 @@ class _Told:
     @property
     def summary(self) -> str:
         findings = self.counts.findings
-        wanted = (Finding.EQUAL, *DIFFERENCES, Finding.MISSING, Finding.EXTRA, Finding.FOREIGN)
+        wanted = (Finding.EQUAL, *DIFFERENCES, *_NOTABLE)
         notes = [
             f"who may read the objects could not be seen: {self.counts.acls_unknown}"
             if self.counts.acls_unknown
@@ -187,7 +193,7 @@ class _Told:
         """Return the asset check."""
         blind = self.settings.acls is Depth.ALL and self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
-            passed=not (self.different or self.counts.findings[Finding.EXTRA] or blind),
+            passed=not (self.different or any(self.counts.findings[finding] for finding in _WARNED) or blind),
             check_name=CHECK_NAME,
             severity=dg.AssetCheckSeverity.ERROR if self.different else dg.AssetCheckSeverity.WARN,
             description=self.summary,
@@ -215,12 +221,23 @@ class _Told:
             "findings": dg.MetadataValue.path(self.location),
         }
 
+    @property
+    def _remedy(self) -> str:
+        undecided = self.counts.findings[Finding.UNDECIDED]
+        puts_right = "A sync of the same range puts them right"
+        if not undecided:
+            return f"{puts_right}."
+        return (
+            f"{puts_right}, but for {undecided:,} of which nothing tells which side is right: look at both, and"
+            " sync them with overwrite: true in the plan's config to take the source's."
+        )
+
     def raise_if_different(self) -> None:
         """Raise the failure that ends a run that found differences."""
         if self.different:
             raise dg.Failure(
                 description=f"{self.different:,} objects are not at the destination as they must be: {self.summary}."
-                " A sync of the same range puts them right.",
+                f" {self._remedy}",
                 metadata=self.metadata(),
                 allow_retries=False,
             )
@@ -239,6 +256,14 @@ def _verify(
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
         pages = walk_rows(connect, schema, Selection(table, ids=ids), page_rows=config.page_rows)
+        records = Records(
+            connect,
+            schema,
+            store=manifest_store(context.instance, sides.destination),
+            about=about,
+            prefix=destination.settings.prefix,
+            warn=context.log.warning,
+        )
         with Extras(connect, schema, table, ids) as extras:
             counts = audit(
                 covering_batches(pages, ids, Marks(privacy=Privacy(config.privacy))),
@@ -246,6 +271,7 @@ def _verify(
                 destination,
                 path,
                 settings,
+                knowledge=records.known,
                 extras=extras.among,
                 folders=_FOLDERS,
                 about=about.metadata(),
@@ -254,7 +280,7 @@ def _verify(
                     f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
                 ),
             )
-    unwanted = (*DIFFERENCES, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
+    unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
     location = manifest_store(context.instance, sides.destination).write(

@@ -49,6 +49,8 @@ class PlannedCopy(NamedTuple):
         row_id: Manifest column.
         part: Manifest column.
         remote: Manifest column.
+        there_size: Bytes of what the destination has under ``key``, to be overwritten; None: nothing was seen there.
+        there_etag: Its ETag without quotes; None where it gives none.
     """
 
     key: str
@@ -63,6 +65,8 @@ class PlannedCopy(NamedTuple):
     row_id: int
     part: str
     remote: bool | None = None
+    there_size: int | None = None
+    there_etag: str | None = None
 
 
 SCHEMA = pa.schema(
@@ -79,6 +83,8 @@ SCHEMA = pa.schema(
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("part", pa.string(), nullable=False),
         pa.field("remote", pa.bool_()),
+        pa.field("there_size", pa.int64()),
+        pa.field("there_etag", pa.string()),
     ],
     metadata={"mastosync.plan": "1"},
 )
