@@ -54,8 +54,8 @@ class Judgement:
         source: Where objects are read.
         destination: Where they go.
         equality: What ETags are worth.
-        knowledge: Returns what is known of objects beyond what the sides show, in their order; None: the items' sizes are
-            all there is, and where those do not tell the source is right.
+        knowledge: Returns what is known of objects beyond what the sides show, in their order; None: the items' sizes
+            are all there is, and where those do not tell the source is right.
         overwrite: An admin wants the source's.
         halt: Set, no further attempt is made.
     """

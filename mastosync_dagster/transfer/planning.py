@@ -117,8 +117,8 @@ def make_plan(
         listers: Listings in flight at a time.
         keep_access: Whether everybody may read an object that is to be copied is asked of the source, a request each,
             instead of taken from the item.
-        knowledge: What is known of objects that both sides have with different bytes (`decisions`); None: the items' sizes
-            are all there is, and where those do not tell the source is right.
+        knowledge: What is known of objects that both sides have with different bytes (`decisions`); None: the items'
+            sizes are all there is, and where those do not tell the source is right.
         overwrite: Of those, the source's is wanted, also where the destination's may be the right one.
 
     Raises:
