@@ -13,6 +13,7 @@ from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.transfer.pool import patiently
 from mastosync_dagster.transfer.sides import HaltedError, SideError
+from mastosync_dagster.transfer.verify import bare
 from mastosync_dagster.transfer.whole import TooLargeError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 GONE = "deleted between plan and copy"
 FLICKERS = "the source does not have the object when it is read, and shows it when it is asked for"
+WRITTEN_MEANWHILE = "one side has another object than when the copy was planned; nothing was overwritten"
 STOPPED = "the run was stopped while it was being copied"
 
 _PAUSES = (1.0, 4.0)
@@ -78,11 +80,11 @@ class Copier:
         Raises:
             TooLargeError: It does not fit; nothing was written.
         """
-        return self._first_found(line, self._copy_whole)
+        return self._changed_since(line) or self._first_found(line, self._copy_whole)
 
     def copy_special(self, line: PlannedCopy) -> ManifestLine:
         """Copy an object of any size and any key."""
-        return self._first_found(line, self._copy_any)
+        return self._changed_since(line) or self._first_found(line, self._copy_any)
 
     def _copy_whole(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         if self._on_server is not None:
@@ -128,6 +130,34 @@ class Copier:
             if self._halt.wait(pause):
                 return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
         return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, FLICKERS)
+
+    def _changed_since(self, line: PlannedCopy) -> ManifestLine | None:
+        """Look once more before an object is overwritten: it was decided by what both sides had then.
+
+        Returns:
+            The line of an object that is not to be copied; None: nothing was there to be overwritten, or both sides
+            have what they had.
+        """
+        if line.there_size is None:
+            return None
+        for side, key, size, etag in (
+            (self._source, line.source_key, line.size, line.etag),
+            (self._destination, line.key, line.there_size, line.there_etag),
+        ):
+            storage = side.storage
+            try:
+                with side:
+                    found = patiently(storage, key, partial(storage.head, key), self._halt)
+            except HaltedError:
+                return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
+            except StorageError as error:
+                if error.reason is Reason.ACCESS_DENIED:  # listed, and not to be asked for: the listing counts
+                    continue
+                self._judge(SideError(side, error))
+                return self._failed(line, line.source_key, line.key, error.reason, str(error))
+            if found is not None and (found.size != size or not _may_be(bare(found.etag), bare(etag))):
+                return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+        return None
 
     def _shown(self, line: PlannedCopy) -> bool:
         """Ask the source whether it has an object, under any of its keys.
@@ -244,6 +274,11 @@ class Copier:
             line.private,
             line.remote,
         )
+
+
+def _may_be(etag: str | None, other: str | None) -> bool:
+    """Tell whether two ETags may be of one object: a server that gives none now and then says nothing."""
+    return etag is None or other is None or etag == other
 
 
 def _is_absent(error: StorageError) -> bool:

@@ -137,7 +137,8 @@ def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Li
         assert success
     # What verify has found does not make a sync of the range do it either.
     for key in life.world.dagster.get_dynamic_partitions(MEDIA.partitions_name):
-        assert life.run("sync_media_attachments", key).success
+        ops = {"media_attachments": {"ops": {"plan": {"config": {"privacy": "none"}}}}}
+        assert life.run("sync_media_attachments", key, config={"ops": ops}).success
     assert {key: body_of(life.world.destination, key) for key in whole} == whole
     # Somebody who knows better says so.
     assert sync(life, overwrite=True).success
