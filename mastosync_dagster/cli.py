@@ -133,8 +133,8 @@ def sync(
 def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
     """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
 
-    It reads the newest manifest of each range. With the database at hand it gives the tootctl commands that fetch
-    objects of other servers again.
+    Without --outcome also what is damaged at the source and good at the destination. It reads the newest manifest of
+    each range. With the database at hand it gives the tootctl commands that fetch objects of other servers again.
     """
     from mastosync_dagster.commands.report import run_report
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster import remedies
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
@@ -17,6 +19,7 @@ from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.verdicts import verification_of
 from mastosync_dagster_tests.integration.life import MINUTE, Life
+from mastosync_dagster_tests.integration.test_report_command import report
 from mastosync_dagster_tests.support.living import md5
 
 if TYPE_CHECKING:
@@ -131,6 +134,8 @@ def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Li
             Decision.SOURCE_CHANGED.words,
             md5(body),
         )
+    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert {told[key]["what_to_do"] for key in whole} == {remedies.SOURCE_DAMAGED}
     for config in ({}, {"full": True}):
         success, found = verify(life, **config)
         assert {found[key].finding for key in whole} == {Finding.SOURCE_DIFFERS}
@@ -165,6 +170,8 @@ def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named
     line = lines(life, result.run_id)[preview]
     assert (line.outcome, line.reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
     assert "--overwrite" in str(line.detail)
+    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert told[preview]["what_to_do"] == remedies.LOOK_AT_BOTH
     assert body_of(life.world.destination, preview) == there
     success, found = verify(life)
     assert (success, found[preview].finding) == (False, Finding.UNDECIDED)
