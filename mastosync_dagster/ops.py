@@ -182,7 +182,7 @@ def _make_plan(
             with_turned(
                 batches(
                     walk_rows(connect, schema, selection, page_rows=config.page_rows),
-                    _changes(context, selection, sides.destination),
+                    _changes(context, selection, sides.destination, now - begun),
                     sizes,
                     marks,
                 ),
@@ -264,7 +264,9 @@ def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, des
     return Marks(privacy=privacy, known_private=known, left_out=left_out, again=found.again, turn=found.turn)
 
 
-def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
+def _changes(
+    context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket, clock_ahead: timedelta
+) -> Changes | None:
     """Return which objects of the selection's rows are wanted; None: all."""
     if selection.changed_since is None:
         return None
@@ -274,6 +276,7 @@ def _changes(context: dg.OpExecutionContext, selection: Selection, destination: 
         since=selection.changed_since,
         all_above=selection.all_above,
         new_after=new_after(context.instance, file_type, known, run_id=context.run_id),
+        clock_ahead=clock_ahead,
     )
 
 

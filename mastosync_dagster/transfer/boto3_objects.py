@@ -17,6 +17,7 @@ from mastosync_dagster.transfer.verify import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
@@ -45,6 +46,7 @@ class Reply(NamedTuple):
         attributes: Header fields and user metadata.
         pieces: The body.
         close: Ends the connection, if the body is not to be read to its end.
+        modified: When it was last written, by the server's clock; None: not known.
     """
 
     size: int
@@ -52,6 +54,7 @@ class Reply(NamedTuple):
     attributes: dict[str, str]
     pieces: Iterator[bytes]
     close: Callable[[], None]
+    modified: datetime | None = None
 
 
 def get(storage: Storage, key: str, piece_size: int) -> Reply:
@@ -69,6 +72,7 @@ def get(storage: Storage, key: str, piece_size: int) -> Reply:
         attributes=_attributes(answer),
         pieces=answer["Body"].iter_chunks(piece_size),
         close=answer["Body"].close,
+        modified=answer.get("LastModified"),
     )
 
 

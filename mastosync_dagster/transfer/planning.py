@@ -436,6 +436,7 @@ class _Planner:
             row_id=item.row_id,
             part=item.part,
             remote=item.remote,
+            written_after=item.written_after,
         )
 
     def _write(self, line: PlannedCopy) -> None:
