@@ -91,6 +91,7 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each side (default 64).")
 @click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
+@click.option("--overwrite", is_flag=True, help="Where the sides differ, take the source's whatever speaks against it.")
 def sync(
     file_types: tuple[str, ...],
     *,
@@ -99,6 +100,7 @@ def sync(
     changed_since: str | None,
     concurrency: int | None,
     refetch: bool,
+    overwrite: bool,
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
@@ -113,6 +115,7 @@ def sync(
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
+        "overwrite": overwrite or None,
     }
     copy_config: dict[str, object] = {"concurrency": concurrency, "refetch": refetch or None}
     run_config = {
@@ -133,8 +136,8 @@ def sync(
 def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
     """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
 
-    It reads the newest manifest of each range. With the database at hand it gives the tootctl commands that fetch
-    objects of other servers again.
+    Without --outcome also what is damaged at the source and good at the destination. It reads the newest manifest of
+    each range. With the database at hand it gives the tootctl commands that fetch objects of other servers again.
     """
     from mastosync_dagster.commands.report import run_report
 

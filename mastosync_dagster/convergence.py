@@ -105,6 +105,7 @@ class Convergence:
 
     Attributes:
         counts: What was asked so far.
+        marks: What is known of rows and objects.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Convergence:
         rules: Rules,
     ) -> None:
         self.counts = Counts()
+        self.marks = rules.marks
         self._connect = connect
         self._schema = schema
         self._list = listed

@@ -74,15 +74,19 @@ class Inventory:
         self._store = store
         self._file_type = file_type
 
-    def lines(self, wanted: Collection[Outcome]) -> Iterator[list[ManifestLine]]:
+    def lines(self, wanted: Collection[Outcome], remarks: Collection[str] = ()) -> Iterator[list[ManifestLine]]:
         """Read everything; yield the lines with some outcomes, in batches.
+
+        Args:
+            wanted: The outcomes.
+            remarks: Lines with one of these details too, whatever their outcome.
 
         Raises:
             ManifestStoreError: A manifest cannot be read, or there is no room for temporary files.
             NotAManifestError: One is none, or of a newer version.
             StorageError: The bucket refuses.
         """
-        words = pa.array([outcome.value for outcome in wanted], pa.string())
+        words = (pa.array([outcome.value for outcome in wanted], pa.string()), pa.array(list(remarks), pa.string()))
         manifests = list(self._store.newest(self._file_type.value))
         ranges = _Ranges(manifests)
         told: set[int] = set()
@@ -116,13 +120,16 @@ class Inventory:
             for batch in FORMAT.batches(file, path):
                 yield batch.filter(pc.equal(batch.column("group").cast(pa.string()), group))
 
-    def _counted(self, batch: pa.RecordBatch, words: pa.Array[Any]) -> Iterator[list[ManifestLine]]:
-        """Count lines; yield those with the wanted outcomes."""
+    def _counted(
+        self, batch: pa.RecordBatch, words: tuple[pa.Array[Any], pa.Array[Any]]
+    ) -> Iterator[list[ManifestLine]]:
+        """Count lines; yield those with the wanted outcomes or details."""
         outcomes = batch.column("outcome").cast(pa.string())
         self.totals.outcomes.update(Outcome(word) for word in outcomes.to_pylist())
         copied = batch.column("size").filter(pc.equal(outcomes, pa.scalar(Outcome.COPIED.value)))
         self.totals.bytes += pc.sum(copied).as_py() or 0
-        found = batch.filter(pc.is_in(outcomes, value_set=words))
+        details = batch.column("detail").cast(pa.string())
+        found = batch.filter(pc.or_(pc.is_in(outcomes, value_set=words[0]), pc.is_in(details, value_set=words[1])))
         if found.num_rows:
             yield lines_of(found)
 

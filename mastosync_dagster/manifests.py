@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _PLACE, _ACLS = "mastosync.destination", "mastosync.acls"
 _ABOUT = frozenset({_PLACE.encode(), _ACLS.encode()})
+_BEGUN, _READ_AT, _READ_UNTIL = "mastosync.begun", "mastosync.read_at", "mastosync.read_until"
+_LONGEST_RUN = timedelta(days=1)
 _BATCH_LINES = 16 * GROUP_LINES
 
 
@@ -55,6 +58,47 @@ class About:
         told = {name.decode(): value.decode() for name, value in (metadata or {}).items() if name in _ABOUT}
         same = {_ACLS: self.metadata()[_ACLS]} if any_acls else {}
         return {**told, **same, _PLACE: one_spelling(told.get(_PLACE, ""))} == self.metadata()
+
+    def is_place_of(self, metadata: Mapping[bytes, bytes]) -> bool:
+        """Tell whether a file is about this destination, with or without ACLs."""
+        return metadata.get(_PLACE.encode()) == self.place.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a manifest's metadata says of when its run looked.
+
+    Attributes:
+        begun: The run began, by the clock of its machine.
+        read_at: It showed its rows as of this moment, by the database's clock,
+        read_until: and had read all of them by this one.
+    """
+
+    begun: datetime
+    read_at: datetime
+    read_until: datetime
+
+    def metadata(self) -> dict[str, str]:
+        """Return it as the metadata of a file."""
+        moments = {_BEGUN: self.begun, _READ_AT: self.read_at, _READ_UNTIL: self.read_until}
+        return {name: moment.isoformat() for name, moment in moments.items()}
+
+    @classmethod
+    def of(cls, metadata: Mapping[bytes, bytes], published: datetime) -> Reading:
+        """Return what a file says; of one that is silent, what is certain from when it was published.
+
+        Args:
+            metadata: The file's.
+            published: When it was published, UTC.
+        """
+        try:
+            begun, read_at, read_until = (
+                datetime.fromisoformat(metadata[name.encode()].decode()) for name in (_BEGUN, _READ_AT, _READ_UNTIL)
+            )
+        except (KeyError, ValueError):
+            # Of an earlier version: the two clocks are taken for one, and no run for longer than a day.
+            return cls(begun=published - _LONGEST_RUN, read_at=published - _LONGEST_RUN, read_until=published)
+        return cls(begun=begun, read_at=read_at, read_until=read_until)
 
 
 class Damaged:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +36,11 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
-from mastosync_dagster.manifests import About, Damaged, manifest_store
+from mastosync_dagster.manifests import About, Damaged, Reading, manifest_store
 from mastosync_dagster.mastodon import (
     TABLES,
-    Connect,
     PrivateRows,
-    Schema,
+    RowPage,
     Selection,
     database_now,
     read_schema,
@@ -53,6 +52,7 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.privacy_watch import PrivacyWatch
 from mastosync_dagster.progress import ProgressReporter, Watcher
+from mastosync_dagster.records import Records
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.run_doubts import CHANGES, ListPlace, RunDoubts, add_to_list, leave_doubts, others_may_write
@@ -108,6 +108,7 @@ class Planned:
         read_at: The moment whose rows the database showed before the first one was read, by its clock.
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
+        begun: When planning began, by this machine's clock.
     """
 
     scope: Scope
@@ -117,6 +118,12 @@ class Planned:
     read_at: datetime
     seconds: float
     database_bytes: int
+    begun: datetime
+
+    @property
+    def reading(self) -> Reading:
+        """When the run looked."""
+        return Reading(self.begun, self.read_at, self.read_at + timedelta(seconds=self.seconds))
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def _make_plan(
         config: Of the op.
         sides: The servers.
     """
-    started = time.monotonic()
+    started, begun = time.monotonic(), datetime.now(timezone.utc)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
@@ -201,7 +208,14 @@ def _make_plan(
             for listed in lists
         ]
         wanted = itertools.chain.from_iterable(
-            _wanted(context, connect, schema, selection, sizes, marks, convergence, sides.destination, config)
+            _wanted(
+                walk_rows(connect, schema, selection, page_rows=config.page_rows),
+                selection,
+                _changes(context, selection, sides.destination, now - begun),
+                sizes,
+                convergence,
+                config,
+            )
             for selection, convergence in zip(scope.selections, convergences, strict=True)
         )
         counts = make_plan(
@@ -214,6 +228,15 @@ def _make_plan(
             keep_access=marks.privacy is Privacy.SOURCE,
             on_progress=watcher.planned,
             stop=threading.Event(),
+            knowledge=Records(
+                connect,
+                schema,
+                store=store,
+                about=_about(sides.destination),
+                prefix=destination.settings.prefix,
+                warn=context.log.warning,
+            ).known,
+            overwrite=config.overwrite,
         )
         for listed in lists:
             listed.add_planned(has_acls=destination.settings.has_acls)
@@ -231,6 +254,7 @@ def _make_plan(
         read_at=read_at,
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
+        begun=begun,
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
     read_until = now + timedelta(seconds=time.monotonic() - reading)
@@ -294,19 +318,15 @@ def _rules(
 
 
 def _wanted(
-    context: dg.OpExecutionContext,
-    connect: Connect,
-    schema: Schema,
+    pages: Iterator[RowPage],
     selection: Selection,
+    changes: Changes | None,
     sizes: Sizes,
-    marks: Marks,
     convergence: Convergence,
-    destination: S3Bucket,
     config: PlanConfig,
 ) -> Iterator[Batch]:
     """Yield the objects of a selection's rows; where the run settles what is in doubt, that too."""
-    pages = walk_rows(connect, schema, selection, page_rows=config.page_rows)
-    changed = batches(pages, _changes(context, selection, destination), sizes, marks)
+    changed = batches(pages, changes, sizes, convergence.marks)
     return convergence.after(changed, page_rows=config.page_rows) if _settles(selection) else changed
 
 
@@ -332,7 +352,9 @@ def _marks(
     return Marks(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, turn=found.turn)
 
 
-def _changes(context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket) -> Changes | None:
+def _changes(
+    context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket, clock_ahead: timedelta
+) -> Changes | None:
     """Return which objects of the selection's rows are wanted; None: all."""
     if selection.changed_since is None:
         return None
@@ -342,6 +364,7 @@ def _changes(context: dg.OpExecutionContext, selection: Selection, destination: 
         since=selection.changed_since,
         all_above=selection.all_above,
         new_after=new_after(context.instance, file_type, known, run_id=context.run_id),
+        clock_ahead=clock_ahead,
     )
 
 
@@ -650,7 +673,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         workfolder.work_folder(context.instance, context.run_id),
-        _about(sides.destination).metadata(),
+        {**_about(sides.destination).metadata(), **planned.reading.metadata()},
         source_prefix=sides.source.settings().prefix,
         destination_prefix=sides.destination.settings().prefix,
     )

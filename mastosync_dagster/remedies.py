@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon import Rows, is_remote, stored_objects
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ NOTHING_TO_DO = "nothing to do: its absence is harmless"
 ROW_GONE = "nothing to do: its row is gone"
 ROW_CHANGED = "nothing to do: its row has another file by now"
 SYNC_AGAIN = "sync it again; the reason says what to change first"
+SOURCE_DAMAGED = (
+    "the destination has it as it was; the source's is damaged, or was replaced by hand: copy this one back while"
+    " Mastodon uses the source; if the source's is right, mastosync sync --overwrite takes it"
+)
+LOOK_AT_BOTH = "look at both sides: mastosync sync --overwrite takes the source's; nothing was overwritten so far"
 NO_POST = "of another server, in no post and of no account: Mastodon does not show it"
 EMOJI = "delete this copy of the emoji in the administration: Mastodon fetches it again with the next post that uses it"
 CARD = "Mastodon fetches it again when the link is posted again, two weeks after it was fetched last at the earliest"
@@ -88,8 +93,7 @@ class Remedies:
         accounts = self._accounts(row.get("account_id") for row in rows.values()) if rows else {}
         for line in lines:
             if not _is_lost(line):
-                harmless = line.outcome is Outcome.MISSING
-                yield Remedy(line, line.remote, None, NOTHING_TO_DO if harmless else SYNC_AGAIN)
+                yield Remedy(line, line.remote, None, _of_what_is_not_lost(line))
             elif rows is None:
                 yield _by_manifest(table, line)
             else:
@@ -133,6 +137,12 @@ class Remedies:
 
 def _is_lost(line: ManifestLine) -> bool:
     return line.outcome is Outcome.MISSING and line.detail != HARMLESS
+
+
+def _of_what_is_not_lost(line: ManifestLine) -> str:
+    if line.outcome is Outcome.FAILED:
+        return LOOK_AT_BOTH if line.reason is Reason.SIDES_DIFFER else SYNC_AGAIN
+    return NOTHING_TO_DO if line.outcome is Outcome.MISSING else SOURCE_DAMAGED
 
 
 def _by_manifest(table: str, line: ManifestLine) -> Remedy:

@@ -154,6 +154,11 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
             f". Private objects need a decision where the destination has no ACLs: {COPY_PRIVATE}=true copies them, for"
             " a bucket that is not public; false leaves them out without a failure"
         )
+    if tally.reasons[Reason.SIDES_DIFFER]:
+        text += (
+            ". Where the sides differ and nothing tells which is right, look at both: mastosync sync --overwrite, or"
+            " overwrite: true in the plan's config, takes the source's"
+        )
     return f"{stopped}. {text}" if stopped else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
@@ -40,11 +41,18 @@ class Changes:
         since: Those that may have changed after this moment.
         all_above: Those of rows with ids above this too.
         new_after: Those written after this moment cannot have been copied yet; None: any may.
+        clock_ahead: How far the database's clock, of which the moments are, is ahead of this machine's.
     """
 
     since: datetime
     all_above: int | None
     new_after: datetime | None
+    clock_ahead: timedelta = timedelta()
+
+    @property
+    def written_after(self) -> datetime | None:
+        """``new_after`` by this machine's clock."""
+        return None if self.new_after is None else self.new_after - self.clock_ahead
 
 
 def batches(
@@ -90,6 +98,7 @@ def items_of(
     assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
     remote, private = is_remote(table, row), marks.is_private(row)
     doubtful = marks.is_doubtful(table, row)
+    written_after = None if changes is None else changes.written_after
     for stored, new in _objects(table, row, changes):
         sizes.bytes += stored.size or 0
         # In the order of the fields: with their names it takes twice as long, and this is done for each object. Both
@@ -108,6 +117,7 @@ def items_of(
             bool(marks.again) and _is_among(marks.again, stored),
             doubtful or (bool(marks.turn) and _is_among(marks.turn, stored)),
             stored.size,
+            written_after if new else None,
         )
 
 

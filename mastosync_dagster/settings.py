@@ -75,6 +75,11 @@ class PlanConfig(dg.Config):
         description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
         " backups; source, those that are private there, a request more each; none: all get the permission.",
     )
+    overwrite: bool = Field(
+        default=False,
+        description="Where both sides have an object with different bytes, copy the source's also where the"
+        " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
+    )
 
     @field_validator("privacy")
     @classmethod

@@ -29,6 +29,7 @@ from mastosync_dagster.mastodon.paths import CACHE
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.progress import ProgressReporter
+from mastosync_dagster.records import Records
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.run_lock import working
 from mastosync_dagster.settings import known_privacy
@@ -40,7 +41,11 @@ CHECK_NAME = "verified"
 GROUP = "verification"
 
 _SIDES = ("source", "destination")
+_WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)
+"""What does not end a run as a failure, and does not let its check pass."""
 _UNWANTED = (Finding.EXTRA, Finding.FOREIGN, Finding.FOREIGN_AT_SOURCE)
+_NOTABLE = (Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER, Finding.MISSING, *_UNWANTED)
+"""What is told beside the differences."""
 
 # Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
 _FOLDERS: Mapping[str, frozenset[str]] = {
@@ -110,7 +115,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
                 CHECK_NAME,
                 asset=f"{file_type.value}_verification",
                 description="What the source has is at the destination as it must be (else an error), and nothing that"
-                " no row expects (a warning).",
+                " no row expects, nor is the source damaged (a warning).",
             )
         ],
     )
@@ -182,7 +187,7 @@ class _Told:
     @property
     def summary(self) -> str:
         findings = self.counts.findings
-        wanted = (Finding.EQUAL, *DIFFERENCES, Finding.MISSING, *_UNWANTED)
+        wanted = (Finding.EQUAL, *DIFFERENCES, *_NOTABLE)
         notes = [
             *(foreign_text(side, top) for side, top in zip(_SIDES, self.counts.tops, strict=True)),
             f"{self.counts.left_out:,} objects that a listing lacked were there when they were asked for by name: it is"
@@ -200,7 +205,7 @@ class _Told:
         """Return the asset check."""
         blind = self.settings.acls is Depth.ALL and self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
-            passed=not (self.different or self.counts.findings[Finding.EXTRA] or blind),
+            passed=not (self.different or any(self.counts.findings[finding] for finding in _WARNED) or blind),
             check_name=CHECK_NAME,
             severity=dg.AssetCheckSeverity.ERROR if self.different else dg.AssetCheckSeverity.WARN,
             description=self.summary,
@@ -232,12 +237,23 @@ class _Told:
             "findings": dg.MetadataValue.path(self.location),
         }
 
+    @property
+    def _remedy(self) -> str:
+        undecided = self.counts.findings[Finding.UNDECIDED]
+        puts_right = "A sync of the same range puts them right"
+        if not undecided:
+            return f"{puts_right}."
+        return (
+            f"{puts_right}, but for {undecided:,} of which nothing tells which side is right: look at both, and"
+            " sync them with overwrite: true in the plan's config to take the source's."
+        )
+
     def raise_if_different(self) -> None:
         """Raise the failure that ends a run that found differences."""
         if self.different:
             raise dg.Failure(
                 description=f"{self.different:,} objects are not at the destination as they must be: {self.summary}."
-                " A sync of the same range puts them right.",
+                f" {self._remedy}",
                 metadata=self.metadata(),
                 allow_retries=False,
             )
@@ -256,6 +272,14 @@ def _verify(
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
         pages = walk_rows(connect, schema, Selection(table, ids=ids), page_rows=config.page_rows)
+        records = Records(
+            connect,
+            schema,
+            store=manifest_store(context.instance, sides.destination),
+            about=about,
+            prefix=destination.settings.prefix,
+            warn=context.log.warning,
+        )
         with Extras(connect, schema, table, ids) as extras:
             counts = audit(
                 covering_batches(pages, ids, Marks(privacy=Privacy(config.privacy))),
@@ -263,6 +287,7 @@ def _verify(
                 destination,
                 path,
                 settings,
+                knowledge=records.known,
                 extras=extras.among,
                 folders=_FOLDERS,
                 about=about.metadata(),
@@ -271,7 +296,7 @@ def _verify(
                     f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
                 ),
             )
-    unwanted = (*DIFFERENCES, *_UNWANTED, Finding.MISSING)
+    unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
     location = manifest_store(context.instance, sides.destination).write(

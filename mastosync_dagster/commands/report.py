@@ -17,6 +17,7 @@ from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.transfer.decisions import SOURCE_DAMAGED
 from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
     Args:
         instance: Whose home may hold the manifests.
         file_types: The file types; empty: all.
-        outcome: ``missing`` or ``failed``; None: both.
+        outcome: ``missing`` or ``failed``; None: both, and what is damaged at the source and good at the destination.
         form: ``table``, ``csv`` or ``json``.
 
     Raises:
         Exception: A plain error (`failures.PLAIN_ERRORS`).
     """
     wanted = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
+    damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()
     store = manifest_store(instance, destination)
     totals: dict[str, Totals] = {}
@@ -62,7 +64,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
         remedies = _remedies(destination.settings().prefix, stack)
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
             inventory = Inventory(store, file_type)
-            for lines in inventory.lines(wanted):
+            for lines in inventory.lines(wanted, damaged):
                 for remedy in remedies.of(file_type.value, lines):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals

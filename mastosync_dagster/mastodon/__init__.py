@@ -1,6 +1,6 @@
 """What Mastodon stores for each row: facts of Mastodon and PostgreSQL, without Dagster and without S3."""
 
-from mastosync_dagster.mastodon.changes import ChangedObject, changed_objects
+from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
 from mastosync_dagster.mastodon.lookups import PrivateRows, Rows
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
@@ -31,6 +31,7 @@ __all__ = [
     "ChangedObject",
     "Connect",
     "DatabaseReadError",
+    "FileDates",
     "IdRange",
     "KeySpan",
     "NotMastodonError",
@@ -44,8 +45,10 @@ __all__ = [
     "Selection",
     "StoredObject",
     "TableSize",
+    "change_columns",
     "changed_objects",
     "database_now",
+    "file_dates",
     "highest_id",
     "id_boundaries",
     "id_partition",

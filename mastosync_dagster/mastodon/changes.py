@@ -23,11 +23,26 @@ class ChangedObject(NamedTuple):
     Attributes:
         stored: The object.
         written: What the source has under its key now was not there before this moment, by the clock of Mastodon's own
-            machine: file names are random, so a new file has a new key. None: the row does not tell.
+            machine: file names are random, so a new file has a new key. None: the row does not tell; a file that
+            Mastodon converts keeps its key, and lay there before the moment that the row has then.
     """
 
     stored: StoredObject
     written: datetime | None
+
+
+class FileDates(NamedTuple):
+    """What a row tells of when an object was written.
+
+    Attributes:
+        written: What lies under its key now was not written before this moment; None: the row does not tell.
+        changed: The row has told of no other file after this moment; None: it does not tell.
+        rewritten: Mastodon writes another file under the same key when it has converted the first.
+    """
+
+    written: datetime | None
+    changed: datetime | None
+    rewritten: bool
 
 
 def change_columns(facts: Table) -> list[str]:
@@ -69,6 +84,26 @@ def changed_objects(
     )
 
 
+def file_dates(table: str, row: Mapping[str, object], stored: StoredObject) -> FileDates:
+    """Return what a row tells of when one of its objects was written.
+
+    Args:
+        table: As for ``stored_objects``.
+        row: Columns of ``stored_objects``, and `change_columns` as far as the database has them.
+        stored: The object.
+    """
+    attachment = next(each for each in table_named(table).attachments if each.name == stored.attachment)
+    if not _is_processed_later(attachment, row):
+        written = _moment(row.get(attachment.updated_at_column))
+        return FileDates(written, written, rewritten=False)
+    if stored.style != ORIGINAL:
+        created = _moment(row.get(CREATED_AT))
+        return FileDates(created, created, rewritten=False)
+    written, saved = (_moment(row.get(name)) for name in (attachment.updated_at_column, ROW_UPDATED_AT))
+    changed = max(written, saved) if written is not None and saved is not None else None
+    return FileDates(written, changed, rewritten=True)
+
+
 def _changed(attachment: Attachment, row: Mapping[str, object], since: datetime) -> bool:
     if _after(_moment(row.get(attachment.updated_at_column)), since):
         return True
@@ -79,9 +114,10 @@ def _changed(attachment: Attachment, row: Mapping[str, object], since: datetime)
 def _written(
     attachment: Attachment, stored: StoredObject, row: Mapping[str, object], created: datetime | None
 ) -> datetime | None:
-    if stored.style != ORIGINAL and _is_processed_later(attachment, row):
-        # Only the original is converted later: its preview keeps its key, and its content.
-        return created
+    if _is_processed_later(attachment, row):
+        # The original is converted later and keeps its key: what the row's moment is about may lie at the destination,
+        # and what was there before at the source. Its preview keeps its content too.
+        return None if stored.style == ORIGINAL else created
     return _moment(row.get(attachment.updated_at_column))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,9 @@ from mastosync_dagster.transfer.storage import addressable
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterable
+
+    from typing_extensions import Buffer
 
     from mastosync_dagster.transfer.storage import Storage
 
@@ -53,20 +57,32 @@ class Digest(NamedTuple):
     md5: str
 
 
-def read_digest(storage: Storage, key: str, halt: threading.Event) -> Digest:
-    """Read an object to its end, in pieces that are not kept. Raises as `read_attributes` does."""
+def read_digest(storage: Storage, key: str, halt: threading.Event, *, first: int | None = None) -> Digest:
+    """Read an object in pieces that are not kept. Raises as `read_attributes` does.
+
+    Args:
+        storage: The side.
+        key: Relative to the key prefix.
+        halt: Set, no further attempt is made.
+        first: So many bytes of it; None: to its end.
+    """
     full = storage.full_key(key)
 
     def read() -> Digest:
         size, digest = 0, hashlib.md5(usedforsecurity=False)
-        pieces = (
-            get(storage.reader(), full).stream(_PIECE)
-            if addressable(full)
-            else boto3_objects.get(storage, full, _PIECE).pieces
-        )
-        for piece in pieces:
-            size += len(piece)
-            digest.update(piece)
+        with contextlib.ExitStack() as stack:
+            if addressable(full):
+                pieces: Iterable[Buffer] = get(storage.reader(), full).stream(_PIECE)
+            else:
+                reply = boto3_objects.get(storage, full, _PIECE)
+                stack.callback(reply.close)
+                pieces = reply.pieces
+            for piece in pieces:
+                taken = memoryview(piece)[: None if first is None else first - size]
+                size += len(taken)
+                digest.update(taken)
+                if size == first:
+                    break
         return Digest(size, digest.hexdigest())
 
     return patiently(storage, key, read, halt)

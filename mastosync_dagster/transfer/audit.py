@@ -10,18 +10,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.closer import AuditSettings, CloserLook, Depth, Look, Seen, Sight
+from mastosync_dagster.transfer.decisions import SOURCE_DAMAGED, Decision, Verdict
+from mastosync_dagster.transfer.differing import MOST, Differing, Judgement
 from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.transfer.lookup import Lookup, View, destination_keys, source_keys
-from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_DIFFERS, only_there_as_long
+from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION
 from mastosync_dagster.transfer.pool import Pool
 from mastosync_dagster.transfer.unwanted import Top, look_at_top, unwanted_line
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from mastosync_dagster.transfer.decisions import Known
     from mastosync_dagster.transfer.items import Batch, Item
     from mastosync_dagster.transfer.lookup import Asked
     from mastosync_dagster.transfer.storage import ListedObject, Storage
@@ -41,6 +44,10 @@ _PROBES = 8
 _HEADERS_SAMPLE = 4_000
 _PRIVATE_SAMPLE = 2_000
 _PUBLIC_SAMPLE = 4_000
+
+_OTHER_BYTES = frozenset({Finding.SIZE_DIFFERS, Finding.CONTENT_DIFFERS})
+_SOUND = frozenset({Finding.EQUAL, Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER})
+"""What is at the destination as it must be, so that a closer look pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ def audit(
     about: Mapping[str, str],
     stop: threading.Event,
     on_progress: Callable[[AuditCounts], None],
+    knowledge: Callable[[Sequence[Differing]], Sequence[Known]] | None = None,
 ) -> AuditCounts:
     """Compare both sides and write a line about every object that is wanted, and about every one that is not.
 
@@ -105,6 +113,7 @@ def audit(
         about: What the file's metadata is to say.
         stop: Set from another thread, it ends the audit.
         on_progress: Called in this thread about once a second, and at the end.
+        knowledge: As for ``make_plan``: what is a difference here a sync copies again, and the other way round.
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
@@ -115,6 +124,7 @@ def audit(
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(FindingWriter(path, about))
         auditor = _Auditor(source, destination, writer, settings, on_progress)
+        auditor.judgement = Judgement(source, destination, auditor.equality, knowledge, overwrite=False, halt=stop)
         pool = stack.enter_context(Pool(settings.readers, stop=stop, tick=auditor.tell_progress))
         lookup = stack.enter_context(
             Lookup(
@@ -140,7 +150,15 @@ def audit(
 
 
 class _Auditor:
-    """Judges and counts. Lives in one thread, but for what `Pool` runs."""
+    """Judges and counts. Lives in one thread, but for what `Pool` runs.
+
+    Attributes:
+        counts: So far.
+        equality: Compares objects.
+        judgement: Decides which side is right where they differ.
+    """
+
+    judgement: Judgement
 
     def __init__(
         self,
@@ -156,7 +174,7 @@ class _Auditor:
         self._writer = writer
         self._settings = settings
         self._on_progress = on_progress
-        self._equality = Equality(source, destination)
+        self.equality = Equality(source, destination)
         self._closer = CloserLook(source, destination, settings)
         self._take_private = settings.copy_private or destination.settings.has_acls
         self._random = random.Random()  # noqa: S311  (which objects are looked at closer is no secret)
@@ -213,11 +231,16 @@ class _Auditor:
         return source, destination
 
     def _judge(self, sights: list[Sight], pool: Pool) -> None:
-        """Look closer at some objects of a batch, and write a line about each."""
-        looks = self._choose([sight for sight in sights if sight.finding is Finding.EQUAL])
+        """Decide which side is right where they differ, look closer at some objects, and write a line about each."""
+        sights = self._ruled(sights)
+        looks = self._choose([sight for sight in sights if sight.finding in _SOUND])
         seen = dict(zip(looks, pool.map(lambda look: self._closer.look(look, pool.halt), looks.values()), strict=True))
+        by_bodies = self._rule_bodies(looks, seen)
         for sight in sights:
-            self._write(sight, seen.get(sight.target))
+            if sight.target in by_bodies:
+                self._write(by_bodies[sight.target], None)
+            else:
+                self._write(sight, seen.get(sight.target))
         counts = self.counts
         self.counts = replace(
             counts,
@@ -260,16 +283,43 @@ class _Auditor:
             if refused is not None:
                 return Sight(item, target, found, None, Finding.UNKNOWN, str(refused))
             return Sight(item, target, found, None, Finding.ABSENT, self._why_absent(item))
-        if only_there_as_long(item, found, there):
-            # As a plan has it, which leaves it as it is. The source's has nothing to say about it.
-            return Sight(item, target, None, there, Finding.EQUAL, SOURCE_DIFFERS)
         return Sight(item, target, found, there, *self._compare(found, there))
+
+    def _ruled(self, sights: list[Sight]) -> list[Sight]:
+        """Say which side is right, where both have an object with different bytes: as a plan does."""
+        differ = [
+            Differing(sight.item, sight.target, sight.found, sight.there)
+            for sight in sights
+            if sight.finding in _OTHER_BYTES and sight.found is not None and sight.there is not None
+        ]
+        decisions = {each.target: decision for each, decision in self._decisions(differ)}
+        return [_by(decisions[sight.target], sight) if sight.target in decisions else sight for sight in sights]
+
+    def _rule_bodies(self, looks: Mapping[str, Look], seen: Mapping[str, Seen]) -> dict[str, Sight]:
+        """Say the same where only the bodies tell that they differ; return what is not damaged at the destination."""
+        differ = []
+        for target, look in looks.items():
+            sight, bodies = look.sight, seen[target].bodies
+            if bodies is not None and sight.found is not None and sight.there is not None:
+                here, there = bodies
+                entries = sight.found._replace(size=here.size), sight.there._replace(size=there.size)
+                differ.append(Differing(sight.item, target, *entries, (here.md5, there.md5)))
+        return {
+            each.target: _by(decision, looks[each.target].sight._replace(detail=seen[each.target].differences[0][1]))
+            for each, decision in self._decisions(differ)
+            if decision.verdict is not Verdict.COPY
+        }
+
+    def _decisions(self, differ: list[Differing]) -> Iterator[tuple[Differing, Decision]]:
+        for start in range(0, len(differ), MOST):
+            some = differ[start : start + MOST]
+            yield from zip(some, self.judgement.of(some), strict=True)
 
     def _compare(self, found: ListedObject, there: ListedObject) -> tuple[Finding, str | None]:
         """Say what the listings show of the content of an object that both sides have, and a remark."""
         if found.size != there.size:
             return Finding.SIZE_DIFFERS, f"{there.size} bytes, at the source {found.size}"
-        if not self._equality.same_content(found, there):
+        if not self.equality.same_content(found, there):
             return Finding.CONTENT_DIFFERS, f"MD5 {there.etag}, at the source {found.etag}"
         return Finding.EQUAL, None
 
@@ -337,3 +387,18 @@ class _Auditor:
     ) -> None:
         self.counts.findings[finding] += 1
         self._writer.write(unwanted_line(storage or self._destination, entry, finding, detail))
+
+
+def _by(decision: Decision, sight: Sight) -> Sight:
+    """Return what is seen of an object whose sides differ, after it was decided which is right."""
+    if decision.verdict is Verdict.COPY:
+        return sight
+    detail = f"{sight.detail}: {decision.words}"
+    if decision.verdict is Verdict.FAIL:
+        return sight._replace(finding=Finding.UNDECIDED, detail=detail)
+    if decision is Decision.AS_THE_ROW_SAYS:
+        finding, detail = Finding.EQUAL, decision.words
+    else:
+        finding = Finding.SOURCE_DIFFERS if decision in SOURCE_DAMAGED else Finding.DESTINATION_NEWER
+    # The source's has nothing more to say about it.
+    return sight._replace(found=None, finding=finding, detail=detail)

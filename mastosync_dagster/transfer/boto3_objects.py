@@ -14,6 +14,7 @@ from mastosync_dagster.transfer.verify import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
@@ -42,6 +43,7 @@ class Reply(NamedTuple):
         attributes: Header fields and user metadata.
         pieces: The body.
         close: Ends the connection, if the body is not to be read to its end.
+        modified: When it was last written, by the server's clock; None: not known.
     """
 
     size: int
@@ -49,6 +51,7 @@ class Reply(NamedTuple):
     attributes: Attributes
     pieces: Iterator[bytes]
     close: Callable[[], None]
+    modified: datetime | None = None
 
 
 def get(storage: Storage, key: str, piece_size: int) -> Reply:
@@ -66,6 +69,7 @@ def get(storage: Storage, key: str, piece_size: int) -> Reply:
         attributes=_attributes(answer),
         pieces=answer["Body"].iter_chunks(piece_size),
         close=answer["Body"].close,
+        modified=answer.get("LastModified"),
     )
 
 

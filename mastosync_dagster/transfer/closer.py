@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.transfer.access import is_public
-from mastosync_dagster.transfer.attributes import read_attributes, read_digest
+from mastosync_dagster.transfer.attributes import Digest, read_attributes, read_digest
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.pool import gone
@@ -96,11 +96,13 @@ class Seen(NamedTuple):
         differences: Findings, the gravest first, each with a remark.
         bytes: Bytes of bodies read.
         acl: Whether it was seen who may read it.
+        bodies: What the bodies are, source first, where they differ.
     """
 
     differences: tuple[tuple[Finding, str], ...]
     bytes: int = 0
     acl: bool = False
+    bodies: tuple[Digest, Digest] | None = None
 
 
 class CloserLook:
@@ -127,28 +129,29 @@ class CloserLook:
         """Look at one object."""
         sight, found = look.sight, look.sight.found
         differences: list[tuple[Finding, str]] = []
-        size = 0
+        size, bodies = 0, None
         try:
             if look.body and found is not None:
-                size = self._compare_bodies(found.key, sight.target, differences, halt)
+                here, there = bodies = self._bodies(found.key, sight.target, differences, halt)
+                size = here.size + there.size
             if look.headers and found is not None:
                 self._compare_headers(found.key, sight.target, differences, halt)
         except StorageError as error:
             return Seen(((Finding.UNKNOWN, str(error)),), size)
         acl = look.acl and self.acls_unknown is None and self._try_access(sight, differences, halt)
-        return Seen(tuple(differences), size, acl)
+        return Seen(tuple(differences), size, acl, None if bodies is None or bodies[0] == bodies[1] else bodies)
 
-    def _compare_bodies(
+    def _bodies(
         self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
-    ) -> int:
-        """Compare two bodies; returns how many bytes were read."""
+    ) -> tuple[Digest, Digest]:
+        """Compare two bodies; returns what they are."""
         here = read_digest(self._source, source_key, halt)
         there = read_digest(self._destination, key, halt)
         if here.size != there.size:
             differences.append((Finding.SIZE_DIFFERS, f"{there.size} bytes read, at the source {here.size}"))
         elif here.md5 != there.md5:
             differences.append((Finding.CONTENT_DIFFERS, f"MD5 of the body {there.md5}, at the source {here.md5}"))
-        return here.size + there.size
+        return here, there
 
     def _compare_headers(
         self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event

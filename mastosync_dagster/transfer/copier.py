@@ -6,6 +6,7 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.transfer.decisions import Decision
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import ManifestLine, failed
 from mastosync_dagster.transfer.onserver import RefusedError
@@ -13,7 +14,8 @@ from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.transfer.pool import patiently
 from mastosync_dagster.transfer.sides import HaltedError, SideError
-from mastosync_dagster.transfer.whole import TooLargeError
+from mastosync_dagster.transfer.verify import bare
+from mastosync_dagster.transfer.whole import OlderError, TooLargeError
 
 if TYPE_CHECKING:
     import threading
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 GONE = "deleted between plan and copy"
 FLICKERS = "the source does not have the object when it is read, and shows it when it is asked for"
+WRITTEN_MEANWHILE = "one side has another object than when the copy was planned; nothing was overwritten"
 STOPPED = "the run was stopped while it was being copied"
 
 _PAUSES = (1.0, 4.0)
@@ -78,17 +81,17 @@ class Copier:
         Raises:
             TooLargeError: It does not fit; nothing was written.
         """
-        return self._first_found(line, self._copy_whole)
+        return self._changed_since(line) or self._first_found(line, self._copy_whole)
 
     def copy_special(self, line: PlannedCopy) -> ManifestLine:
         """Copy an object of any size and any key."""
-        return self._first_found(line, self._copy_any)
+        return self._changed_since(line) or self._first_found(line, self._copy_any)
 
     def _copy_whole(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         if self._on_server is not None:
             with contextlib.suppress(RefusedError):
                 return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
-        return self._whole.copy(source_key, key, line.size, private=line.private)
+        return self._whole.copy(source_key, key, line.size, private=line.private, written_after=line.written_after)
 
     def _copy_any(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         odd = self._lanes.is_odd(source_key) or self._lanes.is_odd(key)
@@ -97,7 +100,9 @@ class Copier:
                 return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
         if odd and (line.size is None or line.size <= self._whole.limit):
             with contextlib.suppress(TooLargeError):
-                return self._whole.copy(source_key, key, line.size, private=line.private, odd=True)
+                return self._whole.copy(
+                    source_key, key, line.size, private=line.private, odd=True, written_after=line.written_after
+                )
         return self._parts.copy(source_key, key, line.size, private=line.private)
 
     def _first_found(self, line: PlannedCopy, copy: Callable[[PlannedCopy, str, str], Copied]) -> ManifestLine:
@@ -128,6 +133,34 @@ class Copier:
             if self._halt.wait(pause):
                 return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
         return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, FLICKERS)
+
+    def _changed_since(self, line: PlannedCopy) -> ManifestLine | None:
+        """Look once more before an object is overwritten: it was decided by what both sides had then.
+
+        Returns:
+            The line of an object that is not to be copied; None: nothing was there to be overwritten, or both sides
+            have what they had.
+        """
+        if line.there_size is None:
+            return None
+        for side, key, size, etag in (
+            (self._source, line.source_key, line.size, line.etag),
+            (self._destination, line.key, line.there_size, line.there_etag),
+        ):
+            storage = side.storage
+            try:
+                with side:
+                    found = patiently(storage, key, partial(storage.head, key), self._halt)
+            except HaltedError:
+                return self._failed(line, line.source_key, line.key, Reason.NOT_ATTEMPTED, STOPPED)
+            except StorageError as error:
+                if error.reason is Reason.ACCESS_DENIED:  # listed, and not to be asked for: the listing counts
+                    continue
+                self._judge(SideError(side, error))
+                return self._failed(line, line.source_key, line.key, error.reason, str(error))
+            if found is not None and (found.size != size or not _may_be(bare(found.etag), bare(etag))):
+                return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+        return None
 
     def _shown(self, line: PlannedCopy) -> bool:
         """Ask the source whether it has an object, under any of its keys.
@@ -167,6 +200,8 @@ class Copier:
                     continue
                 self._judge(problem)
                 return self._failed(line, source_key, key, error.reason, str(error))
+            except OlderError as older:
+                return self._of_older(line, key, older) or self._try_keys(line._replace(written_after=None), copy)
             except HaltedError:
                 return self._failed(line, source_key, key, Reason.NOT_ATTEMPTED, STOPPED)
             return ManifestLine(
@@ -184,6 +219,29 @@ class Copier:
                 line.remote,
             )
         return refused
+
+    def _of_older(self, line: PlannedCopy, key: str, older: OlderError) -> ManifestLine | None:
+        """Ask the destination for an object that was thought to be new, and is older at the source than that.
+
+        It was copied before, or the row speaks of what Mastodon has written at the destination since.
+
+        Returns:
+            The line of what the destination has; None: it has nothing.
+        """
+        try:
+            with self._destination:
+                there = patiently(
+                    self._destination.storage, key, partial(self._destination.storage.head, key), self._halt
+                )
+        except StorageError as error:
+            if error.reason is Reason.ACCESS_DENIED:  # so S3 answers for absent objects too, without the right to list
+                return None
+            self._judge(SideError(self._destination, error))
+            return self._failed(line, line.source_key, key, error.reason, str(error))
+        if there is None:
+            return None
+        same = there.size == older.size and _may_be(bare(there.etag), older.etag)
+        return self._present(line, there, None if same else Decision.WRITTEN_THERE.words)
 
     def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
         """Say what becomes of an object that the source does not have, or refuses."""
@@ -212,7 +270,7 @@ class Copier:
     def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
         return failed(line, self._source_prefix + source_key, self._destination_prefix + key, reason, detail)
 
-    def _present(self, line: PlannedCopy, there: ListedObject, detail: str) -> ManifestLine:
+    def _present(self, line: PlannedCopy, there: ListedObject, detail: str | None) -> ManifestLine:
         return ManifestLine(
             line.group,
             line.row_id,
@@ -244,6 +302,11 @@ class Copier:
             line.private,
             line.remote,
         )
+
+
+def _may_be(etag: str | None, other: str | None) -> bool:
+    """Tell whether two ETags may be of one object: a server that gives none now and then says nothing."""
+    return etag is None or other is None or etag == other
 
 
 def _is_absent(error: StorageError) -> bool:

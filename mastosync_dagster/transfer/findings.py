@@ -34,6 +34,12 @@ class Finding(str, Enum):
     """The same bytes, and another Content-Type, Cache-Control, … or other metadata."""
     ACL_DIFFERS = "acl_differs"
     """Everybody may read it and must not, or must and may not."""
+    UNDECIDED = "undecided"
+    """Both sides have it with different bytes, and nothing tells which are right: no sync overwrites it."""
+    SOURCE_DIFFERS = "source_differs"
+    """At the destination as it was copied; the source has other bytes since, though its row has not changed."""
+    DESTINATION_NEWER = "destination_newer"
+    """Written at the destination later than what the source has: there it is as it must be."""
     UNKNOWN = "unknown"
     """It could not be looked at; the detail says why."""
     EXTRA = "extra"
@@ -52,6 +58,7 @@ DIFFERENCES = (
     Finding.CONTENT_DIFFERS,
     Finding.HEADERS_DIFFER,
     Finding.ACL_DIFFERS,
+    Finding.UNDECIDED,
     Finding.UNKNOWN,
 )
 """Findings about an object that a row expects and that is not, or not known to be, as it must be."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class Item(NamedTuple):
@@ -26,6 +29,8 @@ class Item(NamedTuple):
         turn: Found at the destination, its ACL is asked for, and set where it is another: that is in doubt.
         size: Bytes that the caller knows it must have; None: unknown. Where the destination has that many and the
             source has not, the destination's is the right one, and stays.
+        written_after: Of a new item: what the source has was written after this moment, by the storages' clock. If it
+            was not, the item is not new, and the destination is asked for it. None: not known.
     """
 
     key: str
@@ -41,6 +46,7 @@ class Item(NamedTuple):
     again: bool = False
     turn: bool = False
     size: int | None = None
+    written_after: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

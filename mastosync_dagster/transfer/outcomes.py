@@ -41,6 +41,8 @@ class Reason(str, Enum):
     """No client can address this key, or a side refuses its form."""
     PRIVATE_NOT_COPIED = "private_not_copied"
     """Private in the database, and the destination has no ACLs to keep it so."""
+    SIDES_DIFFER = "sides_differ"
+    """Both sides have it with different bytes, and nothing tells which are right; nothing was overwritten."""
     OBJECT_ARCHIVED = "object_archived"
     """In a storage class (Glacier) that must be restored before it can be read."""
     THROTTLED = "throttled"

@@ -98,7 +98,7 @@ class _Reading:
         self._persistence = persistence
         self._halt = halt
         reply = persistence.run(source, key, self._open, None)
-        self.size, self.etag, self.attributes, self._pieces, self.close = reply
+        self.size, self.etag, self.attributes, self._pieces, self.close, _ = reply
 
     def _open(self) -> boto3_objects.Reply:
         if not addressable(self._full_key):

@@ -17,6 +17,7 @@ from mastosync_dagster.transfer.lines import GROUP_LINES, LineWriter, Sink
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
 TO_COPY = "to_copy.arrow"
@@ -49,6 +50,10 @@ class PlannedCopy(NamedTuple):
         row_id: Manifest column.
         part: Manifest column.
         remote: Manifest column.
+        there_size: Bytes of what the destination has under ``key``, to be overwritten; None: nothing was seen there.
+        there_etag: Its ETag without quotes; None where it gives none.
+        written_after: Without a ``size``: if what the source has was not written after this moment, the destination is
+            asked before it is written to. None: it is not.
     """
 
     key: str
@@ -63,6 +68,9 @@ class PlannedCopy(NamedTuple):
     row_id: int
     part: str
     remote: bool | None = None
+    there_size: int | None = None
+    there_etag: str | None = None
+    written_after: datetime | None = None
 
 
 SCHEMA = pa.schema(
@@ -79,6 +87,9 @@ SCHEMA = pa.schema(
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("part", pa.string(), nullable=False),
         pa.field("remote", pa.bool_()),
+        pa.field("there_size", pa.int64()),
+        pa.field("there_etag", pa.string()),
+        pa.field("written_after", pa.timestamp("us", tz="UTC")),
     ],
     metadata={"mastosync.plan": "1"},
 )

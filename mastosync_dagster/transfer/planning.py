@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.access import SourceAccess
+from mastosync_dagster.transfer.decisions import Decision, Known, Verdict
+from mastosync_dagster.transfer.differing import MOST, Differing, Judgement
 from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
@@ -39,7 +41,7 @@ _MD5_CHARACTERS = 32
 _BY_NAME = (False, False)
 
 ONLY_AT_DESTINATION = "only at the destination"
-SOURCE_DIFFERS = "as long as the database says; the source has another length"
+SOURCE_DIFFERS = Decision.AS_THE_ROW_SAYS.words
 NO_ACLS = "private in the database; the destination has no ACLs to keep it so"
 SOURCE_SILENT = "the source neither shows nor denies it"
 HARMLESS = "known to be harmless"
@@ -82,11 +84,6 @@ class PlanCounts:
     private_missing_folders: frozenset[str] = frozenset()
 
 
-def only_there_as_long(item: Item, here: ListedObject, there: ListedObject) -> bool:
-    """Tell whether the destination alone has an object as long as the database says."""
-    return item.size == there.size != here.size
-
-
 def make_plan(
     batches: Iterable[Batch],
     source: Storage,
@@ -98,6 +95,8 @@ def make_plan(
     on_progress: Callable[[PlanCounts], None] | None = None,
     listers: int = 8,
     keep_access: bool = False,
+    knowledge: Callable[[Sequence[Differing]], Sequence[Known]] | None = None,
+    overwrite: bool = False,
 ) -> PlanCounts:
     """Compare both sides and write the plan: ``to_copy.arrow``, ``to_turn.arrow``, ``decided.parquet`` (`planfile`).
 
@@ -123,6 +122,9 @@ def make_plan(
         listers: Listings in flight at a time.
         keep_access: Whether everybody may read an object that is to be copied, or to get its ACL, is asked of the
             source, a request each, instead of taken from the item.
+        knowledge: What is known of objects that both sides have with different bytes (`decisions`); None: the items'
+            sizes are all there is, and where those do not tell the source is right.
+        overwrite: Of those, the source's is wanted, also where the destination's may be the right one.
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
@@ -137,6 +139,7 @@ def make_plan(
         planner = _Planner(
             source, destination, plan, turns, decided, copy_private=copy_private, on_progress=on_progress
         )
+        planner.judgement = Judgement(source, destination, planner.equality, knowledge, overwrite=overwrite, halt=stop)
         if keep_access:
             pool = Pool(_ACLS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
             planner.access = SourceAccess(source, stack.enter_context(pool))
@@ -148,6 +151,7 @@ def make_plan(
             planner.decide(asked, rows, lookup)
             if number % _BATCHES_PER_COLLECTION == 0:
                 gc.collect(1)
+        planner.settle(lookup)
     planner.tell_progress(at_once=True)
     return planner.counts
 
@@ -204,7 +208,11 @@ class _Planner:
     Attributes:
         counts: So far.
         access: Asks the source who may read an object that is to be copied; None: the item says.
+        equality: Compares objects.
+        judgement: Decides about objects that differ.
     """
+
+    judgement: Judgement
 
     def __init__(
         self,
@@ -226,7 +234,7 @@ class _Planner:
         self._take_private = copy_private or self._has_acls
         self._source_prefix = source.settings.prefix
         self._destination_prefix = destination.settings.prefix
-        self._equality = Equality(source, destination)
+        self.equality = Equality(source, destination)
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._to_copy = 0
         self._to_turn = 0
@@ -235,6 +243,7 @@ class _Planner:
         self._private_missing_folders: set[str] = set()
         self._undecided: list[tuple[Item, PlannedCopy]] = []
         self._unturned: list[PlannedCopy] = []
+        self._differing: list[Differing] = []
         self._on_progress = on_progress
         self._told = time.monotonic()
 
@@ -263,9 +272,33 @@ class _Planner:
             destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
         for item in doubtful:
             self._decide(item, confirmed if item.key in named else source, destination, listed=_BY_NAME)
+        if len(self._differing) >= MOST:
+            self._judge()
         self._ask_access()
         self._count(len(items), rows, (source, destination, confirmed), lookup)
         self.tell_progress()
+
+    def settle(self, lookup: Lookup) -> None:
+        """Decide about what has been put off."""
+        self._judge()
+        self._ask_access()
+        self._count(0, 0, (), lookup)
+
+    def _judge(self) -> None:
+        """Decide about the objects that differ, some thousands at a time: what is known of them takes reading."""
+        for start in range(0, len(self._differing), MOST):
+            some = self._differing[start : start + MOST]
+            for differing, decision in zip(some, self.judgement.of(some), strict=True):
+                item, target, found, there, _ = differing
+                if decision.verdict is Verdict.KEEP:
+                    self._present(item, target, there=there, detail=decision.words)
+                elif decision.verdict is Verdict.COPY:
+                    self._copy_found(item, target, found, there)
+                else:
+                    self._say(
+                        item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=decision.words
+                    )
+        self._differing.clear()
 
     def _count(self, objects: int, rows: int, views: tuple[View, ...], lookup: Lookup) -> None:
         counts = self.counts
@@ -306,22 +339,20 @@ class _Planner:
                 return self._decide_absent(item, source, destination, listed=listed)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
-        if there is not None and not item.again and self._equal(found, there):
+        differs = there is not None and not self._equal(found, there)
+        if there is not None and not differs and not item.again:
             exposed = item.private and not self._has_acls
             self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
-        elif there is not None and only_there_as_long(item, found, there):
-            # Written at the destination after the switch, or damaged at the source since: not to be overwritten,
-            # whatever a closer look has found.
-            self._present(item, target, there=there, detail=SOURCE_DIFFERS)
         elif (listed[0] and found.key != item.key) or (
             listed[1] and there is None and item.size not in {None, found.size}
         ):
             # The source may have what is not second best, or the destination what is as long as it must be.
             return False
-        elif item.private and not self._take_private:
-            self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
+        elif there is not None and differs:
+            # Whatever a closer look has found.
+            self._differing.append(Differing(item, target, found, there))
         else:
-            self._copy(item, target, [found.key], found)
+            self._copy_found(item, target, found, there)
         return True
 
     def _decide_absent(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
@@ -357,7 +388,7 @@ class _Planner:
 
     def _equal(self, here: ListedObject, there: ListedObject) -> bool:
         """Tell whether two objects are equal as far as sizes and ETags tell."""
-        return here.size == there.size and self._equality.same_content(here, there)
+        return here.size == there.size and self.equality.same_content(here, there)
 
     def _present(
         self,
@@ -384,9 +415,25 @@ class _Planner:
         else:
             self._unturned.append(line)
 
-    def _copy(self, item: Item, target: str, source_keys: list[str], found: ListedObject | None) -> None:
+    def _copy_found(self, item: Item, target: str, found: ListedObject, there: ListedObject | None) -> None:
+        """Plan a copy of what the source has, over what the destination has."""
+        if item.private and not self._take_private:
+            self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
+        else:
+            self._copy(item, target, [found.key], found, there)
+
+    def _copy(
+        self,
+        item: Item,
+        target: str,
+        source_keys: list[str],
+        found: ListedObject | None,
+        there: ListedObject | None = None,
+    ) -> None:
         """Plan a copy. Without ``found`` the source keys are to be tried in order."""
         line = self._line(item, target, source_keys, found)
+        if there is not None:
+            line = line._replace(there_size=there.size, there_etag=there.etag)
         if self.access is not None:
             self._undecided.append((item, line))
         else:
@@ -406,6 +453,7 @@ class _Planner:
             row_id=item.row_id,
             part=item.part,
             remote=item.remote,
+            written_after=item.written_after,
         )
 
     def _write(self, line: PlannedCopy) -> None:
@@ -468,8 +516,8 @@ class _Planner:
 
     def _md5(self, found: ListedObject | None, there: ListedObject | None) -> str | None:
         """Return the MD5 of the body, from an ETag that is one."""
-        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self._equality.source.are_md5:
+        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self.equality.source.are_md5:
             return found.etag
-        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self._equality.destination.are_md5:
+        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self.equality.destination.are_md5:
             return there.etag
         return None

@@ -527,6 +527,17 @@ class Storage:
         etag = found["e_tag"]
         return ListedObject(key, found["size"], etag and etag.strip('"'))
 
+    def modified(self, key: str) -> datetime:
+        """Ask when an object was last written, by the server's clock.
+
+        Raises:
+            StorageError: There is none, or it cannot be asked for.
+        """
+        try:
+            return self.client.head_object(Bucket=self.settings.bucket, Key=self.full_key(key))["LastModified"]
+        except Exception as error:
+            raise self.error(error, key) from error
+
     def etag_is_md5(self, key: str) -> bool:
         """Ask whether an object's ETag is the MD5 of its body: not so where it is encrypted with a key of its own.
 

@@ -19,6 +19,7 @@ from mastosync_dagster.transfer.window import NeedsRoomError
 
 if TYPE_CHECKING:
     import threading
+    from datetime import datetime
 
     from obstore import Bytes
 
@@ -41,6 +42,20 @@ class Copied(NamedTuple):
 
 class TooLargeError(Aside):
     """The body turns out to be too large to be held in memory."""
+
+
+class OlderError(Aside):
+    """The source's object was not written after the moment that it was expected to be. Nothing was written.
+
+    Attributes:
+        size: Its bytes.
+        etag: Its bare ETag; None where there is none.
+    """
+
+    def __init__(self, size: int, etag: str | None) -> None:
+        super().__init__("older than expected")
+        self.size = size
+        self.etag = etag
 
 
 class _Body(NamedTuple):
@@ -101,7 +116,16 @@ class WholeObjects:
         self._destination_has_md5s = True
         self._doubted: dict[str, str] = {}
 
-    def copy(self, source_key: str, key: str, size: int | None, *, private: bool, odd: bool = False) -> Copied:
+    def copy(
+        self,
+        source_key: str,
+        key: str,
+        size: int | None,
+        *,
+        private: bool,
+        odd: bool = False,
+        written_after: datetime | None = None,
+    ) -> Copied:
         """Copy one object.
 
         Args:
@@ -110,8 +134,10 @@ class WholeObjects:
             size: Bytes, as planned; None: unknown.
             private: Write it so that not everybody may read it.
             odd: obstore cannot name one of the keys.
+            written_after: The object must have been written after this moment; None: whenever.
 
         Raises:
+            OlderError: It was not.
             SideError: A side failed for good.
             TooLargeError: It is larger than the limit. Nothing was written.
         """
@@ -119,34 +145,50 @@ class WholeObjects:
         while True:
             try:
                 if room <= self._budget.share:
-                    return self._copy(source_key, key, size, 0, private=private, odd=odd)
+                    return self._copy(source_key, key, size, 0, written_after, private=private, odd=odd)
                 with self._budget.hold(room, self._halt) as held:
-                    return self._copy(source_key, key, size, held, private=private, odd=odd)
+                    return self._copy(source_key, key, size, held, written_after, private=private, odd=odd)
             # Its size was unknown, or has changed.
             except NeedsRoomError as needed:  # noqa: PERF203  (once an object)
                 room = needed.size
 
-    def _copy(self, source_key: str, key: str, size: int | None, held: int, *, private: bool, odd: bool) -> Copied:
+    def _copy(
+        self,
+        source_key: str,
+        key: str,
+        size: int | None,
+        held: int,
+        written_after: datetime | None,
+        *,
+        private: bool,
+        odd: bool,
+    ) -> Copied:
         fetch = self._fetch_visibly if odd else self._fetch
         with self._source:
-            body = self._persistence.run(self._source, source_key, fetch, self._fetch_visibly, source_key, held, size)
+            body = self._persistence.run(
+                self._source, source_key, fetch, self._fetch_visibly, source_key, held, size, written_after
+            )
         store = self._store_visibly if odd else self._store
         with self._destination:
             self._persistence.run(self._destination, key, store, self._store_visibly, key, body, private)
         return Copied(body.size, body.md5)
 
-    def _fetch(self, key: str, held: int, planned: int | None) -> _Body:
+    def _fetch(self, key: str, held: int, planned: int | None, written_after: datetime | None) -> _Body:
         small = planned is not None and planned <= SMALL_BODY
         reply = get(self._readers[small], self._source_prefix + key)
         meta = reply.meta
+        if written_after is not None and meta["last_modified"] <= written_after:
+            raise OlderError(meta["size"], bare(meta["e_tag"]))
         self._admit(meta["size"], held)
         data = reply.bytes()
         attributes = shown_by_obstore(reply.attributes)
         return self._verified(key, data, meta["size"], meta["e_tag"], attributes, planned=planned)
 
-    def _fetch_visibly(self, key: str, held: int, planned: int | None) -> _Body:
+    def _fetch_visibly(self, key: str, held: int, planned: int | None, written_after: datetime | None) -> _Body:
         reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
         with contextlib.closing(reply):
+            if written_after is not None and reply.modified is not None and reply.modified <= written_after:
+                raise OlderError(reply.size, reply.etag)
             self._admit(reply.size, held)
             data = b"".join(reply.pieces)
         etag = f'"{reply.etag}"' if reply.etag else None

@@ -158,13 +158,14 @@ class LivingInstance:
         """Return the key of a local row's object."""
         return f"{table}/{_ATTACHMENTS[attachment]}/{_partition(row_id)}/{style}/{name}"
 
-    def put(self, key: str) -> None:
-        """Write an object that a row says exists."""
+    def put(self, key: str) -> int:
+        """Write an object that a row says exists; return its size."""
         body = self._random.randbytes(self._random.randrange(20, 2000))
         self.source.client.put_object(Bucket=self.source.name, Key=key, Body=body)
         self.expected[key] = md5(body)
         self.written[key] += 1
         self._own.add(key)
+        return len(body)
 
     def remove(self, key: str) -> None:
         """Delete an object; no row says any more that it exists. Those of the generated instance others need too."""
@@ -247,6 +248,28 @@ class LivingInstance:
             "media_attachments", row_id, {**_VIDEO, "file_file_name": name, "file_updated_at": now, "processing": 0}
         )
         return row_id
+
+    def upload_raw(self, extension: str, kind: str, *, size_known: bool = True) -> int:
+        """Create a media attachment that keeps its name when it is converted; its object lies raw under that name."""
+        row_id = self.next_id("media_attachments")
+        name = self._name(extension)
+        key = self.key("media_attachments", "file", row_id, "original", name)
+        size = self.put(key)
+        now = self.now.replace(tzinfo=None)
+        values = {"file_file_name": name, "file_content_type": kind, "file_updated_at": now, "processing": 0, "type": 2}
+        if kind.startswith("video/"):
+            self.put(self.key("media_attachments", "file", row_id, "small", f"{name.removesuffix(extension)}png"))
+        self.insert("media_attachments", row_id, {**values, "file_file_size": size if size_known else None})
+        return row_id
+
+    def convert_in_place(self, row_id: int, *, size_known: bool = True) -> str:
+        """Convert such an object where Mastodon keeps its files now; return its key."""
+        name = self._value("media_attachments", row_id, "file_file_name")
+        key = self.key("media_attachments", "file", row_id, "original", name)
+        size, now = self.put(key), self.now.replace(tzinfo=None)
+        sizes = {"file_file_size": size if size_known else None}
+        self.update("media_attachments", row_id, file_updated_at=now, updated_at=now, processing=2, **sizes)
+        return key
 
     def begin_conversion(self, row_id: int) -> datetime:
         """Have a video's conversion begin; return the moment that will stand in its row."""

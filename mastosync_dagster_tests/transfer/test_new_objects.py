@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mastosync_dagster.transfer.copying import copy_plan
+from mastosync_dagster.transfer.decisions import Decision
 from mastosync_dagster.transfer.items import Batch, Item
 from mastosync_dagster.transfer.manifest import ManifestLine, merge, read_manifest
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
@@ -82,6 +84,42 @@ def test_one_that_mastodon_wrote_to_the_destination_alone_is_present_and_stays_a
     _, lines = world.run(Item(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, ONLY_AT_DESTINATION)
     assert Kind.PUT not in world.requests()[1]
+
+
+NOW = datetime.now(timezone.utc)
+BEFORE, LATER = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+
+
+def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_is_at_the_destination(
+    world: World,
+) -> None:
+    # The row's moment is that of what Mastodon has written at the destination, after the switch.
+    put(world.source, KEY)
+    put(world.destination, KEY, b"converted there")
+    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, Decision.WRITTEN_THERE.words)
+    assert Kind.PUT not in world.requests()[1]
+
+
+def test_one_that_was_copied_before_after_all_is_present(world: World) -> None:
+    put(world.source, KEY)
+    put(world.destination, KEY)
+    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, None)
+    assert Kind.PUT not in world.requests()[1]
+
+
+def test_one_that_the_destination_lacks_is_copied_whenever_it_was_written(world: World) -> None:
+    put(world.source, KEY)
+    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    assert lines[KEY].outcome is Outcome.COPIED
+
+
+def test_a_new_object_that_is_new_costs_no_question(world: World) -> None:
+    put(world.source, KEY)
+    _, lines = world.run(Item(KEY, new=True, written_after=BEFORE))
+    assert lines[KEY].outcome is Outcome.COPIED
+    assert world.requests() == [[Kind.GET], [Kind.PUT]]
 
 
 def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: World) -> None:

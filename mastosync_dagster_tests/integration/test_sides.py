@@ -1,0 +1,210 @@
+"""Which side is right where their bytes differ: after the switch, after rot, after damage, without a record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster import remedies
+from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.decisions import Decision
+from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
+from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.verdicts import verification_of
+from mastosync_dagster_tests.integration.life import MINUTE, Life
+from mastosync_dagster_tests.integration.test_report_command import report
+from mastosync_dagster_tests.support.living import md5
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from mastosync_dagster_tests.conftest import Bucket
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+KINDS = {"mp4": "video/mp4", "mp3": "audio/mpeg"}
+
+
+def body_of(bucket: Bucket, key: str) -> bytes:
+    return bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+
+
+def flip(bucket: Bucket, key: str) -> bytes:
+    """Change a byte of an object; return what it was."""
+    body = body_of(bucket, key)
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=bytes([body[0] ^ 1, *body[1:]]))
+    return body
+
+
+def cut(bucket: Bucket, key: str) -> bytes:
+    """Cut an object short; return what it was."""
+    body = body_of(bucket, key)
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body[: len(body) // 2])
+    return body
+
+
+def lines(life: Life, run_id: str) -> dict[str, ManifestLine]:
+    """Return the manifest of a run, by key."""
+    (file,) = Path(life.world.environment["DAGSTER_HOME"], "manifests").rglob(f"{run_id}.parquet")
+    return {line.key: line for batch in read_manifest(file) for line in batch}
+
+
+def sync(life: Life, *, overwrite: bool = False) -> dg.ExecuteInProcessResult:
+    """Sync every row of media_attachments. Without manifests ACLs would be set again, which this server has not."""
+    config = {"file_types": [MEDIA.value], "overwrite": overwrite, "privacy": "none"}
+    return life.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
+
+
+def verify(life: Life, **config: object) -> tuple[bool, dict[str, FindingLine]]:
+    """Verify all ranges of media_attachments; return whether all was well, and the findings by key."""
+    success = True
+    for key in life.world.dagster.get_dynamic_partitions(MEDIA.partitions_name):
+        ops = {"ops": {"media_attachments_verification": {"config": config}}}
+        success = life.run("verify_media_attachments", key, config=ops).success and success
+    store = manifest_store(life.world.dagster, S3Bucket.destination())
+    found: dict[str, FindingLine] = {}
+    for manifest in store.newest(verification_of(MEDIA)):
+        with store.file(manifest) as path:
+            found.update((line.key, line) for batch in read_findings(path) for line in batch)
+    return success, found
+
+
+@pytest.fixture
+def copied(life: Life) -> tuple[Life, str]:
+    """A life whose media is copied, with the key of a preview among it: nobody knows how long that must be."""
+    row_id = life.living.post_picture()
+    for key in life.world.register(MEDIA)[MEDIA]:
+        assert life.run("sync_media_attachments", key).success
+    (preview,) = (key for key in life.living.expected if str(row_id)[:6] in key.replace("/", "") and "/small/" in key)
+    return life, preview
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("size_known", [True, False])
+def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_raw_upload(
+    life: Life, *, size_known: bool
+) -> None:
+    for key in life.world.register(MEDIA)[MEDIA]:
+        assert life.run("sync_media_attachments", key).success
+    assert life.night().success
+    living, before, converted = life.day(), life.world.source, list[str]()
+    for minutes in (1, 30, 90):
+        raw = [living.upload_raw(extension, kind, size_known=size_known) for extension, kind in KINDS.items()]
+        assert life.night().success
+        assert life.differences() == []
+        # The switch: from now on Mastodon writes to the new storage.
+        living.source = life.world.destination
+        living.pass_time(minutes * MINUTE)
+        converted += [living.convert_in_place(row_id, size_known=size_known) for row_id in raw]
+        result = life.night()
+        assert result.success
+        assert life.differences() == []
+        told = lines(life, result.run_id)
+        assert {told[key].outcome for key in converted[-2:]} == {Outcome.PRESENT}
+        assert {told[key].detail for key in converted[-2:]} == {Decision.WRITTEN_THERE.words}
+        # And back again, for the next ones.
+        living.source = before
+    life.world.register(MEDIA)
+    success, found = verify(life)
+    assert {found[key].finding for key in converted} == {Finding.DESTINATION_NEWER}
+    assert success
+    # Whoever runs it once more, or over every row, changes nothing.
+    assert sync(life).success
+    assert life.differences() == []
+
+
+def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Life, str]) -> None:
+    life, preview = copied
+    whole = {preview: flip(life.world.source, preview)}
+    original = preview.replace("/small/", "/original/")
+    whole[original] = cut(life.world.source, original)
+    result = sync(life)
+    assert result.success
+    for key, body in whole.items():
+        assert body_of(life.world.destination, key) == body
+        line = lines(life, result.run_id)[key]
+        assert (line.outcome, line.detail, line.etag) == (
+            Outcome.PRESENT,
+            Decision.SOURCE_CHANGED.words,
+            md5(body),
+        )
+    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert {told[key]["what_to_do"] for key in whole} == {remedies.SOURCE_DAMAGED}
+    for config in ({}, {"full": True}):
+        success, found = verify(life, **config)
+        assert {found[key].finding for key in whole} == {Finding.SOURCE_DIFFERS}
+        assert success
+    # What verify has found does not make a sync of the range do it either.
+    for key in life.world.dagster.get_dynamic_partitions(MEDIA.partitions_name):
+        ops = {"media_attachments": {"ops": {"plan": {"config": {"privacy": "none"}}}}}
+        assert life.run("sync_media_attachments", key, config={"ops": ops}).success
+    assert {key: body_of(life.world.destination, key) for key in whole} == whole
+    # Somebody who knows better says so.
+    assert sync(life, overwrite=True).success
+    assert body_of(life.world.destination, preview) == body_of(life.world.source, preview) != whole[preview]
+
+
+def test_damage_at_the_destination_is_repaired_as_before(copied: tuple[Life, str]) -> None:
+    life, preview = copied
+    whole = flip(life.world.destination, preview)
+    success, found = verify(life)
+    assert (success, found[preview].finding) == (False, Finding.CONTENT_DIFFERS)
+    assert sync(life).success
+    assert body_of(life.world.destination, preview) == whole
+    assert verify(life)[0]
+
+
+def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named(copied: tuple[Life, str]) -> None:
+    life, preview = copied
+    flip(life.world.source, preview)
+    cut(life.world.destination, preview)
+    there = body_of(life.world.destination, preview)
+    result = sync(life)
+    assert not result.success
+    line = lines(life, result.run_id)[preview]
+    assert (line.outcome, line.reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
+    assert "--overwrite" in str(line.detail)
+    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert told[preview]["what_to_do"] == remedies.LOOK_AT_BOTH
+    assert body_of(life.world.destination, preview) == there
+    success, found = verify(life)
+    assert (success, found[preview].finding) == (False, Finding.UNDECIDED)
+
+
+def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_tell_is_named(
+    copied: tuple[Life, str],
+) -> None:
+    life, preview = copied
+    original = preview.replace("/small/", "/original/")
+    whole = cut(life.world.destination, original)
+    flip(life.world.destination, preview)
+    there = body_of(life.world.destination, preview)
+    shutil.rmtree(Path(life.world.environment["DAGSTER_HOME"], "manifests"))
+    result = sync(life)
+    told = lines(life, result.run_id)
+    assert told[original].outcome is Outcome.COPIED
+    assert body_of(life.world.destination, original) == whole
+    assert (told[preview].outcome, told[preview].reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
+    assert body_of(life.world.destination, preview) == there
+    # And the source's, cut short, does not take the good one's place.
+    kept = body_of(life.world.destination, original)
+    cut(life.world.source, original)
+    shutil.rmtree(Path(life.world.environment["DAGSTER_HOME"], "manifests"))
+    assert lines(life, sync(life).run_id)[original].detail == Decision.SOURCE_CUT.words
+    assert body_of(life.world.destination, original) == kept
+
+
+def test_a_manifest_that_is_damaged_is_done_without(copied: tuple[Life, str]) -> None:
+    life, preview = copied
+    whole = flip(life.world.source, preview)
+    for file in Path(life.world.environment["DAGSTER_HOME"], "manifests").rglob("*.parquet"):
+        file.write_bytes(b"no manifest")
+    result = sync(life)
+    assert lines(life, result.run_id)[preview].reason is Reason.SIDES_DIFFER
+    assert body_of(life.world.destination, preview) == whole
