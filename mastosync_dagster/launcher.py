@@ -22,8 +22,11 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
+from mastosync_dagster.own_files import keep_files_private
+
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster._serdes import ConfigurableClassData
 
 PROCESS_TAG = "mastosync/process"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -102,6 +105,11 @@ def _start(pid: int) -> str:
 
 class WatchfulRunLauncher(DefaultRunLauncher):
     """The default launcher, which run monitoring can ask whether a run's process is still there."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        """Make it, in each process that opens the Dagster instance and has to do with runs."""
+        super().__init__(inst_data)
+        keep_files_private()
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -47,6 +47,7 @@ from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
+from mastosync_dagster.transfer.foreign import plain
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
@@ -161,7 +162,7 @@ def _make_plan(
     context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
-    store = manifest_store(context.instance, sides.destination)
+    store = manifest_store(context.instance, sides.destination, sides.source)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
@@ -341,7 +342,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
             # Nor may a further signal end this: nobody would learn what had become of the objects.
             undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
-            context.log.warning(f"what was done until here could not be put on record: {problem}")
+            context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
     if any(counts.repeated.values()):
         told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
@@ -469,7 +470,7 @@ class _Report:
         if self.has_failed:
             stopped = self.copied.stopped
             raise dg.Failure(
-                description=reports.failure_text(self.summary, str(stopped) if stopped else None),
+                description=reports.failure_text(self.summary, plain(str(stopped)) if stopped else None),
                 metadata={
                     **self.metadata(),
                     FIRST_REASONS: dg.MetadataValue.text(reports.first_reasons(self.summary)),
@@ -487,7 +488,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
         destination_prefix=sides.destination.settings().prefix,
     )
     summary = reports.summarize(read_manifest(merged))
-    store, scope = manifest_store(context.instance, sides.destination), planned.scope
+    store, scope = manifest_store(context.instance, sides.destination, sides.source), planned.scope
     try:
         location = Outbox(context.instance).publish(store, merged, scope.name, scope.partition, context.run_id)
     except (ManifestStoreError, StorageError):

@@ -19,6 +19,7 @@ from pydantic import Field
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.tunnel_settings import TunnelError, TunnelSettings
+from mastosync_dagster.transfer.foreign import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -399,7 +400,7 @@ _ELSE = _Cause("", ("host", "port"), permanent=False)
 
 def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> ConnectionFailedError:
     reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", str(error)) or str(error).strip().splitlines()[:1]
-    reason = reasons[-1].strip().rstrip(".") if reasons else "no reason given"
+    reason = one_line(reasons[-1]).strip().rstrip(".") if reasons else "no reason given"
     if target.password:
         reason = reason.replace(target.password, "***")
     cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), _ELSE)
