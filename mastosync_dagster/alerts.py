@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import ALERT_WEBHOOK, SettingsError
 from mastosync_dagster.failures import root_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 FIRST_REASONS = "first reasons"
 """Metadata of a failed step: the first failed objects, in a few lines."""
 
-_URL = re.compile(r"https?://[!-.0-~][!-~]*", re.IGNORECASE)
+_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _COUNTS = ("objects", "copied", "present", "missing", "failed")
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
@@ -68,6 +69,13 @@ class AlertError(Exception):
     """A webhook was not told; the message says why, without its URL."""
 
 
+def _is_url(url: str) -> bool:
+    try:
+        return _URL.fullmatch(url) is not None and bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
+
+
 def tell(url: str, message: str) -> None:
     """Post a message to an incoming webhook, as Slack and Mattermost understand it: ``{"text": …}``.
 
@@ -76,7 +84,7 @@ def tell(url: str, message: str) -> None:
         AlertError: It does not take the message, after three attempts.
     """
     # What else a URL may hold would stand in the HTTP library's own message.
-    if not _URL.fullmatch(url):
+    if not _is_url(url):
         raise SettingsError(f"{ALERT_WEBHOOK} must be an http:// or https:// URL, in printable ASCII without spaces.")
     request = urllib.request.Request(  # noqa: S310  (the scheme is one of two)
         url, data=json.dumps({"text": message}).encode(), headers={"Content-Type": "application/json"}

@@ -230,6 +230,7 @@ def test_a_setting_that_makes_no_sense_is_named(
         "postgresql://mastodon:s3cr/et@db.example/mastodon",
         "postgresql://mastodon:s3cr%et@db.example/mastodon",
         "postgresql://mastodon:s3cr@et@db.example/mastodon",
+        "postgresql://mastodon:s3cret%ff@db.example/mastodon",
         "postgresql://mastodon:12/s3cret@db.example/mastodon",
         "postgresql://mastodon:s3cret@db.example:port/mastodon",
         "mysql://mastodon:s3cret@db.example/mastodon",
@@ -352,6 +353,24 @@ def test_a_host_in_run_config_gets_no_password_of_the_environment(
     for name in ("DB_PASS", "DATABASE_URL", "PATH"):
         message = failure(MastodonDatabase.model_validate({**fields, "password": Secret(env=name)}), "s3cret")
         assert "resources.mastodon_db.config.password must name an environment variable" in message
+
+
+def test_an_ssh_server_in_run_config_gets_no_key_or_password_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    for name in ("SSH_TUNNEL_PASSWORD", "SSH_TUNNEL_KEY_PASSPHRASE", "MASTOSYNC_SECRET_X"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("SSH_TUNNEL_KEY_FILE", str(tmp_path / "key"))
+    given = {"ssh_tunnel_host": "ssh.evil.example", "password": Secret(env="MASTOSYNC_SECRET_X")}
+    assert failure(MastodonDatabase.model_validate(given), "s3cret") == (
+        "resources.mastodon_db.config.ssh_tunnel_host stands in run config, and credentials of the environment do not "
+        "go to it: set resources.mastodon_db.config.ssh_tunnel_password there too, "
+        "a secret as {env: MASTOSYNC_SECRET_…}."
+    )
+    given["ssh_tunnel_password"] = Secret(env="SSH_TUNNEL_PASSWORD")
+    message = failure(MastodonDatabase.model_validate(given), "s3cret")
+    assert "resources.mastodon_db.config.ssh_tunnel_password must name an environment variable" in message
 
 
 def test_a_url_in_run_config_goes_without_the_password_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

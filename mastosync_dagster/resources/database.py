@@ -307,7 +307,7 @@ def _parse_url(url: str, name: str) -> dict[str, str]:
     kept = "&".join(part for part in query.split("&") if part and _is_libpq_parameter(part.partition("=")[0]))
     try:
         parts: dict[str, str] = parse_dsn(f"{address}?{kept}" if kept else address)
-    except psycopg2.Error:
+    except (psycopg2.Error, UnicodeError):
         parts = {}
     if not url.startswith(_URL_SCHEMES) or not parts:
         raise problem

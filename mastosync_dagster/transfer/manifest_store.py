@@ -74,7 +74,7 @@ class ManifestStore(ABC):
             StorageError: The bucket refuses.
         """
         for part in (group, partition, run_id):
-            if not _NAME.fullmatch(part) or part in {".", ".."}:
+            if not _is_name(part):
                 raise ManifestStoreError(f"not a name for a manifest: {part!r}")
         return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
 
@@ -131,11 +131,15 @@ def _keep_names(folder: Path) -> None:
             os.close(opened)
 
 
+def _is_name(part: str) -> bool:
+    return _NAME.fullmatch(part) is not None and part not in {".", ".."}
+
+
 def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
     """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
     parts = name.split("/")
     run_id = parts[-1].removesuffix(_SUFFIX)
-    if len(parts) == 3 and parts[-1] != run_id and all(map(_NAME.fullmatch, [*parts[:2], run_id])):  # noqa: PLR2004
+    if len(parts) == 3 and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):  # noqa: PLR2004
         yield StoredManifest(parts[0], parts[1], written, run_id)
 
 
