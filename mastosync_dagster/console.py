@@ -12,6 +12,7 @@ from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
 from mastosync_dagster.reports import counts
 from mastosync_dagster.run_lock import lock
+from mastosync_dagster.transfer.foreign import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,8 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            console.print(text or (root_of(error).message if error else "failed"), style="bold red", markup=False)
+            told = plain(text or (root_of(error).message if error else "failed"))
+            console.print(told, style="bold red", markup=False)
     console.print(f"run {result.run_id}: more in the Dagster UI", markup=False)
     return False
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.reports import FIRST_LINES, cell
+from mastosync_dagster.reports import FIRST_LINES
 from mastosync_dagster.transfer.findings import FindingLine, read_findings
+from mastosync_dagster.transfer.foreign import cell, code_cell
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -38,7 +39,7 @@ def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> 
     if not lines:
         return nothing
     rows = [
-        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | `{cell(line.key)}` |"
+        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | {code_cell(line.key)} |"
         f" {cell(line.detail)} |"
         for line in lines
     ]

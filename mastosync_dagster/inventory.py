@@ -87,7 +87,8 @@ class Inventory:
             StorageError: The bucket refuses.
         """
         words = (pa.array([outcome.value for outcome in wanted], pa.string()), pa.array(list(remarks), pa.string()))
-        manifests = list(self._store.newest(self._file_type.value))
+        # What is of no ID range is not ours.
+        manifests = [manifest for manifest in self._store.newest(self._file_type.value) if _ids(manifest) is not None]
         ranges = _Ranges(manifests)
         told: set[int] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, _Shelf(Path(folder)) as shelf:

@@ -18,10 +18,13 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
+from mastosync_dagster.own_files import keep_files_private
 from mastosync_dagster.run_lock import RunState, state
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+    from dagster._serdes import ConfigurableClassData
+
 
 _GONE = "The process that executed the run is gone."
 _IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
@@ -61,6 +64,11 @@ def _announce_retry(instance: DagsterInstance, run_id: str) -> None:
 
 class WatchfulRunLauncher(DefaultRunLauncher):
     """The default launcher, which run monitoring can ask whether a run's process is still there."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        """Make it, in each process that opens the Dagster instance and has to do with runs."""
+        super().__init__(inst_data)
+        keep_files_private()
 
     @property
     def supports_check_run_worker_health(self) -> bool:

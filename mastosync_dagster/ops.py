@@ -64,6 +64,7 @@ from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, copy_pl
 from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
+from mastosync_dagster.transfer.foreign import plain
 from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.manifest import merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
@@ -183,7 +184,7 @@ def _make_plan(
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
-    store = manifest_store(context.instance, sides.destination)
+    store = manifest_store(context.instance, sides.destination, sides.source)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
     with contextlib.ExitStack() as stack:
         connect = stack.enter_context(sides.database.session())
@@ -450,7 +451,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
             # Nor may a further signal end this: nobody would learn what had become of the objects.
             undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
-            context.log.warning(f"what was done until here could not be put on record: {problem}")
+            context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
     if any(counts.repeated.values()):
         told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
@@ -660,7 +661,7 @@ class _Report:
         if self.has_failed:
             stopped = self.copied.stopped
             raise dg.Failure(
-                description=reports.failure_text(self.summary, str(stopped) if stopped else None),
+                description=reports.failure_text(self.summary, plain(str(stopped)) if stopped else None),
                 metadata={
                     **self.metadata(),
                     FIRST_REASONS: dg.MetadataValue.text(reports.first_reasons(self.summary)),
@@ -678,7 +679,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
         destination_prefix=sides.destination.settings().prefix,
     )
     summary = reports.summarize(read_manifest(merged))
-    store, scope = manifest_store(context.instance, sides.destination), planned.scope
+    store, scope = manifest_store(context.instance, sides.destination, sides.source), planned.scope
     outbox = Outbox(context.instance)
     problems: list[Exception] = []
     lists = _left_doubts(context, planned, sides, merged)

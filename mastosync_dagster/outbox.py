@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.run_lock import RunState, state
 from mastosync_dagster.transfer.doubts import GROUP
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.foreign import plain
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
 if TYPE_CHECKING:
@@ -84,4 +85,4 @@ class Outbox:
             except (ManifestStoreError, StorageError, OSError) as error:
                 # A run beside this one may have been faster.
                 if file.exists():
-                    warn(f"the manifest of run {run_id} waits in {file}: {error}")
+                    warn(f"the manifest of run {run_id} waits in {file}: {plain(str(error))}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.environment import COPY_PRIVATE
+from mastosync_dagster.transfer.foreign import cell, code_cell
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ CHECK_NAME = "complete"
 
 FIRST_LINES = 50
 _MEGABYTE = 1_000_000
-_CELL_CHARACTERS = 200
 _ALERT_LINES = 5
 _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter("group", "outcome", "reason")
 
@@ -112,12 +112,6 @@ def rates(tally: Tally, seconds: float) -> dict[str, float]:
     }
 
 
-def cell(text: str | None) -> str:
-    """Return a text as the cell of a Markdown table."""
-    shown = (text or "").replace("|", "\\|").replace("\n", " ").replace("`", "'")
-    return shown if len(shown) <= _CELL_CHARACTERS else shown[: _CELL_CHARACTERS - 1] + "…"
-
-
 def markdown(summary: Summary) -> str:
     """Return a table of the first missing and failed objects with their reasons."""
     if not summary.first:
@@ -126,7 +120,7 @@ def markdown(summary: Summary) -> str:
     wrong = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING]
     lines = ["| outcome | reason | id | key | detail |", "|---|---|---|---|---|"]
     lines += [
-        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | `{cell(line.key)}`"
+        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | {code_cell(line.key)}"
         f" | {cell(line.detail)} |"
         for line in summary.first
     ]
@@ -163,10 +157,10 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
 
 
 def first_reasons(summary: Summary) -> str:
-    """Return a few failed objects with their reasons, a line each: the most that fits into an alert."""
+    """Return a few failed objects with their reasons, a line each: the most that fits into an alert, in Markdown."""
     failed = [line for line in summary.first if line.outcome is Outcome.FAILED]
     return "\n".join(
-        ": ".join(filter(None, [line.reason.value if line.reason else "", line.key, cell(line.detail)]))
+        ": ".join(filter(None, [line.reason.value if line.reason else "", cell(line.key), cell(line.detail)]))
         for line in failed[:_ALERT_LINES]
     )
 

@@ -299,7 +299,7 @@ def _verify(
     unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
-    location = manifest_store(context.instance, sides.destination).write(
+    location = manifest_store(context.instance, sides.destination, sides.source).write(
         path, verification_of(file_type), context.partition_key, context.run.run_id
     )
     workfolder.remove_work_folder(context.instance, context.run.run_id)

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ManifestStore(ABC):
             StorageError: The bucket refuses.
         """
         for part in (group, partition, run_id):
-            if not _NAME.fullmatch(part) or part in {".", ".."}:
+            if not _is_name(part):
                 raise ManifestStoreError(f"not a name for a manifest: {part!r}")
         return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
 
@@ -146,6 +147,18 @@ def _keep_names(folder: Path) -> None:
             os.close(opened)
 
 
+def _is_name(part: str) -> bool:
+    return _NAME.fullmatch(part) is not None and part not in {".", ".."}
+
+
+def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
+    """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
+    parts = name.split("/")
+    run_id = parts[-1].removesuffix(_SUFFIX)
+    if len(parts) == 3 and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):  # noqa: PLR2004
+        yield StoredManifest(parts[0], parts[1], written, run_id)
+
+
 class FolderManifests(ManifestStore):
     """Manifests in a folder of this machine (or one that is mounted)."""
 
@@ -185,8 +198,9 @@ class FolderManifests(ManifestStore):
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         # A hidden file is one that is still being written.
         for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
-            written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
-            yield StoredManifest(group, file.parent.name, written, file.name.removesuffix(_SUFFIX))
+            if file.is_file():
+                written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+                yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
@@ -217,15 +231,11 @@ class BucketManifests(ManifestStore):
             raise self._storage.error(error, name) from error
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
-        above = self._storage.full_key(f"{group}/")
-        try:
-            for page in self._storage.reader().list(f"{above}{partition}/" if partition else above, chunk_size=1000):
-                for entry in page:
-                    found, _, run = entry["path"].removeprefix(above).partition("/")
-                    if run.endswith(_SUFFIX):
-                        yield StoredManifest(group, found, entry["last_modified"], run.removesuffix(_SUFFIX))
-        except Exception as error:
-            raise self._storage.error(error) from error
+        above = f"{group}/{partition}/" if partition else f"{group}/"
+        behind = f"{above[:-1]}0"  # the character behind a slash
+        for found in self._storage.list_range(KeyRange(above, above, behind)):
+            if found.modified is not None:
+                yield from _named(found.key, found.modified)
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:

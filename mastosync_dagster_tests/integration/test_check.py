@@ -1,4 +1,4 @@
-"""``mastosync check`` on settings and servers that would damage, expose or miss objects: status 1, and what to change."""
+"""``mastosync check`` on what would damage, expose or miss objects: status 1, and what to change."""
 
 from __future__ import annotations
 
