@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from mastosync_dagster.transfer.access import is_public
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.probe import prove_private
+from mastosync_dagster.witnesses import look_for_originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _PROBE = "mastosync-check"
 _PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backups/dumps")
 """Where the objects of private rows lie. A policy may name any of them."""
+_NEEDED = frozenset({"tunnel", "database", "tables", "source", "destination"})
+"""What originals cannot be looked for without."""
 _BODY = b"written by mastosync check; it may be deleted"
 
 _LARGEST_SKEW = timedelta(minutes=5)
@@ -76,10 +80,33 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
         source: The bucket that is read.
         destination: The bucket that is written.
     """
-    yield from _check_database(database)
-    yield from _check_source(source)
-    yield _line("two places", lambda: _different(source, destination))
-    yield from _check_destination(destination)
+    failed = set[str]()
+    for line in itertools.chain(
+        _check_database(database),
+        _check_source(source),
+        _check_places(source, destination),
+        _check_destination(destination),
+    ):
+        yield line
+        if line.verdict is Verdict.FAILED and line.name in _NEEDED:
+            failed.add(line.name)
+    if failed:
+        yield Line("originals", Verdict.SKIPPED, f"without the {' and the '.join(sorted(failed))}")
+    else:
+        yield _line("originals", lambda: _originals(database, source.storage(), destination.storage()))
+
+
+def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:
+    with database.session() as connect:
+        found = look_for_originals(connect, source, destination)
+    if found.speak_against:
+        raise _Failed(found.complaint(source, destination))
+    if not found.asked:
+        return "not tried: no row has a file"
+    return (
+        f"of {found.asked:,} originals that some rows of the database have, the source has {found.at_source:,} and the"
+        f" destination {found.at_destination:,}"
+    )
 
 
 def _line(name: str, check: Callable[[], str]) -> Line:
@@ -146,9 +173,12 @@ def _database_clock(connection: Connection) -> str:
 # --- the buckets -----------------------------------------------------------------------------------------------------
 
 
-def _different(source: S3Bucket, destination: S3Bucket) -> str:
-    ensure_different(source, destination)
-    return "source and destination are not the same"
+def _check_places(source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    def different() -> str:
+        ensure_different(source, destination)
+        return "source and destination are not the same"
+
+    yield _line("two places", different)
 
 
 def _check_source(bucket: S3Bucket) -> Iterator[Line]:

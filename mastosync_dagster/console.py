@@ -10,7 +10,7 @@ from rich.table import Table
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
-from mastosync_dagster.reports import counts
+from mastosync_dagster.reports import ONLY_THERE, counts
 from mastosync_dagster.run_lock import lock
 from mastosync_dagster.transfer.foreign import plain
 
@@ -64,12 +64,15 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
 
 def _table(summary: Summary) -> Table:
     table = Table()
-    table.add_column("file type")
-    for name in ("objects", "copied", "present", "missing", "failed", "MB"):
-        table.add_column(name, justify="right")
+    table.add_column("file type", no_wrap=True)
+    names = ["objects", "copied", "present", "missing", "failed"]
+    # Seldom there: after the switch, after a refetch, or where the source is the wrong one.
+    names += [ONLY_THERE] if summary.total.only_at_destination else []
+    for name in (*names, "MB"):
+        table.add_column(name.replace("_", " "), justify="right")
     for group, tally in summary.groups.items():
         told = counts(tally)
-        numbers = (f"{told[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
+        numbers = (f"{told[name]:,}" for name in names)
         table.add_row(group, *numbers, f"{told['bytes'] / _MEGABYTE:,.1f}")
     return table
 
@@ -79,11 +82,13 @@ def status_lines(status: Status) -> list[str]:
     left, known = status.left, status.watermark
     kinds = ("materialized", "failed", "running", "missing")
     ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
+    there = status.only_at_destination
+    done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
     return [
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
-        f"  objects      {status.objects_done:,} done, {left.objects:,} left",
+        f"  objects      {done}, {status.objects_missing:,} missing, {left.objects:,} left",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         f"  incremental  {_incremental(known)}",
     ]
@@ -106,6 +111,8 @@ def status_json(status: Status) -> dict[str, object]:
         "running": status.running,
         "missing": status.missing,
         "objects_done": status.objects_done,
+        "objects_missing": status.objects_missing,
+        "objects_only_at_destination": status.only_at_destination,
         "objects_left": status.left.objects,
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,

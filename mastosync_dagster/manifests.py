@@ -162,6 +162,27 @@ def columns_of(
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 
+def is_about(store: ManifestStore, manifest: StoredManifest, kind: Format, place: str) -> bool:
+    """Tell whether a kept manifest is about a place; one that cannot be read is taken to be.
+
+    Args:
+        store: Where it is.
+        manifest: Which.
+        kind: What it is.
+        place: The destination, as ``history.place_of`` names it.
+
+    Raises:
+        ManifestStoreError: It is gone, or cannot be copied here.
+        StorageError: The bucket refuses.
+    """
+    try:
+        with store.file(manifest) as path, kind.open(path) as file:
+            told = (file.schema_arrow.metadata or {}).get(_PLACE.encode(), b"").decode()
+    except NotAManifestError:
+        return True
+    return one_spelling(told) == place
+
+
 def manifest_store(
     instance: dg.DagsterInstance, destination: S3Bucket, source: S3Bucket | None = None
 ) -> ManifestStore:

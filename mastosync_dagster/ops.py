@@ -29,6 +29,7 @@ from mastosync_dagster.history import (
     DESTINATION,
     EVERY_ROW,
     READ_AT,
+    SYNC_CHANGES,
     WATERMARK,
     new_after,
     place_of,
@@ -36,7 +37,7 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
-from mastosync_dagster.manifests import About, Damaged, Reading, manifest_store
+from mastosync_dagster.manifests import About, Damaged, Reading, is_about, manifest_store
 from mastosync_dagster.mastodon import (
     TABLES,
     PrivateRows,
@@ -65,8 +66,9 @@ from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
 from mastosync_dagster.transfer.foreign import plain
+from mastosync_dagster.transfer.inherited import look_at_inherited
 from mastosync_dagster.transfer.items import Batch
-from mastosync_dagster.transfer.manifest import merge, read_manifest
+from mastosync_dagster.transfer.manifest import FORMAT, merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
@@ -76,6 +78,11 @@ from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.verdicts import Repairs, repairs
+from mastosync_dagster.witnesses import look_for_originals
+
+_MANY = 20
+"""Objects of a run over changed rows from which on it is looked whether the source is the right one. Runs of ID ranges
+are looked at in any case: a range that is materialized is not run again."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Planned:
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
         begun: When planning began, by this machine's clock.
+        remark: What is to be known of the objects that were at the destination before; None: nothing.
     """
 
     scope: Scope
@@ -120,6 +128,7 @@ class Planned:
     seconds: float
     database_bytes: int
     begun: datetime
+    remark: str | None = None
 
     @property
     def reading(self) -> Reading:
@@ -137,6 +146,7 @@ class Copied:
         counts: What the copy counts.
         turned: What setting ACLs counts.
         refetched: What fetching missing objects elsewhere counts.
+        wrong_source: Says that the source is not the one that the rows speak of; None: nothing shows that.
     """
 
     planned: Planned
@@ -144,11 +154,12 @@ class Copied:
     counts: CopyCounts
     turned: TurnCounts
     refetched: RefetchCounts
+    wrong_source: StorageError | None = None
 
     @property
     def stopped(self) -> StorageError | None:
-        """The permanent error that ended the run early; None: it went through."""
-        return self.turned.stopped or self.counts.stopped or self.refetched.stopped
+        """The permanent error that ended the run early, or lets nobody believe it; None: it went through."""
+        return self.turned.stopped or self.counts.stopped or self.wrong_source or self.refetched.stopped
 
 
 @dataclass(frozen=True)
@@ -256,6 +267,7 @@ def _make_plan(
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
         begun=begun,
+        remark=_remark(context, scope, marks.privacy, sides) if counts.present else None,
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
     read_until = now + timedelta(seconds=time.monotonic() - reading)
@@ -267,6 +279,35 @@ def _make_plan(
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
     )
     return planned
+
+
+def _remark(context: dg.OpExecutionContext, scope: Scope, privacy: Privacy, sides: _Sides) -> str | None:
+    """Look at what another tool may have put at the destination, before the first run; None: nothing is to be said."""
+    store, place = manifest_store(context.instance, sides.destination), place_of(sides.destination)
+    if scope.partition == CHANGES:
+        earlier = reversed(store.in_order(SYNC_CHANGES))
+    else:
+        newest = store.newest_of(scope.name, scope.partition)
+        earlier = iter([newest] if newest else [])
+    if any(is_about(store, manifest, FORMAT, place) for manifest in earlier):
+        return None
+    folder = workfolder.work_folder(context.instance, context.run_id)
+    found = look_at_inherited(
+        folder,
+        sides.source.storage(),
+        sides.destination.storage(),
+        as_source=privacy is Privacy.SOURCE,
+        stop=threading.Event(),
+    )
+    if not found.differ:
+        return None
+    remark = (
+        f"{found.differ:,} of {found.looked:,} objects that were at the destination before, and were looked at, are not"
+        " as a copy would have made them: another tool has put them there. Verify the ID ranges with headers: all and"
+        " acls: all, then sync them again; docs/verify-and-prune.md says how"
+    )
+    context.log.warning(f"{remark}. {found.first}")
+    return remark
 
 
 def _about(destination: S3Bucket) -> About:
@@ -443,7 +484,9 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         with sides.progress.watch(context.log) as watcher, _privacy_watch(context, planned, sides) as watch:
             turned, counts = _carry_out(context, planned, sides, config, watcher, watch)
             refetched = RefetchCounts()
-            if config.refetch and turned.stopped is None and counts.stopped is None:
+            stopped = turned.stopped or counts.stopped
+            wrong = None if stopped else _look_at_source(context, planned, counts, sides)
+            if config.refetch and not (stopped or wrong):
                 refetched = _refetch(context, folder, sides, planned, config, watcher)
     except BaseException:
         # Terminated, or worse: what was done must be looked up all the same.
@@ -456,7 +499,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     if any(counts.repeated.values()):
         told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
         context.log.info(f"requests that had to be repeated: {told}")
-    return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
+    return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched, wrong_source=wrong)
 
 
 def _carry_out(
@@ -559,6 +602,29 @@ def _try_probes(
     return None
 
 
+def _look_at_source(
+    context: dg.OpExecutionContext, planned: Planned, counts: CopyCounts, sides: _Sides
+) -> StorageError | None:
+    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be.
+
+    Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
+    destination by now. So other rows are asked.
+    """
+    plan, several = planned.counts, planned.scope.partition == CHANGES
+    lacking = plan.missing + plan.only_at_destination + counts.missing + counts.present
+    if 2 * lacking <= plan.objects or (several and plan.objects < _MANY):
+        return None
+    source, destination = sides.source.storage(), sides.destination.storage()
+    with sides.database.session() as connect:
+        tables = {selection.table for selection in planned.scope.selections}
+        found = look_for_originals(connect, source, destination, tables)
+    told = f"the source lacks {lacking:,} of the {plan.objects:,} objects of this run"
+    if not found.speak_against:
+        context.log.warning(f"{told}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
+        return None
+    return StorageError(f"{told}: {found.complaint(source, destination)}", reason=Reason.UNEXPECTED, permanent=True)
+
+
 def _refetch(
     context: dg.OpExecutionContext, folder: Path, sides: _Sides, planned: Planned, config: CopyConfig, watcher: Watcher
 ) -> RefetchCounts:
@@ -613,6 +679,7 @@ class _Report:
                 for name, value in numbers.items()
             },
             "missing and failed": dg.MetadataValue.md(reports.markdown(self.summary)),
+            **({"already there": dg.MetadataValue.text(planned.remark)} if planned.remark else {}),
             "manifest": dg.MetadataValue.path(self.manifest),
             **self.read(),
         }
@@ -736,7 +803,13 @@ def report(
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures(), working(context.instance, context.run_id):
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
-    check = reports.check_result(told.summary, copied.planned.scope.name, failed=told.failed(told.summary.total))
+    check = reports.check_result(
+        told.summary,
+        copied.planned.scope.name,
+        failed=told.failed(told.summary.total),
+        stopped=told.copied.stopped,
+        remark=told.copied.planned.remark,
+    )
     if told.has_failed:
         yield check
         told.raise_if_failed()

@@ -11,6 +11,8 @@ import dagster as dg
 from mastosync_dagster.history import DATABASE_BYTES, place_of, range_reads, watermark
 from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, split_size, table_size
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
+from mastosync_dagster.reports import ONLY_THERE
+from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +35,9 @@ class Status:
         failed: Their last run has failed.
         running: A run is under way or waits.
         missing: No run, or none into this destination.
-        objects_done: Objects that are at the destination, or of which a run has said that the source has lost them.
+        objects_done: Objects that are at the destination.
+        objects_missing: Objects that runs of ranges have found at neither side.
+        only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
         bytes_done: Of their originals, by the database.
         left: What no run has taken yet; files that have changed in ranges which have run are not among it.
         reads: The latest materializations of the ranges, by key.
@@ -47,6 +51,8 @@ class Status:
     running: int
     missing: int
     objects_done: int
+    objects_missing: int
+    only_at_destination: int
     bytes_done: int
     left: TableSize
     reads: Mapping[str, RangeRead]
@@ -100,10 +106,16 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     )
     done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
     left = new + table_size(connect, schema, file_type.value, untaken)
+    objects, missing, left_out, only_there = (
+        sum(round(read.numbers.get(name, 0)) for read in reads.values())
+        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)
+    )
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=done.objects + sum(round(read.numbers.get("objects", 0)) for read in reads.values()),
+        objects_done=done.objects + objects - missing - left_out,
+        objects_missing=missing,
+        only_at_destination=only_there,
         bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
         left=left,
         reads=reads,

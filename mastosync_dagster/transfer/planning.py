@@ -58,6 +58,7 @@ class PlanCounts:
         present: Already at the destination and equal, those included that get another ACL.
         to_turn: Of these, the ones whose ACL is asked for, and set where it is another.
         missing: Not at the source, nor at the destination.
+        only_at_destination: Of those present, the ones that the source does not have.
         failed: Cannot be copied.
         bytes_to_copy: Bytes of the objects to copy whose size is known.
         list_requests: ListObjectsV2 requests to both sides (pages of up to 1,000 keys).
@@ -74,6 +75,7 @@ class PlanCounts:
     present: int = 0
     to_turn: int = 0
     missing: int = 0
+    only_at_destination: int = 0
     failed: int = 0
     bytes_to_copy: int = 0
     list_requests: int = 0
@@ -238,6 +240,7 @@ class _Planner:
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._to_copy = 0
         self._to_turn = 0
+        self._only_there = 0
         self._bytes = 0
         self._private_folders: set[str] = set()
         self._private_missing_folders: set[str] = set()
@@ -310,6 +313,7 @@ class _Planner:
             present=self._outcomes[Outcome.PRESENT],
             to_turn=self._to_turn,
             missing=self._outcomes[Outcome.MISSING],
+            only_at_destination=self._only_there,
             failed=self._outcomes[Outcome.FAILED],
             bytes_to_copy=self._bytes,
             list_requests=counts.list_requests + sum(view.list_requests for view in views),
@@ -362,6 +366,7 @@ class _Planner:
             there = destination.objects.get(key)
             if there is not None:
                 detail = SOURCE_SILENT if silent else ONLY_AT_DESTINATION
+                self._only_there += not silent
                 self._present(item, key, there=there, detail=detail)
                 return True
         if silent:

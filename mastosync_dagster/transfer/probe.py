@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.access import set_access
-from mastosync_dagster.transfer.errors import StorageError, is_failure
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.pool import patiently
 
 if TYPE_CHECKING:
     import threading
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 _FOLDER = "mastosync-check"
 _BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
+_HEADERS = {"Content-Type": "text/plain"}
 _DEPTH = 2
 _SAYS_NOTHING = frozenset({Reason.THROTTLED, Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
 """Answers to a request without a signature after which an object may be readable or not."""
@@ -49,7 +54,7 @@ def prove_private(
         probe = "/".join(filter(None, (folder, _FOLDER, str(uuid.uuid4()))))
         written = False
         try:
-            storage.store(private=True).put(storage.full_key(probe), _BODY, use_multipart=False)
+            _write(storage, probe, halt)
             written = True
             if sets_acls:
                 set_access(storage, probe, private=True, halt=halt)
@@ -65,6 +70,15 @@ def prove_private(
             raise _exposed(storage, folder)
 
 
+def _write(storage: Storage, key: str, halt: threading.Event) -> None:
+    """Write a probe through boto3, which takes any key, with the headers of private objects."""
+    md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
+    full = storage.full_key(key)
+    patiently(
+        storage, key, lambda: boto3_objects.put(storage, full, _BODY, md5, Attributes(_HEADERS, {}), private=True), halt
+    )
+
+
 def _delete(storage: Storage, key: str) -> StorageError | None:
     """Delete a probe. Returns why that failed: it must not take the place of what was found."""
     try:
@@ -77,10 +91,9 @@ def _delete(storage: Storage, key: str) -> StorageError | None:
 def _everybody_reads(storage: Storage, key: str) -> bool:
     """Ask for an object without a signature."""
     try:
-        storage.anonymous().get(storage.full_key(key)).bytes()
+        answer = storage.anonymous_client().get_object(Bucket=storage.settings.bucket, Key=storage.full_key(key))
+        answer["Body"].close()
     except Exception as problem:
-        if not is_failure(problem):
-            raise
         if storage.error(problem, key).reason in _SAYS_NOTHING:
             raise
         return False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
+from botocore.handlers import disable_signing
 from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import S3Store
 
@@ -114,7 +115,7 @@ class Storage:
         self._make_client = boto3_client
         self._client: S3Client | None = None
         self._single_try_client: S3Client | None = None
-        self._stores: dict[tuple[str | None, int, float | None, float, str | None, bool], S3Store] = {}
+        self._stores: dict[tuple[str | None, int, float | None, float, str | None], S3Store] = {}
         self._region: str | None = settings.region or None
         self._worked = False
         self.acl_proof = AclProof()
@@ -148,6 +149,12 @@ class Storage:
                 # However the client was configured: this is the hook of all its retry modes.
                 self._single_try_client.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")
             return self._single_try_client
+
+    def anonymous_client(self) -> S3Client:
+        """Make a boto3 client that signs nothing: it gets what everybody may read."""
+        client = self._make_client()
+        client.meta.events.register("choose-signer.s3", disable_signing)
+        return client
 
     @property
     def region(self) -> str:
@@ -194,18 +201,12 @@ class Storage:
         read_timeout: float | None,
         timeout: float,
         copies_from: str | None = None,
-        signed: bool = True,
     ) -> S3Store:
         with self._lock:
-            kind = (acl, retries, read_timeout, timeout, copies_from, signed)
+            kind = (acl, retries, read_timeout, timeout, copies_from)
             if kind not in self._stores:
                 self._stores[kind] = self._open(
-                    acl,
-                    retries=retries,
-                    read_timeout=read_timeout,
-                    timeout=timeout,
-                    copies_from=copies_from,
-                    signed=signed,
+                    acl, retries=retries, read_timeout=read_timeout, timeout=timeout, copies_from=copies_from
                 )
             return self._stores[kind]
 
@@ -217,7 +218,6 @@ class Storage:
         read_timeout: float | None,
         timeout: float,
         copies_from: str | None,
-        signed: bool,
     ) -> S3Store:
         _limit_runtime()
         settings = self.settings
@@ -236,7 +236,7 @@ class Storage:
             "virtual_hosted_style_request": bucket_in_url,
             # The bodies are hashed anyway, against the ETags.
             "unsigned_payload": True,
-            "skip_signature": not signed,
+            "skip_signature": False,
         }
         client: ClientConfig = {
             "allow_http": endpoint.startswith("http://"),
@@ -259,7 +259,7 @@ class Storage:
                 config=config,
                 client_options=client,
                 retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
-                credential_provider=credential_provider(settings) if signed else None,
+                credential_provider=credential_provider(settings),
             )
         except (BaseError, ValueError) as error:
             raise StorageError(
@@ -291,17 +291,6 @@ class Storage:
         """
         timeout = self.settings.small_timeout if small else self.settings.download_timeout
         return self._reader(_PATIENT if retries else _AT_ONCE, timeout)
-
-    def anonymous(self) -> S3Store:
-        """Return the obstore client for GETs without a signature: of what everybody may read. Takes full keys."""
-        settings = self.settings
-        return self._store(
-            None,
-            retries=_PATIENT,
-            read_timeout=settings.read_timeout,
-            timeout=settings.small_timeout,
-            signed=False,
-        )
 
     def _reader(self, retries: int, timeout: float) -> S3Store:
         return self._store(None, retries=retries, read_timeout=self.settings.read_timeout, timeout=timeout)
@@ -368,15 +357,27 @@ class Storage:
         try:
             if next(iter(store.list(self.settings.prefix or None, chunk_size=1)), None) is None:
                 self._check_that_it_is_s3(store)
-        except InvalidPathError:
-            pass  # An object with an odd key: the listing itself worked.
-        except Exception as error:
-            problem = self.error(error)
-            if problem.reason is Reason.ACCESS_DENIED:
-                return False
-            problem.permanent = True
-            raise problem from error
+        except (InvalidPathError, ValueError):
+            # An object, or the prefix itself, has a name that obstore refuses: boto3 asks for the rest.
+            return self._check_by_boto3()
+        except Exception as error:  # noqa: BLE001  (as below)
+            return self._may_not_list(error)
         return True
+
+    def _check_by_boto3(self) -> bool:
+        try:
+            self.client.list_objects_v2(Bucket=self.settings.bucket, Prefix=self.settings.prefix, MaxKeys=1)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
+            return self._may_not_list(error)
+        return True
+
+    def _may_not_list(self, error: Exception) -> bool:
+        """Return False where that is what an error says; raise what it says else, as permanent."""
+        problem = self.error(error)
+        if problem.reason is Reason.ACCESS_DENIED:
+            return False
+        problem.permanent = True
+        raise problem from error
 
     def _check_that_it_is_s3(self, store: S3Store) -> None:
         """Make sure that an empty listing was one: obstore takes any XML page for an empty listing."""

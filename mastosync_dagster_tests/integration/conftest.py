@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.comparison import Comparison, compare
+from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
 from mastosync_dagster.demo.instance import Instance, build
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
@@ -99,6 +99,16 @@ class World:
         """Hold the destination against the generator's book, by an independent listing."""
         expected = self.instance.objects_of(*tables) if tables else self.instance.objects_of(*FileType)
         return compare(self.destination.server, self.destination.name, expected)
+
+
+def without_cache(world: World) -> Bucket:
+    """Return another bucket at the source's server, with local objects alone."""
+    bucket = create_bucket(world.source.server)
+    for key in list_keys(world.source.server, world.source.name):
+        if not key.startswith("cache/"):
+            body = world.source.client.get_object(Bucket=world.source.name, Key=key)["Body"].read()
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body)
+    return bucket
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, object]:

@@ -172,7 +172,12 @@ class ShortList:
         return _MORE.sub(b"", body)
 
 
-Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | ShortList"
+@dataclass(frozen=True, slots=True)
+class TakenForBody:
+    """Overlook the ``?acl`` of a PUT, as some servers do: what sets an ACL writes the object anew, and empty."""
+
+
+Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | ShortList | TakenForBody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,6 +544,8 @@ class _Connection:
             return True
         if isinstance(fault, Reset) and fault.when is When.BEFORE:
             return self._reset()
+        if isinstance(fault, TakenForBody) and seen.method == "PUT":
+            head = _Head(head.first.replace("?acl ", " "), head.headers)
         if rule is not None and isinstance(fault, Flip) and fault.request:
             body = self._damaged(body, fault, rule)
         if isinstance(fault, Reset) and fault.when is When.DURING and body:
