@@ -10,9 +10,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from obstore import put
+from obstore.exceptions import AlreadyExistsError
 
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from obstore import PutMode
+
     from mastosync_dagster.transfer.storage import Storage
 
 FETCHED = "fetched from its server"
 NOT_FETCHED = "not fetched from its server: "
+SILENT_DESTINATION = "the destination does not say whether it has it, and must not be overwritten"
 SILENT_BEFORE = "it did not serve several files before this one"
 
 _THREADS = 8
@@ -153,6 +158,13 @@ class _Strikes:
             self.counts[host] = self.counts[host] + 1 if silent else 0
 
 
+class _Told(Enum):
+    """What a destination says of an object that it does not show."""
+
+    ABSENT = "it has none"
+    NOTHING = "it refuses to say"
+
+
 class _Result(NamedTuple):
     """What came of one object: its line, and the error of the destination if there was one."""
 
@@ -253,7 +265,7 @@ class _Refetch:
     def _fetch_and_store(self, line: ManifestLine, where: Elsewhere, host: str, halt: threading.Event) -> ManifestLine:
         key = line.key.removeprefix(self._destination.settings.prefix)
         there = self._there(key, halt)
-        if there is not None:
+        if isinstance(there, int):
             # Written since the plan was made, by Mastodon itself after the switch: not to be overwritten.
             return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=there)
         # Before the connection is made, since no server waits for memory; what a type may weigh at the most.
@@ -267,12 +279,18 @@ class _Refetch:
                 self._strikes.add(host, silent=error.silent)
                 raise
             self._strikes.add(host, silent=False)
+            # Servers may take a minute, and Mastodon may have fetched it itself meanwhile.
+            there = self._there(key, halt)
+            if isinstance(there, int):
+                return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=there)
             with self._lock:
                 if halt.is_set():
                     raise FetchError(STOPPED)
                 self._storing.add(key)
             try:
-                digest = self._store(line, key, fetched, where.attributes, halt)
+                digest = self._store(line, key, fetched, where.attributes, halt, sure=there is _Told.ABSENT)
+                if digest is None:
+                    return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION)
                 done = line._replace(
                     outcome=Outcome.COPIED, detail=FETCHED, size=len(fetched.body), etag=digest, refetched=True
                 )
@@ -282,15 +300,15 @@ class _Refetch:
                     self._storing.discard(key)
         return done
 
-    def _there(self, key: str, halt: threading.Event) -> int | None:
-        """Return the size of what the destination has under a key."""
+    def _there(self, key: str, halt: threading.Event) -> int | _Told:
+        """Return the size of what the destination has under a key; if it has nothing, whether it says so."""
         try:
             found = patiently(self._destination, key, lambda: self._destination.head(key), halt)
         except StorageError as error:
             if error.reason is Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
-                return None
+                return _Told.NOTHING
             raise
-        return None if found is None else found.size
+        return _Told.ABSENT if found is None else found.size
 
     def _store(
         self,
@@ -299,23 +317,45 @@ class _Refetch:
         fetched: Fetched,
         attributes: Mapping[str, str],
         halt: threading.Event,
-    ) -> str:
-        """Write a file, and make sure that it is there. Returns the MD5 of its body in hex."""
+        *,
+        sure: bool,
+    ) -> str | None:
+        """Write a file, and make sure that it is there.
+
+        Args:
+            line: Its line.
+            key: Where it goes, relative to the key prefix.
+            fetched: The file.
+            attributes: Header fields, beside Content-Type.
+            halt: Set, no further attempt is made.
+            sure: The destination has said that it has no such object. False: it is asked to take none over another one.
+
+        Returns:
+            The MD5 of its body in hex; None: there is such an object, and it was not overwritten.
+        """
         destination, full, body = self._destination, line.key, fetched.body
         digest = hashlib.md5(body, usedforsecurity=False)
         headers = Attributes({**attributes, "Content-Type": fetched.content_type}, {})
         plain = destination.write_attributes(headers).for_obstore()
+        if not sure and (plain is None or not addressable(full)):
+            raise FetchError(SILENT_DESTINATION)
 
         def write() -> None:
             if addressable(full) and plain is not None:
                 store = destination.store(private=line.private)
-                etag = put(store, full, body, attributes=plain, use_multipart=False)["e_tag"]
+                mode: PutMode = "overwrite" if sure else "create"
+                etag = put(store, full, body, attributes=plain, use_multipart=False, mode=mode)["e_tag"]
             else:
                 etag = boto3_objects.put(destination, full, bytes(body), digest.digest(), headers, private=line.private)
             if bare(etag) != digest.hexdigest():
                 self._question(key, len(body), digest.hexdigest())
 
-        patiently(destination, key, write, halt)
+        try:
+            patiently(destination, key, write, halt)
+        except StorageError as error:
+            if isinstance(error.__cause__, AlreadyExistsError):
+                return None
+            raise
         return digest.hexdigest()
 
     def _question(self, key: str, size: int, digest: str) -> None:

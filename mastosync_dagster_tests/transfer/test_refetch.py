@@ -23,6 +23,7 @@ from mastosync_dagster.transfer.refetch import (
     refetch,
 )
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 from mastosync_dagster_tests.support.web import HOST, JPEG, PNG, hostile_web
 
@@ -172,6 +173,23 @@ def test_what_has_come_to_the_destination_meanwhile_stays(work: Refetch, destina
     work.where = {line.key: work.at("/good.png")}
     assert work.run([line]) == [line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=14)]
     assert work.web.asked["/good.png"] == 0
+
+
+def test_what_the_destination_does_not_show_is_written_but_never_over_anything(
+    tmp_path: Path, web: Web, moto_bucket: Bucket
+) -> None:
+    (tmp_path / "run").mkdir()
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="there.png", Body=b"Mastodon's own")
+    with s3_proxy(moto_bucket.server.endpoint) as proxy:
+        # Without the rights to list and to read S3 says so of every object.
+        proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD})))
+        work = Refetch(tmp_path / "run", web, storage(moto_bucket, "destination", endpoint=proxy.endpoint))
+        lines = [missing("there.png"), missing("absent.png")]
+        work.where = {line.key: work.at("/good.png") for line in lines}
+        there, absent = work.run(lines)
+    assert (there.outcome, there.detail) == (Outcome.PRESENT, ONLY_AT_DESTINATION)
+    assert moto_bucket.client.get_object(Bucket=moto_bucket.name, Key="there.png")["Body"].read() == b"Mastodon's own"
+    assert (absent.outcome, absent.refetched) == (Outcome.COPIED, True)
 
 
 def test_a_server_that_does_not_serve_is_asked_three_times_and_no_more(work: Refetch, web: Web) -> None:
