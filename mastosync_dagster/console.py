@@ -11,7 +11,9 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
 from mastosync_dagster.reports import ONLY_THERE, counts
+from mastosync_dagster.run_doubts import doubt_text
 from mastosync_dagster.run_lock import lock
+from mastosync_dagster.transfer.doubts import OPEN
 from mastosync_dagster.transfer.foreign import plain
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def status_lines(status: Status) -> list[str]:
         f"  ranges       {status.ranges:,}: {ranges}",
         f"  objects      {done}, {status.objects_missing:,} missing, {left.objects:,} left",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
+        *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
         f"  incremental  {_incremental(known)}",
     ]
 
@@ -114,6 +117,7 @@ def status_json(status: Status) -> dict[str, object]:
         "objects_missing": status.objects_missing,
         "objects_only_at_destination": status.only_at_destination,
         "objects_left": status.left.objects,
+        "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in OPEN},
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,
         "last_incremental": known.run_id if known else None,

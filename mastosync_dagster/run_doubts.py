@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from mastosync_dagster.transfer.doubts import (
 from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -250,12 +251,39 @@ def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
     return run.is_finished and state(instance, run) is not RunState.ALIVE
 
 
-def open_objects(lists: Sequence[Doubts]) -> dict[Doubt, int]:
-    """Count the open objects of some lists, by why they are."""
-    counts = dict.fromkeys(OPEN, 0)
-    for doubts in lists:
-        for step in doubts.steps():
-            for noted in step:
-                for why in noted.nights.keys() & OPEN:
-                    counts[why] += 1
+def in_doubt(store: ManifestStore, about: About, table: str, damaged: Damaged) -> Doubts:
+    """Return the doubt list of a table, as all runs have left it.
+
+    Raises:
+        ManifestStoreError: Lists cannot be read.
+        StorageError: The bucket refuses.
+    """
+    listed = DoubtList(store, about, table)
+    return listed.read(listed.files(), damaged)[0]
+
+
+def open_objects(doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True) -> Counter[Doubt]:
+    """Count the open objects of a list, each once, by the gravest reason for which it is.
+
+    Args:
+        doubts: The list.
+        wanted: Whether the objects of a row, given its id, count.
+    """
+    counts: Counter[Doubt] = Counter()
+    for step in doubts.steps():
+        for noted in step:
+            why = next((why for why in OPEN if why in noted.nights), None)
+            if why is not None and wanted(noted.row_id):
+                counts[why] += 1
     return counts
+
+
+def doubt_text(counts: Mapping[Doubt, int]) -> str:
+    """Return what people read about objects in doubt."""
+    words = {
+        Doubt.ACL: "wait for their ACL",
+        Doubt.FAILED: "have failed",
+        Doubt.MISSING: "were not at the source",
+    }
+    asked = ", ".join(f"{counts[why]:,} {text}" for why, text in words.items() if counts.get(why))
+    return f"{asked}: the next nights ask for them again"

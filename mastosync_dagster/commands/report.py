@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from mastosync_dagster.failures import PLAIN_ERRORS
+from mastosync_dagster.history import place_of
 from mastosync_dagster.inventory import Inventory
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.run_doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.transfer.decisions import SOURCE_DAMAGED
+from mastosync_dagster.transfer.doubts import OPEN
 from mastosync_dagster.transfer.foreign import csv_cell, one_line, plain
 from mastosync_dagster.transfer.outcomes import Outcome
 
@@ -58,6 +61,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()
     store = manifest_store(instance, destination)
+    about = About(place_of(destination), acls=destination.settings().has_acls)
     totals: dict[str, Totals] = {}
     with contextlib.ExitStack() as stack:
         forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
@@ -69,6 +73,8 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
                 for remedy in remedies.of(file_type.value, lines):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
+            doubts = in_doubt(store, about, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
+            inventory.totals.in_doubt.update(open_objects(doubts))
         printer.end(totals)
 
 
@@ -125,6 +131,9 @@ class _Table:
         for name, total in totals.items():
             counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
             click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / _MEGABYTE:>14,.1f}")
+        for name, total in totals.items():
+            if total.in_doubt:
+                click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")
 
 
 class _Csv:
@@ -164,6 +173,7 @@ class _Json:
                 "manifests": total.manifests,
                 **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
                 "bytes": total.bytes,
+                "in_doubt": {why.value: total.in_doubt[why] for why in OPEN},
             }
             for name, total in totals.items()
         }

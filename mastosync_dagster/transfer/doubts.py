@@ -41,8 +41,9 @@ class Doubt(str, Enum):
     """The source did not have it."""
 
 
-OPEN = frozenset({Doubt.ACL, Doubt.FAILED, Doubt.MISSING})
-"""What is left to do, or to be seen done. Of the others the destination has what it must have, as far as is known."""
+OPEN = (Doubt.ACL, Doubt.FAILED, Doubt.MISSING)
+"""What is left to do, or to be seen done, the gravest first. Of the others the destination has what it must have, as
+far as is known."""
 
 
 class DoubtLine(NamedTuple):
