@@ -147,21 +147,39 @@ def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(
     assert answers(world) == expected_answers(world)
 
 
+NEVER_PUBLISHED = Rule(Delay(100), kinds=frozenset({Kind.PUT}), key=MANIFEST)
+
+
 @contextlib.contextmanager
-def sync_in_a_process(world: World, key: str, log: Path) -> Iterator[int]:
-    """Sync a range of the media in a process of its own; gives its id. Its manifest never gets to where it stays."""
-    world.destination_proxy.set_rules(Rule(Delay(100), kinds=frozenset({Kind.PUT}), key=MANIFEST))
+def sync_in_a_process(
+    world: World, key: str, log: Path, rule: Rule = NEVER_PUBLISHED, *, until: Kind = Kind.PUT
+) -> Iterator[int]:
+    """Sync a range of the media in a process of its own, until the destination sees a request that a rule holds up.
+
+    Args:
+        world: The servers.
+        key: The range.
+        log: Gets what the process prints.
+        rule: What happens to the destination; by default its manifest never gets to where it stays.
+        until: The kind of the request to wait for.
+
+    Yields:
+        The id of the process.
+    """
+    world.destination_proxy.set_rules(rule)
+    world.destination_proxy.forget()
     command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
     command += ["-j", f"sync_{MEDIA.value}", "--tags", json.dumps({"dagster/partition": key})]
     with running(command, log=log) as process:
-        wait_until(lambda: is_published(world), log)
+        wait_until(
+            lambda: any(
+                seen.kind is until and re.search(rule.key, seen.key) for seen in world.destination_proxy.requests
+            ),
+            log,
+        )
         yield process.pid
-        process.wait(10)
+        process.wait(100)
     world.destination_proxy.set_rules()
-
-
-def is_published(world: World) -> bool:
-    return any(seen.kind is Kind.PUT and re.search(MANIFEST, seen.key) for seen in world.destination_proxy.requests)
 
 
 def wait_until(condition: Callable[[], bool], log: Path) -> None:

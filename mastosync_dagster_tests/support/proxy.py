@@ -188,6 +188,7 @@ class Rule:
         fault: What happens.
         kinds: To requests of these kinds; empty: of every kind.
         key: To keys in which this regular expression is found; empty: to every key.
+        method: To requests with this method of HTTP's; empty: with any.
         skip: So many matching requests are spared first.
         times: So many are hit after that; None: all.
         per_key: ``skip`` and ``times`` count for each key and kind on its own.
@@ -198,6 +199,7 @@ class Rule:
     fault: Fault
     kinds: frozenset[Kind] = frozenset()
     key: str = ""
+    method: str = ""
     skip: int = 0
     times: int | None = None
     per_key: bool = False
@@ -405,6 +407,8 @@ class Proxy:
             for number, rule in enumerate(self._rules):
                 final = bool(hit) and not isinstance(hit[-1].fault, Delay)
                 if final or (rule.kinds and seen.kind not in rule.kinds) or not re.search(rule.key, seen.key):
+                    continue
+                if rule.method not in {"", seen.method}:
                     continue
                 dice = Random(f"{self._seed}/{number}/{seen.kind.value}/{seen.key}/{asked}")
                 if dice.random() >= rule.probability:

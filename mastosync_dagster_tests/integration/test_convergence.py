@@ -1,0 +1,232 @@
+"""What a bad night leaves behind is made good by the next one: objects in doubt are asked for, whatever happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli import main
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.turning import MADE_PRIVATE, MADE_PUBLIC
+from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.integration.test_privacy import (
+    MEDIA,
+    answers,
+    execute,
+    expected_answers,
+    media_of,
+    newest,
+    nightly,
+    sync_in_a_process,
+)
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.integration.conftest import World
+
+SUSPEND = "UPDATE accounts SET suspended_at = now() WHERE id = %s"
+UNSUSPEND = "UPDATE accounts SET suspended_at = NULL WHERE id = %s"
+SET_ACL = frozenset({Kind.OTHER})
+
+
+def details(world: World, table: FileType = MEDIA) -> list[str | None]:
+    """Return the remarks of the last night about what it has not found as it must be, but for what is missing."""
+    lines = [line for line in newest(world, "sync_changes") if line.group == table.value]
+    return [line.detail for line in lines if line.outcome is not Outcome.MISSING]
+
+
+def open_objects(world: World) -> dict[str, int]:
+    """Return what ``mastosync status`` says of the media."""
+    result = CliRunner().invoke(main, ["status", MEDIA.value, "--json"])
+    assert result.exit_code == 0, result.output
+    (told,) = json.loads(result.output)
+    counts: dict[str, int] = told["objects_in_doubt"]
+    assert told["objects_left"] >= sum(counts.values())
+    assert world.dagster is not None
+    return counts
+
+
+@pytest.fixture
+def settled(synced_with_acls: World) -> World:
+    """The media copied, and a night that has nothing to do."""
+    assert nightly(synced_with_acls).success
+    assert details(synced_with_acls) == []
+    return synced_with_acls
+
+
+def test_what_a_night_could_not_make_private_the_next_one_does(settled: World) -> None:
+    account, hidden = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    settled.destination_proxy.set_rules(Rule(Answer(503, "SlowDown"), kinds=SET_ACL, method="PUT", key=r"/original/"))
+    assert Reason.THROTTLED.value in failure_of(nightly(settled))
+    assert answers(settled) != expected_answers(settled)
+    assert open_objects(settled)["acl"] > 0
+
+    settled.destination_proxy.set_rules()
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+    assert 0 < details(settled).count(MADE_PRIVATE) < hidden
+    assert nightly(settled).success
+    assert open_objects(settled)["acl"] == 0
+
+
+def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled: World) -> None:
+    account, _ = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    # One of its objects is nowhere: what is missing says nothing about the others.
+    execute(
+        settled,
+        "INSERT INTO media_attachments (id, account_id, file_file_name, file_content_type, file_file_size, processing,"
+        " created_at, updated_at, file_updated_at) VALUES (77, %s, 'nowhere.mp3', 'audio/mpeg', 4, 2, now(), now(),"
+        " now())",
+        account,
+    )
+    settled.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=SET_ACL, method="PUT"))
+    assert not nightly(settled).success
+    settled.destination_proxy.set_rules()
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(settled: World) -> None:
+    account, _ = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    assert nightly(settled).success
+    execute(settled, UNSUSPEND, account)
+    # The permanent refusal ends the run in the middle of its ACLs, as Terminate does.
+    settled.destination_proxy.set_rules(Rule(Answer(501, "NotImplemented"), kinds=SET_ACL, method="PUT", skip=1))
+    assert not nightly(settled).success
+    assert answers(settled) != expected_answers(settled)
+    settled.destination_proxy.set_rules()
+    assert nightly(settled).success
+    assert MADE_PUBLIC in details(settled)
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copied_by_the_next_night(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    ((key,),) = world.register(MEDIA).values()
+    assert world.run("sync_media_attachments", key).success
+    assert nightly(world).success
+    account, _ = media_of(world, suspended=True)
+    execute(world, UNSUSPEND, account)
+    world.destination_proxy.set_rules(Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.PUT}), key=r"/original/"))
+    plan = {"config": {"file_types": [MEDIA.value], "changed_since": "last"}}
+    ops = {"plan_changes": plan, "copy": {"config": {"max_attempts": 1}}}
+    assert not world.run("sync_changes", config={"ops": ops}).success
+    assert open_objects(world)["failed"] > 0
+
+    world.destination_proxy.set_rules()
+    assert nightly(world).success
+    assert open_objects(world)["failed"] == 0
+    pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
+    found = {entry["Key"] for page in pages for entry in page.get("Contents", ())}
+    assert found == {key for key, status in expected_answers(world).items() if status == 200}
+
+
+def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_not_asked_for_for_ever(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "2")
+    key = settled.instance.objects_of(MEDIA)[0].key
+    (object_,) = [each for each in settled.instance.objects_of(MEDIA) if each.key == key]
+    execute(settled, "UPDATE media_attachments SET file_updated_at = now() WHERE id = %s", object_.row_id)
+    settled.destination.client.delete_object(Bucket=settled.destination.name, Key=key)
+    gone = Rule(Answer(404, "NoSuchKey"), kinds=frozenset({Kind.GET, Kind.HEAD}), key=key)
+    settled.source_proxy.set_rules(gone)
+    assert nightly(settled).success
+    assert open_objects(settled)["missing"] > 0
+    settled.source_proxy.set_rules()
+    # Its row is older than the watermark by now.
+    execute(settled, "UPDATE media_attachments SET file_updated_at = '2020-01-01' WHERE id = %s", object_.row_id)
+    assert nightly(settled).success
+    assert answers(settled)[key] == expected_answers(settled)[key]
+
+    for _ in range(2):
+        assert nightly(settled).success
+    assert open_objects(settled)["missing"] == 0
+    settled.forget()
+    assert nightly(settled).success
+    assert settled.requests()[Kind.HEAD] == 0
+
+
+def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(settled: World) -> None:
+    private = [key for key, status in expected_answers(settled).items() if status == 403]
+    settled.forget()
+    assert nightly(settled).success
+    asked = [seen.key for seen in settled.destination_proxy.requests if seen.kind is Kind.OTHER]
+    assert sorted(asked) == sorted(set(asked))
+    assert set(private) <= set(asked)
+    assert settled.requests()[Kind.PUT] == settled.requests()[Kind.GET] == 0
+    assert details(settled) == []
+
+
+def test_without_any_record_a_night_makes_private_what_is_private(settled: World) -> None:
+    # Another home on the same destination, or a manifest store that is lost.
+    shutil.rmtree(Path(settled.environment["DAGSTER_HOME"], "manifests"))
+    account, hidden = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    assert nightly(settled).success
+    assert details(settled).count(MADE_PRIVATE) == hidden
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_exposes_nothing(
+    world_with_acls: World, tmp_path: Path
+) -> None:
+    world = world_with_acls
+    ((key,),) = world.register(MEDIA).values()
+    account, _ = media_of(world, suspended=False)
+    # Each PUT of the range waits, long enough for a night.
+    hold = Rule(Delay(8), kinds=frozenset({Kind.PUT}), key=r"^(cache/)?media_attachments/")
+    with sync_in_a_process(world, key, tmp_path / "range.log", hold, until=Kind.PUT):
+        world.destination_proxy.set_rules()
+        execute(world, SUSPEND, account)
+        nightly(world)
+        deadline = time.monotonic() + 90
+        while any(not run.is_finished for run in world.dagster.get_runs()):
+            assert time.monotonic() < deadline, (tmp_path / "range.log").read_text()[-3000:]
+            time.sleep(0.5)
+        assert answers(world) == expected_answers(world)
+
+
+def test_the_list_stays_as_long_as_another_run_may_still_write(settled: World, tmp_path: Path) -> None:
+    account, hidden = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    assert nightly(settled).success
+    execute(settled, UNSUSPEND, account)
+    assert nightly(settled).success
+    assert details(settled).count(MADE_PUBLIC) == hidden
+
+    def remembered() -> int:
+        settled.forget()
+        assert nightly(settled).success
+        return sum(seen.kind is Kind.OTHER for seen in settled.destination_proxy.requests)
+
+    key = settled.dagster.get_dynamic_partitions(MEDIA.partitions_name)[0]
+    hold = Rule(Delay(20), kinds=frozenset({Kind.LIST}))
+    with sync_in_a_process(settled, key, tmp_path / "beside.log", hold, until=Kind.LIST):
+        settled.destination_proxy.set_rules()
+        beside = remembered()
+    assert beside - remembered() == 0
+    assert beside - remembered() == hidden
+
+
+def test_backups_are_private_each_night(world_with_acls: World) -> None:
+    world = world_with_acls
+    ((key,),) = world.register(FileType.BACKUPS).values()
+    assert world.run("sync_backups", key).success
+    (backup, *_) = world.instance.objects_of(FileType.BACKUPS)
+    world.destination.client.put_object_acl(Bucket=world.destination.name, Key=backup.key, ACL="public-read")
+    assert nightly(world).success
+    assert details(world, FileType.BACKUPS) == [MADE_PRIVATE]
