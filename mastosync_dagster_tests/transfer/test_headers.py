@@ -6,6 +6,7 @@ import os
 import threading
 import uuid
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from moto.s3.models import FakeKey
 from moto.server import ThreadedMotoServer
 
 from mastosync_dagster.demo.servers import LOOPBACK, S3Server, boto3_client
+from mastosync_dagster.transfer.attributes import read_attributes
 from mastosync_dagster.transfer.closer import AuditSettings, CloserLook, Look, Sight
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.headers import Attributes
@@ -223,3 +225,39 @@ def test_obstore_is_not_given_what_it_would_take_for_a_header(name: str) -> None
 
 def test_obstore_is_not_given_a_header_that_it_does_not_know() -> None:
     assert Attributes({"Expires": "Thu, 01 Dec 2030 16:00:00 GMT"}, {}).for_obstore() is None
+
+
+class _Capitals(BaseHTTPRequestHandler):
+    """Answers HEAD as a server that writes header names in its own way."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        for name, value in (
+            ("CONTENT-TYPE", "image/png"),
+            ("content-length", "4"),
+            ("ETag", '"9dd4e461268c8034f5c8564e155c67a6"'),
+            ("Last-Modified", "Sat, 28 Nov 2026 11:27:10 GMT"),
+            ("X-AMZ-META-Content-Type", "text/html"),
+            ("x-amz-meta-CACHE-CONTROL", "no-store"),
+            ("content-ENCODING", "AWS-CHUNKED , br"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("key", ["a.png", "a//a.png"])
+def test_names_are_told_apart_in_whatever_case_a_server_writes_them(transfer: Transfer, key: str) -> None:
+    with ThreadingHTTPServer((LOOPBACK, 0), _Capitals) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = replace(
+            transfer.source, server=replace(transfer.source.server, endpoint=f"http://{LOOPBACK}:{server.server_port}")
+        )
+        found = read_attributes(storage(at, "source"), key, threading.Event())
+        server.shutdown()
+    assert found == Attributes(
+        {"Content-Type": "image/png", "Content-Encoding": "br"},
+        {"content-type": "text/html", "cache-control": "no-store"},
+    )
