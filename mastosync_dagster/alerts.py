@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import ALERT_WEBHOOK, SettingsError
 from mastosync_dagster.failures import root_of
+from mastosync_dagster.transfer.foreign import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 FIRST_REASONS = "first reasons"
 """Metadata of a failed step: the first failed objects, in a few lines."""
 
+_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _COUNTS = ("objects", "copied", "present", "missing", "failed")
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
@@ -29,6 +32,8 @@ _TIMEOUT_SECONDS = 10.0
 
 def failure_message(context: dg.RunFailureSensorContext) -> str:
     """Return what is to be told of a failed run: what it was about, its counts, the first reasons. No secret is in it.
+
+    It is Markdown, as webhooks take it: what storages and rows have said shows as it is, and begins nothing.
 
     Args:
         context: Of a run-failure sensor.
@@ -43,14 +48,14 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
         failure = event.step_failure_data
         told = failure.user_failure_data
         if told is not None:
-            lines.append(told.description or "")
+            lines += map(markdown, (told.description or "").splitlines())
             lines += _numbers({name: value.value for name, value in told.metadata.items()})
         elif failure.error is not None:
             # Nobody has written this one for admins, and what it quotes may be a secret.
             lines.append(f"{root_of(failure.error).cls_name or 'an error'} in {event.step_key}: see the log of the run")
     if len(lines) == 1:
         # The process of the run died: nothing but Dagster's own words is left.
-        lines.append(context.failure_event.message or "no reason given")
+        lines.append(markdown(context.failure_event.message or "no reason given"))
     return "\n".join(line for line in lines if line)
 
 
@@ -64,6 +69,13 @@ class AlertError(Exception):
     """A webhook was not told; the message says why, without its URL."""
 
 
+def _is_url(url: str) -> bool:
+    try:
+        return _URL.fullmatch(url) is not None and bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
+
+
 def tell(url: str, message: str) -> None:
     """Post a message to an incoming webhook, as Slack and Mattermost understand it: ``{"text": …}``.
 
@@ -71,8 +83,9 @@ def tell(url: str, message: str) -> None:
         SettingsError: The URL is none.
         AlertError: It does not take the message, after three attempts.
     """
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
-        raise SettingsError(f"{ALERT_WEBHOOK} must be an http:// or https:// URL.")
+    # What else a URL may hold would stand in the HTTP library's own message.
+    if not _is_url(url):
+        raise SettingsError(f"{ALERT_WEBHOOK} must be an http:// or https:// URL, in printable ASCII without spaces.")
     request = urllib.request.Request(  # noqa: S310  (the scheme is one of two)
         url, data=json.dumps({"text": message}).encode(), headers={"Content-Type": "application/json"}
     )
@@ -83,7 +96,7 @@ def tell(url: str, message: str) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             why = f"it answers {error.code}"
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             why = f"it cannot be reached ({type(error).__name__})"
         if attempt < _ATTEMPTS:
             time.sleep(_PAUSE_SECONDS)

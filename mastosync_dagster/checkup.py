@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import uuid
@@ -12,14 +13,16 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.environment import Environment
+from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
 from mastosync_dagster.failures import PLAIN_ERRORS
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.mastodon.connection import short_transaction
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
-from mastosync_dagster.transfer.access import is_public, is_public_permission
+from mastosync_dagster.transfer.access import is_public
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.probe import prove_private
+from mastosync_dagster.witnesses import look_for_originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.storage import Storage
 
 _PROBE = "mastosync-check"
+_PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backups/dumps")
+"""Where the objects of private rows lie. A policy may name any of them."""
+_NEEDED = frozenset({"tunnel", "database", "tables", "source", "destination"})
+"""What originals cannot be looked for without."""
 _BODY = b"written by mastosync check; it may be deleted"
 
 _LARGEST_SKEW = timedelta(minutes=5)
@@ -73,10 +80,33 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
         source: The bucket that is read.
         destination: The bucket that is written.
     """
-    yield from _check_database(database)
-    yield from _check_source(source)
-    yield _line("two places", lambda: _different(source, destination))
-    yield from _check_destination(destination)
+    failed = set[str]()
+    for line in itertools.chain(
+        _check_database(database),
+        _check_source(source),
+        _check_places(source, destination),
+        _check_destination(destination),
+    ):
+        yield line
+        if line.verdict is Verdict.FAILED and line.name in _NEEDED:
+            failed.add(line.name)
+    if failed:
+        yield Line("originals", Verdict.SKIPPED, f"without the {' and the '.join(sorted(failed))}")
+    else:
+        yield _line("originals", lambda: _originals(database, source.storage(), destination.storage()))
+
+
+def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:
+    with database.session() as connect:
+        found = look_for_originals(connect, source, destination)
+    if found.speak_against:
+        raise _Failed(found.complaint(source, destination))
+    if not found.asked:
+        return "not tried: no row has a file"
+    return (
+        f"of {found.asked:,} originals that some rows of the database have, the source has {found.at_source:,} and the"
+        f" destination {found.at_destination:,}"
+    )
 
 
 def _line(name: str, check: Callable[[], str]) -> Line:
@@ -143,9 +173,12 @@ def _database_clock(connection: Connection) -> str:
 # --- the buckets -----------------------------------------------------------------------------------------------------
 
 
-def _different(source: S3Bucket, destination: S3Bucket) -> str:
-    ensure_different(source, destination)
-    return "source and destination are not the same"
+def _check_places(source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    def different() -> str:
+        ensure_different(source, destination)
+        return "source and destination are not the same"
+
+    yield _line("two places", different)
 
 
 def _check_source(bucket: S3Bucket) -> Iterator[Line]:
@@ -214,9 +247,32 @@ def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
         return
     storage = bucket.storage()
     yield _line("destination clock", lambda: _clock(storage))
-    kinds = {"public": False, "private": True} if storage.settings.permission else {"public": False}
+    kinds = {"public": False, "private": True} if storage.settings.has_acls else {"public": False}
     for kind, private in kinds.items():
         yield from _try_probe(storage, kind, private=private)
+    yield _line("destination private", lambda: _stays_private(storage))
+
+
+def _stays_private(storage: Storage) -> str:
+    """Write what is to be private where private objects go, and ask for it as everybody can."""
+    settings, decided = storage.settings, copy_private()
+    permission = settings.variable("S3_PERMISSION")
+    if not settings.has_acls and not decided:
+        if settings.permission and decided is None:
+            raise _Failed(
+                f"{permission}={settings.permission} does not let everybody read, so ACLs do not tell private objects"
+                f" from public ones: private objects wait for {COPY_PRIVATE} (true: the bucket is not public, copy"
+                f" them; false: leave them out). Where ACLs work, {permission}=public-read keeps them private"
+            )
+        return f"private objects are not copied{'' if decided is False else f', and wait for {COPY_PRIVATE}'}"
+    behind: list[str] = []
+    prove_private(storage, _PRIVATE_FOLDERS, sets_acls=settings.has_acls, halt=threading.Event(), warn=behind.append)
+    if behind:
+        raise _Failed(behind[0])
+    return (
+        f"what is written private is not given out without a signature at {settings.server}; another address of the"
+        " bucket (a public domain, a CDN) was not asked: ask it for a private object once"
+    )
 
 
 def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
@@ -257,7 +313,7 @@ def _acl(storage: Storage, key: str, *, private: bool) -> str:
         if error.reason is Reason.ACL_REFUSED:
             raise
         return f"{sent} was taken, and is not shown ({error.reason.value})"
-    if public != (not private and is_public_permission(permission)):
+    if public == (private or not storage.settings.has_acls):
         variable = storage.settings.variable("S3_PERMISSION")
         raise _Failed(
             f"{sent} was sent, and the object is readable by {'everybody' if public else 'nobody else'}: the bucket's"

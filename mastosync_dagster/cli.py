@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mastosync_dagster.own_files import keep_files_private
+
 # Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
 # (hence the PLC0415 of this module in pyproject.toml).
 
@@ -26,18 +28,21 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scri
 def _plain_errors() -> Iterator[None]:
     """Turn an error that an admin can do something about into its message and exit status 1."""
     from mastosync_dagster.failures import PLAIN_ERRORS
+    from mastosync_dagster.transfer.foreign import plain
 
     try:
         yield
     except PLAIN_ERRORS as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(plain(str(error))) from error
 
 
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance that DAGSTER_HOME names."""
+    """Open the Dagster instance that DAGSTER_HOME names. Runs of it that have died are called failed."""
     import dagster as dg
     from dagster._core.errors import DagsterHomeNotSetError
+
+    from mastosync_dagster.launcher import close_dead_runs
 
     try:
         opened = dg.DagsterInstance.get()
@@ -50,6 +55,7 @@ def _instance() -> Iterator[dg.DagsterInstance]:
         # A relative path, or no folder: Dagster's own sentence says which.
         raise click.ClickException(str(error)) from error
     with opened:
+        close_dead_runs(opened)
         yield opened
 
 
@@ -57,6 +63,7 @@ def _instance() -> Iterator[dg.DagsterInstance]:
 @click.version_option(package_name="mastosync-dagster")
 def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
+    keep_files_private()
 
 
 @main.command()
@@ -175,6 +182,7 @@ def check(*, as_json: bool) -> None:
     """
     from mastosync_dagster.checkup import Verdict, check_everything
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.transfer.foreign import plain
 
     lines = []
     with _plain_errors():
@@ -182,7 +190,7 @@ def check(*, as_json: bool) -> None:
             lines.append(line)
             if not as_json:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.SKIPPED: "yellow"}[line.verdict]
-                click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {line.text}")
+                click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {plain(line.text)}")
     if as_json:
         told = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
         click.echo(json.dumps(told, indent=2))

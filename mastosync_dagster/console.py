@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -9,7 +10,11 @@ from rich.table import Table
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
-from mastosync_dagster.reports import counts
+from mastosync_dagster.reports import ONLY_THERE, counts
+from mastosync_dagster.run_doubts import doubt_text
+from mastosync_dagster.run_lock import lock
+from mastosync_dagster.transfer.doubts import OPEN
+from mastosync_dagster.transfer.foreign import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +44,11 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
         Whether it succeeded, that is: no object failed.
     """
     job = build_definitions(BarProgress(console)).resolve_job_def("sync_changes")
+    run_id = str(uuid.uuid4())
+    # Before the run is on record: at whatever moment this process is killed, the next command sees that it has died.
+    lock(instance, run_id)
     result = job.execute_in_process(
-        run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False
+        run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
     )
     if result.success:
         console.print(_table(result.output_for_node("report_changes")))
@@ -50,19 +58,23 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            console.print(text or (root_of(error).message if error else "failed"), style="bold red", markup=False)
+            told = plain(text or (root_of(error).message if error else "failed"))
+            console.print(told, style="bold red", markup=False)
     console.print(f"run {result.run_id}: more in the Dagster UI", markup=False)
     return False
 
 
 def _table(summary: Summary) -> Table:
     table = Table()
-    table.add_column("file type")
-    for name in ("objects", "copied", "present", "missing", "failed", "MB"):
-        table.add_column(name, justify="right")
+    table.add_column("file type", no_wrap=True)
+    names = ["objects", "copied", "present", "missing", "failed"]
+    # Seldom there: after the switch, after a refetch, or where the source is the wrong one.
+    names += [ONLY_THERE] if summary.total.only_at_destination else []
+    for name in (*names, "MB"):
+        table.add_column(name.replace("_", " "), justify="right")
     for group, tally in summary.groups.items():
         told = counts(tally)
-        numbers = (f"{told[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
+        numbers = (f"{told[name]:,}" for name in names)
         table.add_row(group, *numbers, f"{told['bytes'] / _MEGABYTE:,.1f}")
     return table
 
@@ -72,12 +84,15 @@ def status_lines(status: Status) -> list[str]:
     left, known = status.left, status.watermark
     kinds = ("materialized", "failed", "running", "missing")
     ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
+    there = status.only_at_destination
+    done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
     return [
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
-        f"  objects      {status.objects_done:,} done, {left.objects:,} left",
+        f"  objects      {done}, {status.objects_missing:,} missing, {left.objects:,} left",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
+        *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
         f"  incremental  {_incremental(known)}",
     ]
 
@@ -99,7 +114,10 @@ def status_json(status: Status) -> dict[str, object]:
         "running": status.running,
         "missing": status.missing,
         "objects_done": status.objects_done,
+        "objects_missing": status.objects_missing,
+        "objects_only_at_destination": status.only_at_destination,
         "objects_left": status.left.objects,
+        "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in OPEN},
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,
         "last_incremental": known.run_id if known else None,

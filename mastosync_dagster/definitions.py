@@ -8,6 +8,7 @@ import dagster as dg
 
 from mastosync_dagster.assets import all_assets
 from mastosync_dagster.jobs import all_jobs, sync_jobs
+from mastosync_dagster.own_files import keep_files_private
 from mastosync_dagster.progress import LogProgress
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.schedules import Nightly, all_schedules
@@ -26,11 +27,14 @@ def build_definitions(
 ) -> dg.Definitions:
     """Return the definitions; what their runs need from the environment is read when a run starts.
 
+    The process keeps its files private from now on: whoever loads the definitions goes on to run them.
+
     Args:
         progress: Who hears of a run's progress; by default a log line every ten seconds.
         nightly: When the nightly schedule runs; by default at three o'clock, UTC.
         web: How missing objects are fetched from other servers, where that is asked for.
     """
+    keep_files_private()
     ranges = sync_jobs()
     return dg.Definitions(
         assets=[*all_assets(), *all_verifications()],

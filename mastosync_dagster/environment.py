@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dotenv.parser import parse_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 ENV_FILE = "MASTOSYNC_ENV_FILE"
 ROWS_PER_PARTITION = "MASTOSYNC_ROWS_PER_PARTITION"
@@ -25,6 +25,7 @@ NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
+RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
 VARIABLES = (
     ENV_FILE,
     ROWS_PER_PARTITION,
@@ -35,10 +36,51 @@ VARIABLES = (
     ALERT_WEBHOOK,
     KEEP_RUNS_DAYS,
     COPY_PRIVATE,
+    RETRY_NIGHTS,
 )
-"""Our own variables; each resource lists those that its fields fall back to."""
+"""Our own variables."""
 
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+DATABASE: Mapping[str, str] = {
+    "database_url": "DATABASE_URL",
+    "host": "DB_HOST",
+    "port": "DB_PORT",
+    "dbname": "DB_NAME",
+    "user": "DB_USER",
+    "password": "DB_PASS",
+    "sslmode": "DB_SSLMODE",
+    "ssh_tunnel_host": "SSH_TUNNEL_HOST",
+    "ssh_tunnel_port": "SSH_TUNNEL_PORT",
+    "ssh_tunnel_user": "SSH_TUNNEL_USER",
+    "ssh_tunnel_password": "SSH_TUNNEL_PASSWORD",
+    "ssh_tunnel_key_file": "SSH_TUNNEL_KEY_FILE",
+    "ssh_tunnel_key_passphrase": "SSH_TUNNEL_KEY_PASSPHRASE",
+    "ssh_tunnel_known_hosts": "SSH_TUNNEL_KNOWN_HOSTS",
+}
+"""Which variable each field of the database falls back to."""
+
+BUCKET: Mapping[str, str] = {
+    "bucket": "S3_BUCKET",
+    "key_prefix": "S3_KEY_PREFIX",
+    "permission": "S3_PERMISSION",
+    "storage_class": "S3_STORAGE_CLASS",
+    "path_style": "S3_OVERRIDE_PATH_STYLE",
+    "endpoint_url": "S3_ENDPOINT",
+    "region_name": "S3_REGION",
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_session_token": "AWS_SESSION_TOKEN",
+}
+"""Which variable each field of the source falls back to; the destination's have `DESTINATION_PREFIX` before them."""
+
+DESTINATION_PREFIX = "DESTINATION_"
+SECRET_PREFIX = "MASTOSYNC_SECRET_"  # noqa: S105  (the beginning of names)
+"""How variables begin that exist to be named in run config, as ``{env: MASTOSYNC_SECRET_…}``."""
+
+_KNOWN = frozenset(
+    {*VARIABLES, *DATABASE.values(), *BUCKET.values(), *(DESTINATION_PREFIX + name for name in BUCKET.values())}
+)
+_RETRY_NIGHTS = 7
+_SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -68,13 +110,26 @@ def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
     return int(stripped)
 
 
+def may_be_named(name: str, own: Collection[str]) -> bool:
+    """Tell whether run config may name a variable in a field that falls back to ``own``.
+
+    Whoever reaches the UI can launch a run: any other name would hand over any secret of the process.
+    """
+    return name in own or _SECRET_NAME.fullmatch(name) is not None
+
+
+def names_that_may_stand(own: Collection[str]) -> str:
+    """Return which variables `may_be_named` lets through, in words."""
+    return " or ".join([*own, f"a name that begins with {SECRET_PREFIX}"])
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The settings as they stood when they were read.
 
     Attributes:
         process: The environment variables of the process.
-        file: The lines of the file that MASTOSYNC_ENV_FILE names; the process's variables win over them.
+        file: The known variables in the file that MASTOSYNC_ENV_FILE names; the process's variables win over them.
     """
 
     process: Mapping[str, str] = field(repr=False)
@@ -102,20 +157,22 @@ class Environment:
         """Return a variable's value where an empty one means something; None where it is unset."""
         return self.process.get(name, self.file.get(name))
 
-    def secret(self, name: str, *, wanted_by: str) -> str:
+    def secret(self, name: str, *, wanted_by: str, own: Collection[str] = ()) -> str:
         """Return the value of the variable that a resource field names as ``{env: NAME}``.
 
         Args:
             name: The variable.
             wanted_by: What to call the field in the message.
+            own: The variables that the field falls back to.
 
         Raises:
             MissingSettingError: The variable is unset or empty.
-            SettingsError: The name is none. It is not repeated: it may be the secret itself.
+            SettingsError: The field may not name it. It is not repeated: it may be the secret itself.
         """
-        if not _VARIABLE_NAME.fullmatch(name):
+        if not may_be_named(name, own):
             raise SettingsError(
-                f"{wanted_by} must name an environment variable, as {{env: NAME}}, and never hold the secret."
+                f"{wanted_by} must name an environment variable, as {{env: NAME}}, and never hold the secret: NAME is "
+                f"{names_that_may_stand(own)}."
             )
         value = self.text(name)
         if value is None:
@@ -164,6 +221,16 @@ def copy_private(environment: Environment | None = None) -> bool | None:
     return known[value]
 
 
+def retry_nights(environment: Environment | None = None) -> int:
+    """Return how many nights ask again for what has failed or was missing: MASTOSYNC_RETRY_NIGHTS, by default 7.
+
+    Raises:
+        SettingsError: It is no number from 0 to 366.
+    """
+    text = (environment or Environment.read()).text(RETRY_NIGHTS)
+    return _RETRY_NIGHTS if text is None else whole_number(text, name=RETRY_NIGHTS, lowest=0, highest=366)
+
+
 def manifests_location(environment: Environment | None = None) -> str | None:
     """Return where manifests go, a folder or an ``s3://`` URL: MASTOSYNC_MANIFESTS; None: under the Dagster home."""
     return (environment or Environment.read()).text(MANIFESTS)
@@ -175,9 +242,10 @@ def _number(environment: Environment | None, name: str, *, default: int, highest
 
 
 def _read_file(path: Path) -> dict[str, str]:
-    """Return the lines of a file such as Mastodon's ``.env.production``.
+    """Return the known variables of a file such as Mastodon's ``.env.production``.
 
-    Values are taken as they stand, without interpolation: a password may hold a dollar sign.
+    Values are taken as they stand, without interpolation: a password may hold a dollar sign. Other lines are left out:
+    Mastodon's file has the keys of its sessions and its mail.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:
@@ -192,4 +260,8 @@ def _read_file(path: Path) -> dict[str, str]:
             text = binding.original.string
             line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
             raise SettingsError(f"{ENV_FILE} names {path}, whose line {line} is not NAME=value.")
-    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
+    return {
+        binding.key: binding.value
+        for binding in bindings
+        if binding.key and binding.value is not None and may_be_named(binding.key, _KNOWN)
+    }

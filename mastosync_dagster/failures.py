@@ -17,6 +17,7 @@ from mastosync_dagster.resources import ConnectionFailedError
 from mastosync_dagster.resources.tunnel_settings import TunnelError
 from mastosync_dagster.settings import InvalidMomentError
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.foreign import plain
 from mastosync_dagster.transfer.manifest import NotAManifestError
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
@@ -59,7 +60,7 @@ def plain_failures() -> Iterator[None]:
     try:
         yield
     except PLAIN_ERRORS as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+        raise dg.Failure(description=plain(str(error)), allow_retries=False) from None
     except OSError as error:
         # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no
         # file, and gives the system's error number alone.
@@ -73,7 +74,7 @@ def plain_failures() -> Iterator[None]:
         ) from None
     except psycopg2.Error as error:
         # Before the first page: rows are read by a reader that connects again, and says so itself where that fails.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        first = plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
         raise dg.Failure(
             description=f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?",
             allow_retries=False,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.reports import FIRST_LINES, cell
+from mastosync_dagster.reports import FIRST_LINES
 from mastosync_dagster.transfer.findings import FindingLine, read_findings
+from mastosync_dagster.transfer.foreign import cell, code_cell
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from mastosync_dagster.transfer.findings import Finding
+
+_NAMES_IN_A_LINE = 10
 
 
 def first_findings(path: Path, wanted: Sequence[Finding]) -> list[FindingLine]:
@@ -36,7 +39,7 @@ def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> 
     if not lines:
         return nothing
     rows = [
-        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | `{cell(line.key)}` |"
+        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | {code_cell(line.key)} |"
         f" {cell(line.detail)} |"
         for line in lines
     ]
@@ -47,3 +50,30 @@ def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> 
 def counted(findings: Mapping[Finding, int], wanted: Collection[Finding]) -> str:
     """Return counts in words, without those that are nought: ``1 absent, 2 extra``."""
     return ", ".join(f"{findings[finding]:,} {finding.value}" for finding in wanted if findings[finding])
+
+
+def foreign_text(side: str, top: Mapping[str, bool] | None) -> str:
+    """Return in words what lies at the top of a side and is not copied; empty where that is nothing.
+
+    Args:
+        side: ``source`` or ``destination``.
+        top: See `Top.names`.
+    """
+    if top is None:
+        return f"the top of the {side} may not be listed: what lies there beside the folders that are copied is unknown"
+    foreign = [cell(name) for name, is_foreign in top.items() if is_foreign]
+    return f"at the {side}, and not copied: {_first(foreign, _NAMES_IN_A_LINE)}" if foreign else ""
+
+
+def top_text(top: Mapping[str, bool] | None) -> str:
+    """Return all that lies at the top of a side, in Markdown: what is not copied says so."""
+    if top is None:
+        return "may not be listed"
+    foreign_first = sorted(top.items(), key=lambda each: (not each[1], each[0]))
+    names = [f"`{cell(name)}`" + (" (not copied)" if is_foreign else "") for name, is_foreign in foreign_first]
+    return _first(names, FIRST_LINES) or "nothing"
+
+
+def _first(names: Sequence[str], limit: int) -> str:
+    rest = [f"and {len(names) - limit:,} more"] if len(names) > limit else []
+    return ", ".join([*names[:limit], *rest])

@@ -18,6 +18,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.failures import PLAIN_ERRORS
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.transfer.foreign import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Grow
         try:
             new = register_ranges(instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=share)
         except PLAIN_ERRORS as error:
-            problems.append(f"{file_type.value}: {error}")
+            problems.append(f"{file_type.value}: {one_line(str(error))}")
             continue
         if new:
             found[file_type] = [range_key(ids) for ids in new]

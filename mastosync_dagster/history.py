@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
+from mastosync_dagster.transfer.settings import one_spelling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -46,8 +47,7 @@ def place_of(destination: S3Bucket) -> str:
     Raises:
         SettingsError: A setting is missing or wrong.
     """
-    settings = destination.settings()
-    return f"{settings.endpoint_url or 'Amazon S3'}/{settings.bucket}/{settings.prefix}"
+    return destination.settings().identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,15 @@ def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Wat
     for record in _observations(instance, file_type):
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
-        moment, place = values.get(WATERMARK), values.get(DESTINATION)
+        moment, written = values.get(WATERMARK), values.get(DESTINATION)
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        if isinstance(moment, float) and isinstance(place, str):
+        if isinstance(moment, float) and isinstance(written, str):
+            where = one_spelling(written)
             since = values.get(COVERED_SINCE)
             covered_since = _moment(since if isinstance(since, float) else moment)
             found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)), covered_since)
-            if place not in best or found.moment > best[place].moment:
-                best[place] = found
+            if where not in best or found.moment > best[where].moment:
+                best[where] = found
     return best
 
 
@@ -137,8 +138,8 @@ def range_reads(instance: DagsterInstance, file_type: FileType, place: str) -> d
         if event is None or event.partition is None:
             continue
         values = {name: value.value for name, value in event.metadata.items()}
-        read_at = values.get(READ_AT)
-        if isinstance(read_at, float) and values.get(DESTINATION) == place:
+        read_at, where = values.get(READ_AT), values.get(DESTINATION)
+        if isinstance(read_at, float) and isinstance(where, str) and one_spelling(where) == place:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
             found[event.partition] = RangeRead(_moment(read_at), record.run_id, numbers)
     return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.partitions import FileType
+    from mastosync_dagster.transfer.doubts import Doubt
     from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
 
 _PLACE, _AGE = "place", "age"
@@ -47,11 +48,13 @@ class Totals:
         manifests: How many manifests had the newest word about some object.
         outcomes: Objects by outcome.
         bytes: Bytes that were copied.
+        in_doubt: Objects that the nights ask for, by why they do.
     """
 
     manifests: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     bytes: int = 0
+    in_doubt: Counter[Doubt] = field(default_factory=Counter)
 
 
 class Inventory:
@@ -87,7 +90,8 @@ class Inventory:
             StorageError: The bucket refuses.
         """
         words = (pa.array([outcome.value for outcome in wanted], pa.string()), pa.array(list(remarks), pa.string()))
-        manifests = list(self._store.newest(self._file_type.value))
+        # What is of no ID range is not ours.
+        manifests = [manifest for manifest in self._store.newest(self._file_type.value) if _ids(manifest) is not None]
         ranges = _Ranges(manifests)
         told: set[int] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, _Shelf(Path(folder)) as shelf:

@@ -7,101 +7,68 @@ these nothing begins any more. Runs of the command line have nobody at all who w
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
-from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
+from mastosync_dagster.own_files import keep_files_private
+from mastosync_dagster.run_lock import RunState, state
+
 if TYPE_CHECKING:
-    import dagster as dg
-
-PROCESS_TAG = "mastosync/process"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-_START_FIELD = 19
-"""Of ``/proc/<pid>/stat``, counted behind the program's name: when the process started."""
+    from dagster import DagsterInstance
+    from dagster._serdes import ConfigurableClassData
 
 
-@dataclass(frozen=True, slots=True)
-class RunProcess:
-    """The process that executes a run.
+_GONE = "The process that executed the run is gone."
+_IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
-    Attributes:
-        run_id: The run. A run that is started once more has the tags of the first one.
-        host: The machine's name.
-        boot: Which of its uptimes; empty where the system does not say.
-        pid: The process.
-        start: When it started, by the system's count; empty where it does not say.
+
+def close_dead_runs(instance: DagsterInstance) -> None:
+    """End the runs that the history calls in progress and whose process is gone: not everybody has a daemon."""
+    for listed in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS))):
+        dead = state(instance, listed) is RunState.DEAD
+        # Asked again: it may have ended well since it was listed, and its process with it.
+        run = instance.get_run_by_id(listed.run_id) if dead else None
+        if run is None or run.is_finished:
+            continue
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            # Somebody wanted its end: as a failure it would be started once more.
+            instance.report_run_canceled(run, _GONE)
+            continue
+        _announce_retry(instance, run.run_id)
+        instance.report_run_failed(run, f"{_GONE} What it has copied is whole; the next run takes the rest.")
+
+
+def _announce_retry(instance: DagsterInstance, run_id: str) -> None:
+    """Say of a run whose process is gone that it is started once more, if it is, before it is called failed.
+
+    Dagster says so a moment after. An asset backfill that looks in between takes itself for ended, and then the run
+    is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash. What a code
+    server calls failed, because its child has died, has that moment still.
     """
-
-    run_id: str
-    host: str
-    boot: str
-    pid: int
-    start: str
-
-    @classmethod
-    def current(cls, run_id: str) -> RunProcess:
-        """Return this process, which executes a run."""
-        return cls(run_id, platform.node(), _boot(), os.getpid(), _start(os.getpid()))
-
-    @classmethod
-    def of(cls, run: dg.DagsterRun) -> RunProcess | None:
-        """Return the process that a run's tag names; None where it names none, or that of another run."""
-        run_id, *place = run.tags.get(PROCESS_TAG, "").split("|")
-        if run_id != run.run_id or len(place) != 4 or not place[2].isdecimal():  # noqa: PLR2004  (one each)
-            return None
-        return cls(run_id, place[0], place[1], int(place[2]), place[3])
-
-    def __str__(self) -> str:
-        return f"{self.run_id}|{self.host}|{self.boot}|{self.pid}|{self.start}"
-
-    def is_alive(self) -> bool | None:
-        """Tell whether it still runs; None: it is another machine's."""
-        if self.host != platform.node():
-            return None
-        if self.boot != _boot():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # somebody else's: it is there
-        # A number is used again, a moment is not.
-        return self.start == _start(self.pid)
-
-
-def is_alive(run: dg.DagsterRun) -> bool:
-    """Tell whether it is certain that a run's process still runs; that of another machine is not."""
-    process = RunProcess.of(run)
-    return process is not None and process.is_alive() is True
-
-
-def _boot() -> str:
-    return _BOOT.read_text().strip() if _BOOT.exists() else ""
-
-
-def _start(pid: int) -> str:
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        # The name before the last parenthesis may hold anything.
-        return stat.read_text().rpartition(")")[2].split()[_START_FIELD]
-    except OSError:
-        return ""
+    run = instance.get_run_by_id(run_id)
+    # One that has ended meanwhile, or is being cancelled, is not called failed.
+    if run is None or run.status is not dg.DagsterRunStatus.STARTED or not instance.run_retries_enabled:
+        return
+    failed = run.with_status(dg.DagsterRunStatus.FAILURE)
+    if auto_reexecution_should_retry_run(instance, failed, None):
+        instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
 
 
 class WatchfulRunLauncher(DefaultRunLauncher):
     """The default launcher, which run monitoring can ask whether a run's process is still there."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        """Make it, in each process that opens the Dagster instance and has to do with runs."""
+        super().__init__(inst_data)
+        keep_files_private()
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -110,30 +77,14 @@ class WatchfulRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Tell whether a run is being executed. Where nothing can be found out, it is."""
-        process = RunProcess.of(run)
-        alive = None if process is None else process.is_alive()
-        if alive is None:
+        known = state(self._instance, run)
+        alive = known is RunState.ALIVE
+        if known in {RunState.NOT_BEGUN, RunState.UNKNOWN}:
             alive = self._code_server_executes(run.run_id)
         if alive:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        self._announce_retry(run.run_id)
-        return CheckRunHealthResult(WorkerStatus.FAILED, "The process that executed the run is gone.")
-
-    def _announce_retry(self, run_id: str) -> None:
-        """Say of a run whose process is gone that it is started once more, if it is, before it is called failed.
-
-        Dagster says so a moment after. An asset backfill that looks in between takes itself for ended, and then the run
-        is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash. What a code
-        server calls failed, because its child has died, has that moment still.
-        """
-        instance = self._instance
-        run = instance.get_run_by_id(run_id)
-        # One that has ended meanwhile, or is being cancelled, is not called failed.
-        if run is None or run.status is not DagsterRunStatus.STARTED or not instance.run_retries_enabled:
-            return
-        failed = run.with_status(DagsterRunStatus.FAILURE)
-        if auto_reexecution_should_retry_run(instance, failed, None):
-            instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
+        _announce_retry(self._instance, run.run_id)
+        return CheckRunHealthResult(WorkerStatus.FAILED, _GONE)
 
     def _code_server_executes(self, run_id: str) -> bool:
         """Ask the code server that was told to execute a run."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.transfer.foreign import one_line
 from mastosync_dagster.transfer.lines import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.transfer.manifest_store import BucketManifests, FolderManifests
+from mastosync_dagster.transfer.settings import one_spelling
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
@@ -20,11 +24,13 @@ if TYPE_CHECKING:
     import dagster as dg
     import pyarrow as pa
 
-    from mastosync_dagster.resources import S3Bucket
     from mastosync_dagster.transfer.lines import Format
     from mastosync_dagster.transfer.manifest_store import ManifestStore, StoredManifest
+    from mastosync_dagster.transfer.settings import StorageSettings
 
+_BUCKET = re.compile(r"[\w.:-]+", re.ASCII)
 _PLACE, _ACLS = "mastosync.destination", "mastosync.acls"
+_ABOUT = frozenset({_PLACE.encode(), _ACLS.encode()})
 _BEGUN, _READ_AT, _READ_UNTIL = "mastosync.begun", "mastosync.read_at", "mastosync.read_until"
 _LONGEST_RUN = timedelta(days=1)
 _BATCH_LINES = 16 * GROUP_LINES
@@ -45,6 +51,17 @@ class About:
     def metadata(self) -> dict[str, str]:
         """Return it as the metadata of a file."""
         return {_PLACE: self.place, _ACLS: "written" if self.acls else "none"}
+
+    def is_of(self, metadata: Mapping[bytes, bytes] | None, *, any_acls: bool = False) -> bool:
+        """Tell whether a file's metadata says the same, however the place was spelled when it was written.
+
+        Args:
+            metadata: The file's.
+            any_acls: Also if ACLs were written then and are not now, or the other way round.
+        """
+        told = {name.decode(): value.decode() for name, value in (metadata or {}).items() if name in _ABOUT}
+        same = {_ACLS: self.metadata()[_ACLS]} if any_acls else {}
+        return {**told, **same, _PLACE: one_spelling(told.get(_PLACE, ""))} == self.metadata()
 
     def is_place_of(self, metadata: Mapping[bytes, bytes]) -> bool:
         """Tell whether a file is about this destination, with or without ACLs."""
@@ -110,13 +127,20 @@ class Damaged:
             if manifest.name not in self._told:
                 self._told.add(manifest.name)
                 self._warn(
-                    f"the manifest {manifest.name} is passed over: {error}. Private objects get their ACL "
-                    "again. Delete the file when its ID range, or for a night's the next night, has ended well"
+                    f"{manifest.name} is passed over: {one_line(str(error))}. Objects that only it remembers as private"
+                    " are found by a verification with acls=all. Delete the file when its ID range, or for a night's"
+                    " the next night, has ended well"
                 )
 
 
 def columns_of(
-    store: ManifestStore, manifest: StoredManifest, kind: Format, about: About, columns: Sequence[str]
+    store: ManifestStore,
+    manifest: StoredManifest,
+    kind: Format,
+    about: About,
+    columns: Sequence[str],
+    *,
+    any_acls: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield some columns of a kept manifest, in batches; nothing, if it is about another place.
 
@@ -126,27 +150,51 @@ def columns_of(
         kind: What it is.
         about: What its metadata must say.
         columns: Which columns.
+        any_acls: Also if ACLs were written then and are not now, or the other way round.
 
     Raises:
         ManifestStoreError: It cannot be read.
         NotAManifestError: It is none, or of a newer version.
         StorageError: The bucket refuses.
     """
-    wanted = {name.encode(): value.encode() for name, value in about.metadata().items()}
     with store.file(manifest) as path, kind.open(path) as file:
-        if wanted.items() <= (file.schema_arrow.metadata or {}).items():
+        if about.is_of(file.schema_arrow.metadata, any_acls=any_acls):
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 
-def manifest_store(instance: dg.DagsterInstance, destination: S3Bucket) -> ManifestStore:
+def is_about(store: ManifestStore, manifest: StoredManifest, kind: Format, place: str) -> bool:
+    """Tell whether a kept manifest is about a place; one that cannot be read is taken to be.
+
+    Args:
+        store: Where it is.
+        manifest: Which.
+        kind: What it is.
+        place: The destination, as ``history.place_of`` names it.
+
+    Raises:
+        ManifestStoreError: It is gone, or cannot be copied here.
+        StorageError: The bucket refuses.
+    """
+    try:
+        with store.file(manifest) as path, kind.open(path) as file:
+            told = (file.schema_arrow.metadata or {}).get(_PLACE.encode(), b"").decode()
+    except NotAManifestError:
+        return True
+    return one_spelling(told) == place
+
+
+def manifest_store(
+    instance: dg.DagsterInstance, destination: S3Bucket, source: S3Bucket | None = None
+) -> ManifestStore:
     """Return the store that ``MASTOSYNC_MANIFESTS`` names, by default a folder beside Dagster's own files.
 
     Args:
         instance: Whose home holds the default folder.
         destination: An ``s3://bucket/prefix`` is reached with the endpoint and the credentials of this side.
+        source: The other side; None: the one that Mastodon's own variables describe, if they do.
 
     Raises:
-        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL.
+        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL, or it is in a bucket with media.
     """
     location = manifests_location()
     if location is None:
@@ -158,8 +206,35 @@ def manifest_store(instance: dg.DagsterInstance, destination: S3Bucket) -> Manif
             raise SettingsError(f"{MANIFESTS} must be an absolute path or an s3:// URL.")
         return FolderManifests(folder)
     url = urlsplit(location)
-    if url.scheme != "s3" or not url.netloc or "@" in url.netloc or url.query or url.fragment:
+    if url.scheme != "s3" or not _BUCKET.fullmatch(url.netloc) or url.query or url.fragment:
         raise SettingsError(f"{MANIFESTS} must be an absolute path or a URL such as s3://bucket/prefix.")
     prefix = url.path.strip("/")
     settings = replace(destination.settings(), bucket=url.netloc, prefix=f"{prefix}/" if prefix else "")
+    for side in _sides(destination, source):
+        if _same_bucket(settings, side):
+            raise SettingsError(
+                f"{MANIFESTS} names the bucket {settings.bucket}, which holds media (it is the {side.name}'s) and which"
+                " the world may read: name another bucket, or a folder."
+            )
     return BucketManifests(Storage(settings, destination.get_client))
+
+
+def _sides(destination: S3Bucket, source: S3Bucket | None) -> Iterator[StorageSettings]:
+    yield destination.settings()
+    if source is not None:
+        yield source.settings()
+        return
+    # Who only looks at manifests needs no source.
+    with contextlib.suppress(SettingsError):
+        yield S3Bucket.source().settings()
+
+
+def _same_bucket(one: StorageSettings, other: StorageSettings) -> bool:
+    """Tell whether two settings lead to one bucket; names that differ in case alone are one host's name."""
+    sides = [replace(side, prefix="", bucket=side.bucket.lower()) for side in (one, other)]
+    mine, theirs = (Storage(side, _no_client) for side in sides)
+    return mine.same_place(theirs)
+
+
+def _no_client() -> NoReturn:
+    raise AssertionError  # nothing is asked

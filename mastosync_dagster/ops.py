@@ -10,15 +10,18 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.alerts import FIRST_REASONS
+from mastosync_dagster.convergence import Convergence, Counts, Rules
+from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.history import (
     COVERED_SINCE,
@@ -26,6 +29,7 @@ from mastosync_dagster.history import (
     DESTINATION,
     EVERY_ROW,
     READ_AT,
+    SYNC_CHANGES,
     WATERMARK,
     new_after,
     place_of,
@@ -33,34 +37,52 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess
-from mastosync_dagster.manifests import About, Damaged, Reading, manifest_store
-from mastosync_dagster.mastodon import Selection, database_now, read_schema, rows_as_of, walk_rows
+from mastosync_dagster.manifests import About, Damaged, Reading, is_about, manifest_store
+from mastosync_dagster.mastodon import (
+    TABLES,
+    PrivateRows,
+    RowPage,
+    Selection,
+    database_now,
+    read_schema,
+    rows_as_of,
+    walk_rows,
+)
 from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.partitions import FileType, registered_range
-from mastosync_dagster.privacy import Marks, Privacy, left_out_rows, private_rows
+from mastosync_dagster.privacy import Marks, Privacy
+from mastosync_dagster.privacy_watch import PrivacyWatch
 from mastosync_dagster.progress import ProgressReporter, Watcher
 from mastosync_dagster.records import Records
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.run_doubts import CHANGES, ListPlace, RunDoubts, add_to_list, leave_doubts, others_may_write
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
-from mastosync_dagster.transfer.copying import CopyCounts, CopySettings, copy_plan
+from mastosync_dagster.transfer.access import SourceAccess
+from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, copy_plan
+from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings
-from mastosync_dagster.transfer.manifest import merge, read_manifest
+from mastosync_dagster.transfer.foreign import plain
+from mastosync_dagster.transfer.inherited import look_at_inherited
+from mastosync_dagster.transfer.items import Batch
+from mastosync_dagster.transfer.manifest import FORMAT, merge, read_manifest
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import PlanCounts, make_plan
+from mastosync_dagster.transfer.probe import prove_private
 from mastosync_dagster.transfer.refetch import RefetchCounts
+from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
-from mastosync_dagster.turned import with_turned
-from mastosync_dagster.unrecorded import trust
 from mastosync_dagster.verdicts import Repairs, repairs
+from mastosync_dagster.witnesses import look_for_originals
 
-CHANGES = "changes"
-"""Stands for the partition where an unpartitioned run's manifest is filed."""
+_MANY = 20
+"""Objects of a run over changed rows from which on it is looked whether the source is the right one. Runs of ID ranges
+are looked at in any case: a range that is materialized is not run again."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,7 @@ class Planned:
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
         begun: When planning began, by this machine's clock.
+        remark: What is to be known of the objects that were at the destination before; None: nothing.
     """
 
     scope: Scope
@@ -105,6 +128,7 @@ class Planned:
     seconds: float
     database_bytes: int
     begun: datetime
+    remark: str | None = None
 
     @property
     def reading(self) -> Reading:
@@ -122,6 +146,7 @@ class Copied:
         counts: What the copy counts.
         turned: What setting ACLs counts.
         refetched: What fetching missing objects elsewhere counts.
+        wrong_source: Says that the source is not the one that the rows speak of; None: nothing shows that.
     """
 
     planned: Planned
@@ -129,11 +154,12 @@ class Copied:
     counts: CopyCounts
     turned: TurnCounts
     refetched: RefetchCounts
+    wrong_source: StorageError | None = None
 
     @property
     def stopped(self) -> StorageError | None:
-        """The permanent error that ended the run early; None: it went through."""
-        return self.turned.stopped or self.counts.stopped or self.refetched.stopped
+        """The permanent error that ended the run early, or lets nobody believe it; None: it went through."""
+        return self.turned.stopped or self.counts.stopped or self.wrong_source or self.refetched.stopped
 
 
 @dataclass(frozen=True)
@@ -166,33 +192,43 @@ def _make_plan(
         sides: The servers.
     """
     started, begun = time.monotonic(), datetime.now(timezone.utc)
-    context.instance.add_run_tags(context.run_id, {PROCESS_TAG: str(RunProcess.current(context.run_id))})
+    folder = workfolder.create_work_folder(context.instance, context.run_id)
     source, destination = sides.source.storage(), sides.destination.storage()
     ensure_different(sides.source, sides.destination)
-    store = manifest_store(context.instance, sides.destination)
+    store = manifest_store(context.instance, sides.destination, sides.source)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
-    folder = workfolder.create_work_folder(context.instance, context.run_id)
-    with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
+    with contextlib.ExitStack() as stack:
+        connect = stack.enter_context(sides.database.session())
+        watcher = stack.enter_context(sides.progress.watch(context.log))
         with contextlib.closing(connect()) as connection:
             read_at, now, reading = rows_as_of(connection), database_now(connection), time.monotonic()
             scope = scope_at(read_at)
             schema = read_schema(connection, [selection.table for selection in scope.selections])
-        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination)
-        wanted = itertools.chain.from_iterable(
-            with_turned(
-                batches(
-                    walk_rows(connect, schema, selection, page_rows=config.page_rows),
-                    _changes(context, selection, sides.destination, now - begun),
-                    sizes,
-                    marks,
-                ),
+        lists = [_doubts(context, scope, selection, sides.destination) for selection in scope.selections]
+        for listed in lists:
+            listed.open(stack)
+        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination, lists)
+        convergences = [
+            Convergence(
                 connect,
                 schema,
-                selection,
-                marks,
-                page_rows=config.page_rows,
+                listed,
+                destination=destination,
+                source=partial(SourceAccess, source) if marks.privacy is Privacy.SOURCE else None,
+                rules=_rules(context, listed.table, config, marks, destination, read_at),
             )
-            for selection in scope.selections
+            for listed in lists
+        ]
+        wanted = itertools.chain.from_iterable(
+            _wanted(
+                walk_rows(connect, schema, selection, page_rows=config.page_rows),
+                selection,
+                _changes(context, selection, sides.destination, now - begun),
+                sizes,
+                convergence,
+                config,
+            )
+            for selection, convergence in zip(scope.selections, convergences, strict=True)
         )
         counts = make_plan(
             wanted,
@@ -214,6 +250,14 @@ def _make_plan(
             ).known,
             overwrite=config.overwrite,
         )
+        for listed in lists:
+            listed.add_planned(has_acls=destination.settings.has_acls)
+    # Before the first object is written: whatever becomes of this run, what it makes doubtful is asked for.
+    for listed in lists:
+        listed.publish()
+    for listed, convergence in zip(lists, convergences, strict=True):
+        if convergence.counts != Counts():
+            context.log.info(f"{listed.table}, in doubt: {convergence.counts}")
     planned = Planned(
         scope=scope,
         config=config,
@@ -223,6 +267,7 @@ def _make_plan(
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
         begun=begun,
+        remark=_remark(context, scope, marks.privacy, sides) if counts.present else None,
     )
     # Before the first object is copied, so that no run has copied something and lacks them.
     read_until = now + timedelta(seconds=time.monotonic() - reading)
@@ -236,32 +281,117 @@ def _make_plan(
     return planned
 
 
+def _remark(context: dg.OpExecutionContext, scope: Scope, privacy: Privacy, sides: _Sides) -> str | None:
+    """Look at what another tool may have put at the destination, before the first run; None: nothing is to be said."""
+    store, place = manifest_store(context.instance, sides.destination), place_of(sides.destination)
+    if scope.partition == CHANGES:
+        earlier = reversed(store.in_order(SYNC_CHANGES))
+    else:
+        newest = store.newest_of(scope.name, scope.partition)
+        earlier = iter([newest] if newest else [])
+    if any(is_about(store, manifest, FORMAT, place) for manifest in earlier):
+        return None
+    folder = workfolder.work_folder(context.instance, context.run_id)
+    found = look_at_inherited(
+        folder,
+        sides.source.storage(),
+        sides.destination.storage(),
+        as_source=privacy is Privacy.SOURCE,
+        stop=threading.Event(),
+    )
+    if not found.differ:
+        return None
+    remark = (
+        f"{found.differ:,} of {found.looked:,} objects that were at the destination before, and were looked at, are not"
+        " as a copy would have made them: another tool has put them there. Verify the ID ranges with headers: all and"
+        " acls: all, then sync them again; docs/verify-and-prune.md says how"
+    )
+    context.log.warning(f"{remark}. {found.first}")
+    return remark
+
+
 def _about(destination: S3Bucket) -> About:
-    return About(place=place_of(destination), acls=bool(destination.settings().permission))
+    return About(place=place_of(destination), acls=destination.settings().has_acls)
 
 
-def _marks(context: dg.OpExecutionContext, scope: Scope, config: PlanConfig, destination: S3Bucket) -> Marks:
-    """Return what earlier runs know of the rows and objects that a run is about."""
-    privacy, about = Privacy(config.privacy), _about(destination)
-    store, damaged = manifest_store(context.instance, destination), Damaged(context.log.warning)
-    partition, found = None, Repairs()
+def _settles(selection: Selection) -> bool:
+    """Tell whether a run over these rows also asks for what is in doubt: a night's does, a trial does not."""
+    return selection.changed_since is not None and selection.limit is None and not selection.offset
+
+
+def _list_place(context: dg.OpExecutionContext, scope: Scope, destination: S3Bucket) -> ListPlace:
+    return ListPlace(
+        store=manifest_store(context.instance, destination),
+        about=_about(destination),
+        destination_prefix=destination.settings().prefix,
+        partition=scope.partition,
+        run_id=context.run_id,
+        folder=workfolder.work_folder(context.instance, context.run_id),
+    )
+
+
+def _doubts(context: dg.OpExecutionContext, scope: Scope, selection: Selection, destination: S3Bucket) -> RunDoubts:
+    return RunDoubts(
+        _list_place(context, scope, destination),
+        selection.table,
+        damaged=Damaged(context.log.warning),
+        instance=context.instance,
+        ids=None if scope.partition == CHANGES else selection.ids,
+        settles=_settles(selection),
+    )
+
+
+def _rules(
+    context: dg.OpExecutionContext,
+    table: str,
+    config: PlanConfig,
+    marks: Marks,
+    destination: Storage,
+    read_at: datetime,
+) -> Rules:
+    return Rules(
+        marks=marks,
+        has_acls=destination.settings.has_acls,
+        copy_private=config.wants_private(),
+        retry_nights=retry_nights(),
+        may_settle=not others_may_write(context.instance, FileType(table), context.run_id),
+        day=read_at.toordinal(),
+    )
+
+
+def _wanted(
+    pages: Iterator[RowPage],
+    selection: Selection,
+    changes: Changes | None,
+    sizes: Sizes,
+    convergence: Convergence,
+    config: PlanConfig,
+) -> Iterator[Batch]:
+    """Yield the objects of a selection's rows; where the run settles what is in doubt, that too."""
+    changed = batches(pages, changes, sizes, convergence.marks)
+    return convergence.after(changed, page_rows=config.page_rows) if _settles(selection) else changed
+
+
+def _marks(
+    context: dg.OpExecutionContext,
+    scope: Scope,
+    config: PlanConfig,
+    destination: S3Bucket,
+    lists: Sequence[RunDoubts],
+) -> Marks:
+    """Return what is known of the rows and objects that a run is about."""
+    found = Repairs()
     if scope.partition != CHANGES:
-        partition = scope.partition
-        found = repairs(store, about, destination.settings().prefix, FileType(scope.name), partition, damaged=damaged)
-    known, left_out = dict[str, set[int]](), dict[str, set[int]]()
-    if privacy is Privacy.MASTODON and (about.acls or partition is None):
-        for table in (selection.table for selection in scope.selections):
-            trusted = trust(context.instance, store, FileType(table))
-            known[table] = private_rows(store, about, table, damaged, trusted=trusted, partition=partition)
-            if not about.acls:
-                out = left_out_rows(store, about, table, damaged)
-                known[table] |= out
-                # As long as nobody has said that they may be left out, each run says it anew.
-                left_out[table] = set() if config.wants_private() is False else out
-    if privacy is Privacy.SOURCE:
-        # Only a copy asks the source for an object's ACL.
-        found = Repairs(again=found.again | found.turn)
-    return Marks(privacy=privacy, known_private=known, left_out=left_out, again=found.again, turn=found.turn)
+        found = repairs(
+            manifest_store(context.instance, destination),
+            _about(destination),
+            destination.settings().prefix,
+            FileType(scope.name),
+            scope.partition,
+            damaged=Damaged(context.log.warning),
+        )
+    doubtful = {listed.table: listed.doubts for listed in lists}
+    return Marks(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, turn=found.turn)
 
 
 def _changes(
@@ -290,7 +420,7 @@ def plan(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Planned:
     """Plan one ID range of the asset that the op runs for."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.assets_def.key.to_user_string())
         ids = registered_range(context.instance, file_type, context.partition_key)
         scope = Scope(
@@ -324,7 +454,7 @@ def plan_changes(
             place=place,
         )
 
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         return _make_plan(context, scope_at, config, _Sides(mastodon_db, source, destination, progress))
 
 
@@ -340,7 +470,7 @@ def copy(
     web: dg.ResourceParam[FetchSettings],
 ) -> Copied:
     """Carry out the plan."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         return _copy(context, config, planned, _Sides(mastodon_db, source, destination, progress, web))
 
 
@@ -351,10 +481,12 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         planned = _make_plan(context, lambda _: scope, planned.config, sides)
     folder = workfolder.work_folder(context.instance, context.run_id)
     try:
-        with sides.progress.watch(context.log) as watcher:
-            turned, counts = _carry_out(folder, sides, config.copy_settings(), watcher)
+        with sides.progress.watch(context.log) as watcher, _privacy_watch(context, planned, sides) as watch:
+            turned, counts = _carry_out(context, planned, sides, config, watcher, watch)
             refetched = RefetchCounts()
-            if config.refetch and turned.stopped is None and counts.stopped is None:
+            stopped = turned.stopped or counts.stopped
+            wrong = None if stopped else _look_at_source(context, planned, counts, sides)
+            if config.refetch and not (stopped or wrong):
                 refetched = _refetch(context, folder, sides, planned, config, watcher)
     except BaseException:
         # Terminated, or worse: what was done must be looked up all the same.
@@ -362,30 +494,135 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
             # Nor may a further signal end this: nobody would learn what had become of the objects.
             undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
-            context.log.warning(f"what was done until here could not be put on record: {problem}")
+            context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
     if any(counts.repeated.values()):
         told = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
         context.log.info(f"requests that had to be repeated: {told}")
-    return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched)
+    return Copied(planned=planned, config=config, counts=counts, turned=turned, refetched=refetched, wrong_source=wrong)
 
 
-def _carry_out(folder: Path, sides: _Sides, settings: CopySettings, watcher: Watcher) -> tuple[TurnCounts, CopyCounts]:
+def _carry_out(
+    context: dg.OpExecutionContext,
+    planned: Planned,
+    sides: _Sides,
+    config: CopyConfig,
+    watcher: Watcher,
+    watch: PrivacyWatch | None,
+) -> tuple[TurnCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
     source, destination, stop = sides.source.storage(), sides.destination.storage(), threading.Event()
+    folder, settings = workfolder.work_folder(context.instance, context.run_id), config.copy_settings()
+
+    def on_progress(progress: CopyProgress) -> None:
+        watcher.copied(progress)
+        if watch is not None:
+            watch.tick()
+
     interrupt: BaseException | None = None
     turned = TurnCounts()
     try:
+        refused = _try_probes(context, planned, sides, refetch=config.refetch)
         # First of all: what is private now must not stay readable while other objects are copied.
-        turned = turn(folder, source.settings.prefix, destination, stop=stop)
+        turned = turn(
+            folder,
+            source.settings.prefix,
+            destination,
+            stop=stop,
+            refused=refused,
+            on_line=None if watch is None else watch.wrote,
+        )
     except BaseException as error:  # noqa: BLE001  (raised again when the copies are written down)
         interrupt = error
     if interrupt is not None or turned.stopped is not None:
         stop.set()
-    counts = copy_plan(folder, source, destination, settings, on_progress=watcher.copied, stop=stop)
+    counts = copy_plan(
+        folder,
+        source,
+        destination,
+        settings,
+        on_progress=on_progress,
+        stop=stop,
+        on_line=None if watch is None else watch.wrote,
+    )
     if interrupt is not None:
         raise interrupt
+    if watch is not None:
+        watch.look()
     return turned, counts
+
+
+@contextlib.contextmanager
+def _privacy_watch(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) -> Iterator[PrivacyWatch | None]:
+    """Give a watch over the rows that may become private while the plan is carried out; None where none can."""
+    tables = [each.table for each in planned.scope.selections if TABLES[each.table].owners]
+    writes = planned.counts.to_copy or planned.counts.to_turn
+    destination = sides.destination.storage()
+    by_rows = Privacy(planned.config.privacy) is Privacy.MASTODON
+    if not tables or not writes or not by_rows or not destination.settings.has_acls:
+        yield None
+        return
+    # Media attachments are the only table whose rows an owner makes private.
+    (table,) = tables
+    place, supplements = _list_place(context, planned.scope, sides.destination), itertools.count(1)
+
+    def put_on_list(lines: Sequence[DoubtLine]) -> None:
+        add_to_list(place, table, lines, next(supplements))
+
+    with sides.database.session() as connect:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [table])
+        with PrivateRows(connect, schema, table) as rows:
+            yield PrivacyWatch(rows, destination, put_on_list, context.log.warning)
+
+
+def _try_probes(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, *, refetch: bool
+) -> StorageError | None:
+    """Return why nothing private may be written, and no ACL be set; None: it may."""
+    folders = planned.counts.private_folders
+    if refetch:
+        folders |= planned.counts.private_missing_folders
+    try:
+        # With a storage of its own: the first of the real objects is looked at once more.
+        prove_private(
+            sides.destination.storage(),
+            folders,
+            sets_acls=bool(planned.counts.to_turn),
+            halt=threading.Event(),
+            warn=context.log.warning,
+        )
+    except StorageError as error:
+        return error
+    if folders:
+        context.log.info(
+            f"probes in {', '.join(sorted(folders))}: what is written private there is not given out without a"
+            " signature by the endpoint; other addresses of the bucket were not asked"
+        )
+    return None
+
+
+def _look_at_source(
+    context: dg.OpExecutionContext, planned: Planned, counts: CopyCounts, sides: _Sides
+) -> StorageError | None:
+    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be.
+
+    Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
+    destination by now. So other rows are asked.
+    """
+    plan, several = planned.counts, planned.scope.partition == CHANGES
+    lacking = plan.missing + plan.only_at_destination + counts.missing + counts.present
+    if 2 * lacking <= plan.objects or (several and plan.objects < _MANY):
+        return None
+    source, destination = sides.source.storage(), sides.destination.storage()
+    with sides.database.session() as connect:
+        tables = {selection.table for selection in planned.scope.selections}
+        found = look_for_originals(connect, source, destination, tables)
+    told = f"the source lacks {lacking:,} of the {plan.objects:,} objects of this run"
+    if not found.speak_against:
+        context.log.warning(f"{told}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
+        return None
+    return StorageError(f"{told}: {found.complaint(source, destination)}", reason=Reason.UNEXPECTED, permanent=True)
 
 
 def _refetch(
@@ -400,7 +637,7 @@ def _refetch(
         sides.web,
         memory_mb=config.memory_mb,
         keep_private=Privacy(planned.config.privacy) is not Privacy.NONE,
-        take_private=bool(planned.config.wants_private() or destination.settings.permission),
+        take_private=bool(planned.config.wants_private() or destination.settings.has_acls),
         stop=threading.Event(),
         on_progress=lambda now: watcher.told(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )
@@ -442,6 +679,7 @@ class _Report:
                 for name, value in numbers.items()
             },
             "missing and failed": dg.MetadataValue.md(reports.markdown(self.summary)),
+            **({"already there": dg.MetadataValue.text(planned.remark)} if planned.remark else {}),
             "manifest": dg.MetadataValue.path(self.manifest),
             **self.read(),
         }
@@ -490,7 +728,7 @@ class _Report:
         if self.has_failed:
             stopped = self.copied.stopped
             raise dg.Failure(
-                description=reports.failure_text(self.summary, str(stopped) if stopped else None),
+                description=reports.failure_text(self.summary, plain(str(stopped)) if stopped else None),
                 metadata={
                     **self.metadata(),
                     FIRST_REASONS: dg.MetadataValue.text(reports.first_reasons(self.summary)),
@@ -508,15 +746,34 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
         destination_prefix=sides.destination.settings().prefix,
     )
     summary = reports.summarize(read_manifest(merged))
-    store, scope = manifest_store(context.instance, sides.destination), planned.scope
-    try:
-        location = Outbox(context.instance).publish(store, merged, scope.name, scope.partition, context.run_id)
-    except (ManifestStoreError, StorageError):
-        context.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
-        workfolder.remove_work_folder(context.instance, context.run_id)
-        raise
+    store, scope = manifest_store(context.instance, sides.destination, sides.source), planned.scope
+    outbox = Outbox(context.instance)
+    problems: list[Exception] = []
+    lists = _left_doubts(context, planned, sides, merged)
+    location = ""
+    # The lists even if the manifest could not be published: what waits here, a later run publishes.
+    for file, group in [(merged, scope.name), *lists]:
+        try:
+            published = outbox.publish(store, file, group, scope.partition, context.run_id)
+            location = location or published
+        except (ManifestStoreError, StorageError) as problem:  # noqa: PERF203  (a handful of files)
+            problems.append(problem)
     workfolder.remove_work_folder(context.instance, context.run_id)
+    if problems:
+        context.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
+        raise problems[0]
     return summary, location
+
+
+def _left_doubts(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path
+) -> list[tuple[Path, str]]:
+    """Return the lists of what the run leaves in doubt, each with its group."""
+    place = _list_place(context, planned.scope, sides.destination)
+    has_acls = sides.destination.settings().has_acls
+    tables = [selection.table for selection in planned.scope.selections]
+    files = [(leave_doubts(place, table, manifest, has_acls=has_acls), GROUP.format(table=table)) for table in tables]
+    return [(file, group) for file, group in files if file is not None]
 
 
 def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _Report:
@@ -544,9 +801,15 @@ def report(
     web: dg.ResourceParam[FetchSettings],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
-    check = reports.check_result(told.summary, copied.planned.scope.name, failed=told.failed(told.summary.total))
+    check = reports.check_result(
+        told.summary,
+        copied.planned.scope.name,
+        failed=told.failed(told.summary.total),
+        stopped=told.copied.stopped,
+        remark=told.copied.planned.remark,
+    )
     if told.has_failed:
         yield check
         told.raise_if_failed()
@@ -566,7 +829,7 @@ def report_changes(
     web: dg.ResourceParam[FetchSettings],
 ) -> reports.Summary:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         told = _report(context, copied, _Sides(mastodon_db, source, destination, progress, web))
     for selection in copied.planned.scope.selections:
         context.log_event(told.observation(selection))

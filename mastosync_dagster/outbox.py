@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.launcher import is_alive
+from mastosync_dagster.run_lock import RunState, state
+from mastosync_dagster.transfer.doubts import GROUP
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.foreign import plain
 from mastosync_dagster.transfer.manifest_store import ManifestStoreError
 
 if TYPE_CHECKING:
@@ -73,12 +75,14 @@ class Outbox:
         for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
             group, partition, run_id = file.name.split(_BETWEEN, 2)
             run = self._instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished and is_alive(run):
-                continue  # it is publishing it
+            if run is not None and state(self._instance, run) is RunState.ALIVE:
+                continue  # it is publishing it, whatever the history says of it
             try:
-                store.write(file, LATE.format(group=group), partition, run_id)
+                # A doubt list is read beside all others, whenever it comes.
+                late = group if group.startswith(GROUP.format(table="")) else LATE.format(group=group)
+                store.write(file, late, partition, run_id)
                 file.unlink(missing_ok=True)
             except (ManifestStoreError, StorageError, OSError) as error:
                 # A run beside this one may have been faster.
                 if file.exists():
-                    warn(f"the manifest of run {run_id} waits in {file}: {error}")
+                    warn(f"the manifest of run {run_id} waits in {file}: {plain(str(error))}")

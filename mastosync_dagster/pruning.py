@@ -6,6 +6,8 @@ Whoever deletes on doubt loses pictures. An object is deleted only if
 - every row of the range was read and every key of the range listed: an error anywhere ends the run before,
 - the range has rows with files, and the destination has at least half of the objects that those expect: else it is the
   wrong database, the wrong bucket, the wrong prefix, or a copy that has not been made yet,
+- not more would be deleted than a share of what the rows expect, which the admin may name: else another instance's
+  objects may lie there too,
 - its key is one that Mastodon makes for a row of this range, and does not look like a style, of a file that a row has,
   that came with a newer Mastodon,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
@@ -54,6 +56,7 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import key_ranges
 from mastosync_dagster.transfer.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.transfer.items import Batch
@@ -68,6 +71,8 @@ MIN_AGE = timedelta(days=1)
 TOO_YOUNG = "written less than a day ago"
 AFTER_NEWEST_ROW = "written after the newest row of the database, which looks older than the copy"
 BEYOND_LIMIT = "more than max_delete"
+MAX_SHARE = 0.5
+_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 TO_BE_DELETED = "to be deleted by this run"
 WANTED_AGAIN = "a row expects it by now"
 NOT_ANSWERED = "its deletion was asked for, and not answered"
@@ -102,11 +107,12 @@ def restored_from(connect: Connect, schema: Schema, storage: Storage, read_at: d
         read_at: See `shown_at`.
 
     Returns:
-        None: something was written to it in the last day, or no object belongs to a row that came later.
+        None: something was written to it in the last day, or no object belongs to a row that came later. Where no
+        row says when it was written, it may have been at any time: 1970.
     """
     with contextlib.closing(connect()) as connection:
-        newest = newest_row(connection, schema)
-        if newest is None or newest > read_at - MIN_AGE:
+        newest = newest_row(connection, schema) or _NEVER
+        if newest > read_at - MIN_AGE:
             return None
         highest = {table: highest_id(connection, schema, table) for table in _BUSY_TABLES if schema.has(table, "id")}
     later = (
@@ -126,6 +132,13 @@ class PruneConfig(dg.Config):
 
     delete: bool = Field(default=False, description="Delete them. Without, they are listed.")
     max_delete: int = Field(default=1_000, ge=1, le=1_000_000, description="Objects that a run deletes at the most.")
+    max_share: float = Field(
+        default=MAX_SHARE,
+        ge=0,
+        le=1_000,
+        description="Nothing is deleted where more would be than this share of the objects that the rows of the range"
+        " expect: the bucket may hold another instance's too.",
+    )
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
 
 
@@ -140,6 +153,7 @@ class _Look:
         there: How many of those the destination has.
         extra: Objects that no row expects.
         unknown_styles: How many of those must stay, since a newer Mastodon may have made them.
+        old: How many of the others are old enough to be deleted, whatever the limit of a run.
         list_requests: ListObjectsV2 requests.
         witnesses: Ids of two rows with a file.
         restored_from: See `restored_from`.
@@ -151,11 +165,12 @@ class _Look:
     there: int = 0
     extra: int = 0
     unknown_styles: int = 0
+    old: int = 0
     list_requests: int = 0
     witnesses: list[int] = field(default_factory=list)
     restored_from: datetime | None = None
 
-    def refusal(self) -> str | None:
+    def refusal(self, max_share: float) -> str | None:
         """Say why nothing may be deleted; None: something may."""
         if not self.wanted:
             return (
@@ -167,6 +182,13 @@ class _Look:
                 f"the destination has {self.there:,} of the {self.wanted:,} objects that the rows expect, so it does"
                 " not look like a copy of this instance: check DESTINATION_S3_BUCKET, DESTINATION_S3_KEY_PREFIX and"
                 " DATABASE_URL, and sync the range first"
+            )
+        if self.old > max_share * self.wanted:
+            return (
+                f"{self.old:,} objects that no row expects would go, and the rows expect {self.wanted:,}: more than"
+                f" max_share ({max_share:g}) of that, as if another instance's objects lay there too. Check"
+                " DESTINATION_S3_BUCKET, DESTINATION_S3_KEY_PREFIX and DATABASE_URL, read the list, and give a higher"
+                " max_share if all of it is this instance's"
             )
         return None
 
@@ -180,7 +202,7 @@ def prune(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> None:
     """Prune one ID range of the file type that the job is about."""
-    with plain_failures():
+    with plain_failures(), working(context.instance, context.run_id):
         _Pruning(context=context, config=config, database=mastodon_db, destination=destination, progress=progress).run()
 
 
@@ -219,7 +241,7 @@ class _Pruning:
         self._bucket = destination
         self._progress = progress
         self._storage = destination.storage()
-        self._about = About(place_of(destination), acls=bool(self._storage.settings.permission)).metadata()
+        self._about = About(place_of(destination), acls=self._storage.settings.has_acls).metadata()
         self._counts: Counter[Finding] = Counter()
         self._location = ""
         self._failed = 0
@@ -235,7 +257,7 @@ class _Pruning:
             pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
             with Extras(connect, schema, table, self._ids) as extras:
                 self._look(covering_batches(pages, self._ids, Marks()), extras, look, folder / _CANDIDATES)
-                refusal = look.refusal()
+                refusal = look.refusal(self._config.max_share)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
                     look.restored_from = restored_from(connect, schema, self._storage, look.read_at)
@@ -267,7 +289,9 @@ class _Pruning:
                         spared = unexpected[entry.key]
                         look.extra += 1
                         look.unknown_styles += spared == UNKNOWN_STYLE
-                        writer.write(unwanted_line(self._storage, entry, Finding.EXTRA, spared))
+                        line = unwanted_line(self._storage, entry, Finding.EXTRA, spared)
+                        look.old += spared is None and _why_young(line, look) is None
+                        writer.write(line)
                 watcher.told(f"looked at {look.rows:,} rows: {look.there:,} objects as expected, {look.extra:,} extra")
 
     def _delete(self, folder: Path, extras: Extras, look: _Look) -> BaseException | None:

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.environment import COPY_PRIVATE
+from mastosync_dagster.transfer.foreign import cell, code_cell
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.planning import ONLY_AT_DESTINATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from mastosync_dagster.transfer.errors import StorageError
     from mastosync_dagster.transfer.manifest import ManifestLine
 
 CHECK_NAME = "complete"
 """The asset check of every file type: passes only when nothing is missing or failed."""
 
+ONLY_THERE = "only_at_destination"
+"""How counts name the present objects that the source does not have."""
+
 FIRST_LINES = 50
 _MEGABYTE = 1_000_000
-_CELL_CHARACTERS = 200
 _ALERT_LINES = 5
 _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter("group", "outcome", "reason")
 
@@ -35,11 +40,13 @@ class Tally:
         outcomes: Lines by outcome.
         reasons: Failed lines by reason.
         bytes: Sizes of the copied objects, added up.
+        only_at_destination: Of the present lines, those whose objects the source does not have.
     """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     bytes: int = 0
+    only_at_destination: int = 0
 
     def add(self, outcome: Outcome, reason: Reason | None, lines: int, size: int) -> None:
         """Count some lines of one outcome and one reason, whose objects have so many bytes together."""
@@ -87,6 +94,9 @@ def summarize(batches: Iterable[Sequence[ManifestLine]]) -> Summary:
             )
             for tally in (total, groups.setdefault(group, Tally())):
                 tally.add(outcome, reason, lines, size)
+        for group, lines in Counter(line.group for line in batch if line.detail == ONLY_AT_DESTINATION).items():
+            for tally in (total, groups[group]):
+                tally.only_at_destination += lines
         for found, outcome in ((failed, Outcome.FAILED), (missing, Outcome.MISSING)):
             if len(found) < FIRST_LINES and any(kind[1] is outcome for kind in kinds):
                 found += [line for line in batch if line.outcome is outcome]
@@ -100,6 +110,7 @@ def counts(tally: Tally) -> dict[str, int]:
         "objects": tally.objects,
         **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
         "bytes": tally.bytes,
+        ONLY_THERE: tally.only_at_destination,
     }
 
 
@@ -112,12 +123,6 @@ def rates(tally: Tally, seconds: float) -> dict[str, float]:
     }
 
 
-def cell(text: str | None) -> str:
-    """Return a text as the cell of a Markdown table."""
-    shown = (text or "").replace("|", "\\|").replace("\n", " ").replace("`", "'")
-    return shown if len(shown) <= _CELL_CHARACTERS else shown[: _CELL_CHARACTERS - 1] + "…"
-
-
 def markdown(summary: Summary) -> str:
     """Return a table of the first missing and failed objects with their reasons."""
     if not summary.first:
@@ -126,7 +131,7 @@ def markdown(summary: Summary) -> str:
     wrong = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING]
     lines = ["| outcome | reason | id | key | detail |", "|---|---|---|---|---|"]
     lines += [
-        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | `{cell(line.key)}`"
+        f"| {line.outcome.value} | {line.reason.value if line.reason else ''} | {line.row_id} | {code_cell(line.key)}"
         f" | {cell(line.detail)} |"
         for line in summary.first
     ]
@@ -144,6 +149,8 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
     """
     tally = summary.total
     failed = tally.outcomes[Outcome.FAILED]
+    if stopped and not failed:
+        return stopped
     reasons = ", ".join(f"{count:,} {reason.value}" for reason, count in tally.reasons.most_common())
     text = (
         f"{failed:,} of {tally.objects:,} objects failed ({reasons}); {tally.outcomes[Outcome.COPIED]:,} were copied"
@@ -163,30 +170,35 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
 
 
 def first_reasons(summary: Summary) -> str:
-    """Return a few failed objects with their reasons, a line each: the most that fits into an alert."""
+    """Return a few failed objects with their reasons, a line each: the most that fits into an alert, in Markdown."""
     failed = [line for line in summary.first if line.outcome is Outcome.FAILED]
     return "\n".join(
-        ": ".join(filter(None, [line.reason.value if line.reason else "", line.key, cell(line.detail)]))
+        ": ".join(filter(None, [line.reason.value if line.reason else "", cell(line.key), cell(line.detail)]))
         for line in failed[:_ALERT_LINES]
     )
 
 
-def check_result(summary: Summary, asset: str, *, failed: int) -> dg.AssetCheckResult:
+def check_result(
+    summary: Summary, asset: str, *, failed: int, stopped: StorageError | None = None, remark: str | None = None
+) -> dg.AssetCheckResult:
     """Return the asset check: missing objects, and private ones left out, are a warning, failed ones an error.
 
     Args:
         summary: What the manifest says.
         asset: The asset.
         failed: How many objects failed; of those that the manifest has so, the others are left out on purpose.
+        stopped: The error that ended the run early, or lets nobody believe it.
+        remark: What else is to be looked at: a warning.
     """
     missing, objects = summary.total.outcomes[Outcome.MISSING], summary.total.objects
     left_out = summary.total.outcomes[Outcome.FAILED] - failed
     private = f", {left_out:,} private ones left out" if left_out else ""
+    counted = f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects"
     return dg.AssetCheckResult(
-        passed=not (failed or missing or left_out),
+        passed=not (failed or missing or left_out or stopped or remark),
         asset_key=asset,
         check_name=CHECK_NAME,
-        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
-        description=f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects",
+        severity=dg.AssetCheckSeverity.ERROR if failed or stopped else dg.AssetCheckSeverity.WARN,
+        description="; ".join(filter(None, [counted, str(stopped) if stopped else None, remark])),
         metadata={"failed": failed, "missing": missing, "left out": left_out, "objects": objects},
     )

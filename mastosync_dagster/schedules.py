@@ -15,6 +15,7 @@ from mastosync_dagster.growth import Growth, register_full_ranges, request_backf
 from mastosync_dagster.incremental import LAST
 from mastosync_dagster.jobs import delete_old_runs, sync_changes
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.transfer.foreign import one_line
 
 NIGHT = "mastosync/night"
 """The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
@@ -85,7 +86,7 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
             with mastodon_db.session() as connect:
                 growth = register_full_ranges(context.instance, connect)
         except PLAIN_ERRORS as error:
-            growth = Growth({}, (str(error),))
+            growth = Growth({}, (one_line(str(error)),))
         for problem in growth.problems:
             # The run will meet the same error; it fails where alerts are sent.
             context.log.warning("no new ID ranges: %s", problem)

@@ -97,8 +97,8 @@ def items_of(
     row_id = row["id"]
     assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
     remote, private = is_remote(table, row), marks.is_private(row)
+    doubtful = marks.is_doubtful(table, row)
     written_after = None if changes is None else changes.written_after
-    turned = marks.has_turned(table, row_id, private=private)
     for stored, new in _objects(table, row, changes):
         sizes.bytes += stored.size or 0
         # In the order of the fields: with their names it takes twice as long, and this is done for each object. Both
@@ -115,7 +115,7 @@ def items_of(
             new,
             remote,
             bool(marks.again) and _is_among(marks.again, stored),
-            turned or (bool(marks.turn) and _is_among(marks.turn, stored)),
+            doubtful or (bool(marks.turn) and _is_among(marks.turn, stored)),
             stored.size,
             written_after if new else None,
         )

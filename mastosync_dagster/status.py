@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.history import DATABASE_BYTES, place_of, range_reads, watermark
+from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, split_size, table_size
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
+from mastosync_dagster.reports import ONLY_THERE
+from mastosync_dagster.run_doubts import in_doubt, open_objects
+from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mastosync_dagster.doubt_list import Doubts
     from mastosync_dagster.history import RangeRead, Watermark
     from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.transfer.doubts import Doubt
 
 _LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
 
@@ -33,9 +39,13 @@ class Status:
         failed: Their last run has failed.
         running: A run is under way or waits.
         missing: No run, or none into this destination.
-        objects_done: Objects that are at the destination, or of which a run has said that the source has lost them.
+        objects_done: Objects that are at the destination.
+        objects_missing: Objects that runs of ranges have found at neither side.
+        only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
         bytes_done: Of their originals, by the database.
-        left: What no run has taken yet; files that have changed in ranges which have run are not among it.
+        left: What no run has taken yet, and what is in doubt; files that have changed in ranges which have run are not
+            among it.
+        in_doubt: Objects, of those left, that the nights ask for, by why they do.
         reads: The latest materializations of the ranges, by key.
         watermark: How far incremental runs have come; None: there was none.
     """
@@ -47,8 +57,11 @@ class Status:
     running: int
     missing: int
     objects_done: int
+    objects_missing: int
+    only_at_destination: int
     bytes_done: int
     left: TableSize
+    in_doubt: Mapping[Doubt, int]
     reads: Mapping[str, RangeRead]
     watermark: Watermark | None
 
@@ -65,10 +78,15 @@ def statuses(
         SettingsError: A setting is missing or wrong.
         ConnectionFailedError: The database cannot be reached.
         DatabaseReadError: As `table_size`, and its other errors.
+        ManifestStoreError: What is in doubt cannot be read.
     """
-    place = place_of(destination)
+    about = About(place_of(destination), acls=destination.settings().has_acls)
+    store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
     with database.session() as connect:
-        return [_status(instance, connect, place, file_type) for file_type in file_types]
+        return [
+            _status(instance, connect, about.place, file_type, in_doubt(store, about, file_type.value, damaged))
+            for file_type in file_types
+        ]
 
 
 def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> TableSize:
@@ -81,7 +99,7 @@ def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> 
         return sum(sizes, TableSize())
 
 
-def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_type: FileType) -> Status:
+def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_type: FileType, doubts: Doubts) -> Status:
     ranges = registered_ranges(instance, file_type)
     reads, known = range_reads(instance, file_type, place), watermark(instance, file_type, place)
     shown = _shown(instance, file_type, ranges)
@@ -99,13 +117,22 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
         (unread + tail, []) if known and known.every_row else (tail, unread) if known else ([], unread + tail)
     )
     done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
-    left = new + table_size(connect, schema, file_type.value, untaken)
+    # What has yet to be taken is left in any case.
+    open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
+    left = new + table_size(connect, schema, file_type.value, untaken) + TableSize(objects=open_.total())
+    objects, missing, left_out, only_there = (
+        sum(round(read.numbers.get(name, 0)) for read in reads.values())
+        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)
+    )
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=done.objects + sum(round(read.numbers.get("objects", 0)) for read in reads.values()),
+        objects_done=done.objects + objects - missing - left_out,
+        objects_missing=missing,
+        only_at_destination=only_there,
         bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
         left=left,
+        in_doubt=open_,
         reads=reads,
         watermark=known,
         **counts,

@@ -21,16 +21,17 @@ from mastosync_dagster.coverage import covering_batches
 from mastosync_dagster.environment import copy_private
 from mastosync_dagster.extras import Extras
 from mastosync_dagster.failures import plain_failures
-from mastosync_dagster.findings_text import counted, findings_table, first_findings
+from mastosync_dagster.findings_text import counted, findings_table, first_findings, foreign_text, top_text
 from mastosync_dagster.history import place_of
 from mastosync_dagster.manifests import About, manifest_store
-from mastosync_dagster.mastodon import CACHE_FOLDERS, TOP_FOLDERS, IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, read_schema, walk_rows
 from mastosync_dagster.mastodon.paths import CACHE
 from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.records import Records
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.run_lock import working
 from mastosync_dagster.settings import known_privacy
 from mastosync_dagster.transfer.audit import AuditCounts, AuditSettings, Depth, audit
 from mastosync_dagster.transfer.findings import DIFFERENCES, FINDINGS, Finding
@@ -39,12 +40,18 @@ from mastosync_dagster.verdicts import verification_of
 CHECK_NAME = "verified"
 GROUP = "verification"
 
+_SIDES = ("source", "destination")
 _WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)
 """What does not end a run as a failure, and does not let its check pass."""
-_NOTABLE = (Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER, Finding.MISSING, Finding.EXTRA, Finding.FOREIGN)
+_UNWANTED = (Finding.EXTRA, Finding.FOREIGN, Finding.FOREIGN_AT_SOURCE)
+_NOTABLE = (Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER, Finding.MISSING, *_UNWANTED)
 """What is told beside the differences."""
 
-_FOLDERS: Mapping[str, frozenset[str]] = {"": TOP_FOLDERS, CACHE: CACHE_FOLDERS}
+# Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
+_FOLDERS: Mapping[str, frozenset[str]] = {
+    "": frozenset({CACHE, *(f"{file_type.value}/" for file_type in FileType)}),
+    CACHE: frozenset(f"{CACHE}{file_type.value}/" for file_type in FileType) & CACHE_FOLDERS,
+}
 
 
 class VerifyConfig(dg.Config):
@@ -120,7 +127,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
         destination: S3Bucket,
         progress: dg.ResourceParam[ProgressReporter],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-        with plain_failures():
+        with plain_failures(), working(context.instance, context.run.run_id):
             ids = registered_range(context.instance, file_type, context.partition_key)
             told = _verify(context, config, file_type, ids, _Sides(mastodon_db, source, destination, progress))
         if told.different:
@@ -182,6 +189,11 @@ class _Told:
         findings = self.counts.findings
         wanted = (Finding.EQUAL, *DIFFERENCES, *_NOTABLE)
         notes = [
+            *(foreign_text(side, top) for side, top in zip(_SIDES, self.counts.tops, strict=True)),
+            f"{self.counts.left_out:,} objects that a listing lacked were there when they were asked for by name: it is"
+            " not to be relied on"
+            if self.counts.left_out
+            else "",
             f"who may read the objects could not be seen: {self.counts.acls_unknown}"
             if self.counts.acls_unknown
             else "",
@@ -217,6 +229,10 @@ class _Told:
             **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
             "seconds": dg.MetadataValue.float(round(self.seconds, 3)),
             "summary": dg.MetadataValue.text(self.summary),
+            **{
+                f"top of the {side}": dg.MetadataValue.md(top_text(top))
+                for side, top in zip(_SIDES, counts.tops, strict=True)
+            },
             "differences": dg.MetadataValue.md(self.table),
             "findings": dg.MetadataValue.path(self.location),
         }
@@ -251,7 +267,7 @@ def _verify(
     ensure_different(sides.source, sides.destination)
     path = workfolder.create_work_folder(context.instance, context.run.run_id) / FINDINGS
     settings, table = config.audit_settings(), file_type.value
-    about = About(place_of(sides.destination), acls=bool(destination.settings.permission))
+    about = About(place_of(sides.destination), acls=destination.settings.has_acls)
     with sides.database.session() as connect, sides.progress.watch(context.log) as watcher:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
@@ -283,7 +299,7 @@ def _verify(
     unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
-    location = manifest_store(context.instance, sides.destination).write(
+    location = manifest_store(context.instance, sides.destination, sides.source).write(
         path, verification_of(file_type), context.partition_key, context.run.run_id
     )
     workfolder.remove_work_folder(context.instance, context.run.run_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -104,17 +106,19 @@ def test_parts_of_the_database_url_win_over_the_variables_and_fields_win_over_bo
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{database.user}:{database.password}@{database.host}/postgres")
     assert ask(MastodonDatabase()) == "postgres"
     assert ask(MastodonDatabase(dbname=database.database)) == database.database
-    monkeypatch.setenv("OTHER_URL", database.url)
+    monkeypatch.setenv("MASTOSYNC_SECRET_URL", database.url)
     monkeypatch.setenv("DB_PORT", str(free_port()))
-    assert ask(MastodonDatabase(database_url=Secret(env="OTHER_URL"))) == database.database
+    assert ask(MastodonDatabase(database_url=Secret(env="MASTOSYNC_SECRET_URL"))) == database.database
     assert variables["DB_NAME"] == database.database
 
 
 @pytest.mark.usefixtures("variables")
-def test_a_password_may_come_from_any_variable(database: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_may_come_from_a_variable_that_is_made_for_it(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DB_PASS", "wrong")
-    monkeypatch.setenv("ANOTHER_VARIABLE", database.password)
-    assert ask(MastodonDatabase(password=Secret(env="ANOTHER_VARIABLE"))) == database.database
+    monkeypatch.setenv("MASTOSYNC_SECRET_OTHER", database.password)
+    assert ask(MastodonDatabase(password=Secret(env="MASTOSYNC_SECRET_OTHER"))) == database.database
 
 
 def test_settings_may_come_from_mastodons_own_file(
@@ -226,6 +230,7 @@ def test_a_setting_that_makes_no_sense_is_named(
         "postgresql://mastodon:s3cr/et@db.example/mastodon",
         "postgresql://mastodon:s3cr%et@db.example/mastodon",
         "postgresql://mastodon:s3cr@et@db.example/mastodon",
+        "postgresql://mastodon:s3cret%ff@db.example/mastodon",
         "postgresql://mastodon:12/s3cret@db.example/mastodon",
         "postgresql://mastodon:s3cret@db.example:port/mastodon",
         "mysql://mastodon:s3cret@db.example/mastodon",
@@ -255,10 +260,170 @@ def test_a_percent_encoded_password_works_in_the_url(database: PostgresServer, m
             cursor.execute("DROP ROLE encoded")
 
 
+@contextlib.contextmanager
+def asking_for_the_password_in_clear() -> Iterator[tuple[int, list[bytes]]]:
+    """Answer one client as a server that wants the password in clear; yields the port, and what the client sends."""
+    heard: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(5)
+                while data := connection.recv(4096):
+                    heard.append(data)
+                    # Eight bytes ask for TLS or GSS, which this server does not have.
+                    connection.sendall(b"N" if len(data) == 8 else b"R\x00\x00\x00\x08\x00\x00\x00\x03")
+
+    with socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104  (an address that is not loopback's)
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], heard
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+ELSEWHERE = "0.0.0.0"  # noqa: S104  (it leads to this machine, and does not look so)
+
+
+@pytest.mark.parametrize("sslmode", ["disable", "prefer"])
+@pytest.mark.parametrize(
+    ("variables", "fields"),
+    [
+        ({"DB_HOST": ELSEWHERE}, {}),
+        ({"DB_HOST": f"127.0.0.1,{ELSEWHERE}"}, {}),
+        ({"DATABASE_URL": f"postgresql://u:s3cret@{ELSEWHERE}/d"}, {}),
+        ({"DATABASE_URL": f"postgresql://u:s3cret@localhost/d?hostaddr={ELSEWHERE}"}, {}),
+        # Another port of this machine may be anybody's.
+        ({"DB_HOST": "127.0.0.1"}, {"port": True}),
+        ({}, {"host": ELSEWHERE, "password": Secret(env="MASTOSYNC_SECRET_X")}),
+        ({}, {"host": "127.0.0.1", "password": Secret(env="MASTOSYNC_SECRET_X")}),
+    ],
+)
+def test_whoever_asks_for_the_password_in_clear_does_not_get_it_over_a_way_that_is_not_verified(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], fields: dict[str, object], sslmode: str
+) -> None:
+    monkeypatch.setenv("DB_PASS", "s3cret")
+    monkeypatch.setenv("MASTOSYNC_SECRET_X", "s3cret")
+    monkeypatch.setenv("DB_SSLMODE", sslmode)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with asking_for_the_password_in_clear() as (port, heard):
+        fields = {name: port if value is True else value for name, value in fields.items()}
+        monkeypatch.setenv("DB_PORT", str(port))
+        message = failure(MastodonDatabase.model_validate(fields), "s3cret")
+    assert b"s3cret" not in b"".join(heard)
+    if "," not in variables.get("DB_HOST", ""):  # the first of two fails for another reason
+        assert "a cleartext password" in message
+        assert "Check DB_SSLMODE (or resources.mastodon_db.config.sslmode). It was not sent" in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ELSEWHERE])
+def test_an_admin_may_send_the_password_in_clear(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    with asking_for_the_password_in_clear() as (port, heard):
+        allowed = "?require_auth=password" if host == ELSEWHERE else ""
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://u:s3cret@{host}:{port}/d{allowed}")
+        failure(MastodonDatabase(), "s3cret")
+    assert b"s3cret" in b"".join(heard)
+
+
+@pytest.mark.usefixtures("variables")
+def test_a_server_that_is_not_verified_still_takes_scram(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_HOST", ELSEWHERE)
+    assert ask(MastodonDatabase(), "SELECT current_setting('password_encryption')") == "scram-sha-256"
+
+
+@pytest.mark.parametrize("url", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [{"host": "db.evil.example"}, {"ssh_tunnel_host": "ssh.evil.example"}, {"host": "db", "ssh_tunnel_host": "s"}],
+)
+def test_a_host_in_run_config_gets_no_password_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, str], *, url: bool
+) -> None:
+    monkeypatch.setenv("DB_PASS", "s3cret")
+    if url:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://u:s3cret@db.example/d")
+    field = f"resources.mastodon_db.config.{next(iter(fields))}"
+    message = failure(MastodonDatabase.model_validate(fields), "s3cret")
+    assert message == (
+        f"{field} stands in run config, and credentials of the environment do not go to it: set "
+        "resources.mastodon_db.config.password there too, a secret as {env: MASTOSYNC_SECRET_…}."
+    )
+    for name in ("DB_PASS", "DATABASE_URL", "PATH"):
+        message = failure(MastodonDatabase.model_validate({**fields, "password": Secret(env=name)}), "s3cret")
+        assert "resources.mastodon_db.config.password must name an environment variable" in message
+
+
+def test_an_ssh_server_in_run_config_gets_no_key_or_password_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    for name in ("SSH_TUNNEL_PASSWORD", "SSH_TUNNEL_KEY_PASSPHRASE", "MASTOSYNC_SECRET_X"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("SSH_TUNNEL_KEY_FILE", str(tmp_path / "key"))
+    given = {"ssh_tunnel_host": "ssh.evil.example", "password": Secret(env="MASTOSYNC_SECRET_X")}
+    assert failure(MastodonDatabase.model_validate(given), "s3cret") == (
+        "resources.mastodon_db.config.ssh_tunnel_host stands in run config, and credentials of the environment do not "
+        "go to it: set resources.mastodon_db.config.ssh_tunnel_password there too, "
+        "a secret as {env: MASTOSYNC_SECRET_…}."
+    )
+    given["ssh_tunnel_password"] = Secret(env="SSH_TUNNEL_PASSWORD")
+    message = failure(MastodonDatabase.model_validate(given), "s3cret")
+    assert "resources.mastodon_db.config.ssh_tunnel_password must name an environment variable" in message
+
+
+def test_a_url_in_run_config_goes_without_the_password_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASS", "s3cret")
+    monkeypatch.setenv("PGPASSWORD", "s3cret")
+    with asking_for_the_password_in_clear() as (port, heard):
+        monkeypatch.setenv("MASTOSYNC_SECRET_URL", f"postgresql://u@127.0.0.1:{port}/d")
+        failure(MastodonDatabase(database_url=Secret(env="MASTOSYNC_SECRET_URL")), "s3cret")
+    assert b"s3cret" not in b"".join(heard)
+
+
+def test_a_host_in_run_config_is_not_given_what_libpq_finds_by_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".pgpass").write_text("*:*:*:*:s3cret\n")
+    (tmp_path / ".pgpass").chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / ".pgpass"))
+    monkeypatch.setenv("PGPASSWORD", "s3cret")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u@localhost/d?require_auth=password&password=s3cret")
+    with asking_for_the_password_in_clear() as (port, heard):
+        monkeypatch.setenv("MASTOSYNC_SECRET_X", "other")
+        given = {"host": "127.0.0.1", "port": port, "password": Secret(env="MASTOSYNC_SECRET_X")}
+        failure(MastodonDatabase.model_validate(given), "s3cret")
+    assert b"s3cret" not in b"".join(heard)
+    monkeypatch.delenv("DATABASE_URL")
+    with asking_for_the_password_in_clear() as (port, heard):
+        failure(MastodonDatabase(host="127.0.0.1", port=port), "s3cret")
+    assert b"s3cret" not in b"".join(heard)
+
+
+def test_a_host_in_run_config_with_its_password_there_is_reached(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASS", "wrong")
+    monkeypatch.setenv("MASTOSYNC_SECRET_X", database.password)
+    given = {"host": database.host, "port": database.port, "dbname": database.database, "user": database.user}
+    assert (
+        ask(MastodonDatabase.model_validate({**given, "password": Secret(env="MASTOSYNC_SECRET_X")})) == given["dbname"]
+    )
+
+
+def test_a_password_with_a_line_break_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASS", "s3cret\nvalue")
+    message = failure(MastodonDatabase(), "s3cret")
+    assert message.startswith("DB_PASS (or resources.mastodon_db.config.password) holds a line break")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hun%0Ater2@localhost/d")
+    assert failure(MastodonDatabase(), "ter2").startswith("DATABASE_URL (or resources.mastodon_db.config.database_url)")
+
+
 def test_a_variable_that_a_field_names_must_be_set() -> None:
     with pytest.raises(MissingSettingError) as caught:
-        ask(MastodonDatabase(password=Secret(env="NOT_SET")))
-    assert str(caught.value) == "NOT_SET is not set; resources.mastodon_db.config.password reads it."
+        ask(MastodonDatabase(password=Secret(env="MASTOSYNC_SECRET_X")))
+    assert str(caught.value) == "MASTOSYNC_SECRET_X is not set; resources.mastodon_db.config.password reads it."
 
 
 def test_a_secret_in_the_place_of_a_variables_name_is_not_repeated() -> None:

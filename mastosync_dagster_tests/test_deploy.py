@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 import yaml
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster.demo.servers import PostgresServer
 
 PROJECT = Path(__file__).parents[1]
+
+
+MASTODONS_FILE = """LOCAL_DOMAIN=social.example
+SECRET_KEY_BASE=s3cret
+OTP_SECRET=s3cret
+VAPID_PRIVATE_KEY=s3cret
+SMTP_PASSWORD=s3cret
+REDIS_PASSWORD=s3cret
+export DB_PASS=known
+DB_HOST=known
+DATABASE_URL=known
+S3_BUCKET=known
+export AWS_SECRET_ACCESS_KEY=known
+"""
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/deploy.md", ".env.example"])
+def test_of_mastodons_file_only_what_is_needed_is_copied(tmp_path: Path, document: str) -> None:
+    (pattern,) = set(re.findall(r"grep -E '([^']+)'", (PROJECT / document).read_text()))
+    file = tmp_path / ".env.production"
+    file.write_text(MASTODONS_FILE)
+    copied = subprocess.run(["grep", "-E", pattern, str(file)], capture_output=True, text=True, check=True).stdout
+    assert "s3cret" not in copied
+    assert copied.count("known") == MASTODONS_FILE.count("known")
 
 
 def test_history_lies_in_postgresql_with_the_deployed_settings(

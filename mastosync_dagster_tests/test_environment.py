@@ -25,43 +25,43 @@ def read(tmp_path: Path, content: str, **process: str) -> Environment:
 @pytest.mark.parametrize(
     ("line", "value"),
     [
-        ("NAME=value", "value"),
-        ("export NAME=value", "value"),
-        ("  NAME = value  ", "value"),
-        ("NAME='with space'", "with space"),
-        ('NAME="with space"', "with space"),
-        ("NAME=value # a comment", "value"),
-        ("NAME=va#lue", "va#lue"),
-        ("NAME='va # lue'", "va # lue"),
-        ("# NAME=value", None),
-        ("NAME=", None),
-        ("NAME=''", None),
-        ("NAME", None),
+        ("DB_PASS=value", "value"),
+        ("export DB_PASS=value", "value"),
+        ("  DB_PASS = value  ", "value"),
+        ("DB_PASS='with space'", "with space"),
+        ('DB_PASS="with space"', "with space"),
+        ("DB_PASS=value # a comment", "value"),
+        ("DB_PASS=va#lue", "va#lue"),
+        ("DB_PASS='va # lue'", "va # lue"),
+        ("# DB_PASS=value", None),
+        ("DB_PASS=", None),
+        ("DB_PASS=''", None),
+        ("DB_PASS", None),
         # Nothing is interpolated: a dollar in a password is a dollar.
-        ("NAME=a$HOME-${HOME}", "a$HOME-${HOME}"),
-        ('NAME="a$HOME-${HOME}"', "a$HOME-${HOME}"),
-        ("\ufeffNAME=value", "value"),
-        ("NAME=value\r\nOTHER=1\r", "value"),
-        ("NAME=first\nNAME=second", "second"),
-        ("NAME=pässword", "pässword"),
+        ("DB_PASS=a$HOME-${HOME}", "a$HOME-${HOME}"),
+        ('DB_PASS="a$HOME-${HOME}"', "a$HOME-${HOME}"),
+        ("\ufeffDB_PASS=value", "value"),
+        ("DB_PASS=value\r\nDB_HOST=1\r", "value"),
+        ("DB_PASS=first\nDB_PASS=second", "second"),
+        ("DB_PASS=pässword", "pässword"),
     ],
 )
 def test_a_line_of_the_file_is_understood_as_mastodon_understands_it(
     tmp_path: Path, line: str, value: str | None
 ) -> None:
-    assert read(tmp_path, line).text("NAME") == value
+    assert read(tmp_path, line).text("DB_PASS") == value
 
 
 def test_the_process_wins_over_the_file_unless_its_value_is_empty(tmp_path: Path) -> None:
-    assert read(tmp_path, "NAME=file", NAME="process").text("NAME") == "process"
-    assert read(tmp_path, "NAME=file", NAME="").text("NAME") == "file"
-    assert read(tmp_path, "", NAME="").text("NAME") is None
+    assert read(tmp_path, "DB_PASS=file", DB_PASS="process").text("DB_PASS") == "process"
+    assert read(tmp_path, "DB_PASS=file", DB_PASS="").text("DB_PASS") == "file"
+    assert read(tmp_path, "", DB_PASS="").text("DB_PASS") is None
 
 
 def test_an_empty_value_can_be_told_from_none_where_it_means_something(tmp_path: Path) -> None:
-    assert read(tmp_path, "NAME=").text_or_empty("NAME") == ""
-    assert read(tmp_path, "NAME=file", NAME="").text_or_empty("NAME") == ""
-    assert read(tmp_path, "").text_or_empty("NAME") is None
+    assert read(tmp_path, "DB_PASS=").text_or_empty("DB_PASS") == ""
+    assert read(tmp_path, "DB_PASS=file", DB_PASS="").text_or_empty("DB_PASS") == ""
+    assert read(tmp_path, "").text_or_empty("DB_PASS") is None
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -90,14 +90,36 @@ def test_a_file_in_another_encoding_is_refused_without_repeating_it(tmp_path: Pa
 
 
 def test_a_secret_is_read_through_the_variable_that_a_field_names(tmp_path: Path) -> None:
-    settings = read(tmp_path, "FROM_FILE=1", FROM_PROCESS="2")
-    assert settings.secret("FROM_FILE", wanted_by="f") == "1"
-    assert settings.secret("FROM_PROCESS", wanted_by="f") == "2"
-    with pytest.raises(MissingSettingError, match=r"NOT_SET is not set; resources\.x reads it"):
-        settings.secret("NOT_SET", wanted_by="resources.x")
+    settings = read(tmp_path, "MASTOSYNC_SECRET_FILE=1\nDB_PASS=3", MASTOSYNC_SECRET_PROCESS="2")
+    assert settings.secret("MASTOSYNC_SECRET_FILE", wanted_by="f") == "1"
+    assert settings.secret("MASTOSYNC_SECRET_PROCESS", wanted_by="f") == "2"
+    assert settings.secret("DB_PASS", wanted_by="f", own=["DB_PASS"]) == "3"
+    with pytest.raises(MissingSettingError, match=r"MASTOSYNC_SECRET_X is not set; resources\.x reads it"):
+        settings.secret("MASTOSYNC_SECRET_X", wanted_by="resources.x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SECRET_KEY_BASE", "AWS_SECRET_ACCESS_KEY", "PATH", "s3cret value", "", "MASTOSYNC_SECRET_", "MASTOSYNC_SECRET_\n"]
+    + ["XMASTOSYNC_SECRET_A", "mastosync_secret_a", "MASTOSYNC_ALERT_WEBHOOK"],
+)
+def test_a_field_may_name_only_its_own_variable_and_those_that_are_made_for_it(tmp_path: Path, name: str) -> None:
+    settings = read(tmp_path, "", **{name or "X": "value"})
     with pytest.raises(SettingsError) as caught:
-        settings.secret("s3cret value", wanted_by="resources.x")
-    assert "s3cret" not in str(caught.value)
+        settings.secret(name, wanted_by="resources.x", own=["DB_PASS"])
+    assert str(caught.value) == (
+        "resources.x must name an environment variable, as {env: NAME}, and never hold the secret: "
+        "NAME is DB_PASS or a name that begins with MASTOSYNC_SECRET_."
+    )
+
+
+def test_lines_that_nobody_here_needs_never_enter_the_process(tmp_path: Path) -> None:
+    content = (
+        "SECRET_KEY_BASE=a\nOTP_SECRET=b\nexport SMTP_PASSWORD=c\nVAPID_PRIVATE_KEY=d\nREDIS_URL=e\nPATH=f\n"
+        "S3_BUCKET=1\nDESTINATION_S3_BUCKET=2\nexport DATABASE_URL=3\nMASTOSYNC_CONCURRENCY=4\nMASTOSYNC_SECRET_X=5\n"
+    )
+    known = {"S3_BUCKET", "DESTINATION_S3_BUCKET", "DATABASE_URL", "MASTOSYNC_CONCURRENCY", "MASTOSYNC_SECRET_X"}
+    assert read(tmp_path, content).file.keys() == known
 
 
 def test_our_own_numbers_have_defaults_and_can_be_set() -> None:

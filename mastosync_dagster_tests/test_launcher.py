@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +13,8 @@ from dagster._core.execution.asset_backfill import backfill_runs_are_complete
 from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
-from mastosync_dagster.launcher import PROCESS_TAG, RunProcess, WatchfulRunLauncher
+from mastosync_dagster.launcher import WatchfulRunLauncher
+from mastosync_dagster_tests.support.run_processes import run_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,15 +45,21 @@ def launcher(instance: dg.DagsterInstance) -> WatchfulRunLauncher:
     return made
 
 
-def started_run(instance: dg.DagsterInstance, pid: int, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
-    """Have a run that a process executes."""
+def started_run(instance: dg.DagsterInstance, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
+    """Have a run in progress."""
     first = None if parent is None else parent.run_id
     group = {} if first is None else {PARENT_RUN_ID_TAG: first, ROOT_RUN_ID_TAG: first}
     run = instance.create_run_for_job(some_job, parent_run_id=first, root_run_id=first, tags=group)
-    process = RunProcess.current(run.run_id)
-    place = RunProcess(run.run_id, process.host, process.boot, pid, process.start)
-    instance.add_run_tags(run.run_id, {PROCESS_TAG: str(place)})
     report(instance, run, DagsterEventType.PIPELINE_START)
+    return reloaded(instance, run)
+
+
+def dead_run(instance: dg.DagsterInstance, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
+    """Have one whose process has been killed."""
+    run = started_run(instance, parent)
+    with run_process(instance.root_directory, run.run_id) as process:
+        process.kill()
+        process.wait()
     return reloaded(instance, run)
 
 
@@ -70,27 +74,20 @@ def reloaded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
     return found
 
 
-@pytest.fixture
-def dead() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
-
-
 def test_a_dead_run_waits_for_its_retry_from_the_moment_in_which_it_is_failed(
-    instance: dg.DagsterInstance, dead: int
+    instance: dg.DagsterInstance,
 ) -> None:
-    run = started_run(instance, dead)
+    run = dead_run(instance)
     instance.add_run_tags(run.run_id, {BACKFILL_ID_TAG: "backfill"})
     assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
     report(instance, run, DagsterEventType.PIPELINE_FAILURE)
     assert not backfill_runs_are_complete("backfill", instance, logging.getLogger())
 
 
-def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance, dead: int) -> None:
-    first = started_run(instance, dead)
+def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance) -> None:
+    first = dead_run(instance)
     report(instance, first, DagsterEventType.PIPELINE_FAILURE)
-    second = started_run(instance, dead, parent=first)
+    second = dead_run(instance, parent=first)
     assert launcher(instance).check_run_worker_health(second).status is WorkerStatus.FAILED
     report(instance, second, DagsterEventType.PIPELINE_FAILURE)
     assert not reloaded(instance, second).is_complete_and_waiting_to_retry
@@ -98,15 +95,17 @@ def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance
 
 @pytest.mark.parametrize("end", [DagsterEventType.PIPELINE_FAILURE, DagsterEventType.PIPELINE_CANCELING])
 def test_nothing_is_said_of_a_run_that_has_ended_meanwhile_or_is_being_cancelled(
-    instance: dg.DagsterInstance, dead: int, end: DagsterEventType
+    instance: dg.DagsterInstance, end: DagsterEventType
 ) -> None:
-    run = started_run(instance, dead)
+    run = dead_run(instance)
     report(instance, run, end)
     assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.FAILED
     assert reloaded(instance, run).tags == run.tags
 
 
 def test_nothing_is_said_of_a_run_that_is_alive(instance: dg.DagsterInstance) -> None:
-    run = started_run(instance, os.getpid())
-    assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
+    run = started_run(instance)
+    with run_process(instance.root_directory, run.run_id):
+        run = reloaded(instance, run)
+        assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
     assert reloaded(instance, run).tags == run.tags

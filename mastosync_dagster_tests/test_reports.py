@@ -5,7 +5,16 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from mastosync_dagster.reports import FIRST_LINES, check_result, counts, failure_text, markdown, rates, summarize
+from mastosync_dagster.reports import (
+    FIRST_LINES,
+    check_result,
+    counts,
+    failure_text,
+    first_reasons,
+    markdown,
+    rates,
+    summarize,
+)
 from mastosync_dagster.transfer.manifest import ManifestLine
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 
@@ -41,6 +50,16 @@ def test_the_table_shows_failed_objects_before_missing_ones_and_says_how_many_ar
     assert len(rows) == FIRST_LINES
     assert rows[0] == "| failed | timeout | 1 | `k` | said \\| so by the server |"
     assert table.endswith("… and 11 more in the manifest.")
+
+
+def test_what_strangers_have_written_begins_nothing_in_tables_and_alerts() -> None:
+    hostile = "![x](http://127.0.0.1:3000/graphql)<img src=x>\x1b[2J\r"
+    failed = FAILED._replace(key=hostile, detail=hostile)
+    summary = summarize([[failed]])
+    for told in (markdown(summary), first_reasons(summary)):
+        assert "![" not in told
+        assert "<" not in told
+        assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
 
 
 def test_nothing_wrong_is_said_in_words() -> None:

@@ -24,9 +24,10 @@ from mastosync_dagster.demo.servers import LOOPBACK, free_port, rclone_binary
 from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
 from mastosync_dagster.resources import DestinationBucket, S3Bucket, Secret, ensure_different
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster_tests.support.proxy import s3_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mastosync_dagster_tests.conftest import Bucket
@@ -136,14 +137,16 @@ def test_an_empty_permission_means_no_acl_and_an_unset_one_public_read(
 
 
 def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
-    environment = Environment.read({**ENDPOINT, "S3_KEY_PREFIX": "x", "S3_REGION": "r", "NAMED": "from-variable"})
+    environment = Environment.read(
+        {**ENDPOINT, "S3_KEY_PREFIX": "x", "S3_REGION": "r", "MASTOSYNC_SECRET_1": "from-variable"}
+    )
     side = S3Bucket(
         bucket="other",
         key_prefix="",
         endpoint_url="",
         region_name="eu",
         aws_access_key_id="id",
-        aws_secret_access_key=Secret(env="NAMED"),
+        aws_secret_access_key=Secret(env="MASTOSYNC_SECRET_1"),
     )
     settings = side.settings(environment)
     assert (settings.bucket, settings.prefix, settings.endpoint_url, settings.region) == ("other", "", None, "eu")
@@ -181,9 +184,9 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
             "but AWS_ACCESS_KEY_ID (or resources.source.config.aws_access_key_id) is not.",
         ),
         (
-            {"aws_secret_access_key": Secret(env="NAMED"), "aws_access_key_id": "id"},
+            {"aws_secret_access_key": Secret(env="MASTOSYNC_SECRET_1"), "aws_access_key_id": "id"},
             {"S3_BUCKET": "media"},
-            "NAMED is not set; resources.source.config.aws_secret_access_key reads it.",
+            "MASTOSYNC_SECRET_1 is not set; resources.source.config.aws_secret_access_key reads it.",
         ),
         ({"use_ssl": False}, {"S3_BUCKET": "media"}, "S3_ENDPOINT"),
     ],
@@ -219,15 +222,118 @@ def test_both_clients_reach_the_bucket_that_the_variables_describe(
 def test_run_config_fields_are_enough_without_any_variable(
     source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SOME_NAME", source_bucket.server.secret_access_key)
+    monkeypatch.setenv("MASTOSYNC_SECRET_1", source_bucket.server.secret_access_key)
     source = S3Bucket(
         bucket=source_bucket.name,
         endpoint_url=source_bucket.server.endpoint,
         aws_access_key_id=source_bucket.server.access_key_id,
-        aws_secret_access_key=Secret(env="SOME_NAME"),
+        aws_secret_access_key=Secret(env="MASTOSYNC_SECRET_1"),
     )
     source.get_client().head_bucket(Bucket=source_bucket.name)
     assert source.storage().check()
+
+
+@pytest.mark.parametrize("side", [S3Bucket, DestinationBucket])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"aws_access_key_id": "id"},
+        {"aws_access_key_id": "id", "aws_secret_access_key": Secret(env="AWS_SECRET_ACCESS_KEY")},
+        {"aws_access_key_id": "id", "aws_secret_access_key": Secret(env="DESTINATION_AWS_SECRET_ACCESS_KEY")},
+        {"profile_name": "new"},
+    ],
+)
+def test_an_endpoint_in_run_config_gets_no_credentials_of_the_environment(
+    side: type[S3Bucket],
+    fields: dict[str, object],
+    source_bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "credentials").write_text("[new]\naws_access_key_id = id\naws_secret_access_key = hunter2\n")
+    for prefix in ("", "DESTINATION_"):
+        log_in(source_bucket, monkeypatch, prefix)
+        monkeypatch.setenv(f"{prefix}AWS_SESSION_TOKEN", "hunter2")
+    with s3_proxy(source_bucket.server.endpoint) as elsewhere:
+        bucket = side.model_validate({**fields, "endpoint_url": elsewhere.endpoint})
+        for use in (bucket.storage, bucket.get_client):
+            with pytest.raises(SettingsError) as caught:
+                use()
+            assert f"resources.{bucket.side}.config.aws_secret_access_key" in str(caught.value)
+            assert "MASTOSYNC_SECRET_" in str(caught.value) or "is not." in str(caught.value)
+        assert not elsewhere.requests
+
+
+def test_an_endpoint_in_run_config_with_its_credentials_there_is_reached_with_nothing_else(
+    source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("MASTOSYNC_SECRET_1", source_bucket.server.secret_access_key)
+    with s3_proxy(source_bucket.server.endpoint) as elsewhere:
+        source = S3Bucket(
+            bucket=source_bucket.name,
+            endpoint_url=elsewhere.endpoint,
+            aws_access_key_id=source_bucket.server.access_key_id,
+            aws_secret_access_key=Secret(env="MASTOSYNC_SECRET_1"),
+        )
+        assert source.storage().check()
+        source.get_client().head_bucket(Bucket=source_bucket.name)
+        assert elsewhere.requests
+        assert not [seen for seen in elsewhere.requests if "hunter2" in str(seen.headers)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bucket", name)
+        for name in ("evil.example#", "evil.example?", "a@evil.example", "evil.example/", "a\\b", "a b", "a\n")
+    ]
+    + [("region_name", name) for name in ("x.evil.example/", "x@evil.example#", "eu west", "x?")],
+)
+def test_a_name_that_would_lead_to_another_host_is_refused(field: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"resources\.source\.config\.{field} must be the"):
+        S3Bucket.model_validate({field: value}).settings(Environment.read({"S3_BUCKET": "media"}))
+
+
+@pytest.mark.parametrize("prefix", ["", "DESTINATION_"])
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["hunter2\nb", "hunter2\r", "\x1bhunter2", "hunter2\x85", "hunter2…"])
+def test_a_secret_that_no_header_can_hold_is_refused_by_name_and_not_repeated(
+    source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, prefix: str, name: str, value: str
+) -> None:
+    log_in(source_bucket, monkeypatch, prefix)
+    if value.endswith("…") and name == "AWS_SECRET_ACCESS_KEY":
+        pytest.skip("it signs, and is not sent")
+    monkeypatch.setenv(prefix + name, value)
+    bucket = DestinationBucket() if prefix else S3Bucket()
+    for use in (bucket.storage, bucket.get_client):
+        with pytest.raises(SettingsError, match=f"^{prefix}{name} .or resources") as caught:
+            use()
+        assert "hunter2" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("name", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])
+def test_a_profile_whose_secrets_no_header_can_hold_is_named_and_not_repeated(
+    source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    point_at(source_bucket, monkeypatch)
+    values = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), "fine")
+    values[name] = "hunter2\n  again"
+    (tmp_path / "credentials").write_text("[new]\n" + "".join(f"{key} = {value}\n" for key, value in values.items()))
+    bucket = S3Bucket(profile_name="new", max_attempts=1)
+    uses: list[Callable[[], object]] = [
+        lambda: bucket.storage().check(),
+        lambda: bucket.storage().client.head_bucket(Bucket=source_bucket.name),
+        lambda: bucket.storage().head("key"),
+        lambda: bucket.get_client().head_bucket(Bucket=source_bucket.name),
+    ]
+    for use in uses:
+        with pytest.raises((SettingsError, StorageError), match=r"resources\.source\.config\.profile_name") as caught:
+            use()
+        assert "hunter2" not in repr(caught.value)
+        assert "again" not in repr(caught.value)
 
 
 def test_a_wrong_secret_is_refused_without_showing_it(source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
+from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, Secret
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def test_everything_can_come_from_the_environment_or_from_run_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = [database.database, source_bucket.name, destination_bucket.name]
-    monkeypatch.setenv("ONE", database.password)
-    monkeypatch.setenv("TWO", source_bucket.server.secret_access_key)
-    monkeypatch.setenv("THREE", destination_bucket.server.secret_access_key)
+    monkeypatch.setenv("MASTOSYNC_SECRET_ONE", database.password)
+    monkeypatch.setenv("MASTOSYNC_SECRET_TWO", source_bucket.server.secret_access_key)
+    monkeypatch.setenv("MASTOSYNC_SECRET_THREE", destination_bucket.server.secret_access_key)
     run_config = {
         "resources": {
             "mastodon_db": {
@@ -100,7 +101,7 @@ def test_everything_can_come_from_the_environment_or_from_run_config(
                     "port": database.port,
                     "dbname": database.database,
                     "user": database.user,
-                    "password": {"env": "ONE"},
+                    "password": {"env": "MASTOSYNC_SECRET_ONE"},
                 }
             },
             **{
@@ -113,8 +114,8 @@ def test_everything_can_come_from_the_environment_or_from_run_config(
                     }
                 }
                 for name, bucket, variable in (
-                    ("source", source_bucket, "TWO"),
-                    ("destination", destination_bucket, "THREE"),
+                    ("source", source_bucket, "MASTOSYNC_SECRET_TWO"),
+                    ("destination", destination_bucket, "MASTOSYNC_SECRET_THREE"),
                 )
             },
         }
@@ -196,7 +197,7 @@ def test_the_command_line_refuses_a_literal_too(tmp_path: Path) -> None:
 
 
 def test_a_missing_variable_fails_the_step_with_its_name(instance: dg.DagsterInstance) -> None:
-    run_config = config_of("mastodon_db", "password", {"env": "NOT_SET"})
+    run_config = config_of("mastodon_db", "password", {"env": "MASTOSYNC_SECRET_X"})
     result = touch_all.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
     assert not result.success
     (failed,) = result.get_step_failure_events()
@@ -204,7 +205,90 @@ def test_a_missing_variable_fails_the_step_with_its_name(instance: dg.DagsterIns
     assert error is not None
     assert error.cause is not None
     assert error.cause.cls_name == "MissingSettingError"
-    assert "NOT_SET is not set; resources.mastodon_db.config.password reads it." in error.cause.message
+    assert "MASTOSYNC_SECRET_X is not set; resources.mastodon_db.config.password reads it." in error.cause.message
+
+
+def errors_of(result: dg.ExecuteInProcessResult) -> str:
+    """Return what a run has ended with, down to the first cause."""
+    told = []
+    for event in result.all_events:
+        data = event.event_specific_data
+        error = getattr(data, "error", None)
+        while error is not None:
+            told.append(error.message)
+            error = error.cause
+    return "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    ("resource", "field"),
+    [
+        ("mastodon_db", "host"),
+        ("mastodon_db", "user"),
+        ("mastodon_db", "ssh_tunnel_host"),
+        ("source", "bucket"),
+        ("source", "profile_name"),
+        ("source", "aws_access_key_id"),
+        ("destination", "endpoint_url"),
+        ("destination", "key_prefix"),
+    ],
+)
+@pytest.mark.parametrize("name", ["SECRET_KEY_BASE", "AWS_SECRET_ACCESS_KEY", "S3_REGION"])
+def test_no_field_takes_the_value_of_a_variable_that_it_does_not_know(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, resource: str, field: str, name: str
+) -> None:
+    monkeypatch.setenv(name, LITERAL)
+    run_config = config_of(resource, field, {"env": name})
+    result = touch_all.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
+    assert not result.success
+    told = errors_of(result)
+    assert f"resources.{resource}.config.{field} may not name the environment variable that it does" in told
+    assert "a name that begins with MASTOSYNC_SECRET_" in told
+    assert LITERAL not in told
+    assert LITERAL.encode() not in stored(Path(instance.root_directory))
+
+
+def test_the_name_of_a_variable_comes_from_no_other_variable(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY_BASE", "DB_PASS")
+    run_config = config_of("mastodon_db", "password", {"env": {"env": "SECRET_KEY_BASE"}})
+    result = touch_all.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
+    assert "resources.mastodon_db.config.password.env may not name" in errors_of(result)
+
+
+def test_a_field_may_be_given_its_own_variable_and_those_that_are_made_for_it(
+    database: PostgresServer, source_bucket: Bucket, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    for prefix in ("", "DESTINATION_"):
+        monkeypatch.setenv(f"{prefix}S3_BUCKET", source_bucket.name)
+        monkeypatch.setenv(f"{prefix}S3_ENDPOINT", source_bucket.server.endpoint)
+        monkeypatch.setenv(f"{prefix}AWS_ACCESS_KEY_ID", source_bucket.server.access_key_id)
+        monkeypatch.setenv(f"{prefix}AWS_SECRET_ACCESS_KEY", source_bucket.server.secret_access_key)
+    monkeypatch.setenv("MASTOSYNC_SECRET_NAME", source_bucket.name)
+    config = {"bucket": {"env": "MASTOSYNC_SECRET_NAME"}, "aws_access_key_id": {"env": "DESTINATION_AWS_ACCESS_KEY_ID"}}
+    run_config = {
+        "resources": {
+            "mastodon_db": {"config": {"database_url": {"env": "DATABASE_URL"}}},
+            "source": {"config": {"bucket": {"env": "S3_BUCKET"}}},
+            "destination": {"config": config},
+        }
+    }
+    assert touch_all.execute_in_process(run_config=run_config, instance=instance).success
+
+
+@pytest.mark.parametrize("field", ["changed_since", "privacy", "file_types"])
+def test_config_of_an_op_takes_no_variable(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setenv("SECRET_KEY_BASE", LITERAL)
+    value: object = {"env": "SECRET_KEY_BASE"}
+    run_config = {"ops": {"plan_changes": {"config": {field: [value] if field == "file_types" else value}}}}
+    job = build_definitions().resolve_job_def("sync_changes")
+    result = job.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
+    assert f"ops.plan_changes.config.{field} may not name the environment variable" in errors_of(result)
+    assert LITERAL.encode() not in stored(Path(instance.root_directory))
 
 
 def test_what_the_resource_page_shows_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from mastosync_dagster.failures import PLAIN_ERRORS
+from mastosync_dagster.history import place_of
 from mastosync_dagster.inventory import Inventory
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.manifests import About, Damaged, manifest_store
 from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.run_doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.transfer.decisions import SOURCE_DAMAGED
+from mastosync_dagster.transfer.doubts import OPEN
+from mastosync_dagster.transfer.foreign import csv_cell, one_line, plain
 from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -57,6 +61,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()
     store = manifest_store(instance, destination)
+    about = About(place_of(destination), acls=destination.settings().has_acls)
     totals: dict[str, Totals] = {}
     with contextlib.ExitStack() as stack:
         forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
@@ -68,6 +73,8 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
                 for remedy in remedies.of(file_type.value, lines):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
+            doubts = in_doubt(store, about, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
+            inventory.totals.in_doubt.update(open_objects(doubts))
         printer.end(totals)
 
 
@@ -78,7 +85,7 @@ def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection)
     except PLAIN_ERRORS as error:
-        click.echo(f"without the database, so without commands for remote objects: {error}", err=True)
+        click.echo(f"without the database, so without commands for remote objects: {plain(str(error))}", err=True)
         return Remedies(prefix)
     return Remedies(prefix, connect, schema)
 
@@ -99,11 +106,6 @@ def _fields(remedy: Remedy) -> dict[str, object]:
     }
 
 
-def _printable(text: str) -> str:
-    """Keep what a file name may hold from commanding the terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
 class _Table:
     """For people: objects with what to do under each row's, and the totals at the end."""
 
@@ -117,22 +119,25 @@ class _Table:
         what = remedy.command or remedy.words
         # What helps one object of a row helps the others.
         if self._before is not None and self._before != (line.group, line.row_id, what):
-            click.echo(_printable(f"    -> {self._before[2]}"))
+            click.echo(one_line(f"    -> {self._before[2]}"))
         self._before = (line.group, line.row_id, what)
-        click.echo(_printable(f"{told}  ({remark})" if remark else told))
+        click.echo(one_line(f"{told}  ({remark})" if remark else told))
 
     def end(self, totals: Mapping[str, Totals]) -> None:
         if self._before is not None:
-            click.echo(_printable(f"    -> {self._before[2]}") + "\n")
+            click.echo(one_line(f"    -> {self._before[2]}") + "\n")
         names = [outcome.value for outcome in Outcome]
         click.echo(f"{'file type':<20}{'manifests':>10}" + "".join(f"{name:>14}" for name in [*names, "MB copied"]))
         for name, total in totals.items():
             counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
             click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / _MEGABYTE:>14,.1f}")
+        for name, total in totals.items():
+            if total.in_doubt:
+                click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")
 
 
 class _Csv:
-    """For spreadsheets and scripts: a line an object, no totals."""
+    """For spreadsheets: a line an object, no totals. Texts are such as can be shown."""
 
     def __init__(self) -> None:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -146,20 +151,20 @@ class _Csv:
     def line(self, remedy: Remedy) -> None:
         fields = _fields(remedy)
         self._begin(list(fields))
-        self._writer.writerow(["" if value is None else value for value in fields.values()])
+        self._writer.writerow(map(csv_cell, fields.values()))
 
     def end(self, totals: Mapping[str, Totals]) -> None:  # noqa: ARG002  (as every form)
         self._begin(COLUMNS)
 
 
 class _Json:
-    """For scripts: one document, ``{"objects": [...], "totals": {...}}``."""
+    """For scripts: one document, ``{"objects": [...], "totals": {...}}``, in ASCII, with every text as it is."""
 
     def __init__(self) -> None:
         self._separator = '{"objects": ['
 
     def line(self, remedy: Remedy) -> None:
-        click.echo(f"{self._separator}\n{json.dumps(_fields(remedy), ensure_ascii=False)}", nl=False)
+        click.echo(f"{self._separator}\n{json.dumps(_fields(remedy))}", nl=False)
         self._separator = ","
 
     def end(self, totals: Mapping[str, Totals]) -> None:
@@ -168,6 +173,7 @@ class _Json:
                 "manifests": total.manifests,
                 **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
                 "bytes": total.bytes,
+                "in_doubt": {why.value: total.in_doubt[why] for why in OPEN},
             }
             for name, total in totals.items()
         }

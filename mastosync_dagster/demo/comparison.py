@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers import boto3_client, object_store
+from mastosync_dagster.transfer.headers import shown_by_obstore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from mastosync_dagster.demo.book import ExpectedObject
     from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster.transfer.headers import Attributes
 
 _THREADS = 16
 
@@ -53,7 +55,7 @@ def compare(server: S3Server, bucket: str, expected: Iterable[ExpectedObject], *
 
     def differences(key: str) -> str | None:
         reply = store.get(key)
-        attributes = {name.lower(): value for name, value in reply.attributes.items()}
+        attributes = shown_by_obstore(reply.attributes)
         body = bytes(reply.bytes())
         return _differences(key, wanted[key], body, attributes)
 
@@ -69,14 +71,15 @@ def compare(server: S3Server, bucket: str, expected: Iterable[ExpectedObject], *
     )
 
 
-def _differences(key: str, wanted: ExpectedObject, body: bytes, attributes: Mapping[str, str]) -> str | None:
-    standard = {"content-type", "cache-control"}
+def _differences(key: str, wanted: ExpectedObject, body: bytes, attributes: Attributes) -> str | None:
+    headers = dict(attributes.headers)
     is_and_must_be = {
         "size": (len(body), wanted.size),
         "MD5": (hashlib.md5(body, usedforsecurity=False).hexdigest(), wanted.md5),
-        "Content-Type": (attributes.get("content-type"), wanted.content_type),
-        "Cache-Control": (attributes.get("cache-control"), wanted.cache_control),
-        "metadata": ({k: v for k, v in attributes.items() if k not in standard}, wanted.metadata),
+        "Content-Type": (headers.pop("Content-Type", None), wanted.content_type),
+        "Cache-Control": (headers.pop("Cache-Control", None), wanted.cache_control),
+        "other headers": (headers, {}),
+        "metadata": (attributes.metadata, wanted.metadata),
     }
     wrong = [f"{name} {is_!r} instead of {must!r}" for name, (is_, must) in is_and_must_be.items() if is_ != must]
     return f"{key}: {', '.join(wrong)}" if wrong else None

@@ -2,9 +2,10 @@
 
 from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
-from mastosync_dagster.mastodon.lookups import Rows
+from mastosync_dagster.mastodon.ends import rows_at_the_ends
+from mastosync_dagster.mastodon.lookups import PrivateRows, Rows
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
-from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, TOP_FOLDERS, Owners, owners
+from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.queries import (
     Boundary,
@@ -27,7 +28,6 @@ __all__ = [
     "CACHE_CONTROL",
     "CACHE_FOLDERS",
     "TABLES",
-    "TOP_FOLDERS",
     "Boundary",
     "ChangedObject",
     "Connect",
@@ -37,6 +37,7 @@ __all__ = [
     "KeySpan",
     "NotMastodonError",
     "Owners",
+    "PrivateRows",
     "RemoteFile",
     "RowError",
     "RowPage",
@@ -61,6 +62,7 @@ __all__ = [
     "remote_file",
     "remote_file_columns",
     "rows_as_of",
+    "rows_at_the_ends",
     "split_name",
     "split_size",
     "stored_objects",

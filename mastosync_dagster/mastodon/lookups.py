@@ -11,7 +11,7 @@ from mastosync_dagster.mastodon.queries import is_private, row_columns
 from mastosync_dagster.mastodon.tables import table_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -98,3 +98,39 @@ class Rows:
     def of(self, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Yield the rows with these ids, as `within` does."""
         return self.within([(row_id, row_id) for row_id in ids])
+
+
+class PrivateRows:
+    """Tells which rows of one table are private now. A context manager: it closes its connection.
+
+    Args:
+        connect: Opens a connection.
+        schema: What the database has.
+        table: One of Mastodon's tables with attachments.
+
+    Attributes:
+        table: The table.
+    """
+
+    def __init__(self, connect: Connect, schema: Schema, table: str) -> None:
+        facts = table_named(table)
+        self.table = table
+        self._reader = Reader(connect, rows=_RANGES_A_QUERY)
+        self._query = sql.SQL("SELECT id FROM {} asked WHERE id = ANY (%(ids)s::bigint[]) AND {}").format(
+            schema.identifier(table), is_private(facts, schema, "asked")
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def among(self, ids: Collection[int]) -> set[int]:
+        """Return those of some ids, some thousand at most, whose rows are private.
+
+        Raises:
+            NotMastodonError: A table or column does not exist any more.
+            DatabaseReadError: They could not be read, after all retries.
+        """
+        return {row_id for (row_id,) in self._reader.fetch(self._query, {"ids": sorted(ids)})}

@@ -53,8 +53,6 @@ def _folders() -> Iterator[tuple[str, str]]:
 FOLDERS: Mapping[str, str] = MappingProxyType(dict(_folders()))
 """The folders in which Mastodon keeps objects, each with its table. All others are somebody else's."""
 
-TOP_FOLDERS = frozenset({CACHE, *(f"{table}/" for table in TABLES)})
-"""The folders that Mastodon has at the top of its bucket, or below its key prefix."""
 CACHE_FOLDERS = frozenset(f"{CACHE}{table.name}/" for table in TABLES.values() if table.remote is not Remote.NEVER)
 """The folders that it has in ``cache/``."""
 

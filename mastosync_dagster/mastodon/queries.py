@@ -7,7 +7,7 @@ than a page of rows, whatever it finds there.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 _LOWEST_ID = -(2**63)
 _HIGHEST_ID = 2**63 - 1
 
-_WRITTEN = ("created_at", "updated_at")
+_WRITTEN = ("updated_at", "created_at")
+"""Timestamps that Mastodon itself sets when it writes a row, but for these:"""
+_DATED_BY_OTHERS = frozenset({("accounts", "created_at"), ("statuses", "created_at")})
+"""What another server says of its posts and accounts: 2199, or 2009."""
+_NEWEST_ROWS = 100
+"""Of each table, so many are looked at: the newest may be of an hour in which a clock was wrong."""
 
 _BOUNDARY_STEP = 100_000
 """Ids that one query for boundaries may count: some tens of milliseconds from the index."""
@@ -222,12 +227,13 @@ def row_columns(facts: Table, schema: Schema, *, changed: bool = False) -> list[
 
 
 def _owners(facts: Table, schema: Schema) -> list[Owner]:
-    """Return the owners that the database knows of."""
-    return [
-        owner
+    """Return the owners that the database knows of, each with those of its columns that there are."""
+    known = [
+        replace(owner, private_since=tuple(name for name in owner.private_since if schema.has(owner.table, name)))
         for owner in facts.owners
-        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id", owner.private_since)
+        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id")
     ]
+    return [owner for owner in known if owner.private_since]
 
 
 def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
@@ -240,8 +246,10 @@ def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
     """
     # A subquery for each row, and not a join: with stale statistics a join might read the whole other table.
     private = [
-        sql.SQL("COALESCE((SELECT o.{} IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
-            sql.Identifier(owner.private_since), schema.identifier(owner.table), sql.Identifier(rows, owner.column)
+        sql.SQL("COALESCE((SELECT COALESCE({}) IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
+            sql.SQL(", ").join(sql.Identifier("o", column) for column in owner.private_since),
+            schema.identifier(owner.table),
+            sql.Identifier(rows, owner.column),
         )
         for owner in _owners(facts, schema)
     ]
@@ -395,22 +403,27 @@ def rows_as_of(connection: Connection) -> datetime:
 
 
 def newest_row(connection: Connection, schema: Schema) -> datetime | None:
-    """Return when the newest row was written, of the tables that ``schema`` knows; None: there is no row.
+    """Return when the newest row was written, of the tables that ``schema`` knows, and up to the database's clock.
 
     On an instance that runs that is a moment ago. In a backup that has been restored it is when the backup was made,
     whatever the clock says.
+
+    None: there is no row, or each was written in the future.
 
     Args:
         connection: A connection that is in no transaction.
         schema: What the database has.
     """
     newest = [
-        sql.SQL("(SELECT {} FROM {} ORDER BY id DESC LIMIT 1)").format(
-            sql.SQL("GREATEST({})").format(_listed([name for name in _WRITTEN if schema.has(table, name)])),
-            schema.identifier(table),
-        )
+        sql.SQL(
+            "(SELECT max(written) FROM (SELECT ARRAY[{}] AS times FROM {} ORDER BY id DESC LIMIT {}) newest,"
+            " unnest(newest.times) written WHERE written <= now() AT TIME ZONE 'UTC')"
+        ).format(_listed(names), schema.identifier(table), sql.Literal(_NEWEST_ROWS))
         for table in schema.columns
-        if schema.has(table, "id") and any(schema.has(table, name) for name in _WRITTEN)
+        for names in [
+            [name for name in _WRITTEN if schema.has(table, "id", name) and (table, name) not in _DATED_BY_OTHERS]
+        ]
+        if names
     ]
     if not newest:
         return None

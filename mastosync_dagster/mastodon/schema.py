@@ -28,7 +28,8 @@ class _Mark:
 
 # Newest first; from db/migrate of Mastodon's releases.
 _MARKS = (
-    _Mark("4.6 or newer", "media_attachments", "thumbnail_storage_schema_version"),
+    _Mark("4.7 or newer", "accounts", "requested_deletion_at"),
+    _Mark("4.6", "media_attachments", "thumbnail_storage_schema_version"),
     _Mark("4.4 or 4.5", "accounts", "attribution_domains", gone="imports"),
     _Mark("4.3", "accounts", "attribution_domains"),
     _Mark("4.2", "accounts", "indexable"),
@@ -93,7 +94,7 @@ class Schema:
             raise not_mastodon(self.database, "; ".join(absent))
 
     def guess_version(self) -> str:
-        """Return the version of Mastodon that such columns point to, as text for people: ``4.6 or newer``."""
+        """Return the version of Mastodon that such columns point to, as text for people: ``4.7 or newer``."""
         for mark in _MARKS:
             if self.has(mark.table, mark.column) and mark.gone not in self.columns:
                 return mark.version
@@ -185,7 +186,8 @@ def _used_columns(facts: Table) -> Iterator[tuple[str, str]]:
             yield facts.name, PROCESSING
     for owner in facts.owners:
         yield facts.name, owner.column
-        yield from ((owner.table, "id"), (owner.table, owner.private_since))
+        yield owner.table, "id"
+        yield from ((owner.table, column) for column in owner.private_since)
 
 
 def _needed_columns(facts: Table) -> Iterator[str]:

@@ -105,12 +105,13 @@ class Owner:
     Attributes:
         column: The column that names the owner's id.
         table: The owner's table.
-        private_since: The owner's column that is not NULL where its files are private.
+        private_since: The owner's columns: its files are private where any of them is not NULL. Which of them there are
+            depends on the version.
     """
 
     column: str
     table: str
-    private_since: str
+    private_since: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +198,10 @@ _MEDIA_ATTACHMENTS = Table(
     remote=Remote.IF_NOT_BLANK,
     remote_column="remote_url",
     owners=(
-        Owner("account_id", "accounts", "suspended_at"),  # since 3.3: SuspendAccountService
-        Owner("status_id", "statuses", "deleted_at"),  # since 4.4: removed by moderation, kept for appeals
+        # Since 3.3: SuspendAccountService. Since 4.7 accounts whose owner has asked for their deletion have the second
+        # column alone: a migration moves the first one there.
+        Owner("account_id", "accounts", ("suspended_at", "requested_deletion_at")),
+        Owner("status_id", "statuses", ("deleted_at",)),  # since 4.4: removed by moderation, kept for appeals
     ),
 )
 

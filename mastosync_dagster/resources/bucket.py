@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
@@ -15,15 +17,15 @@ from botocore.exceptions import BotoCoreError
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
+from mastosync_dagster.environment import BUCKET, DESTINATION_PREFIX, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.mastodon.paths import prefixed
-from mastosync_dagster.resources.fields import Fields, Secret
+from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
+from mastosync_dagster.transfer.credentials import sendable
 from mastosync_dagster.transfer.settings import StorageSettings
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    import dagster as dg
     from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
 
@@ -36,6 +38,11 @@ _CANNED_ACLS = (
     "bucket-owner-read",
     "bucket-owner-full-control",
 )
+
+
+_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+# What else a name may hold would lead elsewhere where it becomes a part of the host's.
+_NAME = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
 
 
 @functools.cache
@@ -89,7 +96,8 @@ class S3Bucket(S3Resource):
     )
     aws_access_key_id: str | None = Field(
         default=None,
-        description="Access key. Unset: AWS_ACCESS_KEY_ID, else the profile, else the machine's own role.",
+        description="Access key. Unset: AWS_ACCESS_KEY_ID, else the profile, else the machine's own role; needed, with "
+        "its secret, where endpoint_url stands here.",
     )
     aws_secret_access_key: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
         default=None, description="Its secret, as {env: NAME}. Unset: AWS_SECRET_ACCESS_KEY."
@@ -101,19 +109,6 @@ class S3Bucket(S3Resource):
     ca_file: str | None = Field(
         default=None, description="PEM file with the certificates that the server's is checked against."
     )
-
-    _VARIABLES: ClassVar[Mapping[str, str]] = {
-        "bucket": "S3_BUCKET",
-        "key_prefix": "S3_KEY_PREFIX",
-        "permission": "S3_PERMISSION",
-        "storage_class": "S3_STORAGE_CLASS",
-        "path_style": "S3_OVERRIDE_PATH_STYLE",
-        "endpoint_url": "S3_ENDPOINT",
-        "region_name": "S3_REGION",
-        "aws_access_key_id": "AWS_ACCESS_KEY_ID",
-        "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
-        "aws_session_token": "AWS_SESSION_TOKEN",
-    }
 
     @staticmethod
     def source() -> S3Bucket:
@@ -128,7 +123,7 @@ class S3Bucket(S3Resource):
     @property
     def variables(self) -> dict[str, str]:
         """The environment variable that each field falls back to."""
-        return {field: self.variable_prefix + name for field, name in self._VARIABLES.items()}
+        return {field: self.variable_prefix + name for field, name in BUCKET.items()}
 
     def storage(self) -> Storage:
         """Return this side for the transfer. Nothing is opened yet.
@@ -151,6 +146,14 @@ class S3Bucket(S3Resource):
         """
         return self._client(self.settings())
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Look at the run's config before anything is opened.
+
+        Raises:
+            SettingsError: It names an environment variable that its field does not know.
+        """
+        refuse_variables(context, self.side, self.variables)
+
     def get_object_to_set_on_execution_context(self) -> S3Bucket:
         """Stay what it is: dagster-aws would make a client whenever a step starts, whether it is used or not."""
         return self
@@ -165,20 +168,21 @@ class S3Bucket(S3Resource):
             SettingsError: A setting is missing or wrong.
         """
         fields = Fields(self.side, self, self.variables, environment or Environment.read())
+        fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
         bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
         key_prefix = fields.text("key_prefix")
-        key, secret = _credentials(fields)
+        key, secret = (None, None) if self.use_unsigned_session else _credentials(fields)
         return StorageSettings(
             name=self.side,
             variable_prefix=self.variable_prefix,
             bucket=bucket,
             prefix="" if key_prefix is None else prefixed(key_prefix, ""),
             endpoint_url=endpoint,
-            region=fields.text("region_name"),
+            region=_region(fields),
             path_style=self._path_style(fields, bucket, endpoint),
             access_key_id=key,
             secret_access_key=secret,
-            session_token=None if key is None else fields.secret("aws_session_token"),
+            session_token=None if key is None else _session_token(fields),
             profile=self.profile_name,
             verify=self.verify is not False,
             ca_file=self.ca_file,
@@ -201,6 +205,8 @@ class S3Bucket(S3Resource):
                 # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
                 session.get_component("credential_provider").remove("env")
             session.register_component("data_loader", _service_models(session.get_config_variable("data_path")))
+            if settings.access_key_id is None and not self.use_unsigned_session:
+                _ensure_sendable(session, f"resources.{self.side}.config.profile_name and the AWS configuration files")
             client: S3Client = boto3.Session(botocore_session=session).client(
                 "s3",
                 region_name=settings.region or "us-east-1",
@@ -240,7 +246,7 @@ class DestinationBucket(S3Bucket):
     """The bucket that is copied to. Its environment variables begin with ``DESTINATION_``."""
 
     side: ClassVar[str] = "destination"
-    variable_prefix: ClassVar[str] = "DESTINATION_"
+    variable_prefix: ClassVar[str] = DESTINATION_PREFIX
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
@@ -263,7 +269,7 @@ def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
 
 def _bucket(fields: Fields) -> str:
     bucket = fields.needed("bucket")
-    if "/" in bucket or bucket != bucket.strip():
+    if not _NAME.fullmatch(bucket):
         raise SettingsError(
             f"{fields.name('bucket')} must be the bare name of a bucket; what stands before the keys in it is "
             f"{fields.name('key_prefix')}."
@@ -292,12 +298,47 @@ def _endpoint(fields: Fields, *, use_ssl: bool) -> str | None:
     return text.rstrip("/")
 
 
+def _region(fields: Fields) -> str | None:
+    region = fields.text("region_name")
+    if region is not None and not _NAME.fullmatch(region):
+        raise SettingsError(f"{fields.name('region_name')} must be the name of a region, such as us-east-1.")
+    return region
+
+
 def _credentials(fields: Fields) -> tuple[str | None, str | None]:
-    key, secret = fields.text("aws_access_key_id"), fields.secret("aws_secret_access_key")
+    key, secret = fields.secret("aws_access_key_id"), fields.secret("aws_secret_access_key")
+    if key is None and secret is None and fields.apart:
+        raise MissingSettingError(fields.alone("endpoint_url", *_CREDENTIALS[:2]))
     if (key is None) != (secret is None):
         there, absent = ("aws_access_key_id", "aws_secret_access_key")[:: 1 if secret is None else -1]
         raise MissingSettingError(f"{fields.name(there)} is set, but {fields.name(absent)} is not.")
+    if not sendable(key, secret, None):
+        raise _unsendable(fields.name("aws_access_key_id"))
     return key, secret
+
+
+def _session_token(fields: Fields) -> str | None:
+    token = fields.secret("aws_session_token")
+    if not sendable(None, None, token):
+        raise _unsendable(fields.name("aws_session_token"))
+    return token
+
+
+def _ensure_sendable(session: botocore.session.Session, where: str) -> None:
+    """Make sure that what botocore finds by itself can be sent; that it may find nothing is told by the first request.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    found = session.get_credentials()
+    if found is not None:
+        frozen = found.get_frozen_credentials()
+        if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
+            raise _unsendable(where)
+
+
+def _unsendable(where: str) -> SettingsError:
+    return SettingsError(f"{where} holds a character that cannot be sent: it must be printable ASCII.")
 
 
 def _permission(fields: Fields) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
-from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
-from mastosync_dagster.resources.fields import Fields, Secret
+from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
+from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.tunnel_settings import TunnelError, TunnelSettings
+from mastosync_dagster.transfer.foreign import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
     from mastosync_dagster.resources.tunnel import Tunnel
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
 _URL_SCHEMES = ("postgresql://", "postgres://")
+
+
+_SSH_CREDENTIALS = ("ssh_tunnel_password", "ssh_tunnel_key_file", "ssh_tunnel_key_passphrase")
+_NO_FILE = "/dev/null/none"
+# What of DATABASE_URL says how TLS is checked, and neither where to connect nor with what to log in.
+_TLS_CHECKS = frozenset({"sslrootcert", "sslcrl", "sslcrldir", "sslnegotiation", "ssl_min_protocol_version"})
 
 
 class ConnectionFailedError(psycopg2.OperationalError):
@@ -60,6 +69,21 @@ class _Target:
     def is_socket(self) -> bool:
         """Whether the host is the folder of a Unix socket."""
         return self.host.startswith("/")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the way to the server does not leave this machine."""
+        # libpq takes lists of hosts; hostaddr goes before them.
+        return all(map(_is_here, (self.other.get("hostaddr") or self.host).split(",")))
+
+
+def _is_here(host: str) -> bool:
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
@@ -108,22 +132,15 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         "Unset: SSH_TUNNEL_KNOWN_HOSTS, else ~/.ssh/known_hosts.",
     )
 
-    VARIABLES: ClassVar[Mapping[str, str]] = {
-        "database_url": "DATABASE_URL",
-        "host": "DB_HOST",
-        "port": "DB_PORT",
-        "dbname": "DB_NAME",
-        "user": "DB_USER",
-        "password": "DB_PASS",
-        "sslmode": "DB_SSLMODE",
-        "ssh_tunnel_host": "SSH_TUNNEL_HOST",
-        "ssh_tunnel_port": "SSH_TUNNEL_PORT",
-        "ssh_tunnel_user": "SSH_TUNNEL_USER",
-        "ssh_tunnel_password": "SSH_TUNNEL_PASSWORD",
-        "ssh_tunnel_key_file": "SSH_TUNNEL_KEY_FILE",
-        "ssh_tunnel_key_passphrase": "SSH_TUNNEL_KEY_PASSPHRASE",
-        "ssh_tunnel_known_hosts": "SSH_TUNNEL_KNOWN_HOSTS",
-    }
+    VARIABLES: ClassVar[Mapping[str, str]] = DATABASE
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Look at the run's config before anything is opened.
+
+        Raises:
+            SettingsError: It names an environment variable that its field does not know.
+        """
+        refuse_variables(context, "mastodon_db", self.VARIABLES)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[[], Connection]]:
@@ -194,11 +211,11 @@ class _Database:
     def _open(self, address: Mapping[str, str | int]) -> Connection:
         # No `options`: pgbouncer refuses startup parameters that it does not know.
         parameters: dict[str, Any] = {
+            **self._login(through_tunnel="hostaddr" in address),
             **self.target.other,
             **address,
             "dbname": self.target.dbname,
             "user": self.target.user,
-            "password": self.target.password,
             "sslmode": self.target.sslmode,
             "application_name": "mastosync",
             "connect_timeout": self.connect_timeout,
@@ -208,6 +225,19 @@ class _Database:
             "keepalives_count": 3,
         }
         return psycopg2.connect(make_dsn(**parameters))
+
+    def _login(self, *, through_tunnel: bool) -> dict[str, str | None]:
+        """Return the password, and to whom it may be sent, in libpq's words; DATABASE_URL may say otherwise."""
+        login = {"password": self.target.password}
+        if "password" in self.fields.apart:
+            # Where there is none, libpq would take PGPASSWORD's, or a line of ~/.pgpass.
+            login = {"password": self.target.password or "", "passfile": _NO_FILE}
+        named = any(getattr(self.fields.config, name) is not None for name in ("host", "port", "ssh_tunnel_host"))
+        nobody_else = (self.target.is_here or through_tunnel) and not named
+        if self.target.sslmode not in _VERIFYING_MODES and not nobody_else:
+            # Whoever answers there could ask for the password in clear.
+            login["require_auth"] = "!password"
+        return login
 
 
 @contextlib.contextmanager
@@ -226,11 +256,21 @@ def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
         SettingsError: DATABASE_URL cannot be read.
     """
     fields = Fields("mastodon_db", resource, resource.VARIABLES, environment)
+    # An SSH server that run config names chooses the database as well.
+    elsewhere = fields.detached("host", "password") | fields.detached("ssh_tunnel_host", "password")
+    apart = elsewhere | fields.detached("ssh_tunnel_host", *_SSH_CREDENTIALS)
     url = fields.secret("database_url")
-    if url is None:
-        return fields
-    name = fields.name("database_url")
-    return replace(fields, between=_parse_url(url, name), between_name=name)
+    if url is not None:
+        name = fields.name("database_url")
+        fields = replace(fields, between=_parse_url(url, name), between_name=name)
+    if not apart:
+        # A URL that run config names brings its own password, or there is none.
+        return replace(fields, apart=fields.detached("database_url", "password"))
+    if resource.password is None and fields.text("password") is not None:
+        raise MissingSettingError(fields.alone("host" if resource.host is not None else "ssh_tunnel_host", "password"))
+    kept = fields.variables.keys() - {"password"} | _TLS_CHECKS
+    between = {part: value for part, value in fields.between.items() if part in kept}
+    return replace(fields, between=between, apart=apart)
 
 
 def _target(fields: Fields) -> _Target:
@@ -267,7 +307,7 @@ def _parse_url(url: str, name: str) -> dict[str, str]:
     kept = "&".join(part for part in query.split("&") if part and _is_libpq_parameter(part.partition("=")[0]))
     try:
         parts: dict[str, str] = parse_dsn(f"{address}?{kept}" if kept else address)
-    except psycopg2.Error:
+    except (psycopg2.Error, UnicodeError):
         parts = {}
     if not url.startswith(_URL_SCHEMES) or not parts:
         raise problem
@@ -301,6 +341,8 @@ def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
         )
     password, key_file = fields.secret("ssh_tunnel_password"), fields.text("ssh_tunnel_key_file")
     if password is None and key_file is None:
+        if "ssh_tunnel_password" in fields.apart:
+            raise MissingSettingError(fields.alone("ssh_tunnel_host", "ssh_tunnel_password"))
         raise MissingSettingError(
             f"{fields.name('ssh_tunnel_host')} is set, so {fields.name('ssh_tunnel_key_file')} or "
             f"{fields.name('ssh_tunnel_password')} must be."
@@ -342,6 +384,11 @@ class _Cause:
 # libpq and PostgreSQL have words for these, but psycopg2 passes no code on while it connects.
 _CAUSES = (
     _Cause(r"password authentication failed|no password supplied|authentication failed", ("user", "password")),
+    _Cause(
+        r"requested a cleartext password",
+        ("sslmode",),
+        hint=" It was not sent, since anybody may answer there: let the server take scram-sha-256, or set verify-full.",
+    ),
     _Cause(r"pg_hba\.conf", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
     _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),
@@ -353,7 +400,7 @@ _ELSE = _Cause("", ("host", "port"), permanent=False)
 
 def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> ConnectionFailedError:
     reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", str(error)) or str(error).strip().splitlines()[:1]
-    reason = reasons[-1].strip().rstrip(".") if reasons else "no reason given"
+    reason = one_line(reasons[-1]).strip().rstrip(".") if reasons else "no reason given"
     if target.password:
         reason = reason.replace(target.password, "***")
     cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), _ELSE)

@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 
 _NOT_IMPLEMENTED = 501
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
+_STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"})
+"""Whom a private object must not be shown to; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
-_PUBLIC = frozenset({"public-read", "public-read-write"})
 PRIVATE: ObjectCannedACLType = "private"
-
-
-def is_public_permission(permission: str | None) -> bool:
-    """Tell whether a canned ACL lets everybody read."""
-    return permission in _PUBLIC
 
 
 def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
@@ -45,11 +41,20 @@ def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
     Raises:
         StorageError: The side does not say. The message names the right that is needed.
     """
-    answer = _acl(storage, key, halt)
-    return any(
-        grant.get("Grantee", {}).get("URI") == _EVERYBODY and grant.get("Permission") in _READS
-        for grant in answer.get("Grants", [])
-    )
+    return _EVERYBODY in _readers(_acl(storage, key, halt))
+
+
+def has_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
+    """Ask whether an object has the ACL that it must have. Arguments and errors as `set_access`."""
+    readers = _readers(_acl(storage, key, halt))
+    return not readers & _STRANGERS if private else _EVERYBODY in readers
+
+
+def _readers(acl: GetObjectAclOutputTypeDef) -> set[str]:
+    """Return the groups that may read an object."""
+    return {
+        grant.get("Grantee", {}).get("URI", "") for grant in acl.get("Grants", []) if grant.get("Permission") in _READS
+    }
 
 
 def _acl(storage: Storage, key: str, halt: threading.Event) -> GetObjectAclOutputTypeDef:
@@ -104,22 +109,40 @@ def _no_acls(settings: StorageSettings) -> StorageError:
     )
 
 
-def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
-    """Make an object private, or give it the permission of the settings (PutObjectAcl).
+def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
+    """Make sure that an object is private, or has the permission of the settings (GetObjectAcl, PutObjectAcl).
 
     A server that knows no ACLs may overlook the ``?acl`` of such a request, and take it for a new, empty object
-    (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent.
+    (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent. There
+    are servers that answer with an ACL and do the same: the first object whose ACL is set through a `Storage` is looked
+    at before and after, while others wait.
 
     Args:
-        storage: The side; its settings have a permission.
+        storage: The side; it has ACLs.
         key: Relative to the key prefix.
         private: Which of the two.
         halt: Set, no further attempt is made.
 
+    Returns:
+        Whether it had to be set.
+
     Raises:
-        StorageError: The side refuses, has no such object, or shows no ACL.
+        StorageError: The side refuses, has no such object, or shows no ACL. Permanent: this object, or one before it,
+            was changed by it.
     """
-    _acl(storage, key, halt)
+    if has_access(storage, key, private=private, halt=halt):
+        return False
+    proof = storage.acl_proof
+    if not proof.holds:
+        with proof.lock:
+            if not proof.holds:
+                _set_first(storage, key, private=private, halt=halt)
+                return True
+    _put_acl(storage, key, private=private, halt=halt)
+    return True
+
+
+def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
     acl = PRIVATE if private else storage.settings.permission
     patiently(
         storage,
@@ -131,6 +154,30 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
         ),
         halt,
     )
+
+
+def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
+    """Set an ACL, and make sure that the object is still what it was."""
+    proof, settings = storage.acl_proof, storage.settings
+    if proof.damaged is not None:
+        raise proof.damaged
+    before = storage.head(key)
+    _put_acl(storage, key, private=private, halt=halt)
+    after = storage.head(key)
+    if before is None:
+        return
+    if after is None or (after.size, after.etag) != (before.size, before.etag):
+        proof.damaged = StorageError(
+            f"the {settings.name} took the ACL of {storage.full_key(key)} for a new body: the object had"
+            f" {before.size:,} bytes before, and has {after.size if after else 0:,} after it. Set"
+            f" {settings.variable('S3_PERMISSION')} to an empty text, and copy that object again",
+            reason=Reason.ACL_REFUSED,
+            key=key,
+            permanent=True,
+        )
+        raise proof.damaged
+    # An object that is empty anyway shows nothing.
+    proof.holds = before.size > 0
 
 
 class SourceAccess:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from obstore import get
 
 from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.transfer.headers import Attributes, shown_by_obstore
 from mastosync_dagster.transfer.pool import patiently
 from mastosync_dagster.transfer.storage import addressable
 
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.storage import Storage
 
-# Each side's own business: a copy does not take it over.
-_OWN = frozenset({"Storage-Class"})
 _PIECE = 1024 * 1024
 
 
-def read_attributes(storage: Storage, key: str, halt: threading.Event) -> dict[str, str]:
-    """Ask for an object's header fields, under HTTP's names, and its user metadata, under names in lower case (HEAD).
+def read_attributes(storage: Storage, key: str, halt: threading.Event) -> Attributes:
+    """Ask for those header fields and that metadata of an object that a copy takes over (HEAD).
 
     Args:
         storage: The side.
@@ -38,12 +37,12 @@ def read_attributes(storage: Storage, key: str, halt: threading.Event) -> dict[s
     """
     full = storage.full_key(key)
 
-    def ask() -> dict[str, str]:
+    def ask() -> Attributes:
         if not addressable(full):
             return boto3_objects.read_attributes(storage, full)
-        return dict(get(storage.reader(), full, options={"head": True}).attributes)
+        return shown_by_obstore(get(storage.reader(), full, options={"head": True}).attributes)
 
-    return {name: value for name, value in patiently(storage, key, ask, halt).items() if name not in _OWN}
+    return patiently(storage, key, ask, halt).to_keep()
 
 
 class Digest(NamedTuple):

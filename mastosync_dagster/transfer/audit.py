@@ -17,7 +17,7 @@ from mastosync_dagster.transfer.findings import Finding, FindingLine, FindingWri
 from mastosync_dagster.transfer.lookup import Lookup, View, destination_keys, source_keys
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION
 from mastosync_dagster.transfer.pool import Pool
-from mastosync_dagster.transfer.unwanted import foreign_objects, unwanted_line
+from mastosync_dagster.transfer.unwanted import Top, look_at_top, unwanted_line
 
 if TYPE_CHECKING:
     import threading
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.transfer.decisions import Known
     from mastosync_dagster.transfer.items import Batch, Item
+    from mastosync_dagster.transfer.lookup import Asked
     from mastosync_dagster.transfer.storage import ListedObject, Storage
 
 __all__ = ["AuditCounts", "AuditSettings", "Depth", "audit"]
@@ -34,6 +35,9 @@ NO_ACLS = "private, and the destination has no ACLs"
 
 _PROGRESS_SECONDS = 1.0
 _HEADS_IN_FLIGHT = 64
+_ON_A_LISTINGS_WORD = frozenset({Finding.ABSENT, Finding.MISSING})
+_PROBES = 8
+"""Of the objects of a batch that only the destination shows, so many are asked of the source by name at the least."""
 
 # One object in so many is looked at closer, and one of each batch: together with the listings, less than three
 # requests per thousand keys and side.
@@ -61,6 +65,9 @@ class AuditCounts:
         head_requests: HEAD requests to both sides.
         acls_unknown: Why it could not be seen who may read the objects; None: it could.
         unlisted: The destination may not be listed: each object was asked for, and extra ones were not looked for.
+        left_out: Objects that a listing lacked, and that were there when they were asked for by name.
+        tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or it is not
+            the end yet.
     """
 
     rows: int
@@ -73,6 +80,8 @@ class AuditCounts:
     head_requests: int
     acls_unknown: str | None = None
     unlisted: bool = False
+    left_out: int = 0
+    tops: tuple[dict[str, bool] | None, dict[str, bool] | None] = (None, None)
 
 
 def audit(
@@ -99,8 +108,8 @@ def audit(
         settings: How closely to look.
         extras: Given keys of the destination's ranges that a batch does not want, and the batch's owners, returns those
             that are theirs and that nobody wants, each with a remark.
-        folders: A folder of the destination (ends with ``/``; empty: the top) to the folders that belong there:
-            everything else in it is foreign.
+        folders: A folder of both sides (ends with ``/``; empty: the top) to the folders in it that hold wanted
+            objects, or are named here too: everything else in it is foreign.
         about: What the file's metadata is to say.
         stop: Set from another thread, it ends the audit.
         on_progress: Called in this thread about once a second, and at the end.
@@ -132,12 +141,10 @@ def audit(
             # Rows whose ids lose digits in the key are neighbours: what a batch has in common with the one before is
             # said already.
             items = {item.key: item for item in batch.items if item.key not in known}
-            views = lookup.answers(lookup.ask(items, batch.ranges, others=True))
-            auditor.judge(items.values(), views, pool, rows=batch.rows)
-            others = views[1].others
+            others = auditor.judge(lookup.ask(items, batch.ranges, others=True), lookup, pool, rows=batch.rows)
             auditor.name_extras(others, extras([entry.key for entry in others], batch.owners) if others else {})
             known = items
-        auditor.finish(folders, listed=lookup.may_list[1])
+        auditor.finish(folders, listed=lookup.may_list)
     auditor.tell_progress(at_once=True)
     return auditor.counts
 
@@ -169,7 +176,7 @@ class _Auditor:
         self._on_progress = on_progress
         self.equality = Equality(source, destination)
         self._closer = CloserLook(source, destination, settings)
-        self._take_private = settings.copy_private or bool(destination.settings.permission)
+        self._take_private = settings.copy_private or destination.settings.has_acls
         self._random = random.Random()  # noqa: S311  (which objects are looked at closer is no secret)
         self._told = time.monotonic()
 
@@ -180,9 +187,52 @@ class _Auditor:
             self._told = now
             self._on_progress(self.counts)
 
-    def judge(self, items: Collection[Item], views: tuple[View, View], pool: Pool, *, rows: int) -> None:
-        """Write a line about each wanted object of a batch."""
-        sights = self._ruled([self._sight(item, *views) for item in items])
+    def judge(self, asked: Asked, lookup: Lookup, pool: Pool, *, rows: int) -> list[ListedObject]:
+        """Write a line about each wanted object of a batch. Returns what else the destination has in its ranges."""
+        source, destination = views = lookup.answers(asked)
+        sights = {item.key: self._sight(item, *views) for item in asked.items.values()}
+        confirmed = self._ask_by_name(sights, views, asked.listed, lookup)
+        self._judge(list(sights.values()), pool)
+        counts = self.counts
+        self.counts = replace(
+            counts,
+            rows=counts.rows + rows,
+            list_requests=counts.list_requests + source.list_requests + destination.list_requests,
+            head_requests=counts.head_requests + sum(view.head_requests for view in (*views, *confirmed)),
+            left_out=counts.left_out + sum(len(view.objects) for view in confirmed),
+        )
+        self.tell_progress()
+        return destination.others
+
+    def _ask_by_name(
+        self, sights: dict[str, Sight], views: tuple[View, View], listed: Sequence[bool], lookup: Lookup
+    ) -> tuple[View, View]:
+        """Ask by HEAD for what a listing lacks, before it is called missing or absent; judge those objects again.
+
+        A listing can end early (a damaged index, a server that cuts it short and does not say so). So what only the
+        destination shows is asked of the source too: some of it, and all where the listing has left out any of that.
+
+        Returns:
+            What the two sides answered.
+        """
+        lacking = [sight.item for sight in sights.values() if sight.finding in _ON_A_LISTINGS_WORD]
+        at_source = [item for item in lacking if sights[item.key].found is None] if listed[0] else []
+        only_there = [sight.item for sight in sights.values() if sight.detail == ONLY_AT_DESTINATION and listed[0]]
+        source = lookup.ask_source((*at_source, *only_there[:: len(only_there) // _PROBES + 1], *only_there[-1:]))
+        if source.objects:
+            source.add(lookup.ask_source(only_there))
+        destination = lookup.ask_destination(lacking) if listed[1] else View()
+        views[1].objects.update(destination.objects)
+        views[1].unknown.update(destination.unknown)
+        views[0].objects.update(source.objects)
+        views[0].unknown.update(source.unknown)
+        for item in (*lacking, *only_there):
+            sights[item.key] = self._sight(item, *views)
+        return source, destination
+
+    def _judge(self, sights: list[Sight], pool: Pool) -> None:
+        """Decide which side is right where they differ, look closer at some objects, and write a line about each."""
+        sights = self._ruled(sights)
         looks = self._choose([sight for sight in sights if sight.finding in _SOUND])
         seen = dict(zip(looks, pool.map(lambda look: self._closer.look(look, pool.halt), looks.values()), strict=True))
         by_bodies = self._rule_bodies(looks, seen)
@@ -194,16 +244,12 @@ class _Auditor:
         counts = self.counts
         self.counts = replace(
             counts,
-            rows=counts.rows + rows,
             headers=counts.headers + sum(look.headers for look in looks.values()),
             acls=counts.acls + sum(each.acl for each in seen.values()),
             bodies=counts.bodies + sum(look.body for look in looks.values()),
             bytes=counts.bytes + sum(each.bytes for each in seen.values()),
-            list_requests=counts.list_requests + sum(view.list_requests for view in views),
-            head_requests=counts.head_requests + sum(view.head_requests for view in views),
             acls_unknown=self._closer.acls_unknown,
         )
-        self.tell_progress()
 
     def name_extras(self, others: list[ListedObject], unwanted: Mapping[str, str | None]) -> None:
         """Write a line about each object of the destination that nobody wants."""
@@ -211,16 +257,19 @@ class _Auditor:
             if entry.key in unwanted:
                 self._write_unwanted(entry, Finding.EXTRA, unwanted[entry.key])
 
-    def finish(self, folders: Mapping[str, Collection[str]], *, listed: bool) -> None:
-        """Name what lies beside the folders that belong to the destination."""
-        if not listed:
-            self.counts = replace(self.counts, unlisted=True)
-            return
-        for folder, own in folders.items():
-            foreign = foreign_objects(self._destination, folder, own)
-            for entry, detail in foreign.objects:
-                self._write_unwanted(entry, Finding.FOREIGN, detail)
-            self.counts = replace(self.counts, list_requests=self.counts.list_requests + foreign.list_requests)
+    def finish(self, folders: Mapping[str, Collection[str]], *, listed: tuple[bool, bool]) -> None:
+        """Name what lies beside the folders of wanted objects, at both sides."""
+        sides = (self._source, self._destination)
+        tops = tuple(
+            look_at_top(storage, folders) if may else Top(listed=False)
+            for storage, may in zip(sides, listed, strict=True)
+        )
+        for top, storage, finding in zip(tops, sides, (Finding.FOREIGN_AT_SOURCE, Finding.FOREIGN), strict=True):
+            for entry, detail in top.objects:
+                self._write_unwanted(entry, finding, detail, storage)
+        requests = self.counts.list_requests + sum(top.list_requests for top in tops)
+        names = [top.names if top.listed else None for top in tops]
+        self.counts = replace(self.counts, list_requests=requests, unlisted=not listed[1], tops=(names[0], names[1]))
 
     def _sight(self, item: Item, source: View, destination: View) -> Sight:
         """Say what the listings show of an object."""
@@ -333,9 +382,11 @@ class _Auditor:
             )
         )
 
-    def _write_unwanted(self, entry: ListedObject, finding: Finding, detail: str | None) -> None:
+    def _write_unwanted(
+        self, entry: ListedObject, finding: Finding, detail: str | None, storage: Storage | None = None
+    ) -> None:
         self.counts.findings[finding] += 1
-        self._writer.write(unwanted_line(self._destination, entry, finding, detail))
+        self._writer.write(unwanted_line(storage or self._destination, entry, finding, detail))
 
 
 def _by(decision: Decision, sight: Sight) -> Sight:

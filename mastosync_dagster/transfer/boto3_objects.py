@@ -1,8 +1,4 @@
-"""Objects through boto3: keys that obstore refuses, uploads in parts, and answers whose headers matter.
-
-Header fields stand in dictionaries under HTTP's names (``Content-Type``), user metadata under its own, as obstore has
-them.
-"""
+"""Objects through boto3: what obstore cannot name or write, uploads in parts, answers whose headers matter."""
 
 from __future__ import annotations
 
@@ -13,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from mastosync_dagster.transfer.headers import CONTENT_ENCODING, STORAGE_CLASS, Attributes
 from mastosync_dagster.transfer.verify import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
@@ -28,12 +25,12 @@ _ARGUMENTS = {
     "Content-Type": "ContentType",
     "Cache-Control": "CacheControl",
     "Content-Disposition": "ContentDisposition",
-    "Content-Encoding": "ContentEncoding",
+    CONTENT_ENCODING: "ContentEncoding",
     "Content-Language": "ContentLanguage",
     "Expires": "Expires",
-    "Storage-Class": "StorageClass",
+    STORAGE_CLASS: "StorageClass",
 }
-_READ = tuple(name for name in _ARGUMENTS if name != "Storage-Class")
+_READ = tuple(name for name in _ARGUMENTS if name != STORAGE_CLASS)
 _OWN_KEY_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 
 
@@ -51,7 +48,7 @@ class Reply(NamedTuple):
 
     size: int
     etag: str | None
-    attributes: dict[str, str]
+    attributes: Attributes
     pieces: Iterator[bytes]
     close: Callable[[], None]
     modified: datetime | None = None
@@ -76,40 +73,35 @@ def get(storage: Storage, key: str, piece_size: int) -> Reply:
     )
 
 
-def read_attributes(storage: Storage, key: str) -> dict[str, str]:
+def read_attributes(storage: Storage, key: str) -> Attributes:
     """Ask for the header fields and metadata of an object, given its full key."""
     return _attributes(storage.single_try_client.head_object(Bucket=storage.settings.bucket, Key=key))
 
 
-def _attributes(answer: GetObjectOutputTypeDef | HeadObjectOutputTypeDef) -> dict[str, str]:
+def _attributes(answer: GetObjectOutputTypeDef | HeadObjectOutputTypeDef) -> Attributes:
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    attributes = {name: headers[name.lower()] for name in _READ if name.lower() in headers}
-    attributes.update(answer["Metadata"])
-    return attributes
+    return Attributes(
+        {name: headers[name.lower()] for name in _READ if name.lower() in headers},
+        # botocore leaves them as the server writes them, and some write capitals.
+        {name.lower(): value for name, value in answer["Metadata"].items()},
+    )
 
 
-def _arguments(storage: Storage, attributes: Mapping[str, str], *, private: bool) -> dict[str, Any]:
+def _arguments(storage: Storage, attributes: Attributes, *, private: bool) -> dict[str, Any]:
     """Return boto3's arguments for writing an object: its header fields, its metadata, its ACL, its storage class."""
-    arguments: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
-    for name, value in storage.write_attributes(attributes).items():
-        if name in _ARGUMENTS:
-            arguments[_ARGUMENTS[name]] = value
-        else:
-            metadata[name] = value
+    headers, metadata = storage.write_attributes(attributes)
+    arguments: dict[str, Any] = {_ARGUMENTS[name]: value for name, value in headers.items()}
     if "Expires" in arguments:
         with contextlib.suppress(ValueError):
             arguments["Expires"] = parsedate_to_datetime(arguments["Expires"])
     if metadata:
-        arguments["Metadata"] = metadata
+        arguments["Metadata"] = dict(metadata)
     if storage.settings.permission:
         arguments["ACL"] = "private" if private else storage.settings.permission
     return arguments
 
 
-def put(
-    storage: Storage, key: str, body: bytes, md5: bytes, attributes: Mapping[str, str], *, private: bool
-) -> str | None:
+def put(storage: Storage, key: str, body: bytes, md5: bytes, attributes: Attributes, *, private: bool) -> str | None:
     """Write an object in one request; the server checks the MD5. Returns its bare ETag."""
     answer = storage.single_try_client.put_object(
         Bucket=storage.settings.bucket,
@@ -147,7 +139,7 @@ class Upload:
     def _client(self) -> S3Client:
         return self._storage.single_try_client
 
-    def create(self, attributes: Mapping[str, str], *, private: bool) -> None:
+    def create(self, attributes: Attributes, *, private: bool) -> None:
         """Begin."""
         self._creations += 1
         answer = self._client.create_multipart_upload(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.transfer.access import is_public, is_public_permission
+from mastosync_dagster.transfer.access import is_public
 from mastosync_dagster.transfer.attributes import Digest, read_attributes, read_digest
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import Finding
@@ -119,12 +119,11 @@ class CloserLook:
     """
 
     def __init__(self, source: Storage, destination: Storage, settings: AuditSettings) -> None:
-        self.acls = settings.acls if destination.settings.permission else Depth.NONE
+        self.acls = settings.acls if destination.settings.has_acls else Depth.NONE
         self.acls_unknown: str | None = None
         self._source = source
         self._destination = destination
         self._as_source = settings.as_source
-        self._public = is_public_permission(destination.settings.permission)
 
     def look(self, look: Look, halt: threading.Event) -> Seen:
         """Look at one object."""
@@ -157,8 +156,8 @@ class CloserLook:
     def _compare_headers(
         self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
     ) -> None:
-        here = read_attributes(self._source, source_key, halt)
-        there = read_attributes(self._destination, key, halt)
+        here = read_attributes(self._source, source_key, halt).by_header()
+        there = read_attributes(self._destination, key, halt).by_header()
         wrong = [
             f"{name} is {_quoted(there.get(name))}, at the source {_quoted(here.get(name))}"
             for name in sorted(here.keys() | there.keys())
@@ -170,9 +169,9 @@ class CloserLook:
     def _try_access(self, sight: Sight, differences: list[tuple[Finding, str]], halt: threading.Event) -> bool:
         """Compare who may read an object with who must; returns whether that could be seen."""
         try:
-            must = self._public and not sight.item.private
+            must = not sight.item.private
             if self._as_source and sight.found is not None:
-                must = self._public and is_public(self._source, sight.found.key, halt)
+                must = is_public(self._source, sight.found.key, halt)
             may = is_public(self._destination, sight.target, halt)
         except StorageError as error:
             if gone(error):

@@ -92,6 +92,7 @@ def copy_plan(
     *,
     on_progress: Callable[[CopyProgress], None],
     stop: threading.Event,
+    on_line: Callable[[ManifestLine], None] | None = None,
 ) -> CopyCounts:
     """Copy what a plan says, and write what became of it: ``to_copy.arrow`` to ``copied.parquet`` (see `planfile`).
 
@@ -106,6 +107,7 @@ def copy_plan(
         settings: How.
         on_progress: Called about once a second, and at the end.
         stop: Set from another thread, it ends the copy after the requests in flight.
+        on_line: Told what became of each object, as it is done, by the thread that did it.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -113,7 +115,7 @@ def copy_plan(
             is written.
     """
     stay_small()
-    return _Run(folder, source, destination, settings).carry_out(on_progress, stop)
+    return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
 
 
 class _Tally:
@@ -139,8 +141,16 @@ class _Tally:
 class _Run:
     """One call of `copy_plan`."""
 
-    def __init__(self, folder: Path, source: Storage, destination: Storage, settings: CopySettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Storage,
+        destination: Storage,
+        settings: CopySettings,
+        on_line: Callable[[ManifestLine], None] | None,
+    ) -> None:
         self._settings = settings
+        self._on_line = on_line
         self._folder = folder
         self._started = time.monotonic()
         self._halt = threading.Event()
@@ -293,7 +303,7 @@ class _Run:
     def _work(self, number: int, copier: Copier) -> None:
         """Copy objects until none is left: the life of a worker."""
         gate, take, put, tally = self._gate, self._queue.take, self._writer.put, self._tallies[number]
-        in_work, settling = self._in_work, self._settling[number]
+        in_work, settling, on_line = self._in_work, self._settling[number], self._on_line
         try:
             while True:
                 if number >= gate.active:
@@ -313,6 +323,8 @@ class _Run:
                     else:
                         tally.take(result)
                         put(result)
+                        if on_line is not None:
+                            on_line(result)
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
             self._crash = error
             self._end()

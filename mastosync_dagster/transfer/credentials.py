@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,26 @@ if TYPE_CHECKING:
 _LIFETIME = timedelta(minutes=6)
 
 
+# What goes into a header must be printable ASCII; the secret itself only signs.
+_SENDABLE = re.compile(r"[ -~]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def sendable(access_key_id: str | None, secret_access_key: str | None, session_token: str | None) -> bool:
+    """Tell whether credentials can be sent: the text of an HTTP library's error holds a header that cannot.
+
+    Args:
+        access_key_id: Access key; None: none.
+        secret_access_key: Its secret; None: none.
+        session_token: Token of temporary credentials; None: none.
+    """
+    return (
+        _SENDABLE.fullmatch(access_key_id or "") is not None
+        and _SENDABLE.fullmatch(session_token or "") is not None
+        and _CONTROL.search(secret_access_key or "") is None
+    )
+
+
 def credential_provider(settings: StorageSettings) -> Callable[[], S3Credential]:
     """Return a callable that gives obstore the credentials of one side.
 
@@ -33,6 +54,8 @@ def credential_provider(settings: StorageSettings) -> Callable[[], S3Credential]
     Raises:
         StorageError: There are none, or half of them.
     """
+    if not sendable(settings.access_key_id, settings.secret_access_key, settings.session_token):
+        raise _unsendable(settings, settings.field("aws_secret_access_key"))
     if settings.access_key_id and settings.secret_access_key:
         fixed: S3Credential = {
             "access_key_id": settings.access_key_id,
@@ -81,6 +104,8 @@ def _chain(settings: StorageSettings) -> Callable[[], S3Credential]:
 
     def current() -> S3Credential:
         frozen = credentials.get_frozen_credentials()
+        if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
+            raise _unsendable(settings, settings.field("profile_name"))
         return {
             "access_key_id": frozen.access_key or "",
             "secret_access_key": frozen.secret_key or "",
@@ -89,3 +114,12 @@ def _chain(settings: StorageSettings) -> Callable[[], S3Credential]:
         }
 
     return current
+
+
+def _unsendable(settings: StorageSettings, field: str) -> StorageError:
+    return StorageError(
+        f"the {settings.name}'s credentials hold a line break or another character that cannot be sent: check {field} "
+        "and the AWS configuration files",
+        reason=Reason.BAD_CREDENTIALS,
+        permanent=True,
+    )

@@ -11,6 +11,7 @@ from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 from obstore import exceptions as obstore_errors
 
+from mastosync_dagster.transfer.foreign import one_line
 from mastosync_dagster.transfer.outcomes import Reason
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ def _sentence(rule: _Rule, facts: _Facts, settings: StorageSettings) -> str:
 
 def _quote(text: str, settings: StorageSettings) -> str:
     """Shorten a foreign text to a line without secrets and without a URL's query."""
-    line = " ".join(text.split())
+    line = one_line(" ".join(text.split()))
     line = re.sub(r"\?\S*", "", line)
     for secret in (settings.secret_access_key, settings.session_token, settings.access_key_id):
         if secret and len(secret) >= _SECRET_CHARACTERS:

@@ -45,7 +45,9 @@ class Finding(str, Enum):
     EXTRA = "extra"
     """At the destination, in one of Mastodon's folders, and no row expects it."""
     FOREIGN = "foreign"
-    """At the destination, outside of Mastodon's folders: somebody else's, and never touched."""
+    """At the destination, in no folder that is copied: somebody else's, and never touched."""
+    FOREIGN_AT_SOURCE = "foreign_at_source"
+    """At the source, in no folder that is copied: it goes when the old bucket goes."""
     DELETED = "deleted"
     """Was extra, and has been deleted."""
 
@@ -88,14 +90,14 @@ class FindingLine(NamedTuple):
         group: Which collection it belongs to (a table); None: no row expects it.
         row_id: Number of its owner within the group; None: no row expects it.
         part: Which part of its owner it is (``file/original``); None: no row expects it.
-        key: Full key at the destination, key prefix included.
+        key: Full key at the destination, key prefix included; of what is foreign at the source, there.
         source_key: Full key at the source; None where the source has none, or was not asked.
         finding: The one thing said of it.
         detail: A remark for people; None: nothing to say.
-        size: Bytes at the destination; None where it is not there.
-        etag: Its ETag there, without quotes.
+        size: Bytes of the object under ``key``; None where it is not there.
+        etag: Its ETag, without quotes.
         private: It must not be readable by everybody; None: no row expects it.
-        modified: When it was last written, by the destination's clock; None where that was not asked for.
+        modified: When it was last written, by that side's clock; None where that was not asked for.
     """
 
     group: str | None

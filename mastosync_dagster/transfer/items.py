@@ -26,7 +26,7 @@ class Item(NamedTuple):
         new: It cannot have been copied yet: neither side is asked for it, the copy's GET tells whether it is there.
         remote: It is a copy of another server's (a manifest column).
         again: To be copied whatever the listings say: somebody has looked closer than they do.
-        turn: Found equal at the destination, it gets its ACL set: it was, or may have been, written with another.
+        turn: Found at the destination, its ACL is asked for, and set where it is another: that is in doubt.
         size: Bytes that the caller knows it must have; None: unknown. Where the destination has that many and the
             source has not, the destination's is the right one, and stays.
         written_after: Of a new item: what the source has was written after this moment, by the storages' clock. If it

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class StoredManifest:
 
 
 class ManifestStore(ABC):
-    """Keeps manifests. They appear whole or not at all, and are never changed."""
+    """Keeps manifests, findings and doubt lists. Files appear whole or not at all, and are never changed in place."""
 
     def write(self, file: Path, group: str, partition: str, run_id: str) -> str:
         """Publish a manifest.
@@ -73,7 +74,7 @@ class ManifestStore(ABC):
             StorageError: The bucket refuses.
         """
         for part in (group, partition, run_id):
-            if not _NAME.fullmatch(part) or part in {".", ".."}:
+            if not _is_name(part):
                 raise ManifestStoreError(f"not a name for a manifest: {part!r}")
         return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
 
@@ -97,6 +98,10 @@ class ManifestStore(ABC):
         """Return all manifests of a group, oldest first."""
         return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
 
+    def of_partition(self, group: str, partition: str) -> list[StoredManifest]:
+        """Return all manifests of one partition of a group, oldest first."""
+        return sorted(self._all(group, partition), key=lambda manifest: (manifest.written, manifest))
+
     def runs(self, group: str) -> set[str]:
         """Return the runs that have a manifest in a group."""
         return {manifest.run_id for manifest in self._all(group)}
@@ -110,8 +115,20 @@ class ManifestStore(ABC):
         """Give a kept manifest as a local file, while the block lasts."""
         return self._local(manifest.name)
 
+    def remove(self, manifest: StoredManifest) -> None:
+        """Remove what another file has replaced. Nothing happens where it is gone already.
+
+        Raises:
+            ManifestStoreError: Not writable.
+            StorageError: The bucket refuses.
+        """
+        self._remove(manifest.name)
+
     @abstractmethod
     def _write(self, file: Path, name: str) -> str: ...
+
+    @abstractmethod
+    def _remove(self, name: str) -> None: ...
 
     @abstractmethod
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
@@ -128,6 +145,18 @@ def _keep_names(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def _is_name(part: str) -> bool:
+    return _NAME.fullmatch(part) is not None and part not in {".", ".."}
+
+
+def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
+    """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
+    parts = name.split("/")
+    run_id = parts[-1].removesuffix(_SUFFIX)
+    if len(parts) == 3 and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):  # noqa: PLR2004
+        yield StoredManifest(parts[0], parts[1], written, run_id)
 
 
 class FolderManifests(ManifestStore):
@@ -158,11 +187,20 @@ class FolderManifests(ManifestStore):
             _keep_names(folder)
         return str(target)
 
+    def _remove(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise ManifestStoreError(
+                f"{name} cannot be removed from {self._folder} ({error.strerror}): let this user write there"
+            ) from error
+
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         # A hidden file is one that is still being written.
         for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
-            written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
-            yield StoredManifest(group, file.parent.name, written, file.name.removesuffix(_SUFFIX))
+            if file.is_file():
+                written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+                yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
@@ -186,16 +224,18 @@ class BucketManifests(ManifestStore):
             raise self._storage.error(error, name) from error
         return f"s3://{self._storage.settings.bucket}/{full}"
 
-    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
-        above = self._storage.full_key(f"{group}/")
+    def _remove(self, name: str) -> None:
         try:
-            for page in self._storage.reader().list(f"{above}{partition}/" if partition else above, chunk_size=1000):
-                for entry in page:
-                    found, _, run = entry["path"].removeprefix(above).partition("/")
-                    if run.endswith(_SUFFIX):
-                        yield StoredManifest(group, found, entry["last_modified"], run.removesuffix(_SUFFIX))
+            self._storage.client.delete_object(Bucket=self._storage.settings.bucket, Key=self._storage.full_key(name))
         except Exception as error:
-            raise self._storage.error(error) from error
+            raise self._storage.error(error, name) from error
+
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
+        above = f"{group}/{partition}/" if partition else f"{group}/"
+        behind = f"{above[:-1]}0"  # the character behind a slash
+        for found in self._storage.list_range(KeyRange(above, above, behind)):
+            if found.modified is not None:
+                yield from _named(found.key, found.modified)
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:

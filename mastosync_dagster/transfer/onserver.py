@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.errors import Aside, StorageError
+from mastosync_dagster.transfer.headers import shown_by_obstore
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.sides import SideError
 from mastosync_dagster.transfer.verify import bare, is_md5
@@ -30,8 +31,8 @@ _TRANSIENT = frozenset(
 """Failures that say nothing about whether the server copies by itself."""
 
 
-class RefusedError(Exception):
-    """The server does not copy this object by itself."""
+class RefusedError(Aside):
+    """The server does not copy this object by itself, or not as it must be."""
 
 
 class CopiesOnServer:
@@ -93,19 +94,25 @@ class CopiesOnServer:
 
         Raises:
             StorageError: The server made something else, or nothing.
+            RefusedError: It has kept a header field that a copy leaves out.
         """
         source, destination = self._source.storage, self._destination.storage
-        obstore.copy(copier, source.full_key(source_key), destination.full_key(key))
-        found = destination.head(key)
-        if found is None:
-            raise _error(self._destination, "does not have what it has just copied")
-        made = bare(found.etag)
-        if not self._equal(key, found.size, made, size, etag):
+        full = destination.full_key(key)
+        obstore.copy(copier, source.full_key(source_key), full)
+        try:
+            found = obstore.get(destination.reader(), full, options={"head": True})
+        except FileNotFoundError as absent:
+            raise _error(self._destination, "does not have what it has just copied") from absent
+        made_size, made = found.meta["size"], bare(found.meta["e_tag"])
+        if not self._equal(key, made_size, made, size, etag):
             now = source.head(source_key)
-            if now is None or not self._equal(key, found.size, made, now.size, bare(now.etag)):
+            if now is None or not self._equal(key, made_size, made, now.size, bare(now.etag)):
                 raise _error(self._destination, "made something else of an object that it copied by itself")
             etag = bare(now.etag)
-        return Copied(found.size, made if is_md5(made) and made == etag else None)
+        if shown_by_obstore(found.attributes).names_transport:
+            # Streamed, it is written anew, without.
+            raise RefusedError
+        return Copied(made_size, made if is_md5(made) and made == etag else None)
 
     def _equal(self, key: str, size: int, made: str | None, wanted_size: int | None, wanted: str | None) -> bool:
         """Compare an object that was made with what is wanted; an upload in parts becomes one body by the copy."""

@@ -17,6 +17,7 @@ from botocore.exceptions import IncompleteReadError
 
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import Aside, StorageError, is_failure
+from mastosync_dagster.transfer.headers import shown_by_obstore
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.plausible import check_length
 from mastosync_dagster.transfer.sides import HaltedError, SideError, Trouble
@@ -106,7 +107,7 @@ class _Reading:
         return boto3_objects.Reply(
             size=reply.meta["size"],
             etag=bare(reply.meta["e_tag"]),
-            attributes=dict(reply.attributes),
+            attributes=shown_by_obstore(reply.attributes),
             pieces=iter(reply.stream(_PIECE)),
             close=_nothing,
         )

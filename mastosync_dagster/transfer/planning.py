@@ -19,6 +19,7 @@ from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.transfer.pool import Pool
+from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
     import threading
@@ -55,14 +56,17 @@ class PlanCounts:
         objects: Objects, that is: distinct keys at the destination.
         to_copy: Lines of the plan file.
         present: Already at the destination and equal, those included that get another ACL.
-        to_turn: Of these, the ones that get their ACL set.
+        to_turn: Of these, the ones whose ACL is asked for, and set where it is another.
         missing: Not at the source, nor at the destination.
+        only_at_destination: Of those present, the ones that the source does not have.
         failed: Cannot be copied.
         bytes_to_copy: Bytes of the objects to copy whose size is known.
         list_requests: ListObjectsV2 requests to both sides (pages of up to 1,000 keys).
         head_requests: HEAD requests to both sides.
         source_listed: False: the source may not be listed, so each object was asked for.
         destination_listed: The same of the destination.
+        private_folders: Where private objects are to be written, or ACLs to be set: see `folder_of`.
+        private_missing_folders: Where private objects are missing.
     """
 
     rows: int = 0
@@ -71,12 +75,15 @@ class PlanCounts:
     present: int = 0
     to_turn: int = 0
     missing: int = 0
+    only_at_destination: int = 0
     failed: int = 0
     bytes_to_copy: int = 0
     list_requests: int = 0
     head_requests: int = 0
     source_listed: bool = True
     destination_listed: bool = True
+    private_folders: frozenset[str] = frozenset()
+    private_missing_folders: frozenset[str] = frozenset()
 
 
 def make_plan(
@@ -115,8 +122,8 @@ def make_plan(
         stop: Set from another thread, it ends the planning.
         on_progress: Called in this thread about once a second.
         listers: Listings in flight at a time.
-        keep_access: Whether everybody may read an object that is to be copied is asked of the source, a request each,
-            instead of taken from the item.
+        keep_access: Whether everybody may read an object that is to be copied, or to get its ACL, is asked of the
+            source, a request each, instead of taken from the item.
         knowledge: What is known of objects that both sides have with different bytes (`decisions`); None: the items'
             sizes are all there is, and where those do not tell the source is right.
         overwrite: Of those, the source's is wanted, also where the destination's may be the right one.
@@ -225,7 +232,7 @@ class _Planner:
         self._plan = plan
         self._turns = turns
         self._decided = decided
-        self._has_acls = bool(destination.settings.permission)
+        self._has_acls = destination.settings.has_acls
         self._take_private = copy_private or self._has_acls
         self._source_prefix = source.settings.prefix
         self._destination_prefix = destination.settings.prefix
@@ -233,8 +240,12 @@ class _Planner:
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._to_copy = 0
         self._to_turn = 0
+        self._only_there = 0
         self._bytes = 0
+        self._private_folders: set[str] = set()
+        self._private_missing_folders: set[str] = set()
         self._undecided: list[tuple[Item, PlannedCopy]] = []
+        self._unturned: list[PlannedCopy] = []
         self._differing: list[Differing] = []
         self._on_progress = on_progress
         self._told = time.monotonic()
@@ -302,12 +313,15 @@ class _Planner:
             present=self._outcomes[Outcome.PRESENT],
             to_turn=self._to_turn,
             missing=self._outcomes[Outcome.MISSING],
+            only_at_destination=self._only_there,
             failed=self._outcomes[Outcome.FAILED],
             bytes_to_copy=self._bytes,
             list_requests=counts.list_requests + sum(view.list_requests for view in views),
             head_requests=counts.head_requests + sum(view.head_requests for view in views),
             source_listed=source_listed,
             destination_listed=destination_listed,
+            private_folders=frozenset(self._private_folders),
+            private_missing_folders=frozenset(self._private_missing_folders),
         )
 
     def _decide(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
@@ -352,6 +366,7 @@ class _Planner:
             there = destination.objects.get(key)
             if there is not None:
                 detail = SOURCE_SILENT if silent else ONLY_AT_DESTINATION
+                self._only_there += not silent
                 self._present(item, key, there=there, detail=detail)
                 return True
         if silent:
@@ -389,14 +404,21 @@ class _Planner:
         found: ListedObject | None = None,
         detail: str | None = None,
     ) -> None:
-        """Leave an object as it is, or plan to set its ACL."""
-        if not (item.turn and self._has_acls):
+        """Leave an object as it is, or plan to see to its ACL."""
+        # Where the source says who may read an object, nobody says so of what it has lost: that stays as it is.
+        unsaid = self.access is not None and found is None
+        if not (item.turn and self._has_acls) or unsaid:
             self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
         self._outcomes[Outcome.PRESENT] += 1
         self._to_turn += 1
         line = self._line(item, target, [found.key if found else ""], there)
-        self._turns.write(line._replace(etag=self._md5(found, there)))
+        line = line._replace(etag=self._md5(found, there))
+        self._private_folders.add(folder_of(target))
+        if self.access is None:
+            self._turns.write(line)
+        else:
+            self._unturned.append(line)
 
     def _copy_found(self, item: Item, target: str, found: ListedObject, there: ListedObject | None) -> None:
         """Plan a copy of what the source has, over what the destination has."""
@@ -442,12 +464,19 @@ class _Planner:
     def _write(self, line: PlannedCopy) -> None:
         self._to_copy += 1
         self._bytes += line.size or 0
+        if line.private:
+            self._private_folders.add(folder_of(line.key))
         self._plan.write(line)
 
     def _ask_access(self) -> None:
-        """Ask the source who may read the batch's objects that are to be copied, and plan them accordingly."""
-        if self.access is None or not self._undecided:
+        """Ask the source who may read the batch's objects that are written or get an ACL, and plan accordingly."""
+        if self.access is None:
             return
+        for line, is_private in zip(
+            self._unturned, self.access.are_private([(line.source_key,) for line in self._unturned]), strict=True
+        ):
+            self._turns.write(line._replace(private=is_private))
+        self._unturned.clear()
         private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
         for (item, line), is_private in zip(self._undecided, private, strict=True):
             if is_private and not self._take_private:
@@ -469,6 +498,8 @@ class _Planner:
     ) -> None:
         """Write a manifest line: an object that needs no copy, or can have none."""
         self._outcomes[outcome] += 1
+        if item.private and outcome is Outcome.MISSING:
+            self._private_missing_folders.add(folder_of(target))
         seen = found or there
         self._decided.write(
             # In the order of the fields: with their names it takes twice as long, and this is done for each object.

@@ -19,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
+from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED
@@ -334,15 +335,16 @@ class _Refetch:
         """
         destination, full, body = self._destination, line.key, fetched.body
         digest = hashlib.md5(body, usedforsecurity=False)
-        headers = destination.write_attributes({**attributes, "Content-Type": fetched.content_type})
-        if not sure and not addressable(full):
+        headers = Attributes({**attributes, "Content-Type": fetched.content_type}, {})
+        plain = destination.write_attributes(headers).for_obstore()
+        if not sure and (plain is None or not addressable(full)):
             raise FetchError(SILENT_DESTINATION)
 
         def write() -> None:
-            if addressable(full):
+            if addressable(full) and plain is not None:
                 store = destination.store(private=line.private)
                 mode: PutMode = "overwrite" if sure else "create"
-                etag = put(store, full, body, attributes=headers, use_multipart=False, mode=mode)["e_tag"]
+                etag = put(store, full, body, attributes=plain, use_multipart=False, mode=mode)["e_tag"]
             else:
                 etag = boto3_objects.put(destination, full, bytes(body), digest.digest(), headers, private=line.private)
             if bare(etag) != digest.hexdigest():

@@ -2,7 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+_AMAZON = re.compile(
+    r"(^|\.)s3(-(fips|accelerate|external-1|[a-z]{2}(-[a-z]+)+-\d))?(\.dualstack)?"
+    r"(\.[a-z]{2}(-[a-z]+)+-\d)?(\.vpce)?\.amazonaws\.com(\.cn)?\Z"
+)
+"""Host names of Amazon S3. Other servers have names below amazonaws.com too: load balancers, and machines of EC2."""
+_APART = re.compile(r"(?<![a-z])(cn|us-gov)-")
+"""Regions whose bucket names are apart from those of the others."""
+_AMAZON_S3 = "Amazon S3"
+_PUBLIC = frozenset({"public-read", "public-read-write"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def one_spelling(text: str) -> str:
+    """Return the one spelling of a place: ``<endpoint>/<bucket>/<prefix>`` or ``Amazon S3/<bucket>/<prefix>``.
+
+    Earlier versions have written it down as the settings spelled it. What has one spelling already stays as it is.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme.lower() not in _DEFAULT_PORTS:
+        return text
+    netloc, slash, path = rest.partition("/")
+    return _server(f"{scheme}://{netloc}", None) + slash + path
+
+
+def _server(endpoint_url: str | None, region: str | None) -> str:
+    """Return the one name of a server.
+
+    Scheme, default port, the host's case and dot, and slashes at the end make no difference; nor does which of Amazon's
+    endpoints it is, for a bucket's name is taken once in all of its regions. A path does.
+
+    Args:
+        endpoint_url: None: Amazon S3.
+        region: Of the settings; it matters for Amazon alone.
+    """
+    url = urlsplit(endpoint_url or "")
+    host = (url.hostname or "").rstrip(".")
+    if not endpoint_url or _AMAZON.search(host):
+        apart = _APART.search(host) or _APART.match(region or "")
+        return f"{_AMAZON_S3} {apart[1]}" if apart else _AMAZON_S3
+    name = f"[{host}]" if ":" in host else host
+    port = "" if url.port in {None, _DEFAULT_PORTS.get(url.scheme)} else f":{url.port}"
+    return f"{name}{port}{url.path.rstrip('/')}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +103,30 @@ class StorageSettings:
     download_timeout: float = 1800.0
     upload_timeout: float = 300.0
     max_connections: int = 64
+
+    @property
+    def is_amazon(self) -> bool:
+        """Whether it is Amazon S3 itself."""
+        return self.server.startswith(_AMAZON_S3)
+
+    @property
+    def server(self) -> str:
+        """The one name of the server, however the endpoint is spelled."""
+        return _server(self.endpoint_url, self.region)
+
+    @property
+    def identity(self) -> str:
+        """The one name of the place: server, bucket and key prefix."""
+        return f"{self.server}/{self.bucket}/{self.prefix}"
+
+    @property
+    def has_acls(self) -> bool:
+        """Whether ACLs tell public objects from private ones here.
+
+        With a permission that lets nobody (or not everybody) read, public objects are read in another way: by a policy,
+        or through a proxy, to which a private object looks like any other.
+        """
+        return self.permission in _PUBLIC
 
     def variable(self, name: str) -> str:
         """Return the environment variable of this side, for messages: ``DESTINATION_S3_BUCKET``."""

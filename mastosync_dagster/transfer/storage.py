@@ -13,22 +13,25 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
+from botocore.handlers import disable_signing
 from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import S3Store
 
 from mastosync_dagster.transfer.credentials import credential_provider
 from mastosync_dagster.transfer.errors import StorageError, classify
+from mastosync_dagster.transfer.headers import STORAGE_CLASS
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.settings import StorageSettings
 from mastosync_dagster.transfer.verify import is_md5
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from mypy_boto3_s3 import S3Client
     from obstore.store import ClientConfig, S3Config
 
+    from mastosync_dagster.transfer.headers import Attributes
     from mastosync_dagster.transfer.items import KeyRange
 
 __all__ = ["ListedObject", "Storage", "StorageSettings", "addressable"]
@@ -40,9 +43,7 @@ and the copy has fewer in flight where they are late."""
 PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
 
-_AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _LISTING_ATTEMPTS = 7
 _LISTING_PAUSE = 0.5
@@ -74,6 +75,21 @@ class ListedObject(NamedTuple):
     modified: datetime | None = None
 
 
+class AclProof:
+    """What a side has shown of whether setting an ACL leaves an object whole. Changed under its lock alone.
+
+    Attributes:
+        lock: Held while the first ACL is set and its object looked at.
+        holds: It was seen to.
+        damaged: The error with which it was seen not to; None: it was not.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.holds = False
+        self.damaged: StorageError | None = None
+
+
 def addressable(key: str) -> bool:
     """Tell whether obstore can name a (full) key; the others go through `Storage.client`.
 
@@ -88,6 +104,10 @@ class Storage:
     Args:
         settings: Where it is and how it is reached.
         boto3_client: Makes the boto3 client, for the few things obstore cannot do. Called once, when first needed.
+
+    Attributes:
+        settings: As given.
+        acl_proof: For `access.set_access`.
     """
 
     def __init__(self, settings: StorageSettings, boto3_client: Callable[[], S3Client]) -> None:
@@ -98,6 +118,7 @@ class Storage:
         self._stores: dict[tuple[str | None, int, float | None, float, str | None], S3Store] = {}
         self._region: str | None = settings.region or None
         self._worked = False
+        self.acl_proof = AclProof()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -129,6 +150,12 @@ class Storage:
                 self._single_try_client.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")
             return self._single_try_client
 
+    def anonymous_client(self) -> S3Client:
+        """Make a boto3 client that signs nothing: it gets what everybody may read."""
+        client = self._make_client()
+        client.meta.events.register("choose-signer.s3", disable_signing)
+        return client
+
     @property
     def region(self) -> str:
         """The region to sign for: configured, asked of Amazon, or ``us-east-1`` for everybody else.
@@ -138,13 +165,8 @@ class Storage:
         """
         with self._lock:
             if self._region is None:
-                self._region = self._bucket_region() if self._is_amazon else "us-east-1"
+                self._region = self._bucket_region() if self.settings.is_amazon else "us-east-1"
             return self._region
-
-    @property
-    def _is_amazon(self) -> bool:
-        url = self.settings.endpoint_url
-        return not url or _AMAZON.search(urlsplit(url).hostname or "") is not None
 
     def _bucket_region(self) -> str:
         try:
@@ -308,15 +330,15 @@ class Storage:
             copies_from=source.settings.bucket,
         )
 
-    def write_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return the attributes to write an object with, from those it was read with.
+    def write_attributes(self, attributes: Attributes) -> Attributes:
+        """Return the attributes to write an object with, from those it was read with: with this side's storage class.
 
-        The storage class is this side's own business: the source's is dropped, the configured one is set.
+        See `Attributes.to_keep` for what is left out.
         """
-        kept = {name: value for name, value in attributes.items() if name != "Storage-Class"}
-        if self.settings.storage_class:
-            kept["Storage-Class"] = self.settings.storage_class
-        return kept
+        kept = attributes.to_keep()
+        if not self.settings.storage_class:
+            return kept
+        return kept._replace(headers={**kept.headers, STORAGE_CLASS: self.settings.storage_class})
 
     def _control(self, retries: int = _PATIENT) -> S3Store:
         """The client for listings and HEADs: small answers, repeated by obstore."""
@@ -335,15 +357,27 @@ class Storage:
         try:
             if next(iter(store.list(self.settings.prefix or None, chunk_size=1)), None) is None:
                 self._check_that_it_is_s3(store)
-        except InvalidPathError:
-            pass  # An object with an odd key: the listing itself worked.
-        except Exception as error:
-            problem = self.error(error)
-            if problem.reason is Reason.ACCESS_DENIED:
-                return False
-            problem.permanent = True
-            raise problem from error
+        except (InvalidPathError, ValueError):
+            # An object, or the prefix itself, has a name that obstore refuses: boto3 asks for the rest.
+            return self._check_by_boto3()
+        except Exception as error:  # noqa: BLE001  (as below)
+            return self._may_not_list(error)
         return True
+
+    def _check_by_boto3(self) -> bool:
+        try:
+            self.client.list_objects_v2(Bucket=self.settings.bucket, Prefix=self.settings.prefix, MaxKeys=1)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
+            return self._may_not_list(error)
+        return True
+
+    def _may_not_list(self, error: Exception) -> bool:
+        """Return False where that is what an error says; raise what it says else, as permanent."""
+        problem = self.error(error)
+        if problem.reason is Reason.ACCESS_DENIED:
+            return False
+        problem.permanent = True
+        raise problem from error
 
     def _check_that_it_is_s3(self, store: S3Store) -> None:
         """Make sure that an empty listing was one: obstore takes any XML page for an empty listing."""
@@ -528,20 +562,11 @@ class Storage:
             (side.access_key_id, side.secret_access_key, side.session_token, side.profile)
             for side in (self.settings, other.settings)
         )
-        return self._place()[:2] == other._place()[:2] and mine == theirs
+        return self.settings.server == other.settings.server and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
         """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""
-        return self._place() == other._place()
-
-    def _place(self) -> tuple[str, int | None, str, str]:
-        settings = self.settings
-        if self._is_amazon:
-            # Bucket names are unique in all of Amazon.
-            return "amazonaws.com", None, settings.bucket, settings.prefix
-        url = urlsplit(settings.endpoint_url or "")
-        port = None if url.port == _DEFAULT_PORTS.get(url.scheme) else url.port
-        return (url.hostname or "").rstrip("."), port, settings.bucket, settings.prefix
+        return self.settings.identity == other.settings.identity
 
 
 def _before(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Sets the ACL of objects that are at the destination already, and writes down what came of it."""
+"""Sees to the ACL of objects that are at the destination already, and writes down what came of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from mastosync_dagster.transfer.pool import Pool
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
     from mastosync_dagster.transfer.planfile import PlannedCopy
     from mastosync_dagster.transfer.storage import Storage
 
-_THREADS = 16
+_THREADS = 64
 _LINES_A_STEP = 256
 
 MADE_PRIVATE = "made private"
@@ -42,7 +43,15 @@ class TurnCounts:
     stopped: StorageError | None = None
 
 
-def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: threading.Event) -> TurnCounts:
+def turn(
+    folder: Path,
+    source_prefix: str,
+    destination: Storage,
+    *,
+    stop: threading.Event,
+    refused: StorageError | None = None,
+    on_line: Callable[[ManifestLine], None] | None = None,
+) -> TurnCounts:
     """Set the ACLs that a plan asks for: ``to_turn.arrow`` to ``turned.parquet`` (see `planfile`).
 
     Every line of the plan gets exactly one line there, also when it is stopped or fails.
@@ -52,6 +61,8 @@ def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: thread
         source_prefix: The source's key prefix.
         destination: Where the objects are.
         stop: Set from another thread, it ends the work.
+        refused: Why nothing may be set at all; None: it may.
+        on_line: Told what became of each object.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -59,7 +70,8 @@ def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: thread
         BaseException: Whatever interrupts the calling thread.
     """
     with ManifestWriter(folder / TURNED) as writer:
-        turner = _Turner(source_prefix, destination, writer)
+        turner = _Turner(source_prefix, destination, writer, on_line)
+        turner.stopped = refused
         interrupt: BaseException | None = None
         for lines in read_plan(folder, TO_TURN):
             if interrupt is None and turner.stopped is None:
@@ -76,12 +88,19 @@ def turn(folder: Path, source_prefix: str, destination: Storage, *, stop: thread
 class _Turner:
     """Sets ACLs, and writes each object's line once."""
 
-    def __init__(self, source_prefix: str, destination: Storage, writer: ManifestWriter) -> None:
+    def __init__(
+        self,
+        source_prefix: str,
+        destination: Storage,
+        writer: ManifestWriter,
+        on_line: Callable[[ManifestLine], None] | None,
+    ) -> None:
         self.turned = self.failed = 0
         self.stopped: StorageError | None = None
         self._source_prefix = source_prefix
         self._destination = destination
         self._writer = writer
+        self._on_line = on_line
         self._written = 0
 
     def turn(self, lines: list[PlannedCopy], stop: threading.Event) -> None:
@@ -90,8 +109,8 @@ class _Turner:
         with Pool(_THREADS, stop=stop) as pool:
             for start in range(0, len(lines), _LINES_A_STEP):
                 part = lines[start : start + _LINES_A_STEP]
-                for line, error in zip(part, pool.map(lambda line: self._try(line, pool.halt), part), strict=True):
-                    self._write(line, error)
+                for line, result in zip(part, pool.map(lambda line: self._try(line, pool.halt), part), strict=True):
+                    self._write(line, result)
                     self._written += 1
                 if self.stopped is not None:
                     return
@@ -103,25 +122,28 @@ class _Turner:
             self._writer.write(self._line(line, Outcome.FAILED, Reason.NOT_ATTEMPTED, NOT_BEGUN))
         self._written = 0
 
-    def _try(self, line: PlannedCopy, halt: threading.Event) -> StorageError | None:
+    def _try(self, line: PlannedCopy, halt: threading.Event) -> StorageError | bool:
+        """Return whether the ACL had to be set, or why it could not be."""
         try:
-            set_access(self._destination, line.key, private=line.private, halt=halt)
+            return set_access(self._destination, line.key, private=line.private, halt=halt)
         except StorageError as error:
             return error
-        return None
 
-    def _write(self, line: PlannedCopy, error: StorageError | None) -> None:
-        if error is None:
-            self.turned += 1
-            detail = MADE_PRIVATE if line.private else MADE_PUBLIC
-            self._writer.write(self._line(line, Outcome.PRESENT, None, detail))
+    def _write(self, line: PlannedCopy, result: StorageError | bool) -> None:  # noqa: FBT001  (what `_try` returns)
+        if isinstance(result, StorageError):
+            self.failed += 1
+            if result.permanent:
+                self.stopped = self.stopped or result
+            self._writer.write(self._line(line, Outcome.FAILED, result.reason, str(result)))
             return
-        self.failed += 1
-        if error.permanent:
-            self.stopped = self.stopped or error
-        self._writer.write(self._line(line, Outcome.FAILED, error.reason, str(error)))
+        self.turned += result
+        detail = (MADE_PRIVATE if line.private else MADE_PUBLIC) if result else None
+        done = self._line(line, Outcome.PRESENT, None, detail)
+        self._writer.write(done)
+        if self._on_line is not None:
+            self._on_line(done)
 
-    def _line(self, line: PlannedCopy, outcome: Outcome, reason: Reason | None, detail: str) -> ManifestLine:
+    def _line(self, line: PlannedCopy, outcome: Outcome, reason: Reason | None, detail: str | None) -> ManifestLine:
         return ManifestLine(
             group=line.group,
             row_id=line.row_id,

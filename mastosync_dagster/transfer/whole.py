@@ -10,6 +10,7 @@ from obstore import get, put
 
 from mastosync_dagster.transfer import boto3_objects
 from mastosync_dagster.transfer.errors import Aside, StorageError
+from mastosync_dagster.transfer.headers import shown_by_obstore
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.plausible import check_length
 from mastosync_dagster.transfer.storage import SMALL_BODY
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     import threading
     from datetime import datetime
 
-    from obstore import Attributes, Bytes
+    from obstore import Bytes
 
+    from mastosync_dagster.transfer.headers import Attributes
     from mastosync_dagster.transfer.sides import Persistence, Side
     from mastosync_dagster.transfer.window import MemoryBudget
 
@@ -63,7 +65,7 @@ class _Body(NamedTuple):
         data: The bytes.
         size: How many.
         md5: Their MD5 in hex.
-        attributes: Header fields and user metadata, under obstore's names.
+        attributes: Header fields and user metadata, as the source has them.
     """
 
     data: Bytes | bytes
@@ -111,7 +113,6 @@ class WholeObjects:
         ]
         self._source_prefix = source.storage.settings.prefix
         self._destination_prefix = destination.storage.settings.prefix
-        self._rewrites_attributes = bool(destination.storage.settings.storage_class)
         self._destination_has_md5s = True
         self._doubted: dict[str, str] = {}
 
@@ -180,7 +181,8 @@ class WholeObjects:
             raise OlderError(meta["size"], bare(meta["e_tag"]))
         self._admit(meta["size"], held)
         data = reply.bytes()
-        return self._verified(key, data, meta["size"], meta["e_tag"], reply.attributes, planned=planned)
+        attributes = shown_by_obstore(reply.attributes)
+        return self._verified(key, data, meta["size"], meta["e_tag"], attributes, planned=planned)
 
     def _fetch_visibly(self, key: str, held: int, planned: int | None, written_after: datetime | None) -> _Body:
         reply = boto3_objects.get(self._source.storage, self._source_prefix + key, self.limit)
@@ -264,9 +266,10 @@ class WholeObjects:
             )
 
     def _store(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (handed through Persistence.run)
-        attributes = body.attributes
-        if self._rewrites_attributes:
-            attributes = self._destination.storage.write_attributes(attributes)
+        attributes = self._destination.storage.write_attributes(body.attributes).for_obstore()
+        if attributes is None:
+            self._store_visibly(key, body, private)
+            return
         if self._destination.bytes is not None:
             self._destination.bytes.take(body.size, self._halt)
         try:

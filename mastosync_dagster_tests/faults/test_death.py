@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,15 +21,17 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.processes import running
-from mastosync_dagster.launcher import RunProcess
+from mastosync_dagster.run_lock import RunState, state
 from mastosync_dagster_tests.conftest import Bucket, create_bucket
 from mastosync_dagster_tests.faults.world import Original, environment
+from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
     from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster_tests.faults.world import World
 
 SEEDS = 50
 
@@ -117,7 +120,7 @@ def check_databases(home: Path) -> None:
 
 
 def check_history(home: Path, ended: int, killed: int) -> None:
-    """The history is whole: it knows every run, and which of them nobody executes any more."""
+    """The history is whole: it knows every run, and of which nobody has been told that it died, none had begun."""
     check_databases(home)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         found = instance.get_runs()
@@ -126,15 +129,38 @@ def check_history(home: Path, ended: int, killed: int) -> None:
         # A process that was killed before its run was on record has left none.
         assert len(dead) <= killed
         for run in dead:
-            process = RunProcess.of(run)
-            assert process is None or process.is_alive() is False
+            assert state(instance, run) is RunState.NOT_BEGUN
         work = Path(instance.storage_directory()) / "mastosync-runs"
-        assert {folder.name for folder in work.iterdir()} <= {run.run_id for run in dead}
+        assert list(work.iterdir()) == []
 
 
 def test_a_killed_run_is_finished_by_the_next(runs: Runs, destination_server: S3Server) -> None:
     killed = kill_and_finish(runs, destination_server, range(3))
     check_history(runs.home, 5, killed)
+
+
+def mastosync(*arguments: str) -> list[str]:
+    """Return the command line of a command."""
+    return [sys.executable, "-c", "from mastosync_dagster.cli import main; main()", *arguments]
+
+
+@pytest.mark.parametrize("command", [("status", "accounts"), ("ranges", "accounts"), ("sync", "accounts")])
+def test_a_command_calls_failed_what_died_without_a_daemon(
+    some: Original, make_world: Callable[[Original], World], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    world = make_world(some)
+    world.source_proxy.set_rules(Rule(Delay(0.5), kinds=frozenset({Kind.GET})))
+    with running(mastosync("sync", "accounts"), log=tmp_path / "sync.log") as process:
+        wait_until(lambda: world.destination_proxy.count(Kind.PUT) > 0)
+        process.kill()
+        process.wait()
+    world.source_proxy.set_rules()
+    (dead,) = world.dagster.get_runs()
+    assert not dead.is_finished
+    subprocess.run(mastosync(*command), check=True, capture_output=True)
+    told = world.dagster.get_run_by_id(dead.run_id)
+    assert told is not None
+    assert told.status is dg.DagsterRunStatus.FAILURE
 
 
 def unwritten(home: Path) -> list[Path]:

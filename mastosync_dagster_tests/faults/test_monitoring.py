@@ -15,12 +15,12 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
-from mastosync_dagster.launcher import RunProcess
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
+from mastosync_dagster_tests.support.run_processes import holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,9 +83,7 @@ def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None], asset: str
     )
     writes = Kind.UPLOAD_PART if asset == LARGE else Kind.PUT
     (run,) = wait_for(world, lambda _: world.destination_proxy.count(writes) > 0 and knows_what_is_old(world))
-    process = RunProcess.of(run)
-    assert process is not None
-    kill(process.pid)
+    kill(holder_of(Path(world.dagster.root_directory), run.run_id).pid)
     world.source_proxy.set_rules()
     world.destination_proxy.set_rules()
 

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.comparison import Comparison, compare
+from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
 from mastosync_dagster.demo.instance import Instance, build
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
@@ -101,6 +101,16 @@ class World:
         return compare(self.destination.server, self.destination.name, expected)
 
 
+def without_cache(world: World) -> Bucket:
+    """Return another bucket at the source's server, with local objects alone."""
+    bucket = create_bucket(world.source.server)
+    for key in list_keys(world.source.server, world.source.name):
+        if not key.startswith("cache/"):
+            body = world.source.client.get_object(Bucket=world.source.name, Key=key)["Body"].read()
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body)
+    return bucket
+
+
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, object]:
     """Return the metadata of an asset's materialization in a run."""
     (materialization,) = result.asset_materializations_for_node(f"{asset}.report")
@@ -132,6 +142,9 @@ def environment_for(
         "DESTINATION_S3_REGION": destination.server.region,
         "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
         "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
+        # rclone's server keeps no ACLs, and nobody reads it without a signature.
+        "DESTINATION_S3_PERMISSION": "",
+        "MASTOSYNC_COPY_PRIVATE": "true",
         "MASTOSYNC_ROWS_PER_PARTITION": str(ROWS_PER_PARTITION),
         "DAGSTER_HOME": str(home),
     }
@@ -211,6 +224,8 @@ def world_with_acls(
     """The same, with a destination that enforces ACLs, and one ID range per file type."""
     with make_world(original, create_bucket(server_with_acls), tmp_path / "home", monkeypatch) as made:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+        monkeypatch.setenv("DESTINATION_S3_PERMISSION", "public-read")
+        monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
         yield made
 
 
@@ -230,5 +245,7 @@ def life(world: World, monkeypatch: pytest.MonkeyPatch) -> Life:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(rows))
 
     set_rows_per_partition(150)
+    # What the generated instance has lost is not asked for again: the nights' requests are counted.
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "0")
     living = LivingInstance.of(world.database, world.source, world.instance.objects_of(*FileType))
     return Life(world, living, set_rows_per_partition)

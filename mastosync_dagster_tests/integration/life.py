@@ -141,7 +141,7 @@ class Life:
 
         By the manifests of all runs: a request that a server has failed and that is repeated is no second copy.
         """
-        manifests = Path(self.world.environment["DAGSTER_HOME"], "manifests").rglob("*.parquet")
+        manifests = Path(self.world.environment["DAGSTER_HOME"], "manifests").glob("[!d]*/*/*.parquet")
         copied = Counter(
             line.key
             for file in manifests

@@ -160,7 +160,16 @@ def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(w
         tell("http://127.0.0.1:1/s3cr3t", "hello")
 
 
-@pytest.mark.parametrize("url", ["hooks.example.com/x", "file:///etc/passwd", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    ["hooks.example.com/x", "file:///etc/passwd", "https://", "https:///x", "https://[x/s3cr3t"]
+    + [
+        "https://hooks.example.com/s3cr3t\n",
+        "https://hooks.example.com/s3\r\ncr3t",
+        "https://hooks.example.com/s3cr3t…",
+    ],
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="MASTOSYNC_ALERT_WEBHOOK"):
+    with pytest.raises((SettingsError, AlertError), match="MASTOSYNC_ALERT_WEBHOOK") as told:
         tell(url, "hello")
+    assert "s3" not in str(told.value)

@@ -118,7 +118,7 @@ def test_check_tries_everything_and_leaves_nothing_behind(world: World, monkeypa
         "destination ACL (public)",
         "destination delete (public)",
     } <= lines.keys()
-    assert "Mastodon 4.6 or newer" in lines["tables"]["text"]
+    assert "Mastodon 4.7 or newer" in lines["tables"]["text"]
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
     written = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
     assert written
@@ -152,7 +152,7 @@ def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: World
             "stays behind",
         ),
         # rclone's server keeps no ACLs.
-        ({}, None, "destination ACL (private)", "DESTINATION_S3_PERMISSION"),
+        ({"DESTINATION_S3_PERMISSION": "public-read"}, None, "destination ACL (private)", "DESTINATION_S3_PERMISSION"),
     ],
 )
 def test_what_fails_says_what_to_change_and_the_rest_is_tried_all_the_same(

@@ -15,7 +15,7 @@ from mastosync_dagster.extras import UNKNOWN_STYLE
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.partitions import FileType
-from mastosync_dagster.pruning import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG
+from mastosync_dagster.pruning import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG, PruneConfig
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
 from mastosync_dagster_tests.conftest import create_bucket, create_database, drop_database
@@ -196,6 +196,85 @@ def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: Worl
     _execute(synced, "UPDATE accounts SET updated_at = now() WHERE id = (SELECT max(id) FROM accounts)")
     assert prune(synced, delete=True).success
     assert before - keys(synced) == strangers.extra | later
+
+
+SET_BY_A_STRANGER = {
+    # The newest row: Mastodon gives a post of the future the next id.
+    "a post of 2199": "'2199-01-01'",
+    "a post of 2199, or so it said then": "now() - interval '1 hour'",
+    "an old post": "'2009-01-01'",
+}
+
+
+@pytest.mark.parametrize("said", SET_BY_A_STRANGER.values(), ids=SET_BY_A_STRANGER)
+def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: World, said: str) -> None:
+    strangers = add_strangers(synced)
+    folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
+    later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
+    before = keys(synced)
+    for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
+        _execute(synced, f"DELETE FROM {table} WHERE greatest(created_at, updated_at) >= '2023-06-01'")  # noqa: S608  (of a list)
+    _execute(synced, "ALTER TABLE statuses ADD created_at timestamp, ADD updated_at timestamp")
+    _execute(
+        synced,
+        f"INSERT INTO statuses (id, account_id, created_at, updated_at) VALUES ({2**62}, 1, {said}, '2023-05-31')",  # noqa: S608  (of a list)
+    )
+    _execute(synced, f"UPDATE accounts SET created_at = {said} WHERE id = (SELECT max(id) FROM accounts)")  # noqa: S608  (of a list)
+    assert prune(synced, delete=True).success
+    assert before - keys(synced) == strangers.extra
+    assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
+
+
+def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(synced: World) -> None:
+    add_strangers(synced)
+    before = keys(synced)
+    for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
+        _execute(synced, f"UPDATE {table} SET created_at = '2199-01-01', updated_at = '2199-01-01'")  # noqa: S608  (of a list)
+    _execute(synced, "DELETE FROM media_attachments WHERE id = (SELECT max(id) FROM media_attachments)")
+    assert prune(synced, delete=True).success
+    assert keys(synced) == before
+
+
+def add_another_instance(world: World, share: float) -> set[str]:
+    """Put objects of another instance into the same folders: as many as a share of what the rows expect."""
+    expected = len(world.instance.objects_of(MEDIA)) + len(world.instance.missing_of(MEDIA))
+    ids = {row["id"] for row in world.instance.rows[MEDIA]}
+    free = (number for number in range(1, 10**6) if number not in ids)
+    return {
+        put(world, f"media_attachments/files/000/{number // 1000:03d}/{number % 1000:03d}/original/00aa.png")
+        for number, _ in zip(free, range(int(share * expected)), strict=False)
+    }
+
+
+@pytest.mark.parametrize("share", [0.55, 1.1])
+def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: World, share: float) -> None:
+    theirs = add_another_instance(synced, share)
+    before = keys(synced)
+    refusal = failure_of(prune(synced, delete=True))
+    assert all(word in refusal for word in ("max_share", "DESTINATION_S3_KEY_PREFIX", f"{len(theirs):,} objects"))
+    assert keys(synced) == before
+    assert synced.destination_proxy.count(Kind.DELETE) == 0
+    assert {line.key for line in findings(synced)} == theirs
+    # Whoever has read the list may say that it is his.
+    assert not prune(synced, delete=True, max_share=share - 0.05).success
+    assert prune(synced, delete=True, max_share=share).success
+    assert before - keys(synced) == theirs
+
+
+def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: World) -> None:
+    strangers = add_strangers(synced)
+    for each in synced.instance.objects_of(MEDIA):
+        folder, _, name = each.key.rsplit("/", 2)
+        put(synced, f"{folder}/@0x/{name}")
+    before = keys(synced)
+    assert prune(synced, delete=True).success
+    assert before - keys(synced) == strangers.extra
+
+
+@pytest.mark.parametrize("share", [-0.1, 1_001, float("nan")])
+def test_a_share_out_of_bounds_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="max_share"):
+        PruneConfig(max_share=share)
 
 
 @dataclass(frozen=True)

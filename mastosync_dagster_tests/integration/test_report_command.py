@@ -213,6 +213,36 @@ def test_nothing_in_a_manifest_reaches_the_terminal_as_a_command(manifests: Fold
     assert "\x1b" not in report("accounts")
 
 
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_what_strangers_have_written_stays_text_in_every_form(
+    manifests: FolderManifests, tmp_path: Path, form: str
+) -> None:
+    keys = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "a\x1b[2J\r\x9bb", "a\u202eb"]
+    lines = [line(number, key=key, detail="=1+1\x1b") for number, key in enumerate(keys)]
+    keep(manifests, tmp_path, "accounts", "1-5", "run", *lines)
+    told = report("accounts", "--format", form)
+    assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
+    if form == "csv":
+        for row in csv.DictReader(io.StringIO(told)):
+            assert not [value for value in row.values() if value.startswith(("=", "+", "-", "@"))]
+    if form == "json":
+        assert [each["key"] for each in json.loads(told)["objects"]] == keys
+
+
+def test_what_others_have_put_among_the_manifests_ends_no_report(manifests: FolderManifests, tmp_path: Path) -> None:
+    keep(manifests, tmp_path, "accounts", "1-5", "run", line(1))
+    for name in (
+        "accounts/photos/x.parquet",
+        "accounts/1-5/notes.txt",
+        "accounts/x.parquet",
+        "sync_changes/a/b/c.parquet",
+    ):
+        file = tmp_path / "manifests" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("foreign")
+    assert "missing  accounts 1  avatar/original" in report("accounts")
+
+
 def test_an_empty_report_is_whole_in_every_form(manifests: FolderManifests) -> None:  # noqa: ARG001  (it sets the scene)
     assert json.loads(report("--format", "json"))["objects"] == []
     assert len(report("--format", "csv").splitlines()) == 1

@@ -323,10 +323,22 @@ def test_ranges_pages_and_tables_that_make_no_sense_are_refused(mastodon: Mastod
 # --- what is private -----------------------------------------------------------------------------------------------
 
 
-def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: MastodonDatabase) -> None:
+@pytest.mark.parametrize(
+    "since",
+    [
+        {"suspended_at": "2024-01-01"},
+        # Since 4.7 of accounts whose deletion was asked for: a migration empties the other column.
+        {"requested_deletion_at": "2024-01-01"},
+        {"suspended_at": "2024-01-01", "requested_deletion_at": "2024-01-01"},
+    ],
+    ids="+".join,
+)
+def test_media_of_suspended_accounts_and_removed_posts_are_private(
+    mastodon: MastodonDatabase, since: dict[str, str]
+) -> None:
     mastodon.execute("INSERT INTO statuses (id, deleted_at) VALUES (1, NULL), (2, '2024-01-01')")
     mastodon.insert("accounts", {"id": 1, "avatar_file_name": "a.png"})
-    mastodon.insert("accounts", {"id": 2, "avatar_file_name": "a.png", "suspended_at": "2024-01-01"})
+    mastodon.insert("accounts", {"id": 2, "avatar_file_name": "a.png", **since})
     expected = {}
     for row_id, (account, status) in enumerate(itertools.product((None, 1, 2, 77), repeat=2)):
         mastodon.insert(
@@ -345,8 +357,10 @@ def test_media_of_suspended_accounts_and_removed_posts_are_private(mastodon: Mas
         ("DROP TABLE statuses", {1}),
         ("ALTER TABLE statuses DROP deleted_at", {1}),
         ("ALTER TABLE media_attachments DROP status_id", {1}),
+        # 4.6 and before.
+        ("ALTER TABLE accounts DROP requested_deletion_at", {1, 2}),
         ("ALTER TABLE accounts DROP suspended_at", {2}),
-        ("ALTER TABLE accounts DROP suspended_at; DROP TABLE statuses", set()),
+        ("ALTER TABLE accounts DROP suspended_at, DROP requested_deletion_at; DROP TABLE statuses", set()),
     ],
 )
 def test_what_a_version_lacks_makes_nothing_private(
@@ -449,6 +463,28 @@ def test_ranges_of_a_table_that_is_absent_or_of_no_rows_are_refused(mastodon: Ma
         id_boundaries(mastodon.connect, "statuses", after=None, rows_per_range=5)
     with pytest.raises(ValueError, match="at least one row, not 0"):
         id_boundaries(mastodon.connect, "accounts", after=None, rows_per_range=0)
+
+
+def test_times_that_others_set_do_not_make_a_row_new(own_mastodon: MastodonDatabase) -> None:
+    """A stranger's post says when it was published, an account when it was created: in 2199, or an hour ago."""
+    mastodon = own_mastodon
+    mastodon.execute("ALTER TABLE statuses ADD created_at timestamp, ADD updated_at timestamp")
+    written = "2023-06-01 00:00:00"
+    for said in ("2199-01-01 00:00:00", "2024-01-01 00:00:00", "2009-01-01 00:00:00"):
+        for table in ("statuses", "accounts"):
+            mastodon.execute(f"DELETE FROM {table}")  # noqa: S608  (of a list)
+            mastodon.insert(table, {"id": 1, "created_at": said, "updated_at": written})
+        with contextlib.closing(mastodon.connect()) as connection:
+            assert newest_row(connection, mastodon.schema()) == datetime(2023, 6, 1, tzinfo=timezone.utc)
+
+
+def test_a_row_of_the_future_does_not_hide_those_before_it(mastodon: MastodonDatabase) -> None:
+    with contextlib.closing(mastodon.connect()) as connection:
+        future = {"created_at": "2199-01-01 00:00:00", "updated_at": "2199-01-01 00:00:00"}
+        mastodon.insert("media_attachments", {"id": 7, **future})
+        assert newest_row(connection, mastodon.schema()) is None
+        mastodon.insert("media_attachments", {"id": 5, "updated_at": "2023-06-01 00:00:00"})
+        assert newest_row(connection, mastodon.schema()) == datetime(2023, 6, 1, tzinfo=timezone.utc)
 
 
 def test_the_newest_row_is_that_of_any_table(mastodon: MastodonDatabase) -> None:

@@ -32,7 +32,7 @@ _BEFORE_3_0 = "ALTER TABLE custom_emojis DROP category_id"
     [
         ("v3.5.0", {"media_attachments": "thumbnail_storage_schema_version", "site_uploads": "blurhash"}, "3.5"),
         ("v4.2.0", {"media_attachments": "thumbnail_storage_schema_version"}, "4.2"),
-        ("main", {}, "4.6 or newer"),
+        ("main", {}, "4.7 or newer"),
     ],
 )
 def test_tables_and_columns_of_a_version_are_found(
@@ -53,7 +53,8 @@ def test_tables_and_columns_of_a_version_are_found(
     [
         ("ALTER TABLE accounts ADD attribution_domains text", "4.3"),
         ("ALTER TABLE accounts ADD attribution_domains text; DROP TABLE imports", "4.4 or 4.5"),
-        ("ALTER TABLE media_attachments ADD thumbnail_storage_schema_version int", "4.6 or newer"),
+        ("ALTER TABLE media_attachments ADD thumbnail_storage_schema_version int", "4.6"),
+        ("ALTER TABLE accounts ADD requested_deletion_at timestamp", "4.7 or newer"),
         (_BEFORE_4_2, "4.0 or 4.1"),
         (f"{_BEFORE_4_2}; {_BEFORE_4_0}", "3.5"),
         (f"{_BEFORE_4_2}; {_BEFORE_4_0}; {_BEFORE_3_5}", "3.2 to 3.4"),
@@ -135,6 +136,11 @@ def role(mastodon: MastodonDatabase, *grants: str) -> Iterator[Connection]:
             "statuses.deleted_at",
         ),
         (
+            "media_attachments",
+            ["SELECT ON media_attachments, statuses", "SELECT (id, suspended_at) ON accounts"],
+            "accounts.requested_deletion_at",
+        ),
+        (
             "preview_cards",
             ["SELECT (id, created_at, image_file_name, image_updated_at, image_file_size) ON preview_cards"],
             "preview_cards.image_content_type, preview_cards.image_storage_schema_version",
@@ -155,7 +161,7 @@ def test_what_the_user_may_not_read_is_not_taken_for_absent(
 def test_a_user_needs_no_rights_but_to_the_tables_and_columns_that_are_used(mastodon: MastodonDatabase) -> None:
     grants = (
         "SELECT ON media_attachments",
-        "SELECT (id, suspended_at) ON accounts",
+        "SELECT (id, suspended_at, requested_deletion_at) ON accounts",
         "SELECT (id, deleted_at) ON statuses",
     )
     with role(mastodon, *grants) as connection:

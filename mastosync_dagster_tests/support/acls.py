@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from mastosync_dagster.demo.servers import LOOPBACK, S3Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mastosync_dagster_tests.conftest import Bucket
 
 _START_SECONDS = 60.0
 
@@ -57,3 +60,15 @@ def anonymous_status(server: S3Server, bucket: str, key: str) -> int:
         answer = connection.getresponse()
         answer.read()
         return answer.status
+
+
+def let_everybody_read(bucket: Bucket, folder: str = "") -> None:
+    """Give a bucket the policy with which Mastodon's documentation makes one public, for keys below a folder."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": "*"},
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{bucket.name}/{folder}*",
+    }
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _START_SECONDS = 10.0
+_ENTRY = re.compile(rb"<(Contents|CommonPrefixes)>.*?<(Key|Prefix)>(?P<key>.*?)</\2>.*?</\1>", re.DOTALL)
+_MORE = re.compile(rb"<(IsTruncated|NextContinuationToken|NextMarker)>.*?</\1>", re.DOTALL)
 _SUBRESOURCES = frozenset({"acl", "attributes", "location", "policy", "tagging", "versioning", "versions"})
 
 
@@ -152,7 +154,30 @@ class WrongEtag:
     etag: str | None
 
 
-Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag"
+@dataclass(frozen=True, slots=True)
+class ShortList:
+    """Leave the end of a listing out, and say that it is complete.
+
+    Attributes:
+        entries: Objects and folders that are left.
+    """
+
+    entries: int
+
+    def shortened(self, body: bytes) -> bytes:
+        """Return the document without the other entries, and without a token to go on with."""
+        found = sorted(_ENTRY.finditer(body), key=lambda entry: entry["key"])
+        for entry in sorted(found[self.entries :], key=lambda entry: -entry.start()):
+            body = body[: entry.start()] + body[entry.end() :]
+        return _MORE.sub(b"", body)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenForBody:
+    """Overlook the ``?acl`` of a PUT, as some servers do: what sets an ACL writes the object anew, and empty."""
+
+
+Fault: TypeAlias = "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | ShortList | TakenForBody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,6 +544,8 @@ class _Connection:
             return True
         if isinstance(fault, Reset) and fault.when is When.BEFORE:
             return self._reset()
+        if isinstance(fault, TakenForBody) and seen.method == "PUT":
+            head = _Head(head.first.replace("?acl ", " "), head.headers)
         if rule is not None and isinstance(fault, Flip) and fault.request:
             body = self._damaged(body, fault, rule)
         if isinstance(fault, Reset) and fault.when is When.DURING and body:
@@ -575,6 +602,10 @@ class _Connection:
                 reply = reply.adding("ETag", f'"{fault.etag}"')
         if rule is not None and isinstance(fault, Flip) and not fault.request:
             body = _pieces(self._damaged(b"".join([piece async for piece in body]), fault, rule))
+        if isinstance(fault, ShortList):
+            whole = fault.shortened(b"".join([piece async for piece in body]))
+            body = _pieces(whole)
+            reply = reply.without("content-length", "transfer-encoding").adding("Content-Length", str(len(whole)))
         unannounced = isinstance(fault, Cut) and not fault.announced
         closes = unannounced or (reply.get("connection") or "").lower() == "close"
         chunked = (reply.get("transfer-encoding") or "").lower() == "chunked"

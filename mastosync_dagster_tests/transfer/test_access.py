@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mastosync_dagster.transfer.access import is_public, set_access
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from mastosync_dagster.transfer.storage import Storage
     from mastosync_dagster_tests.conftest import Bucket
 
 HALT = threading.Event()
@@ -52,3 +55,46 @@ def test_an_object_that_is_gone_is_told(moto_bucket: Bucket) -> None:
     with pytest.raises(StorageError) as told:
         set_access(side, "gone.png", private=True, halt=HALT)
     assert not told.value.permanent
+
+
+@pytest.fixture
+def emptying(moto_bucket: Bucket) -> Iterator[Storage]:
+    """A side that shows ACLs rightly, and takes what sets one for a new body."""
+    with s3_proxy(moto_bucket.server.endpoint, Rule(TakenForBody(), kinds=frozenset({Kind.OTHER}))) as proxy:
+        yield storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+
+
+def test_an_acl_that_empties_an_object_is_noticed_at_the_first_one(moto_bucket: Bucket, emptying: Storage) -> None:
+    keys = [f"{number}.png" for number in range(40)]
+    for key in keys:
+        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"a picture")
+
+    def attempt(key: str) -> None:
+        with pytest.raises(StorageError, match="Set DESTINATION_S3_PERMISSION to an empty text") as told:
+            set_access(emptying, key, private=True, halt=HALT)
+        assert told.value.permanent
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(attempt, keys))
+    listed = moto_bucket.client.list_objects_v2(Bucket=moto_bucket.name)["Contents"]
+    assert sorted(entry["Size"] for entry in listed) == [0, *[9] * 39]
+
+
+def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
+    moto_bucket: Bucket, emptying: Storage
+) -> None:
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="empty", Body=b"")
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture")
+    set_access(emptying, "empty", private=True, halt=HALT)
+    with pytest.raises(StorageError, match="DESTINATION_S3_PERMISSION"):
+        set_access(emptying, "a.png", private=True, halt=HALT)
+
+
+def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket: Bucket) -> None:
+    for number in range(5):
+        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=f"{number}.png", Body=b"a picture")
+    with s3_proxy(moto_bucket.server.endpoint) as proxy:
+        side = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+        for number in range(5):
+            set_access(side, f"{number}.png", private=True, halt=HALT)
+        assert proxy.count(Kind.HEAD) == 2

@@ -129,6 +129,44 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkey
     assert synced == [(target.stat().st_ino, False), *above]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["", "media/", "media/1-9/", "media/x.parquet/", "media/1-9/z.txt", "media/x.parquet", "media/1-9/deep/er.parquet"]
+    + [
+        "media//x.parquet",
+        "media/1-9//x.parquet",
+        "//",
+        "media/./x.parquet",
+        "media/../x.parquet",
+        "media/1-9/.parquet",
+    ]
+    + ["media/1-9/a b.parquet", "media/ü/x.parquet", "media/1-9/%2F.parquet", "media0", "media"],
+)
+def test_what_somebody_else_has_put_there_ends_nothing(moto_bucket: Bucket, tmp_path: Path, name: str) -> None:
+    store = BucketManifests(storage(moto_bucket, "destination", prefix="manifests/"))
+    store.write(manifest(tmp_path, 1), "media", "1-9", "run")
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=f"manifests/{name}", Body=b"foreign")
+    assert [(kept.partition, kept.run_id) for kept in store.newest("media")] == [("1-9", "run")]
+    newest = store.newest_of("media", "1-9")
+    assert newest is not None
+    assert newest.run_id == "run"
+    assert store.runs("media") == {"run"}
+    assert rows(store, store.in_order("media")[0]) == [1]
+
+
+@pytest.mark.parametrize("name", ["media/1-9/x.parquet/", "media/a b/x.parquet", "media/1-9/ü.parquet", "x.parquet"])
+def test_what_somebody_else_has_put_into_the_folder_ends_nothing(tmp_path: Path, name: str) -> None:
+    store = FolderManifests(tmp_path / "kept")
+    store.write(manifest(tmp_path, 1), "media", "1-9", "run")
+    foreign = tmp_path / "kept" / name
+    if name.endswith("/"):
+        foreign.mkdir(parents=True)
+    else:
+        foreign.parent.mkdir(parents=True, exist_ok=True)
+        foreign.write_text("foreign")
+    assert [kept.run_id for kept in store.in_order("media")] == ["run"]
+
+
 def test_a_place_that_cannot_be_written_is_told_with_the_variable(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file where a folder should be")
     with pytest.raises(ManifestStoreError, match="MASTOSYNC_MANIFESTS"):

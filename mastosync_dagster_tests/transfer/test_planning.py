@@ -292,7 +292,9 @@ def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_it
     ("permission", "copy_private", "copied"),
     [
         ("public-read", False, True),
-        ("private", False, True),
+        ("private", False, False),
+        ("authenticated-read", False, False),
+        ("private", True, True),
         (None, False, False),
         ("", False, False),
         (None, True, True),

@@ -15,6 +15,7 @@ from moto.s3.models import s3_backends
 from mastosync_dagster.demo.servers import LOOPBACK, boto3_client, free_port
 from mastosync_dagster.transfer import storage as storage_module
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.storage import (
@@ -421,12 +422,13 @@ def test_clients_are_made_once_also_for_many_threads(source_bucket: Bucket) -> N
 
 
 def test_the_storage_class_is_the_destinations_own(source_bucket: Bucket) -> None:
-    read = {"Content-Type": "image/png", "Storage-Class": "GLACIER_IR", "meta": "x"}
-    assert storage(source_bucket, "destination").write_attributes(read) == {"Content-Type": "image/png", "meta": "x"}
-    assert storage(source_bucket, "destination", storage_class="STANDARD_IA").write_attributes(read) == {
-        **read,
-        "Storage-Class": "STANDARD_IA",
-    }
+    read = Attributes({"Content-Type": "image/png", "Storage-Class": "GLACIER_IR"}, {"storage-class": "x"})
+    assert storage(source_bucket, "destination").write_attributes(read) == Attributes(
+        {"Content-Type": "image/png"}, {"storage-class": "x"}
+    )
+    assert storage(source_bucket, "destination", storage_class="STANDARD_IA").write_attributes(read) == Attributes(
+        {"Content-Type": "image/png", "Storage-Class": "STANDARD_IA"}, {"storage-class": "x"}
+    )
 
 
 BASE = StorageSettings(name="source", bucket="media", endpoint_url="https://s3.example")

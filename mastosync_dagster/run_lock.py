@@ -1,0 +1,209 @@
+"""Whether a run lives: its process holds a lock that the kernel releases when the process ends, however it ends.
+
+The lock is on a file below Dagster's storage directory, so that every process that shares the folder can ask, whatever
+it can see of other processes: another container, another user, and, where the filesystem shares its locks, another
+machine. A file is locked before it has its name, and is never locked again: one that is there and free is that of a
+process which has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster import DagsterInstance
+
+PROCESS_TAG = "mastosync/process"
+"""Set when a run begins, to its id: a run that is started once more has the tags of the first one."""
+
+_FOLDER = "mastosync-locks"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What a filesystem without locks answers."""
+
+# A lock belongs to the process, as an open file does, and so this is the process's state and nobody else's.
+_held: dict[Path, int] = {}
+"""The files that this process has locked, and their descriptors."""
+_ended: set[Path] = set()
+"""Those of runs whose work is done: they wait for the history to say so."""
+
+
+class RunState(enum.Enum):
+    """What is known of the process that executes a run.
+
+    Attributes:
+        ALIVE: It holds the lock.
+        DEAD: It has ended.
+        NOT_BEGUN: It has not begun: whatever the run will do, it plans from rows that it reads later.
+        UNKNOWN: It has begun, and no lock can be asked: it is another machine's, or the filesystem has no locks.
+    """
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    NOT_BEGUN = "not begun"
+    UNKNOWN = "unknown"
+
+
+def lock(instance: DagsterInstance, run_id: str) -> bool:
+    """Lock a run's file until this process ends, or the run has (`let_go`).
+
+    Args:
+        instance: Whose run. It need not know the run yet.
+        run_id: The run.
+
+    Returns:
+        False: the filesystem has no locks.
+
+    Raises:
+        Failure: Another process executes the run.
+        OSError: The file cannot be made.
+    """
+    _release_ended(instance)
+    path = _path(instance, run_id)
+    if path in _held:
+        _ended.discard(path)
+        return True
+    if _is_locked(path):
+        raise dg.Failure(f"Another process executes the run {run_id}.", allow_retries=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = path.with_name(f"{run_id}.{secrets.token_hex(4)}")
+    # Python's descriptors are not inherited by programs that are started; of a mere fork the child closes them.
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.replace(path)
+    except OSError as error:
+        os.close(descriptor)
+        # A file that nobody can lock would look like that of a dead process.
+        unnamed.unlink(missing_ok=True)
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    _held[path] = descriptor
+    return True
+
+
+def hold(instance: DagsterInstance, run_id: str) -> None:
+    """Have it known from now on whether a run lives. To be called before the first row is read. Raises as `lock`."""
+    if not lock(instance, run_id):
+        instance.report_engine_event(
+            f"The filesystem of {instance.storage_directory()} has no file locks (flock): whether a run lives cannot be"
+            " told there, so objects in doubt stay in doubt, and who has died is not noticed by the next command. Put"
+            " DAGSTER_HOME on a filesystem with locks.",
+            instance.get_run_by_id(run_id),
+        )
+    # Behind the lock: a process that dies in between has locked a file, and read nothing.
+    instance.add_run_tags(run_id, {PROCESS_TAG: run_id})
+
+
+def let_go(instance: DagsterInstance, run_id: str) -> None:
+    """Say that a run of this process has done its work.
+
+    The lock stays until the history calls the run finished: killed in between, it has died like any other.
+    """
+    path = _path(instance, run_id)
+    if path in _held:
+        _ended.add(path)
+
+
+@contextlib.contextmanager
+def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
+    """Do a part of a run's work. What it raises is the end of the work."""
+    try:
+        yield
+    except BaseException:
+        let_go(instance, run_id)
+        raise
+
+
+def state(instance: DagsterInstance, run: dg.DagsterRun) -> RunState:
+    """Tell what is known of a run's process.
+
+    Args:
+        instance: Whose run.
+        run: The run, as the history knows it now.
+    """
+    _release_ended(instance)
+    locked = _is_locked(_path(instance, run.run_id))
+    if locked is not None:
+        return RunState.ALIVE if locked else RunState.DEAD
+    # Versions before this one noted more of the process behind the run's id.
+    begun = run.tags.get(PROCESS_TAG, "").partition("|")[0] == run.run_id
+    return RunState.UNKNOWN if begun else RunState.NOT_BEGUN
+
+
+def living(instance: DagsterInstance) -> list[str]:
+    """Return the runs whose processes live, whatever the history says of them."""
+    _release_ended(instance)
+    return [path.name for path in _folder(instance).glob("*") if not path.suffix and _is_locked(path)]
+
+
+def remove_old(instance: DagsterInstance) -> None:
+    """Remove the files of runs that have ended, with their processes."""
+    _release_ended(instance)
+    for path in _folder(instance).glob("*"):
+        run = instance.get_run_by_id(path.stem)
+        # One without its name may be about to be locked, and its run is not on record before that.
+        gone = not path.suffix if run is None else run.is_finished
+        if gone and _is_locked(path) is False:
+            path.unlink(missing_ok=True)
+
+
+def _folder(instance: DagsterInstance) -> Path:
+    return Path(instance.storage_directory()) / _FOLDER
+
+
+def _path(instance: DagsterInstance, run_id: str) -> Path:
+    return _folder(instance) / run_id
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Tell whether somebody has locked a file; None: it is not there, or cannot be asked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # Shared, so that two who ask at the same time do not take each other for the run.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _release_ended(instance: DagsterInstance) -> None:
+    """Release the locks of this process's runs that have ended: tests, and notebooks, run one after the other."""
+    for path in [path for path in _ended if path.parent == _folder(instance)]:
+        run = instance.get_run_by_id(path.name)
+        if run is None or run.is_finished:
+            # Removed first: a file that is there and free has been left behind.
+            path.unlink(missing_ok=True)
+            _ended.discard(path)
+            descriptor = _held.pop(path, None)
+            if descriptor is not None:  # a thread beside this one may have been faster
+                os.close(descriptor)
+
+
+def _forget() -> None:
+    """Close, in a child that a fork has made, what its parent has locked: the child may live longer."""
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+    _ended.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

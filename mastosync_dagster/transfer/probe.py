@@ -1,0 +1,119 @@
+"""Private probes: objects that nobody needs, to see what becomes of private ones before the first is written."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.transfer.access import set_access
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.headers import Attributes
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.pool import patiently
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable
+
+    from mastosync_dagster.transfer.storage import Storage
+
+_FOLDER = "mastosync-check"
+_BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
+_HEADERS = {"Content-Type": "text/plain"}
+_DEPTH = 2
+_SAYS_NOTHING = frozenset({Reason.THROTTLED, Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
+"""Answers to a request without a signature after which an object may be readable or not."""
+
+
+def folder_of(key: str) -> str:
+    """Return the folder whose probe speaks for a key: policies name folders at the top of a bucket, if any."""
+    return "/".join(key.split("/")[:-1][:_DEPTH])
+
+
+def prove_private(
+    storage: Storage, folders: Iterable[str], *, sets_acls: bool, halt: threading.Event, warn: Callable[[str], object]
+) -> None:
+    """Make sure that what is written private is neither readable by everybody nor damaged when an ACL is set.
+
+    In each folder an object is written as private ones are, asked for without a signature, and deleted again. That is
+    asked of the endpoint: of other addresses of the same bucket (a public domain, a CDN) it proves nothing.
+
+    Args:
+        storage: The side; without ACLs, private objects are to be written all the same.
+        folders: Folders, relative to the key prefix, without a slash at the end.
+        sets_acls: Set the probe's ACL too, as `set_access` does.
+        halt: Set, no further attempt is made.
+        warn: Told of a probe that could not be deleted.
+
+    Raises:
+        StorageError: Permanent: everybody can read it, or its ACL cannot be set. Else as any request.
+    """
+    for folder in sorted(set(folders)):
+        probe = "/".join(filter(None, (folder, _FOLDER, str(uuid.uuid4()))))
+        written = False
+        try:
+            _write(storage, probe, halt)
+            written = True
+            if sets_acls:
+                set_access(storage, probe, private=True, halt=halt)
+            exposed = _everybody_reads(storage, probe)
+        except Exception as error:
+            raise storage.error(error, probe) from error
+        finally:
+            # Also where the answer to the PUT was lost.
+            problem = _delete(storage, probe)
+            if problem is not None and written:
+                warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
+        if exposed:
+            raise _exposed(storage, folder)
+
+
+def _write(storage: Storage, key: str, halt: threading.Event) -> None:
+    """Write a probe through boto3, which takes any key, with the headers of private objects."""
+    md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
+    full = storage.full_key(key)
+    patiently(
+        storage, key, lambda: boto3_objects.put(storage, full, _BODY, md5, Attributes(_HEADERS, {}), private=True), halt
+    )
+
+
+def _delete(storage: Storage, key: str) -> StorageError | None:
+    """Delete a probe. Returns why that failed: it must not take the place of what was found."""
+    try:
+        storage.client.delete_object(Bucket=storage.settings.bucket, Key=storage.full_key(key))
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
+        return storage.error(error, key)
+    return None
+
+
+def _everybody_reads(storage: Storage, key: str) -> bool:
+    """Ask for an object without a signature."""
+    try:
+        answer = storage.anonymous_client().get_object(Bucket=storage.settings.bucket, Key=storage.full_key(key))
+        answer["Body"].close()
+    except Exception as problem:
+        if storage.error(problem, key).reason in _SAYS_NOTHING:
+            raise
+        return False
+    return True
+
+
+def _exposed(storage: Storage, folder: str) -> StorageError:
+    settings = storage.settings
+    where = f"{settings.bucket}/{storage.full_key(folder)}"
+    if settings.has_acls:
+        text = (
+            f"everybody can read what is private in {where}: a probe with the ACL private was given out without a"
+            " signature. A bucket policy, or the server's own settings, win over ACLs: take the policy off, so that"
+            f" {settings.variable('S3_PERMISSION')}={settings.permission} decides; or set that to an empty text, and"
+            " MASTOSYNC_COPY_PRIVATE=false leaves private objects out"
+        )
+    else:
+        text = (
+            f"everybody can read what is in {where}: a probe was given out without a signature, and"
+            " MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public. Take off the policy that lets everybody"
+            " read it, or set MASTOSYNC_COPY_PRIVATE=false, which leaves private objects out"
+        )
+    return StorageError(text, reason=Reason.PRIVATE_NOT_COPIED, permanent=True)

@@ -1,0 +1,147 @@
+"""``mastosync check`` on settings that would damage, expose or miss objects: status 1, and what to change."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.conftest import without_cache
+from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.integration.conftest import World
+
+PRIVATE, ORIGINALS = "destination private", "originals"
+
+
+def failed() -> dict[str, str]:
+    """Check, and return the texts of what failed by their names."""
+    outcome = CliRunner().invoke(main, ["check", "--json"])
+    lines = {line["name"]: line for line in json.loads(outcome.output)}
+    found = {name: line["text"] for name, line in lines.items() if line["verdict"] == "failed"}
+    assert outcome.exit_code == bool(found)
+    return found
+
+
+def left_behind(world: World) -> frozenset[str]:
+    return list_keys(world.destination.server, world.destination.name)
+
+
+def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behind(world_with_acls: World) -> None:
+    assert failed() == {}
+    assert left_behind(world_with_acls) == frozenset()
+
+
+@pytest.mark.parametrize("folder", ["", "media_attachments/files/", "cache/", "backups/"])
+def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls: World, folder: str) -> None:
+    let_everybody_read(world_with_acls.destination, folder)
+    found = failed()
+    assert found.keys() == {PRIVATE}
+    assert "DESTINATION_S3_PERMISSION" in found[PRIVATE]
+    assert "policy" in found[PRIVATE]
+    assert left_behind(world_with_acls) == frozenset()
+
+
+@pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-full-control"])
+def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_private(
+    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
+    found = failed()
+    assert found.keys() == {PRIVATE}
+    assert "DESTINATION_S3_PERMISSION" in found[PRIVATE]
+    assert "MASTOSYNC_COPY_PRIVATE" in found[PRIVATE]
+    for decision in ("true", "false"):
+        monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", decision)
+        assert failed() == {}
+    assert left_behind(world_with_acls) == frozenset()
+
+
+@pytest.mark.parametrize("permission", ["", "private"])
+def test_a_bucket_that_is_said_not_to_be_public_and_is_fails(
+    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+) -> None:
+    let_everybody_read(world_with_acls.destination)
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    found = failed()
+    assert found.keys() == {PRIVATE}
+    assert "MASTOSYNC_COPY_PRIVATE" in found[PRIVATE]
+    # Without the claim it is what such a bucket is for.
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    assert failed() == {}
+
+
+def test_a_server_that_takes_an_acl_for_a_body_fails(world_with_acls: World) -> None:
+    rule = Rule(TakenForBody(), kinds=frozenset({Kind.OTHER}))
+    world_with_acls.destination_proxy.set_rules(rule)
+    found = failed()
+    assert found.keys() == {PRIVATE}
+    assert "DESTINATION_S3_PERMISSION" in found[PRIVATE]
+    assert "empty text" in found[PRIVATE]
+    assert left_behind(world_with_acls) == frozenset()
+
+
+# --- originals of some rows, looked for at both sides ----------------------------------------------------------------
+
+
+def swap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, world.environment[f"DESTINATION_{name}"])
+        monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
+
+
+def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    assert failed() == {}
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"copy_private": True}}}}).success
+    assert failed() == {}
+
+
+def test_an_empty_source_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("S3_BUCKET", create_bucket(world.source.server).name)
+    found = failed()
+    assert found.keys() == {ORIGINALS}
+    assert "S3_BUCKET" in found[ORIGINALS]
+    assert "DATABASE_URL" in found[ORIGINALS]
+
+
+@pytest.mark.parametrize("prefix", ["elsewhere", "media_attachments/"])
+def test_a_wrong_prefix_fails(world: World, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    assert world
+    monkeypatch.setenv("S3_KEY_PREFIX", prefix)
+    found = failed()
+    assert found.keys() == {ORIGINALS}, found
+    assert "S3_KEY_PREFIX" in found[ORIGINALS]
+
+
+def test_swapped_sides_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    swap(world, monkeypatch)
+    found = failed()
+    assert found.keys() == {ORIGINALS}
+    assert "swapped" in found[ORIGINALS]
+    assert "DESTINATION_S3_BUCKET" in found[ORIGINALS]
+
+
+def test_a_source_that_has_lost_its_remote_cache_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("S3_BUCKET", without_cache(world).name)
+    assert failed() == {}
+
+
+def test_originals_are_not_looked_for_without_a_side(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world
+    monkeypatch.setenv("S3_BUCKET", "absent")
+    assert ORIGINALS not in failed()

@@ -1,0 +1,164 @@
+"""Verify does not believe a listing that lacks something, and names what lies beside the folders that are copied."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.transfer.findings import Finding
+from mastosync_dagster.transfer.planning import ONLY_AT_DESTINATION
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.test_verification import (
+    MEDIA,
+    check,
+    findings,
+    media_range,
+    metadata,
+    unequal,
+    verify,
+)
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, ShortList
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.integration.conftest import World
+
+ROWS = 40
+LISTINGS = frozenset({Kind.LIST})
+
+
+def body_of(key: str) -> bytes:
+    return f"body of {key}".encode()
+
+
+@pytest.fixture
+def source(world: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A source of the test's own, for rows that have one object each; all of it copied."""
+    source = create_bucket(world.source.server)
+    monkeypatch.setenv("S3_BUCKET", source.name)
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM media_attachments")
+        cursor.execute(
+            "INSERT INTO media_attachments (id, file_file_name, file_content_type, created_at, updated_at,"
+            " file_updated_at) SELECT n, 'a.mp3', 'audio/mpeg', now(), now(), now() FROM generate_series(1, %s) n",
+            (ROWS,),
+        )
+        connection.commit()
+    for key in keys():
+        source.client.put_object(Bucket=source.name, Key=key, Body=body_of(key))
+    world.register(MEDIA)
+    assert world.run("sync_media_attachments", media_range(world)).success
+    return source
+
+
+def keys() -> list[str]:
+    return [f"media_attachments/files/000/000/{number:03d}/original/a.mp3" for number in range(1, ROWS + 1)]
+
+
+def shorten(world: World, *sides: str, entries: int = 5) -> None:
+    for side in sides:
+        proxy = world.source_proxy if side == "source" else world.destination_proxy
+        proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
+@pytest.mark.parametrize("sides", [("source",), ("destination",), ("source", "destination")], ids="+".join)
+def test_what_a_listing_lacks_is_neither_missing_nor_absent(world: World, sides: tuple[str, ...], entries: int) -> None:
+    shorten(world, *sides, entries=entries)
+    found = verify(world)
+    assert found.success
+    assert unequal(world) == {}
+    assert {line.detail for line in findings(world)} == {None}
+    told = metadata(found)
+    assert (told["equal"], told["missing"], told["absent"]) == (ROWS, 0, 0)
+    assert f"{(ROWS - entries) * len(sides):,} objects that a listing lacked were there" in str(told["summary"])
+
+
+def test_what_is_truly_missing_or_absent_is_said_to_be(world: World, source: Bucket) -> None:
+    missing, absent, only_there = keys()[10], keys()[20], keys()[30]
+    for bucket, key in (
+        (source, missing),
+        (world.destination, missing),
+        (world.destination, absent),
+        (source, only_there),
+    ):
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    for sides in ((), ("source",), ("destination",), ("source", "destination")):
+        shorten(world, *sides)
+        found = verify(world)
+        assert not found.success
+        assert unequal(world) == {absent: Finding.ABSENT}
+        lines = {line.key: line for line in findings(world)}
+        assert lines[missing].finding is Finding.MISSING
+        assert (lines[only_there].finding, lines[only_there].detail) == (Finding.EQUAL, ONLY_AT_DESTINATION)
+        assert len(lines) == ROWS
+
+
+@pytest.mark.usefixtures("source")
+def test_what_a_listing_lacks_is_compared_all_the_same(world: World) -> None:
+    damaged = {keys()[2], keys()[15], keys()[33]}
+    for key in damaged:
+        world.destination.client.put_object(Bucket=world.destination.name, Key=key, Body=b"short")
+    for sides in (("source",), ("destination",), ("source", "destination")):
+        shorten(world, *sides)
+        verify(world)
+        assert unequal(world) == dict.fromkeys(damaged, Finding.SIZE_DIFFERS)
+
+
+@pytest.mark.usefixtures("source")
+def test_an_object_of_which_nobody_answers_is_neither(world: World) -> None:
+    key = keys()[-1]
+    shorten(world, "source")
+    world.destination_proxy.set_rules(
+        Rule(ShortList(5), kinds=LISTINGS), Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD}), key="040/")
+    )
+    assert not verify(world, headers="none").success
+    assert unequal(world) == {key: Finding.UNKNOWN}
+
+
+def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(world: World, source: Bucket) -> None:
+    foreign = ["imports/data/000/000/001/original/a.csv", "pg_dumps/monday.sql", "pg_dumps/tuesday.sql", "index.html"]
+    for key in (*foreign, "cache/what/a.png", "cache/custom_emojis/a", "backups/dumps/000/000/001/original/a.zip"):
+        source.client.put_object(Bucket=source.name, Key=key, Body=b"x")
+    world.destination.client.put_object(Bucket=world.destination.name, Key="other/a", Body=b"x")
+    for sides in ((), ("source", "destination")):
+        shorten(world, *sides, entries=1)
+        found = verify(world)
+        assert found.success
+        assert check(found).passed
+        told = metadata(found)
+        summary = str(told["summary"])
+        at_source, at_destination = summary.split("at the destination, and not copied: ")
+        assert at_destination.split(";")[0] == "other/"
+        named = at_source.split("at the source, and not copied: ")[1].rstrip("; ").split(", ")
+        assert sorted(named) == ["cache/what/", "imports/", "index.html", "pg_dumps/"]
+        assert told["top of the source"] == (
+            "`cache/what/` (not copied), `imports/` (not copied), `index.html` (not copied), `pg_dumps/` (not copied),"
+            " `backups/`, `cache/custom_emojis/`, `media_attachments/`"
+        )
+        assert told["top of the destination"] == "`other/` (not copied), `media_attachments/`"
+    shorten(world, "source", "destination", entries=100)
+    verify(world)
+    by_finding = {
+        finding: sorted(line.key for line in lines)
+        for finding, lines in itertools.groupby(
+            sorted(findings(world), key=lambda line: line.finding.value), key=lambda line: line.finding
+        )
+    }
+    assert by_finding[Finding.FOREIGN_AT_SOURCE] == sorted([*foreign, "cache/what/a.png"])
+    assert by_finding[Finding.FOREIGN] == ["other/a"]
+
+
+@pytest.mark.usefixtures("source")
+def test_a_side_whose_top_may_not_be_listed_is_said_to_be_unknown(world: World) -> None:
+    # As with a policy that lets folders be listed and not the bucket.
+    world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=LISTINGS, skip=1))
+    found = verify(world)
+    assert found.success
+    assert "the top of the source may not be listed" in str(metadata(found)["summary"])

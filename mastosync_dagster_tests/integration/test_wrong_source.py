@@ -1,0 +1,162 @@
+"""A source that is not the database's is no success: nothing is recorded as done, and nothing is believed lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli import main
+from mastosync_dagster.history import place_of, range_reads, watermark
+from mastosync_dagster.mastodon import Selection, read_schema, stored_objects, walk_rows
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of, without_cache
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from mastosync_dagster_tests.integration.conftest import World
+
+EMOJIS, CARDS = FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS
+
+
+@pytest.fixture
+def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    return world
+
+
+def swap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, world.environment[f"DESTINATION_{name}"])
+        monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
+
+
+def sync(world: World, file_type: FileType) -> dg.ExecuteInProcessResult:
+    ((key,),) = world.register(file_type).values()
+    return world.run(f"sync_{file_type.value}", key)
+
+
+def status(file_type: FileType) -> dict[str, object]:
+    (found,) = json.loads(CliRunner().invoke(main, ["status", file_type.value, "--json"]).output)
+    assert isinstance(found, dict)
+    return found
+
+
+def assert_not_done(world: World, result: dg.ExecuteInProcessResult) -> None:
+    place = place_of(S3Bucket.destination())
+    assert not result.success
+    for file_type in FileType:
+        assert range_reads(world.dagster, file_type, place) == {}
+        assert watermark(world.dagster, file_type, place) is None
+    assert not any(check.passed for check in result.get_asset_check_evaluations())
+
+
+@pytest.mark.parametrize("file_type", [FileType.MEDIA_ATTACHMENTS, FileType.SITE_UPLOADS, CARDS])
+def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
+    one_range: World, monkeypatch: pytest.MonkeyPatch, file_type: FileType
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
+    result = sync(one_range, file_type)
+    assert_not_done(one_range, result)
+    message = failure_of(result)
+    assert "S3_BUCKET" in message
+    assert "DATABASE_URL" in message
+    assert status(file_type)["objects_done"] == 0
+
+    # The setting is mended: the range is still to be done, and is.
+    monkeypatch.setenv("S3_BUCKET", one_range.source.name)
+    (key,) = one_range.dagster.get_dynamic_partitions(file_type.partitions_name)
+    assert one_range.run(f"sync_{file_type.value}", key).success
+    assert one_range.compare(file_type).differences == ()
+
+
+def test_a_wrong_prefix_names_its_variable(one_range: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_KEY_PREFIX", "elsewhere")
+    result = sync(one_range, FileType.ACCOUNTS)
+    assert_not_done(one_range, result)
+    assert "S3_KEY_PREFIX" in failure_of(result)
+
+
+def test_swapped_sides_are_not_done_though_the_destination_has_everything(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap(one_range, monkeypatch)
+    result = sync(one_range, FileType.ACCOUNTS)
+    assert_not_done(one_range, result)
+    assert "swapped" in failure_of(result)
+
+
+def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
+    config = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "changed_since": "last"}}}}
+    result = one_range.run("sync_changes", config=config)
+    assert_not_done(one_range, result)
+
+
+def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
+    result = sync(one_range, CARDS)
+    assert result.success
+    told = metadata_of(result, CARDS.value)
+    # Cards of before 3.2 lie outside of the cache's folder.
+    assert (told["missing"], told["copied"]) == (14, 5)
+    # Missing is not done.
+    found = status(CARDS)
+    assert (found["objects_done"], found["objects_missing"]) == (5, 14)
+    assert (found["materialized"], found["objects_left"]) == (1, 0)
+
+
+def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
+    one_range: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mastodon writes to the destination by now, and the source has no more than what is older."""
+    world = one_range
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE accounts SET avatar_file_name = 'after-the-switch.png', avatar_content_type = 'image/png',"
+            " header_file_name = NULL WHERE id IN (SELECT id FROM accounts ORDER BY id DESC LIMIT 60) RETURNING id"
+        )
+        ids = [row_id for (row_id,) in cursor.fetchall()]
+        connection.commit()
+    written = written_at_the_destination(world, ids)
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "60")
+    *_, last = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    result = world.run("sync_accounts", last)
+    assert result.success
+    told = metadata_of(result, "accounts")
+    assert told["only_at_destination"] == told["present"] == 6
+    assert status(FileType.ACCOUNTS)["objects_only_at_destination"] == 6
+    outcome = CliRunner().invoke(main, ["status", "accounts"])
+    assert "6 done (6 only at the destination), 0 missing" in outcome.output
+    outcome = CliRunner().invoke(main, ["sync", "accounts"])
+    assert re.search(rf"accounts │ .* │ +{written} │ +[\d.]+ │\n", outcome.output)
+
+
+def written_at_the_destination(world: World, ids: list[int]) -> int:
+    def connect() -> psycopg2.extensions.connection:
+        return psycopg2.connect(world.database.url)
+
+    with contextlib.closing(connect()) as connection:
+        schema = read_schema(connection)
+    number = 0
+    for page in walk_rows(connect, schema, Selection("accounts")):
+        for row in page.rows:
+            for stored in stored_objects("accounts", row):
+                if row["id"] in ids and stored.attachment == "avatar":
+                    world.destination.client.put_object(Bucket=world.destination.name, Key=stored.key, Body=b"new")
+                    number += 1
+    return number
