@@ -119,6 +119,23 @@ def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_r
     assert life.differences() == []
 
 
+@pytest.mark.parametrize("size_known", [True, False])
+def test_a_conversion_at_the_new_storage_of_which_the_row_does_not_tell_yet_stays(
+    life: Life, *, size_known: bool
+) -> None:
+    living = life.living
+    row_id = living.upload_raw("mp4", KINDS["mp4"], size_known=size_known)
+    key = living.original(row_id)
+    assert sync(life).success
+    living.source = life.world.destination
+    living.update("media_attachments", row_id, processing=1, updated_at=living.now.replace(tzinfo=None))
+    living.put(key)
+    result = sync(life)
+    assert result.success
+    assert lines(life, result.run_id)[key].outcome is Outcome.PRESENT
+    assert md5(body_of(life.world.destination, key)) == living.expected[key]
+
+
 def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Life, str]) -> None:
     life, preview = copied
     whole = {preview: flip(life.world.source, preview)}

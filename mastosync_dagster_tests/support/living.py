@@ -262,10 +262,14 @@ class LivingInstance:
         self.insert("media_attachments", row_id, {**values, "file_file_size": size if size_known else None})
         return row_id
 
+    def original(self, row_id: int) -> str:
+        """Return the key of a media attachment's original."""
+        name = self._value("media_attachments", row_id, "file_file_name")
+        return self.key("media_attachments", "file", row_id, "original", name)
+
     def convert_in_place(self, row_id: int, *, size_known: bool = True) -> str:
         """Convert such an object where Mastodon keeps its files now; return its key."""
-        name = self._value("media_attachments", row_id, "file_file_name")
-        key = self.key("media_attachments", "file", row_id, "original", name)
+        key = self.original(row_id)
         size, now = self.put(key), self.now.replace(tzinfo=None)
         sizes = {"file_file_size": size if size_known else None}
         self.update("media_attachments", row_id, file_updated_at=now, updated_at=now, processing=2, **sizes)
