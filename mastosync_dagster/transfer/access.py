@@ -28,6 +28,8 @@ _STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/Auth
 """Whom a private object must not be shown to; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
 PRIVATE: ObjectCannedACLType = "private"
+SAYS_NOTHING = frozenset({Reason.THROTTLED, Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
+"""Answers to a request without a signature after which an object may be readable or not."""
 
 
 def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
@@ -156,6 +158,12 @@ def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event
     )
 
 
+def try_access(storage: Storage, key: str, halt: threading.Event) -> None:
+    """Set the ACL of a private object that nobody needs to public, and back. Raises as `set_access`."""
+    for private in (False, True):
+        set_access(storage, key, private=private, halt=halt)
+
+
 def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
     """Set an ACL, and make sure that the object is still what it was."""
     proof, settings = storage.acl_proof, storage.settings
@@ -211,9 +219,40 @@ class SourceAccess:
         return True
 
     def _is_public(self, key: str) -> bool | None:
+        storage, halt = self._source, self._pool.halt
         try:
-            return is_public(self._source, key, self._pool.halt)
+            # By its ACL, or whatever that says: a policy of the bucket, or of the server, wins over ACLs.
+            return is_public(storage, key, halt) or everybody_reads(storage, key, halt)
         except StorageError as error:
             if gone(error):
                 return None
+            if error.reason is Reason.ACL_REFUSED:
+                raise StorageError(
+                    f"the {storage.settings.name} keeps no ACLs, so privacy=source cannot go by them: leave privacy at"
+                    " mastodon, which goes by Mastodon's rows",
+                    reason=error.reason,
+                    permanent=True,
+                ) from error
             raise
+
+
+def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
+    """Ask for an object without a signature (GET, of which no body is read: policies speak of nothing else).
+
+    Args:
+        storage: The side.
+        key: Relative to the key prefix.
+        halt: Set, no further attempt is made.
+
+    Raises:
+        StorageError: It was not answered, which says nothing.
+    """
+    client, bucket, full = storage.anonymous_client(), storage.settings.bucket, storage.full_key(key)
+    try:
+        answer = patiently(storage, key, lambda: client.get_object(Bucket=bucket, Key=full), halt)
+    except StorageError as error:
+        if error.reason in SAYS_NOTHING:
+            raise
+        return False
+    answer["Body"].close()
+    return True

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer import boto3_objects
-from mastosync_dagster.transfer.access import set_access
+from mastosync_dagster.transfer.access import everybody_reads, try_access
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.outcomes import Reason
@@ -23,8 +23,6 @@ _FOLDER = "mastosync-check"
 _BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
 _HEADERS = {"Content-Type": "text/plain"}
 _DEPTH = 2
-_SAYS_NOTHING = frozenset({Reason.THROTTLED, Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
-"""Answers to a request without a signature after which an object may be readable or not."""
 
 
 def folder_of(key: str) -> str:
@@ -43,7 +41,7 @@ def prove_private(
     Args:
         storage: The side; without ACLs, private objects are to be written all the same.
         folders: Folders, relative to the key prefix, without a slash at the end.
-        sets_acls: Set the probe's ACL too, as `set_access` does.
+        sets_acls: Set the probe's ACL too, to public and back, as `set_access` does.
         halt: Set, no further attempt is made.
         warn: Told of a probe that could not be deleted.
 
@@ -57,8 +55,8 @@ def prove_private(
             _write(storage, probe, halt)
             written = True
             if sets_acls:
-                set_access(storage, probe, private=True, halt=halt)
-            exposed = _everybody_reads(storage, probe)
+                try_access(storage, probe, halt)
+            exposed = everybody_reads(storage, probe, halt)
         except Exception as error:
             raise storage.error(error, probe) from error
         finally:
@@ -86,18 +84,6 @@ def _delete(storage: Storage, key: str) -> StorageError | None:
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
         return storage.error(error, key)
     return None
-
-
-def _everybody_reads(storage: Storage, key: str) -> bool:
-    """Ask for an object without a signature."""
-    try:
-        answer = storage.anonymous_client().get_object(Bucket=storage.settings.bucket, Key=storage.full_key(key))
-        answer["Body"].close()
-    except Exception as problem:
-        if storage.error(problem, key).reason in _SAYS_NOTHING:
-            raise
-        return False
-    return True
 
 
 def _exposed(storage: Storage, folder: str) -> StorageError:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+from psycopg2 import sql
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
-from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.web import hostile_web
 
@@ -54,7 +56,10 @@ def source(world_with_acls: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
         contextlib.closing(psycopg2.connect(world_with_acls.database.url)) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute("DELETE FROM media_attachments")
+        # No other row has a file: this bucket has none of theirs.
+        for table in ("media_attachments", "custom_emojis", "preview_cards", "site_uploads", "backups"):
+            cursor.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+        cursor.execute("UPDATE accounts SET avatar_file_name = NULL, header_file_name = NULL")
         for account, since in ((SUSPENDED, "2024-01-01"), (ACTIVE, None)):
             cursor.execute(
                 "INSERT INTO accounts (id, username, suspended_at, created_at, updated_at)"
@@ -91,14 +96,15 @@ def test_each_object_gets_the_acl_that_it_has_at_the_source(
     expected = {1: 200, 2: 403, 3: 200, 4: 403}
     assert statuses(source) == expected
     assert statuses(world.destination) == expected
-    # A request more for each object that is copied, and no more than that.
+    # A request more for each object that is copied, and one without a signature where its ACL is private.
     assert asked.count(Kind.OTHER) == len(ROWS)
+    assert asked.count(Kind.GET) == len(ROWS) + 2
 
     asked.forget()
     assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
     # The three that are private by their row or were written private are asked for, at both sides.
     assert asked.count(Kind.OTHER) == 3
-    assert asked.count(Kind.GET) == 0
+    assert asked.count(Kind.GET) == 2
     assert verify(world, privacy="source", acls="all").success
 
     # Neither the rows' word nor that of earlier runs turns them.
@@ -110,6 +116,50 @@ def test_each_object_gets_the_acl_that_it_has_at_the_source(
     assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
     assert statuses(world.destination) == expected
     assert verify(world, privacy="source", acls="all").success
+
+
+@pytest.mark.usefixtures("asked")
+def test_what_everybody_may_read_by_a_policy_of_the_bucket_is_not_private(
+    world_with_acls: World, source: Bucket
+) -> None:
+    world = world_with_acls
+    let_everybody_read(source)
+    for row_id in ROWS:
+        source.client.put_object_acl(Bucket=source.name, Key=key(row_id), ACL="private")
+    assert set(statuses(source).values()) == {200}
+    assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
+    assert set(statuses(world.destination).values()) == {200}
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_can_read(
+    world_with_acls: World, source: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        for row_id in range(10, 40):
+            cursor.execute(
+                "INSERT INTO media_attachments (id, account_id, file_file_name, file_content_type, file_file_size,"
+                " processing, created_at, updated_at, file_updated_at)"
+                " VALUES (%s, %s, 'a.mp3', 'audio/mpeg', 4, 2, now(), now(), now())",
+                (row_id, ACTIVE),
+            )
+            source.client.put_object(Bucket=source.name, Key=key(row_id), Body=b"body", ACL="private")
+        connection.commit()
+    for row_id in ROWS:
+        source.client.put_object_acl(Bucket=source.name, Key=key(row_id), ACL="private")
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    world.register(MEDIA)
+    (whole,) = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)[-1:]
+    assert "privacy=source" in failure_of(world.run("sync_media_attachments", whole, AS_SOURCE))
+
+
+def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_acls: World) -> None:
+    world = world_with_acls
+    world.register(MEDIA)
+    message = failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
+    assert "leave privacy at mastodon" in message
+    assert "S3_PERMISSION" not in message
 
 
 def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
@@ -144,5 +194,5 @@ def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_m
             run_config={"ops": {MEDIA.value: {"ops": config}}},
             raise_on_error=False,
         )
-    assert done.success
+    assert done.success, failure_of(done)
     assert statuses(world.destination) == {1: 200, 2: 403, 3: 403, 4: 403}

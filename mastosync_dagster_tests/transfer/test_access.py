@@ -67,7 +67,7 @@ def emptying(moto_bucket: Bucket) -> Iterator[Storage]:
 def test_an_acl_that_empties_an_object_is_noticed_at_the_first_one(moto_bucket: Bucket, emptying: Storage) -> None:
     keys = [f"{number}.png" for number in range(40)]
     for key in keys:
-        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"a picture")
+        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"a picture", ACL="public-read")
 
     def attempt(key: str) -> None:
         with pytest.raises(StorageError, match="Set DESTINATION_S3_PERMISSION to an empty text") as told:
@@ -83,8 +83,8 @@ def test_an_acl_that_empties_an_object_is_noticed_at_the_first_one(moto_bucket: 
 def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
     moto_bucket: Bucket, emptying: Storage
 ) -> None:
-    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="empty", Body=b"")
-    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture")
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="empty", Body=b"", ACL="public-read")
+    moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture", ACL="public-read")
     set_access(emptying, "empty", private=True, halt=HALT)
     with pytest.raises(StorageError, match="DESTINATION_S3_PERMISSION"):
         set_access(emptying, "a.png", private=True, halt=HALT)
@@ -92,7 +92,9 @@ def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
 
 def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket: Bucket) -> None:
     for number in range(5):
-        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=f"{number}.png", Body=b"a picture")
+        moto_bucket.client.put_object(
+            Bucket=moto_bucket.name, Key=f"{number}.png", Body=b"a picture", ACL="public-read"
+        )
     with s3_proxy(moto_bucket.server.endpoint) as proxy:
         side = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
         for number in range(5):
