@@ -10,7 +10,7 @@ from rich.table import Table
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
 from mastosync_dagster.progress import BarProgress
-from mastosync_dagster.reports import ONLY_THERE, counts
+from mastosync_dagster.reports import counts
 from mastosync_dagster.run_doubts import doubt_text
 from mastosync_dagster.run_lock import lock
 from mastosync_dagster.transfer.doubts import OPEN
@@ -51,7 +51,13 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
         run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
     )
     if result.success:
-        console.print(_table(result.output_for_node("report_changes")))
+        summary = result.output_for_node("report_changes")
+        console.print(_table(summary))
+        # Seldom: after the switch, after a refetch.
+        for group, tally in summary.groups.items():
+            if tally.only_at_destination:
+                told = f"{group}: {tally.only_at_destination:,} of those present are only at the destination"
+                console.print(told, markup=False)
         return True
     for event in result.all_events:
         if event.is_step_failure:
@@ -66,15 +72,12 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
 
 def _table(summary: Summary) -> Table:
     table = Table()
-    table.add_column("file type", no_wrap=True)
-    names = ["objects", "copied", "present", "missing", "failed"]
-    # Seldom there: after the switch, after a refetch, or where the source is the wrong one.
-    names += [ONLY_THERE] if summary.total.only_at_destination else []
-    for name in (*names, "MB"):
-        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("file type")
+    for name in ("objects", "copied", "present", "missing", "failed", "MB"):
+        table.add_column(name, justify="right")
     for group, tally in summary.groups.items():
         told = counts(tally)
-        numbers = (f"{told[name]:,}" for name in names)
+        numbers = (f"{told[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
         table.add_row(group, *numbers, f"{told['bytes'] / _MEGABYTE:,.1f}")
     return table
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -143,7 +142,7 @@ def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     outcome = CliRunner().invoke(main, ["status", "accounts"])
     assert "6 done (6 only at the destination), 0 missing" in outcome.output
     outcome = CliRunner().invoke(main, ["sync", "accounts"])
-    assert re.search(rf"accounts │ .* │ +{written} │ +[\d.]+ │\n", outcome.output)
+    assert f"accounts: {written} of those present are only at the destination" in outcome.output
 
 
 def written_at_the_destination(world: World, ids: list[int]) -> int:
