@@ -87,17 +87,31 @@ class Copier:
         """Copy an object of any size and any key."""
         return self._changed_since(line) or self._first_found(line, self._copy_any)
 
+    def _copy_on_server(self, line: PlannedCopy, source_key: str, key: str) -> Copied | None:
+        """Have the server copy an object; None: it does not."""
+        if self._on_server is None:
+            return None
+        if line.written_after is not None:
+            # Here nobody reads it, so nobody sees how old it is. What cannot be asked for the copy will tell.
+            with self._source, contextlib.suppress(StorageError):
+                found = self._source.storage.dated(source_key)
+                if found.modified is not None and found.modified <= line.written_after:
+                    raise OlderError(found.size, bare(found.etag))
+        with contextlib.suppress(RefusedError):
+            return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
+        return None
+
     def _copy_whole(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
-        if self._on_server is not None:
-            with contextlib.suppress(RefusedError):
-                return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
+        copied = self._copy_on_server(line, source_key, key)
+        if copied is not None:
+            return copied
         return self._whole.copy(source_key, key, line.size, private=line.private, written_after=line.written_after)
 
     def _copy_any(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         odd = self._lanes.is_odd(source_key) or self._lanes.is_odd(key)
-        if self._on_server is not None and not odd:
-            with contextlib.suppress(RefusedError):
-                return self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
+        copied = None if odd else self._copy_on_server(line, source_key, key)
+        if copied is not None:
+            return copied
         if odd and (line.size is None or line.size <= self._whole.limit):
             with contextlib.suppress(TooLargeError):
                 return self._whole.copy(

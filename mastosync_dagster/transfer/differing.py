@@ -108,7 +108,7 @@ class Judgement:
         if modified is None:
             # It was asked for by name, which does not tell.
             with contextlib.suppress(StorageError):
-                modified = patiently(side, entry.key, lambda: side.modified(entry.key), self.halt)
+                modified = patiently(side, entry.key, lambda: side.dated(entry.key), self.halt).modified
         return SideObject(entry.size, md5, modified)
 
     def _is_beginning(self, each: Differing) -> bool:

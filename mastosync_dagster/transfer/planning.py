@@ -297,10 +297,11 @@ class _Planner:
             some = self._differing[start : start + MOST]
             for differing, decision in zip(some, self.judgement.of(some), strict=True):
                 item, target, found, there, _ = differing
-                if decision.verdict is Verdict.KEEP:
-                    self._present(item, target, there=there, detail=decision.words)
-                elif decision.verdict is Verdict.COPY:
+                if decision.verdict is Verdict.COPY:
                     self._copy_found(item, target, found, there)
+                elif decision.verdict is Verdict.KEEP or (item.turn and self._has_acls):
+                    # Whatever its bytes are, who may read it comes first; a verification names those that differ.
+                    self._present(item, target, there=there, detail=decision.words)
                 else:
                     self._say(
                         item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=decision.words

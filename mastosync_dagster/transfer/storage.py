@@ -528,16 +528,17 @@ class Storage:
         etag = found["e_tag"]
         return ListedObject(key, found["size"], etag and etag.strip('"'))
 
-    def modified(self, key: str) -> datetime:
-        """Ask when an object was last written, by the server's clock.
+    def dated(self, key: str) -> ListedObject:
+        """Ask for one object, and when it was last written.
 
         Raises:
             StorageError: There is none, or it cannot be asked for.
         """
         try:
-            return self.client.head_object(Bucket=self.settings.bucket, Key=self.full_key(key))["LastModified"]
+            answer = self.client.head_object(Bucket=self.settings.bucket, Key=self.full_key(key))
         except Exception as error:
             raise self.error(error, key) from error
+        return ListedObject(key, answer["ContentLength"], answer["ETag"].strip('"') or None, answer["LastModified"])
 
     def etag_is_md5(self, key: str) -> bool:
         """Ask whether an object's ETag is the MD5 of its body: not so where it is encrypted with a key of its own.

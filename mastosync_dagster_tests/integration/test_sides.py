@@ -50,8 +50,8 @@ def cut(bucket: Bucket, key: str) -> bytes:
 
 
 def lines(life: Life, run_id: str) -> dict[str, ManifestLine]:
-    """Return the manifest of a run, by key."""
-    (file,) = Path(life.world.environment["DAGSTER_HOME"], "manifests").rglob(f"{run_id}.parquet")
+    """Return the manifest of a run over changed rows, by key."""
+    file = Path(life.world.environment["DAGSTER_HOME"], "manifests", "sync_changes", "changes", f"{run_id}.parquet")
     return {line.key: line for batch in read_manifest(file) for line in batch}
 
 
@@ -220,7 +220,7 @@ def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_tel
 def test_a_manifest_that_is_damaged_is_done_without(copied: tuple[Life, str]) -> None:
     life, preview = copied
     whole = flip(life.world.source, preview)
-    for file in Path(life.world.environment["DAGSTER_HOME"], "manifests").rglob("*.parquet"):
+    for file in Path(life.world.environment["DAGSTER_HOME"], "manifests", MEDIA.value).rglob("*.parquet"):
         file.write_bytes(b"no manifest")
     result = sync(life)
     assert lines(life, result.run_id)[preview].reason is Reason.SIDES_DIFFER

@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,6 +80,18 @@ def test_an_object_that_is_gone_is_missing_and_candidates_are_tried(transfer: On
         ("b", Outcome.COPIED, "cache/b"),
     ]
     assert transfer.bodies() == 0
+
+
+def test_what_is_older_than_anything_new_is_not_copied_over_what_is_at_the_destination(transfer: OneServer) -> None:
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    transfer.put("media/a.mp4", b"raw")
+    transfer.put("media/b.mp4", b"raw")
+    transfer.destination.client.put_object(
+        Bucket=transfer.destination.name, Key="media/a.mp4", Body=b"converted at the destination"
+    )
+    _, lines = transfer.run(*(line(f"media/{name}.mp4", written_after=later) for name in "ab"))
+    assert [each.outcome for each in lines] == [Outcome.PRESENT, Outcome.COPIED]
+    assert transfer.fetched("media/a.mp4") == b"converted at the destination"
 
 
 def test_an_object_replaced_since_the_plan_is_copied_as_it_is_now(transfer: OneServer) -> None:
