@@ -294,6 +294,7 @@ ELSEWHERE = "0.0.0.0"  # noqa: S104  (it leads to this machine, and does not loo
         ({"DB_HOST": f"127.0.0.1,{ELSEWHERE}"}, {}),
         ({"DATABASE_URL": f"postgresql://u:s3cret@{ELSEWHERE}/d"}, {}),
         ({"DATABASE_URL": f"postgresql://u:s3cret@localhost/d?hostaddr={ELSEWHERE}"}, {}),
+        ({"DB_HOST": ELSEWHERE, "PGREQUIREAUTH": "scram-sha-256"}, {}),
         # Another port of this machine may be anybody's.
         ({"DB_HOST": "127.0.0.1"}, {"port": True}),
         ({}, {"host": ELSEWHERE, "password": Secret(env="MASTOSYNC_SECRET_X")}),

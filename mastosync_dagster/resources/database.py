@@ -235,8 +235,9 @@ class _Database:
         named = any(getattr(self.fields.config, name) is not None for name in ("host", "port", "ssh_tunnel_host"))
         nobody_else = (self.target.is_here or through_tunnel) and not named
         if self.target.sslmode not in _VERIFYING_MODES and not nobody_else:
-            # Whoever answers there could ask for the password in clear.
-            login["require_auth"] = "!password"
+            # Whoever answers there could ask for the password in clear. PGREQUIREAUTH is libpq's own variable for it.
+            stated = None if named else self.fields.environment.process.get("PGREQUIREAUTH")
+            login["require_auth"] = stated or "!password"
         return login
 
 

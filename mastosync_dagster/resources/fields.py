@@ -174,8 +174,8 @@ def refuse_variables(context: dg.InitResourceContext, resource: str, variables: 
     config = {} if context.run is None else context.run.run_config
     for path, name in _named_variables(config):
         mine = path[:3] == ("resources", resource, "config")
-        if not mine and path[0] != "ops":
-            continue
+        if path[:1] == ("resources",) and not mine:
+            continue  # another resource's
         own = [variables[path[3]]] if mine and len(path) == 4 and path[3] in variables else []  # noqa: PLR2004  (a field)
         if not may_be_named(name, own):
             raise SettingsError(
