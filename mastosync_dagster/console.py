@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.failures import root_of
+from mastosync_dagster.incremental import RESTORED
 from mastosync_dagster.progress import BarProgress
 from mastosync_dagster.reports import counts
 from mastosync_dagster.run_doubts import doubt_text
@@ -97,6 +98,7 @@ def status_lines(status: Status) -> list[str]:
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
         f"  incremental  {_incremental(known)}",
+        *([f"  restored     {RESTORED}; the next incremental run takes every row"] if status.restored else []),
     ]
 
 

@@ -1,6 +1,6 @@
 """What Dagster's own history says: how far the destination is complete, and what may have been copied to it already.
 
-Moments are of the database's clock: this machine's and the database's may differ, and nothing here compares the two.
+Moments are of the clock that was most behind when the database was read: its own, this machine's, the destination's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.mastodon import NewestRow
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.transfer.settings import one_spelling
 
@@ -33,6 +34,8 @@ DESTINATION = "destination"
 WATERMARK = "watermark"
 EVERY_ROW = "every_row"
 COVERED_SINCE = "covered_since"
+NEWEST_ID = "newest_id"
+NEWEST_AT = "newest_row_created_at"
 DATABASE_BYTES = "database_bytes"
 
 _PAGE = 500
@@ -63,12 +66,14 @@ class Watermark:
         every_row: A run over every row stands at the beginning, so that not even those ranges are excepted.
         covered_since: Incremental runs have taken what has changed between this moment and the other. A range that was
             read before, and whose run ended after the first of them had begun, lacks what changed in between.
+        newest: The newest row of the table as it was read; None: it had none, or the version before did not note it.
     """
 
     moment: datetime
     run_id: str
     every_row: bool
     covered_since: datetime
+    newest: NewestRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +91,26 @@ class RangeRead:
     numbers: Mapping[str, float]
 
 
-def watermark(instance: DagsterInstance, file_type: FileType, place: str) -> Watermark | None:
+def watermark(
+    instance: DagsterInstance, file_type: FileType, place: str, latest: datetime | None = None
+) -> Watermark | None:
     """Return how far incremental runs of a file type have come; None: none of them has ended well yet.
 
     Args:
         instance: Whose history counts.
         file_type: The file type.
         place: The destination, as `place_of` names it.
+        latest: One that lies later comes from a wrong clock, and is not believed; None: all are.
     """
-    return _watermarks(instance, file_type).get(place)
+    return _watermarks(instance, file_type, latest).get(place)
 
 
-def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Watermark]:
+def believable(*clocks: datetime) -> datetime:
+    """Return the latest moment of a watermark that is believed."""
+    return min(clocks) + OVERLAP
+
+
+def _watermarks(instance: DagsterInstance, file_type: FileType, latest: datetime | None = None) -> dict[str, Watermark]:
     """Return the watermark of each place."""
     best: dict[str, Watermark] = {}
     for record in _observations(instance, file_type):
@@ -105,11 +118,18 @@ def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Wat
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
         moment, written = values.get(WATERMARK), values.get(DESTINATION)
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        if isinstance(moment, float) and isinstance(written, str):
+        believed = isinstance(moment, float) and (latest is None or _moment(moment) <= latest)
+        if believed and isinstance(moment, float) and isinstance(written, str):
             where = one_spelling(written)
             since = values.get(COVERED_SINCE)
             covered_since = _moment(since if isinstance(since, float) else moment)
-            found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)), covered_since)
+            row_id, created = values.get(NEWEST_ID), values.get(NEWEST_AT)
+            newest = (
+                NewestRow(file_type.value, row_id, created)
+                if isinstance(row_id, int) and isinstance(created, float)
+                else None
+            )
+            found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)), covered_since, newest)
             if where not in best or found.moment > best[where].moment:
                 best[where] = found
     return best
@@ -117,7 +137,14 @@ def _watermarks(instance: DagsterInstance, file_type: FileType) -> dict[str, Wat
 
 def furthest_runs(instance: DagsterInstance) -> set[str]:
     """Return the runs whose records incremental runs go by: of the watermarks, and of the latest reads."""
-    kept = {found.run_id for file_type in FileType for found in _watermarks(instance, file_type).values()}
+    # One that lies in the future is not believed, and the newest one before it counts.
+    bounds = (None, believable(datetime.now(timezone.utc)))
+    kept = {
+        found.run_id
+        for file_type in FileType
+        for latest in bounds
+        for found in _watermarks(instance, file_type, latest).values()
+    }
     for file_type in FileType:
         tag = read_until_tag(file_type)
         latest = max((value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values), default=None)

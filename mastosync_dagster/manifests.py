@@ -69,7 +69,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RunTimes:
     """What a manifest's metadata says of when its run looked.
 
     Attributes:
@@ -88,7 +88,7 @@ class Reading:
         return {name: moment.isoformat() for name, moment in moments.items()}
 
     @classmethod
-    def of(cls, metadata: Mapping[bytes, bytes], published: datetime) -> Reading:
+    def of(cls, metadata: Mapping[bytes, bytes], published: datetime) -> RunTimes:
         """Return what a file says; of one that is silent, what is certain from when it was published.
 
         Args:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
+from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.alerts import FIRST_REASONS
@@ -28,24 +29,30 @@ from mastosync_dagster.history import (
     DATABASE_BYTES,
     DESTINATION,
     EVERY_ROW,
+    NEWEST_AT,
+    NEWEST_ID,
+    OVERLAP,
     READ_AT,
     SYNC_CHANGES,
     WATERMARK,
+    believable,
     new_after,
     place_of,
     read_until_tags,
     watermark,
 )
-from mastosync_dagster.incremental import Claim
-from mastosync_dagster.manifests import About, Damaged, Reading, is_about, manifest_store
+from mastosync_dagster.incremental import Claim, known_now
+from mastosync_dagster.manifests import About, Damaged, RunTimes, is_about, manifest_store
 from mastosync_dagster.mastodon import (
     TABLES,
+    NewestRow,
     PrivateRows,
     RowPage,
+    Schema,
     Selection,
     database_now,
+    newest_row_of,
     read_schema,
-    rows_as_of,
     walk_rows,
 )
 from mastosync_dagster.outbox import Outbox
@@ -53,6 +60,7 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.privacy_watch import PrivacyWatch
 from mastosync_dagster.progress import ProgressReporter, Watcher
+from mastosync_dagster.reading import Reading, begin_reading
 from mastosync_dagster.records import Records
 from mastosync_dagster.refetching import refetch_missing
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
@@ -113,11 +121,13 @@ class Planned:
         config: How it was made, so that it can be made again.
         run_id: The run in whose folder it lies.
         counts: What it counts.
-        read_at: The moment whose rows the database showed before the first one was read, by its clock.
+        read_at: The moment that reading the database stands for; see `Reading.read_at`.
         seconds: How long planning took.
         database_bytes: What the database says that the objects' originals weigh.
         begun: When planning began, by this machine's clock.
         remark: What is to be known of the objects that were at the destination before; None: nothing.
+        claimable: Whether the run's success may claim ``read_at``.
+        newest: The newest row of each table before the first one was read.
     """
 
     scope: Scope
@@ -129,11 +139,13 @@ class Planned:
     database_bytes: int
     begun: datetime
     remark: str | None = None
+    claimable: bool = True
+    newest: tuple[NewestRow, ...] = ()
 
     @property
-    def reading(self) -> Reading:
+    def times(self) -> RunTimes:
         """When the run looked."""
-        return Reading(self.begun, self.read_at, self.read_at + timedelta(seconds=self.seconds))
+        return RunTimes(self.begun, self.read_at, self.read_at + timedelta(seconds=self.seconds))
 
 
 @dataclass(frozen=True)
@@ -177,20 +189,36 @@ class _Sides:
     web: FetchSettings = field(default_factory=FetchSettings)
 
 
-def _make_plan(
-    context: dg.OpExecutionContext,
-    scope_at: Callable[[datetime], Scope],
-    config: PlanConfig,
-    sides: _Sides,
-) -> Planned:
-    """Plan into the run's folder, from the rows of the database and listings of both sides.
+_ScopeAt = Callable[[Connection, Reading], Scope]
+"""Returns what a run is about, given a connection to the database and the moment at which it is read."""
 
-    Args:
-        context: Of the op.
-        scope_at: Returns what the run is about, given the database's clock.
-        config: Of the op.
-        sides: The servers.
-    """
+
+def _begin(
+    context: dg.OpExecutionContext,
+    connection: Connection,
+    scope_at: _ScopeAt,
+    config: PlanConfig,
+    destination: Storage | None,
+) -> tuple[Scope, Schema, Reading, tuple[NewestRow, ...]]:
+    """Find out what a run is about, and what the database is, before the first row is read."""
+    reading = begin_reading(
+        connection,
+        destination,
+        wait_seconds=config.wait_seconds,
+        info=context.log.info,
+        warn=context.log.warning,
+    )
+    scope = scope_at(connection, reading)
+    tables = [selection.table for selection in scope.selections]
+    schema = read_schema(connection, tables)
+    newest = (newest_row_of(connection, schema, table) for table in tables if scope.claims)
+    return scope, schema, reading, tuple(filter(None, newest))
+
+
+def _make_plan(
+    context: dg.OpExecutionContext, scope_at: _ScopeAt, config: PlanConfig, sides: _Sides, *, claims: bool
+) -> Planned:
+    """Plan into the run's folder, from the rows and listings of both sides; ``claims``: it may move a watermark."""
     started, begun = time.monotonic(), datetime.now(timezone.utc)
     folder = workfolder.create_work_folder(context.instance, context.run_id)
     source, destination = sides.source.storage(), sides.destination.storage()
@@ -201,9 +229,9 @@ def _make_plan(
         connect = stack.enter_context(sides.database.session())
         watcher = stack.enter_context(sides.progress.watch(context.log))
         with contextlib.closing(connect()) as connection:
-            read_at, now, reading = rows_as_of(connection), database_now(connection), time.monotonic()
-            scope = scope_at(read_at)
-            schema = read_schema(connection, [selection.table for selection in scope.selections])
+            asked = destination if claims else None
+            scope, schema, reading, newest = _begin(context, connection, scope_at, config, asked)
+            clock_ahead, reading_began = database_now(connection) - datetime.now(timezone.utc), time.monotonic()
         lists = [_doubts(context, scope, selection, sides.destination) for selection in scope.selections]
         for listed in lists:
             listed.open(stack)
@@ -215,7 +243,7 @@ def _make_plan(
                 listed,
                 destination=destination,
                 source=partial(SourceAccess, source) if marks.privacy is Privacy.SOURCE else None,
-                rules=_rules(context, listed.table, config, marks, destination, read_at),
+                rules=_rules(context, listed.table, config, marks, destination, reading.read_at),
             )
             for listed in lists
         ]
@@ -223,7 +251,7 @@ def _make_plan(
             _wanted(
                 walk_rows(connect, schema, selection, page_rows=config.page_rows),
                 selection,
-                _changes(context, selection, sides.destination, now - begun),
+                _changes(context, selection, sides.destination, reading, clock_ahead),
                 sizes,
                 convergence,
                 config,
@@ -263,22 +291,29 @@ def _make_plan(
         config=config,
         run_id=context.run_id,
         counts=counts,
-        read_at=read_at,
+        read_at=reading.read_at,
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
         begun=begun,
         remark=_remark(context, scope, marks.privacy, sides) if counts.present else None,
+        claimable=reading.claimable,
+        newest=newest,
     )
+    _note(context, planned, reading.latest + timedelta(seconds=time.monotonic() - reading_began))
+    return planned
+
+
+def _note(context: dg.OpExecutionContext, planned: Planned, read_until: datetime) -> None:
+    """Note until when a run has read the rows, and tell what it has planned."""
     # Before the first object is copied, so that no run has copied something and lacks them.
-    read_until = now + timedelta(seconds=time.monotonic() - reading)
-    tags = read_until_tags((selection.table for selection in scope.selections), read_until, context.run_id)
+    tags = read_until_tags((selection.table for selection in planned.scope.selections), read_until, context.run_id)
     context.instance.add_run_tags(context.run_id, tags)
+    counts = planned.counts
     context.log.info(
         f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
         f" copy ({counts.bytes_to_copy / 1e6:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
     )
-    return planned
 
 
 def _remark(context: dg.OpExecutionContext, scope: Scope, privacy: Privacy, sides: _Sides) -> str | None:
@@ -395,17 +430,22 @@ def _marks(
 
 
 def _changes(
-    context: dg.OpExecutionContext, selection: Selection, destination: S3Bucket, clock_ahead: timedelta
+    context: dg.OpExecutionContext,
+    selection: Selection,
+    destination: S3Bucket,
+    reading: Reading,
+    clock_ahead: timedelta,
 ) -> Changes | None:
     """Return which objects of the selection's rows are wanted; None: all."""
     if selection.changed_since is None:
         return None
     file_type = FileType(selection.table)
-    known = watermark(context.instance, file_type, place_of(destination))
+    known = watermark(context.instance, file_type, place_of(destination), believable(reading.earliest))
     return Changes(
         since=selection.changed_since,
         all_above=selection.all_above,
         new_after=new_after(context.instance, file_type, known, run_id=context.run_id),
+        until=reading.latest + OVERLAP,
         clock_ahead=clock_ahead,
     )
 
@@ -428,7 +468,8 @@ def plan(
             partition=context.partition_key,
             selections=(Selection(table=file_type.value, ids=ids),),
         )
-        return _make_plan(context, lambda _: scope, config, _Sides(mastodon_db, source, destination, progress))
+        sides = _Sides(mastodon_db, source, destination, progress)
+        return _make_plan(context, lambda *_: scope, config, sides, claims=False)
 
 
 @dg.op(description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.")
@@ -442,10 +483,11 @@ def plan_changes(
 ) -> Planned:
     """Plan the rows that the config selects, of several file types."""
 
-    def scope_at(now: datetime) -> Scope:
+    def scope_at(connection: Connection, reading: Reading) -> Scope:
         place = place_of(destination)
-        shares = config.shares(context.instance, place, now)
-        context.log.info("; ".join(share.why for share in shares))
+        known = known_now(context.instance, place, connection, config.asked, believable(reading.earliest))
+        shares = config.shares(context.instance, place, reading.read_at, known)
+        (context.log.warning if known.restored else context.log.info)("; ".join(share.why for share in shares))
         return Scope(
             name=context.job_name,
             partition=CHANGES,
@@ -455,7 +497,8 @@ def plan_changes(
         )
 
     with plain_failures(), working(context.instance, context.run_id):
-        return _make_plan(context, scope_at, config, _Sides(mastodon_db, source, destination, progress))
+        sides = _Sides(mastodon_db, source, destination, progress)
+        return _make_plan(context, scope_at, config, sides, claims=config.part.is_whole)
 
 
 @dg.op(description="Stream the planned objects from the source to the destination, verified.")
@@ -478,7 +521,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
     """Carry out a plan. One of another run (re-execution from failure) is made again, for it may be stale."""
     if planned.run_id != context.run_id:
         scope = planned.scope
-        planned = _make_plan(context, lambda _: scope, planned.config, sides)
+        planned = _make_plan(context, lambda *_: scope, planned.config, sides, claims=bool(scope.claims))
     folder = workfolder.work_folder(context.instance, context.run_id)
     try:
         with sides.progress.watch(context.log) as watcher, _privacy_watch(context, planned, sides) as watch:
@@ -702,11 +745,16 @@ class _Report:
         # Re-executed from failure into another bucket, the run takes the rows that the first one lacked.
         claims = {claim.table: claim for claim in scope.claims if scope.place == self.place}
         # A file type whose objects all have a good end is done, whatever becomes of the others.
-        if table in claims and not self.failed(tally) and not self.copied.stopped:
+        planned = self.copied.planned
+        if table in claims and planned.claimable and not self.failed(tally) and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
             covered_since = claims[table].covered_since or self.copied.planned.read_at
             metadata[COVERED_SINCE] = dg.MetadataValue.timestamp(covered_since)
+            for newest in planned.newest:
+                if newest.table == table:
+                    metadata[NEWEST_ID] = dg.MetadataValue.int(newest.row_id)
+                    metadata[NEWEST_AT] = dg.MetadataValue.float(newest.created_at)
         return dg.AssetObservation(table, metadata=metadata)
 
     @property
@@ -741,7 +789,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         workfolder.work_folder(context.instance, context.run_id),
-        {**_about(sides.destination).metadata(), **planned.reading.metadata()},
+        {**_about(sides.destination).metadata(), **planned.times.metadata()},
         source_prefix=sides.source.settings().prefix,
         destination_prefix=sides.destination.settings().prefix,
     )

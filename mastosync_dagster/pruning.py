@@ -81,6 +81,7 @@ NOT_ATTEMPTED = "the run was stopped before"
 _BUSY_TABLES = ("accounts", "media_attachments")
 """Those that get rows all day on an instance that runs, with ids that grow with time."""
 _HIGHEST_ID = 2**63 - 1
+_LONG_AGO = datetime(1970, 1, 2, tzinfo=timezone.utc)
 
 _CANDIDATES = "candidates.parquet"
 _KEYS_A_STEP = 200
@@ -91,7 +92,9 @@ def shown_at(connection: Connection) -> datetime:
 
     A standby may lag behind by more than a day: there the rows of new objects have not come yet.
     """
-    return min(rows_as_of(connection), datetime.now(timezone.utc))
+    shown = rows_as_of(connection)
+    # A standby that has replayed nothing since it was started does not know: nothing is old enough then.
+    return _LONG_AGO if shown is None else min(shown, datetime.now(timezone.utc))
 
 
 def restored_from(connect: Connect, schema: Schema, storage: Storage, read_at: datetime) -> datetime | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mastosync_dagster.history import SYNC_CHANGES
-from mastosync_dagster.manifests import About, Reading
+from mastosync_dagster.manifests import About, RunTimes
 from mastosync_dagster.mastodon import TABLES, Rows, change_columns, file_dates, stored_objects
 from mastosync_dagster.partitions import InvalidRangeError, parse_range
 from mastosync_dagster.transfer.decisions import Known, Record, Row
@@ -129,7 +129,7 @@ class Records:
                 metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
                 if not self._about.is_place_of(metadata):
                     return {}
-                reading = Reading.of(metadata, manifest.written)
+                reading = RunTimes.of(metadata, manifest.written)
                 for batch in FORMAT.batches(file, path, lines=_BATCH_LINES, columns=_COLUMNS):
                     outcomes = batch.column("outcome").cast(pa.string())
                     # Without a key at the source it is what the destination alone had, or kept against the source's.
@@ -149,7 +149,7 @@ class Records:
             self._warn(text)
 
 
-def _record(line: Mapping[str, Any], reading: Reading) -> tuple[str, Record]:
+def _record(line: Mapping[str, Any], reading: RunTimes) -> tuple[str, Record]:
     return line["key"], Record(line["size"], line["etag"], reading.read_at, reading.read_until, reading.begun)
 
 

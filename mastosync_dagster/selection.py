@@ -42,11 +42,13 @@ class Changes:
         all_above: Those of rows with ids above this too.
         new_after: Those written after this moment cannot have been copied yet; None: any may.
         clock_ahead: How far the database's clock, of which the moments are, is ahead of this machine's.
+        until: Nor was anything written after this one: what says so has a wrong moment, and any run may have copied it.
     """
 
     since: datetime
     all_above: int | None
     new_after: datetime | None
+    until: datetime
     clock_ahead: timedelta = timedelta()
 
     @property
@@ -135,4 +137,4 @@ def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> 
         return
     after = changes.new_after
     for stored, written in changed_objects(table, row, changes.since, all_above=changes.all_above):
-        yield stored, after is not None and written is not None and written > after
+        yield stored, after is not None and written is not None and after < written <= changes.until

@@ -9,7 +9,7 @@ from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
-from mastosync_dagster.incremental import LAST, Part, Share, every_row, since_last, since_moment
+from mastosync_dagster.incremental import LAST, Known, Part, Share, every_row, since_last, since_moment
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import Privacy
 from mastosync_dagster.transfer.copying import CopySettings
@@ -69,6 +69,13 @@ class PlanConfig(dg.Config):
 
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
     listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
+    wait_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=3_600,
+        description="Seconds to wait, before rows are read, for transactions that write. One that is open still: the"
+        " watermark stays where it is.",
+    )
     copy_private: bool | None = Field(default=None, description=COPY_PRIVATE_HELP)
     privacy: str = Field(
         default=Privacy.MASTODON.value,
@@ -117,25 +124,37 @@ class ChangesConfig(PlanConfig):
             raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
         return names
 
-    def shares(self, instance: dg.DagsterInstance, place: str, now: datetime) -> tuple[Share, ...]:
+    @property
+    def part(self) -> Part:
+        """Which part of the rows is asked for."""
+        return Part(self.limit, self.offset)
+
+    @property
+    def asked(self) -> list[FileType]:
+        """The file types, each once."""
+        return [FileType(name) for name in dict.fromkeys(self.file_types)]
+
+    def shares(
+        self, instance: dg.DagsterInstance, place: str, now: datetime, known: Known | None = None
+    ) -> tuple[Share, ...]:
         """Return what to take of each file type.
 
         Args:
             instance: Whose history says where the last incremental run ended.
             place: The destination, as `history.place_of` names it.
-            now: The database's clock; ``changed_since`` may not lie after it.
+            now: The moment whose rows the database shows; ``changed_since`` may not lie after it.
+            known: What of the history is believed; None: all of it.
 
         Raises:
             InvalidMomentError: ``changed_since`` is no moment, has no zone or lies in the future.
         """
-        part = Part(self.limit, self.offset)
-        file_types = [FileType(name) for name in dict.fromkeys(self.file_types)]
+        history = known or Known(instance, place)
         if self.changed_since is None:
-            return tuple(every_row(file_type, part) for file_type in file_types)
+            return tuple(every_row(file_type, self.part) for file_type in self.asked)
         if self.changed_since.strip() == LAST:
-            return tuple(since_last(instance, place, file_type, part, now) for file_type in file_types)
+            return tuple(since_last(history, file_type, self.part, now) for file_type in self.asked)
         moment = parse_moment(self.changed_since, now=now)
-        return tuple(since_moment(instance, place, file_type, part, moment) for file_type in file_types)
+        return tuple(since_moment(history, file_type, self.part, moment) for file_type in self.asked)
 
 
 class CopyConfig(dg.Config):

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.history import DATABASE_BYTES, place_of, range_reads, watermark
+from mastosync_dagster import reading
+from mastosync_dagster.history import DATABASE_BYTES, believable, place_of, range_reads
+from mastosync_dagster.incremental import known_now
 from mastosync_dagster.manifests import About, Damaged, manifest_store
-from mastosync_dagster.mastodon import IdRange, TableSize, read_schema, split_size, table_size
+from mastosync_dagster.mastodon import IdRange, TableSize, database_now, read_schema, split_size, table_size
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.reports import ONLY_THERE
 from mastosync_dagster.run_doubts import in_doubt, open_objects
@@ -48,6 +50,7 @@ class Status:
         in_doubt: Objects, of those left, that the nights ask for, by why they do.
         reads: The latest materializations of the ranges, by key.
         watermark: How far incremental runs have come; None: there was none.
+        restored: The watermark's newest row is gone, and with it the word of every run: all is left.
     """
 
     file_type: FileType
@@ -64,6 +67,7 @@ class Status:
     in_doubt: Mapping[Doubt, int]
     reads: Mapping[str, RangeRead]
     watermark: Watermark | None
+    restored: bool = False
 
 
 def statuses(
@@ -101,20 +105,29 @@ def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> 
 
 def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_type: FileType, doubts: Doubts) -> Status:
     ranges = registered_ranges(instance, file_type)
-    reads, known = range_reads(instance, file_type, place), watermark(instance, file_type, place)
+    with contextlib.closing(connect()) as connection:
+        latest = believable(database_now(connection), reading.machine_now())
+        history = known_now(instance, place, connection, [file_type], latest)
+    reads, known, restored = (
+        range_reads(instance, file_type, place),
+        history.watermark(file_type),
+        bool(history.restored),
+    )
     shown = _shown(instance, file_type, ranges)
     counts = dict.fromkeys(("materialized", "failed", "running", "missing"), 0)
     for ids in ranges:
         counts[_kind(shown.get(range_key(ids)), read=range_key(ids) in reads)] += 1
 
+    reads = {} if restored else reads
     unread = _together([ids for ids in ranges if range_key(ids) not in reads])
     after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
     tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection, [file_type.value])
     # An incremental run has taken the tail as it was then; one over every row has taken all.
+    believed = known if not restored else None
     taken, untaken = (
-        (unread + tail, []) if known and known.every_row else (tail, unread) if known else ([], unread + tail)
+        (unread + tail, []) if believed and believed.every_row else (tail, unread) if believed else ([], unread + tail)
     )
     done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
     # What has yet to be taken is left in any case.
@@ -135,6 +148,7 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
         in_doubt=open_,
         reads=reads,
         watermark=known,
+        restored=restored,
         **counts,
     )
 

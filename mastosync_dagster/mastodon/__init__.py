@@ -22,6 +22,14 @@ from mastosync_dagster.mastodon.queries import (
 from mastosync_dagster.mastodon.remote_files import CACHE_CONTROL, RemoteFile, remote_file, remote_file_columns
 from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.sizes import TableSize, split_size, table_size
+from mastosync_dagster.mastodon.snapshots import (
+    NewestRow,
+    Snapshot,
+    is_there,
+    newest_row_of,
+    read_snapshot,
+    wait_for_open_transactions,
+)
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [
@@ -35,6 +43,7 @@ __all__ = [
     "FileDates",
     "IdRange",
     "KeySpan",
+    "NewestRow",
     "NotMastodonError",
     "Owners",
     "PrivateRows",
@@ -44,6 +53,7 @@ __all__ = [
     "Rows",
     "Schema",
     "Selection",
+    "Snapshot",
     "StoredObject",
     "TableSize",
     "change_columns",
@@ -54,11 +64,14 @@ __all__ = [
     "id_boundaries",
     "id_partition",
     "is_remote",
+    "is_there",
     "key_spans",
     "newest_row",
+    "newest_row_of",
     "owners",
     "prefixed",
     "read_schema",
+    "read_snapshot",
     "remote_file",
     "remote_file_columns",
     "rows_as_of",
@@ -67,5 +80,6 @@ __all__ = [
     "split_size",
     "stored_objects",
     "table_size",
+    "wait_for_open_transactions",
     "walk_rows",
 ]

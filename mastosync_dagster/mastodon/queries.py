@@ -16,6 +16,7 @@ from psycopg2 import sql
 from mastosync_dagster.mastodon.changes import ROW_UPDATED_AT, change_columns
 from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader, single_transaction
 from mastosync_dagster.mastodon.paths import id_class
+from mastosync_dagster.mastodon.snapshots import read_snapshot
 from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, Remote, table_named
 
 if TYPE_CHECKING:
@@ -304,12 +305,20 @@ def _has_file(facts: Table, schema: Schema) -> sql.Composable:
 
 
 def _has_changed(facts: Table, schema: Schema) -> sql.Composed:
+    # The same rule as `changed_objects`: a moment that is not known may lie after it, if there is a file.
     names = ["created_at", *(attachment.updated_at_column for attachment in facts.attachments)]
-    conditions = [
+    conditions: list[sql.Composable] = [
         sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in names if schema.has(facts.name, name)
     ]
     conditions += [
-        sql.SQL("({} > %(since)s AND left({}, {}) = {})").format(
+        sql.SQL("({} IS NULL AND btrim({}, %(blank)s) <> '')").format(
+            sql.Identifier(attachment.updated_at_column), sql.Identifier(attachment.file_name_column)
+        )
+        for attachment in facts.attachments
+        if schema.has(facts.name, attachment.updated_at_column, attachment.file_name_column)
+    ]
+    conditions += [
+        sql.SQL("(({} > %(since)s) IS NOT FALSE AND left({}, {}) = {})").format(
             sql.Identifier(ROW_UPDATED_AT),
             sql.Identifier(attachment.content_type_column),
             sql.Literal(len(kind)),
@@ -319,6 +328,8 @@ def _has_changed(facts: Table, schema: Schema) -> sql.Composed:
         for kind in attachment.processed_later
         if schema.has(facts.name, ROW_UPDATED_AT, attachment.content_type_column)
     ]
+    if schema.has(facts.name, "created_at"):
+        conditions.append(sql.SQL("created_at IS NULL"))
     return sql.SQL(" OR ").join([*conditions, sql.SQL("id > %(all_above)s")])
 
 
@@ -385,21 +396,16 @@ def database_now(connection: Connection) -> datetime:
     Args:
         connection: A connection that is in no transaction.
     """
-    now, _ = _moments(connection)
-    return now
+    return read_snapshot(connection).now
 
 
-def rows_as_of(connection: Connection) -> datetime:
-    """Return the moment whose rows the database shows, by its clock: every row that was committed before is there.
-
-    That is now; on a standby, which may lag behind, the moment of the last transaction that it has replayed. (One that
-    has replayed none since it was started does not know, and counts as up to date.)
+def rows_as_of(connection: Connection) -> datetime | None:
+    """Return the moment whose rows the database shows, by its clock. See `Snapshot.as_of`.
 
     Args:
         connection: A connection that is in no transaction.
     """
-    now, replayed = _moments(connection)
-    return now if replayed is None else min(now, replayed)
+    return read_snapshot(connection).as_of
 
 
 def newest_row(connection: Connection, schema: Schema) -> datetime | None:
@@ -447,14 +453,3 @@ def highest_id(connection: Connection, schema: Schema, table: str) -> int | None
         ((found,),) = cursor.fetchall()
     assert found is None or isinstance(found, int)  # noqa: S101  (the primary key of all these tables is a bigint)
     return found
-
-
-def _moments(connection: Connection) -> tuple[datetime, datetime | None]:
-    """Return the database's clock, and where it is a standby the moment up to which it has come, as far as it knows."""
-    with single_transaction(connection) as cursor:
-        # It is the primary that has written the moment down, and its clock that stands in the rows.
-        cursor.execute("SELECT now(), CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END")
-        ((now, replayed),) = cursor.fetchall()
-    assert isinstance(now, datetime)  # noqa: S101  (PostgreSQL's timestamp with time zone is nothing else)
-    assert replayed is None or isinstance(replayed, datetime)  # noqa: S101  (as above)
-    return now.astimezone(timezone.utc), replayed.astimezone(timezone.utc) if replayed else None

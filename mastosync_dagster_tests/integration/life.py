@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
@@ -31,12 +32,19 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass
 class Life:
-    """An instance, its copy, and the nights between them."""
+    """An instance, its copy, and the nights between them. All clocks are set: those of runs in this process.
+
+    Attributes:
+        machine_ahead: How far this machine's clock is ahead of the instance's own.
+        destination_ahead: How far the destination's is.
+    """
 
     world: World
     living: LivingInstance
     set_rows_per_partition: Callable[[int], None]
     definitions: dg.Definitions = field(default_factory=build_definitions)
+    machine_ahead: timedelta = timedelta()
+    destination_ahead: timedelta = timedelta()
 
     def copy_everything(self) -> None:
         """Register and run the ranges of all file types: the history before the first night."""
@@ -51,11 +59,15 @@ class Life:
         config: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        """Run a job in this process, without Dagster's lines on the terminal."""
+        """Run a job in this process, without Dagster's lines on the terminal, and with little patience."""
+        config = copy.deepcopy(dict(config or {}))
+        if job == "sync_changes":
+            ops: dict[str, Any] = config.setdefault("ops", {})  # type: ignore[assignment]  # a tree of dicts
+            ops.setdefault("plan_changes", {}).setdefault("config", {}).setdefault("wait_seconds", 1)
         return self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.world.dagster,
             partition_key=partition,
-            run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={**config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             tags=tags,
             raise_on_error=False,
         )

@@ -136,9 +136,15 @@ def cancelled(life: Life) -> None:
     )
     world.destination_proxy.set_rules(Rule(Delay(0.5), kinds=frozenset({Kind.PUT})))
     already = world.destination_proxy.count(Kind.PUT)
+    # Its machine's clock is set as ours is.
+    dagster = (
+        "import datetime as d; from mastosync_dagster import reading; from dagster._cli import main;"
+        " now = lambda: d.datetime.now(d.timezone.utc);"
+        f" reading.machine_now = lambda: now() + d.timedelta(seconds={life.living.ahead.total_seconds()}); main()"
+    )
     with (home / "cancelled.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
+            [sys.executable, "-c", dagster, "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
             + ["-c", str(config)],
             cwd=PROJECT,
             stdout=log,

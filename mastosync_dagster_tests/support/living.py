@@ -75,9 +75,13 @@ class LivingInstance:
         expected = {each.key: each.md5 for each in objects}
         instance = cls(database, source, expected, Counter(expected.keys()))
         instance.execute(_CLOCK)
-        path = f'ALTER DATABASE "{database.database}" SET search_path = clock, pg_catalog, public'
-        instance.execute(path)
+        instance.use_clock()
         return instance
+
+    def use_clock(self) -> None:
+        """Have its database go by its clock; a copy of the database has to be told again."""
+        self.execute(f'ALTER DATABASE "{self.database.database}" SET search_path = clock, pg_catalog, public')
+        self.pass_time(timedelta())
 
     # --- its database ------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from email.utils import format_datetime
 from enum import Enum
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +25,7 @@ from mastosync_dagster_tests.support.listening import stop_listening, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from datetime import datetime
 
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
@@ -357,6 +359,8 @@ class Proxy:
         self.endpoint = ""
         self.injected = 0
         self.used: Counter[Rule] = Counter()
+        self.clock: Callable[[], datetime] | None = None
+        """What replies say that the time is; None: what the server says."""
 
     def set_rules(self, *rules: Rule) -> None:
         """Replace the rules; their counting starts anew."""
@@ -558,6 +562,9 @@ class _Connection:
             await writer.drain()
             return self._reset()
         reader, reply = await self._forward(head, body)
+        if self._proxy.clock is not None:
+            told = format_datetime(self._proxy.clock(), usegmt=True)
+            reply = reply.without("date").adding("Date", told)
         return await self._relay(seen, reader, reply, rule)
 
     def _damaged(self, body: bytes, flip: Flip, rule: Rule) -> bytes:

@@ -1,0 +1,337 @@
+"""The watermark claims only what was seen: what a night could not see, a later one takes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from mastosync_dagster.history import place_of, watermark
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.status import statuses
+from mastosync_dagster_tests.conftest import create_database
+from mastosync_dagster_tests.integration.life import DAY, MINUTE, Life
+from mastosync_dagster_tests.support.proxy import Kind
+from mastosync_dagster_tests.support.standby import standby_of
+from mastosync_dagster_tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ACCOUNTS = FileType.ACCOUNTS
+HOUR = timedelta(hours=1)
+YEAR = timedelta(days=365)
+
+
+def begin(life: Life, after: timedelta = HOUR) -> None:
+    """Have the accounts copied, and a first night behind."""
+    for key in life.world.register(ACCOUNTS)[ACCOUNTS]:
+        assert life.run("sync_accounts", key).success
+    life.living.pass_time(after)
+    assert night(life).success
+
+
+def night(life: Life, **config: object) -> dg.ExecuteInProcessResult:
+    plan = {"file_types": ["accounts"], "changed_since": "last", **config}
+    return life.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}})
+
+
+def mark(life: Life) -> datetime | None:
+    found = watermark(life.world.dagster, ACCOUNTS, place_of(S3Bucket.destination()))
+    return found.moment if found else None
+
+
+def differences(life: Life) -> list[str]:
+    """Return what is wrong about the accounts; what was in a row and is no more does not count."""
+    return [line for line in life.differences() if line.startswith("accounts/")]
+
+
+def told(life: Life, result: dg.ExecuteInProcessResult) -> str:
+    return "\n".join(entry.user_message for entry in life.world.dagster.all_logs(result.run_id))
+
+
+def set_database_clock(life: Life, ahead: timedelta) -> None:
+    """Set the clock of the database's host, and of nothing else."""
+    life.living.execute("UPDATE clock.ahead SET by = %(by)s", {"by": life.living.ahead + ahead})
+
+
+@pytest.mark.parametrize("ahead", [YEAR, 2 * HOUR, -YEAR, -2 * HOUR])
+@pytest.mark.parametrize("whose", ["the database's", "this machine's", "the destination's"])
+def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose: str, ahead: timedelta) -> None:
+    begin(life)
+    living = life.day()
+    living.sign_up()
+    living.pass_time(DAY / 2)
+    if whose == "the database's":
+        set_database_clock(life, ahead)
+    elif whose == "this machine's":
+        life.machine_ahead = ahead
+    else:
+        life.destination_ahead = ahead
+    result = night(life)
+    assert result.success
+    assert f"{whose} is the one that differs" in told(life, result).replace(f"; {whose} is", f" {whose} is")
+    after = mark(life)
+    assert after is not None
+    assert after <= living.now
+    set_database_clock(life, timedelta())
+    life.machine_ahead = life.destination_ahead = timedelta()
+
+    living.pass_time(HOUR)
+    living.sign_up()
+    living.pass_time(DAY / 2)
+    assert night(life).success
+    assert differences(life) == []
+    after = mark(life)
+    assert after is not None
+    assert living.now - after < MINUTE
+
+
+def test_a_clock_that_machine_and_database_share_is_held_against_the_destinations(life: Life) -> None:
+    begin(life)
+    set_database_clock(life, 2 * HOUR)
+    life.machine_ahead = 2 * HOUR
+    result = night(life)
+    assert "the destination's is the one that differs" in told(life, result)
+    after = mark(life)
+    assert after is not None
+    assert after <= life.living.now + timedelta(seconds=2)
+
+
+def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None:
+    begin(life)
+    before = mark(life)
+    assert before is not None
+    # A version before has believed a clock that was a year ahead.
+    with life.world.dagster as dagster:
+        (record,) = dagster.fetch_observations(dg.AssetKey("accounts"), limit=1).records
+        observed = record.asset_observation
+        assert observed is not None
+        wrong = dg.MetadataValue.timestamp(before + YEAR)
+        dagster.report_runless_asset_event(
+            dg.AssetObservation("accounts", metadata={**observed.metadata, "watermark": wrong, "covered_since": wrong})
+        )
+        life.day().sign_up()
+        life.living.pass_time(DAY / 2)
+        assert night(life).success
+        assert differences(life) == []
+        (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [ACCOUNTS])
+        assert status.watermark is not None
+        assert timedelta() <= life.living.now - status.watermark.moment < MINUTE
+
+
+def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(life: Life) -> None:
+    keys = life.world.register(ACCOUNTS)[ACCOUNTS]
+    with life.world.dagster as dagster:
+        for key in keys:
+            assert life.run("sync_accounts", key).success
+            latest = dagster.get_latest_storage_id_by_partition(
+                dg.AssetKey("accounts"), dg.DagsterEventType.ASSET_MATERIALIZATION
+            )[key]
+            (record,) = dagster.fetch_materializations(
+                dg.AssetRecordsFilter(dg.AssetKey("accounts"), storage_ids=[latest]), limit=1
+            ).records
+            event = record.asset_materialization
+            assert event is not None
+            future = dg.MetadataValue.timestamp(life.living.now + YEAR)
+            dagster.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    "accounts", partition=key, metadata={**event.metadata, "database_read_at": future}
+                )
+            )
+        life.living.change_avatar(life.an_old_account())
+        life.living.pass_time(DAY)
+        assert night(life).success
+    assert [line for line in differences(life) if "never" not in line] == []
+
+
+def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_night_takes_its_rows(life: Life) -> None:
+    begin(life)
+    before = mark(life)
+    living = life.day()
+    with contextlib.closing(living.connect()) as upload:
+        living.sign_up(connection=upload)
+        living.pass_time(30 * MINUTE)
+        result = night(life)
+        assert result.success
+        assert "a transaction that writes is open" in told(life, result)
+        assert mark(life) == before
+        upload.commit()
+    living.pass_time(DAY)
+    assert night(life).success
+    assert differences(life) == []
+    after = mark(life)
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
+    begin(life)
+    before = mark(life)
+    living = life.day()
+    with contextlib.closing(living.connect()) as upload:
+        living.sign_up(connection=upload)
+        living.pass_time(30 * MINUTE)
+        commit = threading.Timer(1, upload.commit)
+        commit.start()
+        started = time.monotonic()
+        assert night(life, wait_seconds=60).success
+        assert time.monotonic() - started < 30
+        commit.join()
+    assert differences(life) == []
+    after = mark(life)
+    assert before is not None
+    assert after is not None
+    assert after > before
+
+
+def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_first_night(life: Life) -> None:
+    living, account = life.living, life.an_old_account()
+    keys = life.world.register(ACCOUNTS)[ACCOUNTS]
+    with contextlib.closing(living.connect()) as upload:
+        began = living.now.replace(tzinfo=None)
+        late = "UPDATE accounts SET avatar_file_name = 'late.png', avatar_updated_at = %s WHERE id = %s"
+        upload.cursor().execute(late, (began, account))
+        living.pass_time(30 * MINUTE)
+        for key in keys:
+            assert life.run("sync_accounts", key).success
+        upload.commit()
+    living.put(living.key("accounts", "avatar", account, "original", "late.png"))
+    living.pass_time(HOUR)
+    assert night(life).success
+    assert not [line for line in differences(life) if "late.png" in line]
+
+
+def test_a_standby_that_has_replayed_nothing_claims_nothing(
+    life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a standby has replayed is told by the host's clock, so none is set here.
+    begin(life, after=timedelta())
+    before, database = mark(life), life.world.database
+    folder = tmp_path / "standby"
+    folder.mkdir()
+    with standby_of(database, folder) as standby:
+        monkeypatch.setenv("DATABASE_URL", standby.url)
+        with contextlib.closing(psycopg2.connect(standby.url)) as second:
+            second.autocommit = True
+
+            def replayed() -> object:
+                with second.cursor() as cursor:
+                    cursor.execute("SELECT pg_last_xact_replay_timestamp()")
+                    return cursor.fetchall()[0][0]
+
+            assert replayed() is None
+            result = night(life)
+            assert result.success
+            assert "has replayed nothing since it was started" in told(life, result)
+            assert mark(life) == before
+            life.living.sign_up()
+            wait_until(lambda: replayed() is not None)
+            wait_until(lambda: night(life).success and mark(life) != before)
+        monkeypatch.setenv("DATABASE_URL", database.url)
+    assert differences(life) == []
+
+
+def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_nothing_is_left(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(life)
+    living = life.day()
+    already = set(living.expected)
+    leaving = living.sign_up()
+    living.pass_time(DAY / 2)
+    assert night(life).success
+    backup = create_database(living.database, template=living.database.database)
+    bodies = {key: body(life, key) for key in living.expected.keys() - already}
+    expected = dict(living.expected)
+
+    # An account goes, its objects are pruned; others come.
+    living = life.day()
+    for key in bodies:
+        life.world.destination.client.delete_object(Bucket=life.world.destination.name, Key=key)
+    living.delete_account(leaving)
+    for _ in range(3):
+        living.sign_up()
+        living.pass_time(DAY)
+        assert night(life).success
+
+    # The database of five days ago, and the objects that it speaks of; people go on signing up.
+    monkeypatch.setenv("DATABASE_URL", backup.url)
+    living.database = backup
+    living.use_clock()
+    living.expected = expected
+    for key, data in bodies.items():
+        living.source.client.put_object(Bucket=living.source.name, Key=key, Body=data)
+    living.pass_time(HOUR)
+    living.sign_up()
+    living.pass_time(HOUR)
+    assert differences(life)
+    with life.world.dagster as dagster:
+        (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [ACCOUNTS])
+        assert status.restored
+        assert status.left.rows == row_count(life)
+
+        result = night(life)
+        assert result.success
+        assert "restored from a backup" in told(life, result)
+        assert [line for line in differences(life) if "never" not in line] == []
+
+        living.pass_time(DAY)
+        assert "restored" not in told(life, night(life))
+        (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [ACCOUNTS])
+        assert not status.restored
+        assert status.left.rows == 0
+
+
+def body(life: Life, key: str) -> bytes:
+    source = life.living.source
+    return source.client.get_object(Bucket=source.name, Key=key)["Body"].read()
+
+
+def row_count(life: Life) -> int:
+    ((count,),) = life.living.execute("SELECT count(*) FROM accounts")
+    return int(count)
+
+
+@pytest.mark.parametrize("moment", [None, "2199-01-01", "infinity"])
+def test_a_moment_that_nobody_believes_is_asked_about_and_copies_nothing_again(life: Life, moment: str | None) -> None:
+    begin(life)
+    living = life.day()
+    account = living.sign_up()
+    living.update("accounts", account, avatar_updated_at=moment)
+    for _ in range(2):
+        living.pass_time(DAY)
+        assert night(life).success
+        assert differences(life) == []
+    living.pass_time(DAY)
+    life.world.forget()
+    assert night(life).success
+    assert set(life.world.requests()) <= {Kind.HEAD}
+
+
+def test_an_observation_of_a_version_before_is_read_as_ever(life: Life) -> None:
+    begin(life)
+    with life.world.dagster as dagster:
+        (record,) = dagster.fetch_observations(dg.AssetKey("accounts"), limit=1).records
+        observed = record.asset_observation
+        assert observed is not None
+        new = {"newest_id", "newest_row_created_at"}
+        assert new <= observed.metadata.keys()
+        old = {name: value for name, value in observed.metadata.items() if name not in new}
+        moment = datetime.fromtimestamp(life.living.now.timestamp(), timezone.utc)
+        life.living.pass_time(HOUR)
+        dagster.report_runless_asset_event(
+            dg.AssetObservation("accounts", metadata={**old, "watermark": dg.MetadataValue.timestamp(moment)})
+        )
+        found = watermark(dagster, ACCOUNTS, place_of(S3Bucket.destination()))
+    assert found is not None
+    assert found.newest is None
+    assert found.moment == moment

