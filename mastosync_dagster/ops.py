@@ -744,9 +744,10 @@ class _Report:
         scope = self.copied.planned.scope
         # Re-executed from failure into another bucket, the run takes the rows that the first one lacked.
         claims = {claim.table: claim for claim in scope.claims if scope.place == self.place}
-        # A file type whose objects all have a good end is done, whatever becomes of the others.
         planned = self.copied.planned
-        if table in claims and planned.claimable and not self.failed(tally) and not self.copied.stopped:
+        # What has failed is on the doubt list, so that the nights ask for it; where they do not, it holds the watermark.
+        settled = not self.failed(tally) or retry_nights() > 0
+        if table in claims and planned.claimable and settled and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)
             metadata[EVERY_ROW] = dg.MetadataValue.bool(claims[table].every_row)
             covered_since = claims[table].covered_since or self.copied.planned.read_at
