@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak
+.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak nights
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,6 +31,9 @@ faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for
 
 soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
 	$(BIN)/pytest mastosync_dagster_tests/faults -m soak -p no:logging
+
+nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compare every object after a good one
+	$(BIN)/pytest mastosync_dagster_tests/integration/test_random_nights.py -m nights -n 2
 
 lint: $(STAMP) ## Style, docstrings and types
 	$(BIN)/ruff check .

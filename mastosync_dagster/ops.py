@@ -745,7 +745,7 @@ class _Report:
         # Re-executed from failure into another bucket, the run takes the rows that the first one lacked.
         claims = {claim.table: claim for claim in scope.claims if scope.place == self.place}
         planned = self.copied.planned
-        # What has failed is on the doubt list, so that the nights ask for it; where they do not, it holds the watermark.
+        # What has failed is on the doubt list, so that the nights ask for it; if they do not, it holds the watermark.
         settled = not self.failed(tally) or retry_nights() > 0
         if table in claims and planned.claimable and settled and not self.copied.stopped:
             metadata[WATERMARK] = dg.MetadataValue.timestamp(self.copied.planned.read_at)

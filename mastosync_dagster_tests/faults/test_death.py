@@ -58,7 +58,7 @@ class Runs:
         # rclone's server keeps no ACLs: what a dead run has left private or not cannot be set right there.
         variables |= {"DESTINATION_S3_PERMISSION": "", "MASTOSYNC_COPY_PRIVATE": "true"}
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(variables).encode() + b"\n")
+        self.process.stdin.write(json.dumps({"variables": variables}).encode() + b"\n")
         self.process.stdin.flush()
         return int(self._answer())
 

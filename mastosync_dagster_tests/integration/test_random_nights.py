@@ -1,0 +1,301 @@
+"""Lives of random nights, most of them bad: whatever happened, one good night, and everything is right.
+
+Runs are processes of their own, so that they can be killed. Days pass by the instance's clock, and nobody sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.demo.processes import running
+from mastosync_dagster.partitions import FileType
+from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.living import LivingInstance
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mastosync_dagster_tests.integration.conftest import World
+
+MEDIA = FileType.MEDIA_ATTACHMENTS
+ACCOUNTS, PICTURES = 8, 24
+NIGHTS = int(os.environ.get("NIGHTS", "200"))
+SEEDS = int(os.environ.get("SEEDS", "10"))
+FILE_TYPES = [FileType.ACCOUNTS.value, MEDIA.value]
+WRITES = frozenset({Kind.PUT})
+ACLS = frozenset({Kind.OTHER})
+EVERYTHING = frozenset({Kind.PUT, Kind.OTHER, Kind.LIST, Kind.HEAD})
+
+
+class Runner:
+    """Executes runs, one at a time, in processes that it forks.
+
+    Args:
+        process: As `faults.run_process` says.
+        log: What the runs print.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def start(self, world: World, ahead: timedelta, job: str, config: object, partition: str | None = None) -> int:
+        """Begin a run; return its process id."""
+        variables = {
+            **world.environment,
+            "DESTINATION_S3_PERMISSION": "public-read",
+            "MASTOSYNC_COPY_PRIVATE": "",
+            "MASTOSYNC_RETRY_NIGHTS": "366",
+        }
+        wanted = {
+            "variables": variables,
+            "ahead": ahead.total_seconds(),
+            "job": job,
+            "config": config,
+            "partition": partition,
+        }
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._process.stdin.flush()
+        return int(self._answer())
+
+    def end(self) -> bool | None:
+        """Wait for the run's end; return whether it succeeded. None: it was killed."""
+        success: bool | None = json.loads(self._answer())
+        return success
+
+    def _answer(self) -> bytes:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self._log.read_text()[-3000:]
+        return line
+
+
+@contextlib.contextmanager
+def runner(log: Path) -> Iterator[Runner]:
+    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.run_process"]
+    with running(command, log=log, cwd=Path(__file__).parents[2], piped=True) as process:
+        yield Runner(process, log)
+
+
+@dataclass
+class RandomLife:
+    """An instance with a few accounts and their pictures, and nights that copy it.
+
+    Attributes:
+        world: Its servers.
+        living: Its rows and objects.
+        dice: Decides.
+        nights: Executes nights.
+        backfills: Executes runs of ID ranges beside them.
+        told: What happened, for whoever reads a failure.
+    """
+
+    world: World
+    living: LivingInstance
+    dice: random.Random
+    nights: Runner
+    backfills: Runner
+    told: list[str] = field(default_factory=list)
+    accounts: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+
+    # --- the day -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Fill the instance, and copy its ranges."""
+        for _ in range(ACCOUNTS):
+            self.accounts.append(self.living.sign_up())
+        for _ in range(PICTURES):
+            self.post()
+        self.world.register(FileType.ACCOUNTS, MEDIA)
+        for file_type in (FileType.ACCOUNTS, MEDIA):
+            for key in self.world.dagster.get_dynamic_partitions(file_type.partitions_name):
+                self.backfills.start(self.world, self.living.ahead, f"sync_{file_type.value}", None, key)
+                assert self.backfills.end()
+
+    def post(self) -> None:
+        picture = self.living.post_picture()
+        self.living.update(MEDIA.value, picture, account_id=self.dice.choice(self.accounts))
+        self.pictures.append(picture)
+
+    def suspend(self) -> None:
+        self.living.update("accounts", self.dice.choice(self.accounts), suspended_at=self.living.now)
+
+    def unsuspend(self) -> None:
+        suspended = self.living.execute("SELECT id FROM accounts WHERE suspended_at IS NOT NULL")
+        if suspended:
+            self.living.update("accounts", self.dice.choice(sorted(suspended))[0], suspended_at=None)
+
+    def delete_post(self) -> None:
+        if len(self.pictures) > PICTURES // 2:
+            self.living.delete_post(self.pictures.pop(self.dice.randrange(len(self.pictures))))
+
+    def change_avatar(self) -> None:
+        self.living.change_avatar(self.dice.choice(self.accounts))
+
+    def late_row(self) -> None:
+        """A row that is committed minutes after the moment that stands in it."""
+        self.post()
+        late = (self.living.now - timedelta(minutes=self.dice.randrange(9))).replace(tzinfo=None)
+        self.living.update(MEDIA.value, self.pictures[-1], created_at=late, file_updated_at=late)
+
+    def day(self) -> None:
+        events = (self.post, self.suspend, self.unsuspend, self.delete_post, self.change_avatar, self.late_row)
+        for _ in range(self.dice.randrange(1, 5)):
+            event = self.dice.choice(events)
+            self.told.append(event.__name__)
+            event()
+        self.living.pass_time(timedelta(hours=12))
+
+    # --- the night -----------------------------------------------------------------------------------------------
+
+    def night(self, *rules: Rule, end_it: signal.Signals | None = None) -> bool | None:
+        """Run a night while the destination misbehaves; end its process at some request, if that is wanted."""
+        proxy = self.world.destination_proxy
+        proxy.set_rules(*rules)
+        proxy.forget()
+        plan = {"config": {"file_types": FILE_TYPES, "changed_since": "last"}}
+        config = {"ops": {"plan_changes": plan, "copy": {"config": {"max_attempts": 2}}}}
+        pid = self.nights.start(self.world, self.living.ahead, "sync_changes", config)
+        if end_it is not None:
+            self._wait_for_requests(pid, self.dice.randrange(1, 60))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, end_it)
+        success = self.nights.end()
+        proxy.set_rules()
+        return success
+
+    def _wait_for_requests(self, pid: int, number: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(self.world.destination_proxy.requests) < number and time.monotonic() < deadline:
+            if not Path(f"/proc/{pid}/stat").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text():
+                return
+            time.sleep(0.002)
+
+    def beside_a_range(self) -> None:
+        """A run of an ID range is planned; accounts are suspended or come back; a night; the range goes on, or dies."""
+        key = self.world.dagster.get_dynamic_partitions(MEDIA.partitions_name)[0]
+        proxy = self.world.destination_proxy
+        proxy.set_rules(Rule(Delay(1), kinds=frozenset({Kind.LIST, *ACLS}), key=r"."))
+        proxy.forget()
+        pid = self.backfills.start(self.world, self.living.ahead, f"sync_{MEDIA.value}", None, key)
+        self._wait_for_requests(pid, self.dice.randrange(1, 4))
+        self.dice.choice((self.suspend, self.unsuspend))()
+        self.night()
+        if self.dice.random() < 0.5:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.backfills.end()
+
+    def bad_night(self) -> None:
+        bad: Sequence[tuple[str, Callable[[], object]]] = (
+            ("killed", lambda: self.night(end_it=signal.SIGKILL)),
+            ("terminated", lambda: self.night(end_it=signal.SIGTERM)),
+            ("503", lambda: self.night(Rule(Answer(503, "SlowDown"), kinds=EVERYTHING, probability=0.4))),
+            ("writes refused", lambda: self.night(Rule(Answer(403, "AccessDenied"), kinds=WRITES))),
+            ("no right to set ACLs", lambda: self.night(Rule(Answer(403, "AccessDenied"), kinds=ACLS, method="PUT"))),
+            ("expired keys", lambda: self.night(Rule(Answer(403, "InvalidAccessKeyId"), kinds=EVERYTHING, skip=5))),
+            ("beside a range", self.beside_a_range),
+            ("good", self.night),
+        )
+        name, night = self.dice.choice(bad)
+        self.told.append(f"-- {name}")
+        night()
+
+    # --- the morning ---------------------------------------------------------------------------------------------
+
+    def wrong(self) -> dict[str, str]:
+        """Return what is not as it must be: bytes, and who may read them."""
+        client, bucket = self.world.destination.client, self.world.destination.name
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
+        private = {
+            row_id
+            for (row_id,) in self.living.execute(
+                "SELECT m.id FROM media_attachments m JOIN accounts a ON a.id = m.account_id"
+                " WHERE a.suspended_at IS NOT NULL"
+            )
+        }
+        hidden = tuple(
+            folder.rsplit("/", 2)[0]
+            for row_id in private
+            for folder in [self.living.key(MEDIA.value, "file", row_id, "original", "name")]
+        )
+        wrong = {}
+        for key, digest in self.living.expected.items():
+            expected = 403 if key.startswith(hidden or "-") else 200
+            if found.get(key) != digest:
+                wrong[key] = "absent" if key not in found else "another"
+            elif (status := anonymous_status(self.world.destination.server, bucket, key)) != expected:
+                wrong[key] = f"{status} instead of {expected}"
+        return wrong
+
+
+@pytest.fixture
+def empty(world_with_acls: World) -> World:
+    """The servers, without the generated instance's rows."""
+    world = world_with_acls
+    living = LivingInstance.of(world.database, world.source, [])
+    for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
+        living.execute(f'DELETE FROM "{table}"')  # noqa: S608  (the names above)
+    return world
+
+
+def live(world: World, seed: int, nights: int, folder: Path) -> tuple[dict[str, str], Counter[str]]:
+    """Live through days and nights, and one good night; return what is wrong then, and which nights there were."""
+    living = LivingInstance(world.database, world.source, {}, Counter())
+    with runner(folder / "nights.log") as by_night, runner(folder / "ranges.log") as beside:
+        life = RandomLife(world, living, random.Random(seed), by_night, beside)
+        world.destination_proxy.clock = lambda: living.now
+        life.begin()
+        for _ in range(nights):
+            life.day()
+            life.bad_night()
+        life.day()
+        success = life.night()
+        wrong = life.wrong()
+    assert success, (folder / "nights.log").read_text()[-3000:]
+    kinds = Counter(event for event in life.told if event.startswith("--"))
+    assert not wrong, (wrong, life.told)
+    return wrong, kinds
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [1])
+def test_after_a_dozen_random_nights_one_good_night_makes_everything_right(
+    empty: World, seed: int, tmp_path: Path
+) -> None:
+    _, kinds = live(empty, seed, 12, tmp_path)
+    assert len(kinds) > 3
+
+
+@pytest.mark.nights
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("seed", range(100, 100 + SEEDS))
+def test_after_a_life_of_random_nights_one_good_night_makes_everything_right(
+    empty: World, seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    wrong, kinds = live(empty, seed, NIGHTS, tmp_path)
+    told = ", ".join(f"{count} {name[3:]}" for name, count in kinds.most_common())
+    line = (
+        f"NIGHTS seed {seed}: {kinds.total()} nights in {time.monotonic() - started:.0f} s: {told}; {len(wrong)} wrong"
+    )
+    with capsys.disabled():
+        print(f"\n{line}")  # noqa: T201  (what the target is run for)
