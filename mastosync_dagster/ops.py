@@ -89,8 +89,8 @@ from mastosync_dagster.verdicts import Repairs, repairs
 from mastosync_dagster.witnesses import look_for_originals
 
 _MANY = 20
-"""Objects of a run over changed rows from which on it is looked whether the source is the right one. Runs of ID ranges
-are looked at in any case: a range that is materialized is not run again."""
+"""Objects of a run from which on it is looked whether the source is the right one, if it lacks most of them. A range of
+fewer is looked at where it lacks all of them: a range that is materialized is not run again."""
 
 
 @dataclass(frozen=True)
@@ -653,9 +653,10 @@ def _look_at_source(
     Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
     destination by now. So other rows are asked.
     """
-    plan, several = planned.counts, planned.scope.partition == CHANGES
+    plan, is_range = planned.counts, planned.scope.partition != CHANGES
     lacking = plan.missing + plan.only_at_destination + counts.missing + counts.present
-    if 2 * lacking <= plan.objects or (several and plan.objects < _MANY):
+    many = 2 * lacking > plan.objects >= _MANY
+    if not many and not (is_range and lacking == plan.objects > 0):
         return None
     source, destination = sides.source.storage(), sides.destination.storage()
     with sides.database.session() as connect:
@@ -707,6 +708,7 @@ class _Report:
         numbers: dict[str, int | float] = {
             "rows": planned.counts.rows,
             **reports.counts(self.summary.total),
+            reports.ONLY_THERE: self.summary.total.only_at_destination,
             "seconds": round(seconds, 3),
             **reports.rates(self.summary.total, seconds),
             **counts.figures(),
@@ -738,7 +740,11 @@ class _Report:
         """Return what is noted on an asset about its share of a run."""
         table = selection.table
         tally = self.summary.groups.get(table, reports.Tally())
-        metadata: dict[str, dg.RawMetadataValue] = {**reports.counts(tally), **self.read()}
+        metadata: dict[str, dg.RawMetadataValue] = {
+            **reports.counts(tally),
+            reports.ONLY_THERE: tally.only_at_destination,
+            **self.read(),
+        }
         if selection.changed_since is not None:
             metadata["changed_since"] = dg.MetadataValue.timestamp(selection.changed_since)
         scope = self.copied.planned.scope

@@ -24,7 +24,7 @@ CHECK_NAME = "complete"
 """The asset check of every file type: passes only when nothing is missing or failed."""
 
 ONLY_THERE = "only_at_destination"
-"""How counts name the present objects that the source does not have."""
+"""How metadata names the number of present objects that the source does not have."""
 
 FIRST_LINES = 50
 _MEGABYTE = 1_000_000
@@ -110,7 +110,6 @@ def counts(tally: Tally) -> dict[str, int]:
         "objects": tally.objects,
         **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
         "bytes": tally.bytes,
-        ONLY_THERE: tally.only_at_destination,
     }
 
 

@@ -89,6 +89,7 @@ def _delete(storage: Storage, key: str) -> StorageError | None:
 def _exposed(storage: Storage, folder: str) -> StorageError:
     settings = storage.settings
     where = f"{settings.bucket}/{storage.full_key(folder)}"
+    reason = Reason.ACL_REFUSED if settings.has_acls else Reason.PRIVATE_NOT_COPIED
     if settings.has_acls:
         text = (
             f"everybody can read what is private in {where}: a probe with the ACL private was given out without a"
@@ -102,4 +103,4 @@ def _exposed(storage: Storage, folder: str) -> StorageError:
             " MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public. Take off the policy that lets everybody"
             " read it, or set MASTOSYNC_COPY_PRIVATE=false, which leaves private objects out"
         )
-    return StorageError(text, reason=Reason.PRIVATE_NOT_COPIED, permanent=True)
+    return StorageError(text, reason=reason, permanent=True)

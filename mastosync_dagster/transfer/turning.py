@@ -70,8 +70,13 @@ def turn(
         BaseException: Whatever interrupts the calling thread.
     """
     with ManifestWriter(folder / TURNED) as writer:
+<<<<<<< HEAD
         turner = _Turner(source_prefix, destination, writer, on_line)
         turner.stopped = refused
+=======
+        turner = _Turner(source_prefix, destination, writer)
+        turner.refused = turner.stopped = refused
+>>>>>>> checks
         interrupt: BaseException | None = None
         for lines in read_plan(folder, TO_TURN):
             if interrupt is None and turner.stopped is None:
@@ -97,6 +102,7 @@ class _Turner:
     ) -> None:
         self.turned = self.failed = 0
         self.stopped: StorageError | None = None
+        self.refused: StorageError | None = None
         self._source_prefix = source_prefix
         self._destination = destination
         self._writer = writer
@@ -117,9 +123,11 @@ class _Turner:
 
     def write_rest(self, lines: list[PlannedCopy]) -> None:
         """Write the lines of objects whose turn did not come."""
+        refused = self.refused
+        reason, detail = (refused.reason, str(refused)) if refused else (Reason.NOT_ATTEMPTED, NOT_BEGUN)
         for line in lines[self._written :]:
             self.failed += 1
-            self._writer.write(self._line(line, Outcome.FAILED, Reason.NOT_ATTEMPTED, NOT_BEGUN))
+            self._writer.write(self._line(line, Outcome.FAILED, reason, detail))
         self._written = 0
 
     def _try(self, line: PlannedCopy, halt: threading.Event) -> StorageError | bool:
