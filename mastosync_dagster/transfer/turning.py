@@ -70,13 +70,8 @@ def turn(
         BaseException: Whatever interrupts the calling thread.
     """
     with ManifestWriter(folder / TURNED) as writer:
-<<<<<<< HEAD
         turner = _Turner(source_prefix, destination, writer, on_line)
-        turner.stopped = refused
-=======
-        turner = _Turner(source_prefix, destination, writer)
-        turner.refused = turner.stopped = refused
->>>>>>> checks
+        turner.stopped = turner.refused = refused
         interrupt: BaseException | None = None
         for lines in read_plan(folder, TO_TURN):
             if interrupt is None and turner.stopped is None:
