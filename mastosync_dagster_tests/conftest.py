@@ -13,7 +13,7 @@ import pytest
 from mastosync_dagster.demo.servers import PostgresServer, S3Server, boto3_client, postgres, rclone_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
 
@@ -93,3 +93,43 @@ def source_bucket(source_server: S3Server) -> Bucket:
 def destination_bucket(destination_server: S3Server) -> Bucket:
     """An empty bucket at the destination."""
     return create_bucket(destination_server)
+
+
+_TOLD = "told"
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[object], None]:
+    """Writes a line into the report of the test run: at once, or from a worker of xdist when the test has ended."""
+    config = request.config
+    if hasattr(config, "workerinput"):
+        return lambda line: request.node.user_properties.append((_TOLD, str(line)))
+    return lambda line: _write(config, str(line))
+
+
+def _write(config: pytest.Config, line: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    assert reporter is not None
+    with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+        if reporter._tw.width_of_current_line:  # behind the dots of tests
+            reporter.write_line("")
+        reporter.write_line(line)
+
+
+class _Teller:
+    """Writes what workers have been told."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for name, line in report.user_properties:
+                if name == _TOLD:
+                    _write(self._config, str(line))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Teller(config))
