@@ -231,19 +231,23 @@ class Convergence:
         """Ask for the objects that were private and whose rows are not; yield those that still are."""
         if not self._rules.has_acls:
             return
-        remembered = [
-            item
-            for noted, item in listed
-            if Doubt.PRIVATE in noted.nights and not (self._asks_for_private and item.private)
-        ]
-        now = self._with_privacy(remembered, pool)
+        remembered = [item for noted, item in listed if Doubt.PRIVATE in noted.nights]
+        for item in remembered:
+            if self._is_asked_for_by_row(item):
+                self._keep(item, Doubt.PRIVATE)
+        now = self._with_privacy([item for item in remembered if not self._is_asked_for_by_row(item)], pool)
         for item, answer in zip(now, self._ask(now, pool), strict=True):
-            if answer is _Answer.RIGHT and not item.private and self._rules.may_settle:
-                continue
-            self._keep(item, Doubt.PRIVATE)
+            right = answer is _Answer.RIGHT and not item.private
+            # What is not there is not private either.
+            if not (right or answer is _Answer.ABSENT) or not self._rules.may_settle:
+                self._keep(item, Doubt.PRIVATE)
             if answer is not _Answer.RIGHT and item.key not in self._planned:
                 self._planned.add(item.key)
                 yield item._replace(turn=True)
+
+    def _is_asked_for_by_row(self, item: Item) -> bool:
+        """Tell whether an object is asked for because its row is private: this night, or the next."""
+        return self._asks_for_private and item.private
 
     # --- both --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from mastosync_dagster.manifests import columns_of
-from mastosync_dagster.transfer.doubts import FORMAT, GROUP, Doubt
+from mastosync_dagster.transfer.doubts import FORMAT, GROUP, Doubt, DoubtLine, read_doubts
+from mastosync_dagster.transfer.manifest_store import ManifestGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("row_id", "part", "why", "nights")
 _SCHEMA = pa.schema([FORMAT.schema().field(name) for name in _COLUMNS])
 _ROWS_A_STEP = 1_000
+_READINGS = 3
+"""Attempts to read lists of which one goes while it is read: another run has put its own in its place."""
 _SUPPLEMENT = "."
 """Between a run's id and the number of a further file of its own."""
 
@@ -114,30 +118,38 @@ class DoubtList:
         self._about = about
         self._group = GROUP.format(table=table)
 
-    def files(self, *partitions: str) -> list[StoredManifest]:
+    def files(self, partitions: Sequence[str] = ()) -> list[StoredManifest]:
         """Return the lists that runs of some partitions have left; of all, if none is named."""
         if not partitions:
             return self._store.in_order(self._group)
         return [file for partition in partitions for file in self._store.of_partition(self._group, partition)]
 
     def read(
-        self, files: Sequence[StoredManifest], damaged: Damaged, ids: IdRange | None = None
+        self, damaged: Damaged, partitions: Sequence[str] = (), ids: IdRange | None = None
     ) -> tuple[Doubts, list[StoredManifest]]:
         """Read lists; those of other destinations, and damaged ones, say nothing.
 
         Args:
-            files: Which.
             damaged: Passes over those that cannot be read.
+            partitions: Of which partitions; empty: of all.
             ids: Only the objects of these rows; None: all.
 
         Returns:
-            The objects, and the lists that were read whole: those that may be removed when their lines stand elsewhere.
+            The objects, and the lists that were read whole.
 
         Raises:
             ManifestStoreError: They cannot be read.
             NewerManifestError: One is of a newer version.
             StorageError: The bucket refuses.
         """
+        for _ in range(_READINGS):
+            with contextlib.suppress(ManifestGoneError):
+                return self._read(self.files(partitions), damaged, ids)
+        return self._read(self.files(partitions), damaged, ids)
+
+    def _read(
+        self, files: Sequence[StoredManifest], damaged: Damaged, ids: IdRange | None
+    ) -> tuple[Doubts, list[StoredManifest]]:
         found: list[pa.RecordBatch] = []
         whole: list[StoredManifest] = []
         for file in files:
@@ -148,6 +160,13 @@ class DoubtList:
                 if lines:
                     whole.append(file)
         return Doubts.of(found), whole
+
+    def lines(self, files: Iterable[StoredManifest]) -> Iterator[DoubtLine]:
+        """Yield the lines of lists that `read` has read whole. Of one that is gone meanwhile others have the lines."""
+        for file in files:
+            with contextlib.suppress(ManifestGoneError), self._store.file(file) as path:
+                for lines in read_doubts(path):
+                    yield from lines
 
     def _batches(self, file: StoredManifest, ids: IdRange | None) -> Iterator[pa.RecordBatch]:
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
@@ -178,9 +197,15 @@ class DoubtList:
         self._store.write(file, self._group, partition, name)
 
     def remove(self, files: Iterable[StoredManifest]) -> None:
-        """Remove lists whose lines stand in one that was published since. Raises as `publish`."""
-        for file in files:
-            self._store.remove(file)
+        """Remove lists whose lines stand in one that was published since. Raises as `publish`.
+
+        One that was published anew since it was read stays: a run that could not publish it is made up for by others.
+        """
+        wanted = set(files)
+        there = self.files(sorted({file.partition for file in wanted})) if wanted else []
+        for file in there:
+            if file in wanted:
+                self._store.remove(file)
 
 
 def run_of(file: StoredManifest) -> str:

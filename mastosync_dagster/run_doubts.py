@@ -112,12 +112,13 @@ class RunDoubts:
         self.table = table
         self._place = place
         self._list = DoubtList(place.store, place.about, table)
-        own = self._list.files() if ids is None else self._list.files(place.partition)
-        others = [] if ids is None else self._list.files(CHANGES)
-        self.doubts, whole = self._list.read([*own, *others], damaged, ids)
-        # A range's run plans every row that its own earlier lists speak of.
-        replaces = settles or ids is not None
-        self._replaced = [file for file in whole if replaces and file in own and _is_over(instance, file)]
+        # Asked before they are read: what a run that is over has left, it does not change any more.
+        mine = () if ids is None else (place.partition,)
+        over = {file for file in self._list.files(mine) if _is_over(instance, file)}
+        self.doubts, whole = self._list.read(damaged, mine and (*mine, CHANGES), ids)
+        # A range's run plans every row that the lists of its earlier runs speak of.
+        own = [file for file in whole if ids is None or file.partition == place.partition]
+        self._replaced = [file for file in own if file in over] if settles or ids is not None else []
         self._carried = [] if ids is None else self._replaced
 
     def open(self, stack: ExitStack) -> None:
@@ -125,13 +126,10 @@ class RunDoubts:
         about = self._place.about.metadata()
         self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), about))
         self._asked = stack.enter_context(DoubtWriter(self._place.asked(self.table), about))
-        for file in self._carried:
-            with self._place.store.file(file) as path:
-                for lines in read_doubts(path):
-                    for line in lines:
-                        # What failed or was missing the run plans in any case.
-                        if line.why in _REMEMBERED:
-                            self._ahead.write(line)
+        for line in self._list.lines(self._carried):
+            # What failed or was missing the run plans in any case.
+            if line.why in _REMEMBERED:
+                self._ahead.write(line)
 
     def keep(self, line: DoubtLine) -> None:
         """Leave an object on the list."""
@@ -196,13 +194,17 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
     """
     nights = {(line.row_id, line.part): line.nights for line in _lines(place.asked(table))}
     final = place.final(table)
+    written: set[tuple[int, str, Doubt]] = set()
     with DoubtWriter(final, place.about.metadata()) as writer:
         for line in _left(place, table, manifest, nights, has_acls=has_acls):
-            writer.write(line)
+            # The list and the manifest speak of the same objects, and so do lists of several runs.
+            if line[:3] not in written:
+                written.add(line[:3])
+                writer.write(line)
     if writer.lines:
         return final
     listed = DoubtList(place.store, place.about, table)
-    listed.remove(file for file in listed.files(place.partition) if file.run_id == place.run_id)
+    listed.remove(file for file in listed.files([place.partition]) if file.run_id == place.run_id)
     return None
 
 
@@ -258,8 +260,7 @@ def in_doubt(store: ManifestStore, about: About, table: str, damaged: Damaged) -
         ManifestStoreError: Lists cannot be read.
         StorageError: The bucket refuses.
     """
-    listed = DoubtList(store, about, table)
-    return listed.read(listed.files(), damaged)[0]
+    return DoubtList(store, about, table).read(damaged)[0]
 
 
 def open_objects(doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True) -> Counter[Doubt]:

@@ -32,6 +32,10 @@ class ManifestStoreError(Exception):
     """Manifests cannot be kept or read there; the message names what to change."""
 
 
+class ManifestGoneError(ManifestStoreError):
+    """A file is not there any more: another run has put its own in its place."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class StoredManifest:
     """A manifest that is kept. Sorts by group, partition and time.
@@ -206,7 +210,7 @@ class FolderManifests(ManifestStore):
     def _local(self, name: str) -> Iterator[Path]:
         local = self._folder / name
         if not local.exists():
-            raise ManifestStoreError(f"there is no manifest {name} any more")
+            raise ManifestGoneError(f"there is no manifest {name} any more")
         yield local
 
 
@@ -246,7 +250,7 @@ class BucketManifests(ManifestStore):
                     for chunk in self._storage.reader().get(self._storage.full_key(name)).stream():
                         file.write(chunk)
             except FileNotFoundError as error:
-                raise ManifestStoreError(f"there is no manifest {name} any more") from error
+                raise ManifestGoneError(f"there is no manifest {name} any more") from error
             except OSError as error:
                 raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
             except Exception as error:
