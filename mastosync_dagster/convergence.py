@@ -22,6 +22,7 @@ from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.lookup import destination_keys
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.pool import Pool, gone
+from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ class Convergence:
     Attributes:
         counts: What was asked so far.
         marks: What is known of rows and objects.
+        folders: Those at the destination in which private objects were found (`transfer.probe.folder_of`).
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Convergence:
     ) -> None:
         self.counts = Counts()
         self.marks = rules.marks
+        self.folders: set[str] = set()
         self._connect = connect
         self._schema = schema
         self._list = listed
@@ -165,6 +168,7 @@ class Convergence:
                 if answer is _Answer.ABSENT or (answer is _Answer.RIGHT and not item.private):
                     continue  # nobody can read it: whether it is to be copied is on the list; or everybody may
                 self._keep(item, Doubt.PRIVATE)
+                self.folders.add(folder_of(item.key))
                 if answer is _Answer.OPEN:
                     wrong.append(item)
             for item in later:
@@ -219,7 +223,7 @@ class Convergence:
             skipped = Doubt.SKIPPED in why and not self._stays_skipped(rows[item.row_id])
             if (again or skipped or Doubt.ACL in why) and item.key not in self._planned:
                 self._planned.add(item.key)
-                yield item._replace(turn=True)
+                yield item
 
     def _stays_skipped(self, row: Mapping[str, object]) -> bool:
         """Tell whether an object is skipped as private on purpose: then it is not asked for."""

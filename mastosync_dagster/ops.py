@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -290,7 +290,8 @@ def _make_plan(
         scope=scope,
         config=config,
         run_id=context.run_id,
-        counts=counts,
+        # What was found private tonight is probed too: a policy of the bucket wins over ACLs, whenever it came.
+        counts=replace(counts, private_folders=counts.private_folders.union(*(each.folders for each in convergences))),
         read_at=reading.read_at,
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
@@ -624,7 +625,7 @@ def _try_probes(
 ) -> StorageError | None:
     """Return why nothing private may be written, and no ACL be set; None: it may."""
     folders = planned.counts.private_folders
-    if refetch:
+    if refetch and (sides.destination.settings().has_acls or planned.config.wants_private()):
         folders |= planned.counts.private_missing_folders
     try:
         # With a storage of its own: the first of the real objects is looked at once more.

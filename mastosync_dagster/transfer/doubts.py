@@ -46,6 +46,10 @@ OPEN = (Doubt.ACL, Doubt.FAILED, Doubt.MISSING)
 far as is known."""
 
 
+CONTENT = frozenset({Doubt.FAILED, Doubt.MISSING})
+"""Reasons that say nothing about who may read an object."""
+
+
 class DoubtLine(NamedTuple):
     """One object on the list.
 

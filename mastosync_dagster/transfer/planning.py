@@ -300,8 +300,9 @@ class _Planner:
                 if decision.verdict is Verdict.COPY:
                     self._copy_found(item, target, found, there)
                 elif decision.verdict is Verdict.KEEP or (item.turn and self._has_acls):
-                    # Whatever its bytes are, who may read it comes first; a verification names those that differ.
-                    self._present(item, target, there=there, detail=decision.words)
+                    # Whatever its bytes are, who may read it comes first.
+                    undecided = decision.verdict is Verdict.FAIL
+                    self._present(item, target, there=there, detail=decision.words, undecided=undecided)
                 else:
                     self._say(
                         item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=decision.words
@@ -408,17 +409,21 @@ class _Planner:
         there: ListedObject,
         found: ListedObject | None = None,
         detail: str | None = None,
+        undecided: bool = False,
     ) -> None:
         """Leave an object as it is, or plan to see to its ACL."""
         # Where the source says who may read an object, nobody says so of what it has lost: that stays as it is.
         unsaid = self.access is not None and found is None
         if not (item.turn and self._has_acls) or unsaid:
+            if undecided:
+                self._say(item, target, Outcome.FAILED, there=there, reason=Reason.SIDES_DIFFER, detail=detail)
+                return
             self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
         self._outcomes[Outcome.PRESENT] += 1
         self._to_turn += 1
         line = self._line(item, target, [found.key if found else ""], there)
-        line = line._replace(etag=self._md5(found, there))
+        line = line._replace(etag=self._md5(found, there), detail=detail, undecided=undecided)
         self._private_folders.add(folder_of(target))
         if self.access is None:
             self._turns.write(line)
