@@ -374,6 +374,7 @@ def _doubts(context: dg.OpExecutionContext, scope: Scope, selection: Selection, 
         instance=context.instance,
         ids=None if scope.partition == CHANGES else selection.ids,
         settles=_settles(selection),
+        plans_all=selection.changed_since is None and selection.limit is None and not selection.offset,
     )
 
 
@@ -536,7 +537,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         # Terminated, or worse: what was done must be looked up all the same.
         try:
             # Nor may a further signal end this: nobody would learn what had become of the objects.
-            undisturbed(lambda: _publish(context, planned, sides), lambda _: None)
+            undisturbed(lambda: _publish(context, planned, sides, went_through=False), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
@@ -793,7 +794,9 @@ class _Report:
             )
 
 
-def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) -> tuple[reports.Summary, str]:
+def _publish(
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, *, went_through: bool
+) -> tuple[reports.Summary, str]:
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         workfolder.work_folder(context.instance, context.run_id),
@@ -805,7 +808,7 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
     store, scope = manifest_store(context.instance, sides.destination, sides.source), planned.scope
     outbox = Outbox(context.instance)
     problems: list[Exception] = []
-    lists = _left_doubts(context, planned, sides, merged)
+    lists = _left_doubts(context, planned, sides, merged, went_through=went_through)
     location = ""
     # The lists even if the manifest could not be published: what waits here, a later run publishes.
     for file, group in [(merged, scope.name), *lists]:
@@ -822,14 +825,22 @@ def _publish(context: dg.OpExecutionContext, planned: Planned, sides: _Sides) ->
 
 
 def _left_doubts(
-    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path, *, went_through: bool
 ) -> list[tuple[Path, str]]:
     """Return the lists of what the run leaves in doubt, each with its group."""
     place = _list_place(context, planned.scope, sides.destination)
     has_acls = sides.destination.settings().has_acls
-    tables = [selection.table for selection in planned.scope.selections]
-    files = [(leave_doubts(place, table, manifest, has_acls=has_acls), GROUP.format(table=table)) for table in tables]
-    return [(file, group) for file, group in files if file is not None]
+    found = []
+    for table in [selection.table for selection in planned.scope.selections]:
+        try:
+            file = leave_doubts(place, table, manifest, has_acls=has_acls, went_through=went_through)
+        except (ManifestStoreError, StorageError) as problem:
+            # What it has put there before it began stays: objects are asked for that need not be.
+            context.log.warning(f"the list of what is in doubt could not be brought up to date: {problem}")
+            continue
+        if file is not None:
+            found.append((file, GROUP.format(table=table)))
+    return found
 
 
 def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _Report:
@@ -837,7 +848,9 @@ def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _R
         # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
         copied = _copy(context, copied.config, copied.planned, sides)
     interrupts: list[BaseException] = []
-    summary, location = undisturbed(lambda: _publish(context, copied.planned, sides), interrupts.append)
+    summary, location = undisturbed(
+        lambda: _publish(context, copied.planned, sides, went_through=copied.stopped is None), interrupts.append
+    )
     if interrupts:
         raise interrupts[0]
     return _Report(summary=summary, manifest=location, place=place_of(sides.destination), copied=copied)

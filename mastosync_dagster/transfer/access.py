@@ -224,14 +224,18 @@ class SourceAccess:
         Raises:
             StorageError: The source does not say.
         """
+        return [private is not False for private in self.are_private_if_there(objects)]
+
+    def are_private_if_there(self, objects: Sequence[tuple[str, ...]]) -> list[bool | None]:
+        """Return the same, and None of an object that is under none of its keys. Raises as `are_private`."""
         return self._pool.map(self._is_private, objects)
 
-    def _is_private(self, keys: tuple[str, ...]) -> bool:
+    def _is_private(self, keys: tuple[str, ...]) -> bool | None:
         for key in keys:
             public = self._is_public(key)
             if public is not None:
                 return not public
-        return True
+        return None
 
     def _is_public(self, key: str) -> bool | None:
         storage, halt = self._source, self._pool.halt

@@ -118,6 +118,9 @@ def planned_doubts(folder: Path, table: str, destination_prefix: str, *, has_acl
     for found in _lines(folder / DECIDED, table, _is_open_or_private):
         if found.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(found.row_id, found.part, Doubt.SKIPPED, 0, found.key)
+        elif has_acls and found.private and found.outcome is Outcome.MISSING:
+            # It may be fetched elsewhere.
+            yield DoubtLine(found.row_id, found.part, Doubt.ACL, 0, found.key)
 
 
 class _Line(NamedTuple):
@@ -176,6 +179,8 @@ def left_doubts(
     """
     for line in _lines(manifest, table, _is_open_or_private):
         count = nights.get((line.row_id, line.part), 0)
+        if line.reason is Reason.NOT_ATTEMPTED:
+            count = max(count - 1, 0)
         if line.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(line.row_id, line.part, Doubt.SKIPPED, 0, line.key)
             continue
