@@ -6,6 +6,7 @@ on the doubt list (`transfer.doubts`). The night asks for each, and hands on to 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from enum import Enum
@@ -21,7 +22,7 @@ from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.lookup import destination_keys
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import Pool, gone
+from mastosync_dagster.transfer.pool import Pool, gone, patiently
 from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class Convergence:
     def _private_rows(self, pool: Pool, page_rows: int) -> Iterator[Batch]:
         """Ask for the objects of rows that are private now, whatever is on the list: that alone makes them private."""
         if not self._asks_for_private:
+            self._name_exposed(pool, page_rows)
             return
         selection = Selection(self._table, private_only=True)
         known = self._known_private()
@@ -175,6 +177,37 @@ class Convergence:
                 self._keep(item, Doubt.PRIVATE)
             if wrong:
                 yield self._batch(wrong)
+
+    def _name_exposed(self, pool: Pool, page_rows: int) -> None:
+        """Put on the list what was copied to a destination without ACLs before its row became private.
+
+        Nothing here can make it private, and nobody deletes it on doubt: it is named.
+        """
+        rules = self._rules
+        by_rows = rules.marks.privacy is not Privacy.NONE and has_private(self._table)
+        if rules.has_acls or rules.copy_private or not by_rows:
+            return
+        skipped = {
+            (noted.row_id, noted.part)
+            for step in self._doubts.steps()
+            for noted in step
+            if Doubt.SKIPPED in noted.nights
+        }
+        selection = Selection(self._table, private_only=True)
+        for page in walk_rows(self._connect, self._schema, selection, page_rows=page_rows):
+            items = [item for item in self._items(page.rows) if (item.row_id, item.part) not in skipped]
+            items = [item for item in items if item.key not in self._planned]
+            for item, there in zip(items, pool.map(partial(self._is_there, halt=pool.halt), items), strict=True):
+                if there:
+                    self._keep(item, Doubt.EXPOSED)
+
+    def _is_there(self, item: Item, halt: threading.Event) -> bool:
+        storage = self._destination
+        for key in destination_keys(item):
+            with contextlib.suppress(StorageError):
+                if patiently(storage, key, partial(storage.head, key), halt) is not None:
+                    return True
+        return False
 
     @property
     def _asks_for_private(self) -> bool:

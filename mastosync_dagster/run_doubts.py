@@ -289,6 +289,7 @@ def doubt_text(counts: Mapping[Doubt, int]) -> str:
     """Return what people read about objects in doubt."""
     words = {
         Doubt.ACL: "wait for their ACL",
+        Doubt.EXPOSED: "are private and at a destination without ACLs (delete them there, if everybody can read it)",
         Doubt.FAILED: "have failed",
         Doubt.MISSING: "were not at the source",
     }

@@ -33,6 +33,8 @@ class Doubt(str, Enum):
     """It was private when it was last written or asked for: it must become public again when its row does."""
     ACL = "acl"
     """Its ACL was about to be set, or the object to be written private, and nobody has seen that it was done."""
+    EXPOSED = "exposed"
+    """Its row is private, and it has been at the destination, which has no ACLs to keep it so, since before."""
     SKIPPED = "skipped"
     """It was skipped as private, where the destination has no ACLs."""
     FAILED = "failed"
@@ -41,7 +43,7 @@ class Doubt(str, Enum):
     """The source did not have it."""
 
 
-OPEN = (Doubt.ACL, Doubt.FAILED, Doubt.MISSING)
+OPEN = (Doubt.ACL, Doubt.EXPOSED, Doubt.FAILED, Doubt.MISSING)
 """What is left to do, or to be seen done, the gravest first. Of the others the destination has what it must have, as
 far as is known."""
 
