@@ -16,6 +16,7 @@ from mastosync_dagster.mastodon import IdRange, TableSize, database_now, read_sc
 from mastosync_dagster.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.reports import ONLY_THERE
 from mastosync_dagster.run_doubts import in_doubt, open_objects
+from mastosync_dagster.transfer.doubts import Doubt
 from mastosync_dagster.transfer.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.history import RangeRead, Watermark
     from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-    from mastosync_dagster.transfer.doubts import Doubt
 
 _LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
 
@@ -45,9 +45,9 @@ class Status:
         objects_missing: Objects that runs of ranges have found at neither side.
         only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
         bytes_done: Of their originals, by the database.
-        left: What no run has taken yet, and what is in doubt; files that have changed in ranges which have run are not
-            among it.
-        in_doubt: Objects, of those left, that the nights ask for, by why they do.
+        left: What no run has taken yet, what has failed and what waits for its ACL; files that have changed in ranges
+            which have run are not among it.
+        in_doubt: Objects that the nights ask for, by why they do.
         reads: The latest materializations of the ranges, by key.
         watermark: How far incremental runs have come; None: there was none.
         restored: The watermark's newest row is gone, and with it the word of every run: all is left.
@@ -132,7 +132,9 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
     # What has yet to be taken is left in any case.
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
-    left = new + table_size(connect, schema, file_type.value, untaken) + TableSize(objects=open_.total())
+    # What was missing is counted as such already.
+    undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
+    left = new + table_size(connect, schema, file_type.value, untaken) + undone
     objects, missing, left_out, only_there = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
         for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)
