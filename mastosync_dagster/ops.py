@@ -86,11 +86,7 @@ from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.verdicts import Repairs, repairs
-from mastosync_dagster.witnesses import look_for_originals
-
-_MANY = 20
-"""Objects of a run from which on it is looked whether the source is the right one, if it lacks most of them. A range of
-fewer is looked at where it lacks all of them: a range that is materialized is not run again."""
+from mastosync_dagster.witnesses import Witnesses, look_for_originals, wrong_source
 
 
 @dataclass(frozen=True)
@@ -648,25 +644,22 @@ def _try_probes(
 def _look_at_source(
     context: dg.OpExecutionContext, planned: Planned, counts: CopyCounts, sides: _Sides
 ) -> StorageError | None:
-    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be.
-
-    Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
-    destination by now. So other rows are asked.
-    """
-    plan, is_range = planned.counts, planned.scope.partition != CHANGES
-    lacking = plan.missing + plan.only_at_destination + counts.missing + counts.present
-    many = 2 * lacking > plan.objects >= _MANY
-    if not many and not (is_range and lacking == plan.objects > 0):
-        return None
+    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be."""
+    plan, selections = planned.counts, planned.scope.selections
     source, destination = sides.source.storage(), sides.destination.storage()
-    with sides.database.session() as connect:
-        tables = {selection.table for selection in planned.scope.selections}
-        found = look_for_originals(connect, source, destination, tables)
-    told = f"the source lacks {lacking:,} of the {plan.objects:,} objects of this run"
-    if not found.speak_against:
-        context.log.warning(f"{told}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
-        return None
-    return StorageError(f"{told}: {found.complaint(source, destination)}", reason=Reason.UNEXPECTED, permanent=True)
+
+    def look() -> Witnesses:
+        with sides.database.session() as connect:
+            return look_for_originals(connect, source, destination, {selection.table for selection in selections})
+
+    return wrong_source(
+        plan.missing + plan.only_at_destination + counts.missing + counts.present,
+        plan.objects,
+        look,
+        (source, destination),
+        context.log.warning,
+        once=any(selection.changed_since is None for selection in selections),
+    )
 
 
 def _refetch(
