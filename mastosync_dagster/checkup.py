@@ -9,7 +9,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_privat
 from mastosync_dagster.failures import PLAIN_ERRORS
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.mastodon.connection import short_transaction
+from mastosync_dagster.reading import destination_now
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.transfer.access import is_public
 from mastosync_dagster.transfer.errors import StorageError
@@ -49,6 +49,7 @@ class Verdict(str, Enum):
     """How a check ended."""
 
     OK = "ok"
+    WARNED = "warned"
     FAILED = "failed"
     SKIPPED = "skipped"
 
@@ -60,7 +61,7 @@ class Line:
     Attributes:
         name: What.
         verdict: How it ended.
-        text: What was found; where it failed, what to change.
+        text: What was found; where it failed or warns, what to change.
     """
 
     name: str
@@ -70,6 +71,10 @@ class Line:
 
 class _Failed(Exception):  # noqa: N818  (it ends one check, and is no error of ours)
     """A check failed; the message says what to change."""
+
+
+class _Warned(Exception):  # noqa: N818  (as above)
+    """A check found what may be right, and should be looked at; the message says what."""
 
 
 def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
@@ -103,15 +108,24 @@ def _originals(database: MastodonDatabase, source: Storage, destination: Storage
         raise _Failed(found.complaint(source, destination))
     if not found.asked:
         return "not tried: no row has a file"
-    return (
+    told = (
         f"of {found.asked:,} originals that some rows of the database have, the source has {found.at_source:,} and the"
         f" destination {found.at_destination:,}"
     )
+    if found.has_gaps:
+        names = " and ".join(source.settings.variable(name) for name in ("S3_BUCKET", "S3_KEY_PREFIX"))
+        raise _Warned(
+            f"{told}: what the source lacks is not copied. Right where Mastodon writes to the destination by now, or"
+            f" files were lost; else {names} name an old or unfinished copy"
+        )
+    return told
 
 
 def _line(name: str, check: Callable[[], str]) -> Line:
     try:
         return Line(name, Verdict.OK, check())
+    except _Warned as warning:
+        return Line(name, Verdict.WARNED, str(warning))
     except (*PLAIN_ERRORS, _Failed) as error:
         return Line(name, Verdict.FAILED, str(error))
 
@@ -221,14 +235,9 @@ def _read(storage: Storage) -> str:
 
 
 def _clock(storage: Storage) -> str:
-    try:
-        answer = storage.client.list_objects_v2(Bucket=storage.settings.bucket, Prefix=_PROBE, MaxKeys=1)
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    except Exception as error:
-        raise storage.error(error) from error
-    if date is None:
+    told = destination_now(storage)
+    if told is None:
         return "it does not tell the time"
-    told = parsedate_to_datetime(date)
     if abs(datetime.now(timezone.utc) - told) > _LARGEST_SKEW:
         raise _Failed(f"{_skew(told)}: set this machine's clock (NTP), or its signatures will be refused")
     return _skew(told)

@@ -189,7 +189,7 @@ def check(*, as_json: bool) -> None:
         for line in check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination()):
             lines.append(line)
             if not as_json:
-                colour = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.SKIPPED: "yellow"}[line.verdict]
+                colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")
                 click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {plain(line.text)}")
     if as_json:
         told = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]

@@ -32,6 +32,7 @@ _BUCKET = re.compile(r"[\w.:-]+", re.ASCII)
 _PLACE, _ACLS = "mastosync.destination", "mastosync.acls"
 _ABOUT = frozenset({_PLACE.encode(), _ACLS.encode()})
 _BEGUN, _READ_AT, _READ_UNTIL = "mastosync.begun", "mastosync.read_at", "mastosync.read_until"
+_WHOLE, _CHANGED = "mastosync.whole", "mastosync.changed"
 _LONGEST_RUN = timedelta(days=1)
 _BATCH_LINES = 16 * GROUP_LINES
 
@@ -162,8 +163,25 @@ def columns_of(
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 
-def is_about(store: ManifestStore, manifest: StoredManifest, kind: Format, place: str) -> bool:
-    """Tell whether a kept manifest is about a place; one that cannot be read is taken to be.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a manifest's metadata says of the tables that its run has gone through to the end.
+
+    Attributes:
+        whole: Tables of which it has taken every row (of the ID range that it was about).
+        changed: Tables of which it has taken what had changed.
+    """
+
+    whole: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+
+    def metadata(self) -> dict[str, str]:
+        """Return it as the metadata of a file."""
+        return {_WHOLE: " ".join(sorted(self.whole)), _CHANGED: " ".join(sorted(self.changed))}
+
+
+def passed(store: ManifestStore, manifest: StoredManifest, kind: Format, place: str) -> Passed:
+    """Return what the run of a kept manifest has gone through; nothing, if it is about another place or damaged.
 
     Args:
         store: Where it is.
@@ -177,10 +195,12 @@ def is_about(store: ManifestStore, manifest: StoredManifest, kind: Format, place
     """
     try:
         with store.file(manifest) as path, kind.open(path) as file:
-            told = (file.schema_arrow.metadata or {}).get(_PLACE.encode(), b"").decode()
+            metadata = {name.decode(): value.decode() for name, value in (file.schema_arrow.metadata or {}).items()}
     except NotAManifestError:
-        return True
-    return one_spelling(told) == place
+        return Passed()
+    if one_spelling(metadata.get(_PLACE, "")) != place:
+        return Passed()
+    return Passed(*(frozenset(metadata.get(name, "").split()) for name in (_WHOLE, _CHANGED)))
 
 
 def manifest_store(

@@ -42,7 +42,7 @@ from mastosync_dagster.history import (
     watermark,
 )
 from mastosync_dagster.incremental import Claim, known_now
-from mastosync_dagster.manifests import About, Damaged, RunTimes, is_about, manifest_store
+from mastosync_dagster.manifests import About, Damaged, Passed, RunTimes, manifest_store, passed
 from mastosync_dagster.mastodon import (
     TABLES,
     NewestRow,
@@ -86,11 +86,7 @@ from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.verdicts import Repairs, repairs
-from mastosync_dagster.witnesses import look_for_originals
-
-_MANY = 20
-"""Objects of a run from which on it is looked whether the source is the right one, if it lacks most of them. A range of
-fewer is looked at where it lacks all of them: a range that is materialized is not run again."""
+from mastosync_dagster.witnesses import Witnesses, look_for_originals, wrong_source
 
 
 @dataclass(frozen=True)
@@ -320,18 +316,24 @@ def _note(context: dg.OpExecutionContext, planned: Planned, read_until: datetime
 def _remark(context: dg.OpExecutionContext, scope: Scope, privacy: Privacy, sides: _Sides) -> str | None:
     """Look at what another tool may have put at the destination, before the first run; None: nothing is to be said."""
     store, place = manifest_store(context.instance, sides.destination), place_of(sides.destination)
-    if scope.partition == CHANGES:
-        earlier = reversed(store.in_order(SYNC_CHANGES))
-    else:
-        newest = store.newest_of(scope.name, scope.partition)
-        earlier = iter([newest] if newest else [])
-    if any(is_about(store, manifest, FORMAT, place) for manifest in earlier):
+    tables = _tables(scope)
+    unknown_whole, unknown_changed = set(tables.whole), set(tables.changed)
+    group = SYNC_CHANGES if scope.partition == CHANGES else scope.name
+    for manifest in reversed(store.of_partition(group, scope.partition)):
+        if not unknown_whole and not unknown_changed:
+            break
+        earlier = passed(store, manifest, FORMAT, place)
+        unknown_whole -= earlier.whole
+        unknown_changed -= earlier.whole | earlier.changed
+    unknown = unknown_whole | unknown_changed
+    if not unknown:
         return None
     folder = workfolder.work_folder(context.instance, context.run_id)
     found = look_at_inherited(
         folder,
         sides.source.storage(),
         sides.destination.storage(),
+        groups=unknown,
         as_source=privacy is Privacy.SOURCE,
         stop=threading.Event(),
     )
@@ -344,6 +346,12 @@ def _remark(context: dg.OpExecutionContext, scope: Scope, privacy: Privacy, side
     )
     context.log.warning(f"{remark}. {found.first}")
     return remark
+
+
+def _tables(scope: Scope) -> Passed:
+    """Return the tables that a run goes through, if it comes to its end and is no trial."""
+    whole = frozenset(each.table for each in scope.selections if each.changed_since is None)
+    return Passed(whole, frozenset(each.table for each in scope.selections) - whole)
 
 
 def _about(destination: S3Bucket) -> About:
@@ -537,7 +545,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         # Terminated, or worse: what was done must be looked up all the same.
         try:
             # Nor may a further signal end this: nobody would learn what had become of the objects.
-            undisturbed(lambda: _publish(context, planned, sides, went_through=False), lambda _: None)
+            undisturbed(lambda: _publish(context, planned, sides, Passed(), went_through=False), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
@@ -650,25 +658,22 @@ def _try_probes(
 def _look_at_source(
     context: dg.OpExecutionContext, planned: Planned, counts: CopyCounts, sides: _Sides
 ) -> StorageError | None:
-    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be.
-
-    Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
-    destination by now. So other rows are asked.
-    """
-    plan, is_range = planned.counts, planned.scope.partition != CHANGES
-    lacking = plan.missing + plan.only_at_destination + counts.missing + counts.present
-    many = 2 * lacking > plan.objects >= _MANY
-    if not many and not (is_range and lacking == plan.objects > 0):
-        return None
+    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be."""
+    plan, selections = planned.counts, planned.scope.selections
     source, destination = sides.source.storage(), sides.destination.storage()
-    with sides.database.session() as connect:
-        tables = {selection.table for selection in planned.scope.selections}
-        found = look_for_originals(connect, source, destination, tables)
-    told = f"the source lacks {lacking:,} of the {plan.objects:,} objects of this run"
-    if not found.speak_against:
-        context.log.warning(f"{told}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
-        return None
-    return StorageError(f"{told}: {found.complaint(source, destination)}", reason=Reason.UNEXPECTED, permanent=True)
+
+    def look() -> Witnesses:
+        with sides.database.session() as connect:
+            return look_for_originals(connect, source, destination, {selection.table for selection in selections})
+
+    return wrong_source(
+        plan.missing + plan.only_at_destination + counts.missing + counts.present,
+        plan.objects,
+        look,
+        (source, destination),
+        context.log.warning,
+        once=any(selection.changed_since is None for selection in selections),
+    )
 
 
 def _refetch(
@@ -795,12 +800,12 @@ class _Report:
 
 
 def _publish(
-    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, *, went_through: bool
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, gone_through: Passed, *, went_through: bool
 ) -> tuple[reports.Summary, str]:
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         workfolder.work_folder(context.instance, context.run_id),
-        {**_about(sides.destination).metadata(), **planned.times.metadata()},
+        {**_about(sides.destination).metadata(), **planned.times.metadata(), **gone_through.metadata()},
         source_prefix=sides.source.settings().prefix,
         destination_prefix=sides.destination.settings().prefix,
     )
@@ -848,8 +853,13 @@ def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _R
         # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
         copied = _copy(context, copied.config, copied.planned, sides)
     interrupts: list[BaseException] = []
+    scope = copied.planned.scope
+    # What it has not come to may be another tool's as well.
+    partial = copied.stopped is not None or any(each.limit is not None or each.offset for each in scope.selections)
+    gone_through = Passed() if partial else _tables(scope)
     summary, location = undisturbed(
-        lambda: _publish(context, copied.planned, sides, went_through=copied.stopped is None), interrupts.append
+        lambda: _publish(context, copied.planned, sides, gone_through, went_through=copied.stopped is None),
+        interrupts.append,
     )
     if interrupts:
         raise interrupts[0]

@@ -42,7 +42,8 @@ class Status:
         running: A run is under way or waits.
         missing: No run, or none into this destination.
         objects_done: Objects that are at the destination.
-        objects_missing: Objects that runs of ranges have found at neither side.
+        objects_missing: Objects that runs have found at neither side; outside of ranges, as long as nights ask for
+            them.
         only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
         bytes_done: Of their originals, by the database.
         left: What no run has taken yet, what has failed and what waits for its ACL; files that have changed in ranges
@@ -132,6 +133,8 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
     # What has yet to be taken is left in any case.
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
+    # Those of ranges are counted by their runs.
+    outside = open_objects(doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken))[Doubt.MISSING]
     # What was missing is counted as such already.
     undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
     left = new + table_size(connect, schema, file_type.value, untaken) + undone
@@ -142,8 +145,8 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=done.objects + objects - missing - left_out,
-        objects_missing=missing,
+        objects_done=max(done.objects - outside, 0) + objects - missing - left_out,
+        objects_missing=missing + outside,
         only_at_destination=only_there,
         bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
         left=left,

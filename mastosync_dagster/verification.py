@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -30,12 +31,15 @@ from mastosync_dagster.partitions import FileType, registered_range
 from mastosync_dagster.privacy import Marks, Privacy
 from mastosync_dagster.progress import ProgressReporter
 from mastosync_dagster.records import Records
+from mastosync_dagster.reports import ONLY_THERE
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.run_lock import working
 from mastosync_dagster.settings import known_privacy
 from mastosync_dagster.transfer.audit import AuditCounts, AuditSettings, Depth, audit
+from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import DIFFERENCES, FINDINGS, Finding
 from mastosync_dagster.verdicts import verification_of
+from mastosync_dagster.witnesses import Witnesses, look_for_originals, wrong_source
 
 CHECK_NAME = "verified"
 GROUP = "verification"
@@ -130,8 +134,9 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
         with plain_failures(), working(context.instance, context.run.run_id):
             ids = registered_range(context.instance, file_type, context.partition_key)
             told = _verify(context, config, file_type, ids, _Sides(mastodon_db, source, destination, progress))
-        if told.different:
+        if told.different or told.wrong_source:
             yield told.check()
+        told.raise_if_wrong_source()
         told.raise_if_different()
         yield dg.MaterializeResult(metadata=told.metadata())
         # A check is about the newest materialization before it: told first, it would not be about this one.
@@ -170,8 +175,9 @@ class _Told:
         counts: What was counted.
         settings: How closely was looked.
         table: The first differences, in Markdown.
-        location: Where the findings are.
+        location: Where the findings are; empty: they are not kept.
         seconds: How long it took.
+        wrong_source: Says that the source is not the one that the rows speak of; None: nothing shows that.
     """
 
     counts: AuditCounts
@@ -179,16 +185,27 @@ class _Told:
     table: str
     location: str
     seconds: float
+    wrong_source: StorageError | None = None
 
     @property
     def different(self) -> int:
         return sum(self.counts.findings[finding] for finding in DIFFERENCES)
 
     @property
+    def _not_compared(self) -> int:
+        """Objects of which bodies were to be compared, and the source has none."""
+        return self.counts.only_at_destination if self.settings.full else 0
+
+    @property
     def summary(self) -> str:
         findings = self.counts.findings
         wanted = (Finding.EQUAL, *DIFFERENCES, *_NOTABLE)
+        only_there = self.counts.only_at_destination
         notes = [
+            f"{only_there:,} of the equal ones are only at the destination" if only_there else "",
+            f"{self._not_compared:,} bodies could not be compared, since the source has none"
+            if self._not_compared
+            else "",
             *(foreign_text(side, top) for side, top in zip(_SIDES, self.counts.tops, strict=True)),
             f"{self.counts.left_out:,} objects that a listing lacked were there when they were asked for by name: it is"
             " not to be relied on"
@@ -203,12 +220,13 @@ class _Told:
 
     def check(self) -> dg.AssetCheckResult:
         """Return the asset check."""
+        failed = self.different > 0 or self.wrong_source is not None
         blind = self.settings.acls is Depth.ALL and self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
-            passed=not (self.different or any(self.counts.findings[finding] for finding in _WARNED) or blind),
+            passed=not (failed or any(self.counts.findings[finding] for finding in _WARNED) or blind),
             check_name=CHECK_NAME,
-            severity=dg.AssetCheckSeverity.ERROR if self.different else dg.AssetCheckSeverity.WARN,
-            description=self.summary,
+            severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+            description=f"{self.wrong_source}: {self.summary}" if self.wrong_source else self.summary,
             metadata={finding.value: self.counts.findings[finding] for finding in Finding},
         )
 
@@ -218,9 +236,11 @@ class _Told:
         numbers = {
             "rows": counts.rows,
             **{finding.value: counts.findings[finding] for finding in Finding if finding is not Finding.DELETED},
+            ONLY_THERE: counts.only_at_destination,
             "headers_compared": counts.headers,
             "acls_compared": counts.acls,
             "bodies_compared": counts.bodies,
+            "bodies_not_compared": self._not_compared,
             "bytes_read": counts.bytes,
             "list_requests": counts.list_requests,
             "head_requests": counts.head_requests,
@@ -234,7 +254,7 @@ class _Told:
                 for side, top in zip(_SIDES, counts.tops, strict=True)
             },
             "differences": dg.MetadataValue.md(self.table),
-            "findings": dg.MetadataValue.path(self.location),
+            **({"findings": dg.MetadataValue.path(self.location)} if self.location else {}),
         }
 
     @property
@@ -247,6 +267,15 @@ class _Told:
             f"{puts_right}, but for {undecided:,} of which nothing tells which side is right: look at both, and"
             " sync them with overwrite: true in the plan's config to take the source's."
         )
+
+    def raise_if_wrong_source(self) -> None:
+        """Raise the failure that ends a run whose source proves nothing."""
+        if self.wrong_source is not None:
+            raise dg.Failure(
+                description=f"{self.wrong_source}. What was found proves nothing, and is not kept: {self.summary}",
+                metadata=self.metadata(),
+                allow_retries=False,
+            )
 
     def raise_if_different(self) -> None:
         """Raise the failure that ends a run that found differences."""
@@ -296,20 +325,52 @@ def _verify(
                     f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
                 ),
             )
+    told = _tell(context, file_type, sides, path, counts, settings, started)
+    workfolder.remove_work_folder(context.instance, context.run.run_id)
+    line = f"{told.summary}; {counts.list_requests:,} list requests, in {told.seconds:.1f} s"
+    context.log.info(line)
+    return told
+
+
+def _tell(  # noqa: PLR0917  (what one verification knows, and no more)
+    context: dg.AssetExecutionContext,
+    file_type: FileType,
+    sides: _Sides,
+    path: Path,
+    counts: AuditCounts,
+    settings: AuditSettings,
+    started: float,
+) -> _Told:
+    """Keep the findings, and say what they show."""
+    wrong = _look_at_source(context, file_type, sides, counts)
     unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
     lines = first_findings(path, unwanted)
     total = sum(counts.findings[finding] for finding in unwanted)
-    location = manifest_store(context.instance, sides.destination, sides.source).write(
-        path, verification_of(file_type), context.partition_key, context.run.run_id
-    )
-    workfolder.remove_work_folder(context.instance, context.run.run_id)
-    told = _Told(
+    location = ""
+    if wrong is None:
+        # What a wrong source lacks is not lost, and nobody shall read that it was.
+        location = manifest_store(context.instance, sides.destination, sides.source).write(
+            path, verification_of(file_type), context.partition_key, context.run.run_id
+        )
+    return _Told(
         counts=counts,
         settings=settings,
         table=findings_table(lines, total, "Everything is as it must be."),
         location=location,
         seconds=time.monotonic() - started,
+        wrong_source=wrong,
     )
-    line = f"{told.summary}; {counts.list_requests:,} list requests, in {told.seconds:.1f} s"
-    context.log.info(line)
-    return told
+
+
+def _look_at_source(
+    context: dg.AssetExecutionContext, file_type: FileType, sides: _Sides, counts: AuditCounts
+) -> StorageError | None:
+    """Return the error that ends a verification whose source is not the one that the rows speak of, as a sync's."""
+    source, destination = sides.source.storage(), sides.destination.storage()
+
+    def look() -> Witnesses:
+        with sides.database.session() as connect:
+            return look_for_originals(connect, source, destination, {file_type.value})
+
+    lacking = counts.only_at_destination + counts.findings[Finding.MISSING]
+    return wrong_source(lacking, counts.wanted, look, (source, destination), context.log.warning, once=True)

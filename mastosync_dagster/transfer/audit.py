@@ -66,6 +66,8 @@ class AuditCounts:
         acls_unknown: Why it could not be seen who may read the objects; None: it could.
         unlisted: The destination may not be listed: each object was asked for, and extra ones were not looked for.
         left_out: Objects that a listing lacked, and that were there when they were asked for by name.
+        only_at_destination: Wanted objects that the destination has and the source has not: they are called equal.
+        wanted: Objects that are wanted.
         tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or it is not
             the end yet.
     """
@@ -81,6 +83,8 @@ class AuditCounts:
     acls_unknown: str | None = None
     unlisted: bool = False
     left_out: int = 0
+    only_at_destination: int = 0
+    wanted: int = 0
     tops: tuple[dict[str, bool] | None, dict[str, bool] | None] = (None, None)
 
 
@@ -232,6 +236,7 @@ class _Auditor:
 
     def _judge(self, sights: list[Sight], pool: Pool) -> None:
         """Decide which side is right where they differ, look closer at some objects, and write a line about each."""
+        only_there = sum(sight.detail == ONLY_AT_DESTINATION for sight in sights)
         sights = self._ruled(sights)
         looks = self._choose([sight for sight in sights if sight.finding in _SOUND])
         seen = dict(zip(looks, pool.map(lambda look: self._closer.look(look, pool.halt), looks.values()), strict=True))
@@ -248,6 +253,8 @@ class _Auditor:
             acls=counts.acls + sum(each.acl for each in seen.values()),
             bodies=counts.bodies + sum(look.body for look in looks.values()),
             bytes=counts.bytes + sum(each.bytes for each in seen.values()),
+            only_at_destination=counts.only_at_destination + only_there,
+            wanted=counts.wanted + len(sights),
             acls_unknown=self._closer.acls_unknown,
         )
 

@@ -19,6 +19,7 @@ from mastosync_dagster.transfer.storage import ListedObject
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Collection
     from pathlib import Path
 
     from mastosync_dagster.transfer.manifest import ManifestLine
@@ -44,7 +45,13 @@ class Inherited:
 
 
 def look_at_inherited(
-    folder: Path, source: Storage, destination: Storage, *, as_source: bool, stop: threading.Event
+    folder: Path,
+    source: Storage,
+    destination: Storage,
+    *,
+    groups: Collection[str],
+    as_source: bool,
+    stop: threading.Event,
 ) -> Inherited:
     """Look at a sample of the objects that a plan calls present at both sides.
 
@@ -52,6 +59,7 @@ def look_at_inherited(
         folder: Holds the plan.
         source: Where they were read from, by whoever did.
         destination: Where they are.
+        groups: Only objects of these collections.
         as_source: An object must be readable by everybody iff it is at the source; else the plan says.
         stop: Set from another thread, it ends the work.
 
@@ -61,7 +69,7 @@ def look_at_inherited(
     """
     closer = CloserLook(source, destination, AuditSettings(as_source=as_source))
     acl = closer.acls is not Depth.NONE
-    lines = _sample(folder)
+    lines = _sample(folder, groups)
     looks = [
         Look(_sight(line, source.settings.prefix, destination.settings.prefix), headers=True, acl=acl, body=False)
         for line in lines
@@ -77,7 +85,7 @@ def look_at_inherited(
     return Inherited(len(lines), len(found), found[0] if found else None)
 
 
-def _sample(folder: Path) -> list[ManifestLine]:
+def _sample(folder: Path, groups: Collection[str]) -> list[ManifestLine]:
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run with earlier manifests does not take)
 
     some: list[ManifestLine] = []
@@ -87,7 +95,8 @@ def _sample(folder: Path) -> list[ManifestLine]:
             present = pc.and_(
                 pc.equal(outcomes, pa.scalar(Outcome.PRESENT.value)), pc.is_valid(batch.column("source_key"))
             )
-            found = batch.filter(present)
+            wanted = pc.is_in(batch.column("group").cast(pa.string()), value_set=pa.array(sorted(groups), pa.string()))
+            found = batch.filter(pc.and_(present, wanted))
             rows = random.sample(range(found.num_rows), min(_SAMPLE, found.num_rows))
             some += [line for row in rows for line in lines_of(found.slice(row, 1))]
     return random.sample(some, min(_SAMPLE, len(some)))

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from mastosync_dagster.cli import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster_tests.conftest import create_bucket
-from mastosync_dagster_tests.integration.conftest import without_cache
+from mastosync_dagster_tests.integration.conftest import old_copy, without_cache
 from mastosync_dagster_tests.support.acls import let_everybody_read
-from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
@@ -145,3 +145,40 @@ def test_originals_are_not_looked_for_without_a_side(world: World, monkeypatch: 
     assert world
     monkeypatch.setenv("S3_BUCKET", "absent")
     assert ORIGINALS not in failed()
+
+
+def test_a_source_with_old_files_alone_fails_though_the_oldest_originals_are_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", old_copy(world, accounts=12).name)
+    found = failed()
+    assert found.keys() == {ORIGINALS}
+    assert "old copy" in found[ORIGINALS]
+    assert "S3_BUCKET" in found[ORIGINALS]
+
+
+def test_a_source_without_some_of_the_originals_is_warned_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = without_cache(world)
+    for number, key in enumerate(sorted(list_keys(bucket.server, bucket.name))):
+        if number % 3 == 0:
+            bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    outcome = CliRunner().invoke(main, ["check", "--json"])
+    (line,) = (line for line in json.loads(outcome.output) if line["name"] == ORIGINALS)
+    assert (line["verdict"], outcome.exit_code) == ("warned", 0)
+    assert "S3_BUCKET" in line["text"]
+
+
+def test_after_the_switch_the_destination_may_have_the_newest_originals_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"copy_private": True}}}}).success
+    monkeypatch.setenv("S3_BUCKET", old_copy(world, accounts=12).name)
+    assert failed() == {}
+
+
+def test_a_destination_that_may_not_be_listed_tells_the_time_all_the_same(world: World) -> None:
+    kinds = frozenset({Kind.LIST})
+    world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))
+    world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))
+    assert failed() == {}

@@ -10,6 +10,7 @@ from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -82,9 +83,42 @@ def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: World) -> None
 
 def test_a_run_without_ranges_looks_too(world_with_acls: World) -> None:
     copy_badly(world_with_acls)
-    config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
     for says in (True, False):
-        result = world_with_acls.run("sync_changes", config=config)
-        assert result.success
-        outputs = [event for event in result.all_events if event.is_successful_output]
-        assert ("already there" in outputs[-1].step_output_data.metadata) == says
+        assert looked(world_with_acls, file_types=["custom_emojis"]) == says
+
+
+@pytest.mark.parametrize(
+    "before", [{"file_types": ["site_uploads"]}, {"file_types": ["custom_emojis"], "limit": 1}], ids=str
+)
+def test_neither_a_run_over_other_tables_nor_a_trial_has_looked(
+    world_with_acls: World, before: dict[str, object]
+) -> None:
+    assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": before}}}).success
+    copy_badly(world_with_acls)
+    assert looked(world_with_acls, file_types=["custom_emojis"])
+    assert not looked(world_with_acls, file_types=["custom_emojis"])
+
+
+def test_a_run_that_was_ended_has_not_looked(world_with_acls: World) -> None:
+    world = world_with_acls
+    config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
+    world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT})))
+    assert not world.run("sync_changes", config=config).success
+    world.destination_proxy.set_rules()
+    copy_badly(world)
+    assert looked(world, file_types=["custom_emojis"])
+
+
+def test_a_night_has_looked_at_what_had_changed_alone(world_with_acls: World) -> None:
+    since = {"file_types": ["custom_emojis"], "changed_since": "2026-01-01T00:00:00Z"}
+    assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": since}}}).success
+    copy_badly(world_with_acls)
+    assert looked(world_with_acls, file_types=["custom_emojis"])
+
+
+def looked(world: World, **config: object) -> bool:
+    """Run over changes; return whether something was said of what had been at the destination before."""
+    result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
+    assert result.success
+    outputs = [event for event in result.all_events if event.is_successful_output]
+    return "already there" in outputs[-1].step_output_data.metadata
