@@ -90,11 +90,12 @@ def status_lines(status: Status) -> list[str]:
     ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
     there = status.only_at_destination
     done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
+    rest = "all taken, some in doubt" if status.in_doubt and not left.objects else f"{left.objects:,} left"
     done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
     return [
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
-        f"  objects      {done}, {status.objects_missing:,} missing, {left.objects:,} left",
+        f"  objects      {done}, {status.objects_missing:,} missing, {rest}",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
         f"  incremental  {_incremental(known)}",

@@ -6,6 +6,7 @@ on the doubt list (`transfer.doubts`). The night asks for each, and hands on to 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from enum import Enum
@@ -16,12 +17,13 @@ from mastosync_dagster.mastodon import Rows, Selection, walk_rows
 from mastosync_dagster.privacy import Privacy, has_private
 from mastosync_dagster.selection import Sizes, items_of
 from mastosync_dagster.transfer.access import has_access
-from mastosync_dagster.transfer.doubts import Doubt, DoubtLine
+from mastosync_dagster.transfer.doubts import CONTENT, Doubt, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.lookup import destination_keys
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import Pool, gone
+from mastosync_dagster.transfer.pool import Pool, gone, patiently
+from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,6 +108,7 @@ class Convergence:
     Attributes:
         counts: What was asked so far.
         marks: What is known of rows and objects.
+        folders: Those at the destination in which private objects were found (`transfer.probe.folder_of`).
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Convergence:
     ) -> None:
         self.counts = Counts()
         self.marks = rules.marks
+        self.folders: set[str] = set()
         self._connect = connect
         self._schema = schema
         self._list = listed
@@ -153,33 +157,76 @@ class Convergence:
     def _private_rows(self, pool: Pool, page_rows: int) -> Iterator[Batch]:
         """Ask for the objects of rows that are private now, whatever is on the list: that alone makes them private."""
         if not self._asks_for_private:
+            self._name_exposed(pool, page_rows)
             return
         selection = Selection(self._table, private_only=True)
-        in_turn = len(self._doubts.table) > _ALL_AT_ONCE
+        known = self._known_private()
         for page in walk_rows(self._connect, self._schema, selection, page_rows=page_rows):
             items = [item for item in self._items(page.rows) if item.key not in self._planned]
-            later = [item for item in items if in_turn and self._is_later(item)]
-            now = self._with_privacy([item for item in items if not (in_turn and self._is_later(item))], pool)
+            later = {item.key: item for item in items if (item.row_id, item.part) in known and self._is_later(item)}
+            now = self._with_privacy([item for item in items if item.key not in later], pool)
             wrong = []
             for item, answer in zip(now, self._ask(now, pool), strict=True):
                 if answer is _Answer.ABSENT or (answer is _Answer.RIGHT and not item.private):
                     continue  # nobody can read it: whether it is to be copied is on the list; or everybody may
                 self._keep(item, Doubt.PRIVATE)
+                self.folders.add(folder_of(item.key))
                 if answer is _Answer.OPEN:
-                    wrong.append(item)
-            for item in later:
+                    wrong.append(item._replace(turn=True))
+            for item in later.values():
                 self._keep(item, Doubt.PRIVATE)
             if wrong:
                 yield self._batch(wrong)
+
+    def _name_exposed(self, pool: Pool, page_rows: int) -> None:
+        """Put on the list what was copied to a destination without ACLs before its row became private.
+
+        Nothing here can make it private, and nobody deletes it on doubt: it is named.
+        """
+        rules = self._rules
+        by_rows = rules.marks.privacy is not Privacy.NONE and has_private(self._table)
+        if rules.has_acls or rules.copy_private or not by_rows:
+            return
+        skipped = {
+            (noted.row_id, noted.part)
+            for step in self._doubts.steps()
+            for noted in step
+            if Doubt.SKIPPED in noted.nights
+        }
+        selection = Selection(self._table, private_only=True)
+        for page in walk_rows(self._connect, self._schema, selection, page_rows=page_rows):
+            items = [item for item in self._items(page.rows) if (item.row_id, item.part) not in skipped]
+            items = [item for item in items if item.key not in self._planned]
+            for item, there in zip(items, pool.map(partial(self._is_there, halt=pool.halt), items), strict=True):
+                if there:
+                    self._keep(item, Doubt.EXPOSED)
+
+    def _is_there(self, item: Item, halt: threading.Event) -> bool:
+        storage = self._destination
+        for key in destination_keys(item):
+            with contextlib.suppress(StorageError):
+                if patiently(storage, key, partial(storage.head, key), halt) is not None:
+                    return True
+        return False
 
     @property
     def _asks_for_private(self) -> bool:
         privacy = self._rules.marks.privacy
         return self._rules.has_acls and privacy is not Privacy.NONE and has_private(self._table)
 
+    def _known_private(self) -> set[tuple[int, str]]:
+        """Return the objects that were private when they were asked for, if there are too many for one night."""
+        known = {
+            (noted.row_id, noted.part)
+            for step in self._doubts.steps()
+            for noted in step
+            if noted.nights.keys() == {Doubt.PRIVATE}
+        }
+        return known if len(known) > _ALL_AT_ONCE else set()
+
     def _is_later(self, item: Item) -> bool:
         """Tell whether the turn of an object comes in another night."""
-        return item.row_id in self._doubts and item.row_id % _NIGHTS_OF_A_ROUND != self._rules.day % _NIGHTS_OF_A_ROUND
+        return item.row_id % _NIGHTS_OF_A_ROUND != self._rules.day % _NIGHTS_OF_A_ROUND
 
     # --- objects on the list -----------------------------------------------------------------------------------
 
@@ -207,19 +254,22 @@ class Convergence:
         """Yield the objects of which both storages are asked, and keep their lines."""
         for noted, item in listed:
             why = noted.nights.keys() & _TO_LOOK_AT
-            for reason in why & {Doubt.ACL, Doubt.SKIPPED}:
+            for reason in why - CONTENT:
                 self._keep(item, reason)
-            counts = [noted.nights[reason] for reason in why & {Doubt.FAILED, Doubt.MISSING}]
-            again = bool(counts) and max(counts) < self._rules.retry_nights
+            counts = {reason: noted.nights[reason] for reason in why & CONTENT}
+            again = bool(counts) and max(counts.values()) < self._rules.retry_nights
             if again:
                 self.counts.again += 1
-                self._list.ask_again(DoubtLine(item.row_id, item.part, Doubt.FAILED, max(counts) + 1, item.key))
+                for reason, count in counts.items():
+                    # If this run dies, nobody has asked.
+                    self._keep(item, reason, count)
+                self._list.ask_again(DoubtLine(item.row_id, item.part, Doubt.FAILED, max(counts.values()), item.key))
             elif counts:
                 self.counts.given_up += 1
             skipped = Doubt.SKIPPED in why and not self._stays_skipped(rows[item.row_id])
             if (again or skipped or Doubt.ACL in why) and item.key not in self._planned:
                 self._planned.add(item.key)
-                yield item._replace(turn=True)
+                yield item
 
     def _stays_skipped(self, row: Mapping[str, object]) -> bool:
         """Tell whether an object is skipped as private on purpose: then it is not asked for."""
@@ -229,13 +279,13 @@ class Convergence:
 
     def _no_longer_private(self, listed: Sequence[tuple[Noted, Item]], pool: Pool) -> Iterator[Item]:
         """Ask for the objects that were private and whose rows are not; yield those that still are."""
-        if not self._rules.has_acls:
-            return
         remembered = [item for noted, item in listed if Doubt.PRIVATE in noted.nights]
-        for item in remembered:
-            if self._is_asked_for_by_row(item):
-                self._keep(item, Doubt.PRIVATE)
-        now = self._with_privacy([item for item in remembered if not self._is_asked_for_by_row(item)], pool)
+        # Without ACLs, for a night or for ever, nobody can be asked.
+        later = [item for item in remembered if not self._rules.has_acls or self._is_asked_for_by_row(item)]
+        for item in later:
+            self._keep(item, Doubt.PRIVATE)
+        keys = {item.key for item in later}
+        now = self._with_privacy([item for item in remembered if item.key not in keys], pool)
         for item, answer in zip(now, self._ask(now, pool), strict=True):
             right = answer is _Answer.RIGHT and not item.private
             # What is not there is not private either.
@@ -259,8 +309,11 @@ class Convergence:
         """Return items as private as they must be: by the source, where that is to say so."""
         if self._source is None or not items:
             return list(items)
-        private = self._source(pool).are_private([(item.key, *item.candidates) for item in items])
-        return [item._replace(private=each) for item, each in zip(items, private, strict=True)]
+        private = self._source(pool).are_private_if_there([(item.key, *item.candidates) for item in items])
+        # Of what the source has lost, the rows say it.
+        return [
+            item if each is None else item._replace(private=each) for item, each in zip(items, private, strict=True)
+        ]
 
     def _ask(self, items: Sequence[Item], pool: Pool) -> list[_Answer]:
         answers = pool.map(partial(self._answer, halt=pool.halt), items)
@@ -284,11 +337,11 @@ class Convergence:
             return _Answer.RIGHT if right else _Answer.OPEN
         return _Answer.ABSENT
 
-    def _keep(self, item: Item, why: Doubt) -> None:
+    def _keep(self, item: Item, why: Doubt, nights: int = 0) -> None:
         key = self._destination.full_key(item.key)
-        self._list.keep(DoubtLine(item.row_id, item.part, why, 0, key))
+        self._list.keep(DoubtLine(item.row_id, item.part, why, nights, key))
 
     def _batch(self, items: Sequence[Item]) -> Batch:
         """Return objects to be asked for one by one, since they lie scattered."""
         self._planned.update(item.key for item in items)
-        return Batch(items=tuple(item._replace(turn=True) for item in items), ranges=(), rows=0)
+        return Batch(items=tuple(items), ranges=(), rows=0)

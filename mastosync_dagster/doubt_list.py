@@ -7,12 +7,12 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from mastosync_dagster.manifests import columns_of
-from mastosync_dagster.transfer.doubts import FORMAT, GROUP, Doubt, DoubtLine, read_doubts
+from mastosync_dagster.transfer.doubts import CONTENT, FORMAT, GROUP, Doubt, DoubtLine, read_doubts
 from mastosync_dagster.transfer.manifest_store import ManifestGoneError
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ class Doubts:
     Attributes:
         table: Lines without their keys, by row and part. The same object may be in it several times.
         rows: The ids of their rows, ascending, each once.
+        acl_rows: Of these, the rows with an object whose ACL is in doubt.
     """
 
     table: pa.Table
     rows: array[int]
+    acl_rows: array[int]
 
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> Doubts:
@@ -65,13 +67,16 @@ class Doubts:
         table = table.set_column(1, "part", table.column("part").cast(pa.string()))
         table = table.sort_by([("row_id", "ascending"), ("part", "ascending")])
         rows = array("q", (row_id for row_id, _ in groupby(_row_ids(table))))
-        return cls(table, rows)
+        # What has failed or was missing has the ACL that it was written with.
+        words = pa.array([why.value for why in Doubt if why not in CONTENT])
+        acls = table.filter(_is_among(table.column("why"), words))
+        return cls(table, rows, array("q", (row_id for row_id, _ in groupby(_row_ids(acls)))))
 
     def __contains__(self, row_id: object) -> bool:
-        """Tell whether an object of a row is doubtful."""
+        """Tell whether the ACL of an object of a row is in doubt."""
         assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
-        at = bisect_left(self.rows, row_id)
-        return at < len(self.rows) and self.rows[at] == row_id
+        at = bisect_left(self.acl_rows, row_id)
+        return at < len(self.acl_rows) and self.acl_rows[at] == row_id
 
     def steps(self) -> Iterator[list[Noted]]:
         """Yield the objects by row and part, some rows at a time; all objects of a row together."""
@@ -97,6 +102,12 @@ class Doubts:
             for _, _, why, count in same:
                 nights[Doubt(why)] = max(count, nights.get(Doubt(why), 0))
             yield Noted(row_id, part, nights)
+
+
+def _is_among(column: pa.ChunkedArray[Any], words: pa.Array[Any]) -> pa.BooleanArray:
+    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
+
+    return pc.is_in(column.cast(pa.string()), value_set=words)
 
 
 def _row_ids(table: pa.Table) -> Iterator[int]:

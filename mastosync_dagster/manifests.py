@@ -66,7 +66,7 @@ class About:
 
     def is_place_of(self, metadata: Mapping[bytes, bytes]) -> bool:
         """Tell whether a file is about this destination, with or without ACLs."""
-        return metadata.get(_PLACE.encode()) == self.place.encode()
+        return self.is_of(metadata, any_acls=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ class Damaged:
                 self._told.add(manifest.name)
                 self._warn(
                     f"{manifest.name} is passed over: {one_line(str(error))}. Objects that only it remembers as private"
-                    " are found by a verification with acls=all. Delete the file when its ID range, or for a night's"
-                    " the next night, has ended well"
+                    " are found by a verification with acls=all. Delete the file once its ID range has been synced"
+                    " again or, of a night, once the next night has ended well"
                 )
 
 

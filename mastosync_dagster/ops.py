@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -286,7 +286,8 @@ def _make_plan(
         scope=scope,
         config=config,
         run_id=context.run_id,
-        counts=counts,
+        # What was found private tonight is probed too: a policy of the bucket wins over ACLs, whenever it came.
+        counts=replace(counts, private_folders=counts.private_folders.union(*(each.folders for each in convergences))),
         read_at=reading.read_at,
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
@@ -381,6 +382,7 @@ def _doubts(context: dg.OpExecutionContext, scope: Scope, selection: Selection, 
         instance=context.instance,
         ids=None if scope.partition == CHANGES else selection.ids,
         settles=_settles(selection),
+        plans_all=selection.changed_since is None and selection.limit is None and not selection.offset,
     )
 
 
@@ -543,7 +545,7 @@ def _copy(context: dg.OpExecutionContext, config: CopyConfig, planned: Planned, 
         # Terminated, or worse: what was done must be looked up all the same.
         try:
             # Nor may a further signal end this: nobody would learn what had become of the objects.
-            undisturbed(lambda: _publish(context, planned, sides, Passed()), lambda _: None)
+            undisturbed(lambda: _publish(context, planned, sides, Passed(), went_through=False), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             context.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
@@ -632,7 +634,7 @@ def _try_probes(
 ) -> StorageError | None:
     """Return why nothing private may be written, and no ACL be set; None: it may."""
     folders = planned.counts.private_folders
-    if refetch:
+    if refetch and (sides.destination.settings().has_acls or planned.config.wants_private()):
         folders |= planned.counts.private_missing_folders
     try:
         # With a storage of its own: the first of the real objects is looked at once more.
@@ -798,7 +800,7 @@ class _Report:
 
 
 def _publish(
-    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, gone_through: Passed
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, gone_through: Passed, *, went_through: bool
 ) -> tuple[reports.Summary, str]:
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
@@ -811,7 +813,7 @@ def _publish(
     store, scope = manifest_store(context.instance, sides.destination, sides.source), planned.scope
     outbox = Outbox(context.instance)
     problems: list[Exception] = []
-    lists = _left_doubts(context, planned, sides, merged)
+    lists = _left_doubts(context, planned, sides, merged, went_through=went_through)
     location = ""
     # The lists even if the manifest could not be published: what waits here, a later run publishes.
     for file, group in [(merged, scope.name), *lists]:
@@ -828,14 +830,22 @@ def _publish(
 
 
 def _left_doubts(
-    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path
+    context: dg.OpExecutionContext, planned: Planned, sides: _Sides, manifest: Path, *, went_through: bool
 ) -> list[tuple[Path, str]]:
     """Return the lists of what the run leaves in doubt, each with its group."""
     place = _list_place(context, planned.scope, sides.destination)
     has_acls = sides.destination.settings().has_acls
-    tables = [selection.table for selection in planned.scope.selections]
-    files = [(leave_doubts(place, table, manifest, has_acls=has_acls), GROUP.format(table=table)) for table in tables]
-    return [(file, group) for file, group in files if file is not None]
+    found = []
+    for table in [selection.table for selection in planned.scope.selections]:
+        try:
+            file = leave_doubts(place, table, manifest, has_acls=has_acls, went_through=went_through)
+        except (ManifestStoreError, StorageError) as problem:
+            # What it has put there before it began stays: objects are asked for that need not be.
+            context.log.warning(f"the list of what is in doubt could not be brought up to date: {problem}")
+            continue
+        if file is not None:
+            found.append((file, GROUP.format(table=table)))
+    return found
 
 
 def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _Report:
@@ -847,7 +857,10 @@ def _report(context: dg.OpExecutionContext, copied: Copied, sides: _Sides) -> _R
     # What it has not come to may be another tool's as well.
     partial = copied.stopped is not None or any(each.limit is not None or each.offset for each in scope.selections)
     gone_through = Passed() if partial else _tables(scope)
-    summary, location = undisturbed(lambda: _publish(context, copied.planned, sides, gone_through), interrupts.append)
+    summary, location = undisturbed(
+        lambda: _publish(context, copied.planned, sides, gone_through, went_through=copied.stopped is None),
+        interrupts.append,
+    )
     if interrupts:
         raise interrupts[0]
     return _Report(summary=summary, manifest=location, place=place_of(sides.destination), copied=copied)

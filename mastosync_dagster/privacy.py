@@ -46,13 +46,12 @@ class Marks:
     turn: AbstractSet[str] = frozenset()
 
     def is_private(self, row: Mapping[str, object]) -> bool:
-        """Tell whether a row's objects are to be written private."""
-        return self.privacy is Privacy.MASTODON and bool(row["private"])
+        """Tell whether a row's objects are to be written private, as far as the source does not say it."""
+        return self.privacy is not Privacy.NONE and bool(row["private"])
 
     def is_doubtful(self, table: str, row: Mapping[str, object]) -> bool:
         """Tell whether a row's objects may be at the destination with another ACL than they are to have."""
-        private = self.privacy is not Privacy.NONE and bool(row["private"])
-        return private or row["id"] in self.doubtful.get(table, ())
+        return self.is_private(row) or row["id"] in self.doubtful.get(table, ())
 
 
 def has_private(table: str) -> bool:

@@ -81,8 +81,10 @@ class PrivacyWatch:
                 if exposed:
                     self._make_private(exposed)
             except (*PLAIN_ERRORS, StorageError) as error:
-                # The objects are right by the plan; the next night asks for every row that is private then.
+                # They are looked at again, the last time when the run ends; then the next night asks.
+                self._written.extend(lines)
                 self._say_once(f"whether rows have become private meanwhile could not be seen to: {error}")
+                return
 
     def _make_private(self, lines: list[ManifestLine]) -> None:
         self._put_on_list([DoubtLine(line.row_id, line.part, Doubt.ACL, 0, line.key) for line in lines])

@@ -13,6 +13,7 @@ from mastosync_dagster.doubt_list import DoubtList, Doubts, run_of
 from mastosync_dagster.history import copies
 from mastosync_dagster.run_lock import RunState, living, state
 from mastosync_dagster.transfer.doubts import (
+    CONTENT,
     OPEN,
     Doubt,
     DoubtLine,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 CHANGES = "changes"
 """Stands for the partition where the files of an unpartitioned run lie."""
 
-_REMEMBERED = frozenset({Doubt.PRIVATE, Doubt.ACL, Doubt.SKIPPED})
 _GOOD = frozenset({Outcome.COPIED, Outcome.PRESENT})
 _UNKNOWN_RUN_AGE = timedelta(days=1)
 """A list of a run that this history does not know is replaced after this time: another home's run may go on."""
@@ -89,6 +89,7 @@ class RunDoubts:
         instance: Knows which runs are over.
         ids: The ID range that the run is about; None: the whole table.
         settles: It asks for what is on the list, and puts its own in the place of all others.
+        plans_all: It plans every row that it is about, and so every object that is on the list.
 
     Attributes:
         table: The table.
@@ -108,6 +109,7 @@ class RunDoubts:
         instance: DagsterInstance,
         ids: IdRange | None,
         settles: bool,
+        plans_all: bool,
     ) -> None:
         self.table = table
         self._place = place
@@ -116,10 +118,10 @@ class RunDoubts:
         mine = () if ids is None else (place.partition,)
         over = {file for file in self._list.files(mine) if _is_over(instance, file)}
         self.doubts, whole = self._list.read(damaged, mine and (*mine, CHANGES), ids)
-        # A range's run plans every row that the lists of its earlier runs speak of.
         own = [file for file in whole if ids is None or file.partition == place.partition]
-        self._replaced = [file for file in own if file in over] if settles or ids is not None else []
-        self._carried = [] if ids is None else self._replaced
+        self._replaced = [file for file in own if file in over] if settles or plans_all else []
+        # Who asks for what is on the list says of each object whether it stays.
+        self._carried = [] if settles else self._replaced
 
     def open(self, stack: ExitStack) -> None:
         """Open the files that `keep` and `ask_again` write to, until the stack closes them."""
@@ -127,9 +129,7 @@ class RunDoubts:
         self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), about))
         self._asked = stack.enter_context(DoubtWriter(self._place.asked(self.table), about))
         for line in self._list.lines(self._carried):
-            # What failed or was missing the run plans in any case.
-            if line.why in _REMEMBERED:
-                self._ahead.write(line)
+            self._ahead.write(line)
 
     def keep(self, line: DoubtLine) -> None:
         """Leave an object on the list."""
@@ -176,7 +176,7 @@ def add_to_list(place: ListPlace, table: str, lines: Sequence[DoubtLine], number
     DoubtList(place.store, place.about, table).publish(file, place.partition, place.run_id, number)
 
 
-def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool) -> Path | None:
+def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool, went_through: bool) -> Path | None:
     """Write what a run leaves on the list, by its manifest: to be published in the place of what it put there before.
 
     Args:
@@ -184,6 +184,7 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
         table: The table.
         manifest: The run's whole manifest.
         has_acls: The destination has ACLs.
+        went_through: The run was not ended early: what it has asked for in vain counts as asked for.
 
     Returns:
         The file; None: nothing is left, and the run's list has been removed.
@@ -192,7 +193,8 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
         ManifestStoreError: The list could not be removed.
         StorageError: The bucket refuses.
     """
-    nights = {(line.row_id, line.part): line.nights for line in _lines(place.asked(table))}
+    tried = int(went_through)
+    nights = {(line.row_id, line.part): line.nights + tried for line in _lines(place.asked(table))}
     final = place.final(table)
     written: set[tuple[int, str, Doubt]] = set()
     with DoubtWriter(final, place.about.metadata()) as writer:
@@ -211,14 +213,18 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
 def _left(
     place: ListPlace, table: str, manifest: Path, nights: dict[tuple[int, str], int], *, has_acls: bool
 ) -> Iterator[DoubtLine]:
-    rows = {line.row_id for line in _lines(place.ahead(table)) if line.why in {Doubt.ACL, Doubt.SKIPPED}}
+    rows = {line.row_id for line in _lines(place.ahead(table)) if line.why is not Doubt.PRIVATE}
     outcomes = outcomes_of(manifest, table, rows)
     for line in _lines(place.ahead(table)):
         outcome = outcomes.get((line.row_id, line.part))
-        if line.why is Doubt.PRIVATE or outcome is None or outcome is Outcome.FAILED:
+        if line.why is Doubt.PRIVATE or outcome is None:
             yield line
-        elif outcome in _GOOD and has_acls:
-            # The server has said so. A later night asks whether it is so.
+        elif line.why in CONTENT:
+            continue  # the manifest says anew what has failed or is missing
+        elif outcome is Outcome.FAILED:
+            yield line
+        elif outcome in _GOOD and (has_acls or line.why is Doubt.ACL):
+            # The server has said so. A later night asks whether it is so; one without ACLs cannot.
             yield line._replace(why=Doubt.PRIVATE)
     yield from left_doubts(manifest, table, nights, has_acls=has_acls)
 
@@ -283,6 +289,7 @@ def doubt_text(counts: Mapping[Doubt, int]) -> str:
     """Return what people read about objects in doubt."""
     words = {
         Doubt.ACL: "wait for their ACL",
+        Doubt.EXPOSED: "are private and at a destination without ACLs (delete them there, if everybody can read it)",
         Doubt.FAILED: "have failed",
         Doubt.MISSING: "were not at the source",
     }

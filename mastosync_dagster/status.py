@@ -46,9 +46,9 @@ class Status:
             them.
         only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
         bytes_done: Of their originals, by the database.
-        left: What no run has taken yet, and what is in doubt; files that have changed in ranges which have run are not
-            among it.
-        in_doubt: Objects, of those left, that the nights ask for, by why they do.
+        left: What no run has taken yet, what has failed and what waits for its ACL; files that have changed in ranges
+            which have run are not among it.
+        in_doubt: Objects that the nights ask for, by why they do.
         reads: The latest materializations of the ranges, by key.
         watermark: How far incremental runs have come; None: there was none.
         restored: The watermark's newest row is gone, and with it the word of every run: all is left.
@@ -135,7 +135,9 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
     # Those of ranges are counted by their runs.
     outside = open_objects(doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken))[Doubt.MISSING]
-    left = new + table_size(connect, schema, file_type.value, untaken) + TableSize(objects=open_.total())
+    # What was missing is counted as such already.
+    undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
+    left = new + table_size(connect, schema, file_type.value, untaken) + undone
     objects, missing, left_out, only_there = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
         for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)

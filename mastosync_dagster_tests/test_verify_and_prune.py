@@ -36,7 +36,7 @@ def job_for(config: dict[str, dict[str, object]]) -> str:
 
 def test_every_config_is_one_of_its_job() -> None:
     definitions = build_definitions()
-    assert len(CONFIGS) == 6
+    assert len(CONFIGS) == 7
     for config in CONFIGS:
         assert dg.validate_run_config(definitions.resolve_job_def(job_for(config)), config)
 

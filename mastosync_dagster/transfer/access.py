@@ -28,8 +28,18 @@ _STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/Auth
 """Whom a private object must not be shown to; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
 PRIVATE: ObjectCannedACLType = "private"
-SAYS_NOTHING = frozenset({Reason.THROTTLED, Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
-"""Answers to a request without a signature after which an object may be readable or not."""
+_SAYS_NOTHING = frozenset(
+    {
+        Reason.THROTTLED,
+        Reason.TIMEOUT,
+        Reason.CONNECTION,
+        Reason.SERVER_ERROR,
+        Reason.WRONG_REGION,
+        Reason.NO_SUCH_BUCKET,
+    }
+)
+"""Answers to a request without a signature after which an object may be readable or not. Refusals have many forms:
+Cloudflare's R2 calls a missing signature an invalid argument."""
 
 
 def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
@@ -44,6 +54,11 @@ def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
         StorageError: The side does not say. The message names the right that is needed.
     """
     return _EVERYBODY in _readers(_acl(storage, key, halt))
+
+
+def is_readable(storage: Storage, key: str, halt: threading.Event) -> bool:
+    """Ask whether everybody may read an object, by its ACL or whatever that says: policies win. As `is_public`."""
+    return is_public(storage, key, halt) or everybody_reads(storage, key, halt)
 
 
 def has_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
@@ -209,20 +224,23 @@ class SourceAccess:
         Raises:
             StorageError: The source does not say.
         """
+        return [private is not False for private in self.are_private_if_there(objects)]
+
+    def are_private_if_there(self, objects: Sequence[tuple[str, ...]]) -> list[bool | None]:
+        """Return the same, and None of an object that is under none of its keys. Raises as `are_private`."""
         return self._pool.map(self._is_private, objects)
 
-    def _is_private(self, keys: tuple[str, ...]) -> bool:
+    def _is_private(self, keys: tuple[str, ...]) -> bool | None:
         for key in keys:
             public = self._is_public(key)
             if public is not None:
                 return not public
-        return True
+        return None
 
     def _is_public(self, key: str) -> bool | None:
         storage, halt = self._source, self._pool.halt
         try:
-            # By its ACL, or whatever that says: a policy of the bucket, or of the server, wins over ACLs.
-            return is_public(storage, key, halt) or everybody_reads(storage, key, halt)
+            return is_readable(storage, key, halt)
         except StorageError as error:
             if gone(error):
                 return None
@@ -251,7 +269,7 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
     try:
         answer = patiently(storage, key, lambda: client.get_object(Bucket=bucket, Key=full), halt)
     except StorageError as error:
-        if error.reason in SAYS_NOTHING:
+        if error.reason in _SAYS_NOTHING:
             raise
         return False
     answer["Body"].close()

@@ -33,6 +33,8 @@ class Doubt(str, Enum):
     """It was private when it was last written or asked for: it must become public again when its row does."""
     ACL = "acl"
     """Its ACL was about to be set, or the object to be written private, and nobody has seen that it was done."""
+    EXPOSED = "exposed"
+    """Its row is private, and it has been at the destination, which has no ACLs to keep it so, since before."""
     SKIPPED = "skipped"
     """It was skipped as private, where the destination has no ACLs."""
     FAILED = "failed"
@@ -41,9 +43,13 @@ class Doubt(str, Enum):
     """The source did not have it."""
 
 
-OPEN = (Doubt.ACL, Doubt.FAILED, Doubt.MISSING)
+OPEN = (Doubt.ACL, Doubt.EXPOSED, Doubt.FAILED, Doubt.MISSING)
 """What is left to do, or to be seen done, the gravest first. Of the others the destination has what it must have, as
 far as is known."""
+
+
+CONTENT = frozenset({Doubt.FAILED, Doubt.MISSING})
+"""Reasons that say nothing about who may read an object."""
 
 
 class DoubtLine(NamedTuple):
@@ -114,6 +120,9 @@ def planned_doubts(folder: Path, table: str, destination_prefix: str, *, has_acl
     for found in _lines(folder / DECIDED, table, _is_open_or_private):
         if found.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(found.row_id, found.part, Doubt.SKIPPED, 0, found.key)
+        elif has_acls and found.private and found.outcome is Outcome.MISSING:
+            # It may be fetched elsewhere.
+            yield DoubtLine(found.row_id, found.part, Doubt.ACL, 0, found.key)
 
 
 class _Line(NamedTuple):
@@ -172,6 +181,8 @@ def left_doubts(
     """
     for line in _lines(manifest, table, _is_open_or_private):
         count = nights.get((line.row_id, line.part), 0)
+        if line.reason is Reason.NOT_ATTEMPTED:
+            count = max(count - 1, 0)
         if line.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(line.row_id, line.part, Doubt.SKIPPED, 0, line.key)
             continue

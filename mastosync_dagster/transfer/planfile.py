@@ -54,6 +54,9 @@ class PlannedCopy(NamedTuple):
         there_etag: Its ETag without quotes; None where it gives none.
         written_after: Without a ``size``: if what the source has was not written after this moment, the destination is
             asked before it is written to. None: it is not.
+        detail: In `TO_TURN`: the remark of the object's manifest line.
+        undecided: In `TO_TURN`: its bytes are others than the source's, and nothing tells which are right. Who may read
+            it comes first; then it has failed for that.
     """
 
     key: str
@@ -71,6 +74,8 @@ class PlannedCopy(NamedTuple):
     there_size: int | None = None
     there_etag: str | None = None
     written_after: datetime | None = None
+    detail: str | None = None
+    undecided: bool = False
 
 
 SCHEMA = pa.schema(
@@ -90,6 +95,8 @@ SCHEMA = pa.schema(
         pa.field("there_size", pa.int64()),
         pa.field("there_etag", pa.string()),
         pa.field("written_after", pa.timestamp("us", tz="UTC")),
+        pa.field("detail", pa.string()),
+        pa.field("undecided", pa.bool_(), nullable=False),
     ],
     metadata={"mastosync.plan": "1"},
 )

@@ -300,8 +300,9 @@ class _Planner:
                 if decision.verdict is Verdict.COPY:
                     self._copy_found(item, target, found, there)
                 elif decision.verdict is Verdict.KEEP or (item.turn and self._has_acls):
-                    # Whatever its bytes are, who may read it comes first; a verification names those that differ.
-                    self._present(item, target, there=there, detail=decision.words)
+                    # Whatever its bytes are, who may read it comes first.
+                    undecided = decision.verdict is Verdict.FAIL
+                    self._present(item, target, there=there, detail=decision.words, undecided=undecided)
                 else:
                     self._say(
                         item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=decision.words
@@ -350,7 +351,7 @@ class _Planner:
         there = destination.objects.get(target)
         differs = there is not None and not self._equal(found, there)
         if there is not None and not differs and not item.again:
-            exposed = item.private and not self._has_acls
+            exposed = item.private and not self._has_acls and self.access is None
             self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
         elif (listed[0] and found.key != item.key) or (
             listed[1] and there is None and item.size not in {None, found.size}
@@ -391,7 +392,7 @@ class _Planner:
 
     def _leave_to_copy(self, item: Item, keys: list[str]) -> None:
         """Plan an item that nobody has seen: the copy's GET will tell whether it is there."""
-        if item.private and not self._take_private:
+        if item.private and not self._take_private and self.access is None:
             self._say(item, item.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
         else:
             self._copy(item, item.key, keys, None)
@@ -408,26 +409,29 @@ class _Planner:
         there: ListedObject,
         found: ListedObject | None = None,
         detail: str | None = None,
+        undecided: bool = False,
     ) -> None:
         """Leave an object as it is, or plan to see to its ACL."""
-        # Where the source says who may read an object, nobody says so of what it has lost: that stays as it is.
-        unsaid = self.access is not None and found is None
-        if not (item.turn and self._has_acls) or unsaid:
+        if not (item.turn and self._has_acls):
+            if undecided:
+                self._say(item, target, Outcome.FAILED, there=there, reason=Reason.SIDES_DIFFER, detail=detail)
+                return
             self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
         self._outcomes[Outcome.PRESENT] += 1
         self._to_turn += 1
         line = self._line(item, target, [found.key if found else ""], there)
-        line = line._replace(etag=self._md5(found, there))
+        line = line._replace(etag=self._md5(found, there), detail=detail, undecided=undecided)
         self._private_folders.add(folder_of(target))
-        if self.access is None:
+        # Of what the source has lost, the row says who may read it.
+        if self.access is None or found is None:
             self._turns.write(line)
         else:
             self._unturned.append(line)
 
     def _copy_found(self, item: Item, target: str, found: ListedObject, there: ListedObject | None) -> None:
         """Plan a copy of what the source has, over what the destination has."""
-        if item.private and not self._take_private:
+        if item.private and not self._take_private and self.access is None:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
         else:
             self._copy(item, target, [found.key], found, there)

@@ -140,8 +140,12 @@ class _Turner:
             self._writer.write(self._line(line, Outcome.FAILED, result.reason, str(result)))
             return
         self.turned += result
-        detail = (MADE_PRIVATE if line.private else MADE_PUBLIC) if result else None
-        done = self._line(line, Outcome.PRESENT, None, detail)
+        self.failed += line.undecided
+        if line.undecided:
+            done = self._line(line, Outcome.FAILED, Reason.SIDES_DIFFER, line.detail)
+        else:
+            detail = (MADE_PRIVATE if line.private else MADE_PUBLIC) if result else line.detail
+            done = self._line(line, Outcome.PRESENT, None, detail)
         self._writer.write(done)
         if self._on_line is not None:
             self._on_line(done)

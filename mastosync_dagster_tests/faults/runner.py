@@ -157,7 +157,7 @@ def _unlisted(world: World, lines: list[ManifestLine]) -> tuple[str, ...]:
 
 
 def _wrong(world: World) -> tuple[str, ...]:
-    """Read every object whole, and look with which ACL it was written last."""
+    """Read every object whole, and look with which ACL it was written last: none, as the destination has no ACLs."""
     compared = compare(world.destination.server, world.destination.name, world.original.expected)
     acls = {
         seen.key: seen.headers.get("x-amz-acl")
@@ -167,7 +167,7 @@ def _wrong(world: World) -> tuple[str, ...]:
     exposed = (
         f"{each.key}: written as {acls.get(each.key)}"
         for each in world.original.expected
-        if each.key in acls and acls[each.key] != ("private" if each.private else "public-read")
+        if acls.get(each.key) is not None
     )
     # What is not there is told as lost or not copied.
     different = (line for line in compared.differences if not line.endswith(": not at the destination"))

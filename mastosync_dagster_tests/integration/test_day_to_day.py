@@ -104,7 +104,7 @@ def test_status_of_everything_is_short_enough_for_a_terminal(world: World) -> No
 
 
 def test_check_tries_everything_and_leaves_nothing_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
     lines = {line["name"]: line for line in told("check")}
     assert {line["verdict"] for line in lines.values()} == {"ok"}
     assert {

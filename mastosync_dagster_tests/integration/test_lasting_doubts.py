@@ -1,0 +1,213 @@
+"""What is on the doubt list stays there until it was seen to be right, whoever dies or cannot ask meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster import convergence, ops, run_lock
+from mastosync_dagster.demo.processes import running
+from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled
+from mastosync_dagster_tests.integration.test_privacy import (
+    MEDIA,
+    answers,
+    execute,
+    expected_answers,
+    media_of,
+    nightly,
+    wait_until,
+)
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dagster as dg
+
+    from mastosync_dagster.convergence import Convergence
+    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster.transfer.items import Batch
+    from mastosync_dagster.transfer.pool import Pool
+    from mastosync_dagster_tests.integration.conftest import World
+
+__all__ = ["settled"]
+
+PLAN = {"plan_changes": {"config": {"file_types": [MEDIA.value], "changed_since": "last"}}}
+ONE_ATTEMPT = {"copy": {"config": {"max_attempts": 1}}}
+OLD = "UPDATE media_attachments SET file_updated_at = '2020-01-01' WHERE id = %s"
+
+
+def night(world: World) -> dg.ExecuteInProcessResult:
+    """Run a night that tries everything once."""
+    return world.run("sync_changes", config={"ops": {**PLAN, **ONE_ATTEMPT}})
+
+
+def lose(world: World, *, changed: bool = True) -> ExpectedObject:
+    """Delete a public original at the destination, and refuse to have it back; its row may have changed."""
+    lost = next(each for each in world.instance.objects_of(MEDIA) if not each.private and "/original/" in each.key)
+    if changed:
+        execute(world, "UPDATE media_attachments SET file_updated_at = now() WHERE id = %s", lost.row_id)
+    world.destination.client.delete_object(Bucket=world.destination.name, Key=lost.key)
+    refuse(world, Answer(503, "SlowDown"), lost.key)
+    return lost
+
+
+def refuse(world: World, answer: Answer, key: str = "") -> None:
+    world.destination_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.PUT}), key=key))
+
+
+def test_what_has_failed_stays_on_the_list_when_the_night_that_asks_for_it_is_killed(
+    settled: World, tmp_path: Path
+) -> None:
+    lost = lose(settled)
+    assert not night(settled).success
+    assert open_objects(settled)["failed"] == 1
+    execute(settled, OLD, lost.row_id)
+    # Nights are processes of their own; this one lets go of its locks.
+    run_lock.living(settled.dagster)
+    settled.destination_proxy.set_rules(Rule(Delay(30), kinds=frozenset({Kind.PUT}), key=lost.key))
+    settled.destination_proxy.forget()
+    config, log = tmp_path / "night.json", tmp_path / "night.log"
+    config.write_text(json.dumps({"ops": PLAN}))
+    command = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
+    with running([*command, "-j", "sync_changes", "-c", str(config)], log=log) as process:
+        wait_until(lambda: settled.destination_proxy.count(Kind.PUT, key=lost.key) > 0, log)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(60)
+    settled.destination_proxy.set_rules()
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(settled, changed=False)
+    key = settled.dagster.get_dynamic_partitions(MEDIA.partitions_name)[0]
+    config = {"ops": {MEDIA.value: {"ops": ONE_ATTEMPT}}}
+    assert not settled.run("sync_media_attachments", key, config=config).success
+    settled.destination_proxy.set_rules()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_note", die)
+        with contextlib.suppress(KeyboardInterrupt):
+            settled.run("sync_media_attachments", key)
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "2")
+    lost = lose(settled)
+    assert not night(settled).success
+    execute(settled, OLD, lost.row_id)
+    refuse(settled, Answer(403, "AccessDenied"))
+    for _ in range(2):
+        assert not night(settled).success
+    settled.destination_proxy.set_rules()
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+@pytest.mark.parametrize("copy_private", ["true", "false"])
+def test_a_night_without_acls_forgets_nothing(
+    settled: World, monkeypatch: pytest.MonkeyPatch, copy_private: str
+) -> None:
+    account, _ = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    assert nightly(settled).success
+    with monkeypatch.context() as patch:
+        patch.setenv("DESTINATION_S3_PERMISSION", "")
+        patch.setenv("MASTOSYNC_COPY_PRIVATE", copy_private)
+        nightly(settled)
+    execute(settled, UNSUSPEND, account)
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
+    settled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, _ = media_of(settled, suspended=False)
+    execute(settled, SUSPEND, account)
+    assert nightly(settled).success
+    execute(settled, UNSUSPEND, account)
+    ask, done = convergence.Convergence._private_rows, list[bool]()
+
+    def then_suspend(self: Convergence, pool: Pool, page_rows: int) -> Iterator[Batch]:
+        yield from ask(self, pool, page_rows)
+        if not done:
+            done.append(True)
+            execute(settled, SUSPEND, account)
+
+    monkeypatch.setattr(convergence.Convergence, "_private_rows", then_suspend)
+    assert nightly(settled).success
+    assert done
+    execute(settled, UNSUSPEND, account)
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+
+
+def test_a_run_over_every_row_settles_the_list(settled: World) -> None:
+    lose(settled)
+    config = {"ops": {"plan_changes": {"config": {"file_types": [MEDIA.value]}}, **ONE_ATTEMPT}}
+    assert not settled.run("sync_changes", config=config).success
+    settled.destination_proxy.set_rules()
+    for _ in range(3):
+        assert settled.run("sync_changes", config=config).success
+    assert open_objects(settled)["failed"] == 0
+    lists = Path(settled.environment["DAGSTER_HOME"], "manifests", f"doubts_{MEDIA.value}", "changes")
+    assert len(list(lists.glob("*.parquet"))) <= 2
+
+
+def test_what_became_private_at_a_destination_without_acls_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    ((key,),) = world.register(MEDIA).values()
+    assert world.run("sync_media_attachments", key).success
+    assert nightly(world).success
+    assert open_objects(world)["exposed"] == 0
+    account, hidden = media_of(world, suspended=False)
+    execute(world, SUSPEND, account)
+    assert nightly(world).success
+    assert open_objects(world)["exposed"] == hidden
+    execute(world, UNSUSPEND, account)
+    assert nightly(world).success
+    assert open_objects(world)["exposed"] == 0
+
+
+def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(
+    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")
+    publish = ops._publish
+
+    def without_a_store(*arguments: object, **options: object) -> object:
+        world.destination_proxy.set_rules(
+            Rule(Answer(403, "AccessDenied"), key="manifests"),
+            Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.LIST})),
+        )
+        return publish(*arguments, **options)  # type: ignore[arg-type]  # handed through as they are
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_publish", without_a_store)
+        config = {"file_types": ["preview_cards", "accounts"], "limit": 2, "offset": 3}
+        assert not world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}}).success
+    waiting = [file.name for file in Path(world.environment["DAGSTER_HOME"]).rglob("mastosync-unpublished/*")]
+    assert any(name.startswith("sync_changes~") for name in waiting)
