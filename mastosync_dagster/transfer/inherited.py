@@ -13,7 +13,7 @@ from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.items import Item
 from mastosync_dagster.transfer.manifest import FORMAT, lines_of
 from mastosync_dagster.transfer.outcomes import Outcome
-from mastosync_dagster.transfer.planfile import DECIDED
+from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, read_plan
 from mastosync_dagster.transfer.pool import Pool
 from mastosync_dagster.transfer.storage import ListedObject
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.transfer.planfile import PlannedCopy
     from mastosync_dagster.transfer.storage import Storage
 
 _SAMPLE = 30
@@ -69,20 +70,20 @@ def look_at_inherited(
     """
     closer = CloserLook(source, destination, AuditSettings(as_source=as_source))
     acl = closer.acls is not Depth.NONE
-    lines = _sample(folder, groups)
-    looks = [
-        Look(_sight(line, source.settings.prefix, destination.settings.prefix), headers=True, acl=acl, body=False)
-        for line in lines
-    ]
+    prefixes = (source.settings.prefix, destination.settings.prefix)
+    looks = [Look(_sight(line, *prefixes), headers=True, acl=acl, body=False) for line in _sample(folder, groups)]
+    # The run gives these the right ACL in any case.
+    looks += [Look(_turned(line), headers=True, acl=False, body=False) for line in _sample_to_turn(folder, groups)]
+    looks = random.sample(looks, min(_SAMPLE, len(looks)))
     with Pool(_THREADS, stop=stop) as pool:
         seen = pool.map(lambda look: closer.look(look, pool.halt), looks)
     # What could not be looked at says nothing.
     found = [
-        f"{line.key}: {'; '.join(text for _, text in each.differences)}"
-        for line, each in zip(lines, seen, strict=True)
+        f"{destination.full_key(look.sight.target)}: {'; '.join(text for _, text in each.differences)}"
+        for look, each in zip(looks, seen, strict=True)
         if any(finding is not Finding.UNKNOWN for finding, _ in each.differences)
     ]
-    return Inherited(len(lines), len(found), found[0] if found else None)
+    return Inherited(len(looks), len(found), found[0] if found else None)
 
 
 def _sample(folder: Path, groups: Collection[str]) -> list[ManifestLine]:
@@ -100,6 +101,25 @@ def _sample(folder: Path, groups: Collection[str]) -> list[ManifestLine]:
             rows = random.sample(range(found.num_rows), min(_SAMPLE, found.num_rows))
             some += [line for row in rows for line in lines_of(found.slice(row, 1))]
     return random.sample(some, min(_SAMPLE, len(some)))
+
+
+def _sample_to_turn(folder: Path, groups: Collection[str]) -> list[PlannedCopy]:
+    some: list[PlannedCopy] = []
+    for lines in read_plan(folder, TO_TURN):
+        found = [line for line in lines if line.group in groups and line.source_key]
+        some += random.sample(found, min(_SAMPLE, len(found)))
+    return random.sample(some, min(_SAMPLE, len(some)))
+
+
+def _turned(line: PlannedCopy) -> Sight:
+    size = line.size or 0
+    return Sight(
+        Item(line.key, private=line.private),
+        line.key,
+        ListedObject(line.source_key, size, line.etag),
+        ListedObject(line.key, size, line.etag),
+        Finding.EQUAL,
+    )
 
 
 def _sight(line: ManifestLine, source_prefix: str, destination_prefix: str) -> Sight:

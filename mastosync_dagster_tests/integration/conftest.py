@@ -20,7 +20,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
 from mastosync_dagster.demo.instance import Instance, build
 from mastosync_dagster.environment import rows_per_partition
-from mastosync_dagster.mastodon import stored_objects
+from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database, drop_database
@@ -120,7 +120,9 @@ def old_copy(world: World, accounts: int) -> Bucket:
     """Return another bucket at the source's server, with the files of the oldest local accounts alone."""
     bucket = create_bucket(world.source.server)
     rows = sorted(world.instance.rows["accounts"], key=lambda row: int(str(row["id"])))
-    with_files = [each for row in rows if row["domain"] is None and (each := list(stored_objects("accounts", row)))]
+    with_files = [
+        each for row in rows if not is_remote("accounts", row) and (each := list(stored_objects("accounts", row)))
+    ]
     for stored in (each for some in with_files[:accounts] for each in some):
         with contextlib.suppress(world.source.client.exceptions.NoSuchKey):
             body = world.source.client.get_object(Bucket=world.source.name, Key=stored.key)["Body"].read()

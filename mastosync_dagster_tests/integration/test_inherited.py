@@ -102,7 +102,7 @@ def test_neither_a_run_over_other_tables_nor_a_trial_has_looked(
 def test_a_run_that_was_ended_has_not_looked(world_with_acls: World) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
-    world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT})))
+    world.destination_proxy.set_rules(Rule(Answer(403, "InvalidAccessKeyId"), kinds=frozenset({Kind.PUT})))
     assert not world.run("sync_changes", config=config).success
     world.destination_proxy.set_rules()
     copy_badly(world)

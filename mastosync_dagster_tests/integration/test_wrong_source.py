@@ -173,7 +173,7 @@ def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
 
 
 def test_a_source_with_old_files_alone_is_not_done(one_range: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("S3_BUCKET", old_copy(one_range, accounts=12).name)
+    monkeypatch.setenv("S3_BUCKET", old_copy(one_range, accounts=3).name)
     result = sync(one_range, FileType.ACCOUNTS)
     assert_not_done(one_range, result)
     assert "old copy" in failure_of(result)
@@ -192,8 +192,8 @@ def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
         )
         cursor.execute("UPDATE accounts SET header_file_name = NULL WHERE id = %s", [kept])
         cursor.execute("UPDATE custom_emojis SET image_file_name = NULL WHERE domain IS NULL")
-        for table, name in (("site_uploads", "file"), ("backups", "dump")):
-            cursor.execute(f"UPDATE {table} SET {name}_file_name = NULL")
+        cursor.execute("UPDATE site_uploads SET file_file_name = NULL")
+        cursor.execute("UPDATE backups SET dump_file_name = NULL")
         cursor.execute("DELETE FROM media_attachments WHERE remote_url = ''")
         connection.commit()
     monkeypatch.setenv("S3_BUCKET", without_cache(world).name)
@@ -208,7 +208,7 @@ def verify(world: World, file_type: FileType, **config: object) -> dg.ExecuteInP
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_verification_with_an_empty_or_swapped_source_proves_nothing(
+def test_a_verification_with_an_empty_source_proves_nothing(
     one_range: World, monkeypatch: pytest.MonkeyPatch, *, full: bool
 ) -> None:
     assert sync(one_range, EMOJIS).success
@@ -228,7 +228,7 @@ def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could
     assert sync(one_range, FileType.ACCOUNTS).success
     # The cache of the old bucket was cleared: what the destination has of it cannot be held against anything.
     monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
-    result = verify(one_range, FileType.ACCOUNTS, full=True)
+    result = verify(one_range, FileType.ACCOUNTS, full=True, headers="none")
     assert result.success
     (event,) = result.asset_materializations_for_node("accounts_verification")
     told = {name: value.value for name, value in event.metadata.items()}
