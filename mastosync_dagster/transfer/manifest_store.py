@@ -25,6 +25,8 @@ VARIABLE = "MASTOSYNC_MANIFESTS"
 """The environment variable that names the place, for messages."""
 
 _SUFFIX = ".parquet"
+_LEVELS = 3
+"""Of a manifest's name: group, partition, run."""
 _NAME = re.compile(r"[\w.:+-]+", re.ASCII)
 
 
@@ -159,7 +161,7 @@ def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
     """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
     parts = name.split("/")
     run_id = parts[-1].removesuffix(_SUFFIX)
-    if len(parts) == 3 and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):  # noqa: PLR2004
+    if len(parts) == _LEVELS and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):
         yield StoredManifest(parts[0], parts[1], written, run_id)
 
 
