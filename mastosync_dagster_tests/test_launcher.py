@@ -14,22 +14,12 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mastosync_dagster.launcher import WatchfulRunLauncher
-from mastosync_dagster_tests.support.run_processes import run_process
+from mastosync_dagster_tests.support.run_processes import run_process, some_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROJECT = Path(__file__).parents[1]
-
-
-@dg.op
-def nothing() -> None:
-    pass
-
-
-@dg.job
-def some_job() -> None:
-    nothing()
 
 
 @pytest.fixture

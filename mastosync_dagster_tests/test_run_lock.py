@@ -21,7 +21,7 @@ from mastosync_dagster.launcher import close_dead_runs
 from mastosync_dagster.outbox import Outbox
 from mastosync_dagster.run_lock import PROCESS_TAG, RunState, hold, let_go, lock, state
 from mastosync_dagster.transfer.manifest_store import FolderManifests
-from mastosync_dagster_tests.support.run_processes import HOLD, run_process
+from mastosync_dagster_tests.support.run_processes import HOLD, run_process, some_job
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -48,16 +48,6 @@ WITH_CHILDREN = HOLD.replace(
     "        time.sleep(100)\n"
     '    print("held", flush=True)\n',
 )
-
-
-@dg.op
-def nothing() -> None:
-    pass
-
-
-@dg.job
-def some_job() -> None:
-    nothing()
 
 
 @pytest.fixture

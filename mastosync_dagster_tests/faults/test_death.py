@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from mastosync_dagster.demo.processes import running
 from mastosync_dagster.run_lock import RunState, state
 from mastosync_dagster_tests.conftest import Bucket, create_bucket
 from mastosync_dagster_tests.faults.world import Original, environment
+from mastosync_dagster_tests.support.forked_runs import forked_runs
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.demo.servers import S3Server
     from mastosync_dagster_tests.faults.world import World
+    from mastosync_dagster_tests.support.forked_runs import ForkedRuns
 
 SEEDS = 50
 
@@ -40,7 +41,7 @@ SEEDS = 50
 class Runs:
     """Runs in processes of their own, all with one Dagster home, and so with one history."""
 
-    process: subprocess.Popen[bytes]
+    forked: ForkedRuns
     original: Original
     home: Path
 
@@ -57,30 +58,18 @@ class Runs:
         )
         # rclone's server keeps no ACLs: what a dead run has left private or not cannot be set right there.
         variables |= {"DESTINATION_S3_PERMISSION": "", "MASTOSYNC_COPY_PRIVATE": "true"}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"variables": variables}).encode() + b"\n")
-        self.process.stdin.flush()
-        return int(self._answer())
+        return self.forked.start(variables)
 
     def end(self) -> bool | None:
         """Wait until the run has ended. Returns whether it succeeded; None: it was killed."""
-        success: bool | None = json.loads(self._answer())
-        return success
-
-    def _answer(self) -> bytes:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, (self.home / "runs.log").read_text()[-3000:]
-        return line
+        return self.forked.end()
 
 
 @pytest.fixture
 def runs(some: Original, tmp_path: Path) -> Iterator[Runs]:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.run_process"]
-    log = tmp_path / "runs.log"
-    with running(command, log=log, cwd=Path(__file__).parents[2], piped=True) as process:
-        yield Runs(process, some, tmp_path)
+    with forked_runs(tmp_path / "runs.log") as forked:
+        yield Runs(forked, some, tmp_path)
 
 
 def finished(runs: Runs, destination: Bucket) -> float:

@@ -61,6 +61,17 @@ def settled(synced_with_acls: World) -> World:
     return synced_with_acls
 
 
+@pytest.fixture
+def skipping(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The media copied to a destination without ACLs, what is private skipped, and a night after that."""
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    ((key,),) = world.register(MEDIA).values()
+    assert world.run("sync_media_attachments", key).success
+    assert nightly(world).success
+    return world
+
+
 def test_what_a_night_could_not_make_private_the_next_one_does(settled: World) -> None:
     account, hidden = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -111,13 +122,9 @@ def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(s
 
 
 def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copied_by_the_next_night(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    skipping: World,
 ) -> None:
-    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
-    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
-    ((key,),) = world.register(MEDIA).values()
-    assert world.run("sync_media_attachments", key).success
-    assert nightly(world).success
+    world = skipping
     account, _ = media_of(world, suspended=True)
     execute(world, UNSUSPEND, account)
     world.destination_proxy.set_rules(Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.PUT}), key=r"/original/"))

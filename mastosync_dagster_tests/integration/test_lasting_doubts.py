@@ -15,7 +15,7 @@ import pytest
 from mastosync_dagster import convergence, ops, run_lock
 from mastosync_dagster.demo.processes import running
 from mastosync_dagster_tests.conftest import create_bucket
-from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled
+from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled, skipping
 from mastosync_dagster_tests.integration.test_privacy import (
     MEDIA,
     answers,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.transfer.pool import Pool
     from mastosync_dagster_tests.integration.conftest import World
 
-__all__ = ["settled"]
+__all__ = ["settled", "skipping"]
 
 PLAN = {"plan_changes": {"config": {"file_types": [MEDIA.value], "changed_since": "last"}}}
 ONE_ATTEMPT = {"copy": {"config": {"max_attempts": 1}}}
@@ -174,13 +174,9 @@ def test_a_run_over_every_row_settles_the_list(settled: World) -> None:
 
 
 def test_what_became_private_at_a_destination_without_acls_is_named(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    skipping: World,
 ) -> None:
-    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
-    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
-    ((key,),) = world.register(MEDIA).values()
-    assert world.run("sync_media_attachments", key).success
-    assert nightly(world).success
+    world = skipping
     assert open_objects(world)["exposed"] == 0
     account, hidden = media_of(world, suspended=False)
     execute(world, SUSPEND, account)

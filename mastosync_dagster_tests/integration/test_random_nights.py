@@ -6,11 +6,9 @@ Runs are processes of their own, so that they can be killed. Days pass by the in
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.demo.processes import running
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.forked_runs import forked_runs
 from mastosync_dagster_tests.support.living import LivingInstance
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.forked_runs import ForkedRuns
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 ACCOUNTS, PICTURES = 8, 24
@@ -42,55 +40,11 @@ ACLS = frozenset({Kind.OTHER})
 EVERYTHING = frozenset({Kind.PUT, Kind.OTHER, Kind.LIST, Kind.HEAD})
 
 
-class Runner:
-    """Executes runs, one at a time, in processes that it forks.
-
-    Args:
-        process: As `faults.run_process` says.
-        log: What the runs print.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process = process
-        self._log = log
-
-    def start(self, world: World, ahead: timedelta, job: str, config: object, partition: str | None = None) -> int:
-        """Begin a run; return its process id."""
-        variables = {
-            **world.environment,
-            "DESTINATION_S3_PERMISSION": "public-read",
-            "MASTOSYNC_COPY_PRIVATE": "",
-            "MASTOSYNC_RETRY_NIGHTS": "366",
-        }
-        wanted = {
-            "variables": variables,
-            "ahead": ahead.total_seconds(),
-            "job": job,
-            "config": config,
-            "partition": partition,
-        }
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
-        self._process.stdin.flush()
-        return int(self._answer())
-
-    def end(self) -> bool | None:
-        """Wait for the run's end; return whether it succeeded. None: it was killed."""
-        success: bool | None = json.loads(self._answer())
-        return success
-
-    def _answer(self) -> bytes:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, self._log.read_text()[-3000:]
-        return line
-
-
-@contextlib.contextmanager
-def runner(log: Path) -> Iterator[Runner]:
-    command = [sys.executable, "-m", "mastosync_dagster_tests.faults.run_process"]
-    with running(command, log=log, cwd=Path(__file__).parents[2], piped=True) as process:
-        yield Runner(process, log)
+SETTINGS = {
+    "DESTINATION_S3_PERMISSION": "public-read",
+    "MASTOSYNC_COPY_PRIVATE": "",
+    "MASTOSYNC_RETRY_NIGHTS": "366",
+}
 
 
 @dataclass
@@ -109,8 +63,8 @@ class RandomLife:
     world: World
     living: LivingInstance
     dice: random.Random
-    nights: Runner
-    backfills: Runner
+    nights: ForkedRuns
+    backfills: ForkedRuns
     told: list[str] = field(default_factory=list)
     accounts: list[int] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
@@ -126,8 +80,13 @@ class RandomLife:
         self.world.register(FileType.ACCOUNTS, MEDIA)
         for file_type in (FileType.ACCOUNTS, MEDIA):
             for key in self.world.dagster.get_dynamic_partitions(file_type.partitions_name):
-                self.backfills.start(self.world, self.living.ahead, f"sync_{file_type.value}", None, key)
+                self.start(self.backfills, f"sync_{file_type.value}", partition=key)
                 assert self.backfills.end()
+
+    def start(self, runs: ForkedRuns, job: str, **wanted: object) -> int:
+        """Begin a run on a machine whose clock is the instance's; return its process id."""
+        variables = {**self.world.environment, **SETTINGS}
+        return runs.start(variables, ahead=self.living.ahead.total_seconds(), job=job, **wanted)
 
     def post(self) -> None:
         picture = self.living.post_picture()
@@ -172,7 +131,7 @@ class RandomLife:
         proxy.forget()
         plan = {"config": {"file_types": FILE_TYPES, "changed_since": "last"}}
         config = {"ops": {"plan_changes": plan, "copy": {"config": {"max_attempts": 2}}}}
-        pid = self.nights.start(self.world, self.living.ahead, "sync_changes", config)
+        pid = self.start(self.nights, "sync_changes", config=config)
         if end_it is not None:
             self._wait_for_requests(pid, self.dice.randrange(1, 60))
             with contextlib.suppress(ProcessLookupError):
@@ -194,7 +153,7 @@ class RandomLife:
         proxy = self.world.destination_proxy
         proxy.set_rules(Rule(Delay(1), kinds=frozenset({Kind.LIST, *ACLS}), key=r"."))
         proxy.forget()
-        pid = self.backfills.start(self.world, self.living.ahead, f"sync_{MEDIA.value}", None, key)
+        pid = self.start(self.backfills, f"sync_{MEDIA.value}", partition=key)
         self._wait_for_requests(pid, self.dice.randrange(1, 4))
         self.dice.choice((self.suspend, self.unsuspend))()
         self.night()
@@ -260,7 +219,7 @@ def empty(world_with_acls: World) -> World:
 def live(world: World, seed: int, nights: int, folder: Path) -> tuple[dict[str, str], Counter[str]]:
     """Live through days and nights, and one good night; return what is wrong then, and which nights there were."""
     living = LivingInstance(world.database, world.source, {}, Counter())
-    with runner(folder / "nights.log") as by_night, runner(folder / "ranges.log") as beside:
+    with forked_runs(folder / "nights.log") as by_night, forked_runs(folder / "ranges.log") as beside:
         life = RandomLife(world, living, random.Random(seed), by_night, beside)
         world.destination_proxy.clock = lambda: living.now
         life.begin()

@@ -7,11 +7,24 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+
+@dg.op
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dg.job
+def some_job() -> None:
+    """A job whose runs are on record only."""
+    nothing()
+
 
 HOLD = """
 import sys
