@@ -261,9 +261,8 @@ class Convergence:
             if again:
                 self.counts.again += 1
                 for reason, count in counts.items():
-                    # If this run dies, nobody has asked.
+                    # This night counts when it has come to its end.
                     self._keep(item, reason, count)
-                self._list.ask_again(DoubtLine(item.row_id, item.part, Doubt.FAILED, max(counts.values()), item.key))
             elif counts:
                 self.counts.given_up += 1
             skipped = Doubt.SKIPPED in why and not self._stays_skipped(rows[item.row_id])

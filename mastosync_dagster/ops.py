@@ -45,9 +45,9 @@ from mastosync_dagster.incremental import Claim, known_now
 from mastosync_dagster.manifests import About, Damaged, Passed, RunTimes, manifest_store, passed
 from mastosync_dagster.mastodon import (
     TABLES,
+    Connect,
     NewestRow,
     PrivateRows,
-    RowPage,
     Schema,
     Selection,
     database_now,
@@ -86,7 +86,7 @@ from mastosync_dagster.transfer.storage import Storage
 from mastosync_dagster.transfer.turning import TurnCounts, turn
 from mastosync_dagster.transfer.undisturbed import undisturbed
 from mastosync_dagster.verdicts import Repairs, repairs
-from mastosync_dagster.witnesses import Witnesses, look_for_originals, wrong_source
+from mastosync_dagster.witnesses import Witnesses, hidden_source, look_for_originals, wrong_source
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,34 @@ _ScopeAt = Callable[[Connection, Reading], Scope]
 """Returns what a run is about, given a connection to the database and the moment at which it is read."""
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What is known before the first row is read.
+
+    Attributes:
+        scope: What the run is about.
+        schema: What the database has.
+        reading: The moment that reading it stands for.
+        newest: The newest row of each table that the run may claim.
+        clock_ahead: How far the database's clock is ahead of this machine's.
+        at: When reading began, by `time.monotonic`.
+    """
+
+    scope: Scope
+    schema: Schema
+    reading: Reading
+    newest: tuple[NewestRow, ...]
+    clock_ahead: timedelta
+    at: float
+
+
 def _begin(
     context: dg.OpExecutionContext,
     connection: Connection,
     scope_at: _ScopeAt,
     config: PlanConfig,
     destination: Storage | None,
-) -> tuple[Scope, Schema, Reading, tuple[NewestRow, ...]]:
+) -> _Begun:
     """Find out what a run is about, and what the database is, before the first row is read."""
     reading = begin_reading(
         connection,
@@ -208,70 +229,86 @@ def _begin(
     tables = [selection.table for selection in scope.selections]
     schema = read_schema(connection, tables)
     newest = (newest_row_of(connection, schema, table) for table in tables if scope.claims)
-    return scope, schema, reading, tuple(filter(None, newest))
+    clock_ahead = database_now(connection) - datetime.now(timezone.utc)
+    return _Begun(scope, schema, reading, tuple(filter(None, newest)), clock_ahead, time.monotonic())
 
 
 def _make_plan(
     context: dg.OpExecutionContext, scope_at: _ScopeAt, config: PlanConfig, sides: _Sides, *, claims: bool
 ) -> Planned:
     """Plan into the run's folder, from the rows and listings of both sides; ``claims``: it may move a watermark."""
-    started, begun = time.monotonic(), datetime.now(timezone.utc)
-    folder = workfolder.create_work_folder(context.instance, context.run_id)
-    source, destination = sides.source.storage(), sides.destination.storage()
+    started, begun_at = time.monotonic(), datetime.now(timezone.utc)
+    workfolder.create_work_folder(context.instance, context.run_id)
     ensure_different(sides.source, sides.destination)
     store = manifest_store(context.instance, sides.destination, sides.source)
     Outbox(context.instance).publish_waiting(store, context.log.warning)
-    with contextlib.ExitStack() as stack:
-        connect = stack.enter_context(sides.database.session())
-        watcher = stack.enter_context(sides.progress.watch(context.log))
+    sizes = Sizes()
+    with sides.database.session() as connect:
         with contextlib.closing(connect()) as connection:
-            asked = destination if claims else None
-            scope, schema, reading, newest = _begin(context, connection, scope_at, config, asked)
-            clock_ahead, reading_began = database_now(connection) - datetime.now(timezone.utc), time.monotonic()
-        lists = [_doubts(context, scope, selection, sides.destination) for selection in scope.selections]
+            asked = sides.destination.storage() if claims else None
+            begun = _begin(context, connection, scope_at, config, asked)
+        hidden = hidden_source(connect, sides.source.storage()) if config.privacy == Privacy.SOURCE.value else None
+        if hidden is not None:
+            raise hidden
+        counts = _plan_rows(context, config, sides, begun, connect, sizes)
+    planned = Planned(
+        scope=begun.scope,
+        config=config,
+        run_id=context.run_id,
+        counts=counts,
+        read_at=begun.reading.read_at,
+        seconds=time.monotonic() - started,
+        database_bytes=sizes.bytes,
+        begun=begun_at,
+        remark=_remark(context, begun.scope, Privacy(config.privacy), sides) if counts.present else None,
+        claimable=begun.reading.claimable,
+        newest=begun.newest,
+    )
+    _note(context, planned, begun.reading.latest + timedelta(seconds=time.monotonic() - begun.at))
+    return planned
+
+
+def _plan_rows(
+    context: dg.OpExecutionContext,
+    config: PlanConfig,
+    sides: _Sides,
+    begun: _Begun,
+    connect: Connect,
+    sizes: Sizes,
+) -> PlanCounts:
+    """Make the plan, and publish what carrying it out puts in doubt."""
+    source, destination, scope = sides.source.storage(), sides.destination.storage(), begun.scope
+    lists = [_doubts(context, scope, selection, sides.destination) for selection in scope.selections]
+    marks = _marks(context, scope, config, sides.destination, lists)
+    with contextlib.ExitStack() as stack:
+        watcher = stack.enter_context(sides.progress.watch(context.log))
         for listed in lists:
             listed.open(stack)
-        sizes, marks = Sizes(), _marks(context, scope, config, sides.destination, lists)
         convergences = [
             Convergence(
                 connect,
-                schema,
+                begun.schema,
                 listed,
                 destination=destination,
                 source=partial(SourceAccess, source) if marks.privacy is Privacy.SOURCE else None,
-                rules=_rules(context, listed.table, config, marks, destination, reading.read_at),
+                rules=_rules(context, listed.table, config, marks, destination, begun.reading.read_at),
             )
             for listed in lists
         ]
-        wanted = itertools.chain.from_iterable(
-            _wanted(
-                walk_rows(connect, schema, selection, page_rows=config.page_rows),
-                selection,
-                _changes(context, selection, sides.destination, reading, clock_ahead),
-                sizes,
-                convergence,
-                config,
-            )
-            for selection, convergence in zip(scope.selections, convergences, strict=True)
-        )
         counts = make_plan(
-            wanted,
+            itertools.chain.from_iterable(
+                _wanted(context, config, sides, begun, connect, selection, convergence, sizes)
+                for selection, convergence in zip(scope.selections, convergences, strict=True)
+            ),
             source,
             destination,
-            folder,
+            workfolder.work_folder(context.instance, context.run_id),
             listers=config.listers,
             copy_private=bool(config.wants_private()),
             keep_access=marks.privacy is Privacy.SOURCE,
             on_progress=watcher.planned,
             stop=threading.Event(),
-            knowledge=Records(
-                connect,
-                schema,
-                store=store,
-                about=_about(sides.destination),
-                prefix=destination.settings.prefix,
-                warn=context.log.warning,
-            ).known,
+            knowledge=_records(context, sides, begun, connect).known,
             overwrite=config.overwrite,
         )
         for listed in lists:
@@ -282,22 +319,21 @@ def _make_plan(
     for listed, convergence in zip(lists, convergences, strict=True):
         if convergence.counts != Counts():
             context.log.info(f"{listed.table}, in doubt: {convergence.counts}")
-    planned = Planned(
-        scope=scope,
-        config=config,
-        run_id=context.run_id,
-        # What was found private tonight is probed too: a policy of the bucket wins over ACLs, whenever it came.
-        counts=replace(counts, private_folders=counts.private_folders.union(*(each.folders for each in convergences))),
-        read_at=reading.read_at,
-        seconds=time.monotonic() - started,
-        database_bytes=sizes.bytes,
-        begun=begun,
-        remark=_remark(context, scope, marks.privacy, sides) if counts.present else None,
-        claimable=reading.claimable,
-        newest=newest,
+    # What was found private tonight is probed too: a policy of the bucket wins over ACLs, whenever it came.
+    folders = counts.private_folders.union(*(convergence.folders for convergence in convergences))
+    return replace(counts, private_folders=folders)
+
+
+def _records(context: dg.OpExecutionContext, sides: _Sides, begun: _Begun, connect: Connect) -> Records:
+    """Return what was last recorded of objects, for those whose bytes differ."""
+    return Records(
+        connect,
+        begun.schema,
+        store=manifest_store(context.instance, sides.destination, sides.source),
+        about=_about(sides.destination),
+        prefix=sides.destination.settings().prefix,
+        warn=context.log.warning,
     )
-    _note(context, planned, reading.latest + timedelta(seconds=time.monotonic() - reading_began))
-    return planned
 
 
 def _note(context: dg.OpExecutionContext, planned: Planned, read_until: datetime) -> None:
@@ -405,14 +441,18 @@ def _rules(
 
 
 def _wanted(
-    pages: Iterator[RowPage],
-    selection: Selection,
-    changes: Changes | None,
-    sizes: Sizes,
-    convergence: Convergence,
+    context: dg.OpExecutionContext,
     config: PlanConfig,
+    sides: _Sides,
+    begun: _Begun,
+    connect: Connect,
+    selection: Selection,
+    convergence: Convergence,
+    sizes: Sizes,
 ) -> Iterator[Batch]:
     """Yield the objects of a selection's rows; where the run settles what is in doubt, that too."""
+    pages = walk_rows(connect, begun.schema, selection, page_rows=config.page_rows)
+    changes = _changes(context, selection, sides.destination, begun.reading, begun.clock_ahead)
     changed = batches(pages, changes, sizes, convergence.marks)
     return convergence.after(changed, page_rows=config.page_rows) if _settles(selection) else changed
 
@@ -836,9 +876,10 @@ def _left_doubts(
     place = _list_place(context, planned.scope, sides.destination)
     has_acls = sides.destination.settings().has_acls
     found = []
-    for table in [selection.table for selection in planned.scope.selections]:
+    for selection in planned.scope.selections:
+        table, is_night = selection.table, went_through and _settles(selection)
         try:
-            file = leave_doubts(place, table, manifest, has_acls=has_acls, went_through=went_through)
+            file = leave_doubts(place, table, manifest, has_acls=has_acls, is_night=is_night)
         except (ManifestStoreError, StorageError) as problem:
             # What it has put there before it began stays: objects are asked for that need not be.
             context.log.warning(f"the list of what is in doubt could not be brought up to date: {problem}")

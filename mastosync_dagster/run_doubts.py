@@ -70,10 +70,6 @@ class ListPlace:
         """The file of what the run puts on the list before it acts."""
         return self.folder / f"doubts-{table}.parquet"
 
-    def asked(self, table: str) -> Path:
-        """The file of what it asks for again, with the number of nights that have done so."""
-        return self.folder / f"asked-{table}.parquet"
-
     def final(self, table: str) -> Path:
         """The file of what it leaves on the list."""
         return self.folder / f"left-{table}.parquet"
@@ -124,20 +120,14 @@ class RunDoubts:
         self._carried = [] if settles else self._replaced
 
     def open(self, stack: ExitStack) -> None:
-        """Open the files that `keep` and `ask_again` write to, until the stack closes them."""
-        about = self._place.about.metadata()
-        self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), about))
-        self._asked = stack.enter_context(DoubtWriter(self._place.asked(self.table), about))
+        """Open the file that `keep` writes to, until the stack closes it."""
+        self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), self._place.about.metadata()))
         for line in self._list.lines(self._carried):
             self._ahead.write(line)
 
     def keep(self, line: DoubtLine) -> None:
         """Leave an object on the list."""
         self._ahead.write(line)
-
-    def ask_again(self, line: DoubtLine) -> None:
-        """Note how many nights have asked for an object, this one included."""
-        self._asked.write(line)
 
     def add_planned(self, *, has_acls: bool) -> None:
         """Put on the list what carrying out the finished plan makes doubtful."""
@@ -163,7 +153,7 @@ def add_to_list(place: ListPlace, table: str, lines: Sequence[DoubtLine], number
         place: Where lists are.
         table: The table.
         lines: The objects.
-        number: How manieth addition of the run it is, from 1.
+        number: Number of the addition, from 1.
 
     Raises:
         ManifestStoreError: It cannot be written: nothing may be done to the objects.
@@ -176,7 +166,7 @@ def add_to_list(place: ListPlace, table: str, lines: Sequence[DoubtLine], number
     DoubtList(place.store, place.about, table).publish(file, place.partition, place.run_id, number)
 
 
-def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool, went_through: bool) -> Path | None:
+def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool, is_night: bool) -> Path | None:
     """Write what a run leaves on the list, by its manifest: to be published in the place of what it put there before.
 
     Args:
@@ -184,7 +174,7 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
         table: The table.
         manifest: The run's whole manifest.
         has_acls: The destination has ACLs.
-        went_through: The run was not ended early: what it has asked for in vain counts as asked for.
+        is_night: The run was a night's and came to its end: what it has asked for in vain counts as asked for.
 
     Returns:
         The file; None: nothing is left, and the run's list has been removed.
@@ -193,8 +183,9 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
         ManifestStoreError: The list could not be removed.
         StorageError: The bucket refuses.
     """
-    tried = int(went_through)
-    nights = {(line.row_id, line.part): line.nights + tried for line in _lines(place.asked(table))}
+    nights = {
+        (line.row_id, line.part): line.nights + is_night for line in _lines(place.ahead(table)) if line.why in CONTENT
+    }
     final = place.final(table)
     written: set[tuple[int, str, Doubt]] = set()
     with DoubtWriter(final, place.about.metadata()) as writer:
@@ -293,5 +284,5 @@ def doubt_text(counts: Mapping[Doubt, int]) -> str:
         Doubt.FAILED: "have failed",
         Doubt.MISSING: "were not at the source",
     }
-    asked = ", ".join(f"{counts[why]:,} {text}" for why, text in words.items() if counts.get(why))
-    return f"{asked}: the next nights ask for them again"
+    told = ", ".join(f"{counts[why]:,} {text}" for why, text in words.items() if counts.get(why))
+    return f"{told}; the next nights ask again"

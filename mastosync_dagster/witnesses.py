@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.mastodon import TABLES, is_remote, read_schema, rows_at_the_ends, stored_objects
+from mastosync_dagster.transfer.access import is_readable_at_source
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.pool import Pool
@@ -29,6 +31,9 @@ _NEARLY_ALL = 0.9
 _MANY = 20
 """Objects from which on it is looked whether the source is the right one, if it lacks most of them. Of fewer it is
 looked where it lacks all of them and nobody will ask for them again."""
+
+_KEYS = 100
+"""Keys that are tried for objects of public rows at the most: a source may have lost its cache."""
 
 
 class _Witness(NamedTuple):
@@ -191,6 +196,49 @@ def look_for_originals(
         sum(here),
         sum(there),
         newest=tuple(_sighted(lines) for lines in (*of_tables, newest) if len(lines) >= _FEWEST),
+    )
+
+
+def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
+    """Return why it cannot be left to a source who may read an object: it shows nobody anything; None: it can.
+
+    The originals of a few rows that are not private are asked for, until everybody may read one.
+
+    Args:
+        connect: Opens a connection.
+        source: The source.
+
+    Raises:
+        DatabaseReadError: The rows cannot be read.
+        NotMastodonError: The database is not Mastodon's.
+        StorageError: The source does not say.
+    """
+    with contextlib.closing(connect()) as connection:
+        schema = read_schema(connection)
+    asked, halt = 0, threading.Event()
+    public = (
+        key
+        for table in TABLES
+        if schema.has(table)
+        for rows in rows_at_the_ends(connect, schema, table, _ROWS_AT_AN_END)
+        for row in rows
+        if not row["private"]
+        for stored in stored_objects(table, row)
+        for key in (stored.key, *stored.candidates)
+    )
+    for key in itertools.islice(public, _KEYS):
+        if asked < _MANY and _shows(source, key):
+            if is_readable_at_source(source, key, halt):
+                return None
+            asked += 1
+    if asked < _FEWEST:
+        return None
+    return StorageError(
+        f"the source shows none of {asked:,} objects of public rows to everybody, by ACL or without a signature, so"
+        " privacy=source would make a copy that nobody can read: leave privacy at mastodon, which goes by Mastodon's"
+        " rows",
+        reason=Reason.ACCESS_DENIED,
+        permanent=True,
     )
 
 

@@ -238,20 +238,31 @@ class SourceAccess:
         return None
 
     def _is_public(self, key: str) -> bool | None:
-        storage, halt = self._source, self._pool.halt
         try:
-            return is_readable(storage, key, halt)
+            return is_readable_at_source(self._source, key, self._pool.halt)
         except StorageError as error:
             if gone(error):
                 return None
-            if error.reason is Reason.ACL_REFUSED:
-                raise StorageError(
-                    f"the {storage.settings.name} keeps no ACLs, so privacy=source cannot go by them: leave privacy at"
-                    " mastodon, which goes by Mastodon's rows",
-                    reason=error.reason,
-                    permanent=True,
-                ) from error
             raise
+
+
+def is_readable_at_source(source: Storage, key: str, halt: threading.Event) -> bool:
+    """Ask as `is_readable`, for ``privacy: source``.
+
+    Raises:
+        StorageError: As `is_public`; permanent, with the setting that helps, where the source keeps no ACLs.
+    """
+    try:
+        return is_readable(source, key, halt)
+    except StorageError as error:
+        if error.reason is not Reason.ACL_REFUSED:
+            raise
+        raise StorageError(
+            f"the {source.settings.name} keeps no ACLs, so privacy=source cannot go by them: leave privacy at mastodon,"
+            " which goes by Mastodon's rows",
+            reason=error.reason,
+            permanent=True,
+        ) from error
 
 
 def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:

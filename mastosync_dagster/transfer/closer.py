@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.transfer.access import is_public, is_readable
+from mastosync_dagster.transfer.access import is_public, is_readable, is_readable_at_source
 from mastosync_dagster.transfer.attributes import Digest, read_attributes, read_digest
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import Finding
@@ -171,7 +171,7 @@ class CloserLook:
         try:
             must = not sight.item.private
             if self._as_source and sight.found is not None:
-                must = is_readable(self._source, sight.found.key, halt)
+                must = is_readable_at_source(self._source, sight.found.key, halt)
             # What must be public is so by its ACL; what must not be read is shown by no policy either.
             ask = is_public if must else is_readable
             may = ask(self._destination, sight.target, halt)

@@ -13,7 +13,6 @@ from mastosync_dagster.transfer.access import SourceAccess
 from mastosync_dagster.transfer.decisions import Decision, Known, Verdict
 from mastosync_dagster.transfer.differing import MOST, Differing, Judgement
 from mastosync_dagster.transfer.equality import Equality
-from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.transfer.memory import stay_small
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from mastosync_dagster.transfer.errors import StorageError
     from mastosync_dagster.transfer.items import Batch, Item
     from mastosync_dagster.transfer.storage import ListedObject, Storage
 
@@ -37,8 +37,6 @@ _BATCHES_PER_COLLECTION = 8
 _HEADS_IN_FLIGHT = 64
 _ACLS_IN_FLIGHT = 16
 _PROGRESS_SECONDS = 1.0
-_ENOUGH_TO_JUDGE = 20
-"""Objects of rows that are not private, of which the source must show one to everybody."""
 _MD5_CHARACTERS = 32
 _BY_NAME = (False, False)
 
@@ -248,8 +246,6 @@ class _Planner:
         self._private_missing_folders: set[str] = set()
         self._undecided: list[tuple[Item, PlannedCopy]] = []
         self._unturned: list[PlannedCopy] = []
-        self._public_rows_seen = 0
-        self._seen_public = False
         self._differing: list[Differing] = []
         self._on_progress = on_progress
         self._told = time.monotonic()
@@ -487,16 +483,6 @@ class _Planner:
             self._turns.write(line._replace(private=is_private))
         self._unturned.clear()
         private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
-        self._public_rows_seen += sum(not item.turn for item, _ in self._undecided)
-        self._seen_public = self._seen_public or not all(private)
-        if self._public_rows_seen >= _ENOUGH_TO_JUDGE and not self._seen_public:
-            raise StorageError(
-                f"the source shows none of {self._public_rows_seen:,} objects to everybody, by ACL or without a"
-                " signature, so privacy=source would make a copy that nobody can read: leave privacy at mastodon, which"
-                " goes by Mastodon's rows",
-                reason=Reason.ACCESS_DENIED,
-                permanent=True,
-            )
         for (item, line), is_private in zip(self._undecided, private, strict=True):
             if is_private and not self._take_private:
                 self._say(item._replace(private=True), line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
