@@ -1,0 +1,404 @@
+"""One HTTP request and its answer, over a libcurl handle that is kept for the next one."""
+
+from __future__ import annotations
+
+import enum
+import io
+import os
+import socket
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import certifi
+import pycurl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mastosync_dagster.s3.loop import Loop
+
+_RECEIVE_BYTES = 256 * 1024
+"""libcurl's buffer for what arrives, one for all transfers of a loop: a body of the common size comes in one piece."""
+_SEND_BYTES = 256 * 1024
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL = 15, 10
+_SOCKET_OPTIONS = {"TCP_USER_TIMEOUT": 30_000, "TCP_KEEPCNT": 3}
+"""A peer that acknowledges nothing of what is sent counts as dead after 30 s; one whose answer is awaited, and which
+does not answer three probes, after 45 s."""
+_SMALLEST_RATE = 1
+"""Bytes a second, over the time limit, below which a transfer counts as stuck."""
+_OK = range(200, 300)
+_REFUSAL_BYTES = 64 * 1024
+_KEPT_BYTES = 256 * 1024
+_ANSWER_BYTES = 64 * 1024 * 1024
+"""Bytes of the largest answer that is no object: a listing, an error."""
+
+
+class Failure(enum.Enum):
+    """How a request can end without an answer."""
+
+    NAME = "name"
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    CERTIFICATE = "certificate"
+    BROKEN = "broken"
+    NOT_HTTP = "not_http"
+    TOO_LARGE = "too_large"
+    SETTINGS = "settings"
+
+
+_FAILURES = {
+    pycurl.E_COULDNT_RESOLVE_HOST: Failure.NAME,
+    pycurl.E_COULDNT_RESOLVE_PROXY: Failure.NAME,
+    pycurl.E_COULDNT_CONNECT: Failure.CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT: Failure.TIMEOUT,
+    pycurl.E_PEER_FAILED_VERIFICATION: Failure.CERTIFICATE,
+    pycurl.E_SSL_CACERT_BADFILE: Failure.CERTIFICATE,
+    pycurl.E_SSL_CERTPROBLEM: Failure.CERTIFICATE,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: Failure.NOT_HTTP,  # the older name of CURLE_WEIRD_SERVER_REPLY
+    pycurl.E_UNSUPPORTED_PROTOCOL: Failure.NOT_HTTP,
+    pycurl.E_FILESIZE_EXCEEDED: Failure.TOO_LARGE,
+    pycurl.E_URL_MALFORMAT: Failure.SETTINGS,
+}
+
+
+class TransportError(Exception):
+    """No answer came, or it broke off.
+
+    Attributes:
+        failure: How.
+        reached: Somebody was there: a connection stood.
+    """
+
+    def __init__(self, failure: Failure, text: str, *, reached: bool) -> None:
+        super().__init__(text)
+        self.failure = failure
+        self.reached = reached
+
+
+class Reply(NamedTuple):
+    """An answer.
+
+    Attributes:
+        status: HTTP status.
+        headers: By name in lower case. Of a name that comes twice, the last.
+        body: Empty where it went to a sink.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Sink(Protocol):
+    """Takes a body while it arrives."""
+
+    def begin(self, curl: pycurl.Curl, reply: Reply) -> bool:
+        """Take the head of an answer. Returns whether its body is wanted; else it is kept as any other answer's."""
+
+    def write(self, data: bytes) -> int | None:
+        """Take some of the body. Returns None, or ``pycurl.WRITEFUNC_PAUSE``: then it is given once more."""
+
+
+class Source(Protocol):
+    """Gives a body while it is sent.
+
+    Attributes:
+        size: Bytes of all of it.
+    """
+
+    size: int
+
+    def begin(self, curl: pycurl.Curl) -> None:
+        """Note whose body it is."""
+
+    def read(self, size: int) -> bytes | int:
+        """Give so many bytes at most, or ``pycurl.READFUNC_PAUSE``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How a server is reached.
+
+    Attributes:
+        verify: Whether its certificate is checked.
+        ca_file: PEM file with the certificates to trust; None: AWS_CA_BUNDLE, SSL_CERT_FILE, else certifi's.
+        connect_timeout: Seconds until a connection must stand.
+    """
+
+    verify: bool = True
+    ca_file: str | None = None
+    connect_timeout: float = 10.0
+
+
+class _SetUp(NamedTuple):
+    """What a handle is set up for: setting it up anew costs more than keeping one for each.
+
+    Attributes:
+        method: ``GET``, …
+        body: What is sent is in memory.
+        stream: What is sent comes from a `Source`.
+        silence: Seconds.
+        limit: Bytes.
+    """
+
+    method: str
+    body: bool
+    stream: bool
+    silence: float
+    limit: int
+
+
+class Http:
+    """Sends requests over one loop. Lives in the loop's thread.
+
+    Args:
+        loop: Carries the transfers.
+        transport: How servers are reached.
+    """
+
+    def __init__(self, loop: Loop, transport: Transport) -> None:
+        self.loop = loop
+        self._transport = transport
+        self._idle: defaultdict[_SetUp, list[pycurl.Curl]] = defaultdict(list)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Iterable[bytes],
+        *,
+        silence: float,
+        body: bytes | Source | None = None,
+        sink: Sink | None = None,
+        limit: int = _ANSWER_BYTES,
+    ) -> Reply:
+        """Send a request, and wait for its answer, whatever its status.
+
+        Args:
+            method: ``GET``, …
+            url: With a quoted path, which is sent as it is.
+            headers: Whole lines.
+            silence: Seconds in which nothing moves, neither way, after which it counts as lost.
+            body: What is sent.
+            sink: Takes the body of the answer; None: it is kept.
+            limit: Bytes of an answer's body at most.
+
+        Raises:
+            TransportError: No answer came, or it broke off.
+        """
+        in_memory = isinstance(body, bytes)
+        set_up = _SetUp(method, in_memory, body is not None and not in_memory, silence, limit)
+        idle = self._idle[set_up]
+        curl = idle.pop() if idle else self._handle(set_up)
+        receiver = _Receiver(curl, sink)
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.HTTPHEADER, list(headers))
+        curl.setopt(pycurl.HEADERFUNCTION, receiver.lines.append)
+        curl.setopt(pycurl.WRITEFUNCTION, receiver.chunks.append if sink is None else receiver.write)
+        if isinstance(body, bytes):
+            curl.setopt(pycurl.POSTFIELDS, body)
+        elif body is not None:
+            body.begin(curl)
+            curl.setopt(pycurl.READFUNCTION, body.read)
+            curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
+        try:
+            await self.loop.perform(curl)
+        except pycurl.error as error:
+            raise _failure(curl, error) from None
+        finally:
+            # What the handle would keep until it is used again.
+            receiver.forget_sink()
+            if isinstance(body, bytes) and len(body) > _KEPT_BYTES:
+                curl.setopt(pycurl.POSTFIELDS, b"")
+            idle.append(curl)
+        reply = receiver.reply()
+        if len(reply.body) > limit and reply.status in _OK:
+            raise TransportError(Failure.TOO_LARGE, f"{len(reply.body)} bytes", reached=True)
+        return reply
+
+    def _handle(self, set_up: _SetUp) -> pycurl.Curl:
+        curl, transport = pycurl.Curl(), self._transport
+        options = {
+            # A key may hold `//`, `/./` and `/../`.
+            pycurl.PATH_AS_IS: 1,
+            # One HTTP/2 connection for everything would be the bottleneck.
+            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+            pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+            pycurl.FOLLOWLOCATION: 0,
+            pycurl.NOSIGNAL: 1,
+            pycurl.BUFFERSIZE: _RECEIVE_BYTES,
+            pycurl.CONNECTTIMEOUT_MS: round(transport.connect_timeout * 1000),
+            pycurl.LOW_SPEED_LIMIT: _SMALLEST_RATE,
+            pycurl.LOW_SPEED_TIME: max(1, round(set_up.silence)),
+            pycurl.TCP_KEEPALIVE: 1,
+            pycurl.TCP_KEEPIDLE: _KEEPALIVE_IDLE,
+            pycurl.TCP_KEEPINTVL: _KEEPALIVE_INTERVAL,
+            pycurl.SOCKOPTFUNCTION: _set_up_socket,
+        }
+        if transport.verify:
+            options[pycurl.CAINFO] = transport.ca_file or default_ca_file()
+        else:
+            options |= {pycurl.SSL_VERIFYPEER: 0, pycurl.SSL_VERIFYHOST: 0}
+        if set_up.method == "HEAD":
+            options[pycurl.NOBODY] = 1
+        else:
+            # (libcurl holds the length that a HEAD is told against it.) A refusal may be longer than the object.
+            options[pycurl.MAXFILESIZE_LARGE] = max(set_up.limit, _REFUSAL_BYTES)
+        if set_up.body:
+            options |= {pycurl.POST: 1, pycurl.CUSTOMREQUEST: set_up.method}
+        elif set_up.stream:
+            options |= {pycurl.UPLOAD: 1, pycurl.UPLOAD_BUFFERSIZE: _SEND_BYTES}
+        elif set_up.method not in {"GET", "HEAD"}:
+            options[pycurl.CUSTOMREQUEST] = set_up.method
+        for option, value in options.items():
+            curl.setopt(option, value)
+        return curl
+
+
+class _Receiver:
+    """What arrives of one answer."""
+
+    __slots__ = ("_curl", "_known", "_sink", "_wanted", "chunks", "lines")
+
+    def __init__(self, curl: pycurl.Curl, sink: Sink | None) -> None:
+        self._curl = curl
+        self._sink = sink
+        self._wanted: bool | None = None
+        self._known: tuple[int, dict[str, str]] | None = None
+        self.lines: list[bytes] = []
+        self.chunks: list[bytes] = []
+
+    def write(self, data: bytes) -> int | None:
+        """Take some of the body (libcurl's callback)."""
+        assert self._sink is not None  # noqa: S101  (else this is not the callback)
+        if self._wanted is None:
+            self._known = self._head()
+            self._wanted = self._sink.begin(self._curl, Reply(*self._known, b""))
+        if not self._wanted:
+            self.chunks.append(data)
+            return None
+        return self._sink.write(data)
+
+    def reply(self) -> Reply:
+        """Return the answer, which has come to its end."""
+        status, headers = self._known or self._head()
+        chunks = self.chunks
+        reply = Reply(status, headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        chunks.clear()
+        return reply
+
+    def forget_sink(self) -> None:
+        """Let go of the sink, and of what it keeps; of an empty body nobody has told it yet."""
+        if self._sink is not None and self._wanted is None and self.lines:
+            self._wanted = self._sink.begin(self._curl, Reply(*self._head(), b""))
+        self._sink = None
+
+    def _head(self) -> tuple[int, dict[str, str]]:
+        status = 0
+        headers: dict[str, str] = {}
+        for line in self.lines:
+            if line.startswith(b"HTTP/"):
+                # An interim answer (100 Continue), or a proxy's own, comes before the one that counts.
+                status = int(line.split(None, 2)[1])
+                headers = {}
+                continue
+            name, colon, value = line.partition(b":")
+            if colon:
+                headers[name.decode("latin-1").lower()] = value.strip().decode("utf-8", "surrogateescape")
+        return status, headers
+
+
+def _set_up_socket(descriptor: int, _purpose: int) -> int:
+    """Have the kernel notice a peer that is gone while a body is being sent (libcurl's callback)."""
+    own = socket.socket(fileno=descriptor)
+    try:
+        for name, value in _SOCKET_OPTIONS.items():
+            option = getattr(socket, name, None)  # Linux has them all
+            if option is not None:
+                own.setsockopt(socket.IPPROTO_TCP, option, value)
+    finally:
+        own.detach()
+    return pycurl.SOCKOPT_OK
+
+
+def default_ca_file() -> str:
+    """Return the PEM file of the certificates to trust: as the AWS tools and OpenSSL have it, else certifi's."""
+    return os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+
+
+def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:
+    number, text = int(str(error.args[0])), str(error.args[-1])
+    # A connection that was kept has no time of its own; that a request was about to go shows that it stood.
+    reached = bool(curl.getinfo(pycurl.CONNECT_TIME) or curl.getinfo(pycurl.PRETRANSFER_TIME))
+    failure = _FAILURES.get(number, Failure.BROKEN)
+    if failure is Failure.TIMEOUT and not reached and not curl.getinfo(pycurl.NAMELOOKUP_TIME):
+        failure = Failure.NAME
+    return TransportError(failure, text, reached=reached)
+
+
+def host_of(url: str) -> str:
+    """Return the Host header that libcurl sends for a URL."""
+    parts = urlsplit(url)
+    port = parts.port
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    return host if port in {None, {"http": 80, "https": 443}.get(parts.scheme)} else f"{host}:{port}"
+
+
+class FileSource:
+    """A file, sent as a body."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.size = size
+        self._file = file
+
+    def begin(self, _curl: pycurl.Curl) -> None:
+        """Begin at the beginning, in a further attempt too."""
+        self._file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        """Give the next bytes."""
+        return self._file.read(size)
+
+
+class FileSink:
+    """Writes a body to a file. What the answer is must be looked at by whoever asked."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def begin(self, _curl: pycurl.Curl, reply: Reply) -> bool:
+        """Take a body, and no refusal; in a further attempt, from the beginning."""
+        wanted = reply.status in _OK
+        if wanted:
+            self._file.seek(0)
+            self._file.truncate()
+        return wanted
+
+    def write(self, data: bytes) -> int | None:
+        """Write a piece; where that fails, the transfer ends."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            return -1
+        return None
+
+
+class BytesSource:
+    """A body in memory, sent as a stream: for buffers that are no `bytes`."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.size = len(data)
+        self._file = io.BytesIO(data)
+
+    def begin(self, curl: pycurl.Curl) -> None:
+        """Nothing pauses."""
+
+    def read(self, size: int) -> bytes:
+        """Give the next bytes."""
+        return self._file.read(size)

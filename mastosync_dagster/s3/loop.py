@@ -1,0 +1,339 @@
+"""Coroutines over libcurl's multi interface: one thread, its sockets in one selector.
+
+Not asyncio: its loop does more for each event than a transfer of a small object has to spare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import selectors
+import socket
+import threading
+import time
+import types
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pycurl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+_T = TypeVar("_T")
+
+_IDLE_SECONDS = 3600.0
+_CONNECTIONS = 1024
+"""Idle connections that are kept at most; libcurl's own limit goes with the transfers of the moment."""
+_EVENTS = {
+    pycurl.POLL_IN: selectors.EVENT_READ,
+    pycurl.POLL_OUT: selectors.EVENT_WRITE,
+    pycurl.POLL_INOUT: selectors.EVENT_READ | selectors.EVENT_WRITE,
+}
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a coroutine that is cancelled, where it waits."""
+
+
+class Task(Generic[_T]):
+    """A coroutine that runs on a loop.
+
+    Attributes:
+        curl: The transfer that it waits for; None: another thing.
+        waiter: The wait that it is in; another number once that is over.
+    """
+
+    __slots__ = ("_coroutine", "_future", "curl", "done", "waiter")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _T], future: Future[_T] | None) -> None:
+        self._coroutine = coroutine
+        self._future = future
+        self.curl: pycurl.Curl | None = None
+        self.waiter = 0
+        self.done = False
+
+    def step(self, value: object, error: BaseException | None) -> Any:
+        """Let the coroutine go on until it waits again. Returns what it waits for; None once it is done."""
+        try:
+            return self._coroutine.throw(error) if error is not None else self._coroutine.send(value)
+        except StopIteration as stop:
+            self.done = True
+            if self._future is not None:
+                self._future.set_result(stop.value)
+        except TaskCancelled:
+            self.done = True
+            if self._future is not None:
+                self._future.set_exception(CancelledError())
+        except BaseException as problem:
+            self.done = True
+            if self._future is None:
+                raise
+            self._future.set_exception(problem)
+        return None
+
+
+class Loop:
+    """Runs coroutines in a thread of its own, which begins with the first one. Thread-safe where it says so.
+
+    Args:
+        name: Of the thread.
+
+    Attributes:
+        current: The coroutine that runs now, or ran last. Within the loop.
+    """
+
+    current: Task[Any]
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    # ---- from any thread ----
+
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> tuple[Task[_T], Future[_T]]:
+        """Begin a coroutine. Thread-safe."""
+        future: Future[_T] = Future()
+        task = Task(coroutine, future)
+        self.call(lambda: self._begin(task))
+        return task, future
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine, and wait for what it returns. Thread-safe; not from within the loop.
+
+        Raises:
+            BaseException: What the coroutine raises, or what interrupts the wait: the coroutine is cancelled then.
+        """
+        task, future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                self.call(lambda: self.cancel(task))
+            raise
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have a function called within the loop, soon. Thread-safe."""
+        with self._lock:
+            self._calls.append(function)
+            if self._thread is None or not self._thread.is_alive():
+                # The first time, or after a fork, which takes no threads along.
+                self._start()
+            else:
+                self._ring()
+
+    def close(self) -> None:
+        """End the thread and every connection; coroutines that are under way are cancelled. Thread-safe."""
+        with self._lock:
+            thread = self._thread
+            if thread is None or not thread.is_alive():
+                return
+            self._closing = True
+            self._ring()
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def _ring(self) -> None:
+        """Wake the thread where it waits for sockets."""
+        with contextlib.suppress(BlockingIOError):  # so many have rung already that it is awake
+            self._bell.send(b"\0")
+
+    def _start(self) -> None:
+        self._bell, self._rung = socket.socketpair()
+        for end in (self._bell, self._rung):
+            end.setblocking(False)
+        self._closing = False
+        self._thread = threading.Thread(target=self._live, name=self._name, daemon=True)
+        self._thread.start()
+
+    # ---- within the loop ----
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
+        """Begin a coroutine that nobody waits for; it must raise nothing. Within the loop."""
+        task = Task(coroutine, None)
+        self._begin(task)
+        return task
+
+    def cancel(self, task: Task[Any]) -> None:
+        """Raise `TaskCancelled` in a coroutine where it waits; its transfer ends at once. Within the loop."""
+        self.interrupt(task, TaskCancelled())
+
+    def interrupt(self, task: Task[Any], error: BaseException) -> None:
+        """Raise something in a coroutine where it waits; its transfer ends at once. Within the loop."""
+        if task.done:
+            return
+        if task.curl is not None:
+            with contextlib.suppress(pycurl.error):  # it has ended meanwhile
+                self._multi.remove_handle(task.curl)
+            self._running.pop(task.curl, None)
+            task.curl = None
+        task.waiter += 1
+        self._ready.append((task, task.waiter, None, error))
+
+    @types.coroutine
+    def perform(self, curl: pycurl.Curl) -> Generator[Any, Any, int]:
+        """Run a transfer.
+
+        Returns:
+            The status of the answer.
+
+        Raises:
+            pycurl.error: There is none, or it broke off.
+        """
+        return (yield ("perform", curl))  # type: ignore[no-any-return]  # what `_collect` hands in
+
+    @types.coroutine
+    def sleep(self, seconds: float) -> Generator[Any, Any, None]:
+        """Wait."""
+        yield ("sleep", seconds)
+
+    @types.coroutine
+    def park(self, keep: Callable[[tuple[Task[Any], int]], object]) -> Generator[Any, Any, None]:
+        """Wait until somebody calls `wake` with what is handed to ``keep``."""
+        yield ("park", keep)
+
+    def wake(self, parked: tuple[Task[Any], int]) -> bool:
+        """Let a coroutine go on that is parked. Returns False where it is not any more. Within the loop."""
+        task, waiter = parked
+        if task.done or task.waiter != waiter:
+            return False
+        task.waiter += 1
+        self._ready.append((task, task.waiter, None, None))
+        return True
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have a function called outside of libcurl's callbacks, soon. Within the loop."""
+        self._soon.append(function)
+
+    def _begin(self, task: Task[Any]) -> None:
+        self._tasks.add(task)
+        self._ready.append((task, task.waiter, None, None))
+
+    def _live(self) -> None:
+        """The life of the thread."""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._rung, selectors.EVENT_READ)
+        self._watched: dict[int, int] = {}
+        self._deadline: float | None = None
+        self._ready: deque[tuple[Task[Any], int, object, BaseException | None]] = deque()
+        self._soon: deque[Callable[[], object]] = deque()
+        self._sleepers: list[tuple[float, int, Task[Any], int]] = []
+        self._order = itertools.count()
+        self._tasks: set[Task[Any]] = set()
+        self._running: dict[pycurl.Curl, Task[Any]] = {}
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_deadline)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _CONNECTIONS)
+        try:
+            while not self._closing:
+                self._turn()
+        finally:
+            # Also after a fault of ours: nobody is left waiting.
+            self._end()
+
+    def _end(self) -> None:
+        for task in tuple(self._tasks):
+            self.cancel(task)
+        self._settle()
+        self._multi.close()
+        self._selector.close()
+        self._bell.close()
+        self._rung.close()
+
+    def _turn(self) -> None:
+        """Wait for something, and let those go on who waited for it."""
+        while self._calls:
+            self._calls.popleft()()
+        self._settle()
+        now = time.monotonic()
+        until = now + _IDLE_SECONDS
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        if self._sleepers:
+            until = min(until, self._sleepers[0][0])
+        action = self._multi.socket_action
+        for key, mask in self._selector.select(max(0.0, until - now)):
+            if key.fileobj is self._rung:
+                with contextlib.suppress(BlockingIOError):
+                    self._rung.recv(4096)
+                continue
+            action(
+                key.fd,
+                (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0)
+                | (pycurl.CSELECT_OUT if mask & selectors.EVENT_WRITE else 0),
+            )
+        now = time.monotonic()
+        if self._deadline is not None and self._deadline <= now:
+            self._deadline = None
+            action(pycurl.SOCKET_TIMEOUT, 0)
+        while self._sleepers and self._sleepers[0][0] <= now:
+            _, _, task, waiter = heapq.heappop(self._sleepers)
+            self._ready.append((task, waiter, None, None))
+        self._collect()
+
+    def _settle(self) -> None:
+        """Let everybody go on who can."""
+        while self._ready or self._soon:
+            while self._soon:
+                self._soon.popleft()()
+            if self._ready:
+                task, waiter, value, error = self._ready.popleft()
+                # Whoever was cancelled meanwhile has left that wait.
+                if not task.done and task.waiter == waiter:
+                    self._step(task, value, error)
+
+    def _collect(self) -> None:
+        """Take the transfers that have ended."""
+        more = 1
+        while more:
+            more, ended, failed = self._multi.info_read()
+            for curl in ended:
+                self._take(curl, curl.getinfo(pycurl.RESPONSE_CODE), None)
+            for curl, number, text in failed:
+                self._take(curl, None, pycurl.error(number, text))
+
+    def _take(self, curl: pycurl.Curl, status: int | None, error: pycurl.error | None) -> None:
+        self._multi.remove_handle(curl)
+        task = self._running.pop(curl)
+        task.curl = None
+        task.waiter += 1
+        self._ready.append((task, task.waiter, status, error))
+
+    def _step(self, task: Task[Any], value: object, error: BaseException | None) -> None:
+        self.current = task
+        wanted = task.step(value, error)
+        if task.done:
+            self._tasks.discard(task)
+            return
+        kind, what = wanted
+        task.waiter += 1
+        if kind == "perform":
+            task.curl = what
+            self._running[what] = task
+            self._multi.add_handle(what)
+        elif kind == "sleep":
+            heapq.heappush(self._sleepers, (time.monotonic() + what, next(self._order), task, task.waiter))
+        else:
+            what((task, task.waiter))
+
+    def _watch(self, what: int, descriptor: int, _multi: object, _data: object) -> None:
+        """Watch a socket for libcurl."""
+        if what == pycurl.POLL_REMOVE:
+            if self._watched.pop(descriptor, 0):
+                self._selector.unregister(descriptor)
+            return
+        events = _EVENTS[what]
+        if descriptor in self._watched:
+            self._selector.modify(descriptor, events)
+        else:
+            self._selector.register(descriptor, events)
+        self._watched[descriptor] = events
+
+    def _set_deadline(self, milliseconds: int) -> None:
+        self._deadline = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000

@@ -1,0 +1,245 @@
+"""The client against real servers: any key, any header, any answer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.s3.client import Client, Place, S3Error
+from mastosync_dagster.s3.http import Failure, Transport, TransportError
+from mastosync_dagster.s3.listing import NotXmlError, parse_page
+from mastosync_dagster.s3.loop import Loop
+from mastosync_dagster.s3.signing import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from typing import Any
+
+    from mastosync_dagster_tests.conftest import Bucket
+
+PLAIN_KEYS = [
+    "plain.png",
+    "a b+c%20d.png",
+    "ünï.png",
+    "u\u0308.png",
+    "q?h#i&k=v.png",
+    "trail ",
+    "semi;colon:@$,=.png",
+    "quote'\"<>.png",
+    "~*()!.png",
+    "pipe|^{}[]`.png",
+    "日本語/😀.png",
+    ".lead/.x",
+]
+ODD_KEYS = ["a//b.png", "x/./y.png", "x/../y.png", "/a.png", "back\\slash.png", "tab\tkey.png"]
+BODY = b"a body" * 100
+MD5 = hashlib.md5(BODY, usedforsecurity=False)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    running = Loop("test")
+    yield running
+    running.close()
+
+
+def client_of(loop: Loop, bucket: Bucket, *, endpoint: str | None = None, silence: float = 10.0) -> Client:
+    server = bucket.server
+    return Client(
+        loop,
+        Place(endpoint or server.endpoint, bucket.name),
+        Transport(),
+        region="us-east-1",
+        credentials=lambda: Credentials(server.access_key_id, server.secret_access_key),
+        silence=silence,
+        write_silence=silence,
+    )
+
+
+@pytest.mark.parametrize("key", PLAIN_KEYS)
+def test_a_key_of_any_characters_arrives_and_comes_back(loop: Loop, source_bucket: Bucket, key: str) -> None:
+    assert_comes_back(client_of(loop, source_bucket), loop, key)
+
+
+@pytest.mark.parametrize("key", [*PLAIN_KEYS, *ODD_KEYS])
+def test_also_where_a_server_takes_any_key(loop: Loop, moto_bucket: Bucket, key: str) -> None:
+    assert_comes_back(client_of(loop, moto_bucket), loop, key)
+
+
+def assert_comes_back(client: Client, loop: Loop, key: str) -> None:
+    headers = {"Content-Type": "image/png", "x-amz-meta-x": "two  blanks"}
+    reply = loop.run(client.put(key, BODY, headers, MD5.digest()))
+    assert reply.headers["etag"].strip('"') == MD5.hexdigest()
+    reply = loop.run(client.get(key, limit=10_000))
+    assert (reply.body, reply.headers["content-type"]) == (BODY, "image/png")
+    assert [entry.key for entry in loop.run(client.list_page("", keys=10)).entries] == [key]
+    loop.run(client.delete(key))
+    with pytest.raises(S3Error) as told:
+        loop.run(client.get(key, limit=10_000))
+    assert (told.value.status, told.value.code) == (404, "NoSuchKey")
+
+
+def test_a_body_that_is_not_the_one_of_its_md5_is_refused_and_not_stored(loop: Loop, source_bucket: Bucket) -> None:
+    client = client_of(loop, source_bucket)
+    with pytest.raises(S3Error) as told:
+        loop.run(client.put("a", b"damaged", {}, MD5.digest()))
+    assert told.value.code == "BadDigest"
+    with pytest.raises(S3Error):
+        loop.run(client.head("a"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 1024 * 1024 + 1, 6 * 1024 * 1024])
+def test_bodies_of_any_size_go_and_come(loop: Loop, source_bucket: Bucket, size: int) -> None:
+    client, body = client_of(loop, source_bucket), os.urandom(size)
+    loop.run(client.put("a", body, {}, hashlib.md5(body, usedforsecurity=False).digest()))
+    assert loop.run(client.get("a", limit=size)).body == body
+
+
+def test_a_body_above_the_limit_is_not_taken_and_a_refusal_is_read_whatever_the_limit(
+    loop: Loop, source_bucket: Bucket
+) -> None:
+    client = client_of(loop, source_bucket)
+    loop.run(client.put("a", BODY * 1000, {}, None))
+    with pytest.raises(TransportError) as told:
+        loop.run(client.get("a", limit=100_000))
+    assert told.value.failure is Failure.TOO_LARGE
+    with pytest.raises(S3Error) as refused:
+        loop.run(client.get("absent", limit=1))
+    assert refused.value.code == "NoSuchKey"
+
+
+def test_pages_follow_upon_each_other(loop: Loop, source_bucket: Bucket) -> None:
+    client = client_of(loop, source_bucket)
+    for number in range(7):
+        loop.run(client.put(f"a/{number}", b"", {}, None))
+    seen: list[str] = []
+    token = None
+    while True:
+        page = loop.run(client.list_page("a/", after="a/0", token=token, keys=2))
+        seen += [entry.key for entry in page.entries]
+        token = page.token
+        if not page.truncated:
+            break
+    assert seen == [f"a/{number}" for number in range(1, 7)]
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[str]:
+    """Run a server that gives each connection the next answer, byte for byte, and closes it."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://{LOOPBACK}:{server.getsockname()[1]}"
+        thread.join(10)
+
+
+def test_an_answer_without_a_length_and_with_raw_utf_8_in_its_headers_is_an_answer(
+    loop: Loop, source_bucket: Bucket
+) -> None:
+    head = 'HTTP/1.1 200 OK\r\nConnection: close\r\nX-Amz-Meta-Name: größe\r\nETag: W/"ABC"\r\n\r\n'
+    with answering(head.encode() + BODY) as endpoint:
+        reply = loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=10_000))
+    assert (reply.body, reply.headers["x-amz-meta-name"]) == (BODY, "größe")
+
+
+def test_a_body_that_breaks_off_is_a_broken_connection(loop: Loop, source_bucket: Bucket) -> None:
+    with (
+        answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfew") as endpoint,
+        pytest.raises(TransportError) as told,
+    ):
+        loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=10_000))
+    assert (told.value.failure, told.value.reached) == (Failure.BROKEN, True)
+
+
+def test_what_speaks_no_http_is_told(loop: Loop, source_bucket: Bucket) -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint, pytest.raises(TransportError) as told:
+        loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=10_000))
+    assert told.value.failure in {Failure.NOT_HTTP, Failure.BROKEN}
+
+
+def test_a_redirect_is_told_and_not_followed(loop: Loop, source_bucket: Bucket) -> None:
+    answer = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/elsewhere\r\nContent-Length: 0\r\n\r\n"
+    with answering(answer) as endpoint, pytest.raises(S3Error) as told:
+        loop.run(client_of(loop, source_bucket, endpoint=endpoint).put("a", BODY, {}, None))
+    assert (told.value.status, told.value.location) == (307, "http://127.0.0.1:1/elsewhere")
+
+
+def test_an_error_inside_a_success_is_an_error(loop: Loop, source_bucket: Bucket) -> None:
+    error = b"<Error><Code>InternalError</Code><Message>too late</Message></Error>"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(error), error)
+    requests: list[Callable[[Client], Coroutine[Any, Any, object]]] = [
+        lambda client: client.list_page("", keys=1),
+        lambda client: client.complete_upload("a", "id", ["x"]),
+        lambda client: client.copy("b", "a", "c", {}),
+    ]
+    for request in requests:
+        with answering(answer) as endpoint, pytest.raises(S3Error) as told:
+            loop.run(request(client_of(loop, source_bucket, endpoint=endpoint)))
+        assert (told.value.code, told.value.text) == ("InternalError", "too late")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult>&a;</ListBucketResult>',
+        '<?xml version="1.0" encoding="UTF-16"?><ListBucketResult/>'.encode("utf-16"),
+        b"<html><body>Welcome</body></html>",
+        b"",
+        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+    ],
+    ids=["entities", "another encoding", "a page", "nothing", "no size"],
+)
+def test_what_is_no_listing_is_not_taken_for_one(body: bytes) -> None:
+    with pytest.raises(NotXmlError):
+        parse_page(body)
+
+
+def test_silence_ends_a_request(loop: Loop, source_bucket: Bucket) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        endpoint = f"http://{LOOPBACK}:{server.getsockname()[1]}"
+        client = client_of(loop, source_bucket, endpoint=endpoint, silence=1.0)
+        with pytest.raises(TransportError) as told:
+            loop.run(client.get("a", limit=1))
+    assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
+
+
+def test_a_kept_connection_that_falls_silent_is_no_name_that_cannot_be_resolved(
+    loop: Loop, source_bucket: Bucket
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                connection.recv(65536)
+                time.sleep(5)
+
+        threading.Thread(target=serve, daemon=True).start()
+        endpoint = f"http://{LOOPBACK}:{server.getsockname()[1]}"
+        client = client_of(loop, source_bucket, endpoint=endpoint, silence=1.0)
+        loop.run(client.get("a", limit=1))
+        with pytest.raises(TransportError) as told:
+            loop.run(client.get("a", limit=1))
+    assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
+
+
+def test_no_secret_is_shown() -> None:
+    assert "hidden" not in repr(Credentials("id", "hidden", "hidden"))
