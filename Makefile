@@ -45,6 +45,7 @@ format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## Measure against rclone and a simple script, and write docs/performance.md (half an hour, quiet machine)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks --parts fast-first fast-again packets big empty --docs
 	$(BIN)/python -m benchmarks --parts ceilings flags first again --objects 10000 --add --docs
 

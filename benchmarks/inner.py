@@ -16,18 +16,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import boto3
 import psycopg2
-from botocore.config import Config
 
-from mastosync_dagster.transfer.copying import CopySettings, copy_plan
+from mastosync_dagster.copy.engine import CopySettings, copy_plan
 from mastosync_dagster.transfer.settings import StorageSettings
 from mastosync_dagster.transfer.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mypy_boto3_s3 import S3Client
 
 # Each part imports what it alone needs: the copy knows neither Mastodon nor Dagster, and its memory is measured without
 # them. It returns what is to be measured, as a function, so that the import is not.
@@ -46,23 +43,7 @@ def _storage(name: str, prefix: str) -> Storage:
         secret_access_key=variable("AWS_SECRET_ACCESS_KEY"),
         permission="public-read",
     )
-    return Storage(settings, lambda: _boto3_client(settings))
-
-
-def _boto3_client(settings: StorageSettings) -> S3Client:
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.endpoint_url,
-        region_name=settings.region,
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key,
-        config=Config(
-            s3={"addressing_style": "path"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            max_pool_connections=settings.max_connections,
-        ),
-    )
+    return Storage(settings)
 
 
 def _sides() -> tuple[Storage, Storage]:
@@ -94,7 +75,7 @@ def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, o
             on_progress=None,
             stop=threading.Event(),
         )
-        return dataclasses.asdict(counts)
+        return {name: value for name, value in dataclasses.asdict(counts).items() if isinstance(value, (int, float))}
 
     return part
 
@@ -114,7 +95,11 @@ def copy(folder: Path, concurrency: int) -> Callable[[], dict[str, object]]:
         )
         if counts.failed or counts.missing or counts.stopped:
             raise SystemExit(f"not all was copied: {counts}")
-        return {"copied": counts.copied, "retries": counts.source.retries | counts.destination.retries}
+        return {
+            "copied": counts.copied,
+            "retries": counts.source.retries | counts.destination.retries,
+            "hashed_bytes": counts.hashed_bytes,
+        }
 
     return part
 

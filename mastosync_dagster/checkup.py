@@ -19,9 +19,11 @@ from mastosync_dagster.mastodon.connection import short_transaction
 from mastosync_dagster.reading import destination_now
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.transfer.access import is_public
+from mastosync_dagster.transfer.attributes import read_digest
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.probe import prove_private
+from mastosync_dagster.transfer.probe import checks_md5, prove_private
 from mastosync_dagster.witnesses import look_for_originals
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backu
 """Where the objects of private rows lie. A policy may name any of them."""
 _NEEDED = frozenset({"tunnel", "database", "tables", "source", "destination"})
 """What originals cannot be looked for without."""
+_MOST_BACK = 1024 * 1024
 _BODY = b"written by mastosync check; it may be deleted"
 
 _LARGEST_SKEW = timedelta(minutes=5)
@@ -218,19 +221,13 @@ def _reach(storage: Storage) -> str:
 def _read(storage: Storage) -> str:
     settings = storage.settings
     try:
-        found = storage.client.list_objects_v2(Bucket=settings.bucket, Prefix=settings.prefix, MaxKeys=1)
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
-        problem = storage.error(error)
+        page = storage.ask(lambda client: client.list_page(settings.prefix, keys=1))
+    except StorageError as problem:
         return f"not tried: without listing, no object is known ({problem.reason.value})"
-    if not found.get("Contents"):
+    if not page.entries:
         return "not tried: there is no object" + (f" behind {settings.prefix}" if settings.prefix else "")
-    key = found["Contents"][0]["Key"]
-    try:
-        answer = storage.client.get_object(Bucket=settings.bucket, Key=key)
-        with contextlib.closing(answer["Body"]) as body:
-            body.read(1)
-    except Exception as error:
-        raise storage.error(error, key) from error
+    key = page.entries[0].key
+    read_digest(storage, key.removeprefix(settings.prefix), threading.Event(), first=1)
     return f"{key} was read"
 
 
@@ -259,7 +256,15 @@ def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
     kinds = {"public": False, "private": True} if storage.settings.has_acls else {"public": False}
     for kind, private in kinds.items():
         yield from _try_probe(storage, kind, private=private)
+    yield _line("destination checksum", lambda: _checks_bodies(storage))
     yield _line("destination private", lambda: _stays_private(storage))
+
+
+def _checks_bodies(storage: Storage) -> str:
+    """Send a body that is not the one of its Content-MD5, and see what becomes of it."""
+    if checks_md5(storage):
+        return "it refuses a body that is not the one of its checksum"
+    return "it does not look at checksums, so bodies are hashed before they are sent, which costs processor time"
 
 
 def _stays_private(storage: Storage) -> str:
@@ -301,11 +306,10 @@ def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
 
 
 def _write(storage: Storage, key: str, *, private: bool) -> str:
-    try:
-        storage.store(private=private).put(key, _BODY, attributes={"Content-Type": "text/plain"}, use_multipart=False)
-        found = bytes(storage.reader().get(key).bytes())
-    except Exception as error:
-        raise storage.error(error, key) from error
+    headers = storage.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=private)
+    relative = key.removeprefix(storage.settings.prefix)
+    storage.ask(lambda client: client.put(key, _BODY, headers, None), relative)
+    found = storage.ask(lambda client: client.get(key, limit=_MOST_BACK), relative).body
     if found != _BODY:
         raise _Failed(f"{key} was written, and something else was read back: is there a cache before the storage?")
     return f"{key} was written and read back"
@@ -333,8 +337,7 @@ def _acl(storage: Storage, key: str, *, private: bool) -> str:
 
 def _delete(storage: Storage, key: str) -> str:
     try:
-        storage.client.delete_object(Bucket=storage.settings.bucket, Key=key)
-    except Exception as error:
-        problem = storage.error(error, key)
-        raise _Failed(f"{problem}. {key} stays behind: delete it") from error
+        storage.ask(lambda client: client.delete(key), key.removeprefix(storage.settings.prefix))
+    except StorageError as problem:
+        raise _Failed(f"{problem}. {key} stays behind: delete it") from problem
     return f"{key} was deleted"

@@ -22,7 +22,7 @@ from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import Batch
 from mastosync_dagster.transfer.lookup import destination_keys
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import Pool, gone, patiently
+from mastosync_dagster.transfer.pool import Pool, gone
 from mastosync_dagster.transfer.probe import folder_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Convergence:
         storage = self._destination
         for key in destination_keys(item):
             with contextlib.suppress(StorageError):
-                if patiently(storage, key, partial(storage.head, key), halt) is not None:
+                if storage.head(key, halt) is not None:
                     return True
         return False
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
@@ -236,7 +236,7 @@ def manifest_store(
                 f"{MANIFESTS} names the bucket {settings.bucket}, which holds media (it is the {side.name}'s) and which"
                 " the world may read: name another bucket, or a folder."
             )
-    return BucketManifests(Storage(settings, destination.get_client))
+    return BucketManifests(Storage(settings))
 
 
 def _sides(destination: S3Bucket, source: S3Bucket | None) -> Iterator[StorageSettings]:
@@ -252,9 +252,5 @@ def _sides(destination: S3Bucket, source: S3Bucket | None) -> Iterator[StorageSe
 def _same_bucket(one: StorageSettings, other: StorageSettings) -> bool:
     """Tell whether two settings lead to one bucket; names that differ in case alone are one host's name."""
     sides = [replace(side, prefix="", bucket=side.bucket.lower()) for side in (one, other)]
-    mine, theirs = (Storage(side, _no_client) for side in sides)
+    mine, theirs = (Storage(side) for side in sides)
     return mine.same_place(theirs)
-
-
-def _no_client() -> NoReturn:
-    raise AssertionError  # nothing is asked

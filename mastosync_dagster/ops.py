@@ -22,6 +22,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  (a class
 from mastosync_dagster import reports, workfolder
 from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.convergence import Convergence, Counts, Rules
+from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.failures import plain_failures
 from mastosync_dagster.history import (
@@ -69,7 +70,6 @@ from mastosync_dagster.run_lock import working
 from mastosync_dagster.selection import Changes, Sizes, batches
 from mastosync_dagster.settings import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.transfer.access import SourceAccess
-from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.transfer.doubts import GROUP, DoubtLine
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import FetchSettings

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from mastosync_dagster.transfer.copying import CopyProgress
+    from mastosync_dagster.copy.engine import CopyProgress
     from mastosync_dagster.transfer.planning import PlanCounts
 
 _MEGABYTE = 1_000_000

@@ -8,10 +8,10 @@ from email.utils import parsedate_to_datetime
 from statistics import median
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from mastosync_dagster.history import OVERLAP
 from mastosync_dagster.mastodon import newest_row, read_schema, read_snapshot, wait_for_open_transactions
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.transfer.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,14 +53,12 @@ def machine_now() -> datetime:
 def destination_now(storage: Storage) -> datetime | None:
     """Return the time of the destination's clock, by a request that looks at nothing else; None: it does not tell."""
     try:
-        answer: Mapping[str, object] = storage.client.head_bucket(Bucket=storage.settings.bucket)
-    except ClientError as error:
+        headers = storage.ask(lambda client: client.head_bucket()).headers
+    except StorageError as error:
+        if not isinstance(error.__cause__, S3Error):
+            return None  # the copy will say what is wrong
         # Refused, and told all the same: where clocks differ by a quarter of an hour, every signature is.
-        answer = error.response
-    except BotoCoreError:
-        return None  # the copy will say what is wrong
-    metadata = answer.get("ResponseMetadata")
-    headers = metadata.get("HTTPHeaders", {}) if isinstance(metadata, dict) else {}
+        headers = error.__cause__.reply.headers
     try:
         told = parsedate_to_datetime(headers.get("date", ""))
     except (TypeError, ValueError):

@@ -8,11 +8,11 @@ import dagster as dg
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
+from mastosync_dagster.copy.engine import CopySettings
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
 from mastosync_dagster.incremental import LAST, Known, Part, Share, every_row, since_last, since_moment
 from mastosync_dagster.partitions import FileType
 from mastosync_dagster.privacy import Privacy
-from mastosync_dagster.transfer.copying import CopySettings
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -170,6 +170,13 @@ class CopyConfig(dg.Config):
     adaptive: bool = Field(default=True, description="Slow down while a side answers 503, 429 or not in time.")
     memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")
     large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
+    single_put_mb: int = Field(
+        default=200,
+        ge=0,
+        le=5_000,
+        description="Objects up to so many MiB go in one PUT, if they came to the source in one. Lower it where a proxy"
+        " before the storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
+    )
     max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
     source_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
     source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
@@ -192,6 +199,7 @@ class CopyConfig(dg.Config):
             adaptive=self.adaptive,
             memory_mb=self.memory_mb,
             large_in_flight=self.large_in_flight,
+            single_put_mb=self.single_put_mb,
             max_attempts=self.max_attempts,
             source_requests_per_second=self.source_requests_per_second,
             source_bytes_per_second=_bytes(self.source_megabytes_per_second),

@@ -8,6 +8,7 @@ import os
 import subprocess
 import threading
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ from moto.server import ThreadedMotoServer
 from mastosync_dagster.demo.servers import LOOPBACK, free_port, rclone_binary
 from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
 from mastosync_dagster.resources import DestinationBucket, S3Bucket, Secret, ensure_different
+from mastosync_dagster.s3.client import Client
 from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster_tests.support.proxy import s3_proxy
 
 if TYPE_CHECKING:
@@ -163,6 +166,25 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
             {},
             {"S3_BUCKET": "media", "S3_ENDPOINT": "s3.example"},
             "S3_ENDPOINT (or resources.source.config.endpoint_url)",
+        ),
+        (
+            {},
+            {"S3_BUCKET": "media", "S3_ENDPOINT": "https://ACCOUNT_ID.r2.cloudflarestorage.com"},
+            "S3_ENDPOINT (or resources.source.config.endpoint_url) still has a placeholder",
+        ),
+        ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://<account>.r2.cloudflarestorage.com"}, "a placeholder"),
+        ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://s3.${REGION}.example"}, "a placeholder"),
+        ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://s3 .example"}, "no host name has"),
+        ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://s3.example/media"}, "ends with the name of the bucket"),
+        (
+            {"path_style": False},
+            {"S3_BUCKET": "media", "S3_ENDPOINT": "http://192.0.2.1:9000"},
+            "The bucket media cannot stand before an IP address: leave S3_OVERRIDE_PATH_STYLE unset",
+        ),
+        (
+            {"path_style": False},
+            {"S3_BUCKET": "tenant:media", "S3_ENDPOINT": "https://s3.example"},
+            "The bucket tenant:media cannot stand before a host name",
         ),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "ftp://s3.example"}, "must be a URL such as https://"),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://id:hunter2@s3.example"}, "without user, password"),
@@ -325,7 +347,7 @@ def test_a_profile_whose_secrets_no_header_can_hold_is_named_and_not_repeated(
     bucket = S3Bucket(profile_name="new", max_attempts=1)
     uses: list[Callable[[], object]] = [
         lambda: bucket.storage().check(),
-        lambda: bucket.storage().client.head_bucket(Bucket=source_bucket.name),
+        lambda: bucket.storage().run(lambda client: client.head_bucket()),
         lambda: bucket.storage().head("key"),
         lambda: bucket.get_client().head_bucket(Bucket=source_bucket.name),
     ]
@@ -464,7 +486,8 @@ def test_the_permission_becomes_the_acl_of_what_is_written(monkeypatch: pytest.M
         client.create_bucket(Bucket="media")
         for permission, private, readable in ((None, False, True), ("", False, False), (None, True, False)):
             storage = DestinationBucket(permission=permission).storage()
-            storage.store(private=private).put("a", b"x", use_multipart=False)
+            headers = storage.write_headers(Attributes({}, {}), private=private)
+            storage.run(partial(Client.put, key="a", body=b"x", headers=headers, md5=None))
             grants = client.get_object_acl(Bucket="media", Key="a")["Grants"]
             assert any("AllUsers" in grant["Grantee"].get("URI", "") for grant in grants) is readable
     finally:

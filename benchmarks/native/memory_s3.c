@@ -1,10 +1,10 @@
 /* An S3 server that is not the limit: objects in memory, one thread, no signatures checked.
  *
  * For what a real server would hide: the ceiling of a client with no delay, and a million objects. It keeps headers and
- * user metadata, computes ETags (MD5, of several bodies at a time), lists in key order with StartAfter, continuation
- * and delimiter, and counts the requests it answers. It knows GetObject, HeadObject, PutObject, DeleteObject,
- * ListObjectsV2, buckets of any name, and GET /-/counts; everything else (multipart uploads, copies on the server,
- * chunked bodies, Range) it refuses with 501.
+ * user metadata, computes ETags (MD5, of several bodies at a time) and refuses a body that is not the one of its
+ * Content-MD5, lists in key order with StartAfter, continuation and delimiter, and counts the requests it answers. It
+ * knows GetObject, HeadObject, PutObject, DeleteObject, ListObjectsV2, buckets of any name, and GET /-/counts;
+ * everything else (multipart uploads, copies on the server, chunked bodies, Range) it refuses with 501.
  *
  * Usage: memory_s3 ADDRESS PORT          Prints "ready" and runs until its standard input closes.
  */
@@ -165,6 +165,7 @@ struct content { /* what an object holds; kept while an answer is being sent */
   int users;
   size_t length;
   char etag[33];
+  char wanted[25]; /* its Content-MD5; empty: none was sent */
   char *headers; /* lines to send with it */
   time_t written;
   char bytes[];
@@ -456,10 +457,28 @@ static void tell_counts(struct connection *connection) {
   answer(connection, "200 OK", "", "text/plain", text, (size_t)length);
 }
 
+/* Writes the base64 of 16 bytes that are given in hex. */
+static void in_base64(const char *hex, char base64[25]) {
+  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  unsigned char bytes[18] = {0};
+  for (int i = 0; i < 16; i++) bytes[i] = (unsigned char)(hex_digit(hex[2 * i]) << 4 | hex_digit(hex[2 * i + 1]));
+  for (int i = 0; i < 6; i++) {
+    unsigned bits = (unsigned)bytes[3 * i] << 16 | (unsigned)bytes[3 * i + 1] << 8 | bytes[3 * i + 2];
+    for (int j = 0; j < 4; j++) base64[4 * i + j] = digits[bits >> (18 - 6 * j) & 63];
+  }
+  strcpy(base64 + 22, "==");
+}
+
 static void finish_put(struct connection *connection) {
   struct content *content = connection->coming;
   connection->coming = NULL;
-  char headers[80];
+  char headers[80], md5[25];
+  in_base64(content->etag, md5);
+  if (content->wanted[0] && strcmp(content->wanted, md5) != 0) {
+    release(content);
+    refuse(connection, "400 Bad Request", "BadDigest", 0);
+    return;
+  }
   sprintf(headers, "ETag: \"%s\"\r\n", content->etag);
   store(connection->path, content);
   answer(connection, "200 OK", headers, NULL, "", 0);
@@ -508,6 +527,8 @@ static void handle(struct connection *connection, char *head) {
     connection->coming = take_memory(sizeof *connection->coming + length);
     *connection->coming = (struct content){.users = 1, .length = length, .written = time(NULL)};
     connection->coming->headers = kept_headers(headers);
+    const char *md5 = header(headers, "content-md5");
+    if (md5) snprintf(connection->coming->wanted, sizeof connection->coming->wanted, "%.24s", md5);
     connection->received = 0;
     snprintf(connection->path, sizeof connection->path, "%s", path);
     if (header(headers, "expect") && send(connection->socket, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) < 0)

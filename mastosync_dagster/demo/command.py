@@ -53,7 +53,7 @@ def run_demo(*, ui: bool, directory: Path) -> int:
     """
     # Lines are never broken, so that keys can be taken from them; the table fits into 80 columns.
     console = Console(highlight=False, soft_wrap=True)
-    # obstore asks the environment for proxies, and nothing else turns that off.
+    # libcurl asks the environment for proxies, and nothing else turns that off.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = LOOPBACK
     try:
         with stop_requests(), fresh_home(directory.resolve()) as home:

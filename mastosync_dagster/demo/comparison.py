@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers import boto3_client, object_store
-from mastosync_dagster.transfer.headers import shown_by_obstore
+from mastosync_dagster.demo.servers import boto3_client, bucket_storage
+from mastosync_dagster.transfer.headers import shown
+from mastosync_dagster.transfer.storage import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,13 +52,11 @@ def compare(server: S3Server, bucket: str, expected: Iterable[ExpectedObject], *
     """
     wanted = {f"{key_prefix}/{each.key}" if key_prefix else each.key: each for each in expected}
     found = list_keys(server, bucket)
-    store = object_store(server, bucket)
+    storage = bucket_storage(server, bucket)
 
     def differences(key: str) -> str | None:
-        reply = store.get(key)
-        attributes = shown_by_obstore(reply.attributes)
-        body = bytes(reply.bytes())
-        return _differences(key, wanted[key], body, attributes)
+        reply = storage.ask(lambda client: client.get(key, limit=LARGEST))
+        return _differences(key, wanted[key], reply.body, shown(reply.headers))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         told = list(pool.map(differences, sorted(found & wanted.keys())))

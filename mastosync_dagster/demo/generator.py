@@ -179,7 +179,10 @@ class Generator:
             private=case.private,
         )
         self.objects.append(expected)
-        headers = {"Content-Type": expected.content_type, **metadata}
+        headers = {
+            "Content-Type": expected.content_type,
+            **{f"x-amz-meta-{name}": value for name, value in metadata.items()},
+        }
         if expected.cache_control:
             headers["Cache-Control"] = expected.cache_control
         self._upload(expected.source_key, body, headers)

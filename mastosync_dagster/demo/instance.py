@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -14,17 +13,17 @@ from psycopg2.extras import execute_values
 from mastosync_dagster.demo.book import FILE_TYPES, ExpectedObject, Instance, MissingObject
 from mastosync_dagster.demo.cases import CASES, Case, Ids
 from mastosync_dagster.demo.generator import ATTACHMENTS, Generator, Upload
-from mastosync_dagster.demo.servers import object_store
+from mastosync_dagster.demo.servers import bucket_storage
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from obstore import Attributes
     from psycopg2.extensions import connection as Connection  # noqa: N812  (psycopg2's own name for a class)
 
     from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster.s3.client import Client
 
 __all__ = ["FILE_TYPES", "ExpectedObject", "Instance", "MissingObject", "build", "grow"]
 
@@ -129,13 +128,24 @@ def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, obje
 
 
 def _send(uploads: Sequence[Upload], server: S3Server, bucket: str) -> None:
-    store = object_store(server, bucket)
+    storage = bucket_storage(server, bucket)
 
     def send(upload: Upload) -> None:
-        big = len(upload.body) > 3 * _PART_BYTES
-        attributes: Attributes = dict(upload.headers)
-        store.put(upload.key, io.BytesIO(upload.body), attributes=attributes, use_multipart=big, chunk_size=_PART_BYTES)
+        if len(upload.body) > 3 * _PART_BYTES:
+            storage.ask(lambda client: _send_in_parts(client, upload))
+        else:
+            storage.ask(lambda client: client.put(upload.key, upload.body, upload.headers, None))
 
     with ThreadPoolExecutor(_UPLOAD_THREADS) as pool:
         for _ in pool.map(send, uploads):
             pass
+
+
+async def _send_in_parts(client: Client, upload: Upload) -> None:
+    upload_id, _ = await client.create_upload(upload.key, upload.headers)
+    etags = []
+    for number, start in enumerate(range(0, len(upload.body), _PART_BYTES), 1):
+        part = upload.body[start : start + _PART_BYTES]
+        reply = await client.put_part(upload.key, upload_id, number, part, None)
+        etags.append(reply.headers["etag"].strip('"'))
+    await client.complete_upload(upload.key, upload_id, etags)

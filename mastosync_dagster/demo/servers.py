@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mypy_boto3_s3 import S3Client
-    from obstore.store import S3Store
+
+    from mastosync_dagster.transfer.storage import Storage
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 30.0
@@ -259,18 +260,20 @@ def boto3_client(server: S3Server) -> S3Client:
     )
 
 
-def object_store(server: S3Server, bucket: str) -> S3Store:
-    """Return an obstore store of one of the server's buckets."""
-    from obstore.store import S3Store as Store  # noqa: PLC0415  (as above)
+def bucket_storage(server: S3Server, bucket: str) -> Storage:
+    """Return one of the server's buckets as a copy sees it."""
+    from mastosync_dagster.transfer.storage import Storage as Side  # noqa: PLC0415  (as above)
+    from mastosync_dagster.transfer.storage import StorageSettings  # noqa: PLC0415  (as above)
 
-    return Store(
-        bucket,
-        endpoint=server.endpoint,
-        access_key_id=server.access_key_id,
-        secret_access_key=server.secret_access_key,
-        region=server.region,
-        virtual_hosted_style_request=False,
-        client_options={"allow_http": True},
+    return Side(
+        StorageSettings(
+            name="source",
+            bucket=bucket,
+            endpoint_url=server.endpoint,
+            region=server.region,
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+        )
     )
 
 

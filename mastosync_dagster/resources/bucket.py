@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -43,6 +44,9 @@ _CANNED_ACLS = (
 _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 # What else a name may hold would lead elsewhere where it becomes a part of the host's.
 _NAME = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", re.ASCII)
+_PLACEHOLDER = re.compile(r"(YOUR[_-].*|MY[_-].*|ACCOUNT([_-]?ID)?|REGION|BUCKET([_-]?NAME)?|HOST(NAME)?)", re.ASCII)
+"""What documentation puts where something of one's own belongs, in capitals."""
 
 
 @functools.cache
@@ -136,7 +140,7 @@ class S3Bucket(S3Resource):
             raise SettingsError(
                 f"resources.{self.side}.config.use_unsigned_session is for get_client() only: a transfer signs."
             )
-        return Storage(settings, lambda: self._client(settings))
+        return Storage(settings)
 
     def get_client(self) -> S3Client:
         """Return a boto3 client.
@@ -171,6 +175,8 @@ class S3Bucket(S3Resource):
         fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
         bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
         key_prefix = fields.text("key_prefix")
+        path_style = self._path_style(fields, bucket, endpoint)
+        _ensure_url(fields, bucket, endpoint, path_style=path_style)
         key, secret = (None, None) if self.use_unsigned_session else _credentials(fields)
         return StorageSettings(
             name=self.side,
@@ -179,7 +185,7 @@ class S3Bucket(S3Resource):
             prefix="" if key_prefix is None else prefixed(key_prefix, ""),
             endpoint_url=endpoint,
             region=_region(fields),
-            path_style=self._path_style(fields, bucket, endpoint),
+            path_style=path_style,
             access_key_id=key,
             secret_access_key=secret,
             session_token=None if key is None else _session_token(fields),
@@ -296,6 +302,44 @@ def _endpoint(fields: Fields, *, use_ssl: bool) -> str | None:
     except ValueError:
         raise problem from None
     return text.rstrip("/")
+
+
+def _ensure_url(fields: Fields, bucket: str, endpoint: str | None, *, path_style: bool) -> None:
+    """Make sure that bucket and endpoint together make the URL of an object.
+
+    Raises:
+        SettingsError: They do not.
+    """
+    if endpoint is None:
+        return
+    url = urlsplit(endpoint)
+    host = url.hostname or ""
+    if not _HOST.fullmatch(host) or any(_PLACEHOLDER.fullmatch(word) for word in url.netloc.split(".")):
+        raise SettingsError(
+            f"{fields.name('endpoint_url')} still has a placeholder, or a character that no host name has: put your own"
+            " account, region or host name in its place."
+        )
+    if url.path.rstrip("/").rpartition("/")[2] == bucket:
+        raise SettingsError(
+            f"{fields.name('endpoint_url')} ends with the name of the bucket: leave it out, for {fields.name('bucket')}"
+            " says it already."
+        )
+    if path_style:
+        return
+    if _is_address(host) or ":" in bucket:
+        what = "an IP address" if _is_address(host) else "a host name with the bucket in it"
+        raise SettingsError(
+            f"The bucket {bucket} cannot stand before {what}: leave {fields.variables['path_style']} unset, or set"
+            f" {fields.path('path_style')} to true, so that it stands in the path."
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _region(fields: Fields) -> str | None:

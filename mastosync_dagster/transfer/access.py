@@ -1,33 +1,33 @@
-"""Who may read an object: its ACL, read and set through boto3."""
+"""Who may read an object: its ACL, read and set."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
-from botocore.parsers import ResponseParserError
-
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import gone, patiently
+from mastosync_dagster.transfer.pool import gone
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from mypy_boto3_s3.literals import ObjectCannedACLType
-    from mypy_boto3_s3.type_defs import GetObjectAclOutputTypeDef
-
+    from mastosync_dagster.s3.client import Acl
     from mastosync_dagster.transfer.pool import Pool
     from mastosync_dagster.transfer.settings import StorageSettings
     from mastosync_dagster.transfer.storage import Storage
 
 _NOT_IMPLEMENTED = 501
+_NOT_SATISFIABLE = 416
+_FIRST = (("range", "bytes=0-0"),)
+_FIRST_BYTES = 64 * 1024
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 _STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"})
 """Whom a private object must not be shown to; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
-PRIVATE: ObjectCannedACLType = "private"
+PRIVATE = "private"
 _SAYS_NOTHING = frozenset(
     {
         Reason.THROTTLED,
@@ -67,37 +67,23 @@ def has_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
     return not readers & _STRANGERS if private else _EVERYBODY in readers
 
 
-def _readers(acl: GetObjectAclOutputTypeDef) -> set[str]:
+def _readers(acl: Acl) -> set[str]:
     """Return the groups that may read an object."""
-    return {
-        grant.get("Grantee", {}).get("URI", "") for grant in acl.get("Grants", []) if grant.get("Permission") in _READS
-    }
+    return {uri for uri, permission in acl.grants if permission in _READS}
 
 
-def _acl(storage: Storage, key: str, halt: threading.Event) -> GetObjectAclOutputTypeDef:
+def _acl(storage: Storage, key: str, halt: threading.Event) -> Acl:
     """Ask for an object's ACL.
 
     Raises:
         StorageError: As by `is_public`; permanent where the side answers with something that is no ACL.
     """
     settings = storage.settings
-
-    def ask() -> GetObjectAclOutputTypeDef:
-        try:
-            answer = storage.single_try_client.get_object_acl(Bucket=settings.bucket, Key=storage.full_key(key))
-        except ResponseParserError as error:
-            raise _no_acls(settings) from error
-        except ClientError as error:
-            if _tells_of_no_acls(error):
-                raise _no_acls(settings) from error
-            raise
-        if "Owner" not in answer and "Grants" not in answer:
-            raise _no_acls(settings)
-        return answer
-
     try:
-        return patiently(storage, key, ask, halt)
+        acl = storage.ask(lambda client: client.get_acl(storage.full_key(key)), key, halt)
     except StorageError as error:
+        if isinstance(error.__cause__, S3Error) and error.__cause__.status == _NOT_IMPLEMENTED:
+            raise _no_acls(settings) from error
         if error.reason is not Reason.ACCESS_DENIED:
             raise
         raise StorageError(
@@ -106,15 +92,10 @@ def _acl(storage: Storage, key: str, halt: threading.Event) -> GetObjectAclOutpu
             reason=error.reason,
             key=key,
         ) from error
-
-
-def _tells_of_no_acls(error: ClientError) -> bool:
-    """Recognise an answer of a server without ACLs: that it has none, or the object itself.
-
-    An object's body instead of an ACL is what botocore takes for a server's error in a 200; only an object has an ETag.
-    """
-    metadata = error.response.get("ResponseMetadata", {})
-    return metadata.get("HTTPStatusCode") == _NOT_IMPLEMENTED or "etag" in metadata.get("HTTPHeaders", {})
+    if not acl.is_acl:
+        # The object itself, or an empty page.
+        raise _no_acls(settings)
+    return acl
 
 
 def _no_acls(settings: StorageSettings) -> StorageError:
@@ -160,17 +141,8 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
 
 
 def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
-    acl = PRIVATE if private else storage.settings.permission
-    patiently(
-        storage,
-        key,
-        lambda: storage.single_try_client.put_object_acl(
-            Bucket=storage.settings.bucket,
-            Key=storage.full_key(key),
-            ACL=acl,  # type: ignore[arg-type]  # one of boto3's words: the resource has checked it
-        ),
-        halt,
-    )
+    acl = PRIVATE if private else storage.settings.permission or PRIVATE
+    storage.ask(lambda client: client.put_acl(storage.full_key(key), acl), key, halt)
 
 
 def try_access(storage: Storage, key: str, halt: threading.Event) -> None:
@@ -276,12 +248,18 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
     Raises:
         StorageError: It was not answered, which says nothing.
     """
-    client, bucket, full = storage.anonymous_client(), storage.settings.bucket, storage.full_key(key)
     try:
-        answer = patiently(storage, key, lambda: client.get_object(Bucket=bucket, Key=full), halt)
+        storage.ask(
+            lambda client: client.get(storage.full_key(key), limit=_FIRST_BYTES, headers=_FIRST, signed=False),
+            key,
+            halt,
+        )
     except StorageError as error:
+        if isinstance(error.__cause__, TransportError) and error.__cause__.failure is Failure.TOO_LARGE:
+            return True  # the server sends all of it, though a byte was asked for
+        if isinstance(error.__cause__, S3Error) and error.__cause__.status == _NOT_SATISFIABLE:
+            return True  # it is empty
         if error.reason in _SAYS_NOTHING:
             raise
         return False
-    answer["Body"].close()
     return True

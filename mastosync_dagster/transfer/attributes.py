@@ -1,48 +1,24 @@
-"""What a single object is, beside what a listing shows: its header fields and metadata, or its body's MD5."""
+"""What a single object's body is."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from obstore import get
-
-from mastosync_dagster.transfer import boto3_objects
-from mastosync_dagster.transfer.headers import Attributes, shown_by_obstore
-from mastosync_dagster.transfer.pool import patiently
-from mastosync_dagster.transfer.storage import addressable
+from mastosync_dagster.s3.http import Reply, TransportError
+from mastosync_dagster.transfer.storage import LARGEST
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable
 
-    from typing_extensions import Buffer
+    import pycurl
 
+    from mastosync_dagster.s3.client import Client
     from mastosync_dagster.transfer.storage import Storage
 
-_PIECE = 1024 * 1024
-
-
-def read_attributes(storage: Storage, key: str, halt: threading.Event) -> Attributes:
-    """Ask for those header fields and that metadata of an object that a copy takes over (HEAD).
-
-    Args:
-        storage: The side.
-        key: Relative to the key prefix.
-        halt: Set, no further attempt is made.
-
-    Raises:
-        StorageError: The side refuses, or has no such object.
-    """
-    full = storage.full_key(key)
-
-    def ask() -> Attributes:
-        if not addressable(full):
-            return boto3_objects.read_attributes(storage, full)
-        return shown_by_obstore(get(storage.reader(), full, options={"head": True}).attributes)
-
-    return patiently(storage, key, ask, halt).to_keep()
+_OK = range(200, 300)
+_END = -1
+"""What ends a transfer, said by a callback of libcurl's."""
 
 
 class Digest(NamedTuple):
@@ -58,7 +34,7 @@ class Digest(NamedTuple):
 
 
 def read_digest(storage: Storage, key: str, halt: threading.Event, *, first: int | None = None) -> Digest:
-    """Read an object in pieces that are not kept. Raises as `read_attributes` does.
+    """Read an object in pieces that are not kept. Raises as `Storage.dated`.
 
     Args:
         storage: The side.
@@ -66,23 +42,45 @@ def read_digest(storage: Storage, key: str, halt: threading.Event, *, first: int
         halt: Set, no further attempt is made.
         first: So many bytes of it; None: to its end.
     """
-    full = storage.full_key(key)
+    sink = _Digester(first)
+    headers = () if first is None else (("range", f"bytes=0-{first - 1}"),)
 
-    def read() -> Digest:
-        size, digest = 0, hashlib.md5(usedforsecurity=False)
-        with contextlib.ExitStack() as stack:
-            if addressable(full):
-                pieces: Iterable[Buffer] = get(storage.reader(), full).stream(_PIECE)
-            else:
-                reply = boto3_objects.get(storage, full, _PIECE)
-                stack.callback(reply.close)
-                pieces = reply.pieces
-            for piece in pieces:
-                taken = memoryview(piece)[: None if first is None else first - size]
-                size += len(taken)
-                digest.update(taken)
-                if size == first:
-                    break
-        return Digest(size, digest.hexdigest())
+    async def read(client: Client) -> Digest:
+        sink.begin_anew()
+        try:
+            await client.get(storage.full_key(key), limit=LARGEST, headers=headers, sink=sink)
+        except TransportError:
+            if not sink.full:  # else it was ended here
+                raise
+        return Digest(sink.size, sink.digest.hexdigest())
 
-    return patiently(storage, key, read, halt)
+    return storage.ask(read, key, halt)
+
+
+class _Digester:
+    """Hashes a body that arrives."""
+
+    def __init__(self, first: int | None) -> None:
+        self._first = first
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what has come."""
+        self.size = 0
+        self.digest = hashlib.md5(usedforsecurity=False)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is wanted."""
+        return self.size == self._first
+
+    def begin(self, _curl: pycurl.Curl, reply: Reply) -> bool:
+        """Take an object, and no refusal."""
+        return reply.status in _OK
+
+    def write(self, data: bytes) -> int | None:
+        """Take a piece."""
+        taken = data if self._first is None else data[: self._first - self.size]
+        self.size += len(taken)
+        self.digest.update(taken)
+        return _END if self.full and self._first is not None else None

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.transfer.access import is_public, is_readable, is_readable_at_source
-from mastosync_dagster.transfer.attributes import Digest, read_attributes, read_digest
+from mastosync_dagster.transfer.attributes import Digest, read_digest
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.pool import gone
@@ -156,8 +156,8 @@ class CloserLook:
     def _compare_headers(
         self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
     ) -> None:
-        here = read_attributes(self._source, source_key, halt).by_header()
-        there = read_attributes(self._destination, key, halt).by_header()
+        here = self._source.read_attributes(source_key, halt).to_keep().by_header()
+        there = self._destination.read_attributes(key, halt).to_keep().by_header()
         wrong = [
             f"{name} is {_quoted(there.get(name))}, at the source {_quoted(here.get(name))}"
             for name in sorted(here.keys() | there.keys())

@@ -1,29 +1,28 @@
-"""Credentials for obstore: the ones configured, or botocore's chain, renewed before they expire."""
+"""Credentials of one side: the ones configured, or botocore's chain, which renews them before they expire."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+import time
 from typing import TYPE_CHECKING
 
 import botocore.session
 from botocore.exceptions import BotoCoreError
 
+from mastosync_dagster.s3.signing import Credentials
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from botocore.credentials import Credentials
-    from obstore.store import S3Credential
+    from botocore.credentials import Credentials as Chain
 
     from mastosync_dagster.transfer.settings import StorageSettings
 
-# obstore asks again when less than five minutes are left, so it holds an answer for one minute. botocore renews
-# temporary credentials ten to fifteen minutes before their end: what obstore holds is never expired.
-_LIFETIME = timedelta(minutes=6)
-
+_HOLD_SECONDS = 60.0
+"""How long credentials of the chain are used without asking for them again. Where they last for minutes alone, botocore
+has every question answered by new ones; what it gives has ten minutes left."""
 
 # What goes into a header must be printable ASCII; the secret itself only signs.
 _SENDABLE = re.compile(r"[ -~]*")
@@ -45,11 +44,8 @@ def sendable(access_key_id: str | None, secret_access_key: str | None, session_t
     )
 
 
-def credential_provider(settings: StorageSettings) -> Callable[[], S3Credential]:
-    """Return a callable that gives obstore the credentials of one side.
-
-    A provider is used for fixed credentials too: given as plain configuration they would be completed from the
-    process's environment, where ``AWS_SESSION_TOKEN`` belongs to the other side.
+def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
+    """Return a callable that gives the credentials of one side, as they are at the moment.
 
     Raises:
         StorageError: There are none, or half of them.
@@ -57,12 +53,7 @@ def credential_provider(settings: StorageSettings) -> Callable[[], S3Credential]
     if not sendable(settings.access_key_id, settings.secret_access_key, settings.session_token):
         raise _unsendable(settings, settings.field("aws_secret_access_key"))
     if settings.access_key_id and settings.secret_access_key:
-        fixed: S3Credential = {
-            "access_key_id": settings.access_key_id,
-            "secret_access_key": settings.secret_access_key,
-            "token": settings.session_token or None,
-            "expires_at": None,
-        }
+        fixed = Credentials(settings.access_key_id, settings.secret_access_key, settings.session_token or None)
         return lambda: fixed
     if settings.access_key_id or settings.secret_access_key:
         name, field = (
@@ -79,13 +70,13 @@ def credential_provider(settings: StorageSettings) -> Callable[[], S3Credential]
     return _chain(settings)
 
 
-def _chain(settings: StorageSettings) -> Callable[[], S3Credential]:
+def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
     try:
         session = botocore.session.Session(profile=settings.profile)
         if settings.variable_prefix:
             # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
             session.get_component("credential_provider").remove("env")
-        credentials: Credentials | None = session.get_credentials()
+        credentials: Chain | None = session.get_credentials()
     except BotoCoreError as error:
         raise StorageError(
             f"the {settings.name}'s credentials cannot be read: {error}; "
@@ -102,16 +93,17 @@ def _chain(settings: StorageSettings) -> Callable[[], S3Credential]:
             permanent=True,
         )
 
-    def current() -> S3Credential:
+    held: list[tuple[float, Credentials]] = []
+
+    def current() -> Credentials:
+        now = time.monotonic()
+        if held and now < held[-1][0]:
+            return held[-1][1]
         frozen = credentials.get_frozen_credentials()
         if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
             raise _unsendable(settings, settings.field("profile_name"))
-        return {
-            "access_key_id": frozen.access_key or "",
-            "secret_access_key": frozen.secret_key or "",
-            "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _LIFETIME,
-        }
+        held[:] = [(now + _HOLD_SECONDS, Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token))]
+        return held[-1][1]
 
     return current
 

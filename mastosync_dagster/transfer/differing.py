@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from mastosync_dagster.transfer.attributes import read_digest
 from mastosync_dagster.transfer.decisions import Decision, Difference, SideObject, decide
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.pool import patiently
 from mastosync_dagster.transfer.verify import MIB, is_md5
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Judgement:
         if modified is None:
             # It was asked for by name, which does not tell.
             with contextlib.suppress(StorageError):
-                modified = patiently(side, entry.key, lambda: side.dated(entry.key), self.halt).modified
+                modified = side.dated(entry.key, self.halt).modified
         return SideObject(entry.size, md5, modified)
 
     def _is_beginning(self, each: Differing) -> bool:

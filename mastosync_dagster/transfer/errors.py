@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from botocore import exceptions as botocore_errors
-from botocore.parsers import ResponseParserError
-from obstore import exceptions as obstore_errors
+from botocore.exceptions import BotoCoreError, ClientError
 
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.http import Failure, TransportError
+from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.transfer.foreign import one_line
 from mastosync_dagster.transfer.outcomes import Reason
 
@@ -28,6 +29,9 @@ class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
     """Something other than a failed request: `Persistence.run` lets it pass."""
 
 
+_MAY_PASS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
+
+
 class StorageError(Exception):
     """A request to one side failed.
 
@@ -40,8 +44,10 @@ class StorageError(Exception):
             permanent (it may concern one object; without the right to list it can mean "absent"): whoever reads many
             objects stops when all of them are refused.
         retryable: The same request may succeed later.
-        retry_after: Seconds the server asks to wait; None where it says nothing, or obstore does not pass it on.
+        retry_after: Seconds the server asks to wait; None where it says nothing.
         reached: Somebody was there. False where no connection came about at all.
+        may_pass: Once others have been answered, such an answer may be a bad moment, or concern this object alone:
+            it is permanent only if many follow upon each other.
         key: The object that was asked for; empty: the bucket.
     """
 
@@ -54,6 +60,7 @@ class StorageError(Exception):
         retryable: bool = False,
         retry_after: float | None = None,
         reached: bool = True,
+        may_pass: bool | None = None,
         key: str = "",
     ) -> None:
         super().__init__(message)
@@ -62,11 +69,12 @@ class StorageError(Exception):
         self.retryable = retryable
         self.retry_after = retry_after
         self.reached = reached
+        self.may_pass = reason in _MAY_PASS if may_pass is None else may_pass
         self.key = key
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let it be pickled, as Dagster does with what an op returns: exceptions forget keyword-only arguments."""
-        names = ("reason", "permanent", "retryable", "retry_after", "reached", "key")
+        names = ("reason", "permanent", "retryable", "retry_after", "reached", "may_pass", "key")
         named = {name: getattr(self, name) for name in names}
         return partial(StorageError, **named), self.args
 
@@ -82,6 +90,7 @@ class _Facts:
         writing: The request was a PUT or POST.
         listing: The request concerned the bucket, not an object.
         region: Where the bucket lives, when the answer names it.
+        location: Where a redirect points.
         retry_after: Seconds, from the header.
     """
 
@@ -91,6 +100,7 @@ class _Facts:
     writing: bool = False
     listing: bool = False
     region: str = ""
+    location: str = ""
     retry_after: float | None = None
 
 
@@ -119,7 +129,8 @@ _SETTINGS = {
 
 _SECRET = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side} refuses the secret access key ({code}): check {AWS_SECRET_ACCESS_KEY}",
+    "the {side} refuses the secret access key ({code}): check {AWS_SECRET_ACCESS_KEY}, and that no proxy before it"
+    " changes the host name or the path",
     permanent=True,
 )
 _ACCESS_KEY = _Rule(
@@ -201,11 +212,6 @@ _CERTIFICATE = _Rule(
     "the {side}'s certificate is not trusted ({text}): name its CA's file in {ca_file}, or check {S3_ENDPOINT}",
     permanent=True,
 )
-_CA_AS_SERVER = _Rule(
-    Reason.CONNECTION,
-    "the {side} shows a CA's own certificate ({text}): give the server one that is marked CA:FALSE",
-    permanent=True,
-)
 _NO_CREDENTIALS = _Rule(
     Reason.BAD_CREDENTIALS,
     "the {side}'s credentials cannot be had ({text}): check {AWS_ACCESS_KEY_ID}, the profile or the instance role",
@@ -215,6 +221,34 @@ _NOT_S3 = _Rule(
     Reason.UNEXPECTED, "the {side} does not answer like an S3 storage ({text}): check {S3_ENDPOINT}", retryable=True
 )
 _UNEXPECTED = _Rule(Reason.UNEXPECTED, "the {side} answered something unexpected ({code}): {text}")
+_REDIRECT = _Rule(
+    Reason.WRONG_REGION,
+    "the {side} sends us elsewhere ({code}, to {location}): check {S3_ENDPOINT}",
+    permanent=True,
+)
+_BODY_LIMIT = _Rule(
+    Reason.UNEXPECTED,
+    "the {side}, or a proxy before it, takes no body of this size ({code}): raise its limit (nginx:"
+    " client_max_body_size)",
+)
+_NO_NAME = _Rule(
+    Reason.CONNECTION,
+    "the name of the {side} cannot be resolved ({text}): check {S3_ENDPOINT} and the name servers",
+    retryable=True,
+    reached=False,
+)
+_TOO_LARGE = _Rule(Reason.SIZE_MISMATCH, "the {side} sent more than was asked for", retryable=True)
+
+_BY_FAILURE: Mapping[Failure, _Rule] = {
+    Failure.NAME: _NO_NAME,
+    Failure.CONNECT: _UNREACHABLE,
+    Failure.TIMEOUT: _TIMEOUT,
+    Failure.CERTIFICATE: _CERTIFICATE,
+    Failure.BROKEN: _BROKEN,
+    Failure.NOT_HTTP: _NOT_S3,
+    Failure.TOO_LARGE: _TOO_LARGE,
+    Failure.SETTINGS: _NOT_S3,
+}
 
 _BY_CODE: Mapping[str, _Rule] = {
     "SignatureDoesNotMatch": _SECRET,
@@ -246,6 +280,7 @@ _BY_CODE: Mapping[str, _Rule] = {
     "KeyTooLong": _KEY,
     "InvalidURI": _KEY,
     "XMinioInvalidObjectName": _KEY,
+    "XMinioInvalidResourceName": _KEY,
     "NoSuchKey": _GONE,
     "NoSuchVersion": _GONE,
     "PreconditionFailed": _CHANGED,
@@ -282,6 +317,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     408: _TIMEOUT,
     409: _SERVER,
     412: _CHANGED,
+    413: _BODY_LIMIT,
     429: _THROTTLED,
     503: _THROTTLED,
     504: _TIMEOUT,
@@ -289,39 +325,36 @@ _BY_STATUS: Mapping[int, _Rule] = {
 }
 
 _FORBIDDEN = 403
+_REDIRECTS = range(300, 400)
 _NOT_FOUND = 404
 _NOT_IMPLEMENTED = 501
 _SERVER_ERRORS = range(500, 600)
 
 
-def is_failure(error: BaseException) -> bool:
-    """Tell whether an exception is a failed request, and not an interrupt that must go on upwards.
-
-    A panic inside obstore is a `BaseException` that ``except Exception`` does not see.
-    """
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
 def classify(error: BaseException, settings: StorageSettings, key: str = "") -> StorageError:
-    """Turn whatever obstore or botocore raised into a `StorageError`.
-
-    obstore gives the status and S3's error code in its message alone, and for HEAD the status alone.
+    """Turn whatever a request ended with into a `StorageError`.
 
     Args:
-        error: The exception, of obstore, botocore, or a panic inside obstore (a `BaseException`).
+        error: The exception: of `s3`, or of botocore where credentials could not be had.
         settings: The side that was asked, for the words of the message.
         key: The object that was asked for; empty: the bucket.
     """
     if isinstance(error, StorageError):
         return error
-    if isinstance(error, botocore_errors.ClientError):
-        facts = _client_error_facts(error)
+    if isinstance(error, S3Error):
+        facts = _facts_of(error)
         rule = _rule(facts, settings)
-    elif isinstance(error, botocore_errors.BotoCoreError):
-        facts = _Facts(text=str(error))
-        rule = _botocore_rule(error)
+    elif isinstance(error, TransportError):
+        facts = _Facts(text=str(error), code=error.failure.value)
+        rule = _BY_FAILURE[error.failure]
+        if not error.reached:
+            rule = replace(rule, reached=False)
+    elif isinstance(error, (BotoCoreError, ClientError)):
+        facts, rule = _Facts(text=str(error)), _NO_CREDENTIALS
+    elif isinstance(error, NotXmlError):
+        facts, rule = _Facts(text=str(error)), _NOT_S3
     else:
-        facts, rule = _obstore_facts(error, settings)
+        facts, rule = _Facts(text=str(error), code=type(error).__name__), _UNEXPECTED
     return StorageError(
         _sentence(rule, facts, settings),
         reason=rule.reason,
@@ -329,6 +362,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         retryable=rule.retryable,
         retry_after=facts.retry_after,
         reached=rule.reached,
+        may_pass=rule is _SECRET or None,
         key=key,
     )
 
@@ -341,6 +375,7 @@ def _sentence(rule: _Rule, facts: _Facts, settings: StorageSettings) -> str:
         code=code,
         text=_quote(facts.text, settings) or code,
         region=f", {facts.region}" if facts.region else "",
+        location=_quote(facts.location, settings),
         ca_file=settings.field("ca_file"),
         **names,
     )
@@ -361,6 +396,8 @@ def _rule(facts: _Facts, settings: StorageSettings) -> _Rule:
     if facts.writing and settings.permission and facts.code != "AccessDenied" and _speaks_of_acl(facts):
         return _ACL
     rule = _BY_CODE.get(facts.code)
+    if rule is None and facts.location and facts.status in _REDIRECTS:
+        rule = _REDIRECT
     if rule is None and facts.status == _FORBIDDEN:
         rule = _WRITE_DENIED if facts.writing else _READ_DENIED
     if rule is None and facts.status == _NOT_FOUND and (facts.writing or facts.listing):
@@ -385,92 +422,14 @@ def _speaks_of_acl(facts: _Facts) -> bool:
     return refused and (words is not None or facts.status == _NOT_IMPLEMENTED)
 
 
-def _client_error_facts(error: botocore_errors.ClientError) -> _Facts:
-    answer = error.response
-    metadata = answer.get("ResponseMetadata", {})
-    headers = metadata.get("HTTPHeaders", {})
-    code = str(answer.get("Error", {}).get("Code") or "")
-    wait = headers.get("retry-after", "")
+def _facts_of(error: S3Error) -> _Facts:
     return _Facts(
-        status=metadata.get("HTTPStatusCode"),
-        # Without a body (HEAD) botocore puts the status where the code belongs.
-        code="" if code.isdigit() else code,
-        text=str(answer.get("Error", {}).get("Message") or ""),
-        writing=error.operation_name.startswith(("Put", "Create", "Upload", "Complete", "Copy", "Delete")),
-        listing="Bucket" in error.operation_name or error.operation_name.startswith("List"),
-        region=headers.get("x-amz-bucket-region", ""),
-        retry_after=float(wait) if wait.isdigit() else None,
+        status=error.status,
+        code=error.code,
+        text=error.text,
+        writing=error.method in {"PUT", "POST", "DELETE"},
+        listing=error.on_bucket,
+        region=error.region,
+        location=error.location,
+        retry_after=error.retry_after,
     )
-
-
-def _botocore_rule(error: botocore_errors.BotoCoreError) -> _Rule:
-    kinds: tuple[tuple[tuple[type[BaseException], ...], _Rule], ...] = (
-        ((botocore_errors.SSLError,), _CERTIFICATE),
-        ((botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError), _TIMEOUT),
-        ((botocore_errors.EndpointConnectionError, botocore_errors.ProxyConnectionError), _UNREACHABLE),
-        ((botocore_errors.HTTPClientError,), _BROKEN),
-        (
-            (
-                botocore_errors.NoCredentialsError,
-                botocore_errors.PartialCredentialsError,
-                botocore_errors.CredentialRetrievalError,
-                botocore_errors.ProfileNotFound,
-            ),
-            _NO_CREDENTIALS,
-        ),
-        ((botocore_errors.ParamValidationError,), _KEY),
-        ((ResponseParserError,), _NOT_S3),
-    )
-    return next((rule for types, rule in kinds if isinstance(error, types)), _UNEXPECTED)
-
-
-def _obstore_facts(error: BaseException, settings: StorageSettings) -> tuple[_Facts, _Rule]:
-    """Read obstore's message: a line, the server's answer verbatim, then Rust's own view of the error."""
-    message, _, debug = str(error).partition("\n\nDebug source:")
-    if isinstance(error, obstore_errors.InvalidPathError) or (
-        isinstance(error, ValueError) and "parse path" in message
-    ):
-        return _Facts(code="the client cannot address it"), _KEY
-    if "External AWS credential provider" in message:
-        return _Facts(text=message.rpartition("credential provider: ")[2]), _NO_CREDENTIALS
-    method = _find(r"Error performing ([A-Z]+) ", message)
-    status = _find(r"non-2xx status code: (\d{3})", message)
-    facts = _Facts(
-        status=int(status) if status else None,
-        code=_find(r"<Code>\s*(\w+)\s*</Code>", message),
-        text=_find(r"<Message>(.*?)</Message>", message),
-        writing=method in {"PUT", "POST", "DELETE"},
-        listing="performing list request" in message,
-        region=_find(r"<Region>\s*([\w-]+)\s*</Region>", message) or _find(r"expecting '([\w-]+)'", message),
-    )
-    if facts.status is not None or facts.code:
-        return facts, _rule(facts, settings)
-    if "HTTP error" in message:
-        return _connection_facts(debug)
-    known = (
-        ("redirect without LOCATION", _REGION),
-        ("invalid list response", _NOT_S3),
-        ("extract metadata", _NOT_S3),
-    )
-    # What is left: a body that broke off, a panic, or something new.
-    rest = _BROKEN if isinstance(error, obstore_errors.GenericError) else _UNEXPECTED
-    rule = next((rule for words, rule in known if words in message), rest)
-    return _Facts(code="redirect" if rule is _REGION else type(error).__name__, text=message), rule
-
-
-def _connection_facts(debug: str) -> tuple[_Facts, _Rule]:
-    """Tell what kind of connection trouble it was, from Rust's view of the error."""
-    certificate = _find(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)", debug)
-    if certificate:
-        return _Facts(text=certificate), _CA_AS_SERVER if certificate == "CaUsedAsEndEntity" else _CERTIFICATE
-    if _find(r"kind: (Timeout)\b", debug) or "TimedOut" in debug:
-        return _Facts(code="timeout"), _TIMEOUT
-    text = _find(r'error: "(failed to lookup[^"]*)"', debug) or _find(r'message: "([^"]*)"', debug)
-    if "kind: Connect," in debug:
-        return _Facts(text=text or "no connection"), _UNREACHABLE
-    return _Facts(text=text or "the answer broke off"), _BROKEN
-
-
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text, re.DOTALL)
-    return found[1] if found else ""

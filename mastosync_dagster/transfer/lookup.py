@@ -8,13 +8,11 @@ import threading
 from bisect import bisect_left
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -100,7 +98,7 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
             raise LookupStoppedError
         view.head_requests += 1
         try:
-            found = patiently(storage, key, partial(storage.head, key), halt)
+            found = storage.head(key, halt)
         except StorageError as error:
             if error.permanent:
                 raise

@@ -13,8 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.s3.http import FileSink, FileSource
+from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
+from mastosync_dagster.transfer.pool import gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,17 +227,14 @@ class BucketManifests(ManifestStore):
 
     def _write(self, file: Path, name: str) -> str:
         full = self._storage.full_key(name)
-        try:
-            self._storage.store(private=True).put(full, file, use_multipart=False)
-        except Exception as error:
-            raise self._storage.error(error, name) from error
+        headers = self._storage.own_headers(private=True)
+        with file.open("rb") as body:
+            source = FileSource(body, file.stat().st_size)
+            self._storage.ask(lambda client: client.put(full, source, headers, None), name)
         return f"s3://{self._storage.settings.bucket}/{full}"
 
     def _remove(self, name: str) -> None:
-        try:
-            self._storage.client.delete_object(Bucket=self._storage.settings.bucket, Key=self._storage.full_key(name))
-        except Exception as error:
-            raise self._storage.error(error, name) from error
+        self._storage.ask(lambda client: client.delete(self._storage.full_key(name)), name)
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         above = f"{group}/{partition}/" if partition else f"{group}/"
@@ -248,13 +248,17 @@ class BucketManifests(ManifestStore):
         with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
             local = Path(folder) / "manifest.parquet"
             try:
-                with local.open("wb") as file:
-                    for chunk in self._storage.reader().get(self._storage.full_key(name)).stream():
-                        file.write(chunk)
-            except FileNotFoundError as error:
-                raise ManifestGoneError(f"there is no manifest {name} any more") from error
+                with local.open("w+b") as file:
+                    sink = FileSink(file)
+                    try:
+                        self._storage.read_into(name, sink)
+                    finally:
+                        if sink.error is not None:
+                            raise sink.error
             except OSError as error:
                 raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
-            except Exception as error:
-                raise self._storage.error(error, name) from error
+            except StorageError as error:
+                if gone(error):
+                    raise ManifestGoneError(f"there is no manifest {name} any more") from error
+                raise
             yield local

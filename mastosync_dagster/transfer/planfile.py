@@ -43,7 +43,7 @@ class PlannedCopy(NamedTuple):
         size: Bytes, as the source's listing says. None: the source could not be asked, the GET decides; an object that
             none of the keys has is then ``missing``. With a size, a 404 means ``changed_during_copy``.
         etag: The source's ETag without quotes; None where it gives none, or where ``size`` is None.
-        private: Write it with the private store (``Storage.store(private=True)``).
+        private: Write it so that not everybody may read it.
         keep_found_key: See ``key``; already applied where ``size`` is known.
         may_be_absent: Its absence is harmless (detail of a ``missing`` line).
         group: Manifest column.

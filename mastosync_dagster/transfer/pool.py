@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-from mastosync_dagster.transfer.errors import StorageError, is_failure
 from mastosync_dagster.transfer.outcomes import Reason
 
 if TYPE_CHECKING:
@@ -15,15 +13,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mastosync_dagster.transfer.storage import Storage
+    from mastosync_dagster.transfer.errors import StorageError
 
 _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.5
-_ATTEMPTS = 4
-_BACKOFF_SECONDS = 0.2
-_LONGEST_ASKED_WAIT = 30.0
 
 
 class PoolStoppedError(Exception):
@@ -77,33 +72,6 @@ class Pool:
         if self.halt.is_set():
             raise PoolStoppedError
         return function(thing)
-
-
-def patiently(storage: Storage, key: str, request: Callable[[], _Result], halt: threading.Event) -> _Result:
-    """Send a single small request, a few times if it fails for a reason that passes.
-
-    Args:
-        storage: Where it goes.
-        key: The object it is about, relative to the key prefix.
-        request: Sends it once.
-        halt: Set, no further attempt is made.
-
-    Raises:
-        StorageError: It failed for good, or too often.
-    """
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            return request()
-        except BaseException as problem:
-            if not is_failure(problem):
-                raise
-            error = storage.error(problem, key)
-            pause = _BACKOFF_SECONDS * 2 ** (attempt - 1) * (0.5 + random.random() / 2)  # noqa: S311  (jitter)
-            pause = max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED_WAIT))
-            if not error.retryable or error.permanent or attempt == _ATTEMPTS or halt.wait(pause):
-                raise error from problem
 
 
 def gone(error: StorageError) -> bool:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.transfer.access import everybody_reads, try_access
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.headers import Attributes
+from mastosync_dagster.transfer.items import KeyRange
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import patiently
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable
 
+    from mastosync_dagster.s3.client import Client
     from mastosync_dagster.transfer.storage import Storage
 
 _FOLDER = "mastosync-check"
 _BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
 _HEADERS = {"Content-Type": "text/plain"}
 _DEPTH = 2
+_OLD = timedelta(hours=1)
+"""Age from which a probe is nobody's any more, whatever the clocks."""
+_BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
 
 
 def folder_of(key: str) -> str:
@@ -64,26 +70,69 @@ def prove_private(
             problem = _delete(storage, probe)
             if problem is not None and written:
                 warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
+        _remove_old(storage, folder)
         if exposed:
             raise _exposed(storage, folder)
 
 
+async def refuses_damaged(client: Client, storage: Storage) -> bool:
+    """Send a body that is not the one of its Content-MD5, and see what becomes of it.
+
+    Args:
+        client: Of the side; a coroutine, since a copy asks while it copies.
+        storage: The side.
+
+    Returns:
+        Whether it was refused for that; else the object is deleted again.
+
+    Raises:
+        S3Error: It could not be written, for another reason, or not be deleted.
+        TransportError: No answer.
+    """
+    key = storage.full_key(f"{_FOLDER}/{uuid.uuid4()}")
+    wrong = hashlib.md5(b"another body", usedforsecurity=False).digest()
+    try:
+        await client.put(key, _BODY, storage.own_headers(private=True), wrong)
+    except S3Error as error:
+        if error.code in _BAD_DIGEST:
+            return True
+        raise
+    await client.delete(key)
+    return False
+
+
+def checks_md5(storage: Storage) -> bool:
+    """Ask as `refuses_damaged`, and wait for the answer.
+
+    Raises:
+        StorageError: The probe could not be written, or not be deleted.
+    """
+    return storage.ask(lambda client: refuses_damaged(client, storage))
+
+
 def _write(storage: Storage, key: str, halt: threading.Event) -> None:
-    """Write a probe through boto3, which takes any key, with the headers of private objects."""
+    """Write a probe with the headers of private objects."""
     md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
-    full = storage.full_key(key)
-    patiently(
-        storage, key, lambda: boto3_objects.put(storage, full, _BODY, md5, Attributes(_HEADERS, {}), private=True), halt
-    )
+    headers = storage.write_headers(Attributes(_HEADERS, {}), private=True)
+    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key, halt)
 
 
 def _delete(storage: Storage, key: str) -> StorageError | None:
     """Delete a probe. Returns why that failed: it must not take the place of what was found."""
     try:
-        storage.client.delete_object(Bucket=storage.settings.bucket, Key=storage.full_key(key))
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told in plain words)
-        return storage.error(error, key)
+        storage.ask(lambda client: client.delete(storage.full_key(key)), key)
+    except StorageError as error:
+        return error
     return None
+
+
+def _remove_old(storage: Storage, folder: str) -> None:
+    """Delete probes of runs that were killed between writing and deleting them."""
+    start = "/".join(filter(None, (folder, _FOLDER))) + "/"
+    with contextlib.suppress(StorageError):  # it harms nobody where it is, and the next run tries again
+        for found in storage.list_range(KeyRange(start, start, start[:-1] + "0")):
+            if found.modified is not None and found.modified < datetime.now(timezone.utc) - _OLD:
+                _delete(storage, found.key)
 
 
 def _exposed(storage: Storage, folder: str) -> StorageError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.pool import Pool, gone, patiently
+from mastosync_dagster.transfer.pool import Pool, gone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,14 +119,7 @@ class Deletion:
     def _ask(self, key: str, halt: threading.Event) -> None:
         storage = self._storage
         try:
-            patiently(
-                storage,
-                key,
-                lambda: storage.single_try_client.delete_object(
-                    Bucket=storage.settings.bucket, Key=storage.full_key(key)
-                ),
-                halt,
-            )
+            storage.ask(lambda client: client.delete(storage.full_key(key)), key, halt)
         except StorageError as error:
             if error.reason is not Reason.ACCESS_DENIED:
                 raise

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from obstore import put
-from obstore.exceptions import AlreadyExistsError
-
-from mastosync_dagster.transfer import boto3_objects
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.transfer.budget import MemoryBudget
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.fetching import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
 from mastosync_dagster.transfer.headers import Attributes
@@ -24,16 +22,12 @@ from mastosync_dagster.transfer.manifest import FORMAT, ManifestLine, ManifestWr
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, DECIDED, REFETCHED
 from mastosync_dagster.transfer.planning import NO_ACLS, ONLY_AT_DESTINATION
-from mastosync_dagster.transfer.pool import Pool, patiently
-from mastosync_dagster.transfer.storage import addressable
+from mastosync_dagster.transfer.pool import Pool
 from mastosync_dagster.transfer.verify import MIB, bare, is_md5
-from mastosync_dagster.transfer.window import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from obstore import PutMode
 
     from mastosync_dagster.transfer.storage import Storage
 
@@ -43,6 +37,8 @@ SILENT_DESTINATION = "the destination does not say whether it has it, and must n
 SILENT_BEFORE = "it did not serve several files before this one"
 
 _THREADS = 8
+_THERE_IS_ONE = frozenset({409, 412})
+"""How a server says that it has an object that was not to be overwritten: Amazon has both."""
 _LINES_A_STEP = 64
 _ANSWER_SECONDS = 30.0
 _STRIKES = 3
@@ -303,7 +299,7 @@ class _Refetch:
     def _there(self, key: str, halt: threading.Event) -> int | _Told:
         """Return the size of what the destination has under a key; if it has nothing, whether it says so."""
         try:
-            found = patiently(self._destination, key, lambda: self._destination.head(key), halt)
+            found = self._destination.head(key, halt)
         except StorageError as error:
             if error.reason is Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
                 return _Told.NOTHING
@@ -335,27 +331,18 @@ class _Refetch:
         """
         destination, full, body = self._destination, line.key, fetched.body
         digest = hashlib.md5(body, usedforsecurity=False)
-        headers = Attributes({**attributes, "Content-Type": fetched.content_type}, {})
-        plain = destination.write_attributes(headers).for_obstore()
-        if not sure and (plain is None or not addressable(full)):
-            raise FetchError(SILENT_DESTINATION)
-
-        def write() -> None:
-            if addressable(full) and plain is not None:
-                store = destination.store(private=line.private)
-                mode: PutMode = "overwrite" if sure else "create"
-                etag = put(store, full, body, attributes=plain, use_multipart=False, mode=mode)["e_tag"]
-            else:
-                etag = boto3_objects.put(destination, full, bytes(body), digest.digest(), headers, private=line.private)
-            if bare(etag) != digest.hexdigest():
-                self._question(key, len(body), digest.hexdigest())
-
+        attributes_of = Attributes({**attributes, "Content-Type": fetched.content_type}, {})
+        headers = destination.write_headers(attributes_of, private=line.private)
+        if not sure:
+            headers["If-None-Match"] = "*"
         try:
-            patiently(destination, key, write, halt)
+            reply = destination.ask(lambda client: client.put(full, body, headers, digest.digest()), key, halt)
         except StorageError as error:
-            if isinstance(error.__cause__, AlreadyExistsError):
+            if isinstance(error.__cause__, S3Error) and error.__cause__.status in _THERE_IS_ONE:
                 return None
             raise
+        if bare(reply.headers.get("etag")) != digest.hexdigest():
+            self._question(key, len(body), digest.hexdigest())
         return digest.hexdigest()
 
     def _question(self, key: str, size: int, digest: str) -> None:

@@ -71,15 +71,12 @@ class StorageSettings:
         storage_class: Storage class of written objects; None: the bucket's default.
         variable_prefix: What stands before this side's environment variables: empty, or ``DESTINATION_``.
         connect_timeout: Seconds until a connection must stand.
-        read_timeout: Seconds without a byte of an answer until a GET, HEAD or listing counts as lost.
-        small_timeout: Seconds that the GET or PUT of a small body (256 KiB) may take, so that a dead or dying peer is
-            noticed soon: nearly all objects are small.
-        download_timeout: Seconds that a GET may take, body included.
-        upload_timeout: Seconds that a PUT (or one part of an upload) may take. No shorter limit of the HTTP client can
-            hold for it: its read timeout also runs while a body is being sent. A peer that takes nothing for half a
-            minute, or whose machine is dead, is noticed by TCP (the HTTP client, reqwest, sets TCP_USER_TIMEOUT
-            to 30 s and keepalive to 15 s); this limit is for one that takes everything and never answers.
-        max_connections: Connections that the boto3 client keeps; obstore opens what its callers need.
+        read_timeout: Seconds in which nothing moves, neither way, until a request counts as lost. It is no limit of a
+            whole request: a slow line takes as long as it takes.
+        upload_timeout: The same for the PUT of a body above 256 KiB (or one part of an upload), which a server may need
+            time to store after it has come. A peer that takes nothing for half a minute, or whose machine is dead, is
+            noticed by TCP; this limit is for one that takes everything and never answers.
+        max_connections: Connections that the boto3 client of `get_client` keeps.
     """
 
     name: str
@@ -99,8 +96,6 @@ class StorageSettings:
     variable_prefix: str = ""
     connect_timeout: float = 10.0
     read_timeout: float = 50.0
-    small_timeout: float = 50.0
-    download_timeout: float = 1800.0
     upload_timeout: float = 300.0
     max_connections: int = 64
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.findings import Finding, FindingLine
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.storage import PAGE_KEYS, ListedObject
+from mastosync_dagster.transfer.storage import PAGE_KEYS, ListedObject, parse_timestamp
+from mastosync_dagster.transfer.verify import bare
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -134,24 +136,20 @@ def _pages(storage: Storage, folder: str) -> Iterator[_Listed | None]:
 def _try_to_list(storage: Storage, folder: str, *, delimiter: str, keys: int, after: str = "") -> _Listed | None:
     """Send one request. Returns None where the folder may not be listed."""
     cut = len(storage.settings.prefix)
+    start = storage.full_key(after) if after else None
     try:
-        answer = storage.client.list_objects_v2(
-            Bucket=storage.settings.bucket,
-            Prefix=storage.full_key(folder),
-            Delimiter=delimiter,
-            MaxKeys=keys,
-            StartAfter=storage.full_key(after) if after else "",
+        page = storage.ask(
+            lambda client: client.list_page(storage.full_key(folder), after=start, keys=keys, delimiter=delimiter)
         )
-    except Exception as error:
-        problem = storage.error(error)
-        if problem.reason is Reason.ACCESS_DENIED:
+    except StorageError as error:
+        if error.reason is Reason.ACCESS_DENIED:
             return None
-        raise problem from error
+        raise
     return _Listed(
         [
-            ListedObject(entry["Key"][cut:], entry["Size"], entry["ETag"].strip('"') or None, entry["LastModified"])
-            for entry in answer.get("Contents", [])
+            ListedObject(entry.key[cut:], entry.size, bare(entry.etag), parse_timestamp(entry.modified))
+            for entry in page.entries
         ],
-        [entry["Prefix"][cut:] for entry in answer.get("CommonPrefixes", [])],
-        answer.get("IsTruncated", False),
+        [name[cut:] for name in page.folders],
+        page.truncated,
     )

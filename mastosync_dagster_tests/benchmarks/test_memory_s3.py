@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import signal
@@ -62,6 +63,14 @@ def test_a_body_comes_back_with_its_headers_and_its_md5_as_etag(client: S3Client
     assert found["Body"].read() == body
     assert kept.items() <= found.items()
     assert client.head_object(Bucket=BUCKET, Key="a/b.png")["ContentLength"] == size
+
+
+def test_a_body_that_is_not_the_one_of_its_content_md5_is_refused(client: S3Client) -> None:
+    md5 = base64.b64encode(hashlib.md5(b"a body", usedforsecurity=False).digest()).decode()
+    client.put_object(Bucket=BUCKET, Key="a", Body=b"a body", ContentMD5=md5)
+    with pytest.raises(ClientError, match="BadDigest"):
+        client.put_object(Bucket=BUCKET, Key="a", Body=b"damaged", ContentMD5=md5)
+    assert client.get_object(Bucket=BUCKET, Key="a")["Body"].read() == b"a body"
 
 
 def test_bodies_that_arrive_at_the_same_time_each_get_their_own_etag(server: servers.Server) -> None:

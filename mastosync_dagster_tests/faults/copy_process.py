@@ -12,9 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import boto3
-
-from mastosync_dagster.transfer.copying import CopySettings, copy_plan
+from mastosync_dagster.copy.engine import CopySettings, copy_plan
 from mastosync_dagster.transfer.storage import Storage, StorageSettings
 
 if TYPE_CHECKING:
@@ -41,16 +39,7 @@ def copy_command(folder: Path, source: Bucket, destination: Bucket) -> list[str]
 
 def _storage(fields: dict[str, str]) -> Storage:
     settings = StorageSettings(**fields)  # type: ignore[arg-type]  # only texts are given
-    return Storage(
-        settings,
-        lambda: boto3.client(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            region_name=settings.region,
-            aws_access_key_id=settings.access_key_id,
-            aws_secret_access_key=settings.secret_access_key,
-        ),
-    )
+    return Storage(settings)
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ from mastosync_dagster_tests.conftest import Bucket, create_bucket
 from mastosync_dagster_tests.faults.world import Original, environment
 from mastosync_dagster_tests.support.forked_runs import forked_runs
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
+from mastosync_dagster_tests.support.transfers import open_uploads
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def finished(runs: Runs, destination: Bucket) -> float:
     assert runs.end() is True
     took = time.monotonic() - started
     compared = compare(destination.server, destination.name, runs.original.expected)
-    assert compared.differences == ()
-    uploads = destination.client.list_multipart_uploads(Bucket=destination.name).get("Uploads", [])
-    assert uploads == []
+    # A run that dies while it looks what becomes of private objects leaves its probe; after an hour another deletes it.
+    assert [line for line in compared.differences if "/mastosync-check/" not in line] == []
+    assert open_uploads(destination) == []
     return took
 
 

@@ -54,7 +54,9 @@ def test_an_object_that_would_need_too_many_parts_gets_larger_ones(
     body = os.urandom(17 * MIB + 1)
     with s3_proxy(destination_bucket.server.endpoint) as proxy:
         at_proxy = replace(destination_bucket, server=replace(destination_bucket.server, endpoint=proxy.endpoint))
-        transfer = Transfer(tmp_path, source_bucket, at_proxy, settings=replace(FAST, large_object_mb=8))
+        transfer = Transfer(
+            tmp_path, source_bucket, at_proxy, settings=replace(FAST, large_object_mb=8, single_put_mb=0)
+        )
         _, lines = transfer.run(transfer.put("a.mp4", body))
         assert [one.outcome for one in lines] == [Outcome.COPIED]
         assert transfer.fetched("a.mp4") == body

@@ -35,8 +35,9 @@ MIB = 1024 * 1024
 TABLES = tuple(file_type.value for file_type in FileType)
 READ_SECONDS = 4.0
 """Long enough for a loaded machine, short enough for tests that wait for it."""
-FEW_THREADS = {"ops": {"copy": {"config": {"concurrency": 16}}}}
-"""Enough for servers in this process."""
+VIDEO_MIB = 17
+FEW_THREADS = {"ops": {"copy": {"config": {"concurrency": 16, "single_put_mb": VIDEO_MIB}}}}
+"""Enough for servers in this process. The first video goes in one request, the others are too large for that."""
 
 _FIRST_VIDEO = 900_000_000
 """An id that no generated row has, however many there are: serial ids are below, snowflakes far above."""
@@ -47,7 +48,7 @@ _patient_settings = S3Bucket.settings
 def impatient_settings(bucket: S3Bucket, environment: Environment | None = None) -> StorageSettings:
     """Return a bucket's settings, with timeouts that notice a dead peer after seconds instead of a minute."""
     settings = _patient_settings(bucket, environment)
-    return replace(settings, read_timeout=READ_SECONDS, small_timeout=8.0, download_timeout=20.0, upload_timeout=8.0)
+    return replace(settings, read_timeout=READ_SECONDS, upload_timeout=8.0)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
         postgres: Where its database goes.
         s3: Where its bucket goes.
         rows: About so many rows, some 1.5 objects each.
-        videos: So many further rows with a video that is copied in parts.
+        videos: So many further rows with a video; the first one is copied in one request, the others in parts.
     """
     database, bucket = create_database(postgres), create_bucket(s3)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
@@ -86,7 +87,7 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
         for number in range(videos):
             row_id = _FIRST_VIDEO + number
             name = f"video{number}.mp4"
-            body = random.Random(number).randbytes(17 * MIB + number)
+            body = random.Random(number).randbytes(VIDEO_MIB * MIB + number)
             key = f"media_attachments/files/{id_partition(row_id)}/original/{name}"
             headers: dict[str, Any] = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
             bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mastosync_dagster.demo.servers import boto3_client
-from mastosync_dagster.transfer.copying import CopyCounts, CopyProgress, CopySettings, copy_plan
+from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, CopySettings, copy_plan
 from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
 from mastosync_dagster.transfer.planfile import COPIED, PlannedCopy, PlanWriter
 from mastosync_dagster.transfer.storage import Storage, StorageSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -44,7 +44,14 @@ def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: A
         secret_access_key=server.secret_access_key,
         variable_prefix="" if name == "source" else "DESTINATION_",
     )
-    return Storage(replace(base, **settings), lambda: boto3_client(server))
+    return Storage(replace(base, **settings))
+
+
+def put_many(at: Bucket, keys: Iterable[str], body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    """Put the same body under many keys, without an ACL."""
+    side = storage(at, "source")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: side.ask(lambda client: client.put(key, body, headers or {}, None)), keys))
 
 
 def line(key: str, body: bytes | None = None, **fields: Any) -> PlannedCopy:

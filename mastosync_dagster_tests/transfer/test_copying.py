@@ -16,7 +16,7 @@ from mastosync_dagster_tests.support.transfers import Transfer, line
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mastosync_dagster.transfer.copying import CopyProgress
+    from mastosync_dagster.copy.engine import CopyProgress
     from mastosync_dagster_tests.conftest import Bucket
 
 MIB = 1024 * 1024

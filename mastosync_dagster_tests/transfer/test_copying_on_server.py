@@ -94,6 +94,15 @@ def test_what_is_older_than_anything_new_is_not_copied_over_what_is_at_the_desti
     assert transfer.fetched("media/a.mp4") == b"converted at the destination"
 
 
+def test_an_object_that_the_server_does_not_find_as_a_source_is_streamed(transfer: OneServer) -> None:
+    planned = [transfer.put(f"a{number} b", b"body") for number in range(3)]
+    transfer.proxy.set_rules(Rule(Answer(404, "NoSuchKey"), kinds=COPY, key="a1"))
+    counts, lines = transfer.run(*planned)
+    assert [one.outcome for one in lines] == [Outcome.COPIED] * 3
+    assert counts.copied_on_server == 2
+    assert transfer.fetched("a1 b") == b"body"
+
+
 def test_an_object_replaced_since_the_plan_is_copied_as_it_is_now(transfer: OneServer) -> None:
     planned = transfer.put("a", b"old body")
     now = transfer.put("a", b"new")

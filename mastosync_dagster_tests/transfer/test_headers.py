@@ -15,7 +15,6 @@ from moto.s3.models import FakeKey
 from moto.server import ThreadedMotoServer
 
 from mastosync_dagster.demo.servers import LOOPBACK, S3Server, boto3_client
-from mastosync_dagster.transfer.attributes import read_attributes
 from mastosync_dagster.transfer.closer import AuditSettings, CloserLook, Look, Sight
 from mastosync_dagster.transfer.findings import Finding
 from mastosync_dagster.transfer.headers import Attributes
@@ -218,15 +217,6 @@ def test_metadata_and_the_header_that_it_is_named_like_are_compared_each_with_it
     )
 
 
-@pytest.mark.parametrize("name", ["content-type", "contenttype", "storage-class", "cache-control", "contentencoding"])
-def test_obstore_is_not_given_what_it_would_take_for_a_header(name: str) -> None:
-    assert Attributes({"Content-Type": "image/png"}, {name: "x"}).for_obstore() is None
-
-
-def test_obstore_is_not_given_a_header_that_it_does_not_know() -> None:
-    assert Attributes({"Expires": "Thu, 01 Dec 2030 16:00:00 GMT"}, {}).for_obstore() is None
-
-
 class _Capitals(BaseHTTPRequestHandler):
     """Answers HEAD as a server that writes header names in its own way."""
 
@@ -255,7 +245,7 @@ def test_names_are_told_apart_in_whatever_case_a_server_writes_them(transfer: Tr
         at = replace(
             transfer.source, server=replace(transfer.source.server, endpoint=f"http://{LOOPBACK}:{server.server_port}")
         )
-        found = read_attributes(storage(at, "source"), key, threading.Event())
+        found = storage(at, "source").read_attributes(key).to_keep()
         server.shutdown()
     assert found == Attributes(
         {"Content-Type": "image/png", "Content-Encoding": "br"},

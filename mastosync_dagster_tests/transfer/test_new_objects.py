@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.transfer.copying import copy_plan
+from mastosync_dagster.copy.engine import copy_plan
 from mastosync_dagster.transfer.decisions import Decision
 from mastosync_dagster.transfer.items import Batch, Item
 from mastosync_dagster.transfer.manifest import ManifestLine, merge, read_manifest

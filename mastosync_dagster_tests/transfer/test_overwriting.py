@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.transfer.copier import WRITTEN_MEANWHILE
+from mastosync_dagster.copy.object_copier import WRITTEN_MEANWHILE
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster_tests.support.transfers import Transfer, line
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +24,8 @@ from mastosync_dagster.transfer.planning import (
     PlanCounts,
     make_plan,
 )
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, s3_proxy
-from mastosync_dagster_tests.support.transfers import storage
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, ShortList, s3_proxy
+from mastosync_dagster_tests.support.transfers import put_many, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -228,8 +227,8 @@ def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: World) -> None
     assert (counts.missing, counts.head_requests) == (1, 5 + 3)
 
 
-EMPTY_LISTING = Rule(Answer(200, "InternalError"), kinds=frozenset({Kind.LIST}))
-"""obstore takes any XML for a listing without objects."""
+EMPTY_LISTING = Rule(ShortList(0), kinds=frozenset({Kind.LIST}))
+"""A listing that shows nothing, and says that it is complete."""
 
 
 def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_it(world: World) -> None:
@@ -357,10 +356,8 @@ def test_damaged_objects_are_copied_again_without_a_question_each(world: World) 
 
 def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: World) -> None:
     names = [f"{number // 1000:03d}/{number % 1000:03d}/a" for number in range(3000)]
-    stores = (world.source.store(), world.destination.store())
-    with ThreadPoolExecutor(8) as pool:
-        for store in stores:
-            list(pool.map(lambda name, store=store: store.put(key(name), b"x", use_multipart=False), names))
+    for side in world.buckets:
+        put_many(side, [key(name) for name in names], b"x")
     for proxy in world.proxies:
         proxy.forget()
     batches = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mastosync_dagster.transfer import probe
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.probe import folder_of, prove_private
+from mastosync_dagster.transfer.probe import checks_md5, folder_of, prove_private
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
-from mastosync_dagster_tests.support.transfers import storage
+from mastosync_dagster_tests.support.transfers import put_many, storage
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.conftest import Bucket
@@ -70,6 +72,27 @@ def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket
         prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
     assert (told.value.reason, told.value.permanent) == (Reason.THROTTLED, False)
     assert keys(moto_bucket) == []
+
+
+def test_probes_of_runs_that_were_killed_are_deleted_after_an_hour(
+    moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [f"{folder}/mastosync-check/{number}" for folder in FOLDERS for number in range(2)]
+    others = ["media_attachments/files/mastosync-check", "media_attachments/files/mastosync-checks/a"]
+    put_many(moto_bucket, [*left, *others], b"")
+    assert prove(moto_bucket, sets_acls=False) == []
+    assert sorted(keys(moto_bucket)) == sorted([*left, *others])
+    monkeypatch.setattr(probe, "_OLD", timedelta(seconds=-5))
+    assert prove(moto_bucket, sets_acls=False) == []
+    assert sorted(keys(moto_bucket)) == sorted(others)
+
+
+@pytest.mark.parametrize("at", ["source_bucket", "moto_bucket"])
+def test_whether_a_damaged_body_is_refused_is_found_out(at: str, request: pytest.FixtureRequest) -> None:
+    bucket: Bucket = request.getfixturevalue(at)
+    # rclone's server looks at Content-MD5, moto does not.
+    assert checks_md5(storage(bucket, "destination")) == (at == "source_bucket")
+    assert keys(bucket) == []
 
 
 def test_a_probe_that_may_not_be_deleted_is_named(moto_bucket: Bucket) -> None:

@@ -204,7 +204,7 @@ def test_a_server_that_does_not_serve_is_asked_three_times_and_no_more(work: Ref
 def test_private_objects_are_stored_private_or_where_there_are_no_acls_not_at_all(
     tmp_path: Path, web: Web, moto_bucket: Bucket
 ) -> None:
-    # The last one's key is none that obstore can address.
+    # The last one's key has an empty segment.
     lines = [missing("public.png"), missing("private.png", private=True), missing("odd//private.png", private=True)]
     where: dict[str, Elsewhere | str | None] = {}
     for permission, take_private in (("public-read", True), (None, False)):

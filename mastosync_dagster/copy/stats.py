@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mastosync_dagster.copy.endpoint import Endpoint
     from mastosync_dagster.transfer.errors import StorageError
-    from mastosync_dagster.transfer.sides import Side
 
 _RATE_SECONDS = 10.0
 
@@ -68,7 +68,7 @@ class SideCounts:
     retries: dict[str, int]
 
     @classmethod
-    def of(cls, side: Side) -> SideCounts:
+    def of(cls, side: Endpoint) -> SideCounts:
         """Return what a side's window and retries show."""
         return cls(
             window=side.window.size,
@@ -89,6 +89,8 @@ class CopyCounts:
         failed: Objects not copied, those not attempted included.
         bytes: Bytes copied.
         copied_on_server: Objects of these that the server copied by itself: their bodies did not pass through here.
+        hedged: GETs that were sent beside one that was late.
+        hashed_bytes: Bytes of bodies that were hashed here; the destination has proven the others.
         seconds: Wall time.
         source: What it met at the source.
         destination: What it met at the destination.
@@ -101,6 +103,8 @@ class CopyCounts:
     failed: int
     bytes: int
     copied_on_server: int
+    hedged: int
+    hashed_bytes: int
     seconds: float
     source: SideCounts
     destination: SideCounts
@@ -114,7 +118,7 @@ class CopyCounts:
 
     def figures(self) -> dict[str, int | float]:
         """Return what the sides bore, by name, for metadata."""
-        figures: dict[str, int | float] = {}
+        figures: dict[str, int | float] = {"hashed_bytes": self.hashed_bytes, "hedged_requests": self.hedged}
         if self.copied_on_server:
             figures["copied_on_server"] = self.copied_on_server
         for name, side in (("source", self.source), ("destination", self.destination)):

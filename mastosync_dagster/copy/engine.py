@@ -1,0 +1,465 @@
+"""Carries out a plan: copies its objects with many coroutines, and writes down what became of each."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from mastosync_dagster.copy.endpoint import Endpoint, Persistence
+from mastosync_dagster.copy.hedging import Hedges
+from mastosync_dagster.copy.integrity import DestinationProof
+from mastosync_dagster.copy.limits import MemoryBudget, Window
+from mastosync_dagster.copy.multipart import LargeObjects
+from mastosync_dagster.copy.object_copier import ObjectCopier
+from mastosync_dagster.copy.server_side import ServerSideCopies
+from mastosync_dagster.copy.single import SingleObjects, TooLargeError
+from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
+from mastosync_dagster.s3.loop import Loop, TaskCancelled
+from mastosync_dagster.transfer.errors import StorageError
+from mastosync_dagster.transfer.manifest import failed
+from mastosync_dagster.transfer.memory import stay_small
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
+from mastosync_dagster.transfer.results import ResultWriter
+from mastosync_dagster.transfer.undisturbed import undisturbed
+from mastosync_dagster.transfer.verify import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mastosync_dagster.s3.loop import Task
+    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.transfer.planfile import PlannedCopy
+    from mastosync_dagster.transfer.storage import Storage
+
+__all__ = ["CopyCounts", "CopyProgress", "CopySettings", "SideCounts", "copy_plan"]
+
+_PROGRESS_SECONDS = 1.0
+_TICK_SECONDS = 0.1
+_GRACE_SECONDS = 1.0
+"""How long a stopped run lets small objects arrive that are on their way."""
+_CLEAN_UP_SECONDS = 10.0
+"""How long it then takes to remove uploads that it has begun."""
+_HURRY_SECONDS = 1.0
+"""The same when it is stopped once more."""
+_LARGE_WAITING = 4096
+"""No further batch of the plan is read while so many large objects wait."""
+_CANARY_OBJECTS, _CANARY_BYTES = 1000, 256 * MIB
+"""From so many objects or bytes it pays to find out whether the destination checks bodies."""
+
+STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
+NOT_BEGUN = "the run was stopped before"
+
+
+@dataclass(frozen=True, slots=True)
+class CopySettings:
+    """How objects are copied.
+
+    Attributes:
+        concurrency: Requests in flight at each side at most: so many objects are read while as many are written.
+        min_concurrency: Requests in flight at a side at least, however much it throttles.
+        adaptive: Shrink and grow between these two as the sides bear it. False: always ``concurrency``.
+        memory_mb: Megabytes (2^20) of bodies held at the same time.
+        large_object_mb: Objects above this many megabytes (2^20) are streamed.
+        large_in_flight: So many of those at the same time.
+        single_put_mb: Objects up to this many megabytes (2^20) go in one PUT, if they came to the source so. A request
+            that breaks is sent again as a whole; providers take 5 GiB in one, proxies may take less.
+        max_attempts: Requests of one kind for one object until it has failed.
+        backoff_seconds: Wait before the second attempt at most; doubled for each further one.
+        patience_seconds: No attempt starts later than this after the first failure.
+        source_requests_per_second: Limit; None: none. Of this run: runs beside it have limits of their own.
+        source_bytes_per_second: Limit; None: none.
+        destination_requests_per_second: Limit; None: none.
+        destination_bytes_per_second: Limit; None: none.
+    """
+
+    concurrency: int = 64
+    min_concurrency: int = 4
+    adaptive: bool = True
+    memory_mb: int = 128
+    large_object_mb: int = 16
+    large_in_flight: int = 4
+    single_put_mb: int = 200
+    max_attempts: int = 6
+    backoff_seconds: float = 1.0
+    patience_seconds: float = 900.0
+    source_requests_per_second: float | None = None
+    source_bytes_per_second: float | None = None
+    destination_requests_per_second: float | None = None
+    destination_bytes_per_second: float | None = None
+
+
+def copy_plan(
+    folder: Path,
+    source: Storage,
+    destination: Storage,
+    settings: CopySettings,
+    *,
+    on_progress: Callable[[CopyProgress], None],
+    stop: threading.Event,
+    on_line: Callable[[ManifestLine], None] | None = None,
+) -> CopyCounts:
+    """Copy what a plan says, and write what became of it: ``to_copy.arrow`` to ``copied.parquet`` (see `planfile`).
+
+    Every line of the plan gets exactly one line there, also when the copy is stopped or fails: objects whose turn did
+    not come are failed with `Reason.NOT_ATTEMPTED`. One thread does the work; the calling one waits, and calls
+    ``on_progress``.
+
+    Args:
+        folder: Holds the plan, gets the result.
+        source: Where objects are read.
+        destination: Where they go.
+        settings: How.
+        on_progress: Called about once a second, and at the end.
+        stop: Set from another thread, it ends the copy: small objects in flight have a second to arrive.
+        on_line: Told what became of each object, as it is done, by the thread that did it.
+
+    Raises:
+        OSError: The folder is not readable or writable.
+        BaseException: Whatever interrupts the calling thread, after the result is written.
+    """
+    stay_small()
+    return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
+
+
+class _Sums:
+    """What was done so far. Written by the loop's thread alone."""
+
+    __slots__ = ("bytes", "copied", "failed", "missing", "present")
+
+    def __init__(self) -> None:
+        self.copied = self.present = self.missing = self.failed = self.bytes = 0
+
+    def take(self, line: ManifestLine) -> None:
+        if line.outcome is Outcome.COPIED:
+            self.copied += 1
+            self.bytes += line.size or 0
+        elif line.outcome is Outcome.PRESENT:
+            self.present += 1
+        elif line.outcome is Outcome.MISSING:
+            self.missing += 1
+        else:
+            self.failed += 1
+
+    @property
+    def objects(self) -> int:
+        return self.copied + self.present + self.missing + self.failed
+
+
+class _Queue:
+    """What is left to copy, fed from the plan a batch at a time. Lives in the loop's thread.
+
+    Large objects have a lane of their own with a limit, and go first as long as that allows: they take long, and must
+    neither end the run alone nor fill the memory together.
+    """
+
+    def __init__(self, batches: Iterator[list[PlannedCopy]], limit: int, large_at_once: int) -> None:
+        self._batches = batches
+        self._limit = limit
+        self._most_large = large_at_once
+        self._common: deque[PlannedCopy] = deque()
+        self._large: deque[PlannedCopy] = deque()
+        self._large_running = 0
+        self._exhausted = False
+
+    def take(self) -> tuple[PlannedCopy, bool] | None:
+        """Return the next object, and whether it is a large one: then `finish_large` has to follow. None: no more."""
+        while True:
+            if self._large and self._large_running < self._most_large:
+                self._large_running += 1
+                return self._large.popleft(), True
+            if self._common:
+                return self._common.popleft(), False
+            if self._exhausted or len(self._large) >= _LARGE_WAITING:
+                # Whoever finishes a large one takes the next.
+                return None
+            lines = next(self._batches, None)
+            self._exhausted = lines is None
+            for line in lines or ():
+                (self._large if line.size is not None and line.size > self._limit else self._common).append(line)
+
+    def finish_large(self) -> None:
+        """Note that a large object is done."""
+        self._large_running -= 1
+
+    def put_large(self, line: PlannedCopy) -> None:
+        """Give back a line that turned out to be large."""
+        self._large.append(line)
+
+    def rest(self) -> Iterator[PlannedCopy]:
+        """Yield what nobody has taken; nobody takes any more."""
+        yield from self._large
+        yield from self._common
+        for lines in self._batches:
+            yield from lines
+
+
+class _Run:
+    """One call of `copy_plan`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Storage,
+        destination: Storage,
+        settings: CopySettings,
+        on_line: Callable[[ManifestLine], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._storages = (source, destination)
+        self._on_line = on_line
+        self._started = time.monotonic()
+        self._total, self._total_bytes = _plan_totals(folder)
+        self._prefixes = (source.settings.prefix, destination.settings.prefix)
+        self._queue = _Queue(read_plan(folder), settings.large_object_mb * MIB, settings.large_in_flight)
+        self._writer = ResultWriter(folder / COPIED)
+        self._sums = _Sums()
+        self._left = 0
+        self._rate = Rate()
+        self._loop = Loop("copy")
+        self._endpoints: tuple[Endpoint, Endpoint] | None = None
+        self._on_server: ServerSideCopies | None = None
+        self._proof: DestinationProof | None = None
+        self._hedges: Hedges | None = None
+        self._workers: dict[int, Task[None]] = {}
+        self._in_work: dict[int, tuple[PlannedCopy, bool]] = {}
+        self._ending = False
+        self._stopped: StorageError | None = None
+        self._crash: BaseException | None = None
+        self._all_done = threading.Event()
+        self._hurry = threading.Event()
+
+    def carry_out(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> CopyCounts:
+        """Do everything."""
+        self._writer.start()
+        interrupts: list[BaseException] = []
+
+        def interrupted(error: BaseException) -> None:
+            interrupts.append(error)
+            if len(interrupts) > 1:
+                # Whoever asks twice does not want to wait.
+                self._hurry.set()
+
+        try:
+            self._watch(on_progress, stop)
+        except BaseException as error:  # noqa: BLE001  (raised again when the result is written)
+            interrupts.append(error)
+        undisturbed(self._finish, interrupted)
+        if interrupts:
+            raise interrupts[0]
+        if self._crash is not None:
+            raise self._crash
+        on_progress(self._progress())
+        return self._counts()
+
+    def _watch(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> None:
+        """Let the workers work until they are done, or have to end."""
+        copier = None if stop.is_set() else self._copier()
+        if copier is None:
+            self._all_done.set()
+            return
+        self._loop.call(lambda: self._begin(copier))
+        next_progress = time.monotonic() + _PROGRESS_SECONDS
+        while not self._all_done.wait(_TICK_SECONDS):
+            if stop.is_set() or self._ending or self._writer.error is not None:
+                break
+            if time.monotonic() >= next_progress:
+                next_progress += _PROGRESS_SECONDS
+                on_progress(self._progress())
+
+    def _copier(self) -> ObjectCopier | None:
+        """Open both sides; None where that fails."""
+        settings, loop = self._settings, self._loop
+        persistence = Persistence(settings.max_attempts, settings.backoff_seconds, settings.patience_seconds)
+        limits = (
+            (settings.source_requests_per_second, settings.source_bytes_per_second),
+            (settings.destination_requests_per_second, settings.destination_bytes_per_second),
+        )
+        try:
+            source, destination = (
+                Endpoint(
+                    storage,
+                    loop,
+                    Window(loop, settings.concurrency, minimum=settings.min_concurrency, adaptive=settings.adaptive),
+                    persistence,
+                    requests=requests,
+                    bytes_=bytes_,
+                )
+                for storage, (requests, bytes_) in zip(self._storages, limits, strict=True)
+            )
+        except StorageError as error:
+            self._stopped = error
+            return None
+        self._endpoints = (source, destination)
+        budget = MemoryBudget(loop, settings.memory_mb * MIB)
+        self._proof = DestinationProof(destination)
+        self._hedges = Hedges(source)
+        if source.storage.same_server(destination.storage):
+            self._on_server = ServerSideCopies(source, destination)
+        return ObjectCopier(
+            source,
+            destination,
+            single=SingleObjects(
+                source,
+                destination,
+                proof=self._proof,
+                budget=budget,
+                hedges=self._hedges,
+                limit=settings.large_object_mb * MIB,
+            ),
+            large=LargeObjects(source, destination, self._proof, budget, settings.single_put_mb * MIB),
+            on_server=self._on_server,
+            end_run=self._end_with,
+        )
+
+    # ---- within the loop ----
+
+    def _begin(self, copier: ObjectCopier) -> None:
+        if self._hedges is not None:
+            self._loop.spawn(self._hedges.watch())
+        if self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES:
+            self._loop.spawn(self._try_canary())
+        # Reading and writing overlap: while one side has all the requests that it gets, so can the other.
+        for number in range(min(2 * self._settings.concurrency, max(1, self._total))):
+            self._workers[number] = self._loop.spawn(self._work(number, copier))
+
+    async def _try_canary(self) -> None:
+        if self._proof is not None:
+            await self._proof.try_canary()
+
+    async def _work(self, number: int, copier: ObjectCopier) -> None:
+        """Copy objects until none is left: the life of a worker."""
+        queue = self._queue
+        try:
+            while not self._ending:
+                taken = queue.take()
+                if taken is None:
+                    break
+                line, large = taken
+                self._in_work[number] = taken
+                try:
+                    result = await (copier.copy_large(line) if large else copier.copy(line))
+                except TooLargeError:
+                    queue.put_large(line)
+                else:
+                    self._settle(result)
+                finally:
+                    if large:
+                        queue.finish_large()
+                del self._in_work[number]
+        except TaskCancelled:
+            pass  # its line is still in `_in_work`
+        except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
+            self._crash = error
+            self._ending = True
+        finally:
+            del self._workers[number]
+            if not self._workers:
+                self._all_done.set()
+
+    def _settle(self, line: ManifestLine) -> None:
+        self._sums.take(line)
+        self._writer.put(line)
+        if self._on_line is not None:
+            self._on_line(line)
+
+    def _end_with(self, error: StorageError) -> None:
+        """End the run because of an error; the first one counts."""
+        self._stopped = self._stopped or error
+        self._ending = True
+
+    def _cancel(self, *, large: bool) -> None:
+        """Cancel workers at what they are doing; those with a small object only if ``large`` is not all."""
+        for number, task in tuple(self._workers.items()):
+            if not large or number not in self._in_work or self._in_work[number][1]:
+                self._loop.cancel(task)
+
+    # ---- in the calling thread ----
+
+    def _finish(self) -> None:
+        """Let nothing new begin, end what is under way, and write what became of everything."""
+        self._ending = True
+        if not self._all_done.is_set():
+            self._loop.call(lambda: self._cancel(large=True))
+            self._wait(_GRACE_SECONDS)
+        if not self._all_done.is_set():
+            self._loop.call(lambda: self._cancel(large=False))
+            self._wait(_CLEAN_UP_SECONDS)
+        self._loop.close()
+        self._writer.finish(self._rest())
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._all_done.wait(_TICK_SECONDS):
+            now = time.monotonic()
+            if now >= until or (self._hurry.is_set() and now >= until - seconds + _HURRY_SECONDS):
+                return
+
+    def _rest(self) -> Iterator[ManifestLine]:
+        """Yield the lines of objects that nobody has finished, and count them."""
+        left = ((line, STILL_IN_FLIGHT) for line, _ in self._in_work.values())
+        for line, detail in itertools.chain(left, ((line, NOT_BEGUN) for line in self._queue.rest())):
+            self._left += 1
+            source_prefix, destination_prefix = self._prefixes
+            yield failed(
+                line,
+                source_prefix + line.source_key,
+                destination_prefix + line.key,
+                Reason.NOT_ATTEMPTED,
+                detail,
+            )
+
+    def _progress(self) -> CopyProgress:
+        sums, now = self._sums, time.monotonic()
+        objects_per_second, bytes_per_second = self._rate.add(now, sums.objects + self._left, sums.bytes)
+        windows = [0, 0] if self._endpoints is None else [endpoint.window.size for endpoint in self._endpoints]
+        return CopyProgress(
+            total=self._total,
+            total_bytes=self._total_bytes,
+            copied=sums.copied,
+            present=sums.present,
+            missing=sums.missing,
+            failed=sums.failed + self._left,
+            bytes=sums.bytes,
+            seconds=now - self._started,
+            objects_per_second=objects_per_second,
+            bytes_per_second=bytes_per_second,
+            source_window=windows[0],
+            destination_window=windows[1],
+        )
+
+    def _counts(self) -> CopyCounts:
+        sums = self._sums
+        nothing = SideCounts(window=0, lowest_window=0, reductions=0, retries={})
+        source, destination = (nothing, nothing) if self._endpoints is None else map(SideCounts.of, self._endpoints)
+        return CopyCounts(
+            copied=sums.copied,
+            present=sums.present,
+            missing=sums.missing,
+            failed=sums.failed + self._left,
+            bytes=sums.bytes,
+            copied_on_server=0 if self._on_server is None else self._on_server.copied,
+            hedged=0 if self._hedges is None else self._hedges.sent,
+            hashed_bytes=0 if self._proof is None else self._proof.hashed_bytes,
+            seconds=time.monotonic() - self._started,
+            source=source,
+            destination=destination,
+            stopped=self._stopped,
+        )
+
+
+def _plan_totals(folder: Path) -> tuple[int, int]:
+    """Return the number of a plan's lines, and their bytes as far as known."""
+    lines = size = 0
+    with pa.OSFile(str(folder / TO_COPY), "rb") as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            lines += batch.num_rows
+            size += sum(filter(None, batch.column("size").to_pylist()))
+    return lines, size

@@ -1,0 +1,133 @@
+"""How much may be in flight: an adaptive window, rate limits, a budget of memory. All live in the loop's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mastosync_dagster.s3.loop import Loop, Task
+
+
+class Window:
+    """How many requests one side gets at once: one more after a window of successes, half as many when it throttles.
+
+    A throttled request counts only if it was sent after the last reduction: of the many requests in flight when a
+    server begins to refuse, the first halves the window and the rest say nothing new.
+
+    Attributes:
+        size: Requests allowed at once, at the moment.
+        taken: Slots that are taken now.
+        epoch: Number of reductions so far; to be read before a request and handed to `on_throttle`.
+        growing: Whether successes are to be told; false at the maximum.
+        lowest: The smallest size it ever had.
+    """
+
+    def __init__(self, loop: Loop, maximum: int, *, minimum: int = 4, adaptive: bool = True) -> None:
+        self._loop = loop
+        self._maximum = maximum
+        self._minimum = min(minimum, maximum) if adaptive else maximum
+        self._credit = 0
+        self._waiting: deque[tuple[Task[Any], int]] = deque()
+        self.size = self.lowest = maximum
+        self.taken = 0
+        self.epoch = 0
+        self.growing = False
+
+    async def enter(self) -> None:
+        """Take a slot for a request, and wait for one where there is none."""
+        if self.taken < self.size:
+            self.taken += 1
+            return
+        # Whoever wakes this one has taken the slot for it.
+        await self._loop.park(self._waiting.append)
+
+    def leave(self) -> None:
+        """Give a slot back."""
+        self.taken -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self.taken < self.size:
+            if self._loop.wake(self._waiting.popleft()):
+                self.taken += 1
+
+    @property
+    def reductions(self) -> int:
+        """How many times the window was reduced."""
+        return self.epoch
+
+    def on_success(self) -> None:
+        """Count one success; call it while `growing`."""
+        self._credit += 1
+        if self._credit < self.size or self.size >= self._maximum:
+            return
+        self._credit = 0
+        self.size += 1
+        self.growing = self.size < self._maximum
+        self._let_in()
+
+    def on_throttle(self, epoch: int) -> None:
+        """Halve the window, unless that happened since ``epoch`` was read."""
+        if epoch != self.epoch or self.size <= self._minimum:
+            return
+        self.epoch += 1
+        self._credit = 0
+        self.size = max(self._minimum, self.size // 2)
+        self.lowest = min(self.lowest, self.size)
+        self.growing = True
+
+
+class RateLimit:
+    """A token bucket: so many units a second, on average over a second.
+
+    Amounts may exceed what the bucket holds: the bucket goes into debt and later callers wait longer. That keeps a
+    large body from waiting for a bucket that never becomes so full.
+    """
+
+    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_second
+        self._clock = clock
+        self._tokens = per_second
+        self._at = clock()
+
+    def reserve(self, amount: float) -> float:
+        """Take ``amount`` and return how many seconds the caller must wait before it goes on."""
+        now = self._clock()
+        self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        self._tokens -= amount
+        return max(0.0, -self._tokens / self._rate)
+
+
+class MemoryBudget:
+    """Bytes that bodies may occupy together. Who waits for some must not hold a slot of a window."""
+
+    def __init__(self, loop: Loop, total: int) -> None:
+        self._loop = loop
+        self._total = self._free = total
+        self._waiting: deque[tuple[tuple[Task[Any], int], int]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Hold ``size`` bytes while the block runs; wait for them first, in the order of asking.
+
+        A body larger than the whole budget waits until it is alone.
+        """
+        amount = min(size, self._total)
+        if amount > self._free or self._waiting:
+            await self._loop.park(lambda parked: self._waiting.append((parked, amount)))
+        else:
+            self._free -= amount
+        try:
+            yield
+        finally:
+            self._free += amount
+            while self._waiting and self._waiting[0][1] <= self._free:
+                parked, wanted = self._waiting.popleft()
+                if self._loop.wake(parked):
+                    self._free -= wanted

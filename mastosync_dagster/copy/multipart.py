@@ -1,0 +1,394 @@
+"""Copies objects of any size: streamed, or in parts, and verified before they are published."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mastosync_dagster.copy.endpoint import EndpointError, Trouble
+from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, look_at
+from mastosync_dagster.copy.pipe import READ_AHEAD
+from mastosync_dagster.copy.reading import Reading, SideError
+from mastosync_dagster.copy.single import Copied
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.http import TransportError
+from mastosync_dagster.transfer.errors import Aside
+from mastosync_dagster.transfer.headers import shown
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.storage import has_md5
+from mastosync_dagster.transfer.verify import (
+    SMALLEST_PART,
+    BodyDigests,
+    PartsDigest,
+    bare,
+    etag_of_parts,
+    guess_part_size,
+    is_md5,
+    part_size_for,
+    parts_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.copy.integrity import DestinationProof
+    from mastosync_dagster.copy.limits import MemoryBudget
+
+_LOG = logging.getLogger(__name__)
+
+_ABORTS = 3
+_ABORT_PAUSE = 0.2
+_NO_UPLOAD = "NoSuchUpload"
+_LOST = frozenset({_NO_UPLOAD, "BadDigest"})
+"""What a server says that has dropped an upload, as rclone does with a part that arrives damaged: start again."""
+_OWN_KEY_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
+_MOST_BUFFERED = 64 * 1024 * 1024
+"""Bytes of a part, at most: it is held in memory, to be sent again."""
+
+
+class LargeObjects:
+    """Copies objects of any size.
+
+    Args:
+        source: Where objects are read.
+        destination: Where they go.
+        proof: How the destination proves bodies.
+        budget: Memory for bodies.
+        single_limit: Bytes up to which an object goes in one PUT, if its source has it so.
+    """
+
+    def __init__(
+        self, source: Endpoint, destination: Endpoint, proof: DestinationProof, budget: MemoryBudget, single_limit: int
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._proof = proof
+        self._budget = budget
+        self._single_limit = single_limit
+
+    async def copy(self, source_key: str, key: str, size: int | None, *, private: bool) -> Copied:
+        """Copy one object.
+
+        Args:
+            source_key: Where it is, relative to the source's prefix.
+            key: Where it goes, relative to the destination's prefix.
+            size: Bytes, as planned; None: unknown.
+            private: Write it so that not everybody may read it.
+
+        Raises:
+            EndpointError: A side failed for good. Nothing was published.
+        """
+        readings: list[str] = []
+        troubles: dict[Endpoint, Trouble] = {}
+        room = part_size_for(size or 0)
+        while True:
+            epochs = {side: side.window.epoch for side in (self._source, self._destination)}
+            try:
+                # It is read while it is written, so it takes a slot at both sides. Whoever waits for the second with
+                # the first one taken waits for somebody who waits for neither, nor for memory.
+                async with self._budget.hold(room + READ_AHEAD), self._source, self._destination:
+                    return await self._copy_once(_Work(source_key, key, size, private, readings, room))
+            except _NeedsRoomError as needed:
+                room = needed.size
+            except SideError as failed:
+                side = failed.endpoint
+                trouble = troubles.setdefault(side, Trouble(side))
+                if not await trouble.pause(failed.error, epochs[side]):
+                    raise EndpointError(side, failed.error) from failed
+
+    async def _copy_once(self, work: _Work) -> Copied:
+        reading = Reading(self._source, work.source_key)
+        try:
+            await reading.open()
+            if is_md5(reading.etag) and has_md5(reading.headers) and 0 < reading.size <= self._single_limit:
+                return await self._copy_streamed(reading, work.key, private=work.private)
+            return await self._copy_in_parts(reading, work)
+        finally:
+            reading.close()
+
+    # ---- in one request ----
+
+    async def _copy_streamed(self, reading: Reading, key: str, *, private: bool) -> Copied:
+        """Send the body while it comes. Its last byte follows when all of it is known to be the right one."""
+        destination, pipe, etag = self._destination, reading.pipe, reading.etag or ""
+        vouched = self._proof.vouches_for(reading.headers)
+        self._proof.hashed_bytes += 0 if vouched else reading.size
+        pipe.expect(None if vouched else etag)
+        headers = destination.storage.write_headers(shown(reading.headers), private=private)
+        await destination.permit()
+        try:
+            reply = await destination.client.put(
+                destination.storage.full_key(key), pipe.source(), headers, bytes.fromhex(etag)
+            )
+        except Exception as problem:
+            reading.raise_error()
+            error = destination.storage.error(problem, key)
+            if pipe.short:
+                error = body_error(self._source, "broke off while sending the body", Reason.CONNECTION)
+                raise SideError(self._source, error) from problem
+            if pipe.wrong or (vouched and error.reason is Reason.CHECKSUM_MISMATCH):
+                error = body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+                raise SideError(self._source, error) from problem
+            raise SideError(destination, error) from problem
+        destination.succeeded()
+        if bare(reply.headers.get("etag")) != etag:
+            await destination.send(key, self._proof.question, key, reading.size, etag, reply.headers)
+        return Copied(reading.size, etag)
+
+    # ---- in parts ----
+
+    async def _copy_in_parts(self, reading: Reading, work: _Work) -> Copied:
+        key, send = work.key, self._destination.send
+        part_size = await self._part_size(reading)
+        if part_size > work.room:
+            raise _NeedsRoomError(part_size)
+        upload = _Upload(self._destination, key)
+        headers = self._destination.storage.write_headers(shown(reading.headers), private=work.private)
+        try:
+            await send(key, upload.create, headers)
+            digests, in_own_parts = await self._copy_parts(reading, upload, part_size)
+            await self._check_source(digests, reading, work)
+            etag = await send(key, upload.complete)
+            if etag != in_own_parts:
+                await send(key, self._look_at, key, digests, in_own_parts, upload)
+        except BaseException:
+            await self._clean_up(upload, upload.abort)
+            raise
+        await self._clean_up(upload, upload.remove_others)
+        return Copied(digests.size, digests.md5)
+
+    async def _part_size(self, reading: Reading) -> int:
+        """Return the size of the parts that the source's object has, if it has some and they fit; else one of ours."""
+        parts = parts_of(reading.etag)
+        own = part_size_for(reading.size)
+        if parts is None:
+            return own
+        size = await self._first_part(reading, parts) or guess_part_size(reading.size, reading.etag) or own
+        fits = SMALLEST_PART <= size <= _MOST_BUFFERED or (parts == 1 and size <= _MOST_BUFFERED)
+        return size if fits else own
+
+    async def _first_part(self, reading: Reading, parts: int) -> int | None:
+        """Ask the source for its first part's size; None: it does not know parts."""
+        try:
+            reply = await self._source.client.head(
+                self._source.storage.full_key(reading.key), query=[("partNumber", "1")]
+            )
+        except (S3Error, TransportError):
+            return None
+        size = int(reply.headers.get("content-length", 0))
+        known = reply.headers.get("x-amz-mp-parts-count") == str(parts)
+        return size if known and size * (parts - 1) < reading.size <= size * parts else None
+
+    async def _copy_parts(self, reading: Reading, upload: _Upload, part_size: int) -> tuple[BodyDigests, str]:
+        """Read the body and send it part by part. Returns its digests, and the ETag of an upload in these parts."""
+        guess = guess_part_size(reading.size, reading.etag)
+        guessed = None if guess in {None, part_size} else PartsDigest(guess or 0)
+        digests: list[bytes] = []
+        left = reading.size
+        while left:
+            part = await reading.pipe.piece(min(part_size, left))
+            if part is None:
+                reading.raise_error()
+                raise SideError(
+                    self._source, body_error(self._source, "broke off while sending the body", Reason.CONNECTION)
+                )
+            left -= len(part)
+            if guessed is not None:
+                guessed.update(memoryview(part))
+            digest = self._proof.md5(part)
+            digests.append(digest)
+            await self._destination.take_bytes(len(part))
+            upload.keep_part(await self._destination.send(upload.key, self._put_part, upload, part, digest))
+        in_own_parts = etag_of_parts(digests)
+        in_source_parts = None
+        if parts_of(reading.etag) is not None:
+            in_source_parts = guessed.etag() if guessed is not None else in_own_parts
+        return BodyDigests(reading.size, reading.pipe.digest(), in_source_parts), in_own_parts
+
+    async def _put_part(self, upload: _Upload, part: bytearray, digest: bytes) -> str:
+        etag = await upload.put_part(part, digest)
+        if upload.etags_are_md5 and is_md5(etag) and etag != digest.hex():
+            raise body_error(self._destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
+        return etag or digest.hex()
+
+    async def _check_source(self, digests: BodyDigests, reading: Reading, work: _Work) -> None:
+        """Compare the body with what the source says of it.
+
+        Raises:
+            SideError: It is another body.
+            EndpointError: The source does not say.
+        """
+        source, other = self._source, False
+        agrees = digests.agrees(reading.etag)
+        if agrees is False:
+            other = await source.send(reading.key, etag_is_md5, source, reading.key)
+        elif agrees is None:
+            await self._check_length(digests.size, reading, work.planned)
+            # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
+            other = digests.in_guessed_parts is not None and digests.md5 not in work.readings
+        work.readings.append(digests.md5)
+        if other:
+            error = body_error(source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+            raise SideError(source, error)
+
+    async def _check_length(self, size: int, reading: Reading, planned: int | None) -> None:
+        source = self._source
+        try:
+            await check_length(source, reading.key, size, reading.etag, planned)
+        except Exception as problem:
+            raise SideError(source, source.storage.error(problem, reading.key)) from problem
+
+    async def _look_at(self, key: str, digests: BodyDigests, in_own_parts: str, upload: _Upload) -> None:
+        """Look at the object that was published, where the last answer does not prove it.
+
+        Raises:
+            SideError: The destination has something else.
+        """
+        destination = self._destination
+        found = await look_at(destination, key)
+        problem = None
+        if found is None or found.size != digests.size:
+            what = "does not have what it has just taken" if found is None else "keeps another length than was sent"
+            problem = body_error(destination, what, Reason.SIZE_MISMATCH)
+        elif found.etag not in {in_own_parts, digests.md5} and upload.etags_are_md5:
+            same_form = parts_of(found.etag) == parts_of(in_own_parts)
+            if same_form or (is_md5(found.etag) and await etag_is_md5(destination, key)):
+                problem = body_error(destination, "keeps another body than was sent", Reason.CHECKSUM_MISMATCH)
+        if problem is not None:
+            raise SideError(destination, problem)
+
+    async def _clean_up(self, upload: _Upload, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Remove what is not to stay. In spite of a stop, but without insisting: the server may be gone."""
+        for _ in range(_ABORTS):
+            try:
+                await action()
+            except Exception as error:  # noqa: BLE001, PERF203  (the object's own error matters more)
+                problem = self._destination.storage.error(error, upload.key)
+                await self._destination.loop.sleep(_ABORT_PAUSE)
+            else:
+                return
+        _LOG.warning("an upload in parts of %s may be left at the destination: %s", upload.key, problem)
+
+
+class _Work(NamedTuple):
+    """One object to copy.
+
+    Attributes:
+        source_key: Where it is.
+        key: Where it goes.
+        planned: Bytes, as planned; None: unknown.
+        private: Write it so that not everybody may read it.
+        readings: MD5s of earlier readings.
+        room: Bytes of memory for a part.
+    """
+
+    source_key: str
+    key: str
+    planned: int | None
+    private: bool
+    readings: list[str]
+    room: int
+
+
+class _NeedsRoomError(Aside):
+    """The object's parts are larger than what is held for one.
+
+    Attributes:
+        size: Bytes of a part.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
+class _Upload:
+    """An upload in parts. It is published by `complete` alone, and leaves nothing behind after `abort`.
+
+    Header fields, ACL and storage class go with the first request only: some servers refuse them with the others.
+
+    Attributes:
+        key: Relative to the destination's prefix.
+        etags_are_md5: Whether the ETags of its parts are MD5s: not so where the server encrypts with a key of its own.
+    """
+
+    def __init__(self, destination: Endpoint, key: str) -> None:
+        self._destination = destination
+        self.key = key
+        self._full = destination.storage.full_key(key)
+        self._id: str | None = None
+        self._etags: list[str] = []
+        self._creations = 0
+        self.etags_are_md5 = True
+
+    async def create(self, headers: Mapping[str, str]) -> None:
+        """Begin."""
+        self._creations += 1
+        self._id, reply = await self._destination.client.create_upload(self._full, headers)
+        self.etags_are_md5 = reply.headers.get("x-amz-server-side-encryption") not in _OWN_KEY_ENCRYPTION
+
+    async def put_part(self, body: bytearray, md5: bytes) -> str | None:
+        """Send the next part; the server checks the MD5. Returns its bare ETag.
+
+        Raises:
+            SideError: The server has no such upload any more.
+        """
+        try:
+            reply = await self._destination.client.put_part(self._full, self._id or "", len(self._etags) + 1, body, md5)
+        except S3Error as error:
+            if error.code in _LOST:
+                lost = body_error(self._destination, "dropped an upload in parts", Reason.SERVER_ERROR)
+                raise SideError(self._destination, lost) from error
+            raise
+        return bare(reply.headers.get("etag"))
+
+    def keep_part(self, etag: str) -> None:
+        """Take the part that was sent last into the object."""
+        self._etags.append(etag)
+
+    async def complete(self) -> str | None:
+        """Publish the object.
+
+        Returns:
+            Its bare ETag; None where the server says that the upload is over already: an earlier request was carried
+            out and its reply lost, or somebody has removed the upload. The object itself has to be looked at.
+        """
+        try:
+            return bare(await self._destination.client.complete_upload(self._full, self._id or "", self._etags))
+        except S3Error as error:
+            if error.code == _NO_UPLOAD:
+                return None
+            raise
+
+    async def abort(self) -> None:
+        """Remove the upload and its parts; others of this key too, if it began one whose id was lost."""
+        if self._id is not None:
+            await self._abort(self._id)
+        if self._creations > (self._id is not None):
+            await self.remove_others()
+
+    async def remove_others(self) -> None:
+        """Remove other uploads of this key: of requests whose replies were lost, and of runs that died.
+
+        After `complete` that harms nobody: a run that is copying the same object beside us begins again, and is not
+        disturbed any more.
+        """
+        for key, upload_id in await self._list():
+            if key == self._full and upload_id != self._id:
+                await self._abort(upload_id)
+
+    async def _list(self) -> list[tuple[str, str]]:
+        try:
+            return await self._destination.client.list_uploads(self._full)
+        except S3Error as error:
+            if error.code == _NO_UPLOAD:  # what rclone's server says where none was ever begun
+                return []
+            raise
+
+    async def _abort(self, upload_id: str) -> None:
+        try:
+            await self._destination.client.abort_upload(self._full, upload_id)
+        except S3Error as error:
+            if error.code != _NO_UPLOAD:
+                raise

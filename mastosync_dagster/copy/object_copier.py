@@ -1,0 +1,308 @@
+"""Copies one planned object, whatever happens, and says what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.copy.endpoint import EndpointError
+from mastosync_dagster.copy.integrity import look_at
+from mastosync_dagster.copy.server_side import RefusedError
+from mastosync_dagster.copy.single import OlderError
+from mastosync_dagster.transfer.decisions import Decision
+from mastosync_dagster.transfer.manifest import ManifestLine, failed
+from mastosync_dagster.transfer.outcomes import Outcome, Reason
+from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
+from mastosync_dagster.transfer.pool import gone
+from mastosync_dagster.transfer.verify import bare, is_md5
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.copy.multipart import LargeObjects
+    from mastosync_dagster.copy.server_side import ServerSideCopies
+    from mastosync_dagster.copy.single import Copied, SingleObjects
+    from mastosync_dagster.transfer.errors import StorageError
+    from mastosync_dagster.transfer.planfile import PlannedCopy
+    from mastosync_dagster.transfer.storage import ListedObject
+
+    _Way = Callable[[PlannedCopy, str, str], Coroutine[Any, Any, Copied]]
+
+GONE = "deleted between plan and copy"
+FLICKERS = "the source does not have the object when it is read, and shows it when it is asked for"
+WRITTEN_MEANWHILE = "one side has another object than when the copy was planned; nothing was overwritten"
+
+_PAUSES = (1.0, 4.0)
+"""Seconds before an object that the source denies and shows is read again."""
+
+
+class ObjectCopier:
+    """Copies planned objects.
+
+    Args:
+        source: Where objects are read.
+        destination: Where they go.
+        single: Copies those that fit in memory.
+        large: Copies the others.
+        on_server: Has them copied by the server, where both sides are one; None: they are two.
+        end_run: Told an error that concerns more than one object.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        destination: Endpoint,
+        *,
+        single: SingleObjects,
+        large: LargeObjects,
+        on_server: ServerSideCopies | None,
+        end_run: Callable[[StorageError], None],
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._single = single
+        self._large = large
+        self._on_server = on_server
+        self._end_run = end_run
+        self._source_prefix = source.storage.settings.prefix
+        self._destination_prefix = destination.storage.settings.prefix
+
+    async def copy(self, line: PlannedCopy) -> ManifestLine:
+        """Copy an object that is expected to fit in memory.
+
+        Raises:
+            TooLargeError: It does not fit; nothing was written.
+        """
+        return await self._changed_since(line) or await self._first_found(line, self._copy_single)
+
+    async def copy_large(self, line: PlannedCopy) -> ManifestLine:
+        """Copy an object of any size."""
+        return await self._changed_since(line) or await self._first_found(line, self._copy_large)
+
+    async def _copy_on_server(self, line: PlannedCopy, source_key: str, key: str) -> Copied | None:
+        """Have the server copy an object; None: it does not."""
+        if self._on_server is None:
+            return None
+        if line.written_after is not None:
+            # Here nobody reads it, so nobody sees how old it is. What cannot be asked for the copy will tell.
+            async with self._source as source:
+                with contextlib.suppress(EndpointError):
+                    found = await source.send(source_key, look_at, source, source_key)
+                    if found is not None and found.modified is not None and found.modified <= line.written_after:
+                        raise OlderError(found.size, found.etag)
+        with contextlib.suppress(RefusedError):
+            return await self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
+        return None
+
+    async def _copy_single(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
+        copied = await self._copy_on_server(line, source_key, key)
+        if copied is not None:
+            return copied
+        return await self._single.copy(
+            source_key, key, line.size, private=line.private, written_after=line.written_after
+        )
+
+    async def _copy_large(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
+        copied = await self._copy_on_server(line, source_key, key)
+        if copied is not None:
+            return copied
+        return await self._large.copy(source_key, key, line.size, private=line.private)
+
+    async def _first_found(self, line: PlannedCopy, copy: _Way) -> ManifestLine:
+        """Try the keys of an object in order.
+
+        What the source denies is asked for once more, by HEAD: "missing" is final, and nobody comes back to it. What it
+        has shown to the plan is tried once more after a pause.
+        """
+        seen = line.size is not None
+        for pause in (*_PAUSES, None):
+            line_or_refusal = await self._try_keys(line, copy)
+            if isinstance(line_or_refusal, ManifestLine):
+                return line_or_refusal
+            try:
+                async with self._source:
+                    shown = line_or_refusal is None and await self._shown(line)
+                if not shown and not seen:
+                    async with self._destination:
+                        return await self._not_at_source(line, line_or_refusal)
+            except EndpointError as problem:
+                return self._gave_up(line, line.source_key, line.key, problem)
+            seen = seen and shown
+            if pause is None:
+                break
+            await self._source.loop.sleep(pause)
+        return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, FLICKERS)
+
+    async def _changed_since(self, line: PlannedCopy) -> ManifestLine | None:
+        """Look once more before an object is overwritten: it was decided by what both sides had then.
+
+        Returns:
+            The line of an object that is not to be copied; None: nothing was there to be overwritten, or both sides
+            have what they had.
+        """
+        if line.there_size is None:
+            return None
+        for side, key, size, etag in (
+            (self._source, line.source_key, line.size, line.etag),
+            (self._destination, line.key, line.there_size, line.there_etag),
+        ):
+            try:
+                async with side:
+                    found = await side.send(key, look_at, side, key)
+            except EndpointError as problem:
+                if problem.error.reason is Reason.ACCESS_DENIED:  # listed, and not to be asked for: the listing counts
+                    continue
+                return self._gave_up(line, line.source_key, line.key, problem)
+            if found is None or (found.size == size and _may_be(found.etag, bare(etag))):
+                continue
+            if side is self._destination and _is_what_is_wanted(found, line):
+                # What decided was a listing that was wrong, or another run has written it.
+                return self._present(line, found, None)
+            return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+        return None
+
+    async def _shown(self, line: PlannedCopy) -> bool:
+        """Ask the source whether it has an object, under any of its keys.
+
+        Raises:
+            EndpointError: It does not say.
+        """
+        for key in (line.source_key, *line.candidates):
+            try:
+                if await self._source.send(key, look_at, self._source, key) is not None:
+                    return True
+            except EndpointError as problem:  # noqa: PERF203  (once an absent object)
+                if problem.error.reason is not Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
+                    raise
+        return False
+
+    async def _try_keys(self, line: PlannedCopy, copy: _Way) -> ManifestLine | StorageError | None:
+        """Try the keys of an object in order.
+
+        Returns:
+            Its line; else, where none of the keys could be read, the last refusal; None where all are absent.
+        """
+        refused: StorageError | None = None
+        for source_key in (line.source_key, *line.candidates):
+            key = source_key if line.keep_found_key and line.size is None else line.key
+            try:
+                copied = await copy(line, source_key, key)
+            except EndpointError as problem:
+                error = problem.error
+                if problem.endpoint is self._source and gone(error):
+                    continue
+                if problem.endpoint is self._source and line.size is None and error.reason is Reason.ACCESS_DENIED:
+                    # Without the right to list, S3 answers so for absent objects too.
+                    refused = error
+                    continue
+                return self._gave_up(line, source_key, key, problem)
+            except OlderError as older:
+                there = await self._of_older(line, key, older)
+                return there or await self._try_keys(line._replace(written_after=None), copy)
+            return ManifestLine(
+                line.group,
+                line.row_id,
+                line.part,
+                self._destination_prefix + key,
+                self._source_prefix + source_key,
+                Outcome.COPIED,
+                None,
+                None,
+                copied.size,
+                copied.md5,
+                line.private,
+                line.remote,
+            )
+        return refused
+
+    async def _of_older(self, line: PlannedCopy, key: str, older: OlderError) -> ManifestLine | None:
+        """Ask the destination for an object that was thought to be new, and is older at the source than that.
+
+        It was copied before, or the row speaks of what Mastodon has written at the destination since.
+
+        Returns:
+            The line of what the destination has; None: it has nothing.
+        """
+        try:
+            async with self._destination as destination:
+                there = await destination.send(key, look_at, destination, key)
+        except EndpointError as problem:
+            if problem.error.reason is Reason.ACCESS_DENIED:
+                return None  # so S3 answers for absent objects too, without the right to list
+            return self._gave_up(line, line.source_key, key, problem)
+        if there is None:
+            return None
+        same = there.size == older.size and _may_be(there.etag, older.etag)
+        return self._present(line, there, None if same else Decision.WRITTEN_THERE.words)
+
+    async def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
+        """Say what becomes of an object that the source does not have, or refuses."""
+        if line.size is None:
+            # Nobody has looked at the destination. Once Mastodon writes to it, it has what the source never had.
+            for key in (line.key, *line.candidates) if line.keep_found_key else (line.key,):
+                try:
+                    there = await self._destination.send(key, look_at, self._destination, key)
+                except EndpointError as problem:
+                    if problem.error.reason is Reason.ACCESS_DENIED:
+                        continue  # so S3 answers for absent objects too, without the right to list
+                    return self._gave_up(line, line.source_key, key, problem)
+                if there is not None:
+                    return self._present(line, there, SOURCE_SILENT if refused else ONLY_AT_DESTINATION)
+        if refused is not None:
+            return self._gave_up(line, line.source_key, line.key, EndpointError(self._source, refused))
+        return self._missing(line)
+
+    def _gave_up(self, line: PlannedCopy, source_key: str, key: str, problem: EndpointError) -> ManifestLine:
+        """Say that an object is not copied, and whether the run goes on."""
+        verdict = problem.endpoint.trip_on(problem.error)
+        if verdict is not None:
+            self._end_run(verdict)
+        return self._failed(line, source_key, key, problem.error.reason, str(problem.error))
+
+    def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
+        return failed(line, self._source_prefix + source_key, self._destination_prefix + key, reason, detail)
+
+    def _present(self, line: PlannedCopy, there: ListedObject, detail: str | None) -> ManifestLine:
+        return ManifestLine(
+            line.group,
+            line.row_id,
+            line.part,
+            self._destination_prefix + there.key,
+            None,
+            Outcome.PRESENT,
+            None,
+            detail,
+            there.size,
+            None,
+            line.private,
+            line.remote,
+        )
+
+    def _missing(self, line: PlannedCopy) -> ManifestLine:
+        detail = GONE if line.size is not None else HARMLESS if line.may_be_absent else None
+        return ManifestLine(
+            line.group,
+            line.row_id,
+            line.part,
+            self._destination_prefix + line.key,
+            None,
+            Outcome.MISSING,
+            None,
+            detail,
+            None,
+            None,
+            line.private,
+            line.remote,
+        )
+
+
+def _is_what_is_wanted(found: ListedObject, line: PlannedCopy) -> bool:
+    """Tell whether the destination's object has the source's bytes, by two MD5s."""
+    return found.size == line.size and is_md5(found.etag) and found.etag == bare(line.etag)
+
+
+def _may_be(etag: str | None, other: str | None) -> bool:
+    """Tell whether two ETags may be of one object: a server that gives none now and then says nothing."""
+    return etag is None or other is None or etag == other

@@ -1,0 +1,166 @@
+"""A body that is being read into a pipe, resumed where the connection breaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mastosync_dagster.copy.endpoint import EndpointError, Trouble
+from mastosync_dagster.copy.integrity import body_error, look_at
+from mastosync_dagster.copy.pipe import Pipe
+from mastosync_dagster.transfer.errors import Aside, StorageError
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.storage import LARGEST
+from mastosync_dagster.transfer.verify import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.s3.http import Reply
+    from mastosync_dagster.s3.loop import Task
+
+_WHOLE, _REST = 200, 206
+
+
+class SideError(Aside):
+    """The object must be read from its beginning, if at all.
+
+    Attributes:
+        endpoint: Whose fault it was.
+        error: Why.
+    """
+
+    def __init__(self, endpoint: Endpoint, error: StorageError) -> None:
+        super().__init__(str(error))
+        self.endpoint = endpoint
+        self.error = error
+
+
+class Reading:
+    """An object that is being read. Its request begins with `open`, and ends with `close`.
+
+    Args:
+        source: Where it is.
+        key: Relative to the source's prefix.
+
+    Attributes:
+        key: As the argument.
+        pipe: Takes the body.
+        headers: Of the first answer.
+        etag: Bare; None where the source gives none.
+    """
+
+    def __init__(self, source: Endpoint, key: str) -> None:
+        self._source = source
+        self.key = key
+        self.pipe = Pipe(source.loop, self._take_head, rate=source.bytes)
+        self.headers: Mapping[str, str] = {}
+        self.etag: str | None = None
+        self._error: Aside | None = None
+        self._begun = False
+        self._task: Task[None] | None = None
+        self._waiting: list[tuple[Task[Any], int]] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object, as the source says."""
+        return self.pipe.size
+
+    async def open(self) -> None:
+        """Begin, and wait for the head of the answer.
+
+        Raises:
+            EndpointError: The source refuses, or does not answer.
+        """
+        self._task = self._source.loop.spawn(self._read())
+        if not self._begun and self._error is None:
+            await self._source.loop.park(self._waiting.append)
+        self.raise_error()
+        if self.pipe.size == 0 and "content-length" not in self.headers:
+            found = await self._source.send(self.key, look_at, self._source, self.key)
+            if found is None:
+                raise SideError(self._source, body_error(self._source, "lost the object", Reason.CHANGED_DURING_COPY))
+            self.pipe.size = found.size
+
+    def close(self) -> None:
+        """End the request, if the body has not been read to its end."""
+        if self._task is not None:
+            self._source.loop.cancel(self._task)
+
+    def raise_error(self) -> None:
+        """Raise what the reading has ended with.
+
+        Raises:
+            EndpointError: The source refuses, or does not answer.
+            SideError: It has to be begun anew.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def _take_head(self, reply: Reply) -> bool:
+        if self._begun:
+            # The rest, or all of it again: the source knows no ranges.
+            return reply.status == _REST
+        if reply.status != _WHOLE:
+            return False
+        self.headers, self.etag = reply.headers, bare(reply.headers.get("etag"))
+        self.pipe.size = int(reply.headers.get("content-length", 0))
+        self._begun = True
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        while self._waiting:
+            self._source.loop.wake(self._waiting.pop())
+
+    async def _read(self) -> None:
+        """Read to the end, in as many requests as it takes."""
+        try:
+            await self._read_all()
+        except Aside as error:
+            self._error = error
+            self.pipe.fail()
+        except Exception as error:  # noqa: BLE001  (handed to whoever waits for the body)
+            self._error = EndpointError(self._source, self._source.storage.error(error, self.key))
+            self.pipe.fail()
+        self._wake()
+
+    async def _read_all(self) -> None:
+        source, pipe = self._source, self.pipe
+        trouble: Trouble | None = None
+        while True:
+            epoch, before = source.window.epoch, pipe.received
+            await source.permit()
+            try:
+                await self._read_once(before)
+                if pipe.received < pipe.size:
+                    raise body_error(source, "broke off while sending the body", Reason.CONNECTION)  # noqa: TRY301  (repeated as any other)
+            except Aside:
+                raise
+            except Exception as problem:
+                error = source.storage.error(problem, self.key)
+                if self._begun and error.reason is Reason.CHANGED_DURING_COPY:
+                    # Another object by now, or none.
+                    error.retryable = True
+                    raise SideError(source, error) from problem
+                if trouble is None or pipe.received > before:
+                    trouble = Trouble(source)
+                if not await trouble.pause(error, epoch):
+                    raise EndpointError(source, error) from problem
+                if self._begun and self.etag is None:
+                    raise SideError(source, error) from problem
+            else:
+                source.succeeded()
+                pipe.end()
+                return
+
+    async def _read_once(self, offset: int) -> None:
+        source, headers = self._source, []
+        if offset:
+            headers = [("range", f"bytes={offset}-"), ("if-match", f'"{self.etag}"')]
+        reply = await source.client.get(
+            source.storage.full_key(self.key), limit=LARGEST, headers=headers, sink=self.pipe
+        )
+        if offset and reply.status != _REST:
+            error = body_error(source, "sends an object only from its beginning", Reason.CONNECTION)
+            raise SideError(source, error)

@@ -1,0 +1,299 @@
+"""Copies objects by one GET and one PUT: small ones through memory, larger ones streamed from one into the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.http import Failure, TransportError
+from mastosync_dagster.transfer.errors import Aside
+from mastosync_dagster.transfer.headers import shown
+from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.transfer.storage import listed
+from mastosync_dagster.transfer.verify import BodyDigests, PartsDigest, bare, guess_part_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import pycurl
+
+    from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.copy.hedging import Hedges
+    from mastosync_dagster.copy.integrity import DestinationProof
+    from mastosync_dagster.copy.limits import MemoryBudget
+    from mastosync_dagster.s3.http import Reply
+
+_OK = 200
+_HEDGED_BYTES = 256 * 1024
+"""Bodies above this take as long as they take."""
+_UNKNOWN_SIZE = 256 * 1024
+"""Bytes that are held for a body of which nothing is known yet."""
+
+
+class Copied(NamedTuple):
+    """An object that lies at the destination, verified.
+
+    Attributes:
+        size: Bytes.
+        md5: MD5 of its body in hex; None where nobody says.
+    """
+
+    size: int
+    md5: str | None
+
+
+class TooLargeError(Aside):
+    """The body turns out to be too large to be held in memory."""
+
+
+class OlderError(Aside):
+    """The source's object was not written after the moment that it was expected to be. Nothing was written.
+
+    Attributes:
+        size: Its bytes.
+        etag: Its bare ETag; None where there is none.
+    """
+
+    def __init__(self, size: int, etag: str | None) -> None:
+        super().__init__("older than expected")
+        self.size = size
+        self.etag = etag
+
+
+class _NeedsRoomError(Aside):
+    """A body turns out to be larger than what is held for it.
+
+    Attributes:
+        size: Its bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
+class _Body(NamedTuple):
+    """A body, on its way.
+
+    Attributes:
+        data: The bytes.
+        md5: Their MD5 in hex.
+        proven: That is what they hash to; else it is what the source says, and the destination will see.
+        headers: Of the answer that it came with.
+    """
+
+    data: bytes
+    md5: str
+    proven: bool
+    headers: Mapping[str, str]
+
+
+class _Memory:
+    """Keeps a body in memory, as long as it has room (a `Sink`)."""
+
+    __slots__ = ("_after", "_left", "chunks", "older", "refused", "size")
+
+    def __init__(self, room: int, after: datetime | None) -> None:
+        self._left = room
+        self._after = after
+        self.chunks: list[bytes] = []
+        self.size: int | None = None
+        self.refused = False
+        self.older: OlderError | None = None
+
+    def begin(self, _curl: pycurl.Curl, reply: Reply) -> bool:
+        """Take an object, and no refusal."""
+        if reply.status != _OK:
+            return False
+        length = reply.headers.get("content-length")
+        self.size = int(length) if length is not None else None
+        if self._after is not None:
+            found = listed("", reply.headers)
+            if found.modified is not None and found.modified <= self._after:
+                self.older = OlderError(found.size, found.etag)
+        self.refused = (self.size or 0) > self._left or self.older is not None
+        return True
+
+    def write(self, data: bytes) -> int | None:
+        """Take a piece, or end the transfer."""
+        self._left -= len(data)
+        if self.refused or self._left < 0:
+            self.refused = True
+            return -1
+        self.chunks.append(data)
+        return None
+
+
+class SingleObjects:
+    """Copies objects whose bodies are held in memory.
+
+    Args:
+        source: Where objects are read.
+        destination: Where they go.
+        proof: How the destination proves bodies.
+        budget: Memory for bodies.
+        hedges: Sends a second GET beside one that is late.
+        limit: Bytes of a body at most.
+
+    Attributes:
+        limit: As the argument.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        destination: Endpoint,
+        *,
+        proof: DestinationProof,
+        budget: MemoryBudget,
+        hedges: Hedges,
+        limit: int,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._proof = proof
+        self._budget = budget
+        self._hedges = hedges
+        self.limit = limit
+        self._doubted: dict[str, str] = {}
+
+    async def copy(
+        self, source_key: str, key: str, size: int | None, *, private: bool, written_after: datetime | None = None
+    ) -> Copied:
+        """Copy one object.
+
+        Args:
+            source_key: Where it is, relative to the source's prefix.
+            key: Where it goes, relative to the destination's prefix.
+            size: Bytes, as planned; None: unknown.
+            private: Write it so that not everybody may read it.
+            written_after: The object must have been written after this moment; None: whenever.
+
+        Raises:
+            OlderError: It was not.
+            EndpointError: A side failed for good.
+            TooLargeError: It is larger than the limit. Nothing was written.
+        """
+        room = _UNKNOWN_SIZE if size is None else size
+        while True:
+            try:
+                async with self._budget.hold(room):
+                    return await self._copy(source_key, key, size, room, written_after, private=private)
+            # Its size was unknown, or has changed.
+            except _NeedsRoomError as needed:  # noqa: PERF203  (once an object)
+                room = needed.size
+
+    async def _copy(
+        self, source_key: str, key: str, size: int | None, room: int, after: datetime | None, *, private: bool
+    ) -> Copied:
+        unhashed = True
+        while True:
+            async with self._source as source:
+                body = await source.send(source_key, self._fetch, source_key, size, room, after, unhashed)
+            async with self._destination as destination:
+                try:
+                    await destination.take_bytes(len(body.data))
+                    await destination.send(key, self._store, key, body, private)
+                except _UnprovenError:
+                    # The destination received another body than the source's ETag says. Whose fault it was, a digest
+                    # of the next reading tells.
+                    source.retries[Reason.CHECKSUM_MISMATCH] += 1
+                    unhashed = False
+                    continue
+            return Copied(len(body.data), body.md5)
+
+    async def _fetch(
+        self,
+        key: str,
+        planned: int | None,
+        room: int,
+        after: datetime | None,
+        unhashed: bool,  # noqa: FBT001  (through `Endpoint.send`)
+    ) -> _Body:
+        source = self._source
+        if planned is not None and planned <= _HEDGED_BYTES:
+            sink, reply = await self._hedges.run(lambda: self._get(key, room, after))
+        else:
+            sink, reply = await self._get(key, room, after)
+        data = sink.chunks[0] if len(sink.chunks) == 1 else b"".join(sink.chunks)
+        await source.take_bytes(len(data))
+        if sink.size is not None and len(data) != sink.size:
+            raise body_error(source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
+        etag = bare(reply.headers.get("etag"))
+        if unhashed and etag is not None and self._proof.vouches_for(reply.headers):
+            return _Body(data, etag, proven=False, headers=reply.headers)
+        md5 = self._proof.md5(data).hex()
+        if md5 != etag:
+            await self._question_source(key, data, md5, etag, planned)
+        return _Body(data, md5, proven=True, headers=reply.headers)
+
+    async def _get(self, key: str, room: int, after: datetime | None) -> tuple[_Memory, Reply]:
+        """Read a body into memory."""
+        sink, source = _Memory(room, after), self._source
+        try:
+            reply = await source.client.get(source.storage.full_key(key), limit=self.limit, sink=sink)
+        except TransportError as error:
+            raise self._ended_by(sink, error, room) from error
+        if sink.older is not None:
+            raise sink.older
+        return sink, reply
+
+    def _ended_by(self, sink: _Memory, error: TransportError, room: int) -> Exception:
+        """Return why a body did not arrive: it was not taken, or the connection broke."""
+        if sink.older is not None:
+            return sink.older
+        if error.failure is Failure.TOO_LARGE:
+            return TooLargeError()
+        if not sink.refused:
+            return error
+        if sink.size is not None and sink.size <= room:
+            return body_error(self._source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
+        needed = sink.size or min(2 * room, self.limit)
+        return TooLargeError() if needed > self.limit or room >= self.limit else _NeedsRoomError(needed)
+
+    async def _question_source(self, key: str, data: bytes, md5: str, etag: str | None, planned: int | None) -> None:
+        """Find out what an ETag means that is not the body's MD5.
+
+        Raises:
+            StorageError: It means that the body is damaged, or that it is none of the object's.
+        """
+        in_parts = None
+        part_size = guess_part_size(len(data), etag)
+        if part_size is not None:
+            parts = PartsDigest(part_size)
+            parts.update(memoryview(data))
+            in_parts = parts.etag()
+        agrees = BodyDigests(len(data), md5, in_parts).agrees(etag)
+        if agrees is False and await etag_is_md5(self._source, key):
+            raise body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+        if agrees is not True:
+            await check_length(self._source, key, len(data), etag, planned)
+        if agrees is None and in_parts is not None:
+            # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
+            agrees = self._doubted.pop(key, None) == md5
+            if not agrees:
+                self._doubted[key] = md5
+                raise body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+
+    async def _store(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (through `Endpoint.send`)
+        destination = self._destination
+        headers = destination.storage.write_headers(shown(body.headers), private=private)
+        try:
+            reply = await destination.client.put(
+                destination.storage.full_key(key), body.data, headers, bytes.fromhex(body.md5)
+            )
+        except S3Error as error:
+            if not body.proven and error.code in {"BadDigest", "InvalidDigest"}:
+                raise _UnprovenError from error
+            raise
+        etag = bare(reply.headers.get("etag"))
+        if etag != body.md5:
+            if not body.proven:
+                body = body._replace(md5=self._proof.md5(body.data).hex())
+            await self._proof.question(key, len(body.data), body.md5, reply.headers)
+
+
+class _UnprovenError(Aside):
+    """The destination refuses a body whose MD5 is the source's word."""
