@@ -440,3 +440,26 @@ def test_nothing_that_can_be_shown_holds_the_password(database: PostgresServer) 
         shown.append(repr(connection.info.dsn_parameters))
     assert not [text for text in shown if database.password in text]
     assert "DB_PASS" in shown[0]
+
+
+@pytest.mark.usefixtures("variables")
+def test_a_server_that_is_going_down_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(8)
+                    connection.sendall(b"Ecould not fork new process for connection\n\0")
+
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setenv("DB_HOST", LOOPBACK)
+        monkeypatch.setenv("DB_PORT", str(server.getsockname()[1]))
+        with pytest.raises(ConnectionFailedError) as caught:
+            ask(MastodonDatabase(sslmode="require"))
+        assert not caught.value.permanent
+        server.shutdown(socket.SHUT_RDWR)

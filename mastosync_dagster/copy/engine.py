@@ -230,6 +230,7 @@ class _Run:
         self._hedges: Hedges | None = None
         self._workers: dict[int, Task[None]] = {}
         self._in_work: dict[int, tuple[PlannedCopy, bool]] = {}
+        self._cancelled: set[int] = set()
         self._ending = False
         self._stopped: StorageError | None = None
         self._crash: BaseException | None = None
@@ -348,12 +349,13 @@ class _Run:
                     result = await (copier.copy_large(line) if large else copier.copy(line))
                 except TooLargeError:
                     queue.put_large(line)
+                    del self._in_work[number]
                 else:
+                    del self._in_work[number]
                     self._settle(result)
                 finally:
                     if large:
                         queue.finish_large()
-                del self._in_work[number]
         except TaskCancelled:
             pass  # its line is still in `_in_work`
         except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
@@ -378,7 +380,9 @@ class _Run:
     def _cancel(self, *, large: bool) -> None:
         """Cancel workers at what they are doing; those with a small object only if ``large`` is not all."""
         for number, task in tuple(self._workers.items()):
-            if not large or number not in self._in_work or self._in_work[number][1]:
+            if number not in self._cancelled and (not large or number not in self._in_work or self._in_work[number][1]):
+                # Once: it may be removing an upload since.
+                self._cancelled.add(number)
                 self._loop.cancel(task)
 
     # ---- in the calling thread ----
@@ -393,6 +397,7 @@ class _Run:
             self._loop.call(lambda: self._cancel(large=False))
             self._wait(_CLEAN_UP_SECONDS)
         self._loop.close()
+        self._crash = self._crash or self._loop.fault
         self._writer.finish(self._rest())
 
     def _wait(self, seconds: float) -> None:

@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.probe import refuses_damaged
@@ -98,7 +97,7 @@ class DestinationProof:
         destination = self._destination
         try:
             self.checks_md5 = await refuses_damaged(destination.client, destination.storage)
-        except (S3Error, TransportError) as error:
+        except Exception as error:  # noqa: BLE001  (also credentials that cannot be had: nobody waits for this)
             # Whatever is wrong, the objects themselves will tell; until then they are hashed.
             _LOG.info("not known whether the destination checks bodies (%s)", destination.storage.error(error))
 

@@ -117,6 +117,7 @@ class LargeObjects:
         pipe.expect(None if vouched else etag)
         headers = destination.storage.write_headers(shown(reading.headers), private=private)
         await destination.permit()
+        await destination.take_bytes(reading.size)
         try:
             reply = await destination.client.put(
                 destination.storage.full_key(key), pipe.source(), headers, bytes.fromhex(etag)
@@ -133,8 +134,16 @@ class LargeObjects:
             raise SideError(destination, error) from problem
         destination.succeeded()
         if bare(reply.headers.get("etag")) != etag:
-            await destination.send(key, self._proof.question, key, reading.size, etag, reply.headers)
+            await self._question(key, reading.size, etag, reply.headers)
         return Copied(reading.size, etag)
+
+    async def _question(self, key: str, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        """Look at an object that was written; it is written once more where it is another one."""
+        destination = self._destination
+        try:
+            await self._proof.question(key, size, etag, headers)
+        except Exception as problem:
+            raise SideError(destination, destination.storage.error(problem, key)) from problem
 
     # ---- in parts ----
 

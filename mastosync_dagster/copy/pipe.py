@@ -78,6 +78,9 @@ class Pipe:
             self._md5.update(data)
         if self.received == self.size:
             self._judge()
+        elif self.received > self.size > 0:
+            self.wrong = True
+            self.fail()
         self._resume_put()
         if self._reader is not None and (self._buffered >= self._wanted or self.received == self.size):
             self._wake_reader()

@@ -98,8 +98,8 @@ class Reading:
             raise self._error
 
     def _take_head(self, reply: Reply) -> bool:
-        if self._begun:
-            # The rest, or all of it again: the source knows no ranges.
+        if self._begun and self.pipe.received:
+            # The rest. All of it again would not be wanted: the source knows no ranges.
             return reply.status == _REST
         if reply.status != _WHOLE:
             return False

@@ -250,7 +250,7 @@ class SingleObjects:
             return error
         if sink.size is not None and sink.size <= room:
             return body_error(self._source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
-        needed = sink.size or min(2 * room, self.limit)
+        needed = sink.size or min(max(2 * room, _UNKNOWN_SIZE), self.limit)
         return TooLargeError() if needed > self.limit or room >= self.limit else _NeedsRoomError(needed)
 
     async def _question_source(self, key: str, data: bytes, md5: str, etag: str | None, planned: int | None) -> None:

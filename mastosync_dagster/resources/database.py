@@ -391,6 +391,8 @@ _CAUSES = (
         hint=" It was not sent, since anybody may answer there: let the server take scram-sha-256, or set verify-full.",
     ),
     _Cause(r"pg_hba\.conf", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
+    # What a server says before it speaks TLS: it cannot take a connection now (it is going down, or has no memory).
+    _Cause(r"error response during SSL exchange", ("host", "port"), permanent=False),
     _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),
     _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),

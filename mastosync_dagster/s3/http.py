@@ -69,11 +69,13 @@ class TransportError(Exception):
     Attributes:
         failure: How.
         reached: Somebody was there: a connection stood.
+        status: Of the answer that broke off; 0: none had begun.
     """
 
-    def __init__(self, failure: Failure, text: str, *, reached: bool) -> None:
+    def __init__(self, failure: Failure, text: str, *, reached: bool, status: int = 0) -> None:
         super().__init__(text)
         self.failure = failure
+        self.status = status
         self.reached = reached
 
 
@@ -205,17 +207,22 @@ class Http:
             curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
         try:
             await self.loop.perform(curl)
+            receiver.tell_sink()
         except pycurl.error as error:
+            receiver.chunks.clear()
             raise _failure(curl, error) from None
         finally:
             # What the handle would keep until it is used again.
             receiver.forget_sink()
-            if isinstance(body, bytes) and len(body) > _KEPT_BYTES:
-                curl.setopt(pycurl.POSTFIELDS, b"")
+            if isinstance(body, bytes):
+                if len(body) > _KEPT_BYTES:
+                    curl.setopt(pycurl.POSTFIELDS, b"")
+            elif body is not None:
+                curl.setopt(pycurl.READFUNCTION, _no_more)
             idle.append(curl)
         reply = receiver.reply()
         if len(reply.body) > limit and reply.status in _OK:
-            raise TransportError(Failure.TOO_LARGE, f"{len(reply.body)} bytes", reached=True)
+            raise TransportError(Failure.TOO_LARGE, f"{len(reply.body)} bytes", reached=True, status=reply.status)
         return reply
 
     def _handle(self, set_up: _SetUp) -> pycurl.Curl:
@@ -277,6 +284,8 @@ class _Receiver:
             self._known = self._head()
             self._wanted = self._sink.begin(self._curl, Reply(*self._known, b""))
         if not self._wanted:
+            if self._known is not None and self._known[0] in _OK:
+                return -1  # an object that nobody wants is not kept, however large it is
             self.chunks.append(data)
             return None
         return self._sink.write(data)
@@ -289,10 +298,13 @@ class _Receiver:
         chunks.clear()
         return reply
 
-    def forget_sink(self) -> None:
-        """Let go of the sink, and of what it keeps; of an empty body nobody has told it yet."""
-        if self._sink is not None and self._wanted is None and self.lines:
+    def tell_sink(self) -> None:
+        """Tell the sink of an answer whose body was empty: nobody has yet."""
+        if self._sink is not None and self._wanted is None:
             self._wanted = self._sink.begin(self._curl, Reply(*self._head(), b""))
+
+    def forget_sink(self) -> None:
+        """Let go of the sink, and of what it keeps."""
         self._sink = None
 
     def _head(self) -> tuple[int, dict[str, str]]:
@@ -308,6 +320,11 @@ class _Receiver:
             if colon:
                 headers[name.decode("latin-1").lower()] = value.strip().decode("utf-8", "surrogateescape")
         return status, headers
+
+
+def _no_more(_size: int) -> bytes:
+    """Give nothing (libcurl's callback): the body that was sent is gone."""
+    return b""
 
 
 def _set_up_socket(descriptor: int, _purpose: int) -> int:
@@ -335,7 +352,7 @@ def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:
     failure = _FAILURES.get(number, Failure.BROKEN)
     if failure is Failure.TIMEOUT and not reached and not curl.getinfo(pycurl.NAMELOOKUP_TIME):
         failure = Failure.NAME
-    return TransportError(failure, text, reached=reached)
+    return TransportError(failure, text, reached=reached, status=int(curl.getinfo(pycurl.RESPONSE_CODE)))
 
 
 def host_of(url: str) -> str:

@@ -44,16 +44,18 @@ class Task(Generic[_T]):
     Attributes:
         curl: The transfer that it waits for; None: another thing.
         waiter: The wait that it is in; another number once that is over.
+        done: It has ended.
+        interrupted: Something will be raised in it when it goes on.
     """
 
-    __slots__ = ("_coroutine", "_future", "curl", "done", "waiter")
+    __slots__ = ("_coroutine", "_future", "curl", "done", "interrupted", "waiter")
 
     def __init__(self, coroutine: Coroutine[Any, Any, _T], future: Future[_T] | None) -> None:
         self._coroutine = coroutine
         self._future = future
         self.curl: pycurl.Curl | None = None
         self.waiter = 0
-        self.done = False
+        self.done = self.interrupted = False
 
     def step(self, value: object, error: BaseException | None) -> Any:
         """Let the coroutine go on until it waits again. Returns what it waits for; None once it is done."""
@@ -83,9 +85,11 @@ class Loop:
 
     Attributes:
         current: The coroutine that runs now, or ran last. Within the loop.
+        fault: What ended the thread; None: nothing, or `close`.
     """
 
     current: Task[Any]
+    fault: BaseException | None = None
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -165,8 +169,9 @@ class Loop:
 
     def interrupt(self, task: Task[Any], error: BaseException) -> None:
         """Raise something in a coroutine where it waits; its transfer ends at once. Within the loop."""
-        if task.done:
+        if task.done or task.interrupted:
             return
+        task.interrupted = True
         if task.curl is not None:
             with contextlib.suppress(pycurl.error):  # it has ended meanwhile
                 self._multi.remove_handle(task.curl)
@@ -233,6 +238,9 @@ class Loop:
         try:
             while not self._closing:
                 self._turn()
+        except BaseException as error:
+            self.fault = error
+            raise
         finally:
             # Also after a fault of ours: nobody is left waiting.
             self._end()
@@ -307,6 +315,7 @@ class Loop:
 
     def _step(self, task: Task[Any], value: object, error: BaseException | None) -> None:
         self.current = task
+        task.interrupted = False
         wanted = task.step(value, error)
         if task.done:
             self._tasks.discard(task)

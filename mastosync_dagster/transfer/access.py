@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NOT_IMPLEMENTED = 501
 _NOT_SATISFIABLE = 416
+_GIVEN = frozenset({200, 206})
 _FIRST = (("range", "bytes=0-0"),)
 _FIRST_BYTES = 64 * 1024
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
@@ -255,8 +256,10 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
             halt,
         )
     except StorageError as error:
-        if isinstance(error.__cause__, TransportError) and error.__cause__.failure is Failure.TOO_LARGE:
-            return True  # the server sends all of it, though a byte was asked for
+        cause = error.__cause__
+        if isinstance(cause, TransportError) and cause.failure is Failure.TOO_LARGE:
+            # The server sends all of it, though a byte was asked for; or a page that is long, and refuses.
+            return cause.status in _GIVEN
         if isinstance(error.__cause__, S3Error) and error.__cause__.status == _NOT_SATISFIABLE:
             return True  # it is empty
         if error.reason in _SAYS_NOTHING:
