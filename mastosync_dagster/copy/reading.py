@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mastosync_dagster.copy.endpoint import EndpointError, Trouble
 from mastosync_dagster.copy.integrity import body_error, look_at
 from mastosync_dagster.copy.pipe import Pipe
+from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.transfer.errors import Aside, StorageError
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster.transfer.storage import LARGEST
@@ -158,9 +159,10 @@ class Reading:
         source, headers = self._source, []
         if offset:
             headers = [("range", f"bytes={offset}-"), ("if-match", f'"{self.etag}"')]
-        reply = await source.client.get(
-            source.storage.full_key(self.key), limit=LARGEST, headers=headers, sink=self.pipe
-        )
-        if offset and reply.status != _REST:
-            error = body_error(source, "sends an object only from its beginning", Reason.CONNECTION)
-            raise SideError(source, error)
+        try:
+            await source.client.get(source.storage.full_key(self.key), limit=LARGEST, headers=headers, sink=self.pipe)
+        except TransportError as problem:
+            if offset and problem.status == _WHOLE:
+                error = body_error(source, "sends an object only from its beginning", Reason.CONNECTION)
+                raise SideError(source, error) from problem
+            raise
