@@ -266,7 +266,11 @@ class _Run:
         if copier is None:
             self._all_done.set()
             return
-        self._loop.call(lambda: self._begin(copier))
+        try:
+            self._loop.call(lambda: self._begin(copier))
+        except BaseException:
+            self._all_done.set()  # nobody has begun
+            raise
         next_progress = time.monotonic() + _PROGRESS_SECONDS
         while not self._all_done.wait(_TICK_SECONDS):
             if stop.is_set() or self._ending or self._writer.error is not None:

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.loop import Loop, Task
 
 
+class _Waiter:
+    """Somebody who waits for a slot or memory, and may be cancelled between getting it and going on."""
+
+    __slots__ = ("granted",)
+
+    def __init__(self) -> None:
+        self.granted = False
+
+
 class Window:
     """How many requests one side gets at once: one more after a window of successes, half as many when it throttles.
 
@@ -32,7 +41,7 @@ class Window:
         self._maximum = maximum
         self._minimum = min(minimum, maximum) if adaptive else maximum
         self._credit = 0
-        self._waiting: deque[tuple[Task[Any], int]] = deque()
+        self._waiting: deque[tuple[tuple[Task[Any], int], _Waiter]] = deque()
         self.size = self.lowest = maximum
         self.taken = 0
         self.epoch = 0
@@ -43,8 +52,13 @@ class Window:
         if self.taken < self.size:
             self.taken += 1
             return
-        # Whoever wakes this one has taken the slot for it.
-        await self._loop.park(self._waiting.append)
+        waiter = _Waiter()
+        try:
+            await self._loop.park(lambda parked: self._waiting.append((parked, waiter)))
+        except BaseException:
+            if waiter.granted:
+                self.leave()
+            raise
 
     def leave(self) -> None:
         """Give a slot back."""
@@ -53,7 +67,9 @@ class Window:
 
     def _let_in(self) -> None:
         while self._waiting and self.taken < self.size:
-            if self._loop.wake(self._waiting.popleft()):
+            parked, waiter = self._waiting.popleft()
+            if self._loop.wake(parked):
+                waiter.granted = True
                 self.taken += 1
 
     @property
@@ -110,7 +126,7 @@ class MemoryBudget:
     def __init__(self, loop: Loop, total: int) -> None:
         self._loop = loop
         self._total = self._free = total
-        self._waiting: deque[tuple[tuple[Task[Any], int], int]] = deque()
+        self._waiting: deque[tuple[tuple[Task[Any], int], _Waiter, int]] = deque()
 
     @contextlib.asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
@@ -120,14 +136,24 @@ class MemoryBudget:
         """
         amount = min(size, self._total)
         if amount > self._free or self._waiting:
-            await self._loop.park(lambda parked: self._waiting.append((parked, amount)))
+            waiter = _Waiter()
+            try:
+                await self._loop.park(lambda parked: self._waiting.append((parked, waiter, amount)))
+            except BaseException:
+                if waiter.granted:
+                    self._give_back(amount)
+                raise
         else:
             self._free -= amount
         try:
             yield
         finally:
-            self._free += amount
-            while self._waiting and self._waiting[0][1] <= self._free:
-                parked, wanted = self._waiting.popleft()
-                if self._loop.wake(parked):
-                    self._free -= wanted
+            self._give_back(amount)
+
+    def _give_back(self, amount: int) -> None:
+        self._free += amount
+        while self._waiting and self._waiting[0][2] <= self._free:
+            parked, waiter, wanted = self._waiting.popleft()
+            if self._loop.wake(parked):
+                waiter.granted = True
+                self._free -= wanted

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import logging
+import os
 import selectors
 import socket
 import threading
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 _T = TypeVar("_T")
+
+_LOG = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 3600.0
 _CONNECTIONS = 1024
@@ -48,19 +52,27 @@ class Task(Generic[_T]):
         interrupted: Something will be raised in it when it goes on.
     """
 
-    __slots__ = ("_coroutine", "_future", "curl", "done", "interrupted", "waiter")
+    __slots__ = ("_begun", "_coroutine", "_future", "curl", "done", "interrupted", "waiter")
 
     def __init__(self, coroutine: Coroutine[Any, Any, _T], future: Future[_T] | None) -> None:
         self._coroutine = coroutine
         self._future = future
         self.curl: pycurl.Curl | None = None
         self.waiter = 0
+        self._begun = False
         self.done = self.interrupted = False
 
     def step(self, value: object, error: BaseException | None) -> Any:
         """Let the coroutine go on until it waits again. Returns what it waits for; None once it is done."""
         try:
-            return self._coroutine.throw(error) if error is not None else self._coroutine.send(value)
+            if error is None:
+                self._begun = True
+                return self._coroutine.send(value)
+            if not self._begun:
+                # Raised before its first line, an error would pass by everything that it does at its end.
+                self._begun = True
+                self._coroutine.send(None)
+            return self._coroutine.throw(error)
         except StopIteration as stop:
             self.done = True
             if self._future is not None:
@@ -75,6 +87,12 @@ class Task(Generic[_T]):
                 raise
             self._future.set_exception(problem)
         return None
+
+    def abandon(self, error: BaseException) -> None:
+        """Tell whoever waits for it that it will not end."""
+        self.done = True
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
 
 
 class Loop:
@@ -93,6 +111,11 @@ class Loop:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._inherited: list[object] = []
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._calls: deque[Callable[[], object]] = deque()
         self._thread: threading.Thread | None = None
@@ -104,7 +127,11 @@ class Loop:
         """Begin a coroutine. Thread-safe."""
         future: Future[_T] = Future()
         task = Task(coroutine, future)
-        self.call(lambda: self._begin(task))
+        try:
+            self.call(lambda: self._begin(task))
+        except BaseException:
+            coroutine.close()
+            raise
         return task, future
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -122,20 +149,26 @@ class Loop:
             raise
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called within the loop, soon. Thread-safe."""
+        """Have a function called within the loop, soon. Thread-safe.
+
+        Raises:
+            OSError, RuntimeError: The system gives no descriptors, or no thread. It will not be called.
+        """
+        if self._process != os.getpid():
+            self._leave_to_the_parent()
         with self._lock:
-            self._calls.append(function)
-            if self._thread is None or not self._thread.is_alive():
-                # The first time, or after a fork, which takes no threads along.
+            if self._thread is None:
                 self._start()
-            else:
-                self._ring()
+            self._calls.append(function)
+            self._ring()
 
     def close(self) -> None:
         """End the thread and every connection; coroutines that are under way are cancelled. Thread-safe."""
+        if self._process != os.getpid():
+            return  # it is the parent's
         with self._lock:
             thread = self._thread
-            if thread is None or not thread.is_alive():
+            if thread is None:
                 return
             self._closing = True
             self._ring()
@@ -147,13 +180,41 @@ class Loop:
         with contextlib.suppress(BlockingIOError):  # so many have rung already that it is awake
             self._bell.send(b"\0")
 
+    def _leave_to_the_parent(self) -> None:
+        """Begin anew in a forked process, which has no thread of the parent's, and shares its connections.
+
+        What libcurl has is kept for that: closed here, it would say goodbye over connections that the parent uses.
+        """
+        if self._thread is not None:
+            self._inherited.append((self._multi, self._selector, self._running, self._bell, self._rung))
+        self._begin_anew()
+
     def _start(self) -> None:
-        self._bell, self._rung = socket.socketpair()
-        for end in (self._bell, self._rung):
-            end.setblocking(False)
-        self._closing = False
-        self._thread = threading.Thread(target=self._live, name=self._name, daemon=True)
-        self._thread.start()
+        self._closing, self.fault = False, None
+        self._ready: deque[tuple[Task[Any], int, object, BaseException | None]] = deque()
+        self._soon: deque[Callable[[], object]] = deque()
+        self._sleepers: list[tuple[float, int, Task[Any], int]] = []
+        self._order = itertools.count()
+        self._tasks: set[Task[Any]] = set()
+        self._running: dict[pycurl.Curl, Task[Any]] = {}
+        self._watched: dict[int, int] = {}
+        self._deadline: float | None = None
+        with contextlib.ExitStack() as stack:
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            bell, rung = socket.socketpair()
+            self._bell, self._rung = stack.enter_context(bell), stack.enter_context(rung)
+            self._multi = pycurl.CurlMulti()
+            stack.callback(self._multi.close)
+            thread = threading.Thread(target=self._live, name=self._name, daemon=True)
+            for end in (bell, rung):
+                end.setblocking(False)
+            self._selector.register(rung, selectors.EVENT_READ)
+            self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+            self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_deadline)
+            self._multi.setopt(pycurl.M_MAXCONNECTS, _CONNECTIONS)
+            thread.start()
+            stack.pop_all()  # it is the thread's to close them
+        self._thread = thread
 
     # ---- within the loop ----
 
@@ -221,38 +282,44 @@ class Loop:
 
     def _live(self) -> None:
         """The life of the thread."""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._rung, selectors.EVENT_READ)
-        self._watched: dict[int, int] = {}
-        self._deadline: float | None = None
-        self._ready: deque[tuple[Task[Any], int, object, BaseException | None]] = deque()
-        self._soon: deque[Callable[[], object]] = deque()
-        self._sleepers: list[tuple[float, int, Task[Any], int]] = []
-        self._order = itertools.count()
-        self._tasks: set[Task[Any]] = set()
-        self._running: dict[pycurl.Curl, Task[Any]] = {}
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_deadline)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, _CONNECTIONS)
         try:
             while not self._closing:
                 self._turn()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (whoever waits is told)
             self.fault = error
-            raise
+            _LOG.exception("the loop %s has failed", self._name)
         finally:
             # Also after a fault of ours: nobody is left waiting.
             self._end()
 
     def _end(self) -> None:
-        for task in tuple(self._tasks):
-            self.cancel(task)
-        self._settle()
-        self._multi.close()
-        self._selector.close()
-        self._bell.close()
-        self._rung.close()
+        """Raise in every coroutine that it is over, until nobody has begun another one meanwhile."""
+        error: BaseException = self.fault or TaskCancelled()
+        while True:
+            while self._calls:
+                self._end_step(self._calls.popleft())
+            for task in tuple(self._tasks):
+                self.interrupt(task, error)
+            while self._ready or self._soon:
+                self._end_step(self._settle)
+            for task in tuple(self._tasks):
+                # It waits again, for something that will not come.
+                task.abandon(self.fault or CancelledError())
+            self._tasks.clear()
+            with self._lock:
+                if not self._calls:
+                    # From now on another thread may begin anew.
+                    used = (self._multi, self._selector, self._bell, self._rung)
+                    self._thread = None
+                    break
+        for each in used:
+            each.close()
+
+    def _end_step(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001  (others are still to be told)
+            self.fault = self.fault or error
 
     def _turn(self) -> None:
         """Wait for something, and let those go on who waited for it."""

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import socket
 import threading
 import time
+import weakref
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mastosync_dagster.demo.servers import LOOPBACK
 from mastosync_dagster.s3.client import Client, Place, S3Error
-from mastosync_dagster.s3.http import Failure, Transport, TransportError
+from mastosync_dagster.s3.http import BytesSource, Failure, Transport, TransportError
 from mastosync_dagster.s3.listing import NotXmlError, parse_page
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.signing import Credentials
+from mastosync_dagster_tests.support.tls import tls_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
     from typing import Any
 
+    from mastosync_dagster.s3.http import Reply
     from mastosync_dagster_tests.conftest import Bucket
 
 PLAIN_KEYS = [
@@ -239,6 +245,71 @@ def test_a_kept_connection_that_falls_silent_is_no_name_that_cannot_be_resolved(
         with pytest.raises(TransportError) as told:
             loop.run(client.get("a", limit=1))
     assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(loop: Loop, tmp_path: Path) -> None:
+    connections: list[object] = []
+
+    class Kept(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(self.client_address)
+            super().setup()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with tls_server(tmp_path, Kept) as (endpoint, certificate):
+        client = Client(
+            loop,
+            Place(endpoint, "bucket"),
+            Transport(ca_file=str(certificate)),
+            region="us-east-1",
+            credentials=lambda: Credentials("id", "secret"),
+            silence=5.0,
+            write_silence=5.0,
+        )
+        assert loop.run(client.get("a", limit=10)).body == b"ok"
+        child = os.fork()
+        if child == 0:
+            os._exit(len(loop.run(client.get("a", limit=10)).body))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        assert loop.run(client.get("a", limit=10)).body == b"ok"
+        loop.close()
+    assert len(connections) == 2
+
+
+def test_what_was_sent_is_not_kept(loop: Loop, source_bucket: Bucket) -> None:
+    client = client_of(loop, source_bucket)
+    sources = [BytesSource(b"x" * 2_000_000) for _ in range(3)]
+    kept = [weakref.ref(source) for source in sources]
+    for number, source in enumerate(sources):
+        loop.run(client.put(f"a{number}", source, {}, None))
+    del sources, source
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * 3
+
+
+def test_an_object_that_a_sink_does_not_want_is_not_kept(loop: Loop, source_bucket: Bucket) -> None:
+    class Unwilling:
+        def begin(self, _curl: object, _reply: Reply) -> bool:
+            return False
+
+        def write(self, _data: bytes) -> None:
+            pytest.fail("it was not wanted")
+
+    client = client_of(loop, source_bucket)
+    loop.run(client.put("a", b"x" * 5_000_000, {}, None))
+    with pytest.raises(TransportError) as told:
+        loop.run(client.get("a", limit=2**40, sink=Unwilling()))
+    assert told.value.status == 200
 
 
 def test_no_secret_is_shown() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import selectors
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -103,6 +105,75 @@ def test_a_closed_loop_begins_again(loop: Loop) -> None:
     assert loop.run(number()) == 7
     loop.close()
     assert loop.run(number()) == 7
+
+
+def test_a_fault_ends_the_loop_and_whoever_waits_is_told_of_it() -> None:
+    loop = Loop("test")
+    _, waiting = loop.submit(loop_forever(loop))
+
+    async def fail() -> None:
+        raise KeyError("a fault")
+
+    loop.call(lambda: loop.spawn(fail()))
+    with pytest.raises(KeyError, match="a fault"):
+        waiting.result(5)
+    loop.close()
+    assert isinstance(loop.fault, KeyError)
+
+
+def test_a_system_that_gives_no_descriptors_is_told_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def number() -> int:
+        return 7
+
+    def nothing_left() -> object:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    loop = Loop("test")
+    with monkeypatch.context() as scarce:
+        scarce.setattr(selectors, "DefaultSelector", nothing_left)
+        with pytest.raises(OSError, match="too many open files"):
+            loop.run(number())
+    assert loop.run(number()) == 7
+    loop.close()
+
+
+def test_many_threads_get_an_answer_or_an_error_while_the_loop_is_closed_again_and_again() -> None:
+    loop = Loop("test")
+
+    async def number() -> int:
+        await loop.sleep(0)
+        return 7
+
+    def ask(_: int) -> int:
+        try:
+            return loop.run(number())
+        except CancelledError:
+            return 7
+
+    with ThreadPoolExecutor(9) as pool:
+        answers = [pool.submit(ask, turn) for turn in range(2000)]
+        while not all(answer.done() for answer in answers):
+            loop.close()
+            time.sleep(0.001)
+    assert {answer.result(5) for answer in answers} == {7}
+    loop.close()
+
+
+def test_a_coroutine_that_is_cancelled_before_its_first_line_does_what_it_does_at_its_end(loop: Loop) -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await loop.sleep(60)
+        finally:
+            ended.append("ended")
+
+    async def live() -> None:
+        loop.cancel(loop.spawn(wait()))
+        await loop.sleep(0.01)
+
+    loop.run(live())
+    assert ended == ["ended"]
 
 
 def test_a_forked_process_has_a_loop_of_its_own(loop: Loop) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.transfer.access import is_public, set_access
+from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.transfer.access import everybody_reads, is_public, set_access
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
@@ -88,6 +91,30 @@ def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
     set_access(emptying, "empty", private=True, halt=HALT)
     with pytest.raises(StorageError, match="DESTINATION_S3_PERMISSION"):
         set_access(emptying, "a.png", private=True, halt=HALT)
+
+
+@pytest.mark.parametrize(("status", "public"), [(403, False), (404, False), (200, True)])
+def test_a_long_page_that_refuses_does_not_let_everybody_read(
+    moto_bucket: Bucket, status: int, *, public: bool
+) -> None:
+    class Wordy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "200000")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # whoever asked has heard enough
+                self.wfile.write(b"x" * 200_000)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Wordy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        side = storage(moto_bucket, "source", endpoint=f"http://{LOOPBACK}:{server.server_address[1]}")
+        assert everybody_reads(side, "a.png", HALT) is public
+        server.shutdown()
+        thread.join()
 
 
 def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket: Bucket) -> None:

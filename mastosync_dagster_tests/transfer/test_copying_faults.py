@@ -26,7 +26,7 @@ from mastosync_dagster_tests.support.proxy import (
     WrongEtag,
     s3_proxy,
 )
-from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
+from mastosync_dagster_tests.support.transfers import FAST, Transfer, line, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,6 +239,7 @@ def test_a_large_object_is_read_on_from_where_it_broke(transfer: Faulty) -> None
 @pytest.mark.parametrize(
     "fault",
     [
+        Cut(0),
         Cut(6 * MIB),
         Cut(6 * MIB, announced=False),
         Flip(6 * MIB),
@@ -259,6 +260,38 @@ def test_a_large_object_arrives_whole_whatever_happens_to_it_at_the_source(
     assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
     assert transfer.fetched("a.mp4") == LARGE
     assert transfer.uploads() == []
+
+
+def test_a_large_object_of_which_the_destination_shows_another_body_is_written_again(transfer: Faulty) -> None:
+    planned = transfer.put("a.mp4", LARGE)
+    transfer.at_destination.set_rules(Rule(WrongEtag("0" * 32), kinds=PUT, times=1))
+    counts, lines = transfer.run(planned)
+    assert [one.outcome for one in lines] == [Outcome.COPIED]
+    assert counts.destination.retries == {Reason.CHECKSUM_MISMATCH.value: 1}
+    assert transfer.at_destination.count(Kind.PUT) == 2
+    assert transfer.fetched("a.mp4") == LARGE
+
+
+def test_a_limit_of_bytes_a_second_holds_for_streamed_objects_at_both_sides(transfer: Faulty) -> None:
+    limits = (
+        replace(transfer.settings, source_bytes_per_second=len(LARGE) / 2),
+        replace(transfer.settings, destination_bytes_per_second=len(LARGE) / 2),
+    )
+    for number, limited in enumerate(limits):
+        transfer.settings = limited
+        started = time.monotonic()
+        _, lines = transfer.run(transfer.put(f"{number}.mp4", LARGE))
+        assert [one.outcome for one in lines] == [Outcome.COPIED]
+        # A second's worth is given in advance.
+        assert time.monotonic() - started >= 0.9
+
+
+def test_an_empty_object_that_has_a_body_by_now_and_does_not_say_how_long_is_copied(transfer: Faulty) -> None:
+    transfer.put("a.png", SMALL)
+    transfer.at_source.set_rules(Rule(Cut(len(SMALL), announced=False), kinds=GET))
+    _, lines = transfer.run(line("a.png", b""))
+    assert [(one.outcome, one.size) for one in lines] == [(Outcome.COPIED, len(SMALL))]
+    assert transfer.fetched("a.png") == SMALL
 
 
 @pytest.mark.parametrize("single_put_mb", [0, 200], ids=["in parts", "streamed"])

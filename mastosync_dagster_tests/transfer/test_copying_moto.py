@@ -8,40 +8,26 @@ import os
 import uuid
 from dataclasses import replace
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from moto.server import ThreadedMotoServer
 
-from mastosync_dagster.demo.servers import LOOPBACK, S3Server, boto3_client
+from mastosync_dagster.demo.servers import S3Server, boto3_client
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster_tests.conftest import Bucket
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 MIB = 1024 * 1024
 LARGE = os.urandom(11 * MIB + 1)
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[S3Server]:
-    """A server that keeps ACLs and takes any secret."""
-    server = ThreadedMotoServer(ip_address=LOOPBACK, port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield S3Server(
-        endpoint=f"http://{host}:{port}", access_key_id="id", secret_access_key="secret", pid=0, log=Path(os.devnull)
-    )
-    server.stop()
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from mastosync_dagster.copy import engine as copying
+from mastosync_dagster.transfer import storage as storage_module
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED
 from mastosync_dagster.transfer.results import ResultWriter
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.copy.engine import CopyProgress
+    from mastosync_dagster.s3.signing import Credentials
     from mastosync_dagster.transfer.manifest import ManifestWriter
     from mastosync_dagster_tests.conftest import Bucket
 
@@ -105,6 +108,36 @@ def test_a_stop_in_the_middle_of_a_large_object_leaves_no_upload_behind(transfer
     assert counts.copied == 0
     assert transfer.uploads() == []
     assert transfer.keys() == set()
+
+
+def test_a_stop_waits_for_an_upload_to_be_removed(transfer: Stoppable) -> None:
+    transfer.settings = replace(transfer.settings, single_put_mb=0)
+    planned = [transfer.put(f"a/{number}.mp4", os.urandom(11 * MIB)) for number in range(2)]
+    transfer.proxy.set_rules(
+        Rule(Delay(0.5), kinds=frozenset({Kind.UPLOAD_PART})), Rule(Delay(2.0), kinds=frozenset({Kind.ABORT_UPLOAD}))
+    )
+    moments = transfer.stop_when(Kind.UPLOAD_PART)
+    _, lines = transfer.run(*planned)
+    assert time.monotonic() - moments[0] < 8
+    assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 2
+    assert transfer.uploads() == []
+
+
+def test_credentials_that_cannot_be_had_are_told_and_every_object_has_a_line(
+    transfer: Stoppable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [transfer.put(f"a/{number:04}", b"body") for number in range(5)]
+    monkeypatch.setattr(copying, "_CANARY_OBJECTS", 1)
+
+    def gone() -> Credentials:
+        raise BotoCoreError
+
+    monkeypatch.setattr(storage_module, "credential_provider", lambda _: gone)
+    counts, lines = transfer.run(*planned)
+    assert len(lines) == 5
+    assert {one.reason for one in lines} <= {Reason.BAD_CREDENTIALS, Reason.NOT_ATTEMPTED}
+    assert lines[0].reason is Reason.BAD_CREDENTIALS
+    assert counts.failed == 5
 
 
 def test_an_interrupt_of_the_main_thread_goes_on_upwards_when_all_is_written_down(transfer: Stoppable) -> None:

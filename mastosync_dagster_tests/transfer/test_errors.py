@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import socket
-import ssl
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mastosync_dagster.demo.servers import LOOPBACK, boto3_client, free_port
 from mastosync_dagster.transfer.errors import StorageError, classify
 from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster.transfer.outcomes import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Cut, Kind, Reset, Rule, Stall, When, s3_proxy
+from mastosync_dagster_tests.support.tls import tls_server
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
@@ -234,49 +227,11 @@ class _Silent(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextlib.contextmanager
-def tls_server(folder: Path, *, ca: bool) -> Iterator[str]:
-    """Run a server with a certificate that it has signed itself, and yield its endpoint."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, LOOPBACK)])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    file = folder / f"certificate-{ca}.pem"
-    file.write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    with ThreadingHTTPServer((LOOPBACK, 0), _Silent) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"https://{LOOPBACK}:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize("ca", [False, True])
 def test_a_certificate_that_is_not_trusted_says_where_to_name_its_ca(
     destination_bucket: Bucket, tmp_path: Path, *, ca: bool
 ) -> None:
-    with tls_server(tmp_path, ca=ca) as endpoint:
+    with tls_server(tmp_path, _Silent, ca=ca) as (endpoint, _):
         error = failure(storage(destination_bucket, "destination", endpoint=endpoint), list_objects)
     assert (error.reason, error.permanent) == (Reason.CONNECTION, True)
     assert "resources.destination.config.ca_file" in str(error)
