@@ -15,10 +15,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, SSLError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
 
 from mastosync_dagster.demo.servers import LOOPBACK, free_port, rclone_binary
@@ -28,6 +24,7 @@ from mastosync_dagster.s3.client import Client
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.headers import Attributes
 from mastosync_dagster_tests.support.proxy import s3_proxy
+from mastosync_dagster_tests.support.tls import self_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -497,27 +494,9 @@ def test_the_permission_becomes_the_acl_of_what_is_written(monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for loopback, with its key in the file beside it."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    file = folder / "certificate.pem"
-    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return file
+    made, key = self_signed(tmp_path_factory.mktemp("tls"))
+    key.rename(made.with_name("key.pem"))
+    return made
 
 
 @pytest.fixture

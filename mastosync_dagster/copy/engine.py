@@ -22,7 +22,7 @@ from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
 from mastosync_dagster.s3.loop import Loop, TaskCancelled
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.manifest import failed
+from mastosync_dagster.transfer.manifest import line_of
 from mastosync_dagster.transfer.memory import stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
@@ -417,12 +417,14 @@ class _Run:
         for line, detail in itertools.chain(left, ((line, NOT_BEGUN) for line in self._queue.rest())):
             self._left += 1
             source_prefix, destination_prefix = self._prefixes
-            yield failed(
+            yield line_of(
                 line,
-                source_prefix + line.source_key,
+                Outcome.FAILED,
                 destination_prefix + line.key,
-                Reason.NOT_ATTEMPTED,
-                detail,
+                source_prefix + line.source_key,
+                reason=Reason.NOT_ATTEMPTED,
+                detail=detail,
+                size=line.size,
             )
 
     def _progress(self) -> CopyProgress:

@@ -10,7 +10,7 @@ from mastosync_dagster.copy.integrity import look_at
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.transfer.decisions import Decision
-from mastosync_dagster.transfer.manifest import ManifestLine, failed
+from mastosync_dagster.transfer.manifest import ManifestLine, line_of
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.transfer.pool import gone
@@ -201,20 +201,8 @@ class ObjectCopier:
             except OlderError as older:
                 there = await self._of_older(line, key, older)
                 return there or await self._try_keys(line._replace(written_after=None), copy)
-            return ManifestLine(
-                line.group,
-                line.row_id,
-                line.part,
-                self._destination_prefix + key,
-                self._source_prefix + source_key,
-                Outcome.COPIED,
-                None,
-                None,
-                copied.size,
-                copied.md5,
-                line.private,
-                line.remote,
-            )
+            full, source_full = self._destination_prefix + key, self._source_prefix + source_key
+            return line_of(line, Outcome.COPIED, full, source_full, size=copied.size, etag=copied.md5)
         return refused
 
     async def _of_older(self, line: PlannedCopy, key: str, older: OlderError) -> ManifestLine | None:
@@ -262,40 +250,15 @@ class ObjectCopier:
         return self._failed(line, source_key, key, problem.error.reason, str(problem.error))
 
     def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
-        return failed(line, self._source_prefix + source_key, self._destination_prefix + key, reason, detail)
+        full, source_full = self._destination_prefix + key, self._source_prefix + source_key
+        return line_of(line, Outcome.FAILED, full, source_full, reason=reason, detail=detail, size=line.size)
 
     def _present(self, line: PlannedCopy, there: ListedObject, detail: str | None) -> ManifestLine:
-        return ManifestLine(
-            line.group,
-            line.row_id,
-            line.part,
-            self._destination_prefix + there.key,
-            None,
-            Outcome.PRESENT,
-            None,
-            detail,
-            there.size,
-            None,
-            line.private,
-            line.remote,
-        )
+        return line_of(line, Outcome.PRESENT, self._destination_prefix + there.key, detail=detail, size=there.size)
 
     def _missing(self, line: PlannedCopy) -> ManifestLine:
         detail = GONE if line.size is not None else HARMLESS if line.may_be_absent else None
-        return ManifestLine(
-            line.group,
-            line.row_id,
-            line.part,
-            self._destination_prefix + line.key,
-            None,
-            Outcome.MISSING,
-            None,
-            detail,
-            None,
-            None,
-            line.private,
-            line.remote,
-        )
+        return line_of(line, Outcome.MISSING, self._destination_prefix + line.key, detail=detail)
 
 
 def _is_what_is_wanted(found: ListedObject, line: PlannedCopy) -> bool:

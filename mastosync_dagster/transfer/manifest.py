@@ -22,7 +22,7 @@ __all__ = [
     "ManifestLine",
     "ManifestWriter",
     "NotAManifestError",
-    "failed",
+    "line_of",
     "lines_of",
     "merge",
     "read_manifest",
@@ -124,21 +124,32 @@ def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
     return list(map(ManifestLine._make, zip(*values.values(), strict=True)))
 
 
-def failed(line: PlannedCopy, source_key: str | None, key: str, reason: Reason, detail: str) -> ManifestLine:
-    """Return the manifest line of an object that was not copied, with its full keys."""
+def line_of(
+    planned: PlannedCopy,
+    outcome: Outcome,
+    key: str,
+    source_key: str | None = None,
+    *,
+    reason: Reason | None = None,
+    detail: str | None = None,
+    size: int | None = None,
+    etag: str | None = None,
+) -> ManifestLine:
+    """Return the manifest line of a planned object, given its full keys."""
+    # By position: this is done for each object.
     return ManifestLine(
-        line.group,
-        line.row_id,
-        line.part,
+        planned.group,
+        planned.row_id,
+        planned.part,
         key,
         source_key,
-        Outcome.FAILED,
+        outcome,
         reason,
         detail,
-        line.size,
-        None,
-        line.private,
-        line.remote,
+        size,
+        etag,
+        planned.private,
+        planned.remote,
     )
 
 
@@ -189,12 +200,14 @@ def _part(folder: Path, name: str, source_prefix: str, destination_prefix: str) 
         return
     for planned in read_plan(folder, plan):
         lines = [
-            failed(
+            line_of(
                 line,
-                source_prefix + line.source_key if line.source_key else None,
+                Outcome.FAILED,
                 destination_prefix + line.key,
-                Reason.NOT_ATTEMPTED,
-                NOT_WRITTEN_DOWN,
+                source_prefix + line.source_key if line.source_key else None,
+                reason=Reason.NOT_ATTEMPTED,
+                detail=NOT_WRITTEN_DOWN,
+                size=line.size,
             )
             for line in planned
         ]

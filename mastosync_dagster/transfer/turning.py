@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.transfer.access import set_access
 from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter, line_of
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import TO_TURN, TURNED, read_plan
 from mastosync_dagster.transfer.pool import Pool
@@ -151,17 +151,6 @@ class _Turner:
             self._on_line(done)
 
     def _line(self, line: PlannedCopy, outcome: Outcome, reason: Reason | None, detail: str | None) -> ManifestLine:
-        return ManifestLine(
-            group=line.group,
-            row_id=line.row_id,
-            part=line.part,
-            key=self._destination.full_key(line.key),
-            source_key=self._source_prefix + line.source_key if line.source_key else None,
-            outcome=outcome,
-            reason=reason,
-            detail=detail,
-            size=line.size,
-            etag=line.etag,
-            private=line.private,
-            remote=line.remote,
-        )
+        source_key = self._source_prefix + line.source_key if line.source_key else None
+        key = self._destination.full_key(line.key)
+        return line_of(line, outcome, key, source_key, reason=reason, detail=detail, size=line.size, etag=line.etag)
