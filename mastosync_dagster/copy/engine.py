@@ -20,7 +20,7 @@ from mastosync_dagster.copy.object_copier import ObjectCopier
 from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
-from mastosync_dagster.s3.loop import Loop, TaskCancelled
+from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import line_of
 from mastosync_dagster.transfer.memory import stay_small
@@ -268,9 +268,10 @@ class _Run:
             return
         try:
             self._loop.call(lambda: self._begin(copier))
-        except BaseException:
-            self._all_done.set()  # nobody has begun
-            raise
+        except ResourcesError as error:
+            self._stopped = self._storages[0].error(error)
+            self._all_done.set()
+            return
         next_progress = time.monotonic() + _PROGRESS_SECONDS
         while not self._all_done.wait(_TICK_SECONDS):
             if stop.is_set() or self._ending or self._writer.error is not None:

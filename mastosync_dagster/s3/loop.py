@@ -42,6 +42,10 @@ class TaskCancelled(BaseException):
     """Raised inside a coroutine that is cancelled, where it waits."""
 
 
+class ResourcesError(Exception):
+    """The system gives no descriptors, or no thread."""
+
+
 class Task(Generic[_T]):
     """A coroutine that runs on a loop.
 
@@ -152,13 +156,16 @@ class Loop:
         """Have a function called within the loop, soon. Thread-safe.
 
         Raises:
-            OSError, RuntimeError: The system gives no descriptors, or no thread. It will not be called.
+            ResourcesError: The system gives no descriptors, or no thread. It will not be called.
         """
         if self._process != os.getpid():
             self._leave_to_the_parent()
         with self._lock:
             if self._thread is None:
-                self._start()
+                try:
+                    self._start()
+                except (OSError, RuntimeError, pycurl.error) as error:  # libcurl says so by an error without a number
+                    raise ResourcesError("this process may open no more files, or begin no more threads") from error
             self._calls.append(function)
             self._ring()
 

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.listing import NotXmlError
+from mastosync_dagster.s3.loop import ResourcesError
 from mastosync_dagster.transfer.foreign import one_line
 from mastosync_dagster.transfer.outcomes import Reason
 
@@ -221,6 +222,12 @@ _NOT_S3 = _Rule(
     Reason.UNEXPECTED, "the {side} does not answer like an S3 storage ({text}): check {S3_ENDPOINT}", retryable=True
 )
 _UNEXPECTED = _Rule(Reason.UNEXPECTED, "the {side} answered something unexpected ({code}): {text}")
+_RESOURCES = _Rule(
+    Reason.UNEXPECTED,
+    "the {side} cannot be asked: {text}; raise their limits (ulimit -n and -u, LimitNOFILE and TasksMax of a unit)",
+    permanent=True,
+    reached=False,
+)
 _REDIRECT = _Rule(
     Reason.WRONG_REGION,
     "the {side} sends us elsewhere ({code}, to {location}): check {S3_ENDPOINT}",
@@ -351,6 +358,8 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
             rule = replace(rule, reached=False)
     elif isinstance(error, (BotoCoreError, ClientError)):
         facts, rule = _Facts(text=str(error)), _NO_CREDENTIALS
+    elif isinstance(error, ResourcesError):
+        facts, rule = _Facts(text=str(error)), _RESOURCES
     elif isinstance(error, NotXmlError):
         facts, rule = _Facts(text=str(error)), _NOT_S3
     else:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.s3.loop import Loop, TaskCancelled
+from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def test_a_system_that_gives_no_descriptors_is_told_and_asked_again(monkeypatch:
     loop = Loop("test")
     with monkeypatch.context() as scarce:
         scarce.setattr(selectors, "DefaultSelector", nothing_left)
-        with pytest.raises(OSError, match="too many open files"):
+        with pytest.raises(ResourcesError, match="may open no more files"):
             loop.run(number())
     assert loop.run(number()) == 7
     loop.close()

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pycurl
 import pytest
 from botocore.exceptions import BotoCoreError
 
@@ -121,6 +122,21 @@ def test_a_stop_waits_for_an_upload_to_be_removed(transfer: Stoppable) -> None:
     assert time.monotonic() - moments[0] < 8
     assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 2
     assert transfer.uploads() == []
+
+
+def test_a_process_that_may_open_no_more_files_says_so_and_every_object_has_a_line(
+    transfer: Stoppable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [transfer.put(f"a/{number}", b"body") for number in range(5)]
+
+    def nothing_left() -> pycurl.CurlMulti:
+        raise pycurl.error("initializing curl-multi failed")  # what it says then
+
+    monkeypatch.setattr(pycurl, "CurlMulti", nothing_left)
+    counts, lines = transfer.run(*planned)
+    assert counts.stopped is not None
+    assert "ulimit -n" in str(counts.stopped)
+    assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 5
 
 
 def test_credentials_that_cannot_be_had_are_told_and_every_object_has_a_line(
