@@ -247,35 +247,43 @@ def test_a_kept_connection_that_falls_silent_is_no_name_that_cannot_be_resolved(
     assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
 
 
+class _Kept(BaseHTTPRequestHandler):
+    """Answers over connections that are kept."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def client_at(loop: Loop, endpoint: str, transport: Transport) -> Client:
+    return Client(
+        loop,
+        Place(endpoint, "bucket"),
+        transport,
+        region="us-east-1",
+        credentials=lambda: Credentials("id", "secret"),
+        silence=5.0,
+        write_silence=5.0,
+    )
+
+
 def test_a_forked_process_leaves_the_connections_of_its_parent_alone(loop: Loop, tmp_path: Path) -> None:
     connections: list[object] = []
 
-    class Kept(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Counted(_Kept):
         def setup(self) -> None:
             connections.append(self.client_address)
             super().setup()
 
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with tls_server(tmp_path, Kept) as (endpoint, certificate):
-        client = Client(
-            loop,
-            Place(endpoint, "bucket"),
-            Transport(ca_file=str(certificate)),
-            region="us-east-1",
-            credentials=lambda: Credentials("id", "secret"),
-            silence=5.0,
-            write_silence=5.0,
-        )
+    with tls_server(tmp_path, Counted) as (endpoint, certificate):
+        client = client_at(loop, endpoint, Transport(ca_file=str(certificate)))
         assert loop.run(client.get("a", limit=10)).body == b"ok"
         child = os.fork()
         if child == 0:
@@ -284,6 +292,45 @@ def test_a_forked_process_leaves_the_connections_of_its_parent_alone(loop: Loop,
         assert loop.run(client.get("a", limit=10)).body == b"ok"
         loop.close()
     assert len(connections) == 2
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", None])
+def test_a_private_ca_is_the_one_that_the_aws_tools_and_openssl_are_told(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with tls_server(tmp_path, _Kept) as (endpoint, certificate):
+        if variable is None:
+            with pytest.raises(TransportError) as told:
+                loop.run(client_at(loop, endpoint, Transport()).get("a", limit=10))
+            assert told.value.failure is Failure.CERTIFICATE
+            reply = loop.run(client_at(loop, endpoint, Transport(verify=False)).get("a", limit=10))
+        else:
+            monkeypatch.setenv(variable, str(certificate))
+            reply = loop.run(client_at(loop, endpoint, Transport()).get("a", limit=10))
+        loop.close()
+    assert reply.body == b"ok"
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.0/8", "127.0.0.1", "*", None])
+def test_a_proxy_is_asked_but_for_what_no_proxy_names(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exempt: str | None
+) -> None:
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    if exempt is not None:
+        monkeypatch.setenv("NO_PROXY", exempt)
+    with tls_server(tmp_path, _Kept) as (endpoint, certificate):
+        client = client_at(loop, endpoint, Transport(ca_file=str(certificate)))
+        if exempt is None:
+            with pytest.raises(TransportError) as told:
+                loop.run(client.get("a", limit=10))
+            assert told.value.failure is Failure.CONNECT
+        else:
+            assert loop.run(client.get("a", limit=10)).body == b"ok"
+        loop.close()
 
 
 def test_what_was_sent_is_not_kept(loop: Loop, source_bucket: Bucket) -> None:
