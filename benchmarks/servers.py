@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import secrets
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from benchmarks.native import build
 from benchmarks.network import LARGEST_PACKET, Place, wait_until_listening
 from mastosync_dagster.demo.processes import running
 from mastosync_dagster.demo.servers import free_port, rclone_binary
+from mastosync_dagster_tests.support.tls import self_signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,8 +44,19 @@ class Kind(enum.Enum):
     RCLONE = "rclone serve s3"
     """A real one: checks signatures, keeps every header. A third of a CPU millisecond a request."""
 
+    RCLONE_HTTPS = "rclone serve s3, HTTPS"
+    """The same behind TLS, with a certificate that has signed itself."""
+
     MEMORY = "memory_s3"
     """Ours in C: a few hundredths of a millisecond a request, counts what it answers, holds a million objects."""
+
+    STALLING = "memory_s3, 1 % of GETs stalled for 10 s"
+    """The same, which answers every hundredth GET of an object only after ten seconds."""
+
+    @property
+    def counts_requests(self) -> bool:
+        """Whether it tells how many requests it has answered."""
+        return self in {Kind.MEMORY, Kind.STALLING}
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Server:
         access_key_id: Its only access key.
         secret_access_key: That key's secret.
         pid: Its process id.
+        certificate: What it shows where it speaks TLS, which is also what has to be trusted.
     """
 
     kind: Kind
@@ -65,11 +79,13 @@ class Server:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     pid: int
+    certificate: Path | None = None
 
     @property
     def endpoint(self) -> str:
         """URL of the server."""
-        return f"http://{self.place.address}:{self.port}"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{self.place.address}:{self.port}"
 
     @property
     def description(self) -> str:
@@ -86,6 +102,7 @@ class Server:
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
             region_name=REGION,
+            verify=str(self.certificate) if self.certificate else None,
             config=Config(
                 s3={"addressing_style": "path"},
                 request_checksum_calculation="when_required",
@@ -103,12 +120,18 @@ class Server:
             region=REGION,
             unsigned_payload=True,
             virtual_hosted_style_request=False,
-            client_options={"allow_http": True, "timeout": timedelta(minutes=5)},
+            # It fills and checks; whether certificates are looked at is the contenders' matter.
+            client_options={
+                "allow_http": True,
+                "allow_invalid_certificates": self.certificate is not None,
+                "timeout": timedelta(minutes=5),
+            },
         )
 
     def environment(self, prefix: str = "") -> dict[str, str]:
         """Return the variables that describe this side to mastosync."""
-        return {
+        trusted = {"AWS_CA_BUNDLE": str(self.certificate)} if self.certificate else {}
+        return trusted | {
             f"{prefix}S3_BUCKET": BUCKET,
             f"{prefix}S3_ENDPOINT": self.endpoint,
             f"{prefix}S3_REGION": REGION,
@@ -117,7 +140,7 @@ class Server:
         }
 
     def counts(self) -> dict[str, int]:
-        """Return how many requests a `Kind.MEMORY` server has answered, by name (GET, HEAD, PUT, LIST, ...)."""
+        """Return how many requests a server that counts has answered, by name (GET, HEAD, PUT, LIST, ...)."""
         with urllib.request.urlopen(f"{self.endpoint}/-/counts", timeout=10) as answer:  # noqa: S310  (our own server)
             lines = answer.read().decode().splitlines()
         return {name: int(number) for name, number in (line.split() for line in lines)}
@@ -135,17 +158,29 @@ def server(kind: Kind, place: Place, programs: Path) -> Iterator[Server]:
     port, key, secret = free_port(), secrets.token_hex(8), secrets.token_hex(20)
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-bench-s3-")))
-        if kind is Kind.RCLONE:
+        certificate: Path | None = None
+        if kind.counts_requests:
+            command = [str(build("memory_s3", programs)), place.address, str(port)]
+            command += ["100", "10000"] if kind is Kind.STALLING else []
+            process = stack.enter_context(_held(place, command))
+        else:
             command = [str(rclone_binary()), "serve", "s3", "--auth-key", f"{key},{secret}"]
             command += ["--addr", f"{place.address}:{port}", "--config", "", "-q", ":memory:"]
+            if kind is Kind.RCLONE_HTTPS:
+                # Both servers show the same certificate: a contender is told of one file.
+                certificate, private = _certificate(programs)
+                command += ["--cert", str(certificate), "--key", str(private)]
             process = stack.enter_context(running([*place.enter, *command], log=base / "log", grace=2))
-        else:
-            command = [str(build("memory_s3", programs)), place.address, str(port)]
-            process = stack.enter_context(_held(place, command))
         wait_until_listening(place, port)
-        made = Server(kind, place, port, key, secret, process.pid)
+        made = Server(kind, place, port, key, secret, process.pid, certificate)
         made.client().create_bucket(Bucket=BUCKET)
         yield made
+
+
+@functools.cache
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate and its key, once."""
+    return self_signed(folder)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,13 @@
  * For what a real server would hide: the ceiling of a client with no delay, and a million objects. It keeps headers and
  * user metadata, computes ETags (MD5, of several bodies at a time) and refuses a body that is not the one of its
  * Content-MD5, lists in key order with StartAfter, continuation and delimiter, and counts the requests it answers. It
- * knows GetObject, HeadObject, PutObject, DeleteObject, ListObjectsV2, buckets of any name, and GET /-/counts;
- * everything else (multipart uploads, copies on the server, chunked bodies, Range) it refuses with 501.
+ * knows GetObject (also of a Range), HeadObject, PutObject, DeleteObject, ListObjectsV2, buckets of any name, and
+ * GET /-/counts; everything else (multipart uploads, copies on the server, chunked bodies) it refuses with 501.
  *
- * Usage: memory_s3 ADDRESS PORT          Prints "ready" and runs until its standard input closes.
+ * Usage: memory_s3 ADDRESS PORT [EVERY MILLISECONDS]
+ *
+ * Prints "ready" and runs until its standard input closes. With EVERY, every so manyth GetObject is answered only after
+ * MILLISECONDS.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -245,8 +248,11 @@ struct connection {
   char path[4096];
   char *answer; /* head of the answer, or all of it */
   size_t answer_length, sent;
-  struct content *body; /* body of the answer */
+  struct content *body; /* body of the answer: these bytes of it */
+  size_t body_from, body_length;
   int waiting;          /* the PUT's body is here and its MD5 is not computed yet */
+  long long stalled_until; /* milliseconds; 0: not stalled */
+  struct connection *stalled_next;
   int closing;
 };
 
@@ -260,6 +266,23 @@ static void end(struct connection *connection) {
   release(connection->body);
   free(connection->answer);
   free(connection);
+}
+
+/* Connections whose answer is held back, the first to go on first: all wait equally long. */
+static int stall_every, stall_ms;
+static struct connection *stalled_first, **stalled_end = &stalled_first;
+
+static long long now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void stall(struct connection *connection) {
+  connection->stalled_until = now_ms() + stall_ms;
+  connection->stalled_next = NULL;
+  *stalled_end = connection;
+  stalled_end = &connection->stalled_next;
 }
 
 static void answer(struct connection *connection, const char *status, const char *headers, const char *type,
@@ -280,7 +303,7 @@ static void refuse(struct connection *connection, const char *status, const char
 
 /* Returns 0 when all is sent, 1 when the socket takes no more for now, -1 when it is gone. */
 static int send_answer(struct connection *connection) {
-  size_t body_length = connection->body ? connection->body->length : 0;
+  size_t body_length = connection->body ? connection->body_length : 0;
   while (connection->sent < connection->answer_length + body_length) {
     struct iovec parts[2];
     int count = 0;
@@ -289,7 +312,7 @@ static int send_answer(struct connection *connection) {
                                       connection->answer_length - connection->sent};
     if (body_length) {
       size_t done = connection->sent > connection->answer_length ? connection->sent - connection->answer_length : 0;
-      parts[count++] = (struct iovec){connection->body->bytes + done, body_length - done};
+      parts[count++] = (struct iovec){connection->body->bytes + connection->body_from + done, body_length - done};
     }
     ssize_t sent = writev(connection->socket, parts, count);
     if (sent < 0) return errno == EAGAIN ? 1 : -1;
@@ -435,17 +458,29 @@ static void list(struct connection *connection, const char *bucket, const char *
   answer(connection, "200 OK", "", "application/xml", xml, (size_t)length);
 }
 
-static void tell(struct connection *connection, struct object *object, int with_body) {
-  char headers[HEAD_BYTES + 512], written[40];
+/* `range`: a header's value as "bytes=FIRST-LAST" or "bytes=FIRST-", or NULL. */
+static void tell(struct connection *connection, struct object *object, int with_body, const char *range) {
+  char headers[HEAD_BYTES + 512], written[40], part[100] = "";
+  size_t whole = object->content->length, first = 0, last = whole ? whole - 1 : 0;
+  int bounds = range ? sscanf(range, "bytes=%zu-%zu", &first, &last) : 0;
+  if (bounds > 0 && first >= whole) {
+    refuse(connection, "416 Range Not Satisfiable", "InvalidRange", !with_body);
+    return;
+  }
+  if (last >= whole && whole) last = whole - 1;
+  size_t length = whole ? last - first + 1 : 0;
+  if (bounds > 0) sprintf(part, "Content-Range: bytes %zu-%zu/%zu\r\n", first, last, whole);
   time_text(object->content->written, "%a, %d %b %Y %H:%M:%S GMT", written);
-  sprintf(headers, "%sETag: \"%s\"\r\nLast-Modified: %s\r\nAccept-Ranges: none\r\n", object->content->headers,
-          object->content->etag, written);
+  sprintf(headers, "%sETag: \"%s\"\r\nLast-Modified: %s\r\n%s", object->content->headers, object->content->etag,
+          written, part);
   connection->answer = take_memory(strlen(headers) + 256);
-  connection->answer_length = (size_t)sprintf(connection->answer, "HTTP/1.1 200 OK\r\n%sContent-Length: %zu\r\n\r\n",
-                                              headers, object->content->length);
+  connection->answer_length = (size_t)sprintf(connection->answer, "HTTP/1.1 %s\r\n%sContent-Length: %zu\r\n\r\n",
+                                              bounds > 0 ? "206 Partial Content" : "200 OK", headers, length);
   connection->sent = 0;
   if (with_body) {
     connection->body = object->content;
+    connection->body_from = first;
+    connection->body_length = length;
     object->content->users++;
   }
 }
@@ -511,11 +546,12 @@ static void handle(struct connection *connection, char *head) {
   } else if (is_bucket && (head_only || strcmp(method, "PUT") == 0)) {
     counts[OTHER]++;
     answer(connection, "200 OK", "", NULL, "", 0);
-  } else if (!is_bucket && !query && (head_only || strcmp(method, "GET") == 0) && !header(headers, "range")) {
+  } else if (!is_bucket && !query && (head_only || strcmp(method, "GET") == 0)) {
     counts[head_only ? HEAD : GET]++;
     struct object *object = find(path);
-    if (object) tell(connection, object, !head_only);
+    if (object) tell(connection, object, !head_only, header(headers, "range"));
     else refuse(connection, "404 Not Found", "NoSuchKey", head_only);
+    if (!head_only && stall_every && counts[GET] % stall_every == 0) stall(connection);
   } else if (!is_bucket && strcmp(method, "DELETE") == 0) {
     counts[DELETE]++;
     drop(path);
@@ -542,7 +578,7 @@ static void handle(struct connection *connection, char *head) {
 
 /* Reads and answers until the socket has nothing more, or takes nothing more. Returns -1 when it is gone. */
 static int serve(struct connection *connection) {
-  while (!connection->waiting) {
+  while (!connection->waiting && !connection->stalled_until) {
     if (connection->answer) {
       int state = send_answer(connection);
       if (state) return state < 0 ? -1 : 0;
@@ -631,6 +667,20 @@ static void finish_complete(void) {
   }
 }
 
+/* Lets connections go on whose time has come. Returns the milliseconds until the next one's has; -1: there is none. */
+static int end_stalls(void) {
+  while (stalled_first) {
+    struct connection *connection = stalled_first;
+    long long left = connection->stalled_until - now_ms();
+    if (left > 0) return (int)left;
+    stalled_first = connection->stalled_next;
+    if (!stalled_first) stalled_end = &stalled_first;
+    connection->stalled_until = 0;
+    if (serve(connection) < 0) end(connection);
+  }
+  return -1;
+}
+
 static int listen_on(const char *address, int port) {
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
   struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -646,9 +696,13 @@ static void watch(int file, void *owner, uint32_t events) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 3) {
-    fprintf(stderr, "usage: memory_s3 ADDRESS PORT\n");
+  if (count != 3 && count != 5) {
+    fprintf(stderr, "usage: memory_s3 ADDRESS PORT [EVERY MILLISECONDS]\n");
     return 2;
+  }
+  if (count == 5) {
+    stall_every = atoi(arguments[3]);
+    stall_ms = atoi(arguments[4]);
   }
   start = take_memory(sizeof *start + LEVELS * sizeof start->next[0]);
   memset(start, 0, sizeof *start + LEVELS * sizeof start->next[0]);
@@ -667,7 +721,9 @@ int main(int count, char **arguments) {
   fflush(stdout);
   for (;;) {
     struct epoll_event events[EVENTS];
-    int ready = epoll_wait(poller, events, EVENTS, -1);
+    int milliseconds = end_stalls();
+    while (complete_count) finish_complete();
+    int ready = epoll_wait(poller, events, EVENTS, milliseconds);
     for (int i = 0; i < ready; i++) {
       if (events[i].data.ptr == &input) return 0;
       if (events[i].data.ptr == &listener) {
@@ -682,6 +738,5 @@ int main(int count, char **arguments) {
       }
       if (serve(events[i].data.ptr) < 0) end(events[i].data.ptr);
     }
-    while (complete_count) finish_complete();
   }
 }

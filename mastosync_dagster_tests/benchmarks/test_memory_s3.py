@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import signal
@@ -136,3 +137,35 @@ def test_every_request_is_counted(server: servers.Server, client: S3Client) -> N
     assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)
     counted = {kind: count - before[kind] for kind, count in server.counts().items()}
     assert counted == {"GET": 1, "HEAD": 0, "PUT": 2, "DELETE": 1, "LIST": 2, "OTHER": 0}
+
+
+def test_a_range_is_a_part_of_the_body(client: S3Client) -> None:
+    client.put_object(Bucket=BUCKET, Key="a/b.png", Body=b"0123456789")
+
+    def read(part: str) -> tuple[bytes, str | None]:
+        answer = client.get_object(Bucket=BUCKET, Key="a/b.png", Range=part)
+        return answer["Body"].read(), answer.get("ContentRange")
+
+    assert read("bytes=2-4") == (b"234", "bytes 2-4/10")
+    assert read("bytes=7-") == (b"789", "bytes 7-9/10")
+    assert read("bytes=7-99") == (b"789", "bytes 7-9/10")
+    with pytest.raises(ClientError, match="InvalidRange"):
+        read("bytes=10-")
+
+
+def test_one_get_of_a_hundred_is_late(programs: Path) -> None:
+    with (
+        servers.server(servers.Kind.STALLING, network.Place(), programs) as server,
+        contextlib.closing(server.client()) as client,
+    ):
+        client.put_object(Bucket=BUCKET, Key="a/b.png", Body=b"0123456789")
+
+        def seconds(_: int) -> float:
+            started = time.monotonic()
+            assert client.get_object(Bucket=BUCKET, Key="a/b.png")["Body"].read() == b"0123456789"
+            return time.monotonic() - started
+
+        with ThreadPoolExecutor(8) as pool:
+            took = sorted(pool.map(seconds, range(200)))
+    assert took[197] < 5
+    assert all(10 <= each < 15 for each in took[198:])
