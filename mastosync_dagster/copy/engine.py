@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
@@ -23,7 +24,7 @@ from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCou
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.transfer.errors import StorageError
 from mastosync_dagster.transfer.manifest import line_of
-from mastosync_dagster.transfer.memory import stay_small
+from mastosync_dagster.transfer.memory import collecting_by_hand, stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
 from mastosync_dagster.transfer.results import ResultWriter
@@ -126,7 +127,8 @@ def copy_plan(
         BaseException: Whatever interrupts the calling thread, after the result is written.
     """
     stay_small()
-    return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
+    with collecting_by_hand():
+        return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
 
 
 class _Sums:
@@ -279,6 +281,8 @@ class _Run:
             if time.monotonic() >= next_progress:
                 next_progress += _PROGRESS_SECONDS
                 on_progress(self._progress())
+                # Errors are in cycles with what they came through.
+                gc.collect(1)
 
     def _copier(self) -> ObjectCopier | None:
         """Open both sides; None where that fails."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from mastosync_dagster.s3.loop import Loop, Task
 
@@ -128,11 +127,11 @@ class MemoryBudget:
         self._total = self._free = total
         self._waiting: deque[tuple[tuple[Task[Any], int], _Waiter, int]] = deque()
 
-    @contextlib.asynccontextmanager
-    async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold ``size`` bytes while the block runs; wait for them first, in the order of asking.
+    async def take(self, size: int) -> int:
+        """Wait for so many bytes, in the order of asking; a body larger than the whole budget until it is alone.
 
-        A body larger than the whole budget waits until it is alone.
+        Returns:
+            The bytes that are to be given back.
         """
         amount = min(size, self._total)
         if amount > self._free or self._waiting:
@@ -141,16 +140,14 @@ class MemoryBudget:
                 await self._loop.park(lambda parked: self._waiting.append((parked, waiter, amount)))
             except BaseException:
                 if waiter.granted:
-                    self._give_back(amount)
+                    self.give_back(amount)
                 raise
         else:
             self._free -= amount
-        try:
-            yield
-        finally:
-            self._give_back(amount)
+        return amount
 
-    def _give_back(self, amount: int) -> None:
+    def give_back(self, amount: int) -> None:
+        """Give back what `take` returned."""
         self._free += amount
         while self._waiting and self._waiting[0][2] <= self._free:
             parked, waiter, wanted = self._waiting.popleft()

@@ -84,18 +84,23 @@ class LargeObjects:
         room = part_size_for(size or 0)
         while True:
             epochs = {side: side.window.epoch for side in (self._source, self._destination)}
+            held = await self._budget.take(room + READ_AHEAD)
             try:
                 # It is read while it is written, so it takes a slot at both sides. Whoever waits for the second with
                 # the first one taken waits for somebody who waits for neither, nor for memory.
-                async with self._budget.hold(room + READ_AHEAD), self._source, self._destination:
+                async with self._source, self._destination:
                     return await self._copy_once(_Work(source_key, key, size, private, readings, room))
             except _NeedsRoomError as needed:
                 room = needed.size
             except SideError as failed:
                 side = failed.endpoint
                 trouble = troubles.setdefault(side, Trouble(side))
+                self._budget.give_back(held)
+                held = 0  # somebody else may have it meanwhile
                 if not await trouble.pause(failed.error, epochs[side]):
                     raise EndpointError(side, failed.error) from failed
+            finally:
+                self._budget.give_back(held)
 
     async def _copy_once(self, work: _Work) -> Copied:
         reading = Reading(self._source, work.source_key)

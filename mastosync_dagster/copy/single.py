@@ -93,12 +93,12 @@ class _Body(NamedTuple):
 class _Memory:
     """Keeps a body in memory, as long as it has room (a `Sink`)."""
 
-    __slots__ = ("_after", "_left", "chunks", "older", "refused", "size")
+    __slots__ = ("_after", "_chunks", "_left", "older", "refused", "size")
 
     def __init__(self, room: int, after: datetime | None) -> None:
         self._left = room
         self._after = after
-        self.chunks: list[bytes] = []
+        self._chunks: list[bytes] = []
         self.size: int | None = None
         self.refused = False
         self.older: OlderError | None = None
@@ -122,8 +122,13 @@ class _Memory:
         if self.refused or self._left < 0:
             self.refused = True
             return -1
-        self.chunks.append(data)
+        self._chunks.append(data)
         return None
+
+    @property
+    def data(self) -> bytes:
+        """What has arrived."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
 
 class SingleObjects:
@@ -178,12 +183,14 @@ class SingleObjects:
         """
         room = _UNKNOWN_SIZE if size is None else size
         while True:
+            held = await self._budget.take(room)
             try:
-                async with self._budget.hold(room):
-                    return await self._copy(source_key, key, size, room, written_after, private=private)
+                return await self._copy(source_key, key, size, room, written_after, private=private)
             # Its size was unknown, or has changed.
-            except _NeedsRoomError as needed:  # noqa: PERF203  (once an object)
+            except _NeedsRoomError as needed:
                 room = needed.size
+            finally:
+                self._budget.give_back(held)
 
     async def _copy(
         self, source_key: str, key: str, size: int | None, room: int, after: datetime | None, *, private: bool
@@ -217,7 +224,7 @@ class SingleObjects:
             sink, reply = await self._hedges.run(lambda: self._get(key, room, after))
         else:
             sink, reply = await self._get(key, room, after)
-        data = sink.chunks[0] if len(sink.chunks) == 1 else b"".join(sink.chunks)
+        data = sink.data
         await source.take_bytes(len(data))
         if sink.size is not None and len(data) != sink.size:
             raise body_error(source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)

@@ -20,7 +20,7 @@ from mastosync_dagster.mastodon.snapshots import read_snapshot
 from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, Remote, table_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
@@ -160,9 +160,9 @@ def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowP
     columns = row_columns(facts, schema, changed=since is not None)
     wanted = _has_file(facts, schema)
     if since is not None:
-        wanted = sql.SQL("({}) AND ({})").format(wanted, _has_changed(facts, schema))
+        wanted = sql.SQL("{} AND {}").format(wanted, _has_changed(facts, schema))
     if selection.private_only:
-        wanted = sql.SQL("({}) AND ({})").format(wanted, is_private(facts, schema, "walked"))
+        wanted = sql.SQL("{} AND {}").format(wanted, is_private(facts, schema, "walked"))
     query = _page_query(facts, schema, columns, wanted)
     parameters: dict[str, Any] = {
         "first": selection.ids.lo if selection.ids else _LOWEST_ID,
@@ -254,7 +254,12 @@ def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
         )
         for owner in _owners(facts, schema)
     ]
-    return sql.SQL(" OR ").join(private) if private else sql.Literal(facts.private)
+    return _any_of(private) if private else sql.Literal(facts.private)
+
+
+def _any_of(conditions: Iterable[sql.Composable]) -> sql.Composable:
+    """Return the condition that one of some holds, in brackets: it may stand beside any other."""
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions))
 
 
 def _page_query(facts: Table, schema: Schema, columns: list[str], wanted: sql.Composable) -> sql.Composed:
@@ -297,14 +302,14 @@ def _listed(columns: Sequence[str]) -> sql.Composed:
 
 def _has_file(facts: Table, schema: Schema) -> sql.Composable:
     names = [attachment.file_name_column for attachment in facts.attachments]
-    return sql.SQL(" OR ").join(
+    return _any_of(
         sql.SQL("btrim({}, %(blank)s) <> ''").format(sql.Identifier(name))
         for name in names
         if schema.has(facts.name, name)
     )
 
 
-def _has_changed(facts: Table, schema: Schema) -> sql.Composed:
+def _has_changed(facts: Table, schema: Schema) -> sql.Composable:
     # The same rule as `changed_objects`: a moment that is not known may lie after it, if there is a file.
     names = ["created_at", *(attachment.updated_at_column for attachment in facts.attachments)]
     conditions: list[sql.Composable] = [
@@ -330,7 +335,7 @@ def _has_changed(facts: Table, schema: Schema) -> sql.Composed:
     ]
     if schema.has(facts.name, "created_at"):
         conditions.append(sql.SQL("created_at IS NULL"))
-    return sql.SQL(" OR ").join([*conditions, sql.SQL("id > %(all_above)s")])
+    return _any_of([*conditions, sql.SQL("id > %(all_above)s")])
 
 
 def id_boundaries(

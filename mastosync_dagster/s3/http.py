@@ -311,14 +311,13 @@ class _Receiver:
         status = 0
         headers: dict[str, str] = {}
         for line in self.lines:
-            if line.startswith(b"HTTP/"):
+            name, colon, value = line.partition(b":")
+            if line[:5] == b"HTTP/":
                 # An interim answer (100 Continue), or a proxy's own, comes before the one that counts.
                 status = int(line.split(None, 2)[1])
                 headers = {}
-                continue
-            name, colon, value = line.partition(b":")
-            if colon:
-                headers[name.decode("latin-1").lower()] = value.strip().decode("utf-8", "surrogateescape")
+            elif colon:
+                headers[name.lower().decode("latin-1")] = value.strip().decode("utf-8", "surrogateescape")
         return status, headers
 
 

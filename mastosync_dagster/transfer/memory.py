@@ -1,11 +1,16 @@
-"""Keeps a process small that many threads allocate in."""
+"""How a process uses memory: what it keeps, and when it looks for garbage."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 """glibc's numbers of these options, from its ``malloc.h``."""
@@ -27,3 +32,20 @@ def stay_small() -> None:
         glibc = ctypes.CDLL(None)
         glibc.mallopt(_M_ARENA_MAX, _ARENAS)
         glibc.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM)
+
+
+@contextlib.contextmanager
+def collecting_by_hand() -> Iterator[None]:
+    """Look for garbage in cycles only when the block asks for it.
+
+    Planning and copying make ten thousands of small objects a second that live shortly and are in no cycle. Looking at
+    them again and again took a fifth of the planning's CPU.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -15,7 +15,7 @@ from mastosync_dagster.transfer.differing import MOST, Differing, Judgement
 from mastosync_dagster.transfer.equality import Equality
 from mastosync_dagster.transfer.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
-from mastosync_dagster.transfer.memory import stay_small
+from mastosync_dagster.transfer.memory import collecting_by_hand, stay_small
 from mastosync_dagster.transfer.outcomes import Outcome, Reason
 from mastosync_dagster.transfer.planfile import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.transfer.pool import Pool
@@ -148,7 +148,7 @@ def make_plan(
         lookup = stack.enter_context(
             Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
         )
-        stack.enter_context(_collecting_by_hand())
+        stack.enter_context(collecting_by_hand())
         for number, (asked, rows) in enumerate(_asked_ahead(batches, lookup, stop), 1):
             planner.decide(asked, rows, lookup)
             if number % _BATCHES_PER_COLLECTION == 0:
@@ -156,23 +156,6 @@ def make_plan(
         planner.settle(lookup)
     planner.tell_progress(at_once=True)
     return planner.counts
-
-
-@contextlib.contextmanager
-def _collecting_by_hand() -> Iterator[None]:
-    """Look for garbage in cycles when it is asked for alone.
-
-    A batch makes ten thousands of tuples that live for a second and are in no cycle. Looking at them again and again
-    took a fifth of the planning's CPU; once in a few batches is enough.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event) -> Iterator[tuple[Asked, int]]:

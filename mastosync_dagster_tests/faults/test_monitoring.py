@@ -18,6 +18,7 @@ from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
 from mastosync_dagster.manifests import manifest_store
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster_tests.faults.world import VIDEO_MIB
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.run_processes import holder_of
@@ -78,9 +79,8 @@ def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None], asset: str
     """Have the UI start a run, and kill something when it copies; the argument is the run's process id."""
     world.source_proxy.set_rules(SLOW)
     world.destination_proxy.set_rules(SLOW_PARTS)
-    Webserver(ui.url).launch_backfill(
-        asset, [PARTITION], {"ops": {asset: {"ops": {"copy": {"config": {"concurrency": 2}}}}}}
-    )
+    few = {"concurrency": 2, "single_put_mb": VIDEO_MIB}
+    Webserver(ui.url).launch_backfill(asset, [PARTITION], {"ops": {asset: {"ops": {"copy": {"config": few}}}}})
     writes = Kind.UPLOAD_PART if asset == LARGE else Kind.PUT
     (run,) = wait_for(world, lambda _: world.destination_proxy.count(writes) > 0 and knows_what_is_old(world))
     kill(holder_of(Path(world.dagster.root_directory), run.run_id).pid)

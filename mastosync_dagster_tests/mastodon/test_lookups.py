@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.mastodon import NotMastodonError, Rows, Selection
+from mastosync_dagster.mastodon import NotMastodonError, PrivateRows, Rows, Selection
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
@@ -53,6 +53,15 @@ def test_rows_with_private_files_can_be_walked_alone(media: MastodonDatabase) ->
     assert media.ids(Selection("accounts", private_only=True)) == []
     media.insert("backups", {"id": 3, "dump_file_name": "a.zip"}, {"id": 4})
     assert media.ids(Selection("backups", private_only=True)) == [3]
+
+
+def test_of_some_rows_it_is_told_which_are_private_and_of_no_others(media: MastodonDatabase) -> None:
+    media.execute("INSERT INTO statuses (id, deleted_at) VALUES (7, '2024-01-01')")
+    media.insert("media_attachments", {"id": 8, "account_id": 1, "status_id": 7, "file_file_name": "a.png"})
+    with PrivateRows(media.connect, media.schema("media_attachments"), "media_attachments") as rows:
+        assert rows.among({1, 2}) == {2}
+        assert rows.among({1, 8}) == {8}
+        assert rows.among({1, 5}) == set()
 
 
 def test_an_absent_table_is_named(media: MastodonDatabase) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
+import select
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -130,7 +130,7 @@ def test_a_system_that_gives_no_descriptors_is_told_and_asked_again(monkeypatch:
 
     loop = Loop("test")
     with monkeypatch.context() as scarce:
-        scarce.setattr(selectors, "DefaultSelector", nothing_left)
+        scarce.setattr(select, "epoll", nothing_left)
         with pytest.raises(ResourcesError, match="may open no more files"):
             loop.run(number())
     assert loop.run(number()) == 7
