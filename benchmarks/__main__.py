@@ -15,13 +15,13 @@ from benchmarks import bars, cases, ceiling, dataset, growth, network, report
 from benchmarks.bench import Bench
 from benchmarks.results import Results
 from benchmarks.servers import Kind
-from mastosync_dagster.demo.processes import stop_requests
-from mastosync_dagster.demo.servers import postgres, rclone_binary
+from mastosync_dagster.demo.servers.processes import stop_requests
+from mastosync_dagster.demo.servers.start import postgres, rclone_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 _ROOT = Path(__file__).parent.parent
 _DOCUMENT = _ROOT / "docs" / "performance.md"

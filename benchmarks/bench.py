@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.dataset import Rows
     from benchmarks.network import Place
     from benchmarks.servers import Kind, Server
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 CONCURRENCY = {0: 64}
 """Requests in flight at each side, by delay: the default where nothing delays ..."""

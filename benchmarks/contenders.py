@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from benchmarks import measure
 from benchmarks.servers import BUCKET, REGION, Server
-from mastosync_dagster.demo.servers import rclone_binary
+from mastosync_dagster.demo.servers.start import rclone_binary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.dataset import Rows
     from benchmarks.measure import Usage
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from obstore import Attributes
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 SEED = 20_240_101
 BIG_BYTES = 64 * 1024 * 1024

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from mastosync_dagster.copy.engine import CopySettings, copy_plan
-from mastosync_dagster.transfer.settings import StorageSettings
-from mastosync_dagster.transfer.storage import Storage
+from mastosync_dagster.s3.settings import StorageSettings
+from mastosync_dagster.s3.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +56,9 @@ def _connect() -> psycopg2.extensions.connection:
 
 def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, object]]:
     """Read the rows of a range and plan them, as the op does."""
+    from mastosync_dagster.expected.objects import batches  # noqa: PLC0415  (as above)
     from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows  # noqa: PLC0415  (the engine needs none)
-    from mastosync_dagster.selection import batches  # noqa: PLC0415  (as above)
-    from mastosync_dagster.transfer.planning import make_plan  # noqa: PLC0415  (as above)
+    from mastosync_dagster.plan.planner import make_plan  # noqa: PLC0415  (as above)
 
     def part() -> dict[str, object]:
         source, destination = _sides()

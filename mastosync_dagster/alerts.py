@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import ALERT_WEBHOOK, SettingsError
-from mastosync_dagster.failures import root_of
-from mastosync_dagster.transfer.foreign import markdown
+from mastosync_dagster.escaping import markdown
+from mastosync_dagster.runs.failures import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.assets import all_assets
-from mastosync_dagster.jobs import all_jobs, sync_jobs
-from mastosync_dagster.own_files import keep_files_private
-from mastosync_dagster.progress import LogProgress
+from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.schedules import Nightly, all_schedules
-from mastosync_dagster.sensors import all_sensors
-from mastosync_dagster.transfer.fetching import FetchSettings
-from mastosync_dagster.verification import all_verifications
+from mastosync_dagster.runs.progress import LogProgress
+from mastosync_dagster.sync.assets import all_assets
+from mastosync_dagster.sync.automation import Nightly, all_schedules
+from mastosync_dagster.sync.jobs import all_jobs, sync_jobs
+from mastosync_dagster.sync.sensors import all_sensors
+from mastosync_dagster.verify.assets import all_verifications
 
 if TYPE_CHECKING:
-    from mastosync_dagster.progress import ProgressReporter
+    from mastosync_dagster.runs.progress import ProgressReporter
 
     defs: dg.Definitions
 

@@ -18,8 +18,8 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from mastosync_dagster.own_files import keep_files_private
-from mastosync_dagster.run_lock import RunState, state
+from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.runs.run_lock import RunState, state
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

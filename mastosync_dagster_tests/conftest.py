@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
 
-from mastosync_dagster.demo.servers import PostgresServer, S3Server, boto3_client, postgres, rclone_s3
+from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, postgres, rclone_s3
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
+from mastosync_dagster_tests.support.moto_server import moto, moto_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mypy_boto3_s3 import S3Client
+
+__all__ = ["moto", "moto_bucket"]
+"""Fixtures that live elsewhere."""
 
 
 @pytest.fixture(scope="session")
@@ -23,25 +24,6 @@ def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the session."""
     with postgres() as server:
         yield server
-
-
-def _execute(server: PostgresServer, statement: str) -> None:
-    administrative = replace(server, database="postgres")
-    with contextlib.closing(psycopg2.connect(administrative.url)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(statement)
-
-
-def create_database(server: PostgresServer, template: str = "template1") -> PostgresServer:
-    """Create a database of a new name, as a copy of another that nobody is connected to."""
-    name = f"test_{uuid.uuid4().hex}"
-    _execute(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    return replace(server, database=name)
-
-
-def drop_database(server: PostgresServer) -> None:
-    """Drop a database, whoever is connected to it."""
-    _execute(server, f'DROP DATABASE "{server.database}" WITH (FORCE)')
 
 
 @pytest.fixture
@@ -64,23 +46,6 @@ def destination_server() -> Iterator[S3Server]:
     """Another one, with other credentials."""
     with rclone_s3() as server:
         yield server
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """An empty bucket of the test's own, and a client to fill and inspect it."""
-
-    server: S3Server
-    name: str
-    client: S3Client
-
-
-def create_bucket(server: S3Server) -> Bucket:
-    """Create a bucket of a new name."""
-    client = boto3_client(server)
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    client.create_bucket(Bucket=name)
-    return Bucket(server=server, name=name, client=client)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 PROJECT = Path(__file__).parents[1]
 

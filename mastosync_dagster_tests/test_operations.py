@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster import environment
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
 
 TEXT = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import pytest
 
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster.demo.servers import LOOPBACK, free_port
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mastosync_dagster.settings import CopyConfig
+from mastosync_dagster.sync.config import CopyConfig
 from mastosync_dagster_tests.faults.scenarios import SINGLE
 from mastosync_dagster_tests.faults.test_death import SEEDS
 

@@ -9,13 +9,12 @@ import dagster as dg
 import pytest
 import yaml
 
-from mastosync_dagster import refetching
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.privacy import Privacy
-from mastosync_dagster.transfer import fetching, refetch
-from mastosync_dagster.transfer.findings import Finding
-from mastosync_dagster.transfer.planning import NO_ACLS
+from mastosync_dagster.expected.privacy import Privacy
+from mastosync_dagster.plan.planner import NO_ACLS
+from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.refetch import fetch, origins, refetch
 
 TEXT = (Path(__file__).parents[1] / "docs" / "verify-and-prune.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
@@ -58,8 +57,8 @@ def test_it_names_every_finding_and_every_policy() -> None:
 
 
 REASONS = [
-    *(value for name, value in vars(fetching).items() if name.isupper() and isinstance(value, str)),
-    *(refetching.ROW_GONE, refetching.ROW_CHANGED, refetching.NO_URL, refetching.MADE_HERE),
+    *(value for name, value in vars(fetch).items() if name.isupper() and isinstance(value, str)),
+    *(origins.ROW_GONE, origins.ROW_CHANGED, origins.NO_URL, origins.MADE_HERE),
     *(refetch.FETCHED, refetch.SILENT_BEFORE, NO_ACLS),
 ]
 

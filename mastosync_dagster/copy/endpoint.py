@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mastosync_dagster.copy.limits import RateLimit, Window
-from mastosync_dagster.transfer.errors import Aside, StorageError
-from mastosync_dagster.transfer.outcomes import Reason
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.errors import Aside, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mastosync_dagster.s3.loop import Loop
-    from mastosync_dagster.transfer.storage import Storage
+    from mastosync_dagster.s3.storage import Storage
 
 _T = TypeVar("_T")
 

@@ -18,27 +18,27 @@ from mastosync_dagster.copy.integrity import DestinationProof
 from mastosync_dagster.copy.limits import MemoryBudget, Window
 from mastosync_dagster.copy.multipart import LargeObjects
 from mastosync_dagster.copy.object_copier import ObjectCopier
+from mastosync_dagster.copy.results import ResultWriter
 from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
+from mastosync_dagster.process import collecting_by_hand, stay_small
+from mastosync_dagster.records.manifest import line_of
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
-from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.manifest import line_of
-from mastosync_dagster.transfer.memory import collecting_by_hand, stay_small
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import COPIED, TO_COPY, read_plan
-from mastosync_dagster.transfer.results import ResultWriter
-from mastosync_dagster.transfer.undisturbed import undisturbed
-from mastosync_dagster.transfer.verify import MIB
+from mastosync_dagster.shield import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from mastosync_dagster.records.manifest import ManifestLine
+    from mastosync_dagster.records.plan import PlannedCopy
     from mastosync_dagster.s3.loop import Task
-    from mastosync_dagster.transfer.manifest import ManifestLine
-    from mastosync_dagster.transfer.planfile import PlannedCopy
-    from mastosync_dagster.transfer.storage import Storage
+    from mastosync_dagster.s3.storage import Storage
 
 __all__ = ["CopyCounts", "CopyProgress", "CopySettings", "SideCounts", "copy_plan"]
 

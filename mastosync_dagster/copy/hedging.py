@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mastosync_dagster.transfer.errors import Aside
+from mastosync_dagster.s3.errors import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -6,18 +6,18 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.transfer.errors import StorageError
-from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.probe import refuses_damaged
-from mastosync_dagster.transfer.storage import has_md5, listed
-from mastosync_dagster.transfer.verify import bare, is_md5
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.etags import bare, is_md5
+from mastosync_dagster.s3.probes import refuses_damaged
+from mastosync_dagster.s3.storage import has_md5, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
-    from mastosync_dagster.transfer.storage import ListedObject
+    from mastosync_dagster.s3.storage import ListedObject
 
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404

@@ -10,13 +10,10 @@ from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_m
 from mastosync_dagster.copy.pipe import READ_AHEAD
 from mastosync_dagster.copy.reading import Reading, SideError
 from mastosync_dagster.copy.single import Copied
+from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.http import TransportError
-from mastosync_dagster.transfer.errors import Aside
-from mastosync_dagster.transfer.headers import shown
-from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.storage import has_md5
-from mastosync_dagster.transfer.verify import (
+from mastosync_dagster.s3.errors import Aside
+from mastosync_dagster.s3.etags import (
     SMALLEST_PART,
     BodyDigests,
     PartsDigest,
@@ -27,6 +24,9 @@ from mastosync_dagster.transfer.verify import (
     part_size_for,
     parts_of,
 )
+from mastosync_dagster.s3.headers import shown
+from mastosync_dagster.s3.http import TransportError
+from mastosync_dagster.s3.storage import has_md5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

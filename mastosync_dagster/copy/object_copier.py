@@ -9,12 +9,12 @@ from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import look_at
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
-from mastosync_dagster.transfer.decisions import Decision
-from mastosync_dagster.transfer.manifest import ManifestLine, line_of
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planning import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
-from mastosync_dagster.transfer.pool import gone
-from mastosync_dagster.transfer.verify import bare, is_md5
+from mastosync_dagster.plan.decisions import Decision
+from mastosync_dagster.plan.planner import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
+from mastosync_dagster.records.manifest import ManifestLine, line_of
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.s3.etags import bare, is_md5
+from mastosync_dagster.s3.pool import gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.copy.multipart import LargeObjects
     from mastosync_dagster.copy.server_side import ServerSideCopies
     from mastosync_dagster.copy.single import Copied, SingleObjects
-    from mastosync_dagster.transfer.errors import StorageError
-    from mastosync_dagster.transfer.planfile import PlannedCopy
-    from mastosync_dagster.transfer.storage import ListedObject
+    from mastosync_dagster.records.plan import PlannedCopy
+    from mastosync_dagster.s3.errors import StorageError
+    from mastosync_dagster.s3.storage import ListedObject
 
     _Way = Callable[[PlannedCopy, str, str], Coroutine[Any, Any, Copied]]
 

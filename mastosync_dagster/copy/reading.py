@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from mastosync_dagster.copy.endpoint import EndpointError, Trouble
 from mastosync_dagster.copy.integrity import body_error, look_at
 from mastosync_dagster.copy.pipe import Pipe
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.errors import Aside, StorageError
+from mastosync_dagster.s3.etags import bare
 from mastosync_dagster.s3.http import TransportError
-from mastosync_dagster.transfer.errors import Aside, StorageError
-from mastosync_dagster.transfer.outcomes import Reason
-from mastosync_dagster.transfer.storage import LARGEST
-from mastosync_dagster.transfer.verify import bare
+from mastosync_dagster.s3.storage import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mastosync_dagster.copy.endpoint import Endpoint
-    from mastosync_dagster.transfer.errors import StorageError
+    from mastosync_dagster.s3.errors import StorageError
 
 _RATE_SECONDS = 10.0
 

@@ -21,9 +21,9 @@ from mastosync_dagster.demo.home import (
     environment_of_runs,
     fresh_home,
 )
-from mastosync_dagster.demo.instance import FILE_TYPES, Instance, build, grow
-from mastosync_dagster.demo.processes import StopRequested, stop_requests
-from mastosync_dagster.demo.servers import LOOPBACK, ServerError, postgres, rclone_s3
+from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, grow
+from mastosync_dagster.demo.servers.processes import StopRequested, stop_requests
+from mastosync_dagster.demo.servers.start import LOOPBACK, ServerError, postgres, rclone_s3
 from mastosync_dagster.demo.verdict import table, total, unexpected
 
 if TYPE_CHECKING:

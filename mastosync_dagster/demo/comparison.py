@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers import boto3_client, bucket_storage
-from mastosync_dagster.transfer.headers import shown
-from mastosync_dagster.transfer.storage import LARGEST
+from mastosync_dagster.demo.servers.start import boto3_client, bucket_storage
+from mastosync_dagster.s3.headers import shown
+from mastosync_dagster.s3.storage import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mastosync_dagster.demo.book import ExpectedObject
-    from mastosync_dagster.demo.servers import S3Server
-    from mastosync_dagster.transfer.headers import Attributes
+    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.servers.start import S3Server
+    from mastosync_dagster.s3.headers import Attributes
 
 _THREADS = 16
 

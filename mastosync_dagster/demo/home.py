@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers import LOOPBACK, PostgresServer, S3Server
+from mastosync_dagster.demo.servers.start import LOOPBACK, PostgresServer, S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

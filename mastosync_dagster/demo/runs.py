@@ -18,7 +18,7 @@ import dagster as dg
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.dagster_processes import COUNTS, RunReport
 from mastosync_dagster.environment import rows_per_partition
-from mastosync_dagster.partitions import FileType, range_key, register_ranges, registered_ranges
+from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
 from mastosync_dagster.resources import MastodonDatabase
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from rich import box
 from rich.table import Table
 
 from mastosync_dagster.demo.dagster_processes import COUNTS
-from mastosync_dagster.demo.instance import FILE_TYPES
-from mastosync_dagster.transfer.manifest import read_manifest
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.demo.instance.load import FILE_TYPES
+from mastosync_dagster.records.manifest import read_manifest
+from mastosync_dagster.records.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mastosync_dagster.demo.dagster_processes import RunReport
-    from mastosync_dagster.demo.instance import Instance
+    from mastosync_dagster.demo.instance.load import Instance
 
 _MEGABYTE = 1_000_000
 

@@ -3,11 +3,11 @@
 from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
 from mastosync_dagster.mastodon.ends import rows_at_the_ends
-from mastosync_dagster.mastodon.lookups import PrivateRows, Rows
+from mastosync_dagster.mastodon.key_owners import CACHE_FOLDERS, Owners, owners
+from mastosync_dagster.mastodon.keys import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
-from mastosync_dagster.mastodon.ownership import CACHE_FOLDERS, Owners, owners
-from mastosync_dagster.mastodon.paths import KeySpan, id_partition, key_spans, prefixed, split_name
-from mastosync_dagster.mastodon.queries import (
+from mastosync_dagster.mastodon.remote_files import CACHE_CONTROL, RemoteFile, remote_file, remote_file_columns
+from mastosync_dagster.mastodon.rows import (
     Boundary,
     IdRange,
     RowPage,
@@ -19,9 +19,8 @@ from mastosync_dagster.mastodon.queries import (
     rows_as_of,
     walk_rows,
 )
-from mastosync_dagster.mastodon.remote_files import CACHE_CONTROL, RemoteFile, remote_file, remote_file_columns
+from mastosync_dagster.mastodon.rows_by_id import PrivateRows, Rows
 from mastosync_dagster.mastodon.schema import Schema, read_schema
-from mastosync_dagster.mastodon.sizes import TableSize, split_size, table_size
 from mastosync_dagster.mastodon.snapshots import (
     NewestRow,
     Snapshot,
@@ -30,6 +29,7 @@ from mastosync_dagster.mastodon.snapshots import (
     read_snapshot,
     wait_for_open_transactions,
 )
+from mastosync_dagster.mastodon.table_sizes import TableSize, split_size, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.connection import single_transaction
-from mastosync_dagster.mastodon.queries import IdRange, Selection, walk_rows
+from mastosync_dagster.mastodon.rows import IdRange, Selection, walk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import MAXYEAR, datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.mastodon.paths import (
+from mastosync_dagster.mastodon.keys import (
     CACHE,
     earlier_id_partition,
     id_partition,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.mastodon.paths import is_blank
+from mastosync_dagster.mastodon.keys import is_blank
 from mastosync_dagster.mastodon.tables import ORIGINAL, table_named
 
 if TYPE_CHECKING:

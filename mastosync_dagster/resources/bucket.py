@@ -19,11 +19,11 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from mastosync_dagster.environment import BUCKET, DESTINATION_PREFIX, Environment, MissingSettingError, SettingsError
-from mastosync_dagster.mastodon.paths import prefixed
+from mastosync_dagster.mastodon.keys import prefixed
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
-from mastosync_dagster.transfer.credentials import sendable
-from mastosync_dagster.transfer.settings import StorageSettings
-from mastosync_dagster.transfer.storage import Storage
+from mastosync_dagster.s3.credentials import sendable
+from mastosync_dagster.s3.settings import StorageSettings
+from mastosync_dagster.s3.storage import Storage
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -17,16 +17,16 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
+from mastosync_dagster.escaping import one_line
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
-from mastosync_dagster.resources.tunnel_settings import TunnelError, TunnelSettings
-from mastosync_dagster.transfer.foreign import one_line
+from mastosync_dagster.resources.ssh.settings import TunnelError, TunnelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 spells its class in small letters)
 
-    from mastosync_dagster.resources.tunnel import Tunnel
+    from mastosync_dagster.resources.ssh.tunnel import Tunnel
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
@@ -160,7 +160,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
             yield database.connect
             return
         # paramiko costs a run without a tunnel 14 MB and a fifteenth of its start.
-        from mastosync_dagster.resources.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
+        from mastosync_dagster.resources.ssh.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
         tunnel = Tunnel(tunnel_settings)
         try:

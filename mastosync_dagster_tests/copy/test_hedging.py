@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster_tests.support.proxy import Kind, Rule, Stall, Trickle, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
     from mastosync_dagster_tests.support.proxy import Fault
 
 

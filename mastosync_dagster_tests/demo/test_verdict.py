@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from mastosync_dagster.demo.dagster_processes import COUNTS, RunReport
-from mastosync_dagster.demo.instance import ExpectedObject, Instance, MissingObject
+from mastosync_dagster.demo.instance.load import ExpectedObject, Instance, MissingObject
 from mastosync_dagster.demo.verdict import table, unexpected
-from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.records.outcomes import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

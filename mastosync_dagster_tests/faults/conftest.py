@@ -9,15 +9,15 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.faults.world import Original, World, environment, impatient_settings, make_original
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import s3_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
 SEED = 1
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.engine import CopySettings, copy_plan
-from mastosync_dagster.transfer.storage import Storage, StorageSettings
+from mastosync_dagster.s3.storage import Storage, StorageSettings
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 MEMORY_MB = 32
 

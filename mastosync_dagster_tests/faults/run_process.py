@@ -17,8 +17,8 @@ from typing import Any
 
 import dagster as dg
 
-from mastosync_dagster import reading
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.sync import clocks
 
 _FAILED = 3
 
@@ -42,7 +42,7 @@ def main() -> None:
 def _run(definitions: dg.Definitions, wanted: dict[str, Any]) -> int:
     os.environ.update(wanted["variables"])
     ahead = timedelta(seconds=wanted.get("ahead", 0))
-    reading.machine_now = lambda: datetime.now(timezone.utc) + ahead
+    clocks.machine_now = lambda: datetime.now(timezone.utc) + ahead
     with dg.DagsterInstance.get() as instance:
         result = definitions.resolve_job_def(wanted.get("job", "sync_changes")).execute_in_process(
             instance=instance,

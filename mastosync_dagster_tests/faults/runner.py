@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, Reset, Rule
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.faults.scenarios import Outage, Scenario
     from mastosync_dagster_tests.faults.world import World
 

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mastosync_dagster.demo.instance import build
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import stored_objects
-from mastosync_dagster.mastodon.paths import id_partition
+from mastosync_dagster.mastodon.keys import id_partition
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.outcomes import Outcome
-from mastosync_dagster_tests.conftest import create_bucket, create_database
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.faults.world import Original
+from mastosync_dagster_tests.support.corners import create_bucket, create_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
     from mastosync_dagster_tests.faults.world import World
 
 NAMES = (

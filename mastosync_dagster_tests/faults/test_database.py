@@ -16,18 +16,18 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.demo.servers import postgres
+from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.mastodon import connection as reading
-from mastosync_dagster_tests.conftest import create_database, drop_database
 from mastosync_dagster_tests.faults.world import make_original
 from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.corners import create_database, drop_database
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, ssh_server
 from mastosync_dagster_tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
     from mastosync_dagster_tests.faults.world import Original, World
 
 SMALL_PAGES = {

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mastosync_dagster.demo.servers import LOOPBACK
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.demo.servers.start import LOOPBACK
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster_tests.support.tcp_proxy import tcp_proxy
 from mastosync_dagster_tests.support.transfers import Transfer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 MIB = 1024 * 1024
 

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster.run_lock import RunState, state
-from mastosync_dagster_tests.conftest import Bucket, create_bucket
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.runs.run_lock import RunState, state
 from mastosync_dagster_tests.faults.world import Original, environment
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket
 from mastosync_dagster_tests.support.forked_runs import forked_runs
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.transfers import open_uploads
@@ -31,7 +31,7 @@ from mastosync_dagster_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster_tests.faults.world import World
     from mastosync_dagster_tests.support.forked_runs import ForkedRuns
 
@@ -131,7 +131,7 @@ def test_a_killed_run_is_finished_by_the_next(runs: Runs, destination_server: S3
 
 def mastosync(*arguments: str) -> list[str]:
     """Return the command line of a command."""
-    return [sys.executable, "-c", "from mastosync_dagster.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from mastosync_dagster.cli.main import main; main()", *arguments]
 
 
 @pytest.mark.parametrize("command", [("status", "accounts"), ("ranges", "accounts"), ("sync", "accounts")])

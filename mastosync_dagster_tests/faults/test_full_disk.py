@@ -13,20 +13,20 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.failures import plain_failures
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.records.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.plan import COPIED, PlanWriter
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.planfile import COPIED, PlanWriter
+from mastosync_dagster.runs.failures import plain_failures
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.faults.copy_process import copy_command
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster_tests.conftest import Bucket
     from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.support.corners import Bucket
 
 _ROOM = 8_192
 WORK = "storage/mastosync-runs"

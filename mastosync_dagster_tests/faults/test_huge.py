@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.transfer import verify
-from mastosync_dagster.transfer.outcomes import Outcome
-from mastosync_dagster.transfer.verify import part_size_for
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.s3 import etags
+from mastosync_dagster.s3.etags import part_size_for
 from mastosync_dagster_tests.faults.copy_process import MEMORY_MB, copy_command
 from mastosync_dagster_tests.support.memory import peak_megabytes
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -50,7 +50,7 @@ def test_an_object_that_would_need_too_many_parts_gets_larger_ones(
     source_bucket: Bucket, destination_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What happens at 5 GiB + 1 with a limit of a thousand parts, at 17 MiB + 1 with one of three."""
-    monkeypatch.setattr(verify, "FEW_PARTS", 3)
+    monkeypatch.setattr(etags, "FEW_PARTS", 3)
     body = os.urandom(17 * MIB + 1)
     with s3_proxy(destination_bucket.server.endpoint) as proxy:
         at_proxy = replace(destination_bucket, server=replace(destination_bucket.server, endpoint=proxy.endpoint))

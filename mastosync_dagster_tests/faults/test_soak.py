@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.faults.scenarios import MIXED
+from mastosync_dagster_tests.support.corners import create_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable

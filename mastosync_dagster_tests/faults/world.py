@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.book import ExpectedObject, Instance
-from mastosync_dagster.demo.instance import build
+from mastosync_dagster.demo.instance.book import ExpectedObject, Instance
+from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import CACHE_CONTROL
-from mastosync_dagster.mastodon.paths import id_partition
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.mastodon.keys import id_partition
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database
 from mastosync_dagster_tests.support.transfers import open_uploads
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
     from mastosync_dagster.environment import Environment
-    from mastosync_dagster.transfer.settings import StorageSettings
+    from mastosync_dagster.s3.settings import StorageSettings
     from mastosync_dagster_tests.support.proxy import Proxy
 
 MIB = 1024 * 1024

@@ -15,24 +15,24 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mastosync_dagster import reading
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
-from mastosync_dagster.demo.instance import Instance, build
+from mastosync_dagster.demo.instance.load import Instance, build
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.mastodon import is_remote, stored_objects
-from mastosync_dagster.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster_tests.conftest import Bucket, create_bucket, create_database, drop_database
+from mastosync_dagster.sync import clocks
 from mastosync_dagster_tests.integration.life import Life
 from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.living import LivingInstance
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mastosync_dagster.demo.servers import PostgresServer, S3Server
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
 ROWS = 300
 ROWS_PER_PARTITION = 40
@@ -268,6 +268,6 @@ def life(world: World, monkeypatch: pytest.MonkeyPatch) -> Life:
     monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "0")
     living = LivingInstance.of(world.database, world.source, world.instance.objects_of(*FileType))
     made = Life(world, living, set_rows_per_partition)
-    monkeypatch.setattr(reading, "machine_now", lambda: living.now + made.machine_ahead)
+    monkeypatch.setattr(clocks, "machine_now", lambda: living.now + made.machine_ahead)
     world.destination_proxy.clock = lambda: living.now + made.destination_ahead
     return made

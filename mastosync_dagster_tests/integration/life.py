@@ -13,11 +13,11 @@ import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.history import place_of, watermark
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.manifest import read_manifest
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.transfer.manifest import read_manifest
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.runs.history import place_of, watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from mastosync_dagster import alerts
 from mastosync_dagster.alerts import AlertError, failure_message, tell
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.sensors import alert_on_failure
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.sync.sensors import alert_on_failure
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_an_error_that_nobody_expected_is_told_by_its_kind_and_without_what_it_q
     def surprise(*_: object) -> None:
         raise LookupError("s3cr3t")
 
-    monkeypatch.setattr("mastosync_dagster.ops.ensure_different", surprise)
+    monkeypatch.setattr("mastosync_dagster.sync.ops.ensure_different", surprise)
     result = world.run("sync_changes")
     text = failure_message(failed_context(world, result))
     assert "LookupError in plan_changes: see the log of the run" in text

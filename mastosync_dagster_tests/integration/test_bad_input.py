@@ -12,10 +12,10 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.demo.servers import free_port
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.demo.servers.start import free_port
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster_tests.conftest import create_bucket
 from mastosync_dagster_tests.integration.conftest import old_copy, without_cache
 from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
 
 if TYPE_CHECKING:

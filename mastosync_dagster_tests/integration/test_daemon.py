@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster.history import place_of, range_reads
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.schedules import NIGHT
+from mastosync_dagster.runs.history import place_of, range_reads
+from mastosync_dagster.sync.automation import NIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.demo.servers import free_port
+from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster.mastodon import stored_objects
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def test_what_fails_says_what_to_change_and_the_rest_is_tried_all_the_same(
 
 
 def test_a_database_that_is_full_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mastosync_dagster.checkup._FEWEST_CONNECTIONS", 1_000_000)
+    monkeypatch.setattr("mastosync_dagster.cli.check._FEWEST_CONNECTIONS", 1_000_000)
     outcome = CliRunner().invoke(main, ["check"])
     assert outcome.exit_code == 1
     assert "raise max_connections" in outcome.output

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody

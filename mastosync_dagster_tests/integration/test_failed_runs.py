@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.manifests import manifest_store
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dagster import JobExecutionResult
 
-    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import ExpectedObject
     from mastosync_dagster_tests.integration.conftest import World
 
 ONE_ATTEMPT = {"ops": {"accounts": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}

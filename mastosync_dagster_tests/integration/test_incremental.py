@@ -14,10 +14,10 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.history import OVERLAP, place_of, read_until_tags, watermark
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.settings import ChangesConfig
+from mastosync_dagster.runs.history import OVERLAP, place_of, read_until_tags, watermark
+from mastosync_dagster.sync.config import ChangesConfig
 from mastosync_dagster_tests.integration.life import MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 

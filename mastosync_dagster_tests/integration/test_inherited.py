@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster import convergence, ops, run_lock
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.runs import run_lock
+from mastosync_dagster.sync import convergence, ops
 from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled, skipping
 from mastosync_dagster_tests.integration.test_privacy import (
     MEDIA,
@@ -25,6 +25,7 @@ from mastosync_dagster_tests.integration.test_privacy import (
     nightly,
     wait_until,
 )
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.convergence import Convergence
-    from mastosync_dagster.demo.book import ExpectedObject
-    from mastosync_dagster.transfer.items import Batch
-    from mastosync_dagster.transfer.pool import Pool
+    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.plan.items import Batch
+    from mastosync_dagster.s3.pool import Pool
+    from mastosync_dagster.sync.convergence import Convergence
     from mastosync_dagster_tests.integration.conftest import World
 
 __all__ = ["settled", "skipping"]

@@ -11,8 +11,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mastosync_dagster.history import DESTINATION, EVERY_ROW, WATERMARK, place_of
 from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, WATERMARK, place_of
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from mastosync_dagster_tests.integration.conftest import PROJECT, environment_fo
 from mastosync_dagster_tests.support.memory import peak_megabytes
 
 if TYPE_CHECKING:
-    from mastosync_dagster.demo.servers import PostgresServer
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster_tests.support.corners import Bucket
 
 OBJECTS = 20
 MEGABYTES = 64

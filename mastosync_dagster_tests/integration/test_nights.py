@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.integration.conftest import PROJECT
 from mastosync_dagster_tests.integration.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
@@ -138,9 +138,9 @@ def cancelled(life: Life) -> None:
     already = world.destination_proxy.count(Kind.PUT)
     # Its machine's clock is set as ours is.
     dagster = (
-        "import datetime as d; from mastosync_dagster import reading; from dagster._cli import main;"
+        "import datetime as d; from mastosync_dagster.sync import clocks; from dagster._cli import main;"
         " now = lambda: d.datetime.now(d.timezone.utc);"
-        f" reading.machine_now = lambda: now() + d.timedelta(seconds={life.living.ahead.total_seconds()}); main()"
+        f" clocks.machine_now = lambda: now() + d.timedelta(seconds={life.living.ahead.total_seconds()}); main()"
     )
     with (home / "cancelled.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:

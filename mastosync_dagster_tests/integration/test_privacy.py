@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster.history import place_of, watermark
-from mastosync_dagster.manifests import manifest_store
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.outcomes import Outcome, Reason
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.transfer.turning import MADE_PRIVATE, MADE_PUBLIC
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.runs.history import place_of, watermark
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.integration.conftest import World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS

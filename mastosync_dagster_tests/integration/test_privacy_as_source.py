@@ -10,12 +10,12 @@ import pytest
 from psycopg2 import sql
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.transfer.findings import Finding
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.findings import Finding
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.web import hostile_web
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster_tests.conftest import Bucket
     from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.corners import Bucket
     from mastosync_dagster_tests.support.proxy import Proxy
 
 MEDIA = FileType.MEDIA_ATTACHMENTS

@@ -11,15 +11,15 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.extras import UNKNOWN_STYLE
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.expected.orphans import UNKNOWN_STYLE
 from mastosync_dagster.mastodon import connection
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.pruning import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG, PruneConfig
+from mastosync_dagster.prune.ops import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG, PruneConfig
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
-from mastosync_dagster_tests.conftest import create_bucket, create_database, drop_database
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.integration.conftest import failure_of, make_world
+from mastosync_dagster_tests.support.corners import create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Reset, Rule
 from mastosync_dagster_tests.support.tcp import vanishing
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.demo.servers import S3Server
+    from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster_tests.integration.conftest import Original, World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.forked_runs import forked_runs
 from mastosync_dagster_tests.support.living import LivingInstance

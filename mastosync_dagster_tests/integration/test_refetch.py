@@ -10,16 +10,16 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.manifests import manifest_store
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.refetching import MADE_HERE, NO_URL
+from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.refetch import fetch
+from mastosync_dagster.refetch.origins import MADE_HERE, NO_URL
+from mastosync_dagster.refetch.refetch import FETCHED, NOT_FETCHED
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer import fetching
-from mastosync_dagster.transfer.outcomes import Outcome
-from mastosync_dagster.transfer.planning import ONLY_AT_DESTINATION
-from mastosync_dagster.transfer.refetch import FETCHED, NOT_FETCHED
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.web import JPEG, PNG, hostile_web
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.integration.conftest import World
     from mastosync_dagster_tests.support.web import Web
 
@@ -121,10 +121,10 @@ def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_o
     made_here = (told[number, "file/small"].detail or "" for number in (0, 1, 2, 3, 5))
     assert all(detail.startswith(NOT_FETCHED + MADE_HERE) and "tootctl media refresh" in detail for detail in made_here)
     assert {number: told[number, "file/original"].detail for number in (2, 3, 4, 5)} == {
-        2: NOT_FETCHED + fetching.NOT_PUBLIC,
-        3: NOT_FETCHED + fetching.WRONG_TYPE,
-        4: NOT_FETCHED + fetching.NOT_HTTPS,
-        5: NOT_FETCHED + fetching.TOO_LARGE,
+        2: NOT_FETCHED + fetch.NOT_PUBLIC,
+        3: NOT_FETCHED + fetch.WRONG_TYPE,
+        4: NOT_FETCHED + fetch.NOT_HTTPS,
+        5: NOT_FETCHED + fetch.TOO_LARGE,
     }
     assert metadata_of(fetched, MEDIA.value)["refetched"] == 2
     listed = world.destination.client.list_objects_v2(Bucket=world.destination.name, Prefix="cache/media_attachments/")
@@ -186,5 +186,5 @@ def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world:
     lose(world, ("image/png", f"https://127.0.0.2:{web.port}/good.png", ACTIVE))
     done = world.command("mastosync", "sync", MEDIA.value, "--refetch")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert lines(world, "sync_changes")[0, "file/original"].detail == NOT_FETCHED + fetching.NOT_PUBLIC
+    assert lines(world, "sync_changes")[0, "file/original"].detail == NOT_FETCHED + fetch.NOT_PUBLIC
     assert not web.asked

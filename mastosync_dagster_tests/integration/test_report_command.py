@@ -16,14 +16,14 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster import remedies
-from mastosync_dagster.cli import main
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.transfer.manifest import ManifestLine, ManifestWriter
-from mastosync_dagster.transfer.manifest_store import FolderManifests
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.store import FolderManifests
+from mastosync_dagster.refetch import remedies
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.corners import create_bucket
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.conftest import World
@@ -260,10 +260,10 @@ def test_an_empty_report_is_whole_in_every_form(manifests: FolderManifests) -> N
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from mastosync_dagster.inventory import Inventory
-from mastosync_dagster.partitions import FileType
-from mastosync_dagster.transfer.manifest_store import FolderManifests
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.cli.latest_outcomes import Inventory
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.store import FolderManifests
+from mastosync_dagster.records.outcomes import Outcome
 inventory = Inventory(FolderManifests(Path(sys.argv[1])), FileType.ACCOUNTS)
 missing = sum(len(lines) for lines in inventory.lines([Outcome.MISSING]))
 print(missing, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
-from mastosync_dagster.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, place_of, range_reads, watermark
-from mastosync_dagster.manifests import About, columns_of
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.manifest import FORMAT
+from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.manifest import FORMAT
-from mastosync_dagster.transfer.manifest_store import FolderManifests
+from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, place_of, range_reads, watermark
+from mastosync_dagster.runs.manifests import About, columns_of
 
 if TYPE_CHECKING:
     from pathlib import Path

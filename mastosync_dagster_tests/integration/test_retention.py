@@ -6,10 +6,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.history import place_of, range_reads, watermark
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.retention import delete_run, old_runs, runs_to_keep
+from mastosync_dagster.runs.history import place_of, range_reads, watermark
+from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
 
 if TYPE_CHECKING:
     import pytest

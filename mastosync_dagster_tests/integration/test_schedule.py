@@ -11,9 +11,9 @@ from dagster._core.execution.backfill import BulkActionStatus
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.environment import Environment, SettingsError
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.schedules import NIGHT, Nightly
+from mastosync_dagster.sync.automation import NIGHT, Nightly
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.integration.life import Life

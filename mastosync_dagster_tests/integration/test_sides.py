@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster import remedies
-from mastosync_dagster.manifests import manifest_store
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.plan.decisions import Decision
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
+from mastosync_dagster.records.manifest import ManifestLine, read_manifest
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.refetch import remedies
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.decisions import Decision
-from mastosync_dagster.transfer.findings import Finding, FindingLine, read_findings
-from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
-from mastosync_dagster.transfer.outcomes import Outcome, Reason
-from mastosync_dagster.verdicts import verification_of
+from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.integration.life import MINUTE, Life
 from mastosync_dagster_tests.integration.test_report_command import report
 from mastosync_dagster_tests.support.living import md5
@@ -25,7 +25,7 @@ from mastosync_dagster_tests.support.living import md5
 if TYPE_CHECKING:
     import dagster as dg
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 KINDS = {"mp4": "video/mp4", "mp3": "audio/mpeg"}

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from mastosync_dagster.demo.servers import rclone_binary
-from mastosync_dagster.manifests import manifest_store
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.demo.servers.start import rclone_binary
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.transfer.outcomes import Outcome
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mastosync_dagster.transfer.manifest import ManifestLine
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.integration.conftest import World
 
 

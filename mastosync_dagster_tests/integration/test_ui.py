@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.demo.dagster_processes import dagster_ui
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.graphql import Run, Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 

@@ -11,10 +11,9 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.mastodon import CACHE_CONTROL
-from mastosync_dagster.transfer.closer import EXPOSED
-from mastosync_dagster.transfer.findings import Finding
-from mastosync_dagster.transfer.planning import SOURCE_DIFFERS
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.plan.planner import SOURCE_DIFFERS
+from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.verify.object_checks import EXPOSED
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
@@ -24,11 +23,12 @@ from mastosync_dagster_tests.integration.test_verification import (
     unequal,
     verify,
 )
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import put_many
 
 if TYPE_CHECKING:
-    from mastosync_dagster.demo.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import ExpectedObject
     from mastosync_dagster_tests.integration.conftest import World
 
 ROWS = 4_000

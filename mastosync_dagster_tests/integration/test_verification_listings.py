@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.transfer.findings import Finding
-from mastosync_dagster.transfer.planning import ONLY_AT_DESTINATION
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION
+from mastosync_dagster.records.findings import Finding
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
     check,
@@ -21,11 +20,12 @@ from mastosync_dagster_tests.integration.test_verification import (
     unequal,
     verify,
 )
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, ShortList
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.conftest import Bucket
     from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.corners import Bucket
 
 ROWS = 40
 LISTINGS = frozenset({Kind.LIST})

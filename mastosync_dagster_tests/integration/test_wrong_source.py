@@ -10,15 +10,15 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from mastosync_dagster.cli import main
-from mastosync_dagster.history import place_of, range_reads, watermark
-from mastosync_dagster.manifests import manifest_store
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.mastodon import Selection, read_schema, stored_objects, walk_rows
-from mastosync_dagster.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.verdicts import verification_of
-from mastosync_dagster_tests.conftest import create_bucket
+from mastosync_dagster.runs.history import place_of, range_reads, watermark
+from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of, old_copy, without_cache
+from mastosync_dagster_tests.support.corners import create_bucket
 
 if TYPE_CHECKING:
     import dagster as dg

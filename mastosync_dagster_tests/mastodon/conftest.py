@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 SCHEMAS = {
     "v3.5.0": DATA / "schema_v3.5.0.sql",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mastosync_dagster.mastodon import TABLES, remote_file, remote_file_columns
-from mastosync_dagster.transfer.signatures import _PATTERNS
+from mastosync_dagster.refetch.magic_bytes import _PATTERNS
 
 URL = "https://remote.example/a"
 MIB = 1024 * 1024

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
 
 _BEFORE_4_2 = "ALTER TABLE accounts DROP indexable"

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.mastodon import database_now, read_snapshot, rows_as_of, wait_for_open_transactions
-from mastosync_dagster.pruning import shown_at
+from mastosync_dagster.prune.ops import shown_at
 from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster.demo.servers import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK
 from mastosync_dagster.s3.client import Client, Place, S3Error
 from mastosync_dagster.s3.http import BytesSource, Failure, Transport, TransportError
 from mastosync_dagster.s3.listing import NotXmlError, parse_page
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mastosync_dagster.s3.http import Reply
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 PLAIN_KEYS = [
     "plain.png",

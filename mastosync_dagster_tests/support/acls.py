@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from mastosync_dagster.demo.processes import running
-from mastosync_dagster.demo.servers import LOOPBACK, S3Server, free_port
+from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.demo.servers.start import LOOPBACK, S3Server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 _START_SECONDS = 60.0
 

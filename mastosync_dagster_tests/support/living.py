@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster.demo.instance import ExpectedObject
-    from mastosync_dagster.demo.servers import PostgresServer
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster.demo.instance.load import ExpectedObject
+    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster_tests.support.corners import Bucket
 
 # ``now()`` of whoever connects is this one, since it stands before PostgreSQL's own in the path.
 _CLOCK = """

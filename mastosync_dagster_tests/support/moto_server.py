@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 
-from mastosync_dagster.demo.servers import LOOPBACK, S3Server, boto3_client
-from mastosync_dagster_tests.conftest import Bucket
+from mastosync_dagster.demo.servers.start import LOOPBACK, S3Server, boto3_client
+from mastosync_dagster_tests.support.corners import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ def some_job() -> None:
 HOLD = """
 import sys
 import dagster as dg
-from mastosync_dagster.run_lock import hold
+from mastosync_dagster.runs.run_lock import hold
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
     hold(instance, sys.argv[2])
     print("held", flush=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncssh
 
-from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers import PostgresServer, postgres
+from mastosync_dagster.demo.servers.start import PostgresServer, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

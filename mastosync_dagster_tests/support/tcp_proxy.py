@@ -9,7 +9,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK
 from mastosync_dagster_tests.support.listening import stop_listening, turns
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK
 from mastosync_dagster_tests.support.proxy import s3_proxy
 from mastosync_dagster_tests.support.tcp_proxy import tcp_proxy
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 BODY = bytes(range(256)) * 40
 KEY = "media_attachments/files/1/original/ü b.png"

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mastosync_dagster.demo.servers import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

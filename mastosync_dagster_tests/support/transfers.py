@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, CopySettings, copy_plan
-from mastosync_dagster.transfer.manifest import ManifestLine, read_manifest
-from mastosync_dagster.transfer.planfile import COPIED, PlannedCopy, PlanWriter
-from mastosync_dagster.transfer.storage import Storage, StorageSettings
+from mastosync_dagster.records.manifest import ManifestLine, read_manifest
+from mastosync_dagster.records.plan import COPIED, PlannedCopy, PlanWriter
+from mastosync_dagster.s3.storage import Storage, StorageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from mastosync_dagster_tests.conftest import Bucket
+    from mastosync_dagster_tests.support.corners import Bucket
 
 FAST = CopySettings(concurrency=8, backoff_seconds=0.02)
 """Settings for tests: few threads, short waits."""

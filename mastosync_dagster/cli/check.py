@@ -1,0 +1,343 @@
+"""``mastosync check``: every connection and permission that a run needs, tried. Nothing stays but what it found."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
+from mastosync_dagster.expected.source_check import look_for_originals
+from mastosync_dagster.mastodon import TABLES, database_now, read_schema
+from mastosync_dagster.mastodon.connection import short_transaction
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.resources import MastodonDatabase, ensure_different
+from mastosync_dagster.runs.failures import PLAIN_ERRORS
+from mastosync_dagster.s3.acl import is_public
+from mastosync_dagster.s3.digests import read_digest
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.headers import Attributes
+from mastosync_dagster.s3.probes import checks_md5, prove_private
+from mastosync_dagster.sync.clocks import destination_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+
+    from mastosync_dagster.resources import S3Bucket
+    from mastosync_dagster.s3.storage import Storage
+
+_PROBE = "mastosync-check"
+_PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backups/dumps")
+"""Where the objects of private rows lie. A policy may name any of them."""
+_NEEDED = frozenset({"tunnel", "database", "tables", "source", "destination"})
+"""What originals cannot be looked for without."""
+_MOST_BACK = 1024 * 1024
+_BODY = b"written by mastosync check; it may be deleted"
+
+_LARGEST_SKEW = timedelta(minutes=5)
+"""Storages refuse signatures of clocks that differ by 15 minutes."""
+_FEWEST_CONNECTIONS = 2
+"""What one run needs at the same time."""
+
+
+class Verdict(str, Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNED = "warned"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was tried.
+
+    Attributes:
+        name: What.
+        verdict: How it ended.
+        text: What was found; where it failed or warns, what to change.
+    """
+
+    name: str
+    verdict: Verdict
+    text: str
+
+
+class _Failed(Exception):  # noqa: N818  (it ends one check, and is no error of ours)
+    """A check failed; the message says what to change."""
+
+
+class _Warned(Exception):  # noqa: N818  (as above)
+    """A check found what may be right, and should be looked at; the message says what."""
+
+
+def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    """Try everything, and yield a line for each thing as it ends. What failed does not keep the rest from being tried.
+
+    Args:
+        database: Mastodon's database.
+        source: The bucket that is read.
+        destination: The bucket that is written.
+    """
+    failed = set[str]()
+    for line in itertools.chain(
+        _check_database(database),
+        _check_source(source),
+        _check_places(source, destination),
+        _check_destination(destination),
+    ):
+        yield line
+        if line.verdict is Verdict.FAILED and line.name in _NEEDED:
+            failed.add(line.name)
+    if failed:
+        yield Line("originals", Verdict.SKIPPED, f"without the {' and the '.join(sorted(failed))}")
+    else:
+        yield _line("originals", lambda: _originals(database, source.storage(), destination.storage()))
+
+
+def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:
+    with database.session() as connect:
+        found = look_for_originals(connect, source, destination)
+    if found.speak_against:
+        raise _Failed(found.complaint(source, destination))
+    if not found.asked:
+        return "not tried: no row has a file"
+    told = (
+        f"of {found.asked:,} originals that some rows of the database have, the source has {found.at_source:,} and the"
+        f" destination {found.at_destination:,}"
+    )
+    if found.has_gaps:
+        names = " and ".join(source.settings.variable(name) for name in ("S3_BUCKET", "S3_KEY_PREFIX"))
+        raise _Warned(
+            f"{told}: what the source lacks is not copied. Right where Mastodon writes to the destination by now, or"
+            f" files were lost; else {names} name an old or unfinished copy"
+        )
+    return told
+
+
+def _line(name: str, check: Callable[[], str]) -> Line:
+    try:
+        return Line(name, Verdict.OK, check())
+    except _Warned as warning:
+        return Line(name, Verdict.WARNED, str(warning))
+    except (*PLAIN_ERRORS, _Failed) as error:
+        return Line(name, Verdict.FAILED, str(error))
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def _check_database(database: MastodonDatabase) -> Iterator[Line]:
+    tunnel = database.ssh_tunnel_host or Environment.read().text(MastodonDatabase.VARIABLES["ssh_tunnel_host"])
+    with contextlib.ExitStack() as stack:
+        name = "tunnel" if tunnel else "database"
+        try:
+            connect = stack.enter_context(database.session())
+            if tunnel:
+                yield Line("tunnel", Verdict.OK, f"through {tunnel}")
+                name = "database"
+            connection = stack.enter_context(contextlib.closing(connect()))
+        except PLAIN_ERRORS as error:
+            yield Line(name, Verdict.FAILED, str(error))
+            yield Line("tables", Verdict.SKIPPED, f"without the {name}")
+            return
+        yield _line("database", lambda: _server(connection))
+        yield _line("tables", lambda: _tables(connection))
+        yield _line("connections", lambda: _connections(connection))
+        yield _line("database clock", lambda: _database_clock(connection))
+
+
+def _server(connection: Connection) -> str:
+    major, minor = divmod(connection.server_version, 10_000)
+    return f"{connection.info.dbname} at {connection.info.host}, PostgreSQL {major}.{minor}, as {connection.info.user}"
+
+
+def _tables(connection: Connection) -> str:
+    schema = read_schema(connection)
+    rows = [f"{name} ({len(schema.columns[name])} columns)" for name in TABLES if schema.has(name)]
+    return f"Mastodon {schema.guess_version()}, by its columns: {', '.join(rows)}"
+
+
+def _connections(connection: Connection) -> str:
+    with short_transaction(connection) as cursor:
+        cursor.execute(
+            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+            " - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+        )
+        ((free,),) = cursor.fetchall()
+    if free < _FEWEST_CONNECTIONS:
+        raise _Failed(
+            f"{free} connections are free, and a run needs {_FEWEST_CONNECTIONS}: raise max_connections of PostgreSQL,"
+            " or let DATABASE_URL or DB_HOST and DB_PORT name a pgbouncer"
+        )
+    return f"{free} are free; a run needs {_FEWEST_CONNECTIONS}"
+
+
+def _database_clock(connection: Connection) -> str:
+    # Nothing depends on it: moments are compared by the database's clock alone.
+    return _skew(database_now(connection))
+
+
+# --- the buckets -----------------------------------------------------------------------------------------------------
+
+
+def _check_places(source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    def different() -> str:
+        ensure_different(source, destination)
+        return "source and destination are not the same"
+
+    yield _line("two places", different)
+
+
+def _check_source(bucket: S3Bucket) -> Iterator[Line]:
+    listing = _line("source", lambda: _reach(bucket.storage()))
+    yield listing
+    if listing.verdict is not Verdict.OK:
+        yield Line("source read", Verdict.SKIPPED, "without the source")
+        return
+    yield _line("source read", lambda: _read(bucket.storage()))
+    yield _line("source clock", lambda: _clock(bucket.storage()))
+
+
+def _reach(storage: Storage) -> str:
+    settings = storage.settings
+    at = f"{settings.bucket} at {settings.endpoint_url or 'Amazon'}" + (
+        f", keys behind {settings.prefix}" if settings.prefix else ""
+    )
+    if storage.check():
+        return at
+    return f"{at}; it may not be listed, so each object is asked for: slower and dearer. ListBucket is what is missing"
+
+
+def _read(storage: Storage) -> str:
+    settings = storage.settings
+    try:
+        page = storage.ask(lambda client: client.list_page(settings.prefix, keys=1))
+    except StorageError as problem:
+        return f"not tried: without listing, no object is known ({problem.reason.value})"
+    if not page.entries:
+        return "not tried: there is no object" + (f" behind {settings.prefix}" if settings.prefix else "")
+    key = page.entries[0].key
+    read_digest(storage, key.removeprefix(settings.prefix), threading.Event(), first=1)
+    return f"{key} was read"
+
+
+def _clock(storage: Storage) -> str:
+    told = destination_now(storage)
+    if told is None:
+        return "it does not tell the time"
+    if abs(datetime.now(timezone.utc) - told) > _LARGEST_SKEW:
+        raise _Failed(f"{_skew(told)}: set this machine's clock (NTP), or its signatures will be refused")
+    return _skew(told)
+
+
+def _skew(told: datetime) -> str:
+    seconds = told.timestamp() - time.time()
+    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
+
+
+def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
+    reached = _line("destination", lambda: _reach(bucket.storage()))
+    yield reached
+    if reached.verdict is not Verdict.OK:
+        yield Line("destination write", Verdict.SKIPPED, "without the destination")
+        return
+    storage = bucket.storage()
+    yield _line("destination clock", lambda: _clock(storage))
+    kinds = {"public": False, "private": True} if storage.settings.has_acls else {"public": False}
+    for kind, private in kinds.items():
+        yield from _try_probe(storage, kind, private=private)
+    yield _line("destination checksum", lambda: _checks_bodies(storage))
+    yield _line("destination private", lambda: _stays_private(storage))
+
+
+def _checks_bodies(storage: Storage) -> str:
+    """Send a body that is not the one of its Content-MD5, and see what becomes of it."""
+    if checks_md5(storage):
+        return "it refuses a body that is not the one of its checksum"
+    return "it does not look at checksums, so bodies are hashed before they are sent, which costs processor time"
+
+
+def _stays_private(storage: Storage) -> str:
+    """Write what is to be private where private objects go, and ask for it as everybody can."""
+    settings, decided = storage.settings, copy_private()
+    permission = settings.variable("S3_PERMISSION")
+    if not settings.has_acls and not decided:
+        if settings.permission and decided is None:
+            raise _Failed(
+                f"{permission}={settings.permission} does not let everybody read, so ACLs do not tell private objects"
+                f" from public ones: private objects wait for {COPY_PRIVATE} (true: the bucket is not public, copy"
+                f" them; false: leave them out). Where ACLs work, {permission}=public-read keeps them private"
+            )
+        return f"private objects are not copied{'' if decided is False else f', and wait for {COPY_PRIVATE}'}"
+    behind: list[str] = []
+    prove_private(storage, _PRIVATE_FOLDERS, sets_acls=settings.has_acls, halt=threading.Event(), warn=behind.append)
+    if behind:
+        raise _Failed(behind[0])
+    return (
+        f"what is written private is not given out without a signature at {settings.server}; another address of the"
+        " bucket (a public domain, a CDN) was not asked: ask it for a private object once"
+    )
+
+
+def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
+    """Write an object, look at it and delete it."""
+    probe = f"{_PROBE}/{uuid.uuid4()}"
+    key = storage.full_key(probe)
+    name = f"destination write ({kind})"
+    written = _line(name, lambda: _write(storage, key, private=private))
+    yield written
+    if written.verdict is not Verdict.OK:
+        # It may have been written, and not be readable.
+        with contextlib.suppress(_Failed):
+            _delete(storage, key)
+        return
+    yield _line(f"destination ACL ({kind})", lambda: _acl(storage, probe, private=private))
+    yield _line(f"destination delete ({kind})", lambda: _delete(storage, key))
+
+
+def _write(storage: Storage, key: str, *, private: bool) -> str:
+    headers = storage.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=private)
+    relative = key.removeprefix(storage.settings.prefix)
+    storage.ask(lambda client: client.put(key, _BODY, headers, None), relative)
+    found = storage.ask(lambda client: client.get(key, limit=_MOST_BACK), relative).body
+    if found != _BODY:
+        raise _Failed(f"{key} was written, and something else was read back: is there a cache before the storage?")
+    return f"{key} was written and read back"
+
+
+def _acl(storage: Storage, key: str, *, private: bool) -> str:
+    permission = storage.settings.permission
+    if not permission:
+        return f"none is sent, since {storage.settings.variable('S3_PERMISSION')} is empty"
+    sent = "private" if private else permission
+    try:
+        public = is_public(storage, key, threading.Event())
+    except StorageError as error:
+        if error.reason is Reason.ACL_REFUSED:
+            raise
+        return f"{sent} was taken, and is not shown ({error.reason.value})"
+    if public == (private or not storage.settings.has_acls):
+        variable = storage.settings.variable("S3_PERMISSION")
+        raise _Failed(
+            f"{sent} was sent, and the object is readable by {'everybody' if public else 'nobody else'}: the bucket's"
+            f" own settings win over ACLs. Let it take ACLs, or set {variable} to an empty text"
+        )
+    return f"{sent}, as it was sent"
+
+
+def _delete(storage: Storage, key: str) -> str:
+    try:
+        storage.ask(lambda client: client.delete(key), key.removeprefix(storage.settings.prefix))
+    except StorageError as problem:
+        raise _Failed(f"{problem}. {key} stays behind: delete it") from problem
+    return f"{key} was deleted"

@@ -1,0 +1,268 @@
+"""The ``mastosync`` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mastosync_dagster.private_files import keep_files_private
+
+# Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
+# (hence the PLC0415 of this module in pyproject.toml).
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dagster as dg
+
+FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups")
+_MEGABYTE = 1_000_000
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn an error that an admin can do something about into its message and exit status 1."""
+    from mastosync_dagster.escaping import plain
+    from mastosync_dagster.runs.failures import PLAIN_ERRORS
+
+    try:
+        yield
+    except PLAIN_ERRORS as error:
+        raise click.ClickException(plain(str(error))) from error
+
+
+@contextlib.contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster instance that DAGSTER_HOME names. Runs of it that have died are called failed."""
+    import dagster as dg
+    from dagster._core.errors import DagsterHomeNotSetError
+
+    from mastosync_dagster.launcher import close_dead_runs
+
+    try:
+        opened = dg.DagsterInstance.get()
+    except DagsterHomeNotSetError as error:
+        raise click.ClickException(
+            "DAGSTER_HOME is not set: set it to the absolute path of a folder with dagster.yaml, where Dagster keeps"
+            " its run history"
+        ) from error
+    except dg.DagsterInvariantViolationError as error:
+        # A relative path, or no folder: Dagster's own sentence says which.
+        raise click.ClickException(str(error)) from error
+    with opened:
+        close_dead_runs(opened)
+        yield opened
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mastosync-dagster")
+def main() -> None:
+    """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
+    keep_files_private()
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+def ranges(file_types: tuple[str, ...]) -> None:
+    """Register ID ranges up to now, and print them.
+
+    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default. Ranges
+    that are registered stay as they are; new rows become new ranges behind them.
+    """
+    from mastosync_dagster.environment import rows_per_partition
+    from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
+    from mastosync_dagster.resources import MastodonDatabase
+
+    with _plain_errors(), _instance() as instance, MastodonDatabase().session() as connect:
+        rows = rows_per_partition()
+        for file_type in map(FileType, file_types or FILE_TYPES):
+            new = set(register_ranges(instance, file_type, connect, rows_per_partition=rows))
+            registered = registered_ranges(instance, file_type)
+            click.echo(f"{file_type.value}: {len(registered)} ranges, {len(new)} of them new")
+            for ids in registered:
+                click.echo(f"  {range_key(ids)}{'  new' if ids in new else ''}")
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, required=True, type=click.Choice(FILE_TYPES), metavar="FILE_TYPE...")
+@click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to leave out first.")
+@click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each side (default 64).")
+@click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
+@click.option("--overwrite", is_flag=True, help="Where the sides differ, take the source's whatever speaks against it.")
+def sync(
+    file_types: tuple[str, ...],
+    *,
+    limit: int | None,
+    offset: int,
+    changed_since: str | None,
+    concurrency: int | None,
+    refetch: bool,
+    overwrite: bool,
+) -> None:
+    """Copy what the destination lacks, with a progress bar; run it again to continue.
+
+    It is the job sync_changes, and its run stands in the Dagster UI. Exit status 0 only when nothing failed.
+    """
+    from rich.console import Console
+
+    from mastosync_dagster.cli.console import run_with_bar
+
+    plan_config: dict[str, object] = {
+        "file_types": list(dict.fromkeys(file_types)),
+        "limit": limit,
+        "offset": offset,
+        "changed_since": changed_since,
+        "overwrite": overwrite or None,
+    }
+    copy_config: dict[str, object] = {"concurrency": concurrency, "refetch": refetch or None}
+    run_config = {
+        "ops": {
+            name: {"config": {field: value for field, value in config.items() if value is not None}}
+            for name, config in {"plan_changes": plan_config, "copy": copy_config}.items()
+        }
+    }
+    with _instance() as instance:
+        if not run_with_bar(Console(), instance, run_config):
+            raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@click.option("--outcome", type=click.Choice(["missing", "failed"]), help="Only these; both by default.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="Default: table.")
+def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
+    """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
+
+    Without --outcome also what is damaged at the source and good at the destination. It reads the newest manifest of
+    each range. With the database at hand it gives the tootctl commands that fetch objects of other servers again.
+    """
+    from mastosync_dagster.cli.report import run_report
+
+    with _plain_errors(), _instance() as instance:
+        run_report(instance, file_types, outcome, form)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@_AS_JSON
+def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
+    """Show what is done and what is left of each file type.
+
+    Ranges, objects and megabytes done and left, and how far incremental runs have come: the watermark. Rows that no run
+    has read are counted in the database, which takes about a second for a hundred thousand of them.
+    """
+    from mastosync_dagster.cli.console import status_json, status_lines
+    from mastosync_dagster.cli.status import statuses
+    from mastosync_dagster.ranges.partitions import FileType
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    with _plain_errors(), _instance() as instance:
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+    if as_json:
+        click.echo(json.dumps([status_json(each) for each in found], indent=2))
+    else:
+        click.echo("\n".join(line for each in found for line in status_lines(each)))
+
+
+@main.command()
+@_AS_JSON
+def check(*, as_json: bool) -> None:
+    """Try every connection and permission that a run needs.
+
+    Writes, reads and deletes a small object of its own at the destination; nothing else is changed. Exit status 0 only
+    when nothing failed.
+    """
+    from mastosync_dagster.cli.check import Verdict, check_everything
+    from mastosync_dagster.escaping import plain
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+    lines = []
+    with _plain_errors():
+        for line in check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination()):
+            lines.append(line)
+            if not as_json:
+                colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")
+                click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {plain(line.text)}")
+    if as_json:
+        told = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
+        click.echo(json.dumps(told, indent=2))
+    if any(line.verdict is Verdict.FAILED for line in lines):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@click.option("--all", "everything", is_flag=True, help="All rows, and not only what is left.")
+@click.option(
+    "--prices", type=click.Path(path_type=Path), help="A table of prices, like mastosync_dagster/cli/prices.yaml."
+)
+@click.option("--from", "source", default="free", help="Name in that table of where the objects are (default free).")
+@click.option("--to", "destination", default="free", help="Name in it of where they go (default free).")
+@click.option(
+    "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate in place of the measured."
+)
+@click.option("--megabytes-per-second", type=click.FloatRange(min=0, min_open=True), help="The same in 10^6 bytes.")
+@click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="A guess for each preview (40).")
+@_AS_JSON
+def estimate(
+    file_types: tuple[str, ...],
+    *,
+    everything: bool,
+    prices: Path | None,
+    source: str,
+    destination: str,
+    objects_per_second: float | None,
+    megabytes_per_second: float | None,
+    preview_kilobytes: int,
+    as_json: bool,
+) -> None:
+    """Estimate what the copy will take, without copying: objects, bytes, requests, cost, hours."""
+    from mastosync_dagster.cli.console import estimate_lines
+    from mastosync_dagster.cli.estimate import Rate, measured_rate, price_table
+    from mastosync_dagster.cli.estimate import estimate as estimated
+    from mastosync_dagster.cli.status import statuses, whole_tables
+    from mastosync_dagster.mastodon import TableSize
+    from mastosync_dagster.ranges.partitions import FileType
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+
+    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    with _plain_errors(), _instance() as instance:
+        table = price_table(prices)
+        for name in (source, destination):
+            if name not in table:
+                raise click.ClickException(f"the price table has no {name}; it has {', '.join(table)}")
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+        size = (
+            whole_tables(MastodonDatabase(), asked) if everything else sum((each.left for each in found), TableSize())
+        )
+        measured = measured_rate(read for each in found for read in each.reads.values())
+    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * _MEGABYTE)
+    told = estimated(
+        size,
+        table[source],
+        table[destination],
+        given if objects_per_second or megabytes_per_second else measured,
+        preview_bytes=preview_kilobytes * 1000,
+    )
+    click.echo(json.dumps(told.numbers(), indent=2) if as_json else "\n".join(estimate_lines(told)))
+
+
+@main.command()
+@click.option("--ui", is_flag=True, help="Serve the Dagster UI on loopback afterwards, until Ctrl-C.")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Where its files lie.")
+def demo(*, ui: bool, directory: Path) -> None:
+    """Copy a small generated instance between two S3 servers on this machine."""
+    try:
+        from mastosync_dagster.demo.command import run_demo
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"the demo needs {error.name}: pip install 'mastosync-dagster[demo]'") from error
+
+    raise click.exceptions.Exit(run_demo(ui=ui, directory=directory))

@@ -1,0 +1,184 @@
+"""``mastosync report``: what is missing or failed over all ID ranges, and what can be done."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from mastosync_dagster.cli.latest_outcomes import Inventory
+from mastosync_dagster.escaping import csv_cell, one_line, plain
+from mastosync_dagster.mastodon import read_schema
+from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.doubts import OPEN
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.refetch.remedies import Remedies
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
+from mastosync_dagster.runs.failures import PLAIN_ERRORS
+from mastosync_dagster.runs.history import place_of
+from mastosync_dagster.runs.manifests import About, Damaged, manifest_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import dagster as dg
+
+    from mastosync_dagster.cli.latest_outcomes import Totals
+    from mastosync_dagster.refetch.remedies import Remedy
+
+_MEGABYTE = 1_000_000
+
+
+class _Form(Protocol):
+    """How the report looks. Lines are printed as they come, so that none is kept."""
+
+    def line(self, remedy: Remedy) -> None:
+        """Print one object."""
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        """Print the totals."""
+
+
+def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome: str | None, form: str) -> None:
+    """Print the report.
+
+    Args:
+        instance: Whose home may hold the manifests.
+        file_types: The file types; empty: all.
+        outcome: ``missing`` or ``failed``; None: both, and what is damaged at the source and good at the destination.
+        form: ``table``, ``csv`` or ``json``.
+
+    Raises:
+        Exception: A plain error (`failures.PLAIN_ERRORS`).
+    """
+    wanted = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
+    damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
+    destination = S3Bucket.destination()
+    store = manifest_store(instance, destination)
+    about = About(place_of(destination), acls=destination.settings().has_acls)
+    totals: dict[str, Totals] = {}
+    with contextlib.ExitStack() as stack:
+        forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
+        printer = forms[form]()
+        remedies = _remedies(destination.settings().prefix, stack)
+        for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
+            inventory = Inventory(store, file_type)
+            for lines in inventory.lines(wanted, damaged):
+                for remedy in remedies.of(file_type.value, lines):
+                    printer.line(remedy)
+            totals[file_type.value] = inventory.totals
+            doubts = in_doubt(store, about, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
+            inventory.totals.in_doubt.update(open_objects(doubts))
+        printer.end(totals)
+
+
+def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
+    """Open the database, if it can be reached: the manifests tell the rest without it."""
+    try:
+        connect = stack.enter_context(MastodonDatabase().session())
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection)
+    except PLAIN_ERRORS as error:
+        click.echo(f"without the database, so without commands for remote objects: {plain(str(error))}", err=True)
+        return Remedies(prefix)
+    return Remedies(prefix, connect, schema)
+
+
+def _fields(remedy: Remedy) -> dict[str, object]:
+    line = remedy.line
+    return {
+        "file_type": line.group,
+        "id": line.row_id,
+        "part": line.part,
+        "key": line.key,
+        "outcome": line.outcome.value,
+        "reason": line.reason.value if line.reason else None,
+        "detail": line.detail,
+        "remote": remedy.remote,
+        "command": remedy.command,
+        "what_to_do": remedy.words,
+    }
+
+
+class _Table:
+    """For people: objects with what to do under each row's, and the totals at the end."""
+
+    def __init__(self) -> None:
+        self._before: tuple[str, int, str] | None = None
+
+    def line(self, remedy: Remedy) -> None:
+        line = remedy.line
+        remark = ": ".join(filter(None, [line.reason.value if line.reason else None, line.detail]))
+        told = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
+        what = remedy.command or remedy.words
+        # What helps one object of a row helps the others.
+        if self._before is not None and self._before != (line.group, line.row_id, what):
+            click.echo(one_line(f"    -> {self._before[2]}"))
+        self._before = (line.group, line.row_id, what)
+        click.echo(one_line(f"{told}  ({remark})" if remark else told))
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        if self._before is not None:
+            click.echo(one_line(f"    -> {self._before[2]}") + "\n")
+        names = [outcome.value for outcome in Outcome]
+        click.echo(f"{'file type':<20}{'manifests':>10}" + "".join(f"{name:>14}" for name in [*names, "MB copied"]))
+        for name, total in totals.items():
+            counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
+            click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / _MEGABYTE:>14,.1f}")
+        for name, total in totals.items():
+            if total.in_doubt:
+                click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")
+
+
+class _Csv:
+    """For spreadsheets: a line an object, no totals. Texts are such as can be shown."""
+
+    def __init__(self) -> None:
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._begun = False
+
+    def _begin(self, names: Sequence[str]) -> None:
+        if not self._begun:
+            self._writer.writerow(names)
+            self._begun = True
+
+    def line(self, remedy: Remedy) -> None:
+        fields = _fields(remedy)
+        self._begin(list(fields))
+        self._writer.writerow(map(csv_cell, fields.values()))
+
+    def end(self, totals: Mapping[str, Totals]) -> None:  # noqa: ARG002  (as every form)
+        self._begin(COLUMNS)
+
+
+class _Json:
+    """For scripts: one document, ``{"objects": [...], "totals": {...}}``, in ASCII, with every text as it is."""
+
+    def __init__(self) -> None:
+        self._separator = '{"objects": ['
+
+    def line(self, remedy: Remedy) -> None:
+        click.echo(f"{self._separator}\n{json.dumps(_fields(remedy))}", nl=False)
+        self._separator = ","
+
+    def end(self, totals: Mapping[str, Totals]) -> None:
+        told = {
+            name: {
+                "manifests": total.manifests,
+                **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
+                "bytes": total.bytes,
+                "in_doubt": {why.value: total.in_doubt[why] for why in OPEN},
+            }
+            for name, total in totals.items()
+        }
+        opening = self._separator if self._separator != "," else ""
+        click.echo(f'{opening}\n], "totals": {json.dumps(told)}}}')
+
+
+COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")

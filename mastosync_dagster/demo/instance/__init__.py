@@ -1,0 +1,1 @@
+"""The generated instance: its rows and objects."""

@@ -1,0 +1,1 @@
+"""PostgreSQL and S3 servers from wheels."""

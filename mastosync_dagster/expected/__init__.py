@@ -1,0 +1,1 @@
+"""From rows to the objects that must be at the destination."""

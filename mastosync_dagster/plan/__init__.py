@@ -1,0 +1,1 @@
+"""Compares two storages, and writes down what is to be copied."""

@@ -1,0 +1,1 @@
+"""Lists or deletes orphans: objects that no row expects."""

@@ -1,0 +1,1 @@
+"""ID ranges: the partitions of every file type."""

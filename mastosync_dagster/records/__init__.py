@@ -1,0 +1,1 @@
+"""What is written down, as files: plans, manifests, findings, doubt lists."""

@@ -1,0 +1,264 @@
+"""Where manifests stay: a folder, or a private bucket. ``<group>/<partition>/<run_id>.parquet``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.plan.items import KeyRange
+from mastosync_dagster.records.manifest import ManifestLine, read_manifest
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.http import FileSink, FileSource
+from mastosync_dagster.s3.pool import gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster.s3.storage import Storage
+
+VARIABLE = "MASTOSYNC_MANIFESTS"
+"""The environment variable that names the place, for messages."""
+
+_SUFFIX = ".parquet"
+_LEVELS = 3
+"""Of a manifest's name: group, partition, run."""
+_NAME = re.compile(r"[\w.:+-]+", re.ASCII)
+
+
+class ManifestStoreError(Exception):
+    """Manifests cannot be kept or read there; the message names what to change."""
+
+
+class ManifestGoneError(ManifestStoreError):
+    """A file is not there any more: another run has put its own in its place."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StoredManifest:
+    """A manifest that is kept. Sorts by group, partition and time.
+
+    Attributes:
+        group: The asset, or the job where a run is about several.
+        partition: The partition's key.
+        written: When it was published, UTC.
+        run_id: The run that wrote it.
+    """
+
+    group: str
+    partition: str
+    written: datetime
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        """Its path below the store."""
+        return f"{self.group}/{self.partition}/{self.run_id}{_SUFFIX}"
+
+
+class ManifestStore(ABC):
+    """Keeps manifests, findings and doubt lists. Files appear whole or not at all, and are never changed in place."""
+
+    def write(self, file: Path, group: str, partition: str, run_id: str) -> str:
+        """Publish a manifest.
+
+        Args:
+            file: The finished local file; it stays.
+            group: The asset, or the job where the run is about several.
+            partition: The partition's key.
+            run_id: The run. Written twice, the later one counts.
+
+        Returns:
+            Where it is, for people.
+
+        Raises:
+            ManifestStoreError: Full, not writable, or a name that is no name.
+            StorageError: The bucket refuses.
+        """
+        for part in (group, partition, run_id):
+            if not _is_name(part):
+                raise ManifestStoreError(f"not a name for a manifest: {part!r}")
+        return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
+
+    def newest(self, group: str) -> Iterator[StoredManifest]:
+        """Yield the newest manifest of each partition of a group, ordered by partition.
+
+        Holds one line per partition in memory.
+        """
+        latest: dict[str, StoredManifest] = {}
+        for manifest in self._all(group):
+            known = latest.get(manifest.partition)
+            if known is None or known < manifest:
+                latest[manifest.partition] = manifest
+        yield from (latest[partition] for partition in sorted(latest))
+
+    def newest_of(self, group: str, partition: str) -> StoredManifest | None:
+        """Return the newest manifest of one partition of a group; None where there is none."""
+        return max(self._all(group, partition), default=None)
+
+    def in_order(self, group: str) -> list[StoredManifest]:
+        """Return all manifests of a group, oldest first."""
+        return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
+
+    def of_partition(self, group: str, partition: str) -> list[StoredManifest]:
+        """Return all manifests of one partition of a group, oldest first."""
+        return sorted(self._all(group, partition), key=lambda manifest: (manifest.written, manifest))
+
+    def runs(self, group: str) -> set[str]:
+        """Return the runs that have a manifest in a group."""
+        return {manifest.run_id for manifest in self._all(group)}
+
+    def read(self, manifest: StoredManifest) -> Iterator[list[ManifestLine]]:
+        """Read a kept manifest as `read_manifest` does: in batches, in constant memory."""
+        with self._local(manifest.name) as file:
+            yield from read_manifest(file)
+
+    def file(self, manifest: StoredManifest) -> contextlib.AbstractContextManager[Path]:
+        """Give a kept manifest as a local file, while the block lasts."""
+        return self._local(manifest.name)
+
+    def remove(self, manifest: StoredManifest) -> None:
+        """Remove what another file has replaced. Nothing happens where it is gone already.
+
+        Raises:
+            ManifestStoreError: Not writable.
+            StorageError: The bucket refuses.
+        """
+        self._remove(manifest.name)
+
+    @abstractmethod
+    def _write(self, file: Path, name: str) -> str: ...
+
+    @abstractmethod
+    def _remove(self, name: str) -> None: ...
+
+    @abstractmethod
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
+
+    @abstractmethod
+    def _local(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
+
+
+def _keep_names(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where its file system can: the manifest is there already."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _is_name(part: str) -> bool:
+    return _NAME.fullmatch(part) is not None and part not in {".", ".."}
+
+
+def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
+    """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
+    parts = name.split("/")
+    run_id = parts[-1].removesuffix(_SUFFIX)
+    if len(parts) == _LEVELS and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):
+        yield StoredManifest(parts[0], parts[1], written, run_id)
+
+
+class FolderManifests(ManifestStore):
+    """Manifests in a folder of this machine (or one that is mounted)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _write(self, file: Path, name: str) -> str:
+        target = self._folder / name
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(file, unfinished)
+                # Or a power cut leaves an empty file under the final name.
+                with unfinished.open("rb+") as written:
+                    os.fsync(written.fileno())
+                unfinished.replace(target)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            raise ManifestStoreError(
+                f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
+                f"write, or name another place in {VARIABLE}"
+            ) from error
+        for folder in (target.parent, target.parent.parent, self._folder):
+            _keep_names(folder)
+        return str(target)
+
+    def _remove(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise ManifestStoreError(
+                f"{name} cannot be removed from {self._folder} ({error.strerror}): let this user write there"
+            ) from error
+
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
+        # A hidden file is one that is still being written.
+        for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
+            if file.is_file():
+                written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+                yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
+
+    @contextlib.contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        local = self._folder / name
+        if not local.exists():
+            raise ManifestGoneError(f"there is no manifest {name} any more")
+        yield local
+
+
+class BucketManifests(ManifestStore):
+    """Manifests in a private bucket, below the storage's key prefix."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def _write(self, file: Path, name: str) -> str:
+        full = self._storage.full_key(name)
+        headers = self._storage.own_headers(private=True)
+        with file.open("rb") as body:
+            source = FileSource(body, file.stat().st_size)
+            self._storage.ask(lambda client: client.put(full, source, headers, None), name)
+        return f"s3://{self._storage.settings.bucket}/{full}"
+
+    def _remove(self, name: str) -> None:
+        self._storage.ask(lambda client: client.delete(self._storage.full_key(name)), name)
+
+    def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
+        above = f"{group}/{partition}/" if partition else f"{group}/"
+        behind = f"{above[:-1]}0"  # the character behind a slash
+        for found in self._storage.list_range(KeyRange(above, above, behind)):
+            if found.modified is not None:
+                yield from _named(found.key, found.modified)
+
+    @contextlib.contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
+            local = Path(folder) / "manifest.parquet"
+            try:
+                with local.open("w+b") as file:
+                    sink = FileSink(file)
+                    try:
+                        self._storage.read_into(name, sink)
+                    finally:
+                        if sink.error is not None:
+                            raise sink.error
+            except OSError as error:
+                raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
+            except StorageError as error:
+                if gone(error):
+                    raise ManifestGoneError(f"there is no manifest {name} any more") from error
+                raise
+            yield local

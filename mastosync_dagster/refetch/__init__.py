@@ -1,0 +1,1 @@
+"""Fetches lost objects from the servers that they are copies of."""

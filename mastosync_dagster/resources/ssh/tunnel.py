@@ -1,0 +1,361 @@
+"""An SSH tunnel to the database: sshtunnel's forwarding over a connection whose host key is verified first.
+
+sshtunnel itself compares with one given host key only, swallows the reason of a failed start, puts the password into
+its ``repr`` and connects without a time limit. So the connection is made here, with paramiko, and handed to it
+(``_connect_to_gateway`` and ``_transport`` of sshtunnel 0.5.1; the tests fail where a later one differs).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import paramiko
+import sshtunnel
+
+from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
+from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
+from mastosync_dagster.resources.ssh.settings import TunnelError, TunnelSettings, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mastosync_dagster.resources.ssh.known_hosts import KnownHost
+
+__all__ = ["Tunnel", "TunnelError", "TunnelSettings"]
+
+_LOOPBACK = "127.0.0.1"
+_CONNECT_SECONDS = 10.0
+_KEEPALIVE_SECONDS = 15
+_LOST_MILLISECONDS = 45_000
+_STOP_SECONDS = 10.0
+_ADMINISTRATIVELY_PROHIBITED = 1
+_RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+class _RefusedError(TunnelError):
+    """The SSH server takes what it was offered for no login."""
+
+
+class Tunnel:
+    """A tunnel that is opened when it is needed, and anew when it was lost. Safe to share between threads.
+
+    Args:
+        settings: Where it leads.
+    """
+
+    def __init__(self, settings: TunnelSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._forwarder: _Forwarder | None = None
+        self._port = 0
+
+    def address(self) -> tuple[str, int]:
+        """Return where the database is reached on this machine; open the tunnel where it does not stand.
+
+        Raises:
+            TunnelError: It cannot be opened.
+        """
+        with self._lock:
+            if self._forwarder is None or not self._forwarder.is_active:
+                self._close()
+                self._forwarder, self._port = self._open()
+            return _LOOPBACK, self._port
+
+    def _open(self) -> tuple[_Forwarder, int]:
+        forwarder = _Forwarder(self._settings)
+        try:
+            forwarder.start()
+            port = forwarder.local_bind_port
+        except sshtunnel.BaseSSHTunnelForwarderError as error:
+            _stop(forwarder)
+            raise TunnelError(f"The tunnel through {self._settings.server} broke: {error}.", permanent=False) from error
+        except BaseException:
+            _stop(forwarder)
+            raise
+        return forwarder, port
+
+    def reaches_database(self) -> bool:
+        """Tell whether the tunnel carries a connection to the database; close it where the SSH connection was lost.
+
+        Raises:
+            TunnelError: The SSH server stands, and refuses or fails to connect to the database's host.
+        """
+        with self._lock:
+            if self._forwarder is None or not self._forwarder.is_active:
+                return False
+            try:
+                self._forwarder.open_channel().close()
+            except paramiko.ChannelException as error:
+                raise _forwarding_error(self._settings, error) from error
+            except (paramiko.SSHException, EOFError, OSError):
+                self._close()
+                return False
+            return True
+
+    def close(self) -> None:
+        """Close the tunnel; connections through it end."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._forwarder is not None:
+            forwarder, self._forwarder = self._forwarder, None
+            _stop(forwarder)
+
+
+class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunnel publishes no types
+    """sshtunnel's listener and its threads, over a connection that is made and verified here."""
+
+    is_active: bool
+    local_bind_port: int
+
+    def __init__(self, settings: TunnelSettings) -> None:
+        self._settings = settings
+        super().__init__(
+            ssh_address_or_host=(settings.host, settings.port),
+            ssh_username=settings.user,
+            ssh_password="not given: _connect_to_gateway logs in",  # noqa: S106 (it insists on one, and prints it)
+            ssh_config_file=None,
+            allow_agent=False,
+            host_pkey_directories=[],
+            compression=False,
+            # By default it listens on every interface.
+            local_bind_address=(_LOOPBACK, 0),
+            remote_bind_address=(settings.remote_host, settings.remote_port),
+            logger=_quiet_logger("mastosync_dagster.tunnel"),
+        )
+
+    def __repr__(self) -> str:
+        return f"_Forwarder({self._settings!r})"
+
+    __str__ = __repr__
+
+    def open_channel(self) -> paramiko.Channel:
+        """Open a connection from the SSH server to the database."""
+        return self._transport.open_channel(
+            "direct-tcpip",
+            dest_addr=(self._settings.remote_host, self._settings.remote_port),
+            src_addr=(_LOOPBACK, 0),
+            timeout=_CONNECT_SECONDS,
+        )
+
+    def _connect_to_gateway(self) -> None:
+        """Connect, in sshtunnel's place. It lets a TunnelError through, and would swallow paramiko's errors."""
+        self._transport: paramiko.Transport = _log_in(self._settings)
+
+
+def _stop(forwarder: _Forwarder) -> None:
+    """Stop a forwarder, but wait no longer than a moment.
+
+    ``stop`` waits without limit for a listener whose thread was never started, as after an interrupt in ``start``.
+    """
+    stopper = threading.Thread(target=forwarder.stop, kwargs={"force": True}, name="tunnel-stop", daemon=True)
+    stopper.start()
+    stopper.join(_STOP_SECONDS)
+
+
+def _quiet_logger(name: str) -> logging.Logger:
+    """Return a logger that says nothing unless somebody has set its level.
+
+    Both libraries log, with tracebacks, what is raised here as one message.
+    """
+    logger = logging.getLogger(name)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL + 1)
+    return logger
+
+
+def _log_in(settings: TunnelSettings) -> paramiko.Transport:
+    """Connect to the SSH server, verify its key, and only then log in: with the key, else with the password.
+
+    Raises:
+        TunnelError: One of these failed.
+    """
+    known = _read_known_hosts(settings)
+    key = _read_key(settings)
+    if key is not None:
+        try:
+            return _verified(settings, known, key)
+        except _RefusedError:
+            if settings.password is None:
+                raise
+    # Over a new connection: some servers take no second way to log in after a refusal.
+    return _verified(settings, known, None)
+
+
+def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | None) -> paramiko.Transport:
+    connection = _connect(settings)
+    transport = paramiko.Transport(connection)
+    try:
+        transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
+        transport.set_keepalive(_KEEPALIVE_SECONDS)
+        transport.banner_timeout = transport.auth_timeout = _CONNECT_SECONDS
+        options = transport.get_security_options()
+        options.key_types = _known_first(options.key_types, known)
+        try:
+            transport.start_client(timeout=_CONNECT_SECONDS)
+            presented = transport.get_remote_server_key()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise TunnelError(
+                f"{settings.server} does not talk SSH with us: {error or 'it ended the connection'}. "
+                f"Check {setting('host')} and {setting('port')}.",
+                permanent=isinstance(error, paramiko.ssh_exception.IncompatiblePeer),
+            ) from error
+        _verify(settings, known, HostKey(presented.get_name(), presented.asbytes()))
+        _authenticate(settings, transport, key)
+    except BaseException:
+        transport.close()
+        connection.close()
+        raise
+    return transport
+
+
+def _connect(settings: TunnelSettings) -> socket.socket:
+    try:
+        connection = socket.create_connection((settings.host, settings.port), timeout=_CONNECT_SECONDS)
+    except (OSError, UnicodeError) as error:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
+        raise TunnelError(
+            f"The SSH server {settings.server} cannot be reached: {reason}. "
+            f"Check {setting('host')} and {setting('port')}.",
+            permanent=False,
+        ) from error
+    # A peer that vanished without a word counts as lost after three unanswered keepalives.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)
+    return connection
+
+
+def _read_known_hosts(settings: TunnelSettings) -> KnownHost:
+    try:
+        return known_host(settings.known_hosts, settings.host, settings.port)
+    except OSError as error:
+        raise TunnelError(
+            f"{settings.known_hosts} cannot be read: {error.strerror}. Check {setting('known_hosts')}.", permanent=True
+        ) from error
+
+
+def _known_first(offered: Iterable[str], known: KnownHost) -> tuple[str, ...]:
+    """Put the algorithms whose keys are listed first, so that the server presents a key that can be compared."""
+    listed = {
+        algorithm
+        for key in known.keys
+        for algorithm in (_RSA_ALGORITHMS if key.kind == paramiko.RSAKey.name else (key.kind,))
+    }
+    return tuple(sorted(offered, key=lambda algorithm: algorithm not in listed))
+
+
+def _verify(settings: TunnelSettings, known: KnownHost, presented: HostKey) -> None:
+    """Compare the key that the server presented with those that are listed.
+
+    Raises:
+        TunnelError: It is not listed.
+    """
+    if any(key.blob == presented.blob for key in known.revoked):
+        raise TunnelError(
+            f"The SSH server {settings.server} presented the {presented.kind} key {presented.fingerprint}, which "
+            f"{settings.known_hosts} lists as revoked. Nothing was sent to it.",
+            permanent=True,
+        )
+    if any((key.kind, key.blob) == (presented.kind, presented.blob) for key in known.keys):
+        return
+    name = host_name(settings.host, settings.port)
+    changed = [key for key in known.keys if key.kind == presented.kind and known.name == name]
+    if changed:
+        listed = ", ".join(f"{key.fingerprint} in line {key.line}" for key in changed)
+        raise TunnelError(
+            f"The key of the SSH server {settings.server} has CHANGED: it presented the {presented.kind} key "
+            f"{presented.fingerprint}, but {settings.known_hosts} lists {listed}. Either the server was set up anew, "
+            "or somebody stands between it and this machine. Nothing was sent to it. Only if its admin confirms the "
+            f"new fingerprint, replace that line ({setting('known_hosts')}).",
+            permanent=True,
+        )
+    line = f"{name} {presented.kind} {_encoded(presented)}"
+    raise TunnelError(
+        f"The SSH server {settings.server} is unknown: {settings.known_hosts} does not list its {presented.kind} key "
+        f"{presented.fingerprint}. Nothing was sent to it. If that is its fingerprint (on the server: for f in "
+        f"/etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $f; done), add this line to the file "
+        f"({setting('known_hosts')}), as `ssh-keyscan -p {settings.port} {settings.host}` prints it too:\n{line}",
+        permanent=True,
+    )
+
+
+def _encoded(key: HostKey) -> str:
+    return paramiko.PKey.from_type_string(key.kind, key.blob).get_base64()
+
+
+def _read_key(settings: TunnelSettings) -> paramiko.PKey | None:
+    """Read the private key file.
+
+    Raises:
+        TunnelError: It cannot be read.
+    """
+    if settings.key_file is None:
+        return None
+    try:
+        return read_private_key(settings.key_file, settings.key_passphrase)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}. Check {setting('key_file')}"
+    except LockedKeyError:
+        given = settings.key_passphrase is not None
+        problem = (
+            f"cannot be decrypted: check {setting('key_passphrase')}"
+            if given
+            else f"is encrypted, and {setting('key_passphrase')} is not set"
+        )
+    except ValueError:
+        problem = f"is no private key that can be used (RSA, ECDSA or Ed25519). Check {setting('key_file')}"
+    # Outside of the handlers: what a parser raises may quote the file.
+    raise TunnelError(f"The SSH key file {settings.key_file} {problem}.", permanent=True)
+
+
+def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: paramiko.PKey | None) -> None:
+    """Log in with the key, or with the password; with both where the server wants both.
+
+    Raises:
+        TunnelError: The server did not let us in.
+    """
+    allowed: list[str] = []
+    cause: Exception | None = None
+    try:
+        if key is not None:
+            allowed = transport.auth_publickey(settings.user, key)
+        if settings.password is not None and not transport.is_authenticated():
+            allowed = transport.auth_password(settings.user, settings.password)
+    except paramiko.BadAuthenticationType as error:
+        allowed, cause = error.allowed_types, error
+    except paramiko.AuthenticationException as error:
+        cause = error
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise TunnelError(
+            f"The SSH server {settings.server} ended the connection while {settings.user} logged in: {error}.",
+            permanent=False,
+        ) from error
+    if transport.is_authenticated():
+        return
+    tried = [setting("key_file")] if settings.key_file is not None else []
+    tried += [setting("password")] if settings.password is not None else []
+    takes = f" It takes: {', '.join(allowed)}." if allowed else ""
+    raise _RefusedError(
+        f"The SSH server {settings.server} does not let the user {settings.user} in.{takes} "
+        f"Check {', '.join([setting('user'), *tried])}.",
+        permanent=True,
+    ) from cause
+
+
+def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> TunnelError:
+    if error.code == _ADMINISTRATIVELY_PROHIBITED:
+        return TunnelError(
+            f"The SSH server {settings.server} forbids {settings.user} to forward to {settings.database}: allow it in "
+            "its sshd_config (AllowTcpForwarding, PermitOpen).",
+            permanent=True,
+        )
+    return TunnelError(
+        f"The SSH server {settings.server} cannot reach the database at {settings.database}. DB_HOST and DB_PORT (or "
+        "DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH server.",
+        permanent=False,
+    )

@@ -1,0 +1,1 @@
+"""Dagster's runs: who executes one, what they leave behind, what their history says."""

@@ -1,0 +1,81 @@
+"""Errors that an admin can do something about, as a plain message: in Dagster a failure that nobody retries."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import psycopg2
+
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.escaping import plain
+from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, RowError
+from mastosync_dagster.ranges.partitions import InvalidRangeError
+from mastosync_dagster.records.manifest import NotAManifestError
+from mastosync_dagster.records.store import ManifestStoreError
+from mastosync_dagster.resources import ConnectionFailedError
+from mastosync_dagster.resources.ssh.settings import TunnelError
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.sync.config import InvalidMomentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster_shared.error import SerializableErrorInfo
+
+PLAIN_ERRORS = (
+    ConnectionFailedError,
+    DatabaseReadError,
+    InvalidMomentError,
+    InvalidRangeError,
+    ManifestStoreError,
+    NotAManifestError,
+    NotMastodonError,
+    RowError,
+    SettingsError,
+    StorageError,
+    TunnelError,
+)
+"""Their messages are written for admins: one sentence or two, what to change, no secret."""
+
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
+def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
+    """Return what has happened: Dagster's own error, which only says where, stands around it."""
+    while error.cause is not None:
+        error = error.cause
+    return error
+
+
+@contextlib.contextmanager
+def plain_failures() -> Iterator[None]:
+    """Turn a plain error into a failure of the step, with its message and without the way there.
+
+    What can be repeated with some hope has been repeated where it happened, so the failure is final.
+    """
+    try:
+        yield
+    except PLAIN_ERRORS as error:
+        raise dg.Failure(description=plain(str(error)), allow_retries=False) from None
+    except OSError as error:
+        # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no
+        # file, and gives the system's error number alone.
+        if error.filename is None and error.errno not in _DISK_ERRORS:
+            raise
+        where = error.filename or "the run's folder"
+        what = os.strerror(error.errno) if error.errno else error.strerror
+        raise dg.Failure(
+            description=f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?",
+            allow_retries=False,
+        ) from None
+    except psycopg2.Error as error:
+        # Before the first page: rows are read by a reader that connects again, and says so itself where that fails.
+        first = plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
+        raise dg.Failure(
+            description=f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?",
+            allow_retries=False,
+        ) from None

@@ -1,0 +1,114 @@
+"""Deletes Dagster's records of old runs, and keeps those that somebody still asks for."""
+
+# Without `from __future__ import annotations`: Dagster reads the annotations of ops.
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from pydantic import Field
+
+from mastosync_dagster.environment import keep_runs_days
+from mastosync_dagster.runs.failures import plain_failures
+from mastosync_dagster.runs.history import furthest_runs
+
+_PAGE = 200
+_PROGRESS_SECONDS = 10.0
+_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_PARTITION, _BACKFILL = "dagster/partition", "dagster/backfill"
+
+
+class RetentionConfig(dg.Config):
+    """Which runs are old."""
+
+    days: int | None = Field(
+        default=None, ge=1, description="Days that records are kept. None: MASTOSYNC_KEEP_RUNS_DAYS, or 30."
+    )
+
+
+@dg.op(description="Delete the records of old runs that nobody asks for any more.")
+def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
+    """Delete run records, their event logs and what their steps have stored. Manifests stay."""
+    instance = context.instance
+    with plain_failures():
+        days = config.days or keep_runs_days()
+    old = old_runs(instance, datetime.now(timezone.utc) - timedelta(days=days))
+    due = time.monotonic() + _PROGRESS_SECONDS
+    for number, run_id in enumerate(old):
+        delete_run(instance, run_id)
+        if time.monotonic() >= due:
+            due = time.monotonic() + _PROGRESS_SECONDS
+            context.log.info("%s of %s runs deleted", f"{number + 1:,}", f"{len(old):,}")
+    context.log.info("%s runs deleted that ended more than %s days ago", f"{len(old):,}", days)
+    context.add_output_metadata({"deleted": len(old)})
+
+
+def old_runs(instance: dg.DagsterInstance, before: datetime) -> list[str]:
+    """Return the runs that ended before a moment and that nobody asks for any more."""
+    kept = runs_to_keep(instance)
+    return [
+        record.dagster_run.run_id
+        for record in _records(instance, dg.RunsFilter(statuses=_FINISHED, updated_before=before))
+        if record.dagster_run.run_id not in kept and not _belongs_to_open_backfill(instance, record.dagster_run)
+    ]
+
+
+def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete a run's record, its event log, its steps' output and what they have stored."""
+    instance.delete_run(run_id)
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        # Dagster empties a run's own file, which does not make it smaller, and leaves it.
+        for end in ("", "-wal", "-shm"):
+            Path(f"{storage.path_for_shard(run_id)}{end}").unlink(missing_ok=True)
+
+
+def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
+    """Return the runs that somebody still asks for, however old they are.
+
+    These are the newest of each job and partition, whatever their outcome; those of the latest materializations, which
+    show what is done; and those from which incremental runs know where to go on.
+    """
+    kept = furthest_runs(instance)
+    newest: set[tuple[object, ...]] = set()
+    for record in _records(instance, dg.RunsFilter()):
+        run = record.dagster_run
+        assets = tuple(sorted(key.to_user_string() for key in run.asset_selection or ()))
+        about = (assets or run.job_name, run.tags.get(_PARTITION))
+        if about not in newest:
+            newest.add(about)
+            kept.add(run.run_id)
+    for key in instance.get_asset_keys():
+        kept |= _latest_materializations(instance, key)
+    return kept
+
+
+def _latest_materializations(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str]:
+    by_partition = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    ids = list(by_partition.values())
+    runs = set()
+    for start in range(0, len(ids), _PAGE):
+        some = dg.AssetRecordsFilter(key, storage_ids=ids[start : start + _PAGE])
+        runs |= {record.run_id for record in instance.fetch_materializations(some, limit=_PAGE).records}
+    newest = instance.get_latest_materialization_event(key)
+    return runs | ({newest.run_id} if newest is not None else set())
+
+
+def _records(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.RunRecord]:
+    """Yield the records of runs, newest first, a page in memory. None may be deleted meanwhile."""
+    cursor = None
+    while True:
+        page = instance.get_run_records(filters, limit=_PAGE, cursor=cursor)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        cursor = page[-1].dagster_run.run_id
+
+
+def _belongs_to_open_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    backfill = instance.get_backfill(run.tags[_BACKFILL]) if _BACKFILL in run.tags else None
+    return backfill is not None and backfill.backfill_end_timestamp is None

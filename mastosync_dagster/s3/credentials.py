@@ -1,0 +1,117 @@
+"""Credentials of one side: the ones configured, or botocore's chain, which renews them before they expire."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import botocore.session
+from botocore.exceptions import BotoCoreError
+
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.signing import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from botocore.credentials import Credentials as Chain
+
+    from mastosync_dagster.s3.settings import StorageSettings
+
+_HOLD_SECONDS = 60.0
+"""How long credentials of the chain are used without asking for them again. Where they last for minutes alone, botocore
+has every question answered by new ones; what it gives has ten minutes left."""
+
+# What goes into a header must be printable ASCII; the secret itself only signs.
+_SENDABLE = re.compile(r"[ -~]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def sendable(access_key_id: str | None, secret_access_key: str | None, session_token: str | None) -> bool:
+    """Tell whether credentials can be sent: the text of an HTTP library's error holds a header that cannot.
+
+    Args:
+        access_key_id: Access key; None: none.
+        secret_access_key: Its secret; None: none.
+        session_token: Token of temporary credentials; None: none.
+    """
+    return (
+        _SENDABLE.fullmatch(access_key_id or "") is not None
+        and _SENDABLE.fullmatch(session_token or "") is not None
+        and _CONTROL.search(secret_access_key or "") is None
+    )
+
+
+def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
+    """Return a callable that gives the credentials of one side, as they are at the moment.
+
+    Raises:
+        StorageError: There are none, or half of them.
+    """
+    if not sendable(settings.access_key_id, settings.secret_access_key, settings.session_token):
+        raise _unsendable(settings, settings.field("aws_secret_access_key"))
+    if settings.access_key_id and settings.secret_access_key:
+        fixed = Credentials(settings.access_key_id, settings.secret_access_key, settings.session_token or None)
+        return lambda: fixed
+    if settings.access_key_id or settings.secret_access_key:
+        name, field = (
+            ("AWS_SECRET_ACCESS_KEY", "aws_secret_access_key")
+            if settings.access_key_id
+            else ("AWS_ACCESS_KEY_ID", "aws_access_key_id")
+        )
+        raise StorageError(
+            f"half of the {settings.name}'s credentials is missing: "
+            f"set {settings.variable(name)} or {settings.field(field)}",
+            reason=Reason.BAD_CREDENTIALS,
+            permanent=True,
+        )
+    return _chain(settings)
+
+
+def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
+    try:
+        session = botocore.session.Session(profile=settings.profile)
+        if settings.variable_prefix:
+            # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
+            session.get_component("credential_provider").remove("env")
+        credentials: Chain | None = session.get_credentials()
+    except BotoCoreError as error:
+        raise StorageError(
+            f"the {settings.name}'s credentials cannot be read: {error}; "
+            f"check {settings.field('profile_name')} and the AWS configuration files",
+            reason=Reason.BAD_CREDENTIALS,
+            permanent=True,
+        ) from error
+    if credentials is None:
+        raise StorageError(
+            f"the {settings.name} has no credentials: set {settings.variable('AWS_ACCESS_KEY_ID')} and "
+            f"{settings.variable('AWS_SECRET_ACCESS_KEY')}, {settings.field('profile_name')}, "
+            "or run where an instance role gives them",
+            reason=Reason.BAD_CREDENTIALS,
+            permanent=True,
+        )
+
+    held: list[tuple[float, Credentials]] = []
+
+    def current() -> Credentials:
+        now = time.monotonic()
+        if held and now < held[-1][0]:
+            return held[-1][1]
+        frozen = credentials.get_frozen_credentials()
+        if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
+            raise _unsendable(settings, settings.field("profile_name"))
+        held[:] = [(now + _HOLD_SECONDS, Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token))]
+        return held[-1][1]
+
+    return current
+
+
+def _unsendable(settings: StorageSettings, field: str) -> StorageError:
+    return StorageError(
+        f"the {settings.name}'s credentials hold a line break or another character that cannot be sent: check {field} "
+        "and the AWS configuration files",
+        reason=Reason.BAD_CREDENTIALS,
+        permanent=True,
+    )

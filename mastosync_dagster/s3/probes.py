@@ -1,0 +1,155 @@
+"""Private probes: objects that nobody needs, to see what becomes of private ones before the first is written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.plan.items import KeyRange
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.acl import everybody_reads, try_access
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.headers import Attributes
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable
+
+    from mastosync_dagster.s3.client import Client
+    from mastosync_dagster.s3.storage import Storage
+
+_FOLDER = "mastosync-check"
+_BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
+_HEADERS = {"Content-Type": "text/plain"}
+_DEPTH = 2
+_OLD = timedelta(hours=1)
+"""Age from which a probe is nobody's any more, whatever the clocks."""
+_BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
+
+
+def folder_of(key: str) -> str:
+    """Return the folder whose probe speaks for a key: policies name folders at the top of a bucket, if any."""
+    return "/".join(key.split("/")[:-1][:_DEPTH])
+
+
+def prove_private(
+    storage: Storage, folders: Iterable[str], *, sets_acls: bool, halt: threading.Event, warn: Callable[[str], object]
+) -> None:
+    """Make sure that what is written private is neither readable by everybody nor damaged when an ACL is set.
+
+    In each folder an object is written as private ones are, asked for without a signature, and deleted again. That is
+    asked of the endpoint: of other addresses of the same bucket (a public domain, a CDN) it proves nothing.
+
+    Args:
+        storage: The side; without ACLs, private objects are to be written all the same.
+        folders: Folders, relative to the key prefix, without a slash at the end.
+        sets_acls: Set the probe's ACL too, to public and back, as `set_access` does.
+        halt: Set, no further attempt is made.
+        warn: Told of a probe that could not be deleted.
+
+    Raises:
+        StorageError: Permanent: everybody can read it, or its ACL cannot be set. Else as any request.
+    """
+    for folder in sorted(set(folders)):
+        probe = "/".join(filter(None, (folder, _FOLDER, str(uuid.uuid4()))))
+        written = False
+        try:
+            _write(storage, probe, halt)
+            written = True
+            if sets_acls:
+                try_access(storage, probe, halt)
+            exposed = everybody_reads(storage, probe, halt)
+        except Exception as error:
+            raise storage.error(error, probe) from error
+        finally:
+            # Also where the answer to the PUT was lost.
+            problem = _delete(storage, probe)
+            if problem is not None and written:
+                warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
+        _remove_old(storage, folder)
+        if exposed:
+            raise _exposed(storage, folder)
+
+
+async def refuses_damaged(client: Client, storage: Storage) -> bool:
+    """Send a body that is not the one of its Content-MD5, and see what becomes of it.
+
+    Args:
+        client: Of the side; a coroutine, since a copy asks while it copies.
+        storage: The side.
+
+    Returns:
+        Whether it was refused for that; else the object is deleted again.
+
+    Raises:
+        S3Error: It could not be written, for another reason, or not be deleted.
+        TransportError: No answer.
+    """
+    key = storage.full_key(f"{_FOLDER}/{uuid.uuid4()}")
+    wrong = hashlib.md5(b"another body", usedforsecurity=False).digest()
+    try:
+        await client.put(key, _BODY, storage.own_headers(private=True), wrong)
+    except S3Error as error:
+        if error.code in _BAD_DIGEST:
+            return True
+        raise
+    await client.delete(key)
+    return False
+
+
+def checks_md5(storage: Storage) -> bool:
+    """Ask as `refuses_damaged`, and wait for the answer.
+
+    Raises:
+        StorageError: The probe could not be written, or not be deleted.
+    """
+    return storage.ask(lambda client: refuses_damaged(client, storage))
+
+
+def _write(storage: Storage, key: str, halt: threading.Event) -> None:
+    """Write a probe with the headers of private objects."""
+    md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
+    headers = storage.write_headers(Attributes(_HEADERS, {}), private=True)
+    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key, halt)
+
+
+def _delete(storage: Storage, key: str) -> StorageError | None:
+    """Delete a probe. Returns why that failed: it must not take the place of what was found."""
+    try:
+        storage.ask(lambda client: client.delete(storage.full_key(key)), key)
+    except StorageError as error:
+        return error
+    return None
+
+
+def _remove_old(storage: Storage, folder: str) -> None:
+    """Delete probes of runs that were killed between writing and deleting them."""
+    start = "/".join(filter(None, (folder, _FOLDER))) + "/"
+    with contextlib.suppress(StorageError):  # it harms nobody where it is, and the next run tries again
+        for found in storage.list_range(KeyRange(start, start, start[:-1] + "0")):
+            if found.modified is not None and found.modified < datetime.now(timezone.utc) - _OLD:
+                _delete(storage, found.key)
+
+
+def _exposed(storage: Storage, folder: str) -> StorageError:
+    settings = storage.settings
+    where = f"{settings.bucket}/{storage.full_key(folder)}"
+    reason = Reason.ACL_REFUSED if settings.has_acls else Reason.PRIVATE_NOT_COPIED
+    if settings.has_acls:
+        text = (
+            f"everybody can read what is private in {where}: a probe with the ACL private was given out without a"
+            " signature. A bucket policy, or the server's own settings, win over ACLs: take the policy off, so that"
+            f" {settings.variable('S3_PERMISSION')}={settings.permission} decides; or set that to an empty text, and"
+            " MASTOSYNC_COPY_PRIVATE=false leaves private objects out"
+        )
+    else:
+        text = (
+            f"everybody can read what is in {where}: a probe was given out without a signature, and"
+            " MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public. Take off the policy that lets everybody"
+            " read it, or set MASTOSYNC_COPY_PRIVATE=false, which leaves private objects out"
+        )
+    return StorageError(text, reason=reason, permanent=True)

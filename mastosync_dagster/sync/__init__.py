@@ -1,0 +1,1 @@
+"""Copies what the destination lacks: an asset per file type, and the night."""

@@ -1,0 +1,49 @@
+"""A graph asset per file type: the chain of ops over one ID range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003  (Dagster reads the return annotation)
+
+import dagster as dg
+
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.summaries import CHECK_NAME
+from mastosync_dagster.sync.ops import copy, plan, report
+
+GROUP = "mastodon"
+
+DESCRIPTIONS: Mapping[FileType, str] = {
+    FileType.MEDIA_ATTACHMENTS: "Pictures, videos and sounds of posts, with their previews and thumbnails.",
+    FileType.ACCOUNTS: "Avatars and headers.",
+    FileType.CUSTOM_EMOJIS: "Custom emoji, with their static pictures.",
+    FileType.PREVIEW_CARDS: "Pictures of link previews.",
+    FileType.SITE_UPLOADS: "The instance's own pictures: thumbnail, icons, mascot. A few rows, one ID range.",
+    FileType.BACKUPS: "Archives that people have asked for; private. Few rows, one ID range.",
+}
+
+
+def file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
+    """Return the asset of a file type: its objects at the destination, a partition per ID range of its table."""
+
+    @dg.graph_asset(
+        name=file_type.value,
+        description=DESCRIPTIONS[file_type],
+        group_name=GROUP,
+        kinds={"s3", "postgres"},
+        partitions_def=file_type.partitions,
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK_NAME, asset=file_type.value, description="Nothing is missing (a warning) or failed (an error)."
+            )
+        ],
+    )
+    def asset() -> Mapping[str, object]:
+        result, complete = report(copy(plan()))
+        return {"result": result, f"{file_type.value}_{CHECK_NAME}": complete}
+
+    return asset
+
+
+def all_assets() -> list[dg.AssetsDefinition]:
+    """Return the assets of all file types."""
+    return [file_type_asset(file_type) for file_type in FileType]

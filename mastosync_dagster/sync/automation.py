@@ -1,0 +1,125 @@
+"""The night: new ID ranges and an incremental run; and the housekeeping of Dagster's own history."""
+
+# Without `from __future__ import annotations`: Dagster reads the annotations of schedules.
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import dagster as dg
+from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition asks, and fails by
+
+from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
+from mastosync_dagster.escaping import one_line
+from mastosync_dagster.ranges.registration import Growth, register_full_ranges, request_backfills
+from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.failures import PLAIN_ERRORS
+from mastosync_dagster.sync.incremental import LAST
+from mastosync_dagster.sync.jobs import delete_old_runs, sync_changes
+
+NIGHT = "mastosync/night"
+"""The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
+
+_CHANGES, _RANGE = "changes", "range"
+# Not those that could not be launched: nobody ends them.
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """When the night is.
+
+    Attributes:
+        cron: Five fields.
+        timezone: In which they are read, such as ``Europe/Berlin``.
+    """
+
+    cron: str = "0 3 * * *"
+    timezone: str = "UTC"
+
+    @classmethod
+    def read(cls, environment: Environment | None = None) -> "Nightly":
+        """Return what MASTOSYNC_NIGHTLY_CRON and MASTOSYNC_NIGHTLY_TIMEZONE say.
+
+        Raises:
+            SettingsError: They say nothing that makes sense.
+        """
+        environment = environment or Environment.read()
+        cron, zone = environment.text(NIGHTLY_CRON), environment.text(NIGHTLY_TIMEZONE)
+        if cron is not None and not is_valid_cron_schedule(cron):
+            raise SettingsError(f"{NIGHTLY_CRON} must be five cron fields, such as '0 3 * * *' for three o'clock.")
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise SettingsError(f"{NIGHTLY_TIMEZONE} must be a time zone, such as Europe/Berlin or UTC.") from None
+        return cls(cron=cron or cls.cron, timezone=zone or cls.timezone)
+
+
+def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
+    """Return the schedule ``nightly_incremental``, which is off until somebody switches it on."""
+
+    @dg.schedule(
+        name="nightly_incremental",
+        job=sync_changes,
+        cron_schedule=nightly.cron,
+        execution_timezone=nightly.timezone,
+        description="Registers ID ranges that new rows have filled, has them run, and copies what has changed.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext, mastodon_db: MastodonDatabase
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        night = context.scheduled_execution_time.isoformat()
+        earlier = _unfinished_night(context.instance)
+        if earlier is not None:
+            yield dg.SkipReason(
+                f"The night before is not over: its run {earlier.run_id} of {earlier.job_name} is"
+                f" {earlier.status.value.lower()}. What changes meanwhile is taken by the next night."
+            )
+            return
+        try:
+            with mastodon_db.session() as connect:
+                growth = register_full_ranges(context.instance, connect)
+        except PLAIN_ERRORS as error:
+            growth = Growth({}, (one_line(str(error)),))
+        for problem in growth.problems:
+            # The run will meet the same error; it fails where alerts are sent.
+            context.log.warning("no new ID ranges: %s", problem)
+        if growth.ranges:
+            assets = context.repository_def.asset_graph
+            title = f"New ID ranges of the night {night}"
+            request_backfills(context.instance, assets, growth.ranges, title=title, tags={NIGHT: _RANGE})
+        yield dg.RunRequest(
+            run_key=night,
+            run_config={"ops": {"plan_changes": {"config": {"changed_since": LAST}}}},
+            # Before the new ranges, which then find their objects at the destination.
+            tags={NIGHT: _CHANGES, "dagster/priority": "1"},
+        )
+
+    return schedule
+
+
+def _unfinished_night(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
+    return next(iter(instance.get_runs(filters, limit=1)), None)
+
+
+@dg.schedule(
+    name="delete_old_runs_daily",
+    job=delete_old_runs,
+    cron_schedule="30 12 * * *",
+    description="Deletes Dagster's records of old runs; the newest of each ID range and the watermark's stay.",
+)
+def delete_old_runs_daily() -> dg.RunRequest:
+    """Request the run that deletes old ones."""
+    return dg.RunRequest()
+
+
+def all_schedules(nightly: Nightly) -> list[dg.ScheduleDefinition]:
+    """Return every schedule. All are off until somebody switches them on."""
+    return [nightly_incremental(nightly), delete_old_runs_daily]

@@ -1,0 +1,212 @@
+"""Run config of the ops: what an admin can set per run in the UI, on the command line and in schedules."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import dagster as dg
+from dateutil.parser import isoparse
+from pydantic import Field, field_validator
+
+from mastosync_dagster.copy.engine import CopySettings
+from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
+from mastosync_dagster.expected.privacy import Privacy
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.sync.incremental import LAST, Known, Part, Share, every_row, since_last, since_moment
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+COPY_PRIVATE_HELP = (
+    "Private objects, and a destination without ACLs. true: they are copied, for the bucket is not public; false: they"
+    f" are left out, and that is no failure. None: {COPY_PRIVATE}; without it they are left out, and the run fails."
+)
+
+
+class InvalidMomentError(ValueError):
+    """A text that is no moment in time, or one without a time zone, in the future or absurdly early."""
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """Return the moment that an ISO 8601 text with a time zone stands for.
+
+    Args:
+        text: Such as ``2026-11-01T03:00:00Z``.
+        now: The moment that it may not lie after.
+
+    Raises:
+        InvalidMomentError: With a message that says what is wrong and what a moment looks like.
+    """
+    form = (
+        f"a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00; {LAST!r} is the last incremental run"
+    )
+    try:
+        moment = isoparse(text.strip())
+    except (ValueError, OverflowError):
+        raise InvalidMomentError(f"changed_since is {text!r}, which is not a moment: {form}") from None
+    if moment.tzinfo is None:
+        raise InvalidMomentError(f"changed_since is {text!r}, which has no time zone: {form}")
+    if moment > now:
+        raise InvalidMomentError(f"changed_since is {text!r}, which lies in the future")
+    if moment < _EARLIEST:
+        raise InvalidMomentError(f"changed_since is {text!r}, which no Mastodon is old enough for: leave it out")
+    return moment.astimezone(timezone.utc)
+
+
+def known_privacy(name: str) -> str:
+    """Return the name of a privacy policy.
+
+    Raises:
+        ValueError: It is none.
+    """
+    known = [policy.value for policy in Privacy]
+    if name not in known:
+        raise ValueError(f"unknown privacy {name!r}: known are {', '.join(known)}")
+    return name
+
+
+class PlanConfig(dg.Config):
+    """How the rows are read and both sides are listed."""
+
+    page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
+    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
+    wait_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=3_600,
+        description="Seconds to wait, before rows are read, for transactions that write. One that is open still: the"
+        " watermark stays where it is.",
+    )
+    copy_private: bool | None = Field(default=None, description=COPY_PRIVATE_HELP)
+    privacy: str = Field(
+        default=Privacy.MASTODON.value,
+        description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
+        " backups; source, those that are private there, a request more each; none: all get the permission.",
+    )
+    overwrite: bool = Field(
+        default=False,
+        description="Where both sides have an object with different bytes, copy the source's also where the"
+        " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
+    )
+
+    @field_validator("privacy")
+    @classmethod
+    def _known_privacy(cls, name: str) -> str:
+        return known_privacy(name)
+
+    def wants_private(self) -> bool | None:
+        """Tell whether private objects go to a destination without ACLs too; None: nobody has decided.
+
+        Raises:
+            SettingsError: MASTOSYNC_COPY_PRIVATE is wanted and is neither true nor false.
+        """
+        return copy_private() if self.copy_private is None else self.copy_private
+
+
+class ChangesConfig(PlanConfig):
+    """Which rows an unpartitioned run takes."""
+
+    file_types: list[str] = Field(
+        default=[file_type.value for file_type in FileType], description="Which tables; all by default."
+    )
+    changed_since: str | None = Field(
+        default=None,
+        description="Only rows changed after this moment (ISO 8601 with a time zone), less ten minutes. "
+        f"{LAST!r}: go on where the last incremental run ended. None: every row.",
+    )
+    limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
+    offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, by id.")
+
+    @field_validator("file_types")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [file_type.value for file_type in FileType]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
+        return names
+
+    @property
+    def part(self) -> Part:
+        """Which part of the rows is asked for."""
+        return Part(self.limit, self.offset)
+
+    @property
+    def asked(self) -> list[FileType]:
+        """The file types, each once."""
+        return [FileType(name) for name in dict.fromkeys(self.file_types)]
+
+    def shares(
+        self, instance: dg.DagsterInstance, place: str, now: datetime, known: Known | None = None
+    ) -> tuple[Share, ...]:
+        """Return what to take of each file type.
+
+        Args:
+            instance: Whose history says where the last incremental run ended.
+            place: The destination, as `history.place_of` names it.
+            now: The moment whose rows the database shows; ``changed_since`` may not lie after it.
+            known: What of the history is believed; None: all of it.
+
+        Raises:
+            InvalidMomentError: ``changed_since`` is no moment, has no zone or lies in the future.
+        """
+        history = known or Known(instance, place)
+        if self.changed_since is None:
+            return tuple(every_row(file_type, self.part) for file_type in self.asked)
+        if self.changed_since.strip() == LAST:
+            return tuple(since_last(history, file_type, self.part, now) for file_type in self.asked)
+        moment = parse_moment(self.changed_since, now=now)
+        return tuple(since_moment(history, file_type, self.part, moment) for file_type in self.asked)
+
+
+class CopyConfig(dg.Config):
+    """How fast the objects are copied, and what that may cost."""
+
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_024,
+        description="Requests in flight at each side: so many objects are read while as many are written. None:"
+        " MASTOSYNC_CONCURRENCY, or 64.",
+    )
+    adaptive: bool = Field(default=True, description="Slow down while a side answers 503, 429 or not in time.")
+    memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")
+    large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
+    single_put_mb: int = Field(
+        default=200,
+        ge=0,
+        le=5_000,
+        description="Objects up to so many MiB go in one PUT, if they came to the source in one. Lower it where a proxy"
+        " before the storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
+    )
+    max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
+    source_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    destination_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    destination_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    refetch: bool = Field(
+        default=False,
+        description="Fetch originals that the source has lost from the servers that they are copies of, where the"
+        " rows have their addresses. It connects to any server of the internet, over HTTPS.",
+    )
+
+    def copy_settings(self) -> CopySettings:
+        """Return the settings of the copy.
+
+        Raises:
+            SettingsError: MASTOSYNC_CONCURRENCY is wanted and is no number.
+        """
+        return CopySettings(
+            concurrency=self.concurrency or concurrency(),
+            adaptive=self.adaptive,
+            memory_mb=self.memory_mb,
+            large_in_flight=self.large_in_flight,
+            single_put_mb=self.single_put_mb,
+            max_attempts=self.max_attempts,
+            source_requests_per_second=self.source_requests_per_second,
+            source_bytes_per_second=_bytes(self.source_megabytes_per_second),
+            destination_requests_per_second=self.destination_requests_per_second,
+            destination_bytes_per_second=_bytes(self.destination_megabytes_per_second),
+        )
+
+
+def _bytes(megabytes: float | None) -> float | None:
+    return None if megabytes is None else megabytes * 1_000_000

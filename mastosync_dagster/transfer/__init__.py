@@ -1,1 +1,0 @@
-"""Objects between two S3 storages: without Dagster and without Mastodon."""

@@ -1,0 +1,1 @@
+"""Compares the destination with the rows and the source, and changes nothing."""

@@ -1,0 +1,66 @@
+"""What a copy will take, reckoned from the database's numbers and a table of prices."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.cli.estimate import Prices, Rate, estimate, measured_rate, price_table
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.mastodon import TableSize
+from mastosync_dagster.runs.history import RangeRead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = TableSize(rows=1500, originals=1000, objects=1800, bytes=2_000_000_000, large=2, parts=20)
+SOURCE = Prices(list=0.005, put=0.005, get=0.0004, egress=0.09, month=0.023)
+DESTINATION = Prices(list=0.0045, put=0.0045, get=0.00036, egress=0, month=0.015)
+NO_RATE = Rate(None, None)
+
+
+def test_requests_money_and_size_follow_from_the_objects() -> None:
+    told = estimate(SIZE, SOURCE, DESTINATION, NO_RATE, preview_bytes=50_000)
+    assert (told.objects, told.bytes) == (1800, 2_040_000_000)
+    # Two pages a side; a PUT for each small object, and for a large one its parts, its beginning and its end.
+    assert (told.lists, told.gets, told.puts) == (4, 1800, 1798 + 20 + 4)
+    requests = (2 * 9.5 + 1800 * 0.4 + 1822 * 4.5) / 1_000_000
+    assert told.dollars == pytest.approx(requests + 2.04 * 0.09, abs=0.01)
+    assert told.dollars_a_month == pytest.approx(2.04 * 0.015, abs=0.01)
+    assert told.hours is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "hours"),
+    [(Rate(0.5, None), 1.0), (Rate(None, 2_000_000_000 / 7200), 2.0), (Rate(0.5, 2_000_000_000 / 7200), 2.0)],
+)
+def test_the_slower_of_two_rates_decides_how_long_it_takes(rate: Rate, hours: float) -> None:
+    assert estimate(SIZE, SOURCE, DESTINATION, rate, preview_bytes=0).hours == hours
+
+
+def test_the_rate_is_measured_from_runs_that_copied_something() -> None:
+    def read(**numbers: float) -> RangeRead:
+        return RangeRead(datetime(2026, 1, 1, tzinfo=timezone.utc), "run", numbers)
+
+    reads = [
+        read(copied=100, bytes=1000, seconds=10),
+        read(copied=0, bytes=0, seconds=50),
+        read(copied=300, bytes=5000, seconds=10),
+    ]
+    assert measured_rate(reads) == Rate(20, 300)
+    assert measured_rate([]) == NO_RATE
+
+
+def test_the_table_that_comes_along_can_be_read() -> None:
+    assert {"free", "amazon", "cloudflare"} <= price_table().keys()
+
+
+@pytest.mark.parametrize("content", ["", "- a", "amazon: 5", "amazon: {list: 1}", "amazon: {list: x, put: 1}", "{"])
+def test_a_file_that_is_no_table_of_prices_is_refused_with_a_line_that_would_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "prices.yaml").write_text(content)
+    with pytest.raises(SettingsError, match=r"prices\.yaml is no table of prices: .*egress"):
+        price_table(tmp_path / "prices.yaml")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        price_table(tmp_path / "absent.yaml")

@@ -1,0 +1,91 @@
+"""What a run says at its end."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.records.manifest import ManifestLine
+from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.summaries import (
+    FIRST_LINES,
+    check_result,
+    counts,
+    failure_text,
+    first_reasons,
+    markdown,
+    rates,
+    summarize,
+)
+
+
+def line(outcome: Outcome, *, reason: Reason | None = None, group: str = "accounts", key: str = "k") -> ManifestLine:
+    detail = "said | so\nby the server" if reason else None
+    return ManifestLine(group, 1, "avatar/original", key, key, outcome, reason, detail, 100, None, private=False)
+
+
+COPIED, PRESENT, MISSING = line(Outcome.COPIED), line(Outcome.PRESENT), line(Outcome.MISSING)
+FAILED = line(Outcome.FAILED, reason=Reason.TIMEOUT)
+
+
+def test_every_line_is_counted_once_in_total_and_in_its_group() -> None:
+    emoji = line(Outcome.COPIED, group="custom_emojis")
+    summary = summarize([[COPIED, COPIED, PRESENT], [MISSING, FAILED, emoji]])
+    assert counts(summary.total) == {
+        "objects": 6,
+        "copied": 3,
+        "present": 1,
+        "missing": 1,
+        "failed": 1,
+        "bytes": 300,
+    }
+    assert counts(summary.groups["custom_emojis"])["objects"] == 1
+    assert rates(summary.total, 2.0) == {"objects/s": 1.5, "MB/s": 0.0}
+
+
+def test_the_table_shows_failed_objects_before_missing_ones_and_says_how_many_are_left_out() -> None:
+    missing = [line(Outcome.MISSING, key=f"missing-{number}") for number in range(60)]
+    table = markdown(summarize([[*missing, FAILED]]))
+    rows = [row for row in table.splitlines() if row.startswith(("| failed", "| missing"))]
+    assert len(rows) == FIRST_LINES
+    assert rows[0] == "| failed | timeout | 1 | `k` | said \\| so by the server |"
+    assert table.endswith("… and 11 more in the manifest.")
+
+
+def test_what_strangers_have_written_begins_nothing_in_tables_and_alerts() -> None:
+    hostile = "![x](http://127.0.0.1:3000/graphql)<img src=x>\x1b[2J\r"
+    failed = FAILED._replace(key=hostile, detail=hostile)
+    summary = summarize([[failed]])
+    for told in (markdown(summary), first_reasons(summary)):
+        assert "![" not in told
+        assert "<" not in told
+        assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
+
+
+def test_nothing_wrong_is_said_in_words() -> None:
+    assert markdown(summarize([[COPIED]])) == "Nothing is missing, nothing failed."
+
+
+@pytest.mark.parametrize(
+    ("lines", "passed", "severity"),
+    [
+        ([COPIED, PRESENT], True, dg.AssetCheckSeverity.WARN),
+        ([COPIED, MISSING], False, dg.AssetCheckSeverity.WARN),
+        ([MISSING, FAILED], False, dg.AssetCheckSeverity.ERROR),
+        ([], True, dg.AssetCheckSeverity.WARN),
+        ([COPIED, line(Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)], False, dg.AssetCheckSeverity.WARN),
+    ],
+)
+def test_the_check_passes_only_when_nothing_is_missing_or_failed(
+    lines: list[ManifestLine], *, passed: bool, severity: dg.AssetCheckSeverity
+) -> None:
+    failed = sum(each.outcome is Outcome.FAILED and each.reason is not Reason.PRIVATE_NOT_COPIED for each in lines)
+    result = check_result(summarize([lines]), "accounts", failed=failed)
+    assert (result.passed, result.severity) == (passed, severity)
+
+
+def test_a_failed_run_says_how_many_and_why() -> None:
+    lines = [COPIED, FAILED, FAILED, line(Outcome.FAILED, reason=Reason.ACCESS_DENIED)]
+    text = failure_text(summarize([lines]), None)
+    assert text.startswith("3 of 4 objects failed (2 timeout, 1 access_denied); 1 were copied and stay")
+    assert failure_text(summarize([lines]), "The disk is gone").startswith("The disk is gone. 3 of 4")

@@ -1,0 +1,92 @@
+"""Which places for manifests are refused."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.manifests import manifest_store
+
+SOURCE = {"S3_BUCKET": "media-old", "S3_ENDPOINT": "https://s3.example.com"}
+DESTINATION = {"DESTINATION_S3_BUCKET": "media-new", "DESTINATION_S3_ENDPOINT": "https://s3.example.com"}
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("S3_", "AWS_", "DESTINATION_", "MASTOSYNC_")):
+            monkeypatch.delenv(name)
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, place: str, **variables: str) -> None:
+    for name, value in {**SOURCE, **DESTINATION, **variables, "MASTOSYNC_MANIFESTS": place}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("place", "variables", "side"),
+    [
+        ("s3://media-new", {}, "destination"),
+        ("s3://media-new/manifests", {}, "destination"),
+        ("s3://media-old/manifests", {}, "source"),
+        ("s3://Media-New/manifests", {}, "destination"),
+        ("S3://media-new//", {}, "destination"),
+        ("s3://media-new/a", {"DESTINATION_S3_KEY_PREFIX": "b"}, "destination"),
+        ("s3://media-old/a", {"S3_ENDPOINT": "https://S3.EXAMPLE.COM:443/", "S3_KEY_PREFIX": "c"}, "source"),
+        ("s3://media-old/a", {"S3_ENDPOINT": "https://s3.example.com.", "S3_OVERRIDE_PATH_STYLE": "true"}, "source"),
+        (
+            "s3://media-old",
+            {"S3_ENDPOINT": "", "DESTINATION_S3_ENDPOINT": "https://s3.eu-west-1.amazonaws.com"},
+            "source",
+        ),
+    ],
+)
+def test_manifests_in_a_bucket_with_media_are_refused(
+    monkeypatch: pytest.MonkeyPatch, place: str, variables: dict[str, str], side: str
+) -> None:
+    settle(monkeypatch, place, **variables)
+    with dg.instance_for_test() as instance, pytest.raises(SettingsError) as caught:
+        manifest_store(instance, S3Bucket.destination())
+    bucket = place.split("/")[2]
+    assert str(caught.value) == (
+        f"MASTOSYNC_MANIFESTS names the bucket {bucket}, which holds media (it is the {side}'s) and which the world "
+        "may read: name another bucket, or a folder."
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "variables"),
+    [
+        ("s3://manifests/media-new", {}),
+        ("s3://media-old/manifests", {"S3_ENDPOINT": "https://other.example.com"}),
+        ("s3://media-old/manifests", {"S3_ENDPOINT": ""}),
+        ("s3://media-old", {"S3_BUCKET": ""}),
+    ],
+)
+def test_another_bucket_is_taken(monkeypatch: pytest.MonkeyPatch, place: str, variables: dict[str, str]) -> None:
+    settle(monkeypatch, place, **variables)
+    with dg.instance_for_test() as instance:
+        assert manifest_store(instance, S3Bucket.destination())
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///x", "s3://a%62c/x", "s3://b?c", "s3://evil@b", "s3://a b"])
+def test_what_is_no_bucket_is_refused(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    settle(monkeypatch, place)
+    with dg.instance_for_test() as instance, pytest.raises(SettingsError, match="MASTOSYNC_MANIFESTS must be"):
+        manifest_store(instance, S3Bucket.destination())
+
+
+def test_a_command_ends_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch, "s3://media-new/manifests")
+    with dg.instance_for_test() as instance:
+        monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
+        outcome = CliRunner().invoke(main, ["report"])
+    assert outcome.exit_code == 1
+    assert outcome.stderr.startswith("Error: MASTOSYNC_MANIFESTS names the bucket media-new")
+    assert len(outcome.output.splitlines()) == 1

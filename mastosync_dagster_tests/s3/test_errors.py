@@ -1,0 +1,341 @@
+"""What admins are told when a storage refuses, and what the engine makes of it."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mastosync_dagster.demo.servers.start import LOOPBACK, boto3_client, free_port
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.errors import StorageError, classify
+from mastosync_dagster.s3.headers import Attributes
+from mastosync_dagster_tests.support.proxy import Answer, Cut, Kind, Reset, Rule, Stall, When, s3_proxy
+from mastosync_dagster_tests.support.tls import tls_server
+from mastosync_dagster_tests.support.transfers import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mastosync_dagster.s3.storage import Storage
+    from mastosync_dagster_tests.support.corners import Bucket
+    from mastosync_dagster_tests.support.proxy import Fault, Proxy
+
+KEY = "accounts/avatars/000/000/001/original/a.png"
+
+
+@pytest.fixture
+def proxy(destination_bucket: Bucket) -> Iterator[Proxy]:
+    with s3_proxy(destination_bucket.server.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def side(proxy: Proxy, destination_bucket: Bucket) -> Storage:
+    """The destination, behind a proxy."""
+    return storage(
+        destination_bucket, "destination", endpoint=proxy.endpoint, permission="public-read", read_timeout=1.0
+    )
+
+
+def read(side: Storage) -> object:
+    return side.run(lambda client: client.get(KEY, limit=1024), KEY)
+
+
+def write(side: Storage) -> object:
+    headers = side.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=False)
+    return side.run(lambda client: client.put(KEY, b"body", headers, None), KEY)
+
+
+def head(side: Storage) -> object:
+    return side.run(lambda client: client.head(KEY), KEY)
+
+
+def list_objects(side: Storage) -> object:
+    return side.run(lambda client: client.list_page("accounts", keys=10), KEY)
+
+
+def failure(side: Storage, request: Callable[[Storage], object]) -> StorageError:
+    """Send a request that must fail, and say how it failed."""
+    with pytest.raises(StorageError) as told:
+        request(side)
+    return told.value
+
+
+@dataclass(frozen=True)
+class Case:
+    """An answer of a server, and what it means."""
+
+    status: int
+    code: str
+    request: Callable[[Storage], object]
+    reason: Reason
+    words: str
+    permanent: bool = False
+    retryable: bool = False
+    message: str = "as the server puts it"
+
+
+CASES = [
+    Case(
+        403, "SignatureDoesNotMatch", read, Reason.BAD_CREDENTIALS, "DESTINATION_AWS_SECRET_ACCESS_KEY", permanent=True
+    ),
+    Case(403, "InvalidAccessKeyId", read, Reason.BAD_CREDENTIALS, "DESTINATION_AWS_ACCESS_KEY_ID", permanent=True),
+    Case(400, "ExpiredToken", read, Reason.BAD_CREDENTIALS, "DESTINATION_AWS_SESSION_TOKEN", permanent=True),
+    Case(403, "RequestTimeTooSkewed", read, Reason.BAD_CREDENTIALS, "clock", permanent=True),
+    Case(401, "", read, Reason.BAD_CREDENTIALS, "HTTP 401", permanent=True),
+    Case(404, "NoSuchBucket", read, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET", permanent=True),
+    Case(404, "", list_objects, Reason.NO_SUCH_BUCKET, "resources.destination.config.bucket", permanent=True),
+    Case(404, "", write, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET", permanent=True),
+    Case(404, "NoSuchKey", read, Reason.CHANGED_DURING_COPY, "NoSuchKey"),
+    Case(301, "PermanentRedirect", read, Reason.WRONG_REGION, "DESTINATION_S3_REGION", permanent=True),
+    Case(
+        400,
+        "AuthorizationHeaderMalformed",
+        read,
+        Reason.WRONG_REGION,
+        "another region, eu-west-1 ",
+        permanent=True,
+        message="the region 'us-east-1' is wrong; expecting 'eu-west-1'",
+    ),
+    Case(403, "AccessDenied", read, Reason.ACCESS_DENIED, "the right to list and read"),
+    Case(403, "AccessDenied", list_objects, Reason.ACCESS_DENIED, "the right to list and read"),
+    Case(403, "AccessDenied", write, Reason.ACCESS_DENIED, "the right to write objects", permanent=True),
+    Case(
+        400,
+        "AccessControlListNotSupported",
+        write,
+        Reason.ACL_REFUSED,
+        "leave DESTINATION_S3_PERMISSION",
+        permanent=True,
+    ),
+    Case(
+        501,
+        "NotImplemented",
+        write,
+        Reason.ACL_REFUSED,
+        "resources.destination.config.permission",
+        permanent=True,
+        message="Header 'x-amz-acl' with value 'public-read' not implemented",
+    ),
+    Case(
+        400,
+        "InvalidArgument",
+        write,
+        Reason.ACL_REFUSED,
+        "ACL headers",
+        permanent=True,
+        message="Unsupported value for canned acl 'public-read'",
+    ),
+    Case(501, "NotImplemented", read, Reason.UNEXPECTED, "as the server puts it"),
+    Case(403, "InvalidObjectState", read, Reason.OBJECT_ARCHIVED, "restore it"),
+    Case(400, "KeyTooLongError", write, Reason.INVALID_KEY, "KeyTooLongError"),
+    Case(412, "PreconditionFailed", read, Reason.CHANGED_DURING_COPY, "replaced", retryable=True),
+    Case(503, "SlowDown", read, Reason.THROTTLED, "fewer requests", retryable=True),
+    Case(503, "", write, Reason.THROTTLED, "HTTP 503", retryable=True),
+    Case(429, "TooManyRequests", write, Reason.THROTTLED, "fewer requests", retryable=True),
+    Case(400, "RequestTimeout", write, Reason.TIMEOUT, "in time", retryable=True),
+    Case(504, "", read, Reason.TIMEOUT, "HTTP 504", retryable=True),
+    Case(500, "InternalError", read, Reason.SERVER_ERROR, "InternalError", retryable=True),
+    Case(502, "", read, Reason.SERVER_ERROR, "HTTP 502", retryable=True),
+    Case(409, "OperationAborted", write, Reason.SERVER_ERROR, "OperationAborted", retryable=True),
+    Case(400, "BadDigest", write, Reason.CHECKSUM_MISMATCH, "another body", retryable=True),
+    Case(403, "QuotaExceeded", write, Reason.UNEXPECTED, "is full", permanent=True),
+    Case(400, "InvalidStorageClass", write, Reason.UNEXPECTED, "DESTINATION_S3_STORAGE_CLASS", permanent=True),
+    Case(418, "Teapot", read, Reason.UNEXPECTED, "(Teapot): as the server puts it"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.status}-{case.code}-{case.request.__name__}")
+def test_an_answer_is_told_in_words_that_name_what_to_change(proxy: Proxy, side: Storage, case: Case) -> None:
+    proxy.set_rules(Rule(Answer(case.status, case.code, message=case.message)))
+    error = failure(side, case.request)
+    assert (error.reason, error.permanent, error.retryable) == (case.reason, case.permanent, case.retryable)
+    assert case.words in str(error)
+    assert str(error).startswith("the destination")
+    assert "\n" not in str(error)
+    assert error.key == KEY
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 503])
+def test_a_head_tells_its_status_alone(proxy: Proxy, side: Storage, status: int) -> None:
+    proxy.set_rules(Rule(Answer(status, "NotShown")))
+    reasons = {403: Reason.ACCESS_DENIED, 404: Reason.CHANGED_DURING_COPY}
+    error = failure(side, head)
+    assert error.reason is reasons.get(status, Reason.THROTTLED)
+    assert f"HTTP {status}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("fault", "requests", "reason"),
+    [
+        (Stall(), (read, list_objects, head), Reason.TIMEOUT),
+        (Reset(When.BEFORE), (read, write), Reason.CONNECTION),
+        (Reset(When.AFTER), (write,), Reason.CONNECTION),
+    ],
+    ids=["no answer", "reset before", "reset after"],
+)
+def test_trouble_on_the_way_is_worth_another_try(
+    proxy: Proxy, side: Storage, fault: Fault, requests: tuple[Callable[[Storage], object], ...], reason: Reason
+) -> None:
+    proxy.set_rules(Rule(fault))
+    for request in requests:
+        error = failure(side, request)
+        assert (error.reason, error.permanent, error.retryable) == (reason, False, True)
+
+
+def test_a_body_that_breaks_off_is_trouble_on_the_way(proxy: Proxy, side: Storage, destination_bucket: Bucket) -> None:
+    destination_bucket.client.put_object(Bucket=destination_bucket.name, Key=KEY, Body=b"x" * 1000)
+    proxy.set_rules(Rule(Cut(after=10)))
+    error = failure(side, read)
+    assert (error.reason, error.retryable) == (Reason.CONNECTION, True)
+
+
+def test_nobody_there_is_said_with_the_endpoint_to_check(destination_bucket: Bucket) -> None:
+    nobody = storage(destination_bucket, "destination", endpoint=f"http://{LOOPBACK}:{free_port()}")
+    error = failure(nobody, list_objects)
+    assert error.reason is Reason.CONNECTION
+    assert error.retryable
+    assert not error.reached
+    assert "cannot be reached" in str(error)
+    assert "DESTINATION_S3_ENDPOINT" in str(error)
+
+
+def test_a_name_that_does_not_resolve_is_said(destination_bucket: Bucket) -> None:
+    error = failure(storage(destination_bucket, "source", endpoint="http://no-such-host.invalid"), list_objects)
+    assert error.reason is Reason.CONNECTION
+    assert "cannot be resolved" in str(error)
+    assert "no-such-host.invalid" in str(error)
+    assert " S3_ENDPOINT" in str(error)
+
+
+def test_https_where_http_is_spoken_is_a_connection_that_fails(destination_bucket: Bucket) -> None:
+    endpoint = destination_bucket.server.endpoint.replace("http:", "https:")
+    error = failure(storage(destination_bucket, "source", endpoint=endpoint), list_objects)
+    assert error.reason is Reason.CONNECTION
+
+
+class _Silent(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("ca", [False, True])
+def test_a_certificate_that_is_not_trusted_says_where_to_name_its_ca(
+    destination_bucket: Bucket, tmp_path: Path, *, ca: bool
+) -> None:
+    with tls_server(tmp_path, _Silent, ca=ca) as (endpoint, _):
+        error = failure(storage(destination_bucket, "destination", endpoint=endpoint), list_objects)
+    assert (error.reason, error.permanent) == (Reason.CONNECTION, True)
+    assert "resources.destination.config.ca_file" in str(error)
+
+
+def test_a_real_server_refuses_a_wrong_secret_an_unknown_key_and_an_absent_bucket(source_bucket: Bucket) -> None:
+    for settings, words in (
+        ({"secret_access_key": "0123456789abcdef"}, "refuses the secret access key (SignatureDoesNotMatch)"),
+        ({"access_key_id": "nobody-at-all"}, "does not know the access key (InvalidAccessKeyId)"),
+        ({"bucket": "not-there"}, "has no such bucket (NoSuchBucket)"),
+    ):
+        side = storage(source_bucket, "source", **settings)
+        for request in (list_objects, read, write):
+            error = failure(side, request)
+            assert error.permanent
+            assert f"the source {words}" in str(error)
+
+
+def test_no_message_holds_a_secret_though_the_server_quotes_it(proxy: Proxy, side: Storage) -> None:
+    settings = side.settings
+    assert settings.secret_access_key
+    quoted = f"key {settings.access_key_id}, secret {settings.secret_access_key}, see http://x/?X-Amz-Signature=abcdef"
+    proxy.set_rules(Rule(Answer(418, "Teapot", message=quoted)))
+    message = str(failure(side, read))
+    assert "key ***, secret ***, see http://x/" in message
+    assert settings.secret_access_key not in message
+    assert "Signature" not in message
+
+
+def test_a_long_answer_is_cut(proxy: Proxy, side: Storage) -> None:
+    proxy.set_rules(Rule(Answer(418, "Teapot", message="word " * 1000)))
+    assert len(str(failure(side, read))) < 400
+
+
+def test_a_refusal_tells_how_long_to_wait(proxy: Proxy, side: Storage) -> None:
+    proxy.set_rules(Rule(Answer(503, "SlowDown", retry_after=7)))
+    assert failure(side, read).retry_after == 7
+
+
+def test_a_page_that_is_no_s3_answer_is_not_taken_for_one(side: Storage, proxy: Proxy) -> None:
+    proxy.set_rules(Rule(Cut(after=0, announced=False), kinds=frozenset({Kind.LIST})))
+    error = failure(side, list_objects)
+    assert "does not answer like an S3 storage" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (302, "sends us elsewhere (HTTP 302, to https://elsewhere.example/)"),
+        (413, "client_max_body_size"),
+    ],
+)
+def test_what_stands_before_a_storage_is_told(destination_bucket: Bucket, status: int, words: str) -> None:
+    class Front(_Silent):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "https://elsewhere.example/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Front) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://{LOOPBACK}:{server.server_address[1]}"
+        error = failure(storage(destination_bucket, "destination", endpoint=endpoint), write)
+        server.shutdown()
+        thread.join()
+    assert words in str(error)
+
+
+def test_one_signature_that_a_server_computes_otherwise_may_concern_its_object_alone(
+    proxy: Proxy, side: Storage
+) -> None:
+    proxy.set_rules(Rule(Answer(403, "SignatureDoesNotMatch")))
+    assert failure(side, read).may_pass
+    proxy.set_rules(Rule(Answer(403, "InvalidAccessKeyId")))
+    assert not failure(side, read).may_pass
+
+
+def test_errors_pass_unchanged_and_survive_a_pickle(side: Storage) -> None:
+    error = StorageError("plain", reason=Reason.THROTTLED, retryable=True, retry_after=3.0, key="k")
+    assert classify(error, side.settings) is error
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
+    assert isinstance(copied, StorageError)
+    assert str(copied) == "plain"
+    assert (copied.reason, copied.retryable, copied.retry_after, copied.key) == (Reason.THROTTLED, True, 3.0, "k")
+
+
+def test_anything_else_is_unexpected_and_named(side: Storage) -> None:
+    for error in (RuntimeError("odd"), socket.gaierror("odd")):
+        said = classify(error, side.settings)
+        assert said.reason is Reason.UNEXPECTED
+        assert not said.permanent
+        assert type(error).__name__ in str(said)
+
+
+def test_credentials_that_cannot_be_had_are_told(side: Storage) -> None:
+    for error in (BotoCoreError(), ClientError({}, "AssumeRole")):
+        assert classify(error, side.settings).reason is Reason.BAD_CREDENTIALS
+
+
+def test_clients_of_tests_reach_the_real_server(side: Storage, destination_bucket: Bucket) -> None:
+    for request in (write, read, head, list_objects):
+        request(side)
+    assert boto3_client(destination_bucket.server).head_object(Bucket=destination_bucket.name, Key=KEY)

@@ -1,0 +1,110 @@
+"""Private probes: readable ones are told from those that are not, and none stays behind."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3 import probes
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.probes import checks_md5, folder_of, prove_private
+from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
+from mastosync_dagster_tests.support.transfers import put_many, storage
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.support.corners import Bucket
+
+FOLDERS = ("media_attachments/files", "backups/dumps")
+
+
+def prove(at: Bucket, *, sets_acls: bool = True, **settings: Any) -> list[str]:
+    """Try the probes, and return what was warned of."""
+    warned: list[str] = []
+    side = storage(at, "destination", **{"permission": "public-read", **settings})
+    prove_private(side, FOLDERS, sets_acls=sets_acls, halt=threading.Event(), warn=warned.append)
+    return warned
+
+
+def keys(at: Bucket) -> list[str]:
+    return [entry["Key"] for entry in at.client.list_objects_v2(Bucket=at.name).get("Contents", [])]
+
+
+# The second is what a slash too many at the end of S3_KEY_PREFIX makes.
+@pytest.mark.parametrize("prefix", ["", "media//"])
+def test_acls_keep_private_what_is_private(moto_bucket: Bucket, prefix: str) -> None:
+    assert prove(moto_bucket, prefix=prefix) == []
+    assert keys(moto_bucket) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "media//"])
+@pytest.mark.parametrize("folder", ["", "backups/"])
+@pytest.mark.parametrize(
+    ("permission", "says"), [("public-read", "DESTINATION_S3_PERMISSION"), ("", "MASTOSYNC_COPY_PRIVATE=false")]
+)
+def test_a_policy_that_lets_everybody_read_a_folder_is_noticed(
+    moto_bucket: Bucket, prefix: str, folder: str, permission: str, says: str
+) -> None:
+    let_everybody_read(moto_bucket, prefix + folder)
+    with pytest.raises(StorageError, match=says) as told:
+        prove(moto_bucket, sets_acls=False, prefix=prefix, permission=permission)
+    assert told.value.permanent
+    assert keys(moto_bucket) == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bucket, status: int) -> None:
+    let_everybody_read(moto_bucket)
+    with s3_proxy(moto_bucket.server.endpoint, Rule(Answer(status, "Refused"), kinds=frozenset({Kind.GET}))) as proxy:
+        assert prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint) == []
+        unsigned = [seen for seen in proxy.requests if seen.kind is Kind.GET]
+        assert len(unsigned) == len(FOLDERS)
+        assert not any("authorization" in seen.headers for seen in unsigned)
+
+
+def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket) -> None:
+    rule = Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.GET}))
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy, pytest.raises(StorageError) as told:
+        prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
+    assert (told.value.reason, told.value.permanent) == (Reason.THROTTLED, False)
+    assert keys(moto_bucket) == []
+
+
+def test_probes_of_runs_that_were_killed_are_deleted_after_an_hour(
+    moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [f"{folder}/mastosync-check/{number}" for folder in FOLDERS for number in range(2)]
+    others = ["media_attachments/files/mastosync-check", "media_attachments/files/mastosync-checks/a"]
+    put_many(moto_bucket, [*left, *others], b"")
+    assert prove(moto_bucket, sets_acls=False) == []
+    assert sorted(keys(moto_bucket)) == sorted([*left, *others])
+    monkeypatch.setattr(probes, "_OLD", timedelta(seconds=-5))
+    assert prove(moto_bucket, sets_acls=False) == []
+    assert sorted(keys(moto_bucket)) == sorted(others)
+
+
+@pytest.mark.parametrize("at", ["source_bucket", "moto_bucket"])
+def test_whether_a_damaged_body_is_refused_is_found_out(at: str, request: pytest.FixtureRequest) -> None:
+    bucket: Bucket = request.getfixturevalue(at)
+    # rclone's server looks at Content-MD5, moto does not.
+    assert checks_md5(storage(bucket, "destination")) == (at == "source_bucket")
+    assert keys(bucket) == []
+
+
+def test_a_probe_that_may_not_be_deleted_is_named(moto_bucket: Bucket) -> None:
+    rule = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE}))
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy:
+        warned = prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
+    behind = keys(moto_bucket)
+    assert len(warned) == len(behind) == len(FOLDERS)
+    assert all(f"{key} stays behind" in " ".join(warned) for key in behind)
+
+
+def test_folders_are_those_that_a_policy_would_name() -> None:
+    assert folder_of("media_attachments/files/109/1/original/a.png") == "media_attachments/files"
+    assert folder_of("cache/media_attachments/files/1/small/a.png") == "cache/media_attachments"
+    assert folder_of("a.png") == ""
