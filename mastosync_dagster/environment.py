@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from dotenv.parser import parse_stream
 
+from mastosync_dagster.errors import AdminError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -84,7 +86,7 @@ _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
-class SettingsError(Exception):
+class SettingsError(AdminError):
     """A setting is wrong: the message names the variable and the resource field to change, and holds no secret."""
 
 

@@ -9,57 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import dagster as dg
 from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
-from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
 from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.runs.dead_runs import GONE, announce_retry
 from mastosync_dagster.runs.run_lock import RunState, state
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    import dagster as dg
     from dagster._serdes import ConfigurableClassData
-
-
-_GONE = "The process that executed the run is gone."
-_IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-
-
-def close_dead_runs(instance: DagsterInstance) -> None:
-    """End the runs that the history calls in progress and whose process is gone: not everybody has a daemon."""
-    for listed in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS))):
-        dead = state(instance, listed) is RunState.DEAD
-        # Asked again: it may have ended well since it was listed, and its process with it.
-        run = instance.get_run_by_id(listed.run_id) if dead else None
-        if run is None or run.is_finished:
-            continue
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            # Somebody wanted its end: as a failure it would be started once more.
-            instance.report_run_canceled(run, _GONE)
-            continue
-        _announce_retry(instance, run.run_id)
-        instance.report_run_failed(run, f"{_GONE} What it has copied is whole; the next run takes the rest.")
-
-
-def _announce_retry(instance: DagsterInstance, run_id: str) -> None:
-    """Say of a run whose process is gone that it is started once more, if it is, before it is called failed.
-
-    Dagster says so a moment after. An asset backfill that looks in between takes itself for ended, and then the run
-    is not started again (Dagster issue 34204): likely where both begin at the same time, after a crash. What a code
-    server calls failed, because its child has died, has that moment still.
-    """
-    run = instance.get_run_by_id(run_id)
-    # One that has ended meanwhile, or is being cancelled, is not called failed.
-    if run is None or run.status is not dg.DagsterRunStatus.STARTED or not instance.run_retries_enabled:
-        return
-    failed = run.with_status(dg.DagsterRunStatus.FAILURE)
-    if auto_reexecution_should_retry_run(instance, failed, None):
-        instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
 
 
 class WatchfulRunLauncher(DefaultRunLauncher):
@@ -83,8 +45,8 @@ class WatchfulRunLauncher(DefaultRunLauncher):
             alive = self._code_server_executes(run.run_id)
         if alive:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        _announce_retry(self._instance, run.run_id)
-        return CheckRunHealthResult(WorkerStatus.FAILED, _GONE)
+        announce_retry(self._instance, run.run_id)
+        return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
 
     def _code_server_executes(self, run_id: str) -> bool:
         """Ask the code server that was told to execute a run."""

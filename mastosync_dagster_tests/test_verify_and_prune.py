@@ -12,8 +12,8 @@ import yaml
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.expected.privacy import Privacy
-from mastosync_dagster.plan.planner import NO_ACLS
 from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.records.outcomes import NO_ACLS
 from mastosync_dagster.refetch import fetch, origins, refetch
 
 TEXT = (Path(__file__).parents[1] / "docs" / "verify-and-prune.md").read_text()

@@ -13,17 +13,17 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.source_check import look_for_originals
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.mastodon.connection import short_transaction
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
-from mastosync_dagster.runs.failures import PLAIN_ERRORS
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.probes import checks_md5, prove_private
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.clocks import destination_now
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _line(name: str, check: Callable[[], str]) -> Line:
         return Line(name, Verdict.OK, check())
     except _Warned as warning:
         return Line(name, Verdict.WARNED, str(warning))
-    except (*PLAIN_ERRORS, _Failed) as error:
+    except (AdminError, _Failed) as error:
         return Line(name, Verdict.FAILED, str(error))
 
 
@@ -146,7 +146,7 @@ def _check_database(database: MastodonDatabase) -> Iterator[Line]:
                 yield Line("tunnel", Verdict.OK, f"through {tunnel}")
                 name = "database"
             connection = stack.enter_context(contextlib.closing(connect()))
-        except PLAIN_ERRORS as error:
+        except AdminError as error:
             yield Line(name, Verdict.FAILED, str(error))
             yield Line("tables", Verdict.SKIPPED, f"without the {name}")
             return

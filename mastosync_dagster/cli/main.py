@@ -27,12 +27,12 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scri
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
     """Turn an error that an admin can do something about into its message and exit status 1."""
+    from mastosync_dagster.errors import AdminError
     from mastosync_dagster.escaping import plain
-    from mastosync_dagster.runs.failures import PLAIN_ERRORS
 
     try:
         yield
-    except PLAIN_ERRORS as error:
+    except AdminError as error:
         raise click.ClickException(plain(str(error))) from error
 
 
@@ -42,7 +42,7 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     import dagster as dg
     from dagster._core.errors import DagsterHomeNotSetError
 
-    from mastosync_dagster.launcher import close_dead_runs
+    from mastosync_dagster.runs.dead_runs import close_dead_runs
 
     try:
         opened = dg.DagsterInstance.get()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from mastosync_dagster.cli.latest_outcomes import Inventory
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import csv_cell, one_line, plain
 from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
@@ -20,7 +21,6 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.refetch.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
-from mastosync_dagster.runs.failures import PLAIN_ERRORS
 from mastosync_dagster.runs.history import place_of
 from mastosync_dagster.runs.manifests import About, Damaged, manifest_store
 
@@ -55,7 +55,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
         form: ``table``, ``csv`` or ``json``.
 
     Raises:
-        Exception: A plain error (`failures.PLAIN_ERRORS`).
+        Exception: A plain error .
     """
     wanted = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
@@ -84,7 +84,7 @@ def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
         connect = stack.enter_context(MastodonDatabase().session())
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection)
-    except PLAIN_ERRORS as error:
+    except AdminError as error:
         click.echo(f"without the database, so without commands for remote objects: {plain(str(error))}", err=True)
         return Remedies(prefix)
     return Remedies(prefix, connect, schema)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mastosync_dagster.copy.limits import RateLimit, Window
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import Aside, StorageError
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

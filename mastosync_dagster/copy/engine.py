@@ -24,11 +24,12 @@ from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
 from mastosync_dagster.process import collecting_by_hand, stay_small
 from mastosync_dagster.records.manifest import line_of
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.shield import undisturbed
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import bare, is_md5
 from mastosync_dagster.s3.probes import refuses_damaged
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5, listed
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_m
 from mastosync_dagster.copy.pipe import READ_AHEAD
 from mastosync_dagster.copy.reading import Reading, SideError
 from mastosync_dagster.copy.single import Copied
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import (
@@ -26,6 +25,7 @@ from mastosync_dagster.s3.etags import (
 )
 from mastosync_dagster.s3.headers import shown
 from mastosync_dagster.s3.http import TransportError
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import look_at
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
-from mastosync_dagster.plan.decisions import Decision
-from mastosync_dagster.plan.planner import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT
 from mastosync_dagster.records.manifest import ManifestLine, line_of
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT, WRITTEN_THERE, Outcome
 from mastosync_dagster.s3.etags import bare, is_md5
 from mastosync_dagster.s3.pool import gone
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -223,7 +222,7 @@ class ObjectCopier:
         if there is None:
             return None
         same = there.size == older.size and _may_be(there.etag, older.etag)
-        return self._present(line, there, None if same else Decision.WRITTEN_THERE.words)
+        return self._present(line, there, None if same else WRITTEN_THERE)
 
     async def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
         """Say what becomes of an object that the source does not have, or refuses."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from mastosync_dagster.copy.endpoint import EndpointError, Trouble
 from mastosync_dagster.copy.integrity import body_error, look_at
 from mastosync_dagster.copy.pipe import Pipe
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import Aside, StorageError
 from mastosync_dagster.s3.etags import bare
 from mastosync_dagster.s3.http import TransportError
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import LARGEST
 
 if TYPE_CHECKING:

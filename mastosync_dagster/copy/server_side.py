@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import body_error, etag_is_md5, look_at
 from mastosync_dagster.copy.single import Copied
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import bare, is_md5
 from mastosync_dagster.s3.headers import shown
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import listed
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import BodyDigests, PartsDigest, bare, guess_part_size
 from mastosync_dagster.s3.headers import shown
 from mastosync_dagster.s3.http import Failure, TransportError
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import listed
 
 if TYPE_CHECKING:

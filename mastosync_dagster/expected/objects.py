@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.privacy import Marks
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
-from mastosync_dagster.plan.items import Batch, Item, KeyRange
+from mastosync_dagster.plan.items import Batch, Item
+from mastosync_dagster.s3.keys import KeyRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

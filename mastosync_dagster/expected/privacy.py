@@ -57,3 +57,15 @@ class Marks:
 def has_private(table: str) -> bool:
     """Tell whether rows of a table are private, or become so while they live."""
     return bool(TABLES[table].owners) or TABLES[table].private
+
+
+def known_privacy(name: str) -> str:
+    """Return the name of a privacy policy.
+
+    Raises:
+        ValueError: It is none.
+    """
+    known = [policy.value for policy in Privacy]
+    if name not in known:
+        raise ValueError(f"unknown privacy {name!r}: known are {', '.join(known)}")
+    return name

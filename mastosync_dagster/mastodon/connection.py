@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psycopg2
 from psycopg2 import errors, sql
 
+from mastosync_dagster.errors import AdminError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -46,11 +48,11 @@ _FEWEST_ROWS = 100
 _TOO_SLOW = (errors.QueryCanceled, errors.SerializationFailure)
 
 
-class NotMastodonError(Exception):
+class NotMastodonError(AdminError):
     """The database lacks tables or columns that Mastodon has; the message names them and what to change."""
 
 
-class DatabaseReadError(Exception):
+class DatabaseReadError(AdminError):
     """The database could not be read, after retries where those help; the message says what to look at."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import MAXYEAR, datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon.keys import (
     CACHE,
     earlier_id_partition,
@@ -28,7 +29,7 @@ _CACHED: tuple[str, ...] = (CACHE, "")
 _NOT_CACHED: tuple[str, ...] = ("", CACHE)
 
 
-class RowError(ValueError):
+class RowError(AdminError, ValueError):
     """A row holds what no Mastodon writes there; the message names table, id, column and type."""
 
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.records.outcomes import WRITTEN_THERE
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -50,7 +52,7 @@ class Decision(Enum):
         "as it was copied; the source has other bytes since, though its row has not changed: it stays",
     )
     SOURCE_CUT = (Verdict.KEEP, "the source's is cut short, and is the beginning of this one: it stays")
-    WRITTEN_THERE = (Verdict.KEEP, "written at the destination, later than what the source has: it stays")
+    WRITTEN_THERE = (Verdict.KEEP, WRITTEN_THERE)
     MAYBE_CONVERTED = (
         Verdict.KEEP,
         "its conversion has not ended, and the destination's was written just now: it stays until the next run",

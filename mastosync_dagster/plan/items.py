@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mastosync_dagster.s3.keys import KeyRange
+
 
 class Item(NamedTuple):
     """One object wanted at the destination. Keys are relative to each side's key prefix.
@@ -47,21 +49,6 @@ class Item(NamedTuple):
     turn: bool = False
     size: int | None = None
     written_after: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRange:
-    """A contiguous range of keys in byte order, relative to the key prefix.
-
-    Attributes:
-        prefix: Every key starts with it; ends with ``/``.
-        start: Inclusive lower bound, starts with ``prefix``.
-        end: Exclusive upper bound; keys at or after it are outside.
-    """
-
-    prefix: str
-    start: str
-    end: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.plan.items import KeyRange
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence

@@ -15,11 +15,12 @@ from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
 from mastosync_dagster.process import collecting_by_hand, stay_small
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.s3.acl import SourceAccess
 from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.probes import folder_of
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     import threading
@@ -40,11 +41,7 @@ _PROGRESS_SECONDS = 1.0
 _MD5_CHARACTERS = 32
 _BY_NAME = (False, False)
 
-ONLY_AT_DESTINATION = "only at the destination"
 SOURCE_DIFFERS = Decision.AS_THE_ROW_SAYS.words
-NO_ACLS = "private in the database; the destination has no ACLs to keep it so"
-SOURCE_SILENT = "the source neither shows nor denies it"
-HARMLESS = "known to be harmless"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.records.findings import Finding, FindingLine
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import bare
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import PAGE_KEYS, ListedObject, parse_timestamp
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.pool import Pool, gone
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

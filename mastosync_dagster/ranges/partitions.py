@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon import IdRange, id_boundaries
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FileType(str, Enum):
         return dg.DynamicPartitionsDefinition(name=self.partitions_name)
 
 
-class InvalidRangeError(Exception):
+class InvalidRangeError(AdminError):
     """A partition key that is no ID range, or none that is registered; the message says what a key looks like."""
 
 

@@ -16,9 +16,9 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 
 from mastosync_dagster.environment import rows_per_partition
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
-from mastosync_dagster.runs.failures import PLAIN_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Grow
         share = max(0.0, due - time.monotonic()) / (len(FileType) - looked_at)
         try:
             new = register_ranges(instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=share)
-        except PLAIN_ERRORS as error:
+        except AdminError as error:
             problems.append(f"{file_type.value}: {one_line(str(error))}")
             continue
         if new:

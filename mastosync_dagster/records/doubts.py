@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from mastosync_dagster.plan.planner import HARMLESS
 from mastosync_dagster.records.manifest import FORMAT as MANIFEST_FORMAT
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import HARMLESS, Outcome
 from mastosync_dagster.records.parquet import WORD, Format, LineWriter
 from mastosync_dagster.records.plan import DECIDED, TO_COPY, TO_TURN, read_plan
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

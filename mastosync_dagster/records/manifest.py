@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import WORD, Format, LineWriter, NotAManifestError, batch_of
 from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED, TO_COPY, TO_TURN, TURNED, read_plan
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mastosync_dagster.errors import AdminError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -27,7 +29,7 @@ WORD = pa.dictionary(pa.int32(), pa.string())
 _Line = TypeVar("_Line", bound="tuple[Any, ...]")
 
 
-class NotAManifestError(Exception):
+class NotAManifestError(AdminError):
     """A file is no manifest, or one that a newer version wrote."""
 
 

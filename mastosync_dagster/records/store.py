@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.plan.items import KeyRange
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.http import FileSink, FileSource
+from mastosync_dagster.s3.keys import KeyRange
 from mastosync_dagster.s3.pool import gone
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _LEVELS = 3
 _NAME = re.compile(r"[\w.:+-]+", re.ASCII)
 
 
-class ManifestStoreError(Exception):
+class ManifestStoreError(AdminError):
     """Manifests cannot be kept or read there; the message names what to change."""
 
 

@@ -11,8 +11,8 @@ import dagster as dg
 
 from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.escaping import cell, code_cell
-from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, Outcome
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -15,7 +15,7 @@ from mastosync_dagster.mastodon import (
     remote_file_columns,
     stored_objects,
 )
-from mastosync_dagster.plan.planner import HARMLESS
+from mastosync_dagster.records.outcomes import HARMLESS
 from mastosync_dagster.refetch.refetch import Elsewhere, RefetchCounts, refetch
 from mastosync_dagster.refetch.remedies import CARD, EMOJI
 

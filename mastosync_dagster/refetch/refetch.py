@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.plan.planner import NO_ACLS, ONLY_AT_DESTINATION
 from mastosync_dagster.records.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import NO_ACLS, ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED
 from mastosync_dagster.refetch.budget import MemoryBudget
 from mastosync_dagster.refetch.fetch import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
@@ -24,6 +23,7 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import MIB, bare, is_md5
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.pool import Pool
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

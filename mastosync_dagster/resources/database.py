@@ -17,6 +17,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelError, TunnelSettings
@@ -39,7 +40,7 @@ _NO_FILE = "/dev/null/none"
 _TLS_CHECKS = frozenset({"sslrootcert", "sslcrl", "sslcrldir", "sslnegotiation", "ssl_min_protocol_version"})
 
 
-class ConnectionFailedError(psycopg2.OperationalError):
+class ConnectionFailedError(AdminError, psycopg2.OperationalError):
     """The database cannot be reached, or does not let us in; the message names what to change and holds no secret.
 
     It is one of psycopg2's own errors, so that whoever connects again after a lost connection does so after this too.

@@ -10,36 +10,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import psycopg2
 
-from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, RowError
-from mastosync_dagster.ranges.partitions import InvalidRangeError
-from mastosync_dagster.records.manifest import NotAManifestError
-from mastosync_dagster.records.store import ManifestStoreError
-from mastosync_dagster.resources import ConnectionFailedError
-from mastosync_dagster.resources.ssh.settings import TunnelError
-from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.sync.config import InvalidMomentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dagster_shared.error import SerializableErrorInfo
-
-PLAIN_ERRORS = (
-    ConnectionFailedError,
-    DatabaseReadError,
-    InvalidMomentError,
-    InvalidRangeError,
-    ManifestStoreError,
-    NotAManifestError,
-    NotMastodonError,
-    RowError,
-    SettingsError,
-    StorageError,
-    TunnelError,
-)
-"""Their messages are written for admins: one sentence or two, what to change, no secret."""
 
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
@@ -59,7 +36,7 @@ def plain_failures() -> Iterator[None]:
     """
     try:
         yield
-    except PLAIN_ERRORS as error:
+    except AdminError as error:
         raise dg.Failure(description=plain(str(error)), allow_retries=False) from None
     except OSError as error:
         # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no

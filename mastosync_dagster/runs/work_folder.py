@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.launcher import close_dead_runs
 from mastosync_dagster.runs import run_lock
+from mastosync_dagster.runs.dead_runs import close_dead_runs
 
 if TYPE_CHECKING:
     import dagster as dg

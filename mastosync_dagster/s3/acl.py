@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.pool import gone
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     import threading

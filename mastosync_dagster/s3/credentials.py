@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import botocore.session
 from botocore.exceptions import BotoCoreError
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.signing import Credentials
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import ResourcesError
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
 _MAY_PASS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
 
 
-class StorageError(Exception):
+class StorageError(AdminError):
     """A request to one side failed.
 
     The message is one sentence for an admin; it never holds a secret or a signed URL. It does not hold the key

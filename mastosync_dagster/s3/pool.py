@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-from mastosync_dagster.records.outcomes import Reason
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -8,12 +8,12 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.plan.items import KeyRange
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.acl import everybody_reads, try_access
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.headers import Attributes
+from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     import threading

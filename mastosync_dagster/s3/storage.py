@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.client import Client, Place, S3Error
 from mastosync_dagster.s3.credentials import credential_provider
 from mastosync_dagster.s3.errors import StorageError, classify
@@ -20,14 +19,15 @@ from mastosync_dagster.s3.headers import STORAGE_CLASS, Attributes, shown
 from mastosync_dagster.s3.http import Transport
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import Loop
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry import LISTING, SINGLE, RetryPolicy
 from mastosync_dagster.s3.settings import StorageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
 
-    from mastosync_dagster.plan.items import KeyRange
     from mastosync_dagster.s3.http import Sink
+    from mastosync_dagster.s3.keys import KeyRange
     from mastosync_dagster.s3.listing import Page
 
 __all__ = ["ListedObject", "Storage", "StorageSettings"]

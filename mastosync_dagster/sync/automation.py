@@ -10,10 +10,10 @@ import dagster as dg
 from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition asks, and fails by
 
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.runs.failures import PLAIN_ERRORS
 from mastosync_dagster.sync.incremental import LAST
 from mastosync_dagster.sync.jobs import delete_old_runs, sync_changes
 
@@ -85,7 +85,7 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         try:
             with mastodon_db.session() as connect:
                 growth = register_full_ranges(context.instance, connect)
-        except PLAIN_ERRORS as error:
+        except AdminError as error:
             growth = Growth({}, (one_line(str(error)),))
         for problem in growth.problems:
             # The run will meet the same error; it fails where alerts are sent.

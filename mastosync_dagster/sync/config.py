@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from mastosync_dagster.copy.engine import CopySettings
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
-from mastosync_dagster.expected.privacy import Privacy
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.expected.privacy import Privacy, known_privacy
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync.incremental import LAST, Known, Part, Share, every_row, since_last, since_moment
 
@@ -22,7 +23,7 @@ COPY_PRIVATE_HELP = (
 )
 
 
-class InvalidMomentError(ValueError):
+class InvalidMomentError(AdminError, ValueError):
     """A text that is no moment in time, or one without a time zone, in the future or absurdly early."""
 
 
@@ -50,18 +51,6 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     if moment < _EARLIEST:
         raise InvalidMomentError(f"changed_since is {text!r}, which no Mastodon is old enough for: leave it out")
     return moment.astimezone(timezone.utc)
-
-
-def known_privacy(name: str) -> str:
-    """Return the name of a privacy policy.
-
-    Raises:
-        ValueError: It is none.
-    """
-    known = [policy.value for policy in Privacy]
-    if name not in known:
-        raise ValueError(f"unknown privacy {name!r}: known are {', '.join(known)}")
-    return name
 
 
 class PlanConfig(dg.Config):

@@ -19,11 +19,11 @@ from mastosync_dagster.mastodon import Rows, Selection, walk_rows
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
 from mastosync_dagster.records.doubts import CONTENT, Doubt, DoubtLine
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.acl import has_access
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.pool import Pool, gone
 from mastosync_dagster.s3.probes import folder_of
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -46,7 +46,7 @@ from mastosync_dagster.ranges.partitions import FileType, registered_range
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.doubts import GROUP, DoubtLine
 from mastosync_dagster.records.manifest import FORMAT, merge, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
@@ -79,6 +79,7 @@ from mastosync_dagster.runs.run_lock import working
 from mastosync_dagster.s3.acl import SourceAccess
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import prove_private
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import Storage
 from mastosync_dagster.shield import undisturbed
 from mastosync_dagster.sync.clocks import Reading, begin_reading

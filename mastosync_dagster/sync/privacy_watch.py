@@ -12,11 +12,10 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.records.doubts import Doubt, DoubtLine
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.runs.failures import PLAIN_ERRORS
 from mastosync_dagster.s3.acl import set_access
-from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.pool import Pool
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class PrivacyWatch:
                 exposed = [line for line in lines if line.row_id in private]
                 if exposed:
                     self._make_private(exposed)
-            except (*PLAIN_ERRORS, StorageError) as error:
+            except AdminError as error:
                 # They are looked at again, the last time when the run ends; then the next night asks.
                 self._written.extend(lines)
                 self._say_once(f"whether rows have become private meanwhile could not be seen to: {error}")

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from mastosync_dagster.environment import copy_private
 from mastosync_dagster.expected.orphans import Extras
-from mastosync_dagster.expected.privacy import Marks, Privacy
+from mastosync_dagster.expected.privacy import Marks, Privacy, known_privacy
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import Witnesses, look_for_originals, wrong_source
@@ -37,7 +37,6 @@ from mastosync_dagster.runs.manifests import About, manifest_store
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.sync.config import known_privacy
 from mastosync_dagster.verify.audit import AuditCounts, AuditSettings, Depth, audit
 from mastosync_dagster.verify.repairs import verification_of
 

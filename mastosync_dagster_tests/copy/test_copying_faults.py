@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import (
     Answer,
     Cut,

@@ -16,7 +16,8 @@ from urllib.request import urlopen
 import pytest
 
 from mastosync_dagster.demo.servers.start import S3Server, boto3_client
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.corners import Bucket
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, line

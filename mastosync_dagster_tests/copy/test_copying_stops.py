@@ -15,9 +15,10 @@ from botocore.exceptions import BotoCoreError
 
 from mastosync_dagster.copy import engine as copying
 from mastosync_dagster.copy.results import ResultWriter
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED
 from mastosync_dagster.s3 import storage as storage_module
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Proxy, Rule, Stall, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
 

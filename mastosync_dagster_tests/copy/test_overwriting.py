@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.copy.object_copier import WRITTEN_MEANWHILE
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:

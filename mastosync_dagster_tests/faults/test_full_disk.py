@@ -14,11 +14,12 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.records.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, PlanWriter
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.failures import plain_failures
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.faults.copy_process import copy_command
 from mastosync_dagster_tests.support.transfers import Transfer, line
 

@@ -15,9 +15,9 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.dagster_processes import Ui, dagster_ui
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.faults.world import VIDEO_MIB
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_privacy import (
     MEDIA,

@@ -20,10 +20,11 @@ import pytest
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import place_of, watermark
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket

@@ -12,9 +12,8 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.refetch import fetch
 from mastosync_dagster.refetch.origins import MADE_HERE, NO_URL
 from mastosync_dagster.refetch.refetch import FETCHED, NOT_FETCHED

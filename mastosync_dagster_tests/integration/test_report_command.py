@@ -19,9 +19,10 @@ from click.testing import CliRunner
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.refetch import remedies
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
 

@@ -13,10 +13,11 @@ from mastosync_dagster.plan.decisions import Decision
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.refetch import remedies
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.integration.life import MINUTE, Life
 from mastosync_dagster_tests.integration.test_report_command import report

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION
 from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
     check,

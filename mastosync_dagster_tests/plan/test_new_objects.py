@@ -11,9 +11,10 @@ import pytest
 from mastosync_dagster.copy.engine import copy_plan
 from mastosync_dagster.plan.decisions import Decision
 from mastosync_dagster.plan.items import Batch, Item
-from mastosync_dagster.plan.planner import ONLY_AT_DESTINATION, SOURCE_SILENT, PlanCounts, make_plan
+from mastosync_dagster.plan.planner import PlanCounts, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, merge, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, storage
 

@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mastosync_dagster.plan.items import Batch, Item, KeyRange
-from mastosync_dagster.plan.planner import (
-    HARMLESS,
-    NO_ACLS,
-    ONLY_AT_DESTINATION,
-    SOURCE_DIFFERS,
-    SOURCE_SILENT,
-    LookupStoppedError,
-    PlanCounts,
-    make_plan,
-)
+from mastosync_dagster.plan.items import Batch, Item
+from mastosync_dagster.plan.planner import SOURCE_DIFFERS, LookupStoppedError, PlanCounts, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, PlannedCopy, read_plan
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, ShortList, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 

@@ -20,9 +20,10 @@ from mastosync_dagster.records.manifest import (
     merge,
     read_manifest,
 )
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import GROUP_LINES, LineWriter
 from mastosync_dagster.records.plan import COPIED, DECIDED, TO_COPY, TO_TURN, PlannedCopy, PlanWriter, read_plan
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.transfers import line
 
 if TYPE_CHECKING:

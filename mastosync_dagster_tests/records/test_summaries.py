@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.records.manifest import ManifestLine
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import (
     FIRST_LINES,
     check_result,
@@ -17,6 +17,7 @@ from mastosync_dagster.records.summaries import (
     rates,
     summarize,
 )
+from mastosync_dagster.s3.reasons import Reason
 
 
 def line(outcome: Outcome, *, reason: Reason | None = None, group: str = "accounts", key: str = "k") -> ManifestLine:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mastosync_dagster.plan.planner import NO_ACLS, ONLY_AT_DESTINATION
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter, merge, read_manifest
-from mastosync_dagster.records.outcomes import Outcome, Reason
+from mastosync_dagster.records.outcomes import NO_ACLS, ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED
 from mastosync_dagster.refetch import fetch
 from mastosync_dagster.refetch.refetch import (
@@ -22,6 +21,7 @@ from mastosync_dagster.refetch.refetch import (
     RefetchCounts,
     refetch,
 )
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 
-from mastosync_dagster.launcher import close_dead_runs
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.runs import run_lock, work_folder
+from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.runs.outbox import Outbox
 from mastosync_dagster.runs.run_lock import PROCESS_TAG, RunState, hold, let_go, lock, state
 from mastosync_dagster_tests.support.run_processes import HOLD, run_process, some_job

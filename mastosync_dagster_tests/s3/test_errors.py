@@ -13,9 +13,9 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, boto3_client, free_port
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3.errors import StorageError, classify
 from mastosync_dagster.s3.headers import Attributes
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Cut, Kind, Reset, Rule, Stall, When, s3_proxy
 from mastosync_dagster_tests.support.tls import tls_server
 from mastosync_dagster_tests.support.transfers import storage

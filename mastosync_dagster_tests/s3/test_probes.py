@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3 import probes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import checks_md5, folder_of, prove_private
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage

@@ -13,12 +13,12 @@ import pytest
 from moto.s3.models import s3_backends
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
-from mastosync_dagster.plan.items import KeyRange
-from mastosync_dagster.records.outcomes import Reason
 from mastosync_dagster.s3 import storage as storage_module
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import is_md5
 from mastosync_dagster.s3.headers import Attributes, shown
+from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry import LISTING
 from mastosync_dagster.s3.storage import (
     Storage,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.errors import AdminError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -17,7 +19,7 @@ def setting(name: str) -> str:
     return f"SSH_TUNNEL_{name.upper()} (or resources.mastodon_db.config.ssh_tunnel_{name})"
 
 
-class TunnelError(Exception):
+class TunnelError(AdminError):
     """The tunnel cannot be opened, or does not reach the database; the message names what to change.
 
     Attributes:
