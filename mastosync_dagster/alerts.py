@@ -11,14 +11,15 @@ import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mastosync_dagster.environment import ALERT_WEBHOOK, SettingsError
+import dagster as dg
+
+from mastosync_dagster.environment import ALERT_WEBHOOK, Environment, SettingsError
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.runs.failures import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import dagster as dg
 
 FIRST_REASONS = "first reasons"
 """Metadata of a failed step: the first failed objects, in a few lines."""
@@ -101,3 +102,17 @@ def tell(url: str, message: str) -> None:
         if attempt < _ATTEMPTS:
             time.sleep(_PAUSE_SECONDS)
     raise AlertError(f"the webhook of {ALERT_WEBHOOK} was not told of the failed run: {why}")
+
+
+@dg.run_failure_sensor(
+    name="alert_on_failure",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=f"Tells the webhook of {ALERT_WEBHOOK} about failed runs.",
+)
+def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+    """Tell the webhook about a failed run."""
+    url = Environment.read().text(ALERT_WEBHOOK)
+    if url is None:
+        return dg.SkipReason(f"{ALERT_WEBHOOK} is not set, so nobody was told: {failure_message(context)}")
+    tell(url, failure_message(context))
+    return None

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.alerts import alert_on_failure
+from mastosync_dagster.process import keep_files_private
+from mastosync_dagster.prune.ops import prune_job
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.progress import LogProgress
-from mastosync_dagster.sync.assets import all_assets
-from mastosync_dagster.sync.automation import Nightly, all_schedules
-from mastosync_dagster.sync.jobs import all_jobs, sync_jobs
-from mastosync_dagster.sync.sensors import all_sensors
-from mastosync_dagster.verify.assets import all_verifications
+from mastosync_dagster.runs.retention import delete_old_runs, delete_old_runs_daily
+from mastosync_dagster.sync.assets import all_assets, sync_changes, sync_jobs
+from mastosync_dagster.sync.automation import Nightly, new_ranges, nightly_incremental
+from mastosync_dagster.verify.assets import all_verifications, verify_job
 
 if TYPE_CHECKING:
     from mastosync_dagster.runs.progress import ProgressReporter
@@ -35,12 +37,14 @@ def build_definitions(
         web: How missing objects are fetched from other servers, where that is asked for.
     """
     keep_files_private()
-    ranges = sync_jobs()
+    over_ranges = sync_jobs()  # the sensor has to hold the very same
+    verify_jobs, prune_jobs = ([make(file_type) for file_type in FileType] for make in (verify_job, prune_job))
     return dg.Definitions(
         assets=[*all_assets(), *all_verifications()],
-        jobs=all_jobs(ranges),
-        schedules=all_schedules(nightly or Nightly()),
-        sensors=all_sensors(ranges),
+        jobs=[*over_ranges, *verify_jobs, *prune_jobs, sync_changes, delete_old_runs],
+        # All are off until somebody switches them on.
+        schedules=[nightly_incremental(nightly or Nightly()), delete_old_runs_daily],
+        sensors=[new_ranges(over_ranges), alert_on_failure],
         resources={
             "mastodon_db": MastodonDatabase(),
             "source": S3Bucket.source(),

@@ -15,7 +15,7 @@ from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
-from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.runs.dead_runs import GONE, announce_retry
 from mastosync_dagster.runs.run_lock import RunState, state
 

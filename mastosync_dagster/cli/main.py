@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mastosync_dagster.private_files import keep_files_private
+from mastosync_dagster.process import keep_files_private
 
 # Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
 # (hence the PLC0415 of this module in pyproject.toml).

@@ -22,7 +22,7 @@ from mastosync_dagster.copy.results import ResultWriter
 from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
-from mastosync_dagster.process import collecting_by_hand, stay_small
+from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import line_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
@@ -127,7 +127,7 @@ def copy_plan(
         OSError: The folder is not readable or writable.
         BaseException: Whatever interrupts the calling thread, after the result is written.
     """
-    stay_small()
+    limit_malloc_arenas()
     with collecting_by_hand():
         return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
 

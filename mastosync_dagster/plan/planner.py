@@ -13,7 +13,7 @@ from mastosync_dagster.plan.decisions import Decision, Known, Verdict
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
-from mastosync_dagster.process import collecting_by_hand, stay_small
+from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_TURN, PlannedCopy, PlanWriter
@@ -130,7 +130,7 @@ def make_plan(
         LookupStoppedError: ``stop`` was set. Nothing is written.
         OSError: The folder is full or not writable.
     """
-    stay_small()
+    limit_malloc_arenas()
     with contextlib.ExitStack() as stack:
         plan = stack.enter_context(PlanWriter(folder))
         turns = stack.enter_context(PlanWriter(folder, TO_TURN))

@@ -112,3 +112,20 @@ def _records(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[d
 def _belongs_to_open_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     backfill = instance.get_backfill(run.tags[_BACKFILL]) if _BACKFILL in run.tags else None
     return backfill is not None and backfill.backfill_end_timestamp is None
+
+
+@dg.job(description="Delete Dagster's records of old runs.")
+def delete_old_runs() -> None:
+    """Delete records that nobody asks for any more."""
+    delete_records()
+
+
+@dg.schedule(
+    name="delete_old_runs_daily",
+    job=delete_old_runs,
+    cron_schedule="30 12 * * *",
+    description="Deletes Dagster's records of old runs; the newest of each ID range and the watermark's stay.",
+)
+def delete_old_runs_daily() -> dg.RunRequest:
+    """Request the run that deletes old ones."""
+    return dg.RunRequest()

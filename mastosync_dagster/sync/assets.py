@@ -1,14 +1,18 @@
-"""A graph asset per file type: the chain of ops over one ID range."""
+"""A graph asset per file type, the chain of ops over one ID range; and the jobs that run it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003  (Dagster reads the return annotation)
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import CHECK_NAME
-from mastosync_dagster.sync.ops import copy, plan, report
+from mastosync_dagster.sync.ops import copy, plan, plan_changes, report, report_changes
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 GROUP = "mastodon"
 
@@ -47,3 +51,23 @@ def file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
 def all_assets() -> list[dg.AssetsDefinition]:
     """Return the assets of all file types."""
     return [file_type_asset(file_type) for file_type in FileType]
+
+
+def sync_job(file_type: FileType) -> UnresolvedAssetJobDefinition:
+    """Return the partitioned job ``sync_<asset>``: a run is one ID range."""
+    return dg.define_asset_job(
+        f"sync_{file_type.value}",
+        selection=dg.AssetSelection.assets(file_type.value),
+        description=f"Copy the objects of one ID range of {file_type.value}.",
+    )
+
+
+@dg.job(description="Copy the objects of changed rows, or of a few rows for a trial, of all file types or some.")
+def sync_changes() -> None:
+    """Run the chain once over the rows that the config of ``plan_changes`` selects."""
+    report_changes(copy(plan_changes()))
+
+
+def sync_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """Return the jobs over ID ranges."""
+    return [sync_job(file_type) for file_type in FileType]

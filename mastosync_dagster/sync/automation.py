@@ -1,12 +1,13 @@
-"""The night: new ID ranges and an incremental run; and the housekeeping of Dagster's own history."""
+"""What happens by itself: the night (new ID ranges and an incremental run), or new ID ranges alone."""
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of schedules.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition asks, and fails by
 
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
@@ -14,12 +15,13 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.sync.assets import sync_changes
 from mastosync_dagster.sync.incremental import LAST
-from mastosync_dagster.sync.jobs import delete_old_runs, sync_changes
 
 NIGHT = "mastosync/night"
 """The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
 
+_HOUR = 3600
 _CHANGES, _RANGE = "changes", "range"
 # Not those that could not be launched: nobody ends them.
 _UNFINISHED = [
@@ -109,17 +111,33 @@ def _unfinished_night(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
     return next(iter(instance.get_runs(filters, limit=1)), None)
 
 
-@dg.schedule(
-    name="delete_old_runs_daily",
-    job=delete_old_runs,
-    cron_schedule="30 12 * * *",
-    description="Deletes Dagster's records of old runs; the newest of each ID range and the watermark's stay.",
-)
-def delete_old_runs_daily() -> dg.RunRequest:
-    """Request the run that deletes old ones."""
-    return dg.RunRequest()
+def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:
+    """Return the sensor ``new_ranges``, which is off until somebody switches it on.
 
+    Args:
+        jobs: Those over ID ranges.
+    """
 
-def all_schedules(nightly: Nightly) -> list[dg.ScheduleDefinition]:
-    """Return every schedule. All are off until somebody switches them on."""
-    return [nightly_incremental(nightly), delete_old_runs_daily]
+    @dg.sensor(
+        name="new_ranges",
+        jobs=jobs,
+        minimum_interval_seconds=_HOUR,
+        description="Registers ID ranges that new rows have filled, and runs them. The schedule nightly_incremental"
+        " does the same: switch one of them on.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, mastodon_db: MastodonDatabase
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        with mastodon_db.session() as connect:
+            growth = register_full_ranges(context.instance, connect)
+        for problem in growth.problems:
+            context.log.warning("no new ID ranges: %s", problem)
+        if not growth.ranges:
+            yield dg.SkipReason(" ".join(("No table has grown by a whole range.", *growth.problems)))
+        for file_type, keys in growth.ranges.items():
+            for key in keys:
+                yield dg.RunRequest(
+                    job_name=f"sync_{file_type.value}", partition_key=key, run_key=f"{file_type.value} {key}"
+                )
+
+    return sensor

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster import alerts
-from mastosync_dagster.alerts import AlertError, failure_message, tell
+from mastosync_dagster.alerts import AlertError, alert_on_failure, failure_message, tell
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.sync.sensors import alert_on_failure
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
