@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,37 +29,70 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def files(folder: str) -> list[Path]:
-    return sorted((PACKAGE / folder).rglob("*.py"))
-
-
 def within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize(
-    ("folder", "allowed", "forbidden"),
-    [
-        ("mastodon", [f"{NAME}.mastodon"], ["dagster", "boto3", "botocore", "pycurl", "pyarrow", "dagster_aws"]),
-        ("s3", [f"{NAME}.s3"], ["dagster", "psycopg2", "dagster_aws", "boto3", "botocore", "pyarrow"]),
-        ("transfer", [f"{NAME}.transfer", f"{NAME}.s3"], ["dagster", "psycopg2", "dagster_aws", "boto3"]),
-        (
-            "copy",
-            [f"{NAME}.copy", f"{NAME}.transfer", f"{NAME}.s3"],
-            ["dagster", "psycopg2", "dagster_aws", "boto3", "botocore"],
-        ),
-        (
-            "resources",
-            [f"{NAME}.resources", f"{NAME}.mastodon", f"{NAME}.transfer", f"{NAME}.environment"],
-            ["pyarrow"],
-        ),
-    ],
-)
-def test_a_layer_imports_only_itself_and_what_lies_below(folder: str, allowed: list[str], forbidden: list[str]) -> None:
-    for file in files(folder):
-        ours = {module for module in imports(file) if within(module, NAME)}
-        assert {module for module in ours if not within(module, *allowed)} <= {NAME}, file
-        assert not {module for module in imports(file) if within(module, *forbidden)}, file
+def modules() -> dict[str, Path]:
+    """Return all modules of the package by their names."""
+    found = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join((NAME, *(part for part in parts if part != "__init__")))] = file
+    return found
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    """Return the folder of a module, or its own name where it lies in the package's root."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def layers() -> dict[str, int]:
+    """Return the layer of each folder: the table in docs/architecture.md."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([^|]*) \|$", text, re.MULTILINE)
+    return {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+LAYERS = layers()
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room(module) for module in MODULES} - {""} == LAYERS.keys()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module)])
+def test_a_module_imports_from_its_own_room_and_from_lower_layers(module: str) -> None:
+    ours = {name for name in imports(MODULES[module]) if name.startswith(f"{NAME}.")}
+    rooms = {room(name) for name in ours if name in MODULES or name.rpartition(".")[0] in MODULES}
+    assert {other: LAYERS[other] for other in rooms - {room(module)} if LAYERS[other] >= LAYERS[room(module)]} == {}
+
+
+PROTOCOL = ("dagster", "dagster_aws", "psycopg2", "boto3")
+FORBIDDEN = {
+    "mastodon": ("dagster", "dagster_aws", "boto3", "botocore", "pycurl", "pyarrow"),
+    "s3": (*PROTOCOL, "pyarrow"),
+    "records": PROTOCOL,
+    "plan": PROTOCOL,
+    "copy": (*PROTOCOL, "botocore"),
+    "resources": ("pyarrow",),
+    "expected": ("dagster", "dagster_aws", "boto3", "pycurl"),
+    "refetch": ("dagster", "dagster_aws", "boto3", "pycurl"),
+}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in FORBIDDEN])
+def test_a_room_knows_no_library_that_is_another_rooms(module: str) -> None:
+    assert {name for name in imports(MODULES[module]) if within(name, *FORBIDDEN[room(module)])} == set()
+
+
+def test_the_house_has_few_doors_and_no_hall_of_forty() -> None:
+    folders = Counter(file.parent for file in MODULES.values() if file.name != "__init__.py")
+    assert folders[PACKAGE] <= 12
+    assert {folder.name: count for folder, count in folders.items() if count > 16} == {}
 
 
 _LOAD_AND_WATCH = """

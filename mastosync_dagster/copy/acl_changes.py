@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter, line_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import TO_TURN, TURNED, read_plan
 from mastosync_dagster.s3.acl import set_access
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

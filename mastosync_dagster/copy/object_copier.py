@@ -11,8 +11,8 @@ from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.records.manifest import ManifestLine, line_of
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT, WRITTEN_THERE, Outcome
+from mastosync_dagster.s3.errors import is_not_found
 from mastosync_dagster.s3.etags import bare, is_md5
-from mastosync_dagster.s3.pool import gone
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class ObjectCopier:
                 copied = await copy(line, source_key, key)
             except EndpointError as problem:
                 error = problem.error
-                if problem.endpoint is self._source and gone(error):
+                if problem.endpoint is self._source and is_not_found(error):
                     continue
                 if problem.endpoint is self._source and line.size is None and error.reason is Reason.ACCESS_DENIED:
                     # Without the right to list, S3 answers so for absent objects too.

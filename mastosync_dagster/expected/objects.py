@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.expected.privacy import Marks
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
 from mastosync_dagster.plan.items import Batch, Item
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.mastodon import TABLES, is_remote, read_schema, rows_at_the_ends, stored_objects
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.s3.acl import is_readable_at_source
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from mastosync_dagster.s3.keys import KeyRange
+    from mastosync_dagster.s3.listing import KeyRange
 
 
 class Item(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

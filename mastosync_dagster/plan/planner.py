@@ -13,12 +13,12 @@ from mastosync_dagster.plan.decisions import Decision, Known, Verdict
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_TURN, PlannedCopy, PlanWriter
 from mastosync_dagster.s3.acl import SourceAccess
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 

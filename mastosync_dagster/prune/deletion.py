@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.pool import Pool, gone
+from mastosync_dagster.pool import Pool
+from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Deletion:
         try:
             self._ask(key, halt)
         except StorageError as error:
-            if not gone(error):
+            if not is_not_found(error):
                 self.failed[key] = error
                 if error.permanent:
                     raise

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
-from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.http import FileSink, FileSource
-from mastosync_dagster.s3.keys import KeyRange
-from mastosync_dagster.s3.pool import gone
+from mastosync_dagster.s3.listing import KeyRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,7 +258,7 @@ class BucketManifests(ManifestStore):
             except OSError as error:
                 raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
             except StorageError as error:
-                if gone(error):
+                if is_not_found(error):
                     raise ManifestGoneError(f"there is no manifest {name} any more") from error
                 raise
             yield local

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-import dagster as dg
-
 from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.escaping import cell, code_cell
 from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, Outcome
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mastosync_dagster.records.manifest import ManifestLine
-    from mastosync_dagster.s3.errors import StorageError
 
 CHECK_NAME = "complete"
 """The asset check of every file type: passes only when nothing is missing or failed."""
@@ -174,30 +171,4 @@ def first_reasons(summary: Summary) -> str:
     return "\n".join(
         ": ".join(filter(None, [line.reason.value if line.reason else "", cell(line.key), cell(line.detail)]))
         for line in failed[:_ALERT_LINES]
-    )
-
-
-def check_result(
-    summary: Summary, asset: str, *, failed: int, stopped: StorageError | None = None, remark: str | None = None
-) -> dg.AssetCheckResult:
-    """Return the asset check: missing objects, and private ones left out, are a warning, failed ones an error.
-
-    Args:
-        summary: What the manifest says.
-        asset: The asset.
-        failed: How many objects failed; of those that the manifest has so, the others are left out on purpose.
-        stopped: The error that ended the run early, or lets nobody believe it.
-        remark: What else is to be looked at: a warning.
-    """
-    missing, objects = summary.total.outcomes[Outcome.MISSING], summary.total.objects
-    left_out = summary.total.outcomes[Outcome.FAILED] - failed
-    private = f", {left_out:,} private ones left out" if left_out else ""
-    counted = f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects"
-    return dg.AssetCheckResult(
-        passed=not (failed or missing or left_out or stopped or remark),
-        asset_key=asset,
-        check_name=CHECK_NAME,
-        severity=dg.AssetCheckSeverity.ERROR if failed or stopped else dg.AssetCheckSeverity.WARN,
-        description="; ".join(filter(None, [counted, str(stopped) if stopped else None, remark])),
-        metadata={"failed": failed, "missing": missing, "left out": left_out, "objects": objects},
     )

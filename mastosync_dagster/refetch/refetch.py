@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
 from mastosync_dagster.records.outcomes import NO_ACLS, ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED
@@ -22,7 +23,6 @@ from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import MIB, bare, is_md5
 from mastosync_dagster.s3.headers import Attributes
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.http import Failure, TransportError
-from mastosync_dagster.s3.pool import gone
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
+    from mastosync_dagster.pool import Pool
     from mastosync_dagster.s3.client import Acl
-    from mastosync_dagster.s3.pool import Pool
     from mastosync_dagster.s3.settings import StorageSettings
     from mastosync_dagster.s3.storage import Storage
 
@@ -214,7 +213,7 @@ class SourceAccess:
         try:
             return is_readable_at_source(self._source, key, self._pool.halt)
         except StorageError as error:
-            if gone(error):
+            if is_not_found(error):
                 return None
             raise
 

@@ -443,3 +443,8 @@ def _facts_of(error: S3Error) -> _Facts:
         location=error.location,
         retry_after=error.retry_after,
     )
+
+
+def is_not_found(error: StorageError) -> bool:
+    """Tell whether a side said that it has no such object."""
+    return error.reason is Reason.CHANGED_DURING_COPY and not error.retryable and not error.permanent

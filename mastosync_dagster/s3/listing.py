@@ -1,10 +1,29 @@
-"""Answers in XML: listings, errors, uploads, ACLs. Entities are not resolved: an answer comes from anybody's server."""
+"""Ranges of keys, and answers in XML (listings, errors, uploads, ACLs).
+
+Entities are not resolved: an answer comes from anybody's server.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """A contiguous range of keys in byte order, relative to the key prefix.
+
+    Attributes:
+        prefix: Every key starts with it; ends with ``/``.
+        start: Inclusive lower bound, starts with ``prefix``.
+        end: Exclusive upper bound; keys at or after it are outside.
+    """
+
+    prefix: str
+    start: str
+    end: str
 
 
 class NotXmlError(ValueError):

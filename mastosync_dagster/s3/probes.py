@@ -12,7 +12,7 @@ from mastosync_dagster.s3.acl import everybody_reads, try_access
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.headers import Attributes
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from mastosync_dagster.s3.http import Sink
-    from mastosync_dagster.s3.keys import KeyRange
-    from mastosync_dagster.s3.listing import Page
+    from mastosync_dagster.s3.listing import KeyRange, Page
 
 __all__ = ["ListedObject", "Storage", "StorageSettings"]
 

@@ -18,10 +18,10 @@ from mastosync_dagster.expected.privacy import Privacy, has_private
 from mastosync_dagster.mastodon import Rows, Selection, walk_rows
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import CONTENT, Doubt, DoubtLine
 from mastosync_dagster.s3.acl import has_access
-from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.pool import Pool, gone
+from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 
@@ -327,7 +327,7 @@ class Convergence:
             try:
                 right = has_access(self._destination, key, private=item.private, halt=halt)
             except StorageError as error:
-                if gone(error):
+                if is_not_found(error):
                     continue
                 # What one object does not show for such a reason, the others will not either. The run goes on to set
                 # the ACL, and says of each object why that is not possible.

@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import Doubt, DoubtLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.acl import set_access
-from mastosync_dagster.s3.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,9 +14,9 @@ from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import Lookup, View, destination_keys, source_keys
 from mastosync_dagster.plan.unwanted import Top, look_at_top, unwanted_line
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.verify.object_checks import AuditSettings, CloserLook, Depth, Look, Seen, Sight
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from mastosync_dagster.plan.items import Item
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.manifest import FORMAT, lines_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_TURN, read_plan
-from mastosync_dagster.s3.pool import Pool
 from mastosync_dagster.s3.storage import ListedObject
 from mastosync_dagster.verify.object_checks import AuditSettings, CloserLook, Depth, Look, Sight
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.s3.acl import is_public, is_readable, is_readable_at_source
 from mastosync_dagster.s3.digests import Digest, read_digest
-from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.pool import gone
+from mastosync_dagster.s3.errors import StorageError, is_not_found
 
 if TYPE_CHECKING:
     import threading
@@ -176,7 +175,7 @@ class CloserLook:
             ask = is_public if must else is_readable
             may = ask(self._destination, sight.target, halt)
         except StorageError as error:
-            if gone(error):
+            if is_not_found(error):
                 differences.append((Finding.UNKNOWN, str(error)))
             else:
                 # What one object does not show the others will not either: it is said once.

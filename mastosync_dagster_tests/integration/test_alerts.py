@@ -124,7 +124,7 @@ def test_an_error_that_nobody_expected_is_told_by_its_kind_and_without_what_it_q
     def surprise(*_: object) -> None:
         raise LookupError("s3cr3t")
 
-    monkeypatch.setattr("mastosync_dagster.sync.ops.ensure_different", surprise)
+    monkeypatch.setattr("mastosync_dagster.runs.context.ensure_different", surprise)
     result = world.run("sync_changes")
     text = failure_message(failed_context(world, result))
     assert "LookupError in plan_changes: see the log of the run" in text

@@ -14,7 +14,7 @@ import pytest
 
 from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.runs import run_lock
-from mastosync_dagster.sync import convergence, ops
+from mastosync_dagster.sync import convergence, plan_step, publication, report_step
 from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled, skipping
 from mastosync_dagster_tests.integration.test_privacy import (
     MEDIA,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.demo.instance.book import ExpectedObject
     from mastosync_dagster.plan.items import Batch
-    from mastosync_dagster.s3.pool import Pool
+    from mastosync_dagster.pool import Pool
     from mastosync_dagster.sync.convergence import Convergence
     from mastosync_dagster_tests.integration.conftest import World
 
@@ -101,7 +101,7 @@ def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "_note", die)
+        patch.setattr(plan_step, "_note", die)
         with contextlib.suppress(KeyboardInterrupt):
             settled.run("sync_media_attachments", key)
     assert nightly(settled).success
@@ -193,7 +193,7 @@ def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(
 ) -> None:
     world = world_with_acls
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")
-    publish = ops._publish
+    publish = publication.publish
 
     def without_a_store(*arguments: object, **options: object) -> object:
         world.destination_proxy.set_rules(
@@ -203,7 +203,7 @@ def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(
         return publish(*arguments, **options)  # type: ignore[arg-type]  # handed through as they are
 
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "_publish", without_a_store)
+        patch.setattr(report_step, "publish", without_a_store)
         config = {"file_types": ["preview_cards", "accounts"], "limit": 2, "offset": 3}
         assert not world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}}).success
     waiting = [file.name for file in Path(world.environment["DAGSTER_HOME"]).rglob("mastosync-unpublished/*")]

@@ -13,7 +13,9 @@ import pytest
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE
 from mastosync_dagster.mastodon import connection
-from mastosync_dagster.prune.ops import AFTER_NEWEST_ROW, BEYOND_LIMIT, TOO_YOUNG, PruneConfig
+from mastosync_dagster.prune.config import PruneConfig
+from mastosync_dagster.prune.guards import AFTER_NEWEST_ROW, TOO_YOUNG
+from mastosync_dagster.prune.run import BEYOND_LIMIT
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mastosync_dagster.prune import ops
+from mastosync_dagster.prune import guards
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket
@@ -146,7 +146,7 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     delete = {"ops": {"prune": {"config": {"delete": True}}}}
     assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
     assert keys(synced_with_acls) == expected_keys | strangers.keys()
-    monkeypatch.setattr(ops, "MIN_AGE", timedelta(seconds=-5))
+    monkeypatch.setattr(guards, "MIN_AGE", timedelta(seconds=-5))
     assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
     foreign = {key for key, finding in strangers.items() if finding is Finding.FOREIGN}
     assert keys(synced_with_acls) == expected_keys | foreign

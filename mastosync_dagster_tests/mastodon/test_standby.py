@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.mastodon import database_now, read_snapshot, rows_as_of, wait_for_open_transactions
-from mastosync_dagster.prune.ops import shown_at
+from mastosync_dagster.prune.guards import shown_at
 from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until
 

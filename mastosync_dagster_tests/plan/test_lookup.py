@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mastosync_dagster.plan.lookup import split
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 
 PREFIX = "media/files/"
 WHOLE = KeyRange(PREFIX, f"{PREFIX}000/", f"{PREFIX}9990")

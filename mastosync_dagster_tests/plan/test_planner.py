@@ -15,7 +15,7 @@ from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, PlannedCopy, read_plan
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, ShortList, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage

@@ -9,7 +9,6 @@ from mastosync_dagster.records.manifest import ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import (
     FIRST_LINES,
-    check_result,
     counts,
     failure_text,
     first_reasons,
@@ -18,6 +17,7 @@ from mastosync_dagster.records.summaries import (
     summarize,
 )
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.sync.events import check_result
 
 
 def line(outcome: Outcome, *, reason: Reason | None = None, group: str = "accounts", key: str = "k") -> ManifestLine:

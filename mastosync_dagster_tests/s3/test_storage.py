@@ -17,7 +17,7 @@ from mastosync_dagster.s3 import storage as storage_module
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import is_md5
 from mastosync_dagster.s3.headers import Attributes, shown
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry import LISTING
 from mastosync_dagster.s3.storage import (

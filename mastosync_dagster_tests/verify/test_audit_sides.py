@@ -11,7 +11,7 @@ import pytest
 from mastosync_dagster.plan.decisions import Known, Record, Row
 from mastosync_dagster.plan.items import Batch, Item
 from mastosync_dagster.records.findings import Finding, read_findings
-from mastosync_dagster.s3.keys import KeyRange
+from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.verify.audit import AuditSettings, audit
 from mastosync_dagster.verify.object_checks import Depth
 from mastosync_dagster_tests.support.corners import create_bucket

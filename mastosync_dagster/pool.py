@@ -6,14 +6,10 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-from mastosync_dagster.s3.reasons import Reason
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
-
-    from mastosync_dagster.s3.errors import StorageError
 
 _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")
@@ -72,8 +68,3 @@ class Pool:
         if self.halt.is_set():
             raise PoolStoppedError
         return function(thing)
-
-
-def gone(error: StorageError) -> bool:
-    """Tell whether a side said that it has no such object."""
-    return error.reason is Reason.CHANGED_DURING_COPY and not error.retryable and not error.permanent

@@ -1,0 +1,119 @@
+"""Looks at one ID range at both sides, changes nothing, and writes a file of findings."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.expected.orphans import Extras
+from mastosync_dagster.expected.privacy import Marks, Privacy
+from mastosync_dagster.expected.range_batches import covering_batches
+from mastosync_dagster.expected.records import Records
+from mastosync_dagster.expected.source_check import Witnesses, look_for_originals, wrong_source
+from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon.keys import CACHE
+from mastosync_dagster.ranges.partitions import FileType, range_key
+from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
+from mastosync_dagster.records.findings_text import counted, findings_table, first_findings
+from mastosync_dagster.runs import work_folder
+from mastosync_dagster.verify.audit import AuditCounts, AuditSettings, audit
+from mastosync_dagster.verify.events import VerificationReport
+from mastosync_dagster.verify.repairs import verification_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mastosync_dagster.runs.context import RunContext
+    from mastosync_dagster.s3.errors import StorageError
+    from mastosync_dagster.verify.config import VerifyConfig
+
+# Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
+_FOLDERS: Mapping[str, frozenset[str]] = {
+    "": frozenset({CACHE, *(f"{file_type.value}/" for file_type in FileType)}),
+    CACHE: frozenset(f"{CACHE}{file_type.value}/" for file_type in FileType) & CACHE_FOLDERS,
+}
+
+
+def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRange) -> VerificationReport:
+    """Look at one ID range at both sides, and keep what was found."""
+    started = time.monotonic()
+    source, destination = run.source, run.destination
+    run.ensure_different()
+    path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
+    settings, table = config.audit_settings(), file_type.value
+    with run.database.session() as connect, run.progress.watch(run.log) as watcher:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [table])
+        pages = walk_rows(connect, schema, Selection(table, ids=ids), page_rows=config.page_rows)
+        records = Records(
+            connect,
+            schema,
+            store=run.store,
+            about=run.about,
+            prefix=destination.settings.prefix,
+            warn=run.log.warning,
+        )
+        with Extras(connect, schema, table, ids) as extras:
+            counts = audit(
+                covering_batches(pages, ids, Marks(privacy=Privacy(config.privacy))),
+                source,
+                destination,
+                path,
+                settings,
+                knowledge=records.known,
+                extras=extras.among,
+                folders=_FOLDERS,
+                about=run.about.metadata(),
+                stop=threading.Event(),
+                on_progress=lambda so_far: watcher.told(
+                    f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
+                ),
+            )
+    told = _report(run, file_type, ids, path, counts, settings, started)
+    work_folder.remove_work_folder(run.instance, run.run_id)
+    line = f"{told.summary}; {counts.list_requests:,} list requests, in {told.seconds:.1f} s"
+    run.log.info(line)
+    return told
+
+
+def _report(  # noqa: PLR0917  (what one verification knows, and no more)
+    run: RunContext,
+    file_type: FileType,
+    ids: IdRange,
+    path: Path,
+    counts: AuditCounts,
+    settings: AuditSettings,
+    started: float,
+) -> VerificationReport:
+    """Keep the findings, and say what they show."""
+    wrong = _look_at_source(run, file_type, counts)
+    unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
+    lines = first_findings(path, unwanted)
+    total = sum(counts.findings[finding] for finding in unwanted)
+    location = ""
+    if wrong is None:
+        # What a wrong source lacks is not lost, and nobody shall read that it was.
+        location = run.store.write(path, verification_of(file_type), range_key(ids), run.run_id)
+    return VerificationReport(
+        counts=counts,
+        settings=settings,
+        table=findings_table(lines, total, "Everything is as it must be."),
+        location=location,
+        seconds=time.monotonic() - started,
+        wrong_source=wrong,
+    )
+
+
+def _look_at_source(run: RunContext, file_type: FileType, counts: AuditCounts) -> StorageError | None:
+    """Return the error that ends a verification whose source is not the one that the rows speak of, as a sync's."""
+    source, destination = run.source, run.destination
+
+    def look() -> Witnesses:
+        with run.database.session() as connect:
+            return look_for_originals(connect, source, destination, {file_type.value})
+
+    lacking = counts.only_at_destination + counts.findings[Finding.MISSING]
+    return wrong_source(lacking, counts.wanted, look, (source, destination), run.log.warning, once=True)
