@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.5
 
 
-class PoolStoppedError(Exception):
+class Stopped(Exception):  # noqa: N818  (no error: somebody wanted it)
     """The work was stopped from outside."""
 
 
@@ -26,7 +26,7 @@ class Pool:
 
     Args:
         threads: How many.
-        stop: Set from outside, it ends everything with `PoolStoppedError`.
+        stop: Set from outside, it ends everything with `Stopped`.
         tick: Called about twice a second while waiting.
     """
 
@@ -47,7 +47,7 @@ class Pool:
         """Return a function's results, in the order of its arguments.
 
         Raises:
-            PoolStoppedError: Stopped from outside.
+            Stopped: Stopped from outside.
             Exception: The first that the function raised; nothing further is begun.
         """
         futures = [self._threads.submit(self._run, function, thing) for thing in things]
@@ -60,11 +60,11 @@ class Pool:
                 self.halt.set()
                 failed.result()
             if self._stop.is_set():
-                raise PoolStoppedError
+                raise Stopped
             self._tick()
         return [future.result() for future in futures]
 
     def _run(self, function: Callable[[_Thing], _Result], thing: _Thing) -> _Result:
         if self.halt.is_set():
-            raise PoolStoppedError
+            raise Stopped
         return function(thing)

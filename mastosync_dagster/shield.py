@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-def undisturbed(work: Callable[[], _Result], on_interrupt: Callable[[BaseException], None]) -> _Result:
+def run_shielded(work: Callable[[], _Result], on_interrupt: Callable[[BaseException], None]) -> _Result:
     """Do something in a thread of its own, to its end, and wait for it.
 
     Handlers of signals raise in the main thread, at every signal: they interrupt the wait here, and never the work.
@@ -41,7 +41,7 @@ def undisturbed(work: Callable[[], _Result], on_interrupt: Callable[[BaseExcepti
     while not done.is_set():
         try:
             if not claimed.locked():
-                threading.Thread(target=run, name="undisturbed", daemon=True).start()
+                threading.Thread(target=run, name="run_shielded", daemon=True).start()
             done.wait()
         except RuntimeError:  # noqa: PERF203  (no thread can be started)
             raise

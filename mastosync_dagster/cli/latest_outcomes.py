@@ -292,10 +292,10 @@ class _Rest:
         names, ids = _attachments(batch), batch.column("row_id")
         newest = pa.array([False] * batch.num_rows, pa.bool_())
         for attachment in set(names):
-            about = pa.array([name == attachment for name in names], pa.bool_())
-            about = pc.and_(about, pc.invert(pc.is_in(ids, value_set=self._known[attachment])))
-            self._new[attachment].append(ids.filter(about))
-            newest = pc.or_(newest, about)
+            origin = pa.array([name == attachment for name in names], pa.bool_())
+            origin = pc.and_(origin, pc.invert(pc.is_in(ids, value_set=self._known[attachment])))
+            self._new[attachment].append(ids.filter(origin))
+            newest = pc.or_(newest, origin)
         return batch.filter(newest)
 
     def end_manifest(self) -> None:

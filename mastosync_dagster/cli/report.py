@@ -22,7 +22,7 @@ from mastosync_dagster.refetch.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.runs.history import place_of
-from mastosync_dagster.runs.manifests import About, Damaged, manifest_store
+from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +61,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()
     store = manifest_store(instance, destination)
-    about = About(place_of(destination), acls=destination.settings().has_acls)
+    origin = ManifestOrigin(place_of(destination), acls=destination.settings().has_acls)
     totals: dict[str, Totals] = {}
     with contextlib.ExitStack() as stack:
         forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
@@ -73,7 +73,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
                 for remedy in remedies.of(file_type.value, lines):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
-            doubts = in_doubt(store, about, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
+            doubts = in_doubt(store, origin, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
             inventory.totals.in_doubt.update(open_objects(doubts))
         printer.end(totals)
 

@@ -15,7 +15,7 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects
 from mastosync_dagster.runs.history import DATABASE_BYTES, believable, place_of, range_reads
-from mastosync_dagster.runs.manifests import About, Damaged, manifest_store
+from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import known_now
 
@@ -85,11 +85,11 @@ def statuses(
         DatabaseReadError: As `table_size`, and its other errors.
         ManifestStoreError: What is in doubt cannot be read.
     """
-    about = About(place_of(destination), acls=destination.settings().has_acls)
+    origin = ManifestOrigin(place_of(destination), acls=destination.settings().has_acls)
     store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
     with database.session() as connect:
         return [
-            _status(instance, connect, about.place, file_type, in_doubt(store, about, file_type.value, damaged))
+            _status(instance, connect, origin.place, file_type, in_doubt(store, origin, file_type.value, damaged))
             for file_type in file_types
         ]
 

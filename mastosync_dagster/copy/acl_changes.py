@@ -30,7 +30,7 @@ NOT_BEGUN = "the run was stopped before"
 
 
 @dataclass(frozen=True)
-class TurnCounts:
+class AclCounts:
     """What setting ACLs came to.
 
     Attributes:
@@ -52,7 +52,7 @@ def turn(
     stop: threading.Event,
     refused: StorageError | None = None,
     on_line: Callable[[ManifestLine], None] | None = None,
-) -> TurnCounts:
+) -> AclCounts:
     """Set the ACLs that a plan asks for: ``to_turn.arrow`` to ``turned.parquet`` (see `planfile`).
 
     Every line of the plan gets exactly one line there, also when it is stopped or fails.
@@ -67,7 +67,7 @@ def turn(
 
     Raises:
         OSError: The folder is not readable or writable.
-        PoolStoppedError: ``stop`` was set.
+        Stopped: ``stop`` was set.
         BaseException: Whatever interrupts the calling thread.
     """
     with ManifestWriter(folder / TURNED) as writer:
@@ -83,7 +83,7 @@ def turn(
             turner.write_rest(lines)
     if interrupt is not None:
         raise interrupt
-    return TurnCounts(turner.turned, turner.failed, turner.stopped)
+    return AclCounts(turner.turned, turner.failed, turner.stopped)
 
 
 class _Turner:

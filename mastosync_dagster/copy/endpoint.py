@@ -51,7 +51,7 @@ class EndpointError(Aside):
 
 
 @dataclass(frozen=True, slots=True)
-class Persistence:
+class RetryLimits:
     """How long a request is repeated.
 
     Attributes:
@@ -92,7 +92,7 @@ class Endpoint:
         storage: Storage,
         loop: Loop,
         window: Window,
-        persistence: Persistence,
+        persistence: RetryLimits,
         *,
         requests: float | None = None,
         bytes_: float | None = None,
@@ -136,7 +136,7 @@ class Endpoint:
         Raises:
             EndpointError: It failed for good, or too often.
         """
-        trouble: Trouble | None = None
+        trouble: RetryState | None = None
         while True:
             window = self.window
             epoch = window.epoch
@@ -148,7 +148,7 @@ class Endpoint:
                 raise
             except Exception as problem:
                 error = self.storage.error(problem, key)
-                trouble = trouble or Trouble(self)
+                trouble = trouble or RetryState(self)
                 if not await trouble.pause(error, epoch):
                     raise EndpointError(self, error) from problem
                 continue
@@ -214,7 +214,7 @@ class Endpoint:
         return True
 
 
-class Trouble:
+class RetryState:
     """The failures of one request so far."""
 
     __slots__ = ("_endpoint", "_failures", "_started")

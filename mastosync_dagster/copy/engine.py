@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.copy.endpoint import Endpoint, Persistence
+from mastosync_dagster.copy.endpoint import Endpoint, RetryLimits
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
 from mastosync_dagster.copy.limits import MemoryBudget, Window
@@ -30,7 +30,7 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.shield import undisturbed
+from mastosync_dagster.shield import run_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,7 +255,7 @@ class _Run:
             self._watch(on_progress, stop)
         except BaseException as error:  # noqa: BLE001  (raised again when the result is written)
             interrupts.append(error)
-        undisturbed(self._finish, interrupted)
+        run_shielded(self._finish, interrupted)
         if interrupts:
             raise interrupts[0]
         if self._crash is not None:
@@ -288,7 +288,7 @@ class _Run:
     def _copier(self) -> ObjectCopier | None:
         """Open both sides; None where that fails."""
         settings, loop = self._settings, self._loop
-        persistence = Persistence(settings.max_attempts, settings.backoff_seconds, settings.patience_seconds)
+        persistence = RetryLimits(settings.max_attempts, settings.backoff_seconds, settings.patience_seconds)
         limits = (
             (settings.source_requests_per_second, settings.source_bytes_per_second),
             (settings.destination_requests_per_second, settings.destination_bytes_per_second),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mastosync_dagster.copy.endpoint import EndpointError, Trouble
+from mastosync_dagster.copy.endpoint import EndpointError, RetryState
 from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, look_at
 from mastosync_dagster.copy.pipe import READ_AHEAD
 from mastosync_dagster.copy.reading import Reading, SideError
@@ -80,7 +80,7 @@ class LargeObjects:
             EndpointError: A side failed for good. Nothing was published.
         """
         readings: list[str] = []
-        troubles: dict[Endpoint, Trouble] = {}
+        troubles: dict[Endpoint, RetryState] = {}
         room = part_size_for(size or 0)
         while True:
             epochs = {side: side.window.epoch for side in (self._source, self._destination)}
@@ -94,7 +94,7 @@ class LargeObjects:
                 room = needed.size
             except SideError as failed:
                 side = failed.endpoint
-                trouble = troubles.setdefault(side, Trouble(side))
+                trouble = troubles.setdefault(side, RetryState(side))
                 self._budget.give_back(held)
                 held = 0  # somebody else may have it meanwhile
                 if not await trouble.pause(failed.error, epochs[side]):

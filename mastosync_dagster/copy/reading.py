@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mastosync_dagster.copy.endpoint import EndpointError, Trouble
+from mastosync_dagster.copy.endpoint import EndpointError, RetryState
 from mastosync_dagster.copy.integrity import body_error, look_at
 from mastosync_dagster.copy.pipe import Pipe
 from mastosync_dagster.s3.errors import Aside, StorageError
@@ -128,7 +128,7 @@ class Reading:
 
     async def _read_all(self) -> None:
         source, pipe = self._source, self.pipe
-        trouble: Trouble | None = None
+        trouble: RetryState | None = None
         while True:
             epoch, before = source.window.epoch, pipe.received
             await source.permit()
@@ -145,7 +145,7 @@ class Reading:
                     error.retryable = True
                     raise SideError(source, error) from problem
                 if trouble is None or pipe.received > before:
-                    trouble = Trouble(source)
+                    trouble = RetryState(source)
                 if not await trouble.pause(error, epoch):
                     raise EndpointError(source, error) from problem
                 if self._begun and self.etag is None:

@@ -14,7 +14,7 @@ from mastosync_dagster.s3.storage import LARGEST
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster.s3.headers import Attributes
 
@@ -41,7 +41,7 @@ def list_keys(server: S3Server, bucket: str) -> frozenset[str]:
     return frozenset(entry["Key"] for page in pages for entry in page.get("Contents", ()))
 
 
-def compare(server: S3Server, bucket: str, expected: Iterable[ExpectedObject], *, key_prefix: str = "") -> Comparison:
+def compare(server: S3Server, bucket: str, expected: Iterable[GeneratedObject], *, key_prefix: str = "") -> Comparison:
     """Hold a bucket against what it must contain: these objects and no other.
 
     Args:
@@ -70,7 +70,7 @@ def compare(server: S3Server, bucket: str, expected: Iterable[ExpectedObject], *
     )
 
 
-def _differences(key: str, wanted: ExpectedObject, body: bytes, attributes: Attributes) -> str | None:
+def _differences(key: str, wanted: GeneratedObject, body: bytes, attributes: Attributes) -> str | None:
     headers = dict(attributes.headers)
     is_and_must_be = {
         "size": (len(body), wanted.size),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.expected.privacy import Marks
+from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
-from mastosync_dagster.plan.items import Batch, Item
+from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.s3.listing import KeyRange
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def batches(
     pages: Iterable[RowPage],
     changes: Changes | None = None,
     sizes: Sizes | None = None,
-    marks: Marks | None = None,
+    marks: KnownState | None = None,
 ) -> Iterator[Batch]:
     """Yield one batch per page of rows: the objects its rows stand for, and the key ranges that hold them.
 
@@ -72,7 +72,7 @@ def batches(
         sizes: Told the size of each object.
         marks: What is known beyond the rows; None: nothing.
     """
-    sizes, marks = sizes or Sizes(), marks or Marks()
+    sizes, marks = sizes or Sizes(), marks or KnownState()
     for page in pages:
         items = tuple(item for row in page.rows for item in items_of(page.table, row, marks, sizes, changes))
         asked = len(page.rows) if changes is None else len({item.row_id for item in items if not item.new})
@@ -86,8 +86,8 @@ def key_ranges(table: str, lo: int, hi: int) -> tuple[KeyRange, ...]:
 
 
 def items_of(
-    table: str, row: Mapping[str, object], marks: Marks, sizes: Sizes, changes: Changes | None = None
-) -> Iterator[Item]:
+    table: str, row: Mapping[str, object], marks: KnownState, sizes: Sizes, changes: Changes | None = None
+) -> Iterator[ExpectedObject]:
     """Yield the objects of a row.
 
     Args:
@@ -106,7 +106,7 @@ def items_of(
         sizes.bytes += stored.size or 0
         # In the order of the fields: with their names it takes twice as long, and this is done for each object. Both
         # sets of keys are empty but after a verification that has found something.
-        yield Item(
+        yield ExpectedObject(
             stored.key,
             stored.candidates,
             table,

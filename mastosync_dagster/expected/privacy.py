@@ -30,7 +30,7 @@ class Privacy(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class KnownState:
     """What is known of rows and objects beyond what the rows say of themselves.
 
     Attributes:

@@ -11,16 +11,16 @@ from mastosync_dagster.plan.items import Batch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mastosync_dagster.expected.privacy import Marks
+    from mastosync_dagster.expected.privacy import KnownState
     from mastosync_dagster.mastodon import IdRange, RowPage
-    from mastosync_dagster.plan.items import Item
+    from mastosync_dagster.plan.items import ExpectedObject
 
 _BATCH_ITEMS = 10_000
 """Wanted objects of a batch: so many that the folders that hold few of them cost little in comparison."""
 
 
 def covering_batches(
-    pages: Iterable[RowPage], ids: IdRange, marks: Marks, *, batch_items: int = _BATCH_ITEMS
+    pages: Iterable[RowPage], ids: IdRange, marks: KnownState, *, batch_items: int = _BATCH_ITEMS
 ) -> Iterator[Batch]:
     """Yield the objects of an ID range's rows, and key ranges that together hold every key of its ids.
 
@@ -54,8 +54,8 @@ class _Open:
         last: The last id so far; None: none yet.
     """
 
-    def __init__(self, ids: IdRange, marks: Marks) -> None:
-        self.items: list[Item] = []
+    def __init__(self, ids: IdRange, marks: KnownState) -> None:
+        self.items: list[ExpectedObject] = []
         self.last: int | None = None
         self._table = ""
         self._rows = 0

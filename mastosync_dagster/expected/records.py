@@ -16,7 +16,7 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.history import SYNC_CHANGES
-from mastosync_dagster.runs.manifests import About, RunTimes
+from mastosync_dagster.runs.manifests import ManifestOrigin, RunTimes
 from mastosync_dagster.s3.errors import StorageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Records:
         connect: Opens a connection.
         schema: What the database has.
         store: Where the manifests are.
-        about: The destination; manifests of others say nothing about it.
+        origin: The destination; manifests of others say nothing about it.
         prefix: The destination's key prefix.
         warn: Takes a warning: manifests that cannot be read are done without.
     """
@@ -51,14 +51,14 @@ class Records:
         schema: Schema,
         *,
         store: ManifestStore,
-        about: About,
+        origin: ManifestOrigin,
         prefix: str,
         warn: Callable[[str], object],
     ) -> None:
         self._connect = connect
         self._schema = schema
         self._store = store
-        self._about = about
+        self._origin = origin
         self._prefix = prefix
         self._warn = warn
         self._told: set[str] = set()
@@ -127,7 +127,7 @@ class Records:
         try:
             with self._store.file(manifest) as path, FORMAT.open(path) as file:
                 metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
-                if not self._about.is_place_of(metadata):
+                if not self._origin.is_place_of(metadata):
                     return {}
                 reading = RunTimes.of(metadata, manifest.written)
                 for batch in FORMAT.batches(file, path, lines=_BATCH_LINES, columns=_COLUMNS):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.plan.decisions import Known, Record, Row
     from mastosync_dagster.plan.equality import Equality, Etags
-    from mastosync_dagster.plan.items import Item
+    from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
 MOST = 10_000
@@ -38,7 +38,7 @@ class Differing(NamedTuple):
         digests: MD5s of both bodies in hex, source first, where they were read; None: the ETags are all there is.
     """
 
-    item: Item
+    item: ExpectedObject
     target: str
     found: ListedObject
     there: ListedObject

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.listing import KeyRange
 
 
-class Item(NamedTuple):
+class ExpectedObject(NamedTuple):
     """One object wanted at the destination. Keys are relative to each side's key prefix.
 
     A tuple, since a run makes one for each object: a frozen dataclass of as many fields takes three times as long.
@@ -64,7 +64,7 @@ class Batch:
             does; None: not known.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[ExpectedObject, ...]
     ranges: tuple[KeyRange, ...] = ()
     rows: int = 0
     owners: tuple[int, int] | None = None

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.pool import Stopped
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mastosync_dagster.plan.items import Item
+    from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
 _POLL_SECONDS = 0.5
@@ -29,12 +30,8 @@ _POLL_SECONDS = 0.5
 _KEYS_OF_A_PAGE = 900
 
 
-class LookupStoppedError(Exception):
-    """Asking was stopped from outside."""
-
-
 @dataclass(slots=True)
-class View:
+class SideListing:
     """What is known of a side's objects, for the keys of one batch.
 
     Attributes:
@@ -51,7 +48,7 @@ class View:
     list_requests: int = 0
     head_requests: int = 0
 
-    def add(self, other: View) -> None:
+    def add(self, other: SideListing) -> None:
         """Take in what another request found."""
         self.objects.update(other.objects)
         self.unknown.update(other.unknown)
@@ -61,7 +58,7 @@ class View:
 
 
 @dataclass(slots=True)
-class Asked:
+class PendingLookup:
     """Questions about one batch that are under way.
 
     Attributes:
@@ -70,32 +67,32 @@ class Asked:
         futures: The requests to each side, source first.
     """
 
-    items: dict[str, Item]
+    items: dict[str, ExpectedObject]
     listed: list[bool]
-    futures: list[list[Future[View]]]
+    futures: list[list[Future[SideListing]]]
 
 
 def _list(
     storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool = False
-) -> View:
+) -> SideListing:
     """List a range and keep what is wanted: a range may hold far more than a batch asks for."""
-    view = View()
+    view = SideListing()
     for page in storage.list_pages(keys, halt):
         view.list_requests += 1
         view.objects.update({entry.key: entry for entry in page if entry.key in wanted})
         if others:
             view.others += [entry for entry in page if entry.key not in wanted]
         if halt.is_set():
-            raise LookupStoppedError
+            raise Stopped
     return view
 
 
-def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
+def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
     """Ask for each key."""
-    view = View()
+    view = SideListing()
     for key in keys:
         if halt.is_set():
-            raise LookupStoppedError
+            raise Stopped
         view.head_requests += 1
         try:
             found = storage.head(key, halt)
@@ -109,13 +106,13 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
     return view
 
 
-def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> View:
+def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
     """Ask for keys until one is found, and then once more for those before it that were denied.
 
     Without the right to list, S3 answers 403 for absent objects: such a key is unknown, and the next one is asked
     for. An answer that did not come in spite of retries ends the row: what follows would be second best.
     """
-    view = View()
+    view = SideListing()
     denied: list[str] = []
     for key in keys:
         view.add(_head(storage, (key,), halt))
@@ -135,7 +132,7 @@ def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) ->
     return view
 
 
-def _unanswered(view: View) -> bool:
+def _unanswered(view: SideListing) -> bool:
     """Tell whether an answer did not come, which is something else than being refused one."""
     return any(error.reason is not Reason.ACCESS_DENIED for error in view.unknown.values())
 
@@ -163,12 +160,12 @@ def split(ranges: Iterable[KeyRange], keys: Iterable[str]) -> list[KeyRange]:
     return pieces
 
 
-def source_keys(item: Item) -> tuple[str, ...]:
+def source_keys(item: ExpectedObject) -> tuple[str, ...]:
     """Return the keys that an item may have at the source, in the order to try."""
     return (item.key, *item.candidates)
 
 
-def destination_keys(item: Item) -> tuple[str, ...]:
+def destination_keys(item: ExpectedObject) -> tuple[str, ...]:
     """Return the keys that an item may get at the destination."""
     return (item.key, *item.candidates) if item.keep_found_key else (item.key,)
 
@@ -181,7 +178,7 @@ class Lookup:
         destination: Where they go.
         listers: Listings in flight at a time.
         heads: HEADs in flight at a time.
-        stop: Set from outside, it ends everything with `LookupStoppedError`.
+        stop: Set from outside, it ends everything with `Stopped`.
         tick: Called about twice a second while waiting.
     """
 
@@ -217,7 +214,9 @@ class Lookup:
         """Whether source and destination may be listed, as far as was seen."""
         return self._may_list[0], self._may_list[1]
 
-    def ask(self, items: dict[str, Item], ranges: Sequence[KeyRange], *, others: bool = False) -> Asked:
+    def ask(
+        self, items: dict[str, ExpectedObject], ranges: Sequence[KeyRange], *, others: bool = False
+    ) -> PendingLookup:
         """Start asking both sides; returns at once. Nobody is asked for new items.
 
         Args:
@@ -239,9 +238,9 @@ class Lookup:
             else self._start_heads(side, items)
             for side in (0, 1)
         ]
-        return Asked(items, listed, futures)
+        return PendingLookup(items, listed, futures)
 
-    def _start_heads(self, side: int, items: dict[str, Item]) -> list[Future[View]]:
+    def _start_heads(self, side: int, items: dict[str, ExpectedObject]) -> list[Future[SideListing]]:
         keys, head = (destination_keys, _head) if side else (source_keys, _head_first)
         return [
             self._head_pool.submit(head, self._sides[side], keys(item), self._halt)
@@ -249,14 +248,14 @@ class Lookup:
             if not item.new
         ]
 
-    def answers(self, asked: Asked) -> tuple[View, View]:
+    def answers(self, asked: PendingLookup) -> tuple[SideListing, SideListing]:
         """Wait for a batch's answers and return what source and destination have.
 
         A side that turns out not to be listable is asked for each object instead.
 
         Raises:
             StorageError: A permanent one, or a listing that failed in spite of retries.
-            LookupStoppedError: Stopped from outside.
+            Stopped: Stopped from outside.
         """
         views = []
         for side in (0, 1):
@@ -271,28 +270,28 @@ class Lookup:
             views.append(view)
         return views[0], views[1]
 
-    def ask_source(self, items: Iterable[Item]) -> View:
+    def ask_source(self, items: Iterable[ExpectedObject]) -> SideListing:
         """Ask the source for each object of some items by HEAD, and wait for the answers. Raises as `answers` does."""
         return self._collect(self._start_heads(0, {item.key: item for item in items}))
 
-    def ask_destination(self, items: Iterable[Item]) -> View:
+    def ask_destination(self, items: Iterable[ExpectedObject]) -> SideListing:
         """Ask the destination in the same way."""
         return self._collect(self._start_heads(1, {item.key: item for item in items}))
 
-    def _collect(self, futures: Sequence[Future[View]]) -> View:
-        view = View()
+    def _collect(self, futures: Sequence[Future[SideListing]]) -> SideListing:
+        view = SideListing()
         for future in self._finished(futures):
             view.add(future.result())
         return view
 
-    def _finished(self, futures: Sequence[Future[View]]) -> Iterator[Future[View]]:
+    def _finished(self, futures: Sequence[Future[SideListing]]) -> Iterator[Future[SideListing]]:
         """Yield futures as they end, the first one with an error at once."""
-        waiting: set[Future[View]] = set(futures)
+        waiting: set[Future[SideListing]] = set(futures)
         while waiting:
             # The interrupt of a run that is terminated is raised here, in the main thread.
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
             yield from sorted(done, key=lambda future: future.exception() is None)
             if self._stop.is_set():
-                raise LookupStoppedError
+                raise Stopped
             if waiting:
                 self._tick()

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.plan.decisions import Decision, Known, Verdict
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
-from mastosync_dagster.plan.lookup import Asked, Lookup, LookupStoppedError, View, destination_keys, source_keys
-from mastosync_dagster.pool import Pool
+from mastosync_dagster.plan.lookup import (
+    Lookup,
+    PendingLookup,
+    SideListing,
+    destination_keys,
+    source_keys,
+)
+from mastosync_dagster.pool import Pool, Stopped
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
@@ -27,11 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from mastosync_dagster.plan.items import Batch, Item
+    from mastosync_dagster.plan.items import Batch, ExpectedObject
     from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
-__all__ = ["LookupStoppedError", "PlanCounts", "make_plan"]
+__all__ = ["PlanCounts", "Stopped", "make_plan"]
 
 _BATCHES_IN_FLIGHT = 2
 _BATCHES_PER_COLLECTION = 8
@@ -127,7 +133,7 @@ def make_plan(
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
-        LookupStoppedError: ``stop`` was set. Nothing is written.
+        Stopped: ``stop`` was set. Nothing is written.
         OSError: The folder is full or not writable.
     """
     limit_malloc_arenas()
@@ -155,12 +161,14 @@ def make_plan(
     return planner.counts
 
 
-def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event) -> Iterator[tuple[Asked, int]]:
+def _asked_ahead(
+    batches: Iterable[Batch], lookup: Lookup, stop: threading.Event
+) -> Iterator[tuple[PendingLookup, int]]:
     """Start asking about a few batches ahead, and yield them in order, each with its number of rows."""
-    ahead: deque[tuple[Asked, int]] = deque()
+    ahead: deque[tuple[PendingLookup, int]] = deque()
     for batch in batches:
         if stop.is_set():
-            raise LookupStoppedError
+            raise Stopped
         items = _by_key(batch.items, ahead[-1][0].items if ahead else {})
         ahead.append((lookup.ask(items, batch.ranges), batch.rows))
         if len(ahead) == _BATCHES_IN_FLIGHT:
@@ -168,9 +176,9 @@ def _asked_ahead(batches: Iterable[Batch], lookup: Lookup, stop: threading.Event
     yield from ahead
 
 
-def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
+def _by_key(items: Iterable[ExpectedObject], before: dict[str, ExpectedObject]) -> dict[str, ExpectedObject]:
     """Return items by key; those that the batch before has already are merged into it."""
-    distinct: dict[str, Item] = {}
+    distinct: dict[str, ExpectedObject] = {}
     for item in items:
         home = before if item.key in before else distinct
         known = home.setdefault(item.key, item)
@@ -179,7 +187,7 @@ def _by_key(items: Iterable[Item], before: dict[str, Item]) -> dict[str, Item]:
     return distinct
 
 
-def _is_wanted(item: Item, destination: View) -> bool:
+def _is_wanted(item: ExpectedObject, destination: SideListing) -> bool:
     """Tell whether it matters that a destination was not seen to have an object."""
     return not item.may_be_absent and destination.objects.keys().isdisjoint(destination_keys(item))
 
@@ -224,7 +232,7 @@ class _Planner:
         self._bytes = 0
         self._private_folders: set[str] = set()
         self._private_missing_folders: set[str] = set()
-        self._undecided: list[tuple[Item, PlannedCopy]] = []
+        self._undecided: list[tuple[ExpectedObject, PlannedCopy]] = []
         self._unturned: list[PlannedCopy] = []
         self._differing: list[Differing] = []
         self._on_progress = on_progress
@@ -237,7 +245,7 @@ class _Planner:
             self._told = now
             self._on_progress(self.counts)
 
-    def decide(self, asked: Asked, rows: int, lookup: Lookup) -> None:
+    def decide(self, asked: PendingLookup, rows: int, lookup: Lookup) -> None:
         """Wait for the answers about a batch, and decide about each of its items."""
         source, destination = lookup.answers(asked)
         items = asked.items.values()
@@ -250,7 +258,7 @@ class _Planner:
             elif not self._decide(item, source, destination, listed=asked.listed):
                 doubtful.append(item)
         named = {item.key for item in doubtful if asked.listed[0] and item.key not in source.objects}
-        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else View()
+        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else SideListing()
         if doubtful and asked.listed[1]:
             destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
         for item in doubtful:
@@ -285,7 +293,7 @@ class _Planner:
                     )
         self._differing.clear()
 
-    def _count(self, objects: int, rows: int, views: tuple[View, ...], lookup: Lookup) -> None:
+    def _count(self, objects: int, rows: int, views: tuple[SideListing, ...], lookup: Lookup) -> None:
         counts = self.counts
         source_listed, destination_listed = lookup.may_list
         self.counts = PlanCounts(
@@ -306,7 +314,9 @@ class _Planner:
             private_missing_folders=frozenset(self._private_missing_folders),
         )
 
-    def _decide(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
+    def _decide(
+        self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
+    ) -> bool:
         """Decide about one item.
 
         Args:
@@ -341,7 +351,9 @@ class _Planner:
             self._copy_found(item, target, found, there)
         return True
 
-    def _decide_absent(self, item: Item, source: View, destination: View, *, listed: Sequence[bool]) -> bool:
+    def _decide_absent(
+        self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
+    ) -> bool:
         """Decide about an item that was seen under none of its keys at the source. Returns as `_decide` does."""
         silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []
         for key in destination_keys(item):
@@ -359,14 +371,14 @@ class _Planner:
         self._say(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
         return True
 
-    def _decide_silent(self, item: Item, keys: list[str], answer: StorageError) -> None:
+    def _decide_silent(self, item: ExpectedObject, keys: list[str], answer: StorageError) -> None:
         """Decide about an item of which the source does not say whether it has it."""
         if answer.reason is not Reason.ACCESS_DENIED:
             self._say(item, item.key, Outcome.FAILED, reason=answer.reason, detail=str(answer))
         else:
             self._leave_to_copy(item, keys)
 
-    def _leave_to_copy(self, item: Item, keys: list[str]) -> None:
+    def _leave_to_copy(self, item: ExpectedObject, keys: list[str]) -> None:
         """Plan an item that nobody has seen: the copy's GET will tell whether it is there."""
         if item.private and not self._take_private and self.access is None:
             self._say(item, item.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
@@ -379,7 +391,7 @@ class _Planner:
 
     def _present(
         self,
-        item: Item,
+        item: ExpectedObject,
         target: str,
         *,
         there: ListedObject,
@@ -405,7 +417,7 @@ class _Planner:
         else:
             self._unturned.append(line)
 
-    def _copy_found(self, item: Item, target: str, found: ListedObject, there: ListedObject | None) -> None:
+    def _copy_found(self, item: ExpectedObject, target: str, found: ListedObject, there: ListedObject | None) -> None:
         """Plan a copy of what the source has, over what the destination has."""
         if item.private and not self._take_private and self.access is None:
             self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
@@ -414,7 +426,7 @@ class _Planner:
 
     def _copy(
         self,
-        item: Item,
+        item: ExpectedObject,
         target: str,
         source_keys: list[str],
         found: ListedObject | None,
@@ -429,7 +441,9 @@ class _Planner:
         else:
             self._write(line)
 
-    def _line(self, item: Item, target: str, source_keys: list[str], seen: ListedObject | None) -> PlannedCopy:
+    def _line(
+        self, item: ExpectedObject, target: str, source_keys: list[str], seen: ListedObject | None
+    ) -> PlannedCopy:
         return PlannedCopy(
             key=target,
             source_key=source_keys[0],
@@ -472,7 +486,7 @@ class _Planner:
 
     def _say(
         self,
-        item: Item,
+        item: ExpectedObject,
         target: str,
         outcome: Outcome,
         *,

@@ -84,7 +84,7 @@ class Deletion:
 
         Raises:
             StorageError: The side refuses, and will go on refusing.
-            PoolStoppedError: ``stop`` was set.
+            Stopped: ``stop`` was set.
             BaseException: Whatever interrupts the calling thread.
         """
         with Pool(_THREADS, stop=stop) as pool:

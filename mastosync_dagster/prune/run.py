@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Extras, WitnessMissingError
-from mastosync_dagster.expected.privacy import Marks
+from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.mastodon import (
     IdRange,
@@ -58,7 +58,7 @@ class Pruning:
         self._ids = ids
         self._job = job
         self._storage = run.destination
-        self._about = run.about.metadata()
+        self._origin = run.origin.metadata()
         self._counts: Counter[Finding] = Counter()
         self._location = ""
         self._failed = 0
@@ -74,7 +74,7 @@ class Pruning:
                 look = RangeLook(read_at=shown_at(connection))
             pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
             with Extras(connect, schema, table, self._ids) as extras:
-                self._look(covering_batches(pages, self._ids, Marks()), extras, look, folder / _CANDIDATES)
+                self._look(covering_batches(pages, self._ids, KnownState()), extras, look, folder / _CANDIDATES)
                 refusal = look.refusal(self._config.max_share)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
@@ -127,7 +127,7 @@ class Pruning:
         self._write(folder, marked)
         self._counts.clear()
         error: BaseException | None = None
-        with FindingWriter(folder / FINDINGS, self._about) as writer:
+        with FindingWriter(folder / FINDINGS, self._origin) as writer:
             lines = _lines(marked)
             while step := list(itertools.islice(lines, _KEYS_A_STEP)):
                 chosen = [line for line in step if line.detail == TO_BE_DELETED]
@@ -184,7 +184,7 @@ class Pruning:
         return line._replace(detail=NOT_ATTEMPTED)
 
     def _write(self, folder: Path, lines: Path) -> None:
-        with FindingWriter(folder / FINDINGS, self._about) as writer:
+        with FindingWriter(folder / FINDINGS, self._origin) as writer:
             for line in _lines(lines):
                 self._counts[line.finding] += 1
                 writer.write(line)

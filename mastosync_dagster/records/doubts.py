@@ -87,8 +87,8 @@ FORMAT = Format(
 class DoubtWriter(LineWriter[DoubtLine]):
     """Writes doubt lines into a Parquet file, as every `LineWriter` does."""
 
-    def __init__(self, path: Path, about: Mapping[str, str]) -> None:
-        super().__init__(path, FORMAT.schema(about))
+    def __init__(self, path: Path, origin: Mapping[str, str]) -> None:
+        super().__init__(path, FORMAT.schema(origin))
 
 
 def read_doubts(path: Path) -> Iterator[list[DoubtLine]]:

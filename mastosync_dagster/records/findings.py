@@ -119,8 +119,8 @@ class FindingWriter(LineWriter[FindingLine]):
     A context manager: the file gets its name when the block ends well, and is removed when it does not.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, str] | None = None) -> None:
-        super().__init__(path, FORMAT.schema(about))
+    def __init__(self, path: Path, origin: Mapping[str, str] | None = None) -> None:
+        super().__init__(path, FORMAT.schema(origin))
 
 
 def read_findings(path: Path) -> Iterator[list[FindingLine]]:

@@ -155,7 +155,7 @@ def line_of(
 
 
 def merge(
-    folder: Path, about: Mapping[str, str] | None = None, *, source_prefix: str = "", destination_prefix: str = ""
+    folder: Path, origin: Mapping[str, str] | None = None, *, source_prefix: str = "", destination_prefix: str = ""
 ) -> Path:
     """Put what plan and copy said, and what came after them, into one file, `MANIFEST`.
 
@@ -166,7 +166,7 @@ def merge(
 
     Args:
         folder: Holds the parts, gets the file.
-        about: What the file's metadata is to say about the run.
+        origin: What the file's metadata is to say about the run.
         source_prefix: The source's key prefix.
         destination_prefix: The destination's key prefix.
 
@@ -175,7 +175,7 @@ def merge(
     """
     merged = folder / MANIFEST
     unfinished = merged.with_name(f".{MANIFEST}")
-    schema = FORMAT.schema(about)
+    schema = FORMAT.schema(origin)
     looked_elsewhere = (folder / REFETCHED).exists()
     with pq.ParquetWriter(str(unfinished), schema, compression="zstd") as writer:
         for name in (DECIDED, COPIED, TURNED, REFETCHED):

@@ -53,14 +53,14 @@ class Format:
     version: int
     columns: tuple[pa.Field[Any], ...]
 
-    def schema(self, about: Mapping[str, str] | None = None) -> pa.Schema:
+    def schema(self, origin: Mapping[str, str] | None = None) -> pa.Schema:
         """Return the schema of a file.
 
         Args:
-            about: What else its metadata says.
+            origin: What else its metadata says.
         """
         metadata: dict[bytes | str, bytes | str] = {self.key: str(self.version)}
-        metadata.update({name.encode(): value for name, value in (about or {}).items()})
+        metadata.update({name.encode(): value for name, value in (origin or {}).items()})
         return pa.schema(self.columns, metadata=metadata)
 
     def open(self, path: Path) -> pq.ParquetFile:

@@ -74,7 +74,7 @@ def refetch_missing(
         DatabaseReadError: The rows could not be read, after all retries.
         NotMastodonError: A table or column does not exist.
         OSError: The folder is not readable or writable.
-        PoolStoppedError: ``stop`` was set.
+        Stopped: ``stop`` was set.
     """
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:

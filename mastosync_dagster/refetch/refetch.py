@@ -107,7 +107,7 @@ def refetch(
 
     Raises:
         OSError: The folder is not readable or writable.
-        PoolStoppedError: ``stop`` was set.
+        Stopped: ``stop`` was set.
         BaseException: Whatever interrupts the calling thread, or ``find`` raises. The result is written all the same.
     """
     started = time.monotonic()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.resources import ensure_different
 from mastosync_dagster.runs.doubts import ListPlace
-from mastosync_dagster.runs.manifests import About, manifest_store
+from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ class RunContext:
         return self.destination.settings.identity
 
     @property
-    def about(self) -> About:
+    def origin(self) -> ManifestOrigin:
         """What manifests say of where their objects are."""
-        return About(self.place, acls=self.destination.settings.has_acls)
+        return ManifestOrigin(self.place, acls=self.destination.settings.has_acls)
 
     @property
     def folder(self) -> Path:
@@ -93,7 +93,7 @@ class RunContext:
     def list_place(self, partition: str) -> ListPlace:
         """Return where the doubt lists of a run over an ID range (or over changed rows) are."""
         prefix = self.destination.settings.prefix
-        return ListPlace(self.store, self.about, prefix, partition, self.run_id, self.folder)
+        return ListPlace(self.store, self.origin, prefix, partition, self.run_id, self.folder)
 
     def ensure_different(self) -> None:
         """Make sure that a copy does not go onto itself.

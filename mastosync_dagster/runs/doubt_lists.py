@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
-    from mastosync_dagster.runs.manifests import About, Damaged
+    from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
 
 _COLUMNS = ("row_id", "part", "why", "nights")
 _SCHEMA = pa.schema([FORMAT.schema().field(name) for name in _COLUMNS])
@@ -120,13 +120,13 @@ class DoubtList:
 
     Args:
         store: Where they are.
-        about: The destination; lists of others say nothing about it.
+        origin: The destination; lists of others say nothing about it.
         table: The table.
     """
 
-    def __init__(self, store: ManifestStore, about: About, table: str) -> None:
+    def __init__(self, store: ManifestStore, origin: ManifestOrigin, table: str) -> None:
         self._store = store
-        self._about = about
+        self._origin = origin
         self._group = GROUP.format(table=table)
 
     def files(self, partitions: Sequence[str] = ()) -> list[StoredManifest]:
@@ -182,7 +182,7 @@ class DoubtList:
     def _batches(self, file: StoredManifest, ids: IdRange | None) -> Iterator[pa.RecordBatch]:
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
 
-        for batch in columns_of(self._store, file, FORMAT, self._about, _COLUMNS, any_acls=True):
+        for batch in columns_of(self._store, file, FORMAT, self._origin, _COLUMNS, any_acls=True):
             found = batch.replace_schema_metadata(None)
             if ids is not None:
                 rows = found.column("row_id")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
-    from mastosync_dagster.runs.manifests import About, Damaged
+    from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
 
 CHANGES = "changes"
 """Stands for the partition where the files of an unpartitioned run lie."""
@@ -52,7 +52,7 @@ class ListPlace:
 
     Attributes:
         store: The store.
-        about: The destination.
+        origin: The destination.
         destination_prefix: Its key prefix.
         partition: The run's ID range, or `CHANGES`.
         run_id: The run.
@@ -60,7 +60,7 @@ class ListPlace:
     """
 
     store: ManifestStore
-    about: About
+    origin: ManifestOrigin
     destination_prefix: str
     partition: str
     run_id: str
@@ -109,7 +109,7 @@ class RunDoubts:
     ) -> None:
         self.table = table
         self._place = place
-        self._list = DoubtList(place.store, place.about, table)
+        self._list = DoubtList(place.store, place.origin, table)
         # Asked before they are read: what a run that is over has left, it does not change any more.
         mine = () if ids is None else (place.partition,)
         over = {file for file in self._list.files(mine) if _is_over(instance, file)}
@@ -121,7 +121,7 @@ class RunDoubts:
 
     def open(self, stack: ExitStack) -> None:
         """Open the file that `keep` writes to, until the stack closes it."""
-        self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), self._place.about.metadata()))
+        self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), self._place.origin.metadata()))
         for line in self._list.lines(self._carried):
             self._ahead.write(line)
 
@@ -160,10 +160,10 @@ def add_to_list(place: ListPlace, table: str, lines: Sequence[DoubtLine], number
         StorageError: The bucket refuses.
     """
     file = place.folder / f"doubts-{table}-{number}.parquet"
-    with DoubtWriter(file, place.about.metadata()) as writer:
+    with DoubtWriter(file, place.origin.metadata()) as writer:
         for line in lines:
             writer.write(line)
-    DoubtList(place.store, place.about, table).publish(file, place.partition, place.run_id, number)
+    DoubtList(place.store, place.origin, table).publish(file, place.partition, place.run_id, number)
 
 
 def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool, is_night: bool) -> Path | None:
@@ -188,7 +188,7 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
     }
     final = place.final(table)
     written: set[tuple[int, str, Doubt]] = set()
-    with DoubtWriter(final, place.about.metadata()) as writer:
+    with DoubtWriter(final, place.origin.metadata()) as writer:
         for line in _left(place, table, manifest, nights, has_acls=has_acls):
             # The list and the manifest speak of the same objects, and so do lists of several runs.
             if line[:3] not in written:
@@ -196,7 +196,7 @@ def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool
                 writer.write(line)
     if writer.lines:
         return final
-    listed = DoubtList(place.store, place.about, table)
+    listed = DoubtList(place.store, place.origin, table)
     listed.remove(file for file in listed.files([place.partition]) if file.run_id == place.run_id)
     return None
 
@@ -250,14 +250,14 @@ def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
     return run.is_finished and state(instance, run) is not RunState.ALIVE
 
 
-def in_doubt(store: ManifestStore, about: About, table: str, damaged: Damaged) -> Doubts:
+def in_doubt(store: ManifestStore, origin: ManifestOrigin, table: str, damaged: Damaged) -> Doubts:
     """Return the doubt list of a table, as all runs have left it.
 
     Raises:
         ManifestStoreError: Lists cannot be read.
         StorageError: The bucket refuses.
     """
-    return DoubtList(store, about, table).read(damaged)[0]
+    return DoubtList(store, origin, table).read(damaged)[0]
 
 
 def open_objects(doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True) -> Counter[Doubt]:

@@ -38,7 +38,7 @@ _BATCH_LINES = 16 * GROUP_LINES
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ManifestOrigin:
     """What a manifest's metadata says of where its objects are.
 
     Attributes:
@@ -138,7 +138,7 @@ def columns_of(
     store: ManifestStore,
     manifest: StoredManifest,
     kind: Format,
-    about: About,
+    origin: ManifestOrigin,
     columns: Sequence[str],
     *,
     any_acls: bool = False,
@@ -149,7 +149,7 @@ def columns_of(
         store: Where it is.
         manifest: Which.
         kind: What it is.
-        about: What its metadata must say.
+        origin: What its metadata must say.
         columns: Which columns.
         any_acls: Also if ACLs were written then and are not now, or the other way round.
 
@@ -159,7 +159,7 @@ def columns_of(
         StorageError: The bucket refuses.
     """
     with store.file(manifest) as path, kind.open(path) as file:
-        if about.is_of(file.schema_arrow.metadata, any_acls=any_acls):
+        if origin.is_of(file.schema_arrow.metadata, any_acls=any_acls):
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
 

@@ -346,7 +346,7 @@ class Client:
             The object's ETag as it came; None where there is none.
         """
         parts = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></Part>"
+            f"<RowWindow><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></RowWindow>"
             for number, etag in enumerate(etags, 1)
         )
         body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</CompleteMultipartUpload>'

@@ -28,7 +28,7 @@ _SECRET_CHARACTERS = 4
 
 
 class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
-    """Something other than a failed request: `Persistence.run` lets it pass."""
+    """Something other than a failed request: `RetryLimits.run` lets it pass."""
 
 
 _MAY_PASS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})

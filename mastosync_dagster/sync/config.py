@@ -13,7 +13,15 @@ from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_privat
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy, known_privacy
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.sync.incremental import LAST, Known, Part, Share, every_row, since_last, since_moment
+from mastosync_dagster.sync.incremental import (
+    LAST,
+    Known,
+    RowWindow,
+    TableSelection,
+    every_row,
+    since_last,
+    since_moment,
+)
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -114,9 +122,9 @@ class ChangesConfig(PlanConfig):
         return names
 
     @property
-    def part(self) -> Part:
+    def part(self) -> RowWindow:
         """Which part of the rows is asked for."""
-        return Part(self.limit, self.offset)
+        return RowWindow(self.limit, self.offset)
 
     @property
     def asked(self) -> list[FileType]:
@@ -125,7 +133,7 @@ class ChangesConfig(PlanConfig):
 
     def shares(
         self, instance: dg.DagsterInstance, place: str, now: datetime, known: Known | None = None
-    ) -> tuple[Share, ...]:
+    ) -> tuple[TableSelection, ...]:
         """Return what to take of each file type.
 
         Args:

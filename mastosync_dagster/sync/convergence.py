@@ -28,9 +28,9 @@ from mastosync_dagster.s3.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mastosync_dagster.expected.privacy import Marks
+    from mastosync_dagster.expected.privacy import KnownState
     from mastosync_dagster.mastodon import Connect, Schema
-    from mastosync_dagster.plan.items import Item
+    from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.runs.doubt_lists import Noted
     from mastosync_dagster.runs.doubts import RunDoubts
     from mastosync_dagster.s3.acl import SourceAccess
@@ -64,7 +64,7 @@ class Rules:
         day: Number of the day, by which the private objects of a large instance take turns.
     """
 
-    marks: Marks
+    marks: KnownState
     has_acls: bool
     copy_private: bool | None
     retry_nights: int
@@ -201,7 +201,7 @@ class Convergence:
                 if there:
                     self._keep(item, Doubt.EXPOSED)
 
-    def _is_there(self, item: Item, halt: threading.Event) -> bool:
+    def _is_there(self, item: ExpectedObject, halt: threading.Event) -> bool:
         storage = self._destination
         for key in destination_keys(item):
             with contextlib.suppress(StorageError):
@@ -224,7 +224,7 @@ class Convergence:
         }
         return known if len(known) > _ALL_AT_ONCE else set()
 
-    def _is_later(self, item: Item) -> bool:
+    def _is_later(self, item: ExpectedObject) -> bool:
         """Tell whether the turn of an object comes in another night."""
         return item.row_id % _NIGHTS_OF_A_ROUND != self._rules.day % _NIGHTS_OF_A_ROUND
 
@@ -249,8 +249,8 @@ class Convergence:
                     yield self._batch(batch)
 
     def _to_look_at(
-        self, listed: Sequence[tuple[Noted, Item]], rows: Mapping[int, Mapping[str, object]]
-    ) -> Iterator[Item]:
+        self, listed: Sequence[tuple[Noted, ExpectedObject]], rows: Mapping[int, Mapping[str, object]]
+    ) -> Iterator[ExpectedObject]:
         """Yield the objects of which both storages are asked, and keep their lines."""
         for noted, item in listed:
             why = noted.nights.keys() & _TO_LOOK_AT
@@ -276,7 +276,9 @@ class Convergence:
         # As long as nobody has said that they may be skipped, each run says it anew.
         return not rules.has_acls and rules.copy_private is False and rules.marks.is_private(row)
 
-    def _no_longer_private(self, listed: Sequence[tuple[Noted, Item]], pool: Pool) -> Iterator[Item]:
+    def _no_longer_private(
+        self, listed: Sequence[tuple[Noted, ExpectedObject]], pool: Pool
+    ) -> Iterator[ExpectedObject]:
         """Ask for the objects that were private and whose rows are not; yield those that still are."""
         remembered = [item for noted, item in listed if Doubt.PRIVATE in noted.nights]
         # Without ACLs, for a night or for ever, nobody can be asked.
@@ -294,17 +296,17 @@ class Convergence:
                 self._planned.add(item.key)
                 yield item._replace(turn=True)
 
-    def _is_asked_for_by_row(self, item: Item) -> bool:
+    def _is_asked_for_by_row(self, item: ExpectedObject) -> bool:
         """Tell whether an object is asked for because its row is private: this night, or the next."""
         return self._asks_for_private and item.private
 
     # --- both --------------------------------------------------------------------------------------------------
 
-    def _items(self, rows: Iterable[Mapping[str, object]]) -> Iterator[Item]:
+    def _items(self, rows: Iterable[Mapping[str, object]]) -> Iterator[ExpectedObject]:
         for row in rows:
             yield from items_of(self._table, row, self._rules.marks, Sizes())
 
-    def _with_privacy(self, items: Sequence[Item], pool: Pool) -> list[Item]:
+    def _with_privacy(self, items: Sequence[ExpectedObject], pool: Pool) -> list[ExpectedObject]:
         """Return items as private as they must be: by the source, where that is to say so."""
         if self._source is None or not items:
             return list(items)
@@ -314,13 +316,13 @@ class Convergence:
             item if each is None else item._replace(private=each) for item, each in zip(items, private, strict=True)
         ]
 
-    def _ask(self, items: Sequence[Item], pool: Pool) -> list[_Answer]:
+    def _ask(self, items: Sequence[ExpectedObject], pool: Pool) -> list[_Answer]:
         answers = pool.map(partial(self._answer, halt=pool.halt), items)
         self.counts.acls += len(items)
         self.counts.wrong += sum(answer is _Answer.OPEN for answer in answers)
         return answers
 
-    def _answer(self, item: Item, halt: threading.Event) -> _Answer:
+    def _answer(self, item: ExpectedObject, halt: threading.Event) -> _Answer:
         if self._silent:
             return _Answer.OPEN
         for key in destination_keys(item):
@@ -336,11 +338,11 @@ class Convergence:
             return _Answer.RIGHT if right else _Answer.OPEN
         return _Answer.ABSENT
 
-    def _keep(self, item: Item, why: Doubt, nights: int = 0) -> None:
+    def _keep(self, item: ExpectedObject, why: Doubt, nights: int = 0) -> None:
         key = self._destination.full_key(item.key)
         self._list.keep(DoubtLine(item.row_id, item.part, why, nights, key))
 
-    def _batch(self, items: Sequence[Item]) -> Batch:
+    def _batch(self, items: Sequence[ExpectedObject]) -> Batch:
         """Return objects to be asked for one by one, since they lie scattered."""
         self._planned.update(item.key for item in items)
         return Batch(items=tuple(items), ranges=(), rows=0)

@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 
-from mastosync_dagster.copy.acl_changes import TurnCounts, turn
+from mastosync_dagster.copy.acl_changes import AclCounts, turn
 from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.privacy import Privacy
@@ -25,7 +25,7 @@ from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.progress import Watcher
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import prove_private
-from mastosync_dagster.shield import undisturbed
+from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.config import CopyConfig
 from mastosync_dagster.sync.models import Copied, Planned
 from mastosync_dagster.sync.plan_step import make_run_plan
@@ -50,7 +50,7 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
         # Terminated, or worse: what was done must be looked up all the same.
         try:
             # Nor may a further signal end this: nobody would learn what had become of the objects.
-            undisturbed(lambda: publish(run, planned, Passed(), went_through=False), lambda _: None)
+            run_shielded(lambda: publish(run, planned, Passed(), went_through=False), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not take the place of what ended the run)
             run.log.warning(f"what was done until here could not be put on record: {plain(str(problem))}")
         raise
@@ -66,7 +66,7 @@ def _carry_out(
     config: CopyConfig,
     watcher: Watcher,
     watch: PrivacyWatch | None,
-) -> tuple[TurnCounts, CopyCounts]:
+) -> tuple[AclCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. What ends the first leaves the copies not attempted."""
     source, destination, stop = run.source, run.destination, threading.Event()
     folder, settings = run.folder, config.copy_settings()
@@ -77,7 +77,7 @@ def _carry_out(
             watch.tick()
 
     interrupt: BaseException | None = None
-    turned = TurnCounts()
+    turned = AclCounts()
     try:
         refused = _try_probes(run, planned, refetch=config.refetch)
         # First of all: what is private now must not stay readable while other objects are copied.

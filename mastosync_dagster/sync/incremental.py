@@ -23,7 +23,7 @@ LAST = "last"
 
 
 @dataclass(frozen=True)
-class Claim:
+class WatermarkClaim:
     """What the success of a run says of a table: the watermark moves to the moment at which the run read the database.
 
     Attributes:
@@ -38,7 +38,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Share:
+class TableSelection:
     """What a run takes of one file type.
 
     Attributes:
@@ -48,12 +48,12 @@ class Share:
     """
 
     selection: Selection
-    claim: Claim | None
+    claim: WatermarkClaim | None
     why: str
 
 
 @dataclass(frozen=True)
-class Part:
+class RowWindow:
     """Which part of the rows an admin asks for.
 
     Attributes:
@@ -120,7 +120,7 @@ def known_now(
     return replace(known, restored=frozenset(restored))
 
 
-def every_row(file_type: FileType, part: Part, why: str = "") -> Share:
+def every_row(file_type: FileType, part: RowWindow, why: str = "") -> TableSelection:
     """Return the share of a run over all rows.
 
     Args:
@@ -129,14 +129,14 @@ def every_row(file_type: FileType, part: Part, why: str = "") -> Share:
         why: The reason, if it is not that an admin wants them.
     """
     table = file_type.value
-    return Share(
+    return TableSelection(
         selection=Selection(table, limit=part.limit, offset=part.offset),
-        claim=Claim(table, every_row=True) if part.is_whole else None,
+        claim=WatermarkClaim(table, every_row=True) if part.is_whole else None,
         why=f"{table}: every row{why and f' ({why})'}",
     )
 
 
-def since_moment(history: Known, file_type: FileType, part: Part, moment: datetime) -> Share:
+def since_moment(history: Known, file_type: FileType, part: RowWindow, moment: datetime) -> TableSelection:
     """Return the share of a run over the rows changed since a moment that an admin names.
 
     Args:
@@ -149,14 +149,14 @@ def since_moment(history: Known, file_type: FileType, part: Part, moment: dateti
     known = history.watermark(file_type)
     # Begun after the watermark, it would leave a gap behind; of a table that was restored every row is wanted.
     joins = part.is_whole and known is not None and moment <= known.moment and file_type not in history.restored
-    return Share(
+    return TableSelection(
         selection=Selection(table, changed_since=moment - OVERLAP, limit=part.limit, offset=part.offset),
         claim=_joined(known, table, moment) if joins and known is not None else None,
         why=f"{table}: rows changed since {_text(moment)}, less {_MINUTES} minutes",
     )
 
 
-def since_last(history: Known, file_type: FileType, part: Part, now: datetime) -> Share:
+def since_last(history: Known, file_type: FileType, part: RowWindow, now: datetime) -> TableSelection:
     """Return the share of a run that goes on where the last incremental run of the file type ended.
 
     The first one goes on where the ID ranges ended: from the earliest read of those that are materialized. It takes
@@ -187,7 +187,7 @@ def since_last(history: Known, file_type: FileType, part: Part, now: datetime) -
         return every_row(file_type, part)
     begin = min(reads, default=now)
     why = "the earliest read of its ranges" if reads else "now, for none of its ranges is materialized"
-    claim = Claim(table, every_row=False, covered_since=begin)
+    claim = WatermarkClaim(table, every_row=False, covered_since=begin)
     return _share(part, table, begin, why, claim=claim, all_above=max(ids.hi for ids in ranges))
 
 
@@ -196,16 +196,16 @@ _MINUTES = round(OVERLAP.total_seconds() / 60)
 
 
 def _share(
-    part: Part,
+    part: RowWindow,
     table: str,
     begin: datetime,
     why: str,
     *,
-    claim: Claim,
+    claim: WatermarkClaim,
     all_above: int | None = None,
-) -> Share:
+) -> TableSelection:
     tail = "" if all_above is None else f", and all above id {all_above}"
-    return Share(
+    return TableSelection(
         selection=Selection(
             table, changed_since=begin - OVERLAP, all_above=all_above, limit=part.limit, offset=part.offset
         ),
@@ -214,9 +214,9 @@ def _share(
     )
 
 
-def _joined(known: Watermark, table: str, begin: datetime) -> Claim:
+def _joined(known: Watermark, table: str, begin: datetime) -> WatermarkClaim:
     """Return the claim of a run that begins not after the watermark."""
-    return Claim(table, every_row=known.every_row, covered_since=min(known.covered_since, begin))
+    return WatermarkClaim(table, every_row=known.every_row, covered_since=min(known.covered_since, begin))
 
 
 def _text(moment: datetime) -> str:

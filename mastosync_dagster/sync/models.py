@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-from mastosync_dagster.copy.acl_changes import TurnCounts
+from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts
 from mastosync_dagster.mastodon import (
     NewestRow,
@@ -18,7 +18,7 @@ from mastosync_dagster.runs.manifests import Passed, RunTimes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import CopyConfig, PlanConfig
-from mastosync_dagster.sync.incremental import Claim
+from mastosync_dagster.sync.incremental import WatermarkClaim
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Scope:
     name: str
     partition: str
     selections: tuple[Selection, ...]
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[WatermarkClaim, ...] = ()
     place: str = ""
 
     @property
@@ -117,7 +117,7 @@ class Copied:
     planned: Planned
     config: CopyConfig
     counts: CopyCounts
-    turned: TurnCounts
+    turned: AclCounts
     refetched: RefetchCounts
     wrong_source: StorageError | None = None
 

@@ -13,7 +13,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  (a class
 
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.expected.objects import Changes, Sizes, batches
-from mastosync_dagster.expected.privacy import Marks, Privacy
+from mastosync_dagster.expected.privacy import KnownState, Privacy
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import hidden_source
 from mastosync_dagster.mastodon import (
@@ -190,7 +190,7 @@ def _records(run: RunContext, begun: Begun, connect: Connect) -> Records:
         connect,
         begun.schema,
         store=run.store,
-        about=run.about,
+        origin=run.origin,
         prefix=run.destination.settings.prefix,
         warn=run.log.warning,
     )
@@ -256,7 +256,7 @@ def _doubts(run: RunContext, scope: Scope, selection: Selection) -> RunDoubts:
     )
 
 
-def _rules(run: RunContext, table: str, config: PlanConfig, marks: Marks, read_at: datetime) -> Rules:
+def _rules(run: RunContext, table: str, config: PlanConfig, marks: KnownState, read_at: datetime) -> Rules:
     return Rules(
         marks=marks,
         has_acls=run.destination.settings.has_acls,
@@ -289,20 +289,20 @@ def _marks(
     scope: Scope,
     config: PlanConfig,
     lists: Sequence[RunDoubts],
-) -> Marks:
+) -> KnownState:
     """Return what is known of the rows and objects that a run is about."""
     found = Repairs()
     if scope.partition != CHANGES:
         found = repairs(
             run.store,
-            run.about,
+            run.origin,
             run.destination.settings.prefix,
             FileType(scope.name),
             scope.partition,
             damaged=Damaged(run.log.warning),
         )
     doubtful = {listed.table: listed.doubts for listed in lists}
-    return Marks(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, turn=found.turn)
+    return KnownState(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, turn=found.turn)
 
 
 def _changes(

@@ -21,7 +21,7 @@ def publish(
     """Put the manifest where it stays, and remove the run's folder."""
     merged = merge(
         run.folder,
-        {**run.about.metadata(), **planned.times.metadata(), **gone_through.metadata()},
+        {**run.origin.metadata(), **planned.times.metadata(), **gone_through.metadata()},
         source_prefix=run.source.settings.prefix,
         destination_prefix=run.destination.settings.prefix,
     )

@@ -3,7 +3,7 @@
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.manifests import Passed
-from mastosync_dagster.shield import undisturbed
+from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.sync.events import RunReport
 from mastosync_dagster.sync.models import Copied
@@ -20,7 +20,7 @@ def finish(run: RunContext, copied: Copied, web: FetchSettings) -> RunReport:
     # What it has not come to may be another tool's as well.
     partial = copied.stopped is not None or scope.is_cut
     gone_through = Passed() if partial else scope.tables
-    summary, location = undisturbed(
+    summary, location = run_shielded(
         lambda: publish(run, copied.planned, gone_through, went_through=copied.stopped is None),
         interrupts.append,
     )

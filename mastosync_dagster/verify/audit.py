@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Decision, Verdict
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
-from mastosync_dagster.plan.lookup import Lookup, View, destination_keys, source_keys
+from mastosync_dagster.plan.lookup import Lookup, SideListing, destination_keys, source_keys
 from mastosync_dagster.plan.unwanted import Top, look_at_top, unwanted_line
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.plan.decisions import Known
-    from mastosync_dagster.plan.items import Batch, Item
-    from mastosync_dagster.plan.lookup import Asked
+    from mastosync_dagster.plan.items import Batch, ExpectedObject
+    from mastosync_dagster.plan.lookup import PendingLookup
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
 __all__ = ["AuditCounts", "AuditSettings", "Depth", "audit"]
@@ -97,7 +97,7 @@ def audit(
     *,
     extras: Callable[[Sequence[str], tuple[int, int] | None], Mapping[str, str | None]],
     folders: Mapping[str, Collection[str]],
-    about: Mapping[str, str],
+    origin: Mapping[str, str],
     stop: threading.Event,
     on_progress: Callable[[AuditCounts], None],
     knowledge: Callable[[Sequence[Differing]], Sequence[Known]] | None = None,
@@ -114,19 +114,19 @@ def audit(
             that are theirs and that nobody wants, each with a remark.
         folders: A folder of both sides (ends with ``/``; empty: the top) to the folders in it that hold wanted
             objects, or are named here too: everything else in it is foreign.
-        about: What the file's metadata is to say.
+        origin: What the file's metadata is to say.
         stop: Set from another thread, it ends the audit.
         on_progress: Called in this thread about once a second, and at the end.
         knowledge: As for ``make_plan``: what is a difference here a sync copies again, and the other way round.
 
     Raises:
         StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
-        LookupStoppedError: ``stop`` was set. Nothing is written.
-        PoolStoppedError: As above.
+        Stopped: ``stop`` was set. Nothing is written.
+        Stopped: As above.
         OSError: The folder is full or not writable.
     """
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(FindingWriter(path, about))
+        writer = stack.enter_context(FindingWriter(path, origin))
         auditor = _Auditor(source, destination, writer, settings, on_progress)
         auditor.judgement = Judgement(source, destination, auditor.equality, knowledge, overwrite=False, halt=stop)
         pool = stack.enter_context(Pool(settings.readers, stop=stop, tick=auditor.tell_progress))
@@ -140,7 +140,7 @@ def audit(
                 tick=auditor.tell_progress,
             )
         )
-        known: dict[str, Item] = {}
+        known: dict[str, ExpectedObject] = {}
         for batch in batches:
             # Rows whose ids lose digits in the key are neighbours: what a batch has in common with the one before is
             # said already.
@@ -191,7 +191,7 @@ class _Auditor:
             self._told = now
             self._on_progress(self.counts)
 
-    def judge(self, asked: Asked, lookup: Lookup, pool: Pool, *, rows: int) -> list[ListedObject]:
+    def judge(self, asked: PendingLookup, lookup: Lookup, pool: Pool, *, rows: int) -> list[ListedObject]:
         """Write a line about each wanted object of a batch. Returns what else the destination has in its ranges."""
         source, destination = views = lookup.answers(asked)
         sights = {item.key: self._sight(item, *views) for item in asked.items.values()}
@@ -209,8 +209,8 @@ class _Auditor:
         return destination.others
 
     def _ask_by_name(
-        self, sights: dict[str, Sight], views: tuple[View, View], listed: Sequence[bool], lookup: Lookup
-    ) -> tuple[View, View]:
+        self, sights: dict[str, Sight], views: tuple[SideListing, SideListing], listed: Sequence[bool], lookup: Lookup
+    ) -> tuple[SideListing, SideListing]:
         """Ask by HEAD for what a listing lacks, before it is called missing or absent; judge those objects again.
 
         A listing can end early (a damaged index, a server that cuts it short and does not say so). So what only the
@@ -225,7 +225,7 @@ class _Auditor:
         source = lookup.ask_source((*at_source, *only_there[:: len(only_there) // _PROBES + 1], *only_there[-1:]))
         if source.objects:
             source.add(lookup.ask_source(only_there))
-        destination = lookup.ask_destination(lacking) if listed[1] else View()
+        destination = lookup.ask_destination(lacking) if listed[1] else SideListing()
         views[1].objects.update(destination.objects)
         views[1].unknown.update(destination.unknown)
         views[0].objects.update(source.objects)
@@ -278,7 +278,7 @@ class _Auditor:
         names = [top.names if top.listed else None for top in tops]
         self.counts = replace(self.counts, list_requests=requests, unlisted=not listed[1], tops=(names[0], names[1]))
 
-    def _sight(self, item: Item, source: View, destination: View) -> Sight:
+    def _sight(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Sight:
         """Say what the listings show of an object."""
         found = next((entry for key in source_keys(item) for entry in [source.objects.get(key)] if entry), None)
         if found is None:
@@ -330,7 +330,7 @@ class _Auditor:
             return Finding.CONTENT_DIFFERS, f"MD5 {there.etag}, at the source {found.etag}"
         return Finding.EQUAL, None
 
-    def _sight_without_source(self, item: Item, source: View, destination: View) -> Sight:
+    def _sight_without_source(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Sight:
         for key in destination_keys(item):
             there = destination.objects.get(key)
             if there is not None:
@@ -342,7 +342,7 @@ class _Auditor:
             return Sight(item, item.key, None, None, Finding.UNKNOWN, str(refused))
         return Sight(item, item.key, None, None, Finding.MISSING, HARMLESS if item.may_be_absent else None)
 
-    def _why_absent(self, item: Item) -> str | None:
+    def _why_absent(self, item: ExpectedObject) -> str | None:
         return NO_ACLS if item.private and not self._take_private else None
 
     def _choose(self, equal: list[Sight]) -> dict[str, Look]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.plan.items import Item
+from mastosync_dagster.plan.items import ExpectedObject
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.manifest import FORMAT, lines_of
@@ -66,7 +66,7 @@ def look_at_inherited(
 
     Raises:
         NotAManifestError: The plan is damaged.
-        PoolStoppedError: ``stop`` was set.
+        Stopped: ``stop`` was set.
     """
     closer = CloserLook(source, destination, AuditSettings(as_source=as_source))
     acl = closer.acls is not Depth.NONE
@@ -114,7 +114,7 @@ def _sample_to_turn(folder: Path, groups: Collection[str]) -> list[PlannedCopy]:
 def _turned(line: PlannedCopy) -> Sight:
     size = line.size or 0
     return Sight(
-        Item(line.key, private=line.private),
+        ExpectedObject(line.key, private=line.private),
         line.key,
         ListedObject(line.source_key, size, line.etag),
         ListedObject(line.key, size, line.etag),
@@ -126,7 +126,7 @@ def _sight(line: ManifestLine, source_prefix: str, destination_prefix: str) -> S
     key, source_key = line.key.removeprefix(destination_prefix), (line.source_key or "").removeprefix(source_prefix)
     size = line.size or 0
     return Sight(
-        Item(key, private=line.private),
+        ExpectedObject(key, private=line.private),
         key,
         ListedObject(source_key, size, line.etag),
         ListedObject(key, size, line.etag),

@@ -14,7 +14,7 @@ from mastosync_dagster.s3.errors import StorageError, is_not_found
 if TYPE_CHECKING:
     import threading
 
-    from mastosync_dagster.plan.items import Item
+    from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
 EXPOSED = "everybody may read it, and must not"
@@ -64,7 +64,7 @@ class Sight(NamedTuple):
         detail: A remark.
     """
 
-    item: Item
+    item: ExpectedObject
     target: str
     found: ListedObject | None
     there: ListedObject | None

@@ -11,7 +11,7 @@ from mastosync_dagster.records.findings import FORMAT, Finding
 from mastosync_dagster.records.manifest import FORMAT as MANIFEST_FORMAT
 from mastosync_dagster.records.manifest import with_outcome
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.runs.manifests import About, Damaged, columns_of
+from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, columns_of
 
 if TYPE_CHECKING:
     from mastosync_dagster.ranges.partitions import FileType
@@ -39,7 +39,7 @@ class Repairs:
 
 
 def repairs(
-    store: ManifestStore, about: About, prefix: str, file_type: FileType, partition: str, *, damaged: Damaged
+    store: ManifestStore, origin: ManifestOrigin, prefix: str, file_type: FileType, partition: str, *, damaged: Damaged
 ) -> Repairs:
     """Return what the last verification of an ID range found and no sync of the range has put right since.
 
@@ -47,7 +47,7 @@ def repairs(
 
     Args:
         store: Where manifests are.
-        about: The destination; verifications of others say nothing about it.
+        origin: The destination; verifications of others say nothing about it.
         prefix: The destination's key prefix.
         file_type: The file type.
         partition: The range's key.
@@ -65,7 +65,7 @@ def repairs(
     left: set[str] | None = None
     if synced is not None and synced.written > verified.written:
         with damaged.passed_over(synced):
-            left = _failed(store, about, synced, prefix)
+            left = _failed(store, origin, synced, prefix)
     if left is not None and not left:
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
@@ -73,7 +73,7 @@ def repairs(
     again: list[str] = []
     turn: list[str] = []
     with damaged.passed_over(verified):
-        for batch in columns_of(store, verified, FORMAT, about, ("key", "finding")):
+        for batch in columns_of(store, verified, FORMAT, origin, ("key", "finding")):
             findings = batch.column("finding").cast(pa.string())
             for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
                 found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
@@ -83,10 +83,10 @@ def repairs(
     return Repairs(frozenset(again), frozenset(turn))
 
 
-def _failed(store: ManifestStore, about: About, synced: StoredManifest, prefix: str) -> set[str]:
+def _failed(store: ManifestStore, origin: ManifestOrigin, synced: StoredManifest, prefix: str) -> set[str]:
     """Return the keys, relative to the key prefix, of the objects that a sync has not got done."""
     keys: set[str] = set()
-    for batch in columns_of(store, synced, MANIFEST_FORMAT, about, ("key", "outcome")):
+    for batch in columns_of(store, synced, MANIFEST_FORMAT, origin, ("key", "outcome")):
         failed = with_outcome(batch, Outcome.FAILED).column("key").to_pylist()
         keys.update(key.removeprefix(prefix) for key in failed if key)
     return keys

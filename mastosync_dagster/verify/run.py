@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.orphans import Extras
-from mastosync_dagster.expected.privacy import Marks, Privacy
+from mastosync_dagster.expected.privacy import KnownState, Privacy
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import Witnesses, look_for_originals, wrong_source
@@ -52,13 +52,13 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
             connect,
             schema,
             store=run.store,
-            about=run.about,
+            origin=run.origin,
             prefix=destination.settings.prefix,
             warn=run.log.warning,
         )
         with Extras(connect, schema, table, ids) as extras:
             counts = audit(
-                covering_batches(pages, ids, Marks(privacy=Privacy(config.privacy))),
+                covering_batches(pages, ids, KnownState(privacy=Privacy(config.privacy))),
                 source,
                 destination,
                 path,
@@ -66,7 +66,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
                 knowledge=records.known,
                 extras=extras.among,
                 folders=_FOLDERS,
-                about=run.about.metadata(),
+                origin=run.origin.metadata(),
                 stop=threading.Event(),
                 on_progress=lambda so_far: watcher.told(
                     f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"

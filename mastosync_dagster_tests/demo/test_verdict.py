@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mastosync_dagster.demo.dagster_processes import COUNTS, RunReport
-from mastosync_dagster.demo.instance.load import ExpectedObject, Instance, MissingObject
+from mastosync_dagster.demo.instance.load import GeneratedObject, Instance, MissingObject
 from mastosync_dagster.demo.verdict import table, unexpected
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
@@ -17,7 +17,7 @@ from mastosync_dagster.records.outcomes import Outcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-_EXPECTED = ExpectedObject(
+_EXPECTED = GeneratedObject(
     table="accounts",
     row_id=1,
     key="a",

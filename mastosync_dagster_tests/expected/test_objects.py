@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mastosync_dagster.expected.objects import Sizes, items_of
-from mastosync_dagster.expected.privacy import Marks
+from mastosync_dagster.expected.privacy import KnownState
 
 FOLDER = "media_attachments/files/000/000/007/original"
 DONE, UNDER_WAY = 2, 1
@@ -34,7 +34,7 @@ def test_an_object_found_damaged_is_copied_again_under_the_key_that_it_has(
         "private": False,
     }
     keys = frozenset({f"{FOLDER}/{damaged}"})
-    original, *_ = items_of("media_attachments", row, Marks(again=keys), Sizes())
+    original, *_ = items_of("media_attachments", row, KnownState(again=keys), Sizes())
     assert (original.key, original.again, original.turn) == (f"{FOLDER}/a.mov", again, False)
-    original, *_ = items_of("media_attachments", row, Marks(turn=keys), Sizes())
+    original, *_ = items_of("media_attachments", row, KnownState(turn=keys), Sizes())
     assert (original.again, original.turn) == (False, again)

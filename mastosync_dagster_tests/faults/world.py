@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.instance.book import ExpectedObject, Instance
+from mastosync_dagster.demo.instance.book import GeneratedObject, Instance
 from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.mastodon.keys import id_partition
@@ -60,7 +60,7 @@ class Original:
     bucket: Bucket
 
     @property
-    def expected(self) -> tuple[ExpectedObject, ...]:
+    def expected(self) -> tuple[GeneratedObject, ...]:
         """What a sync of all file types must bring to the destination."""
         return self.instance.objects_of(*TABLES)
 
@@ -77,7 +77,7 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
     Args:
         postgres: Where its database goes.
         s3: Where its bucket goes.
-        rows: About so many rows, some 1.5 objects each.
+        rows: ManifestOrigin so many rows, some 1.5 objects each.
         videos: So many further rows with a video; the first one is copied in one request, the others in parts.
     """
     database, bucket = create_database(postgres), create_bucket(s3)
@@ -93,7 +93,7 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
             bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)
             md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
             added.append(
-                ExpectedObject(
+                GeneratedObject(
                     "media_attachments", row_id, key, key, len(body), md5, "video/mp4", CACHE_CONTROL, {}, False
                 )
             )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dagster import JobExecutionResult
 
-    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster_tests.integration.conftest import World
 
 ONE_ATTEMPT = {"ops": {"accounts": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
@@ -41,7 +41,7 @@ def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
     return key
 
 
-def refuse_one(world: World) -> ExpectedObject:
+def refuse_one(world: World) -> GeneratedObject:
     """Let the source fail for one object."""
     refused = world.instance.objects_of("accounts")[0]
     key = f"^{re.escape(refused.source_key)}$"

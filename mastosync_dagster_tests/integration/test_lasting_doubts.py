@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster.plan.items import Batch
     from mastosync_dagster.pool import Pool
     from mastosync_dagster.sync.convergence import Convergence
@@ -51,7 +51,7 @@ def night(world: World) -> dg.ExecuteInProcessResult:
     return world.run("sync_changes", config={"ops": {**PLAN, **ONE_ATTEMPT}})
 
 
-def lose(world: World, *, changed: bool = True) -> ExpectedObject:
+def lose(world: World, *, changed: bool = True) -> GeneratedObject:
     """Delete a public original at the destination, and refuse to have it back; its row may have changed."""
     lost = next(each for each in world.instance.objects_of(MEDIA) if not each.private and "/original/" in each.key)
     if changed:

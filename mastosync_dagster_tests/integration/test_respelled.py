@@ -18,7 +18,7 @@ from mastosync_dagster.records.manifest import FORMAT
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, place_of, range_reads, watermark
-from mastosync_dagster.runs.manifests import About, columns_of
+from mastosync_dagster.runs.manifests import ManifestOrigin, columns_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +82,10 @@ def test_what_an_earlier_version_has_put_on_record_is_found(world: World, place:
     store.write(tmp_path / "old.parquet", "accounts", key, "a-run")
     manifest = store.newest_of("accounts", key)
     assert manifest is not None
-    for about, lines in ((About(here, acls=True), 1), (About(here, acls=False), 0), (About(here + "x/", acls=True), 0)):
-        batches = columns_of(store, manifest, FORMAT, about, ["row_id"])
+    for origin, lines in (
+        (ManifestOrigin(here, acls=True), 1),
+        (ManifestOrigin(here, acls=False), 0),
+        (ManifestOrigin(here + "x/", acls=True), 0),
+    ):
+        batches = columns_of(store, manifest, FORMAT, origin, ["row_id"])
         assert sum(batch.num_rows for batch in batches) == lines

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster_tests.integration.conftest import World
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
@@ -68,7 +68,7 @@ def damage(world: World) -> dict[str, Finding]:
     gone, truncated, other_bytes, other_type, other_metadata, hidden = public[::20][:6]
     exposed, both = private[:2]
 
-    def put(each: ExpectedObject, body: bytes | None = None, **arguments: Any) -> None:
+    def put(each: GeneratedObject, body: bytes | None = None, **arguments: Any) -> None:
         found = client.get_object(Bucket=bucket, Key=each.key)
         kept: dict[str, Any] = {
             "ContentType": found["ContentType"],

@@ -28,7 +28,7 @@ from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import put_many
 
 if TYPE_CHECKING:
-    from mastosync_dagster.demo.instance.book import ExpectedObject
+    from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster_tests.integration.conftest import World
 
 ROWS = 4_000
@@ -63,7 +63,7 @@ def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: Wo
         assert {line.detail for line in findings(world) if line.finding is Finding.ACL_DIFFERS} == {EXPOSED}
 
 
-def damage_in_secret(world: World, each: ExpectedObject) -> None:
+def damage_in_secret(world: World, each: GeneratedObject) -> None:
     """Flip a byte of an object, and hide it: uploaded in parts, it has an ETag that is no MD5."""
     client, bucket = world.destination.client, world.destination.name
     found = client.get_object(Bucket=bucket, Key=each.key)

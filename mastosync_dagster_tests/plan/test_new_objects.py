@@ -10,7 +10,7 @@ import pytest
 
 from mastosync_dagster.copy.engine import copy_plan
 from mastosync_dagster.plan.decisions import Decision
-from mastosync_dagster.plan.items import Batch, Item
+from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.plan.planner import PlanCounts, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, merge, read_manifest
 from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
@@ -35,7 +35,7 @@ class World:
         self.source, self.destination = source, destination
         self.proxies = proxies
 
-    def run(self, *items: Item) -> tuple[PlanCounts, dict[str, ManifestLine]]:
+    def run(self, *items: ExpectedObject) -> tuple[PlanCounts, dict[str, ManifestLine]]:
         """Plan and copy; return what the plan counts and the manifest's lines by key."""
         source = storage(self.source, "source", endpoint=self.proxies[0].endpoint)
         destination = storage(self.destination, "destination", endpoint=self.proxies[1].endpoint)
@@ -61,7 +61,7 @@ def put(bucket: Bucket, key: str, body: bytes = b"body") -> None:
 
 def test_a_new_object_costs_one_get_and_one_put(world: World) -> None:
     put(world.source, KEY)
-    counts, lines = world.run(Item(KEY, (CACHED,), new=True))
+    counts, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].source_key) == (Outcome.COPIED, KEY)
     assert world.requests() == [[Kind.GET], [Kind.PUT]]
     assert (counts.to_copy, counts.list_requests, counts.head_requests) == (1, 0, 0)
@@ -69,12 +69,12 @@ def test_a_new_object_costs_one_get_and_one_put(world: World) -> None:
 
 def test_candidates_of_a_new_object_are_tried_too(world: World) -> None:
     put(world.source, CACHED)
-    _, lines = world.run(Item(KEY, (CACHED,), new=True))
+    _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].source_key) == (Outcome.COPIED, CACHED)
 
 
 def test_one_that_the_source_lacks_is_missing_once_the_destination_has_been_asked(world: World) -> None:
-    _, lines = world.run(Item(KEY, (CACHED,), new=True))
+    _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert lines[KEY].outcome is Outcome.MISSING
     # Missing is final, so the source is asked twice.
     assert world.requests() == [[Kind.GET, Kind.GET, Kind.HEAD, Kind.HEAD], [Kind.HEAD]]
@@ -82,7 +82,7 @@ def test_one_that_the_source_lacks_is_missing_once_the_destination_has_been_aske
 
 def test_one_that_mastodon_wrote_to_the_destination_alone_is_present_and_stays_as_it_is(world: World) -> None:
     put(world.destination, KEY, b"written after the switch")
-    _, lines = world.run(Item(KEY, (CACHED,), new=True))
+    _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, ONLY_AT_DESTINATION)
     assert Kind.PUT not in world.requests()[1]
 
@@ -97,7 +97,7 @@ def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_
     # The row's moment is that of what Mastodon has written at the destination, after the switch.
     put(world.source, KEY)
     put(world.destination, KEY, b"converted there")
-    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, Decision.WRITTEN_THERE.words)
     assert Kind.PUT not in world.requests()[1]
 
@@ -105,20 +105,20 @@ def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_
 def test_one_that_was_copied_before_after_all_is_present(world: World) -> None:
     put(world.source, KEY)
     put(world.destination, KEY)
-    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, None)
     assert Kind.PUT not in world.requests()[1]
 
 
 def test_one_that_the_destination_lacks_is_copied_whenever_it_was_written(world: World) -> None:
     put(world.source, KEY)
-    _, lines = world.run(Item(KEY, new=True, written_after=LATER))
+    _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))
     assert lines[KEY].outcome is Outcome.COPIED
 
 
 def test_a_new_object_that_is_new_costs_no_question(world: World) -> None:
     put(world.source, KEY)
-    _, lines = world.run(Item(KEY, new=True, written_after=BEFORE))
+    _, lines = world.run(ExpectedObject(KEY, new=True, written_after=BEFORE))
     assert lines[KEY].outcome is Outcome.COPIED
     assert world.requests() == [[Kind.GET], [Kind.PUT]]
 
@@ -127,20 +127,20 @@ def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: World)
     world.proxies[0].set_rules(Rule(Answer(403, "AccessDenied")))
     put(world.destination, KEY)
     other = KEY.replace("a.png", "b.png")
-    _, lines = world.run(Item(KEY, new=True), Item(other, new=True))
+    _, lines = world.run(ExpectedObject(KEY, new=True), ExpectedObject(other, new=True))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, SOURCE_SILENT)
     assert (lines[other].outcome, lines[other].reason) == (Outcome.FAILED, Reason.ACCESS_DENIED)
 
 
 def test_a_destination_that_does_not_answer_leaves_no_doubt_unsaid(world: World) -> None:
     world.proxies[1].set_rules(Rule(Answer(400, "InvalidRequest"), kinds=frozenset({Kind.HEAD})))
-    _, lines = world.run(Item(KEY, new=True))
+    _, lines = world.run(ExpectedObject(KEY, new=True))
     assert lines[KEY].outcome is Outcome.FAILED
 
 
 def test_a_private_new_object_does_not_go_where_there_are_no_acls(world: World) -> None:
     put(world.source, KEY)
-    _, lines = world.run(Item(KEY, private=True, new=True))
+    _, lines = world.run(ExpectedObject(KEY, private=True, new=True))
     assert (lines[KEY].outcome, lines[KEY].reason) == (Outcome.FAILED, Reason.PRIVATE_NOT_COPIED)
     assert world.requests() == [[], []]
 
@@ -150,6 +150,6 @@ def test_new_and_known_objects_of_a_batch_do_not_disturb_each_other(world: World
     for key in (KEY, known):
         put(world.source, key)
     put(world.destination, known)
-    _, lines = world.run(Item(KEY, new=True), Item(known))
+    _, lines = world.run(ExpectedObject(KEY, new=True), ExpectedObject(known))
     assert {key: line.outcome for key, line in lines.items()} == {KEY: Outcome.COPIED, known: Outcome.PRESENT}
     assert sorted(kind.value for kinds in world.requests() for kind in kinds) == ["get", "head", "head", "put"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mastosync_dagster.plan.items import Batch, Item
-from mastosync_dagster.plan.planner import SOURCE_DIFFERS, LookupStoppedError, PlanCounts, make_plan
+from mastosync_dagster.plan.items import Batch, ExpectedObject
+from mastosync_dagster.plan.planner import SOURCE_DIFFERS, PlanCounts, Stopped, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, PlannedCopy, read_plan
@@ -58,7 +58,9 @@ class World:
         for key in keys:
             self.buckets[1].client.put_object(Bucket=self.buckets[1].name, Key=key, Body=body)
 
-    def plan(self, *items: Item, ranges: tuple[KeyRange, ...] = RANGES, copy_private: bool = False) -> PlanCounts:
+    def plan(
+        self, *items: ExpectedObject, ranges: tuple[KeyRange, ...] = RANGES, copy_private: bool = False
+    ) -> PlanCounts:
         """Plan one batch."""
         return self.plan_batches([Batch(items, ranges, rows=len(items))], copy_private=copy_private)
 
@@ -107,8 +109,8 @@ def cached(name: str) -> str:
     return f"{CACHED}{name}"
 
 
-def item(name: str, **fields: Any) -> Item:
-    return Item(key(name), group="media", row_id=7, part="file/original", **fields)
+def item(name: str, **fields: Any) -> ExpectedObject:
+    return ExpectedObject(key(name), group="media", row_id=7, part="file/original", **fields)
 
 
 # What both sides have
@@ -211,7 +213,11 @@ def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: Worl
 
 def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: World) -> None:
     world.at_source("elsewhere/a", "elsewhere/b")
-    items = (Item("elsewhere/a"), Item("elsewhere/gone", candidates=("elsewhere/b",)), Item("elsewhere/lost"))
+    items = (
+        ExpectedObject("elsewhere/a"),
+        ExpectedObject("elsewhere/gone", candidates=("elsewhere/b",)),
+        ExpectedObject("elsewhere/lost"),
+    )
     counts = world.plan(*items)
     assert [(line.key, line.source_key) for line in world.planned()] == [
         ("elsewhere/a", "elsewhere/a"),
@@ -240,7 +246,7 @@ def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_
 def test_an_older_object_is_not_taken_because_a_listing_lacks_the_one_that_is_wanted(world: World) -> None:
     world.at_source(key("a"), body=b"older")
     world.at_source(cached("a"), body=b"wanted")
-    wanted = Item(cached("a"), candidates=(key("a"),))
+    wanted = ExpectedObject(cached("a"), candidates=(key("a"),))
     for ranges in (RANGES, RANGES[::-1]):
         world.proxies[0].set_rules(Rule(Answer(200, "InternalError"), kinds=frozenset({Kind.LIST}), times=1))
         world.plan(wanted, ranges=ranges)
@@ -548,7 +554,7 @@ def test_a_stop_from_another_thread_ends_the_plan_and_leaves_nothing(world: Worl
                 world.stop.set()
             yield Batch((item(str(number)),), RANGES, rows=1)
 
-    with pytest.raises(LookupStoppedError):
+    with pytest.raises(Stopped):
         world.plan_batches(batches())
     assert list(world.folder.iterdir()) == []
 

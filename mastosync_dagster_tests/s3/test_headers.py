@@ -15,7 +15,7 @@ from moto.s3.models import FakeKey
 from moto.server import ThreadedMotoServer
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, S3Server, boto3_client
-from mastosync_dagster.plan.items import Item
+from mastosync_dagster.plan.items import ExpectedObject
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.headers import Attributes
@@ -182,7 +182,7 @@ def compared(transfer: Transfer, key: str) -> tuple[tuple[Finding, str], ...]:
     """Compare an object's header fields and metadata at both sides, as a verification does."""
     sides = storage(transfer.source, "source"), storage(transfer.destination, "destination")
     there = ListedObject(key, 4, None)
-    look = Look(Sight(Item(key), key, there, there, Finding.EQUAL), headers=True, acl=False, body=False)
+    look = Look(Sight(ExpectedObject(key), key, there, there, Finding.EQUAL), headers=True, acl=False, body=False)
     return CloserLook(*sides, AuditSettings()).look(look, threading.Event()).differences
 
 

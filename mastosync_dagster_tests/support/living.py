@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster.demo.instance.load import ExpectedObject
+    from mastosync_dagster.demo.instance.load import GeneratedObject
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.support.corners import Bucket
 
@@ -70,7 +70,7 @@ class LivingInstance:
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
-    def of(cls, database: PostgresServer, source: Bucket, objects: Iterable[ExpectedObject]) -> LivingInstance:
+    def of(cls, database: PostgresServer, source: Bucket, objects: Iterable[GeneratedObject]) -> LivingInstance:
         """Bring a generated instance to life."""
         expected = {each.key: each.md5 for each in objects}
         instance = cls(database, source, expected, Counter(expected.keys()))

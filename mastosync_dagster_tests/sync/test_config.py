@@ -13,7 +13,7 @@ from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.sync.config import ChangesConfig, InvalidMomentError, parse_moment
 
 if TYPE_CHECKING:
-    from mastosync_dagster.sync.incremental import Share
+    from mastosync_dagster.sync.incremental import TableSelection
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
 
@@ -47,7 +47,7 @@ def test_anything_else_is_refused_in_plain_words(text: str, message: str) -> Non
         parse_moment(text, now=NOW)
 
 
-def shares(config: ChangesConfig) -> tuple[Share, ...]:
+def shares(config: ChangesConfig) -> tuple[TableSelection, ...]:
     with dg.DagsterInstance.ephemeral() as instance:
         return config.shares(instance, "a place", NOW)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.plan.decisions import Known, Record, Row
-from mastosync_dagster.plan.items import Batch, Item
+from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.records.findings import Finding, read_findings
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.verify.audit import AuditSettings, audit
@@ -55,7 +55,7 @@ def test_the_recorded_md5_tells_which_body_is_damaged(
     put_in_parts(moto_bucket, there)
     record = recorded and Record(len(recorded), md5(recorded), BEFORE, BEFORE, BEFORE)
     audit(
-        [Batch((Item(KEY),), (KeyRange(FOLDER, FOLDER, "accounts/avatars0"),), rows=1)],
+        [Batch((ExpectedObject(KEY),), (KeyRange(FOLDER, FOLDER, "accounts/avatars0"),), rows=1)],
         storage(source, "source"),
         storage(moto_bucket, "destination"),
         tmp_path / "findings.parquet",
@@ -63,7 +63,7 @@ def test_the_recorded_md5_tells_which_body_is_damaged(
         knowledge=lambda objects: [Known(Row(), record or None)] * len(objects),
         extras=lambda *_: {},
         folders={},
-        about={},
+        origin={},
         stop=threading.Event(),
         on_progress=lambda _: None,
     )

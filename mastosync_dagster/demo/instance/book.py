@@ -13,7 +13,7 @@ FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards",
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectedObject:
+class GeneratedObject:
     """An object that the destination must hold after a sync. Keys are relative to the key prefix.
 
     Attributes:
@@ -74,13 +74,13 @@ class Instance:
     """
 
     rows: Mapping[str, tuple[Mapping[str, object], ...]]
-    objects: tuple[ExpectedObject, ...]
+    objects: tuple[GeneratedObject, ...]
     missing: tuple[MissingObject, ...]
     strays: tuple[str, ...]
     cases: Mapping[tuple[str, str], tuple[int, ...]]
     key_prefix: str
 
-    def objects_of(self, *tables: str) -> tuple[ExpectedObject, ...]:
+    def objects_of(self, *tables: str) -> tuple[GeneratedObject, ...]:
         """Return the objects of the rows of these tables."""
         return tuple(expected for expected in self.objects if expected.table in tables)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.instance.book import ExpectedObject, Instance, MissingObject
+from mastosync_dagster.demo.instance.book import GeneratedObject, Instance, MissingObject
 from mastosync_dagster.demo.instance.cases import Case, File, Ids, Owner, Post
 from mastosync_dagster.demo.instance.media_files import FileMaker
 from mastosync_dagster.mastodon import CACHE_CONTROL
@@ -73,7 +73,7 @@ class Generator:
     before: Instance | None = None
     rows: dict[str, tuple[Mapping[str, object], ...]] = field(default_factory=dict)
     statuses: list[Mapping[str, object]] = field(default_factory=list)
-    objects: list[ExpectedObject] = field(default_factory=list)
+    objects: list[GeneratedObject] = field(default_factory=list)
     missing: list[MissingObject] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     uploads: list[Upload] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Generator:
             self.missing.append(MissingObject(case.table, row_id, key, case.private, file.harmless))
             return len(body)
         metadata = {"demo-row": str(row_id), "demo-file": str(number)} if row_id % _METADATA_EVERY == 0 else {}
-        expected = ExpectedObject(
+        expected = GeneratedObject(
             table=case.table,
             row_id=row_id,
             key=key,

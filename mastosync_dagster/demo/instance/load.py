@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 from psycopg2.extras import execute_values
 
-from mastosync_dagster.demo.instance.book import FILE_TYPES, ExpectedObject, Instance, MissingObject
+from mastosync_dagster.demo.instance.book import FILE_TYPES, GeneratedObject, Instance, MissingObject
 from mastosync_dagster.demo.instance.cases import CASES, Case, Ids
 from mastosync_dagster.demo.instance.generator import ATTACHMENTS, Generator, Upload
 from mastosync_dagster.demo.servers.start import bucket_storage
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster.s3.client import Client
 
-__all__ = ["FILE_TYPES", "ExpectedObject", "Instance", "MissingObject", "build", "grow"]
+__all__ = ["FILE_TYPES", "GeneratedObject", "Instance", "MissingObject", "build", "grow"]
 
 # Shares of the rows; the other tables get one row a case.
 _SHARES = {"media_attachments": 0.55, "accounts": 0.22, "custom_emojis": 0.12, "preview_cards": 0.11}
@@ -50,7 +50,7 @@ def build(
         connection: To an empty database; the work is committed.
         server: Where the source bucket is.
         bucket: An empty bucket there.
-        rows: About how many rows to make; 250 at least, so that every case of ``cases.py`` has its row.
+        rows: ManifestOrigin how many rows to make; 250 at least, so that every case of ``cases.py`` has its row.
         seed: The same seed makes the same rows and objects.
         key_prefix: S3_KEY_PREFIX of the source, "" for none.
 
@@ -78,7 +78,7 @@ def grow(
         server: Where the source bucket is.
         bucket: The source bucket.
         instance: What is there already.
-        rows: About how many rows to add.
+        rows: ManifestOrigin how many rows to add.
         now: When they are created; time zone aware.
 
     Returns:
