@@ -72,8 +72,6 @@ def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, o
             folder,
             listers=8,
             copy_private=False,
-            on_progress=None,
-            stop=threading.Event(),
         )
         return {name: value for name, value in dataclasses.asdict(counts).items() if isinstance(value, (int, float))}
 

@@ -11,19 +11,18 @@ __all__ = ["defs"]
 
 
 def __getattr__(name: str) -> object:
-    """Load the definitions when Dagster asks for them: nobody else need pay the seconds that importing them takes."""
+    """Load the definitions only when Dagster asks for them: importing them takes seconds."""
     if name == "defs":
-        from mastosync_dagster.process import overlooked_by_the_collector  # noqa: PLC0415  (as below)
+        from mastosync_dagster.process import frozen_for_gc  # noqa: PLC0415  (as below)
 
-        with overlooked_by_the_collector():
+        with frozen_for_gc():
             from mastosync_dagster.definitions import defs as loaded  # noqa: PLC0415  (the point of this function)
 
-        # From now on it is found without this function: what comes later does not stay.
-        globals()["defs"] = loaded
+        globals()["defs"] = loaded  # found without this function from now on
         return loaded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Name the definitions, since Dagster finds them by looking through the module's members."""
+    """Name ``defs``: Dagster looks through the module's members."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""What is said of a failed run, and the webhook that is told."""
+"""The message about a failed run, and the webhook that receives it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -17,57 +16,58 @@ from mastosync_dagster.environment import ALERT_WEBHOOK, Environment, SettingsEr
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.runs.failures import root_of
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
 FIRST_REASONS = "first reasons"
-"""Metadata of a failed step: the first failed objects, in a few lines."""
+"""Metadata key of a failed step: its first failed objects, in a few lines."""
 
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _COUNTS = ("objects", "copied", "present", "missing", "failed")
+_REDIRECTS = range(300, 400)
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
 _TIMEOUT_SECONDS = 10.0
 
 
 def failure_message(context: dg.RunFailureSensorContext) -> str:
-    """Return what is to be told of a failed run: what it was about, its counts, the first reasons. No secret is in it.
+    """Return the message about a failed run: its job and range, its counts, the first reasons. It holds no secret.
 
-    It is Markdown, as webhooks take it: what storages and rows have said shows as it is, and begins nothing.
-
-    Args:
-        context: Of a run-failure sensor.
+    It is Markdown, as webhooks take it; text of storages and rows is escaped.
     """
     run = context.dagster_run
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
-    # A backfill's runs have a job of Dagster's own, which says nothing.
+    # The runs of a backfill have a job of Dagster's own, whose name means nothing to an admin.
     name = assets if run.job_name.startswith("__") and assets else run.job_name
-    about = " ".join(filter(None, [name, run.tags.get("dagster/partition")]))
-    lines = [f"mastosync: {about} failed (run {run.run_id})"]
+    title = " ".join(filter(None, [name, run.tags.get("dagster/partition")]))
+    lines = [f"mastosync: {title} failed (run {run.run_id})"]
     for event in context.get_step_failure_events():
         failure = event.step_failure_data
-        told = failure.user_failure_data
-        if told is not None:
-            lines += map(markdown, (told.description or "").splitlines())
-            lines += _numbers({name: value.value for name, value in told.metadata.items()})
+        details = failure.user_failure_data
+        if details is not None:
+            metadata = {name: value.value for name, value in details.metadata.items()}
+            reasons = metadata.get(FIRST_REASONS)
+            lines += map(markdown, (details.description or "").splitlines())
+            lines.append(", ".join(f"{metadata[key]:,} {key}" for key in _COUNTS if isinstance(metadata.get(key), int)))
+            lines.append(reasons if isinstance(reasons, str) else "")
         elif failure.error is not None:
-            # Nobody has written this one for admins, and what it quotes may be a secret.
+            # This error was not written for admins: its text may quote a secret.
             lines.append(f"{root_of(failure.error).cls_name or 'an error'} in {event.step_key}: see the log of the run")
     if len(lines) == 1:
-        # The process of the run died: nothing but Dagster's own words is left.
+        # The run's process died: only Dagster's own message is left.
         lines.append(markdown(context.failure_event.message or "no reason given"))
     return "\n".join(line for line in lines if line)
 
 
-def _numbers(metadata: Mapping[str, object]) -> list[str]:
-    counts = ", ".join(f"{metadata[name]:,} {name}" for name in _COUNTS if isinstance(metadata.get(name), int))
-    reasons = metadata.get(FIRST_REASONS)
-    return [counts, reasons if isinstance(reasons, str) else ""]
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would repeat the POST as a GET without the message, and call that delivered."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Refuse: the redirect becomes an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class AlertError(Exception):
-    """A webhook was not told; the message says why, without its URL."""
+    """A webhook did not take the message. The text says why, without the URL, which is a secret."""
 
 
 def _is_url(url: str) -> bool:
@@ -77,14 +77,12 @@ def _is_url(url: str) -> bool:
         return False
 
 
-def tell(url: str, message: str) -> None:
+def post_alert(url: str, message: str) -> None:
     """Post a message to an incoming webhook, as Slack and Mattermost understand it: ``{"text": …}``.
 
-    Raises:
-        SettingsError: The URL is none.
-        AlertError: It does not take the message, after three attempts.
+    A webhook that does not take it at the third attempt raises AlertError.
     """
-    # What else a URL may hold would stand in the HTTP library's own message.
+    # The HTTP library would quote an odd URL in its own error, and the URL is a secret.
     if not _is_url(url):
         raise SettingsError(f"{ALERT_WEBHOOK} must be an http:// or https:// URL, in printable ASCII without spaces.")
     request = urllib.request.Request(  # noqa: S310  (the scheme is one of two)
@@ -92,27 +90,31 @@ def tell(url: str, message: str) -> None:
     )
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310  (as above)
+            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS):
                 return
         except urllib.error.HTTPError as error:
             error.close()
-            why = f"it answers {error.code}"
+            redirects = error.code in _REDIRECTS
+            why = (
+                f"it redirects ({error.code}): set {ALERT_WEBHOOK} to the address that it redirects to"
+                if redirects
+                else f"it answers {error.code}"
+            )
         except (OSError, ValueError, http.client.HTTPException) as error:
             why = f"it cannot be reached ({type(error).__name__})"
         if attempt < _ATTEMPTS:
             time.sleep(_PAUSE_SECONDS)
-    raise AlertError(f"the webhook of {ALERT_WEBHOOK} was not told of the failed run: {why}")
+    raise AlertError(f"the webhook of {ALERT_WEBHOOK} did not take the message about the failed run: {why}")
 
 
 @dg.run_failure_sensor(
-    name="alert_on_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=f"Tells the webhook of {ALERT_WEBHOOK} about failed runs.",
+    description=f"Sends a message about each failed run to the webhook of {ALERT_WEBHOOK}.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-    """Tell the webhook about a failed run."""
+    """Send the message about a failed run to the webhook."""
     url = Environment.read().text(ALERT_WEBHOOK)
     if url is None:
-        return dg.SkipReason(f"{ALERT_WEBHOOK} is not set, so nobody was told: {failure_message(context)}")
-    tell(url, failure_message(context))
+        return dg.SkipReason(f"{ALERT_WEBHOOK} is not set, so no message was sent: {failure_message(context)}")
+    post_alert(url, failure_message(context))
     return None

@@ -27,24 +27,20 @@ if TYPE_CHECKING:
 def build_definitions(
     progress: ProgressReporter | None = None, nightly: Nightly | None = None, web: FetchSettings | None = None
 ) -> dg.Definitions:
-    """Return the definitions; what their runs need from the environment is read when a run starts.
+    """Return the definitions. Runs read the environment when they start.
 
-    The process keeps its files private from now on: whoever loads the definitions goes on to run them.
-
-    Args:
-        progress: Who hears of a run's progress; by default a log line every ten seconds.
-        nightly: When the nightly schedule runs; by default at three o'clock, UTC.
-        web: How missing objects are fetched from other servers, where that is asked for.
+    From now on the process keeps its files private: it goes on to run what it has loaded. By default progress is a log
+    line every ten seconds, and the nightly schedule runs at three o'clock, UTC.
     """
     keep_files_private()
-    over_ranges = sync_jobs()  # the sensor has to hold the very same
+    range_jobs = sync_jobs()  # the sensor must be given the same job objects
     verify_jobs, prune_jobs = ([make(file_type) for file_type in FileType] for make in (verify_job, prune_job))
     return dg.Definitions(
         assets=[*all_assets(), *all_verifications()],
-        jobs=[*over_ranges, *verify_jobs, *prune_jobs, sync_changes, delete_old_runs],
-        # All are off until somebody switches them on.
+        jobs=[*range_jobs, *verify_jobs, *prune_jobs, sync_changes, delete_old_runs],
+        # Schedules are off until somebody switches them on.
         schedules=[nightly_incremental(nightly or Nightly()), delete_old_runs_daily],
-        sensors=[new_ranges(over_ranges), alert_on_failure],
+        sensors=[new_ranges(range_jobs), alert_on_failure],
         resources={
             "mastodon_db": MastodonDatabase(),
             "source": S3Bucket.source(),
@@ -52,18 +48,14 @@ def build_definitions(
             "progress": progress or LogProgress(),
             "web": web or FetchSettings(),
         },
-        # Runs of backfills take no job's executor, so it stands here. One process a run: a step's process would cost
-        # seconds, and the parallelism is threads inside the copy and runs beside each other.
+        # Set here, since runs of backfills ignore the executor of a job. One process a run: a process for each step
+        # costs seconds, and the copy is concurrent inside its process.
         executor=dg.in_process_executor,
     )
 
 
 def __getattr__(name: str) -> object:
-    """Build ``defs`` when Dagster asks for it: a schedule's time is fixed by then, and an import reads no settings.
-
-    Raises:
-        SettingsError: The time of the nightly schedule is none.
-    """
+    """Build ``defs`` when Dagster asks for it, since an import must read no settings."""
     if name == "defs":
         loaded = globals()["defs"] = build_definitions(nightly=Nightly.read())
         return loaded
@@ -71,5 +63,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Name the definitions, since Dagster finds them by looking through the module's members."""
+    """Name ``defs``: Dagster looks through the module's members."""
     return sorted({*globals(), "defs"})

@@ -1,6 +1,6 @@
-"""The one place that reads settings: the environment variables, over the lines of the file MASTOSYNC_ENV_FILE names.
+"""The one place that reads settings: environment variables, and below them the file that MASTOSYNC_ENV_FILE names.
 
-Nothing is read at import. A process reads once per run, with ``Environment.read()``, and passes the result on.
+Nothing is read at import.
 """
 
 from __future__ import annotations
@@ -29,16 +29,8 @@ KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
 VARIABLES = (
-    ENV_FILE,
-    ROWS_PER_PARTITION,
-    CONCURRENCY,
-    MANIFESTS,
-    NIGHTLY_CRON,
-    NIGHTLY_TIMEZONE,
-    ALERT_WEBHOOK,
-    KEEP_RUNS_DAYS,
-    COPY_PRIVATE,
-    RETRY_NIGHTS,
+    *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
+    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS),
 )
 """Our own variables."""
 
@@ -76,12 +68,11 @@ BUCKET: Mapping[str, str] = {
 
 DESTINATION_PREFIX = "DESTINATION_"
 SECRET_PREFIX = "MASTOSYNC_SECRET_"  # noqa: S105  (the beginning of names)
-"""How variables begin that exist to be named in run config, as ``{env: MASTOSYNC_SECRET_…}``."""
+"""Variables with this prefix may be named in run config, as ``{env: MASTOSYNC_SECRET_…}``."""
 
 _KNOWN = frozenset(
     {*VARIABLES, *DATABASE.values(), *BUCKET.values(), *(DESTINATION_PREFIX + name for name in BUCKET.values())}
 )
-_RETRY_NIGHTS = 7
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -95,17 +86,7 @@ class MissingSettingError(SettingsError):
 
 
 def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
-    """Return the whole number that a setting holds.
-
-    Args:
-        text: What the setting holds.
-        name: What to call the setting in the message.
-        lowest: Smallest number that makes sense.
-        highest: Largest number that makes sense.
-
-    Raises:
-        SettingsError: It is no whole number, or out of bounds.
-    """
+    """Return a setting's text as a whole number within bounds, both included. ``name`` is for the error's message."""
     stripped = text.strip()
     if not _WHOLE_NUMBER.fullmatch(stripped) or not lowest <= int(stripped) <= highest:
         raise SettingsError(f"{name} must be a whole number from {lowest} to {highest}.")
@@ -113,40 +94,28 @@ def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
 
 
 def may_be_named(name: str, own: Collection[str]) -> bool:
-    """Tell whether run config may name a variable in a field that falls back to ``own``.
+    """Return whether run config may name a variable in a field that falls back to ``own``.
 
-    Whoever reaches the UI can launch a run: any other name would hand over any secret of the process.
+    Anybody who reaches the UI can launch a run: with any other name they could read any secret of the process.
     """
     return name in own or _SECRET_NAME.fullmatch(name) is not None
 
 
-def names_that_may_stand(own: Collection[str]) -> str:
-    """Return which variables `may_be_named` lets through, in words."""
+def allowed_names(own: Collection[str]) -> str:
+    """Return in words which variables `may_be_named` allows."""
     return " or ".join([*own, f"a name that begins with {SECRET_PREFIX}"])
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The settings as they stood when they were read.
-
-    Attributes:
-        process: The environment variables of the process.
-        file: The known variables in the file that MASTOSYNC_ENV_FILE names; the process's variables win over them.
-    """
+    """The settings at the time they were read: the process's variables, which win over the known ones of the file."""
 
     process: Mapping[str, str] = field(repr=False)
     file: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def read(cls, process: Mapping[str, str] | None = None) -> Environment:
-        """Read the variables and the file.
-
-        Args:
-            process: The process's variables; None: ``os.environ``.
-
-        Raises:
-            SettingsError: The file cannot be read; the message names the line, never its content.
-        """
+        """Read the variables (None: ``os.environ``) and the file."""
         variables = dict(os.environ if process is None else process)
         path = variables.get(ENV_FILE)
         return cls(process=variables, file=_read_file(Path(path).expanduser()) if path else {})
@@ -160,21 +129,15 @@ class Environment:
         return self.process.get(name, self.file.get(name))
 
     def secret(self, name: str, *, wanted_by: str, own: Collection[str] = ()) -> str:
-        """Return the value of the variable that a resource field names as ``{env: NAME}``.
+        """Return the value of the variable that the resource field ``wanted_by`` names as ``{env: NAME}``.
 
-        Args:
-            name: The variable.
-            wanted_by: What to call the field in the message.
-            own: The variables that the field falls back to.
-
-        Raises:
-            MissingSettingError: The variable is unset or empty.
-            SettingsError: The field may not name it. It is not repeated: it may be the secret itself.
+        ``own`` are the variables that the field falls back to.
         """
+        # The message does not repeat the name: it may be the secret itself.
         if not may_be_named(name, own):
             raise SettingsError(
                 f"{wanted_by} must name an environment variable, as {{env: NAME}}, and never hold the secret: NAME is "
-                f"{names_that_may_stand(own)}."
+                f"{allowed_names(own)}."
             )
         value = self.text(name)
         if value is None:
@@ -182,40 +145,29 @@ class Environment:
         return value
 
 
-def rows_per_partition(environment: Environment | None = None) -> int:
-    """Return how many rows an ID range holds: MASTOSYNC_ROWS_PER_PARTITION, by default 50,000.
-
-    Raises:
-        SettingsError: It is no whole number of at least 1.
-    """
-    return _number(environment, ROWS_PER_PARTITION, default=50_000, highest=100_000_000)
+def rows_per_partition() -> int:
+    """Return how many rows an ID range holds: MASTOSYNC_ROWS_PER_PARTITION, by default 50,000."""
+    return _number(ROWS_PER_PARTITION, default=50_000, highest=100_000_000)
 
 
-def concurrency(environment: Environment | None = None) -> int:
-    """Return how many requests a run has in flight at each side: MASTOSYNC_CONCURRENCY, by default 64.
-
-    Raises:
-        SettingsError: It is no whole number from 1 to 1,024.
-    """
-    return _number(environment, CONCURRENCY, default=64, highest=1024)
+def concurrency() -> int:
+    """Return how many requests a run has in flight at each storage: MASTOSYNC_CONCURRENCY, by default 64."""
+    return _number(CONCURRENCY, default=64, highest=1024)
 
 
-def keep_runs_days(environment: Environment | None = None) -> int:
-    """Return for how many days records of runs are kept: MASTOSYNC_KEEP_RUNS_DAYS, by default 30.
-
-    Raises:
-        SettingsError: It is no whole number of at least 1.
-    """
-    return _number(environment, KEEP_RUNS_DAYS, default=30, highest=100_000)
+def keep_runs_days() -> int:
+    """Return for how many days records of runs are kept: MASTOSYNC_KEEP_RUNS_DAYS, by default 30."""
+    return _number(KEEP_RUNS_DAYS, default=30, highest=100_000)
 
 
-def copy_private(environment: Environment | None = None) -> bool | None:
-    """Return whether private objects go to a destination without ACLs too: MASTOSYNC_COPY_PRIVATE; None: nobody says.
+def retry_nights() -> int:
+    """Return for how many nights failed and missing objects are retried: MASTOSYNC_RETRY_NIGHTS, by default 7."""
+    return _number(RETRY_NIGHTS, default=7, lowest=0, highest=366)
 
-    Raises:
-        SettingsError: It is neither ``true`` nor ``false``.
-    """
-    text = (environment or Environment.read()).text(COPY_PRIVATE)
+
+def copy_private() -> bool | None:
+    """Return whether private objects are copied to a destination without ACLs: MASTOSYNC_COPY_PRIVATE; None: unset."""
+    text = Environment.read().text(COPY_PRIVATE)
     known = {None: None, "true": True, "false": False}
     value = None if text is None else text.strip().lower()
     if value not in known:
@@ -223,31 +175,21 @@ def copy_private(environment: Environment | None = None) -> bool | None:
     return known[value]
 
 
-def retry_nights(environment: Environment | None = None) -> int:
-    """Return how many nights ask again for what has failed or was missing: MASTOSYNC_RETRY_NIGHTS, by default 7.
-
-    Raises:
-        SettingsError: It is no number from 0 to 366.
-    """
-    text = (environment or Environment.read()).text(RETRY_NIGHTS)
-    return _RETRY_NIGHTS if text is None else whole_number(text, name=RETRY_NIGHTS, lowest=0, highest=366)
-
-
-def manifests_location(environment: Environment | None = None) -> str | None:
+def manifests_location() -> str | None:
     """Return where manifests go, a folder or an ``s3://`` URL: MASTOSYNC_MANIFESTS; None: under the Dagster home."""
-    return (environment or Environment.read()).text(MANIFESTS)
+    return Environment.read().text(MANIFESTS)
 
 
-def _number(environment: Environment | None, name: str, *, default: int, highest: int) -> int:
-    text = (environment or Environment.read()).text(name)
-    return default if text is None else whole_number(text, name=name, lowest=1, highest=highest)
+def _number(name: str, *, default: int, lowest: int = 1, highest: int) -> int:
+    text = Environment.read().text(name)
+    return default if text is None else whole_number(text, name=name, lowest=lowest, highest=highest)
 
 
 def _read_file(path: Path) -> dict[str, str]:
     """Return the known variables of a file such as Mastodon's ``.env.production``.
 
-    Values are taken as they stand, without interpolation: a password may hold a dollar sign. Other lines are left out:
-    Mastodon's file has the keys of its sessions and its mail.
+    Values are not interpolated: a password may hold a dollar sign. Other variables are ignored: Mastodon's file holds
+    the secrets of its sessions and its mail.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:

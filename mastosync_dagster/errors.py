@@ -4,7 +4,4 @@ from __future__ import annotations
 
 
 class AdminError(Exception):
-    """Something that an admin can do something about.
-
-    Its message is written for them: one sentence or two, what to change, no secret.
-    """
+    """An error that an admin can correct. The message says in one or two sentences what to change, without secrets."""

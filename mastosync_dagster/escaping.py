@@ -1,4 +1,4 @@
-"""Text from outside (keys, values of rows, what servers answer) for people: it must not command what shows it."""
+"""Escaping of untrusted text (keys, values of rows, answers of servers) for terminals, Markdown and spreadsheets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MARKDOWN = str.maketrans(
 )
 _AS_CODE = re.compile(r"[^\\|`\[\]&<>]*")
 _FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
-"""How a formula begins in one spreadsheet or another: the last four are the first four in full width."""
+"""First characters of a formula in some spreadsheet; the last four are the full-width forms of the first four."""
 
 
 def plain(text: str) -> str:
-    """Return a text for a terminal or a log: its lines stay, and nothing else in it that is not seen."""
+    """Return a text for a terminal or a log: line breaks stay, other unprintable characters are replaced."""
     return "\n".join(one_line(line) for line in text.split("\n"))
 
 
@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return a text as one line of Markdown that shows it: no image, link, HTML, code or cell begins in it."""
+    """Return a text as one line of Markdown in which no image, link, HTML, code or cell begins."""
     return one_line(text).translate(_MARKDOWN)
 
 
@@ -36,13 +36,13 @@ def cell(text: str | None) -> str:
 
 
 def code_cell(text: str) -> str:
-    """Return a text, shortened, as the cell of a Markdown table: as code, unless it holds what ends code or a cell."""
+    """Return a text, shortened, as a code cell of a Markdown table; as plain text if it has special characters."""
     shown = one_line(_short(text))
     return f"`{shown}`" if shown and _AS_CODE.fullmatch(shown) else markdown(shown)
 
 
 def csv_cell(value: object) -> object:
-    """Return what stands in a cell of a CSV file, so that no spreadsheet takes a text for a formula."""
+    """Return the value for a cell of a CSV file, quoted if a spreadsheet might take it for a formula."""
     if not isinstance(value, str):
         return "" if value is None else value
     shown = one_line(value)

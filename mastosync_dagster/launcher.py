@@ -1,8 +1,8 @@
-"""Dagster's run launcher, made to notice runs whose process is gone.
+"""A run launcher that notices runs whose process has died.
 
-Dagster asks nobody about a run that its default launcher has started: if the machine, or the code server with it, goes
-down, the run stays "started" for ever and keeps its place among the runs that may go on at once, and after four of
-these nothing begins any more. Runs of the command line have nobody at all who watches them.
+Dagster does not check a run that its default launcher has started. If the machine or the code server goes down, the run
+stays "started" for ever and keeps its slot in the run queue; after four of these no run starts any more. Runs of the
+command line are not watched at all.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class WatchfulRunLauncher(DefaultRunLauncher):
-    """The default launcher, which run monitoring can ask whether a run's process is still there."""
+    """The default launcher, with a health check that Dagster's run monitoring can call."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        """Make it, in each process that opens the Dagster instance and has to do with runs."""
+        """Keep files private in each process that opens the Dagster instance and handles runs."""
         super().__init__(inst_data)
         keep_files_private()
 
@@ -38,7 +38,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Tell whether a run is being executed. Where nothing can be found out, it is."""
+        """Return whether a run is being executed. A run whose state cannot be found out counts as running."""
         known = state(self._instance, run)
         alive = known is RunState.ALIVE
         if known in {RunState.NOT_BEGUN, RunState.UNKNOWN}:
@@ -49,7 +49,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
 
     def _code_server_executes(self, run_id: str) -> bool:
-        """Ask the code server that was told to execute a run."""
+        """Ask the code server that started a run; True where none is known."""
         client = self._get_grpc_client_for_termination(run_id)  # type: ignore[no-untyped-call]  # Dagster's own
         if client is None:
             return True

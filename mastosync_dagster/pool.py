@@ -1,9 +1,10 @@
-"""Threads for many small requests, waited for in a way that an interrupt of the main thread ends."""
+"""Threads for many small requests; an interrupt of the main thread ends the wait for them."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+import time
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -17,22 +18,32 @@ _Result = TypeVar("_Result")
 _POLL_SECONDS = 0.5
 
 
-class Stopped(Exception):  # noqa: N818  (no error: somebody wanted it)
-    """The work was stopped from outside."""
+class EverySecond:
+    """Calls a function, at most about once a second unless it must be called at once."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._called = time.monotonic()
+
+    def __call__(self, *, at_once: bool = False) -> None:
+        """Call the function if it is time."""
+        now = time.monotonic()
+        if at_once or now - self._called >= 1.0:
+            self._called = now
+            self._function()
 
 
 class Pool:
-    """Some threads. A context manager: it leaves requests in flight to themselves, and begins no further one.
+    """A thread pool. A context manager: its end does not wait for requests in flight, and starts no further one.
 
-    Args:
-        threads: How many.
-        stop: Set from outside, it ends everything with `Stopped`.
-        tick: Called about twice a second while waiting.
+    ``tick`` is called in the waiting thread about twice a second.
+
+    Attributes:
+        halt: Set when the block ends or a function fails; functions pass it on to end their retries.
     """
 
-    def __init__(self, threads: int, *, stop: threading.Event, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, threads: int, *, tick: Callable[[], None] = lambda: None) -> None:
         self.halt = threading.Event()
-        self._stop = stop
         self._tick = tick
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pool")
 
@@ -47,8 +58,7 @@ class Pool:
         """Return a function's results, in the order of its arguments.
 
         Raises:
-            Stopped: Stopped from outside.
-            Exception: The first that the function raised; nothing further is begun.
+            Exception: The first that the function raised; nothing further is started.
         """
         futures = [self._threads.submit(self._run, function, thing) for thing in things]
         waiting: set[Future[_Result]] = set(futures)
@@ -59,12 +69,11 @@ class Pool:
             if failed is not None:
                 self.halt.set()
                 failed.result()
-            if self._stop.is_set():
-                raise Stopped
             self._tick()
         return [future.result() for future in futures]
 
     def _run(self, function: Callable[[_Thing], _Result], thing: _Thing) -> _Result:
         if self.halt.is_set():
-            raise Stopped
+            # Nobody waits for this result any more.
+            raise CancelledError
         return function(thing)

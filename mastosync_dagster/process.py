@@ -1,4 +1,4 @@
-"""How a process is tuned: whose files it writes, what memory it keeps, when it looks for garbage."""
+"""How a process is tuned: file permissions, memory, garbage collector."""
 
 from __future__ import annotations
 
@@ -13,66 +13,57 @@ if TYPE_CHECKING:
 
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 """glibc's numbers of these options, from its ``malloc.h``."""
-_OWN_ALONE = 0o077
-_ARENAS = 4
-_GIVEN_BACK_FROM = 1024 * 1024
-"""Bytes of an allocation that goes back to the system as soon as it is freed: parts of large objects."""
+_MMAP_BYTES = 1024 * 1024
+"""Allocations from this size on return to the system when they are freed: parts of large objects."""
 
 
 def keep_files_private() -> None:
-    """Have whatever this process and its children write from now on be readable for its own user alone.
+    """Set the umask: files that this process and its children write are for its own user alone.
 
-    Manifests, plans and Dagster's records name the media of suspended accounts, and much else.
+    Manifests, plans and Dagster's records name the media of suspended accounts.
     """
-    os.umask(_OWN_ALONE)
+    os.umask(0o077)
 
 
 def limit_malloc_arenas() -> None:
-    """Have freed memory used again, by whichever thread, instead of kept for those that freed it.
+    """Let all threads share freed memory, and return large blocks to the system. Safe to call again.
 
-    Arrow's own allocator kept 60 MB of a run of 10,000 objects that were free, and glibc's arenas (eight a core, each
-    filled by the bodies of some threads) 20 MB. glibc also learns from the first large block that is freed to keep
-    such blocks: the parts of large objects, 10 MB. It costs no time that could be measured, and may be called any
-    number of times. Where there is no glibc, its part is left out.
+    Measured over a run of 10,000 objects: Arrow's own allocator kept 60 MB of free memory, glibc's arenas (eight a
+    core) 20 MB. After the first large free glibc also keeps large blocks, the parts of large objects: 10 MB. The change
+    costs no measurable time. Without glibc only Arrow's part applies.
     """
-    import pyarrow as pa  # noqa: PLC0415  (who copies nothing need not pay for it)
+    import pyarrow as pa  # noqa: PLC0415  (only runs that copy need it)
 
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(AttributeError, OSError, TypeError):
         glibc = ctypes.CDLL(None)
-        glibc.mallopt(_M_ARENA_MAX, _ARENAS)
-        glibc.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM)
+        glibc.mallopt(_M_ARENA_MAX, 4)
+        glibc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 @contextlib.contextmanager
 def collecting_by_hand() -> Iterator[None]:
-    """Look for garbage in cycles only when the block asks for it.
+    """Switch the cyclic garbage collector off within the block.
 
-    Planning and copying make ten thousands of small objects a second that live shortly and are in no cycle. Looking at
-    them again and again took a fifth of the planning's CPU.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextlib.contextmanager
-def overlooked_by_the_collector() -> Iterator[None]:
-    """Have the garbage collector overlook what there is at the end of the block.
-
-    What modules and definitions consist of stays as long as the process. Looking through it again and again, and once
-    more at the end of the process, took a fifth of the time of a run that has nothing to do.
+    Planning and copying make ten thousands of short-lived objects a second, none of them in a cycle. The collector took
+    a fifth of the planning's CPU.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.freeze()
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def frozen_for_gc() -> Iterator[None]:
+    """Exclude from garbage collection all objects that exist at the end of the block.
+
+    Modules and definitions live as long as the process. Collecting over them took a fifth of the time of a run that has
+    nothing to do.
+    """
+    with collecting_by_hand():
+        yield
+        gc.freeze()

@@ -1,4 +1,4 @@
-"""Work that signals do not end: what has been done must be on record, however impatient somebody is."""
+"""Work that signals do not interrupt: results must be on record even if somebody terminates the run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,17 @@ _Result = TypeVar("_Result")
 
 
 def run_shielded(work: Callable[[], _Result], on_interrupt: Callable[[BaseException], None]) -> _Result:
-    """Do something in a thread of its own, to its end, and wait for it.
+    """Run ``work`` to its end in a thread of its own, wait for it, and return or raise what it does.
 
-    Handlers of signals raise in the main thread, at every signal: they interrupt the wait here, and never the work.
-
-    Args:
-        work: What to do.
-        on_interrupt: Hears of each interrupt; afterwards the wait goes on.
-
-    Returns:
-        What the work returns. What it raises is raised.
+    Signal handlers raise in the main thread: they interrupt only the wait. Each such exception goes to
+    ``on_interrupt``; then the wait goes on.
     """
     claimed, done = threading.Lock(), threading.Event()
     results: list[_Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
-        # A start that was interrupted may have been one all the same.
+        # An interrupted `start` may have started a thread, so that two may get here.
         if not claimed.acquire(blocking=False):
             return
         try:

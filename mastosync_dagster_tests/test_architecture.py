@@ -128,8 +128,8 @@ print(before, once > 100_000, gc.get_freeze_count() - once, gc.isenabled())
 
 
 def test_the_garbage_collector_overlooks_what_definitions_consist_of_and_nothing_that_comes_later() -> None:
-    told = subprocess.run([sys.executable, "-c", _LOAD_AND_COUNT], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["0", "True", "0", "True"]
+    output = subprocess.run([sys.executable, "-c", _LOAD_AND_COUNT], capture_output=True, text=True, check=True)
+    assert output.stdout.split() == ["0", "True", "0", "True"]
 
 
 def test_dagster_validates_the_definitions(tmp_path: Path) -> None:

@@ -122,27 +122,18 @@ def test_lines_that_nobody_here_needs_never_enter_the_process(tmp_path: Path) ->
     assert read(tmp_path, content).file.keys() == known
 
 
-def test_our_own_numbers_have_defaults_and_can_be_set() -> None:
-    nothing = Environment.read({})
-    assert environment.rows_per_partition(nothing) == 50_000
-    assert environment.concurrency(nothing) == 64
-    assert environment.manifests_location(nothing) is None
-    settings = Environment.read(
-        {
-            "MASTOSYNC_ROWS_PER_PARTITION": " 1000 ",
-            "MASTOSYNC_CONCURRENCY": "128",
-            "MASTOSYNC_MANIFESTS": "s3://bucket/manifests",
-        }
-    )
-    assert environment.rows_per_partition(settings) == 1000
-    assert environment.concurrency(settings) == 128
-    assert environment.manifests_location(settings) == "s3://bucket/manifests"
-
-
-def test_our_own_numbers_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTOSYNC_ENV_FILE", raising=False)
-    monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "7")
-    assert environment.concurrency() == 7
+def test_our_own_numbers_have_defaults_and_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert environment.rows_per_partition() == 50_000
+    assert environment.concurrency() == 64
+    assert environment.manifests_location() is None
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", " 1000 ")
+    monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "128")
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", "s3://bucket/manifests")
+    assert environment.rows_per_partition() == 1000
+    assert environment.concurrency() == 128
+    assert environment.manifests_location() == "s3://bucket/manifests"
 
 
 @pytest.mark.parametrize("value", ["many", "1.5", "-1", "0", "1_000", "1e3", "٣", "99999999999999999999"])
@@ -153,10 +144,11 @@ def test_our_own_numbers_are_read_when_they_are_asked_for(monkeypatch: pytest.Mo
         ("MASTOSYNC_CONCURRENCY", environment.concurrency),
     ],
 )
-def test_a_number_that_is_none_is_named(name: str, get: object, value: str) -> None:
+def test_a_number_that_is_none_is_named(name: str, get: object, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(get)
+    monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"{name} must be a whole number from 1 to "):
-        get(Environment.read({name: value}))
+        get()
 
 
 def test_what_was_read_shows_no_value() -> None:

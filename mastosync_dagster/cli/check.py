@@ -1,10 +1,9 @@
-"""``mastosync check``: every connection and permission that a run needs, tried. Nothing stays but what it found."""
+"""``mastosync check``: tries every connection and permission that a run needs, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.expected.source_check import look_for_originals
+from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.mastodon.connection import short_transaction
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
@@ -36,16 +36,15 @@ if TYPE_CHECKING:
 
 _PROBE = "mastosync-check"
 _PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backups/dumps")
-"""Where the objects of private rows lie. A policy may name any of them."""
-_NEEDED = frozenset({"tunnel", "database", "tables", "source", "destination"})
-"""What originals cannot be looked for without."""
-_MOST_BACK = 1024 * 1024
+"""Folders of objects of private rows. A bucket policy may name any of them."""
+_NEEDED_FOR_ORIGINALS = frozenset({"tunnel", "database", "tables", "source", "destination"})
+"""The checks without which the originals cannot be checked."""
 _BODY = b"written by mastosync check; it may be deleted"
 
 _LARGEST_SKEW = timedelta(minutes=5)
-"""Storages refuse signatures of clocks that differ by 15 minutes."""
+"""Storages refuse signatures if the clocks differ by 15 minutes."""
 _FEWEST_CONNECTIONS = 2
-"""What one run needs at the same time."""
+"""What one run uses at the same time."""
 
 
 class Verdict(str, Enum):
@@ -59,44 +58,32 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was tried.
-
-    Attributes:
-        name: What.
-        verdict: How it ended.
-        text: What was found; where it failed or warns, what to change.
-    """
+    """The result of one check. The text says what was found and, after a failure or warning, what to change."""
 
     name: str
     verdict: Verdict
     text: str
 
 
-class _Failed(Exception):  # noqa: N818  (it ends one check, and is no error of ours)
+class _Failed(Exception):  # noqa: N818  (it ends one check only)
     """A check failed; the message says what to change."""
 
 
 class _Warned(Exception):  # noqa: N818  (as above)
-    """A check found what may be right, and should be looked at; the message says what."""
+    """A check found something that may be right or wrong; the message says what."""
 
 
 def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
-    """Try everything, and yield a line for each thing as it ends. What failed does not keep the rest from being tried.
-
-    Args:
-        database: Mastodon's database.
-        source: The bucket that is read.
-        destination: The bucket that is written.
-    """
+    """Run all checks, and yield a line for each as it ends. A failure skips only the checks that depend on it."""
     failed = set[str]()
     for line in itertools.chain(
         _check_database(database),
         _check_source(source),
-        _check_places(source, destination),
+        _check_buckets_differ(source, destination),
         _check_destination(destination),
     ):
         yield line
-        if line.verdict is Verdict.FAILED and line.name in _NEEDED:
+        if line.verdict is Verdict.FAILED and line.name in _NEEDED_FOR_ORIGINALS:
             failed.add(line.name)
     if failed:
         yield Line("originals", Verdict.SKIPPED, f"without the {' and the '.join(sorted(failed))}")
@@ -106,22 +93,22 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
 
 def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:
     with database.session() as connect:
-        found = look_for_originals(connect, source, destination)
-    if found.speak_against:
+        found = check_originals(connect, source, destination)
+    if found.is_wrong_source:
         raise _Failed(found.complaint(source, destination))
     if not found.asked:
         return "not tried: no row has a file"
-    told = (
+    message = (
         f"of {found.asked:,} originals that some rows of the database have, the source has {found.at_source:,} and the"
         f" destination {found.at_destination:,}"
     )
     if found.has_gaps:
         names = " and ".join(source.settings.variable(name) for name in ("S3_BUCKET", "S3_KEY_PREFIX"))
         raise _Warned(
-            f"{told}: what the source lacks is not copied. Right where Mastodon writes to the destination by now, or"
+            f"{message}: what the source lacks is not copied. Right where Mastodon writes to the destination by now, or"
             f" files were lost; else {names} name an old or unfinished copy"
         )
-    return told
+    return message
 
 
 def _line(name: str, check: Callable[[], str]) -> Line:
@@ -153,7 +140,8 @@ def _check_database(database: MastodonDatabase) -> Iterator[Line]:
         yield _line("database", lambda: _server(connection))
         yield _line("tables", lambda: _tables(connection))
         yield _line("connections", lambda: _connections(connection))
-        yield _line("database clock", lambda: _database_clock(connection))
+        # This one cannot fail: rows are compared by the database's clock alone.
+        yield _line("database clock", lambda: _skew(database_now(connection)))
 
 
 def _server(connection: Connection) -> str:
@@ -182,20 +170,15 @@ def _connections(connection: Connection) -> str:
     return f"{free} are free; a run needs {_FEWEST_CONNECTIONS}"
 
 
-def _database_clock(connection: Connection) -> str:
-    # Nothing depends on it: moments are compared by the database's clock alone.
-    return _skew(database_now(connection))
-
-
 # --- the buckets -----------------------------------------------------------------------------------------------------
 
 
-def _check_places(source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
-    def different() -> str:
+def _check_buckets_differ(source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
+    def check() -> str:
         ensure_different(source, destination)
         return "source and destination are not the same"
 
-    yield _line("two places", different)
+    yield _line("two places", check)
 
 
 def _check_source(bucket: S3Bucket) -> Iterator[Line]:
@@ -215,7 +198,10 @@ def _reach(storage: Storage) -> str:
     )
     if storage.check():
         return at
-    return f"{at}; it may not be listed, so each object is asked for: slower and dearer. ListBucket is what is missing"
+    return (
+        f"{at}; its access key may not list it, so each object takes a request: slower and more expensive. Give the key"
+        " the right to s3:ListBucket"
+    )
 
 
 def _read(storage: Storage) -> str:
@@ -227,28 +213,28 @@ def _read(storage: Storage) -> str:
     if not page.entries:
         return "not tried: there is no object" + (f" behind {settings.prefix}" if settings.prefix else "")
     key = page.entries[0].key
-    read_digest(storage, key.removeprefix(settings.prefix), threading.Event(), first=1)
+    read_digest(storage, key.removeprefix(settings.prefix), first=1)
     return f"{key} was read"
 
 
 def _clock(storage: Storage) -> str:
-    told = destination_now(storage)
-    if told is None:
-        return "it does not tell the time"
-    if abs(datetime.now(timezone.utc) - told) > _LARGEST_SKEW:
-        raise _Failed(f"{_skew(told)}: set this machine's clock (NTP), or its signatures will be refused")
-    return _skew(told)
+    now = destination_now(storage)
+    if now is None:
+        return "its answers have no date"
+    if abs(datetime.now(timezone.utc) - now) > _LARGEST_SKEW:
+        raise _Failed(f"{_skew(now)}: set this machine's clock (NTP), or its signatures will be refused")
+    return _skew(now)
 
 
-def _skew(told: datetime) -> str:
-    seconds = told.timestamp() - time.time()
+def _skew(now: datetime) -> str:
+    seconds = now.timestamp() - time.time()
     return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
 
 
 def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
-    reached = _line("destination", lambda: _reach(bucket.storage()))
-    yield reached
-    if reached.verdict is not Verdict.OK:
+    listing = _line("destination", lambda: _reach(bucket.storage()))
+    yield listing
+    if listing.verdict is not Verdict.OK:
         yield Line("destination write", Verdict.SKIPPED, "without the destination")
         return
     storage = bucket.storage()
@@ -261,43 +247,43 @@ def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
 
 
 def _checks_bodies(storage: Storage) -> str:
-    """Send a body that is not the one of its Content-MD5, and see what becomes of it."""
+    """Send a body with the Content-MD5 of another one, which the storage should refuse."""
     if checks_md5(storage):
-        return "it refuses a body that is not the one of its checksum"
-    return "it does not look at checksums, so bodies are hashed before they are sent, which costs processor time"
+        return "it refuses a body with a wrong checksum"
+    return "it ignores checksums, so bodies are hashed before they are sent, which costs processor time"
 
 
 def _stays_private(storage: Storage) -> str:
-    """Write what is to be private where private objects go, and ask for it as everybody can."""
+    """Write private objects where Mastodon's lie, and request them without a signature."""
     settings, decided = storage.settings, copy_private()
     permission = settings.variable("S3_PERMISSION")
     if not settings.has_acls and not decided:
         if settings.permission and decided is None:
             raise _Failed(
-                f"{permission}={settings.permission} does not let everybody read, so ACLs do not tell private objects"
-                f" from public ones: private objects wait for {COPY_PRIVATE} (true: the bucket is not public, copy"
-                f" them; false: leave them out). Where ACLs work, {permission}=public-read keeps them private"
+                f"{permission}={settings.permission} does not let everybody read, so ACLs do not separate private from"
+                f" public objects: private objects wait for {COPY_PRIVATE} (true: the bucket is not public, copy"
+                f" them; false: skip them). Where ACLs work, {permission}=public-read keeps them private"
             )
         return f"private objects are not copied{'' if decided is False else f', and wait for {COPY_PRIVATE}'}"
-    behind: list[str] = []
-    prove_private(storage, _PRIVATE_FOLDERS, sets_acls=settings.has_acls, halt=threading.Event(), warn=behind.append)
-    if behind:
-        raise _Failed(behind[0])
+    warnings: list[str] = []
+    prove_private(storage, _PRIVATE_FOLDERS, sets_acls=settings.has_acls, warn=warnings.append)
+    if warnings:  # a probe could not be deleted
+        raise _Failed(warnings[0])
     return (
-        f"what is written private is not given out without a signature at {settings.server}; another address of the"
-        " bucket (a public domain, a CDN) was not asked: ask it for a private object once"
+        f"{settings.server} refuses private objects without a signature; another address of the bucket (a public"
+        " domain, a CDN) was not tried: request a private object there once"
     )
 
 
 def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
-    """Write an object, look at it and delete it."""
+    """Write an object, read its ACL and delete it."""
     probe = f"{_PROBE}/{uuid.uuid4()}"
     key = storage.full_key(probe)
     name = f"destination write ({kind})"
     written = _line(name, lambda: _write(storage, key, private=private))
     yield written
     if written.verdict is not Verdict.OK:
-        # It may have been written, and not be readable.
+        # It may have been written without being readable.
         with contextlib.suppress(_Failed):
             _delete(storage, key)
         return
@@ -309,9 +295,9 @@ def _write(storage: Storage, key: str, *, private: bool) -> str:
     headers = storage.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=private)
     relative = key.removeprefix(storage.settings.prefix)
     storage.ask(lambda client: client.put(key, _BODY, headers, None), relative)
-    found = storage.ask(lambda client: client.get(key, limit=_MOST_BACK), relative).body
+    found = storage.ask(lambda client: client.get(key, limit=MIB), relative).body
     if found != _BODY:
-        raise _Failed(f"{key} was written, and something else was read back: is there a cache before the storage?")
+        raise _Failed(f"{key} was written, and something else was read back: is there a cache in front of the storage?")
     return f"{key} was written and read back"
 
 
@@ -321,16 +307,16 @@ def _acl(storage: Storage, key: str, *, private: bool) -> str:
         return f"none is sent, since {storage.settings.variable('S3_PERMISSION')} is empty"
     sent = "private" if private else permission
     try:
-        public = is_public(storage, key, threading.Event())
+        public = is_public(storage, key)
     except StorageError as error:
         if error.reason is Reason.ACL_REFUSED:
             raise
-        return f"{sent} was taken, and is not shown ({error.reason.value})"
+        return f"{sent} was accepted, and cannot be read back ({error.reason.value})"
     if public == (private or not storage.settings.has_acls):
         variable = storage.settings.variable("S3_PERMISSION")
         raise _Failed(
             f"{sent} was sent, and the object is readable by {'everybody' if public else 'nobody else'}: the bucket's"
-            f" own settings win over ACLs. Let it take ACLs, or set {variable} to an empty text"
+            f" own settings win over ACLs. Enable ACLs there, or set {variable} to an empty text"
         )
     return f"{sent}, as it was sent"
 
@@ -339,5 +325,5 @@ def _delete(storage: Storage, key: str) -> str:
     try:
         storage.ask(lambda client: client.delete(key), key.removeprefix(storage.settings.prefix))
     except StorageError as problem:
-        raise _Failed(f"{problem}. {key} stays behind: delete it") from problem
+        raise _Failed(f"{problem}. {key} is left there: delete it") from problem
     return f"{key} was deleted"

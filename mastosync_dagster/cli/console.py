@@ -1,4 +1,4 @@
-"""What the commands show people in a terminal, and scripts with ``--json``."""
+"""Output of the commands, for people in a terminal and for scripts (``--json``)."""
 
 from __future__ import annotations
 
@@ -26,27 +26,17 @@ if TYPE_CHECKING:
     from mastosync_dagster.cli.estimate import Estimate
     from mastosync_dagster.cli.status import Status
     from mastosync_dagster.records.summaries import Summary
-    from mastosync_dagster.runs.history import Watermark
 
 _MEGABYTE = 1_000_000
-# Dagster's own lines on the terminal would tear the bar; they are in the UI all the same.
+# Dagster's own log lines would break the bar; the UI has them.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Mapping[str, object]) -> bool:
-    """Run ``sync_changes`` in this process.
-
-    Args:
-        console: Where the bar and the table go.
-        instance: Where the run is recorded.
-        run_config: Config of the job's ops.
-
-    Returns:
-        Whether it succeeded, that is: no object failed.
-    """
+    """Run ``sync_changes`` in this process; return whether it succeeded, that is: no object failed."""
     job = build_definitions(BarProgress(console)).resolve_job_def("sync_changes")
     run_id = str(uuid.uuid4())
-    # Before the run is on record: at whatever moment this process is killed, the next command sees that it has died.
+    # Before the run is on record: whenever this process is killed, the next command finds the run dead.
     lock(instance, run_id)
     result = job.execute_in_process(
         run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
@@ -54,19 +44,19 @@ def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Map
     if result.success:
         summary = result.output_for_node("report_changes")
         console.print(_table(summary))
-        # Seldom: after the switch, after a refetch.
-        for group, tally in summary.groups.items():
-            if tally.only_at_destination:
-                told = f"{group}: {tally.only_at_destination:,} of those present are only at the destination"
-                console.print(told, markup=False)
+        # Rare: after the switch, after a refetch.
+        for group, stats in summary.groups.items():
+            if stats.only_at_destination:
+                line = f"{group}: {stats.only_at_destination:,} of those present are only at the destination"
+                console.print(line, markup=False)
         return True
     for event in result.all_events:
         if event.is_step_failure:
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            told = plain(text or (root_of(error).message if error else "failed"))
-            console.print(told, style="bold red", markup=False)
+            message = plain(text or (root_of(error).message if error else "failed"))
+            console.print(message, style="bold red", markup=False)
     console.print(f"run {result.run_id}: more in the Dagster UI", markup=False)
     return False
 
@@ -76,21 +66,22 @@ def _table(summary: Summary) -> Table:
     table.add_column("file type")
     for name in ("objects", "copied", "present", "missing", "failed", "MB"):
         table.add_column(name, justify="right")
-    for group, tally in summary.groups.items():
-        told = counts(tally)
-        numbers = (f"{told[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
-        table.add_row(group, *numbers, f"{told['bytes'] / _MEGABYTE:,.1f}")
+    for group, stats in summary.groups.items():
+        by_name = counts(stats)
+        numbers = (f"{by_name[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
+        table.add_row(group, *numbers, f"{by_name['bytes'] / _MEGABYTE:,.1f}")
     return table
 
 
 def status_lines(status: Status) -> list[str]:
-    """Return what people read about a file type."""
+    """Return the lines about a file type."""
     left, known = status.left, status.watermark
     kinds = ("materialized", "failed", "running", "missing")
     ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
     there = status.only_at_destination
     done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     rest = "all taken, some in doubt" if status.in_doubt and not left.objects else f"{left.objects:,} left"
+    incremental = f"run {known.run_id}, watermark {known.timestamp.isoformat(' ', 'seconds')}" if known else "none yet"
     done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
     return [
         status.file_type.value,
@@ -98,19 +89,13 @@ def status_lines(status: Status) -> list[str]:
         f"  objects      {done}, {status.objects_missing:,} missing, {rest}",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
-        f"  incremental  {_incremental(known)}",
+        f"  incremental  {incremental}",
         *([f"  restored     {RESTORED}; the next incremental run takes every row"] if status.restored else []),
     ]
 
 
-def _incremental(known: Watermark | None) -> str:
-    if known is None:
-        return "none yet"
-    return f"run {known.run_id}, watermark {known.moment.isoformat(' ', 'seconds')}"
-
-
 def status_json(status: Status) -> dict[str, object]:
-    """Return what scripts read about a file type."""
+    """Return the JSON object of a file type."""
     known = status.watermark
     return {
         "file_type": status.file_type.value,
@@ -127,17 +112,18 @@ def status_json(status: Status) -> dict[str, object]:
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,
         "last_incremental": known.run_id if known else None,
-        "watermark": known.moment.isoformat() if known else None,
+        "watermark": known.timestamp.isoformat() if known else None,
     }
 
 
-def estimate_lines(told: Estimate) -> list[str]:
-    """Return what people read about what a copy will take."""
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """Return the lines of an estimate."""
+    monthly = estimate.dollars_a_month
     hours = "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives a rate"
     return [
-        f"objects   {told.objects:,}",
-        f"size      {told.bytes / _MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
-        f"requests  {told.lists:,} list, {told.gets:,} get, {told.puts:,} put",
-        f"cost      {told.dollars:,.2f} US dollars for the copy, {told.dollars_a_month:,.2f} a month to keep it",
-        f"hours     {hours if told.hours is None else f'{told.hours:,.2f}, one run at a time'}",
+        f"objects   {estimate.objects:,}",
+        f"size      {estimate.bytes / _MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
+        f"requests  {estimate.lists:,} list, {estimate.gets:,} get, {estimate.puts:,} put",
+        f"cost      {estimate.dollars:,.2f} US dollars for the copy, {monthly:,.2f} a month to keep it",
+        f"hours     {hours if estimate.hours is None else f'{estimate.hours:,.2f}, one run at a time'}",
     ]

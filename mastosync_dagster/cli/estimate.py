@@ -1,9 +1,9 @@
-"""What a copy will take: objects, bytes, requests, money, hours. Nothing is copied, and no storage is asked."""
+"""Estimates what a copy will take: objects, bytes, requests, money, hours. It sends no request to a storage."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import yaml
 from mastosync_dagster.environment import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     from mastosync_dagster.mastodon import TableSize
@@ -25,14 +25,11 @@ _HOUR = 3600
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a provider asks for, in US dollars.
+    """A provider's prices in US dollars: of 1,000 list, put and get requests, and of gigabytes.
 
     Attributes:
-        list: 1,000 listings.
-        put: 1,000 writes.
-        get: 1,000 reads.
         egress: A gigabyte read over the internet.
-        month: A gigabyte kept for a month.
+        month: A gigabyte stored for a month.
     """
 
     list: float
@@ -44,12 +41,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How fast a run copies.
-
-    Attributes:
-        objects: Objects a second; None: not known.
-        bytes: Bytes a second; None: not known.
-    """
+    """How many objects and bytes a run copies per second; None: not known."""
 
     objects: float | None
     bytes: float | None
@@ -60,13 +52,11 @@ class Estimate:
     """What a copy will take.
 
     Attributes:
-        objects: Objects.
-        bytes: Bytes: originals by the database, and a guess for each other object.
-        lists: Listings of both sides together.
-        gets: Reads from the source.
+        bytes: Originals by the database, and a guess for each other object.
+        lists: Requests to both storages together.
         puts: Writes to the destination, with the parts of large objects.
         dollars: For requests and traffic of the copy.
-        dollars_a_month: For keeping it at the destination.
+        dollars_a_month: For storing it at the destination.
         hours: Of one run after the other; None: no rate is known.
     """
 
@@ -79,24 +69,16 @@ class Estimate:
     dollars_a_month: float
     hours: float | None
 
-    def numbers(self) -> dict[str, float | None]:
-        """Return everything by name."""
-        return asdict(self)
-
 
 def price_table(path: Path | None = None) -> dict[str, Prices]:
-    """Read a table of prices.
-
-    Args:
-        path: A file like ``prices.yaml``; None: that one.
-
-    Raises:
-        SettingsError: The file cannot be read, or is no table of prices.
-    """
+    """Read a table of prices like ``prices.yaml``; None: that one. `SettingsError` if it cannot be read."""
     where = "the price table" if path is None else str(path)
     try:
         text = (resources.files("mastosync_dagster.cli") / "prices.yaml" if path is None else path).read_text("utf-8")
-        return {str(name): Prices(**_numbers(prices)) for name, prices in yaml.safe_load(text).items()}
+        return {
+            str(name): Prices(**{kind: float(str(price)) for kind, price in prices.items()})
+            for name, prices in yaml.safe_load(text).items()
+        }
     except OSError as error:
         raise SettingsError(f"{where} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
@@ -106,12 +88,8 @@ def price_table(path: Path | None = None) -> dict[str, Prices]:
         ) from error
 
 
-def _numbers(prices: Mapping[str, object]) -> dict[str, float]:
-    return {name: float(str(value)) for name, value in prices.items()}
-
-
 def measured_rate(reads: Iterable[RangeRead]) -> Rate:
-    """Return how fast earlier runs over ID ranges have copied: their objects and bytes over their time."""
+    """Return the rate of earlier runs over ID ranges that copied something."""
     copied = size = seconds = 0.0
     for read in reads:
         if read.numbers.get("copied"):
@@ -124,12 +102,7 @@ def measured_rate(reads: Iterable[RangeRead]) -> Rate:
 def estimate(size: TableSize, source: Prices, destination: Prices, rate: Rate, *, preview_bytes: int) -> Estimate:
     """Return what the copy of some objects will take.
 
-    Args:
-        size: The objects, by the database.
-        source: What reading costs.
-        destination: What writing and keeping costs.
-        rate: How fast it goes.
-        preview_bytes: How large an object is that is no original: the database does not say.
+    ``preview_bytes`` is the size of every object that is not an original: the database has none.
     """
     total = size.bytes + (size.objects - size.originals) * preview_bytes
     pages = math.ceil(size.objects / _KEYS_OF_A_PAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import click
 from mastosync_dagster.process import keep_files_private
 
 # Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
-# (hence the PLC0415 of this module in pyproject.toml).
+# (see the PLC0415 of this module in pyproject.toml).
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups")
 _MEGABYTE = 1_000_000
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
+_SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
 
 
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Turn an error that an admin can do something about into its message and exit status 1."""
+    """Convert an error that an admin can resolve into its message and exit status 1."""
     from mastosync_dagster.errors import AdminError
     from mastosync_dagster.escaping import plain
 
@@ -38,7 +40,7 @@ def _plain_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance that DAGSTER_HOME names. Runs of it that have died are called failed."""
+    """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed."""
     import dagster as dg
     from dagster._core.errors import DagsterHomeNotSetError
 
@@ -52,7 +54,7 @@ def _instance() -> Iterator[dg.DagsterInstance]:
             " its run history"
         ) from error
     except dg.DagsterInvariantViolationError as error:
-        # A relative path, or no folder: Dagster's own sentence says which.
+        # A relative path, or no folder: Dagster's own message says which.
         raise click.ClickException(str(error)) from error
     with opened:
         close_dead_runs(opened)
@@ -67,12 +69,12 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@_SOME_FILE_TYPES
 def ranges(file_types: tuple[str, ...]) -> None:
     """Register ID ranges up to now, and print them.
 
-    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default. Ranges
-    that are registered stay as they are; new rows become new ranges behind them.
+    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default.
+    Registered ranges do not change; new rows become new ranges after them.
     """
     from mastosync_dagster.environment import rows_per_partition
     from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
@@ -91,11 +93,11 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("file_types", nargs=-1, required=True, type=click.Choice(FILE_TYPES), metavar="FILE_TYPE...")
 @click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to leave out first.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to skip first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each side (default 64).")
-@click.option("--refetch", is_flag=True, help="Fetch lost originals of other servers from there.")
-@click.option("--overwrite", is_flag=True, help="Where the sides differ, take the source's whatever speaks against it.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each storage (default 64).")
+@click.option("--refetch", is_flag=True, help="Fetch missing remote originals from their servers.")
+@click.option("--overwrite", is_flag=True, help="Where objects differ, take the source's in any case.")
 def sync(
     file_types: tuple[str, ...],
     *,
@@ -108,7 +110,7 @@ def sync(
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
-    It is the job sync_changes, and its run stands in the Dagster UI. Exit status 0 only when nothing failed.
+    This is the job sync_changes; the Dagster UI shows its run. Exit status 0 only if nothing failed.
     """
     from rich.console import Console
 
@@ -134,14 +136,14 @@ def sync(
 
 
 @main.command()
-@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@_SOME_FILE_TYPES
 @click.option("--outcome", type=click.Choice(["missing", "failed"]), help="Only these; both by default.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="Default: table.")
 def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
     """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
 
     Without --outcome also what is damaged at the source and good at the destination. It reads the newest manifest of
-    each range. With the database at hand it gives the tootctl commands that fetch objects of other servers again.
+    each range. If the database is reachable, it prints the tootctl commands that fetch remote objects again.
     """
     from mastosync_dagster.cli.report import run_report
 
@@ -150,22 +152,22 @@ def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
 
 
 @main.command()
-@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
+@_SOME_FILE_TYPES
 @_AS_JSON
 def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
     """Show what is done and what is left of each file type.
 
-    Ranges, objects and megabytes done and left, and how far incremental runs have come: the watermark. Rows that no run
-    has read are counted in the database, which takes about a second for a hundred thousand of them.
+    Ranges, objects and megabytes done and left, and the watermark of incremental runs. Rows that no run has read are
+    counted in the database, which takes about a second for a hundred thousand of them.
     """
     from mastosync_dagster.cli.console import status_json, status_lines
     from mastosync_dagster.cli.status import statuses
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
-    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
-        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen)
     if as_json:
         click.echo(json.dumps([status_json(each) for each in found], indent=2))
     else:
@@ -177,8 +179,8 @@ def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
 def check(*, as_json: bool) -> None:
     """Try every connection and permission that a run needs.
 
-    Writes, reads and deletes a small object of its own at the destination; nothing else is changed. Exit status 0 only
-    when nothing failed.
+    It writes, reads and deletes small objects of its own at the destination, and changes nothing else. Exit status 0
+    only if nothing failed.
     """
     from mastosync_dagster.cli.check import Verdict, check_everything
     from mastosync_dagster.escaping import plain
@@ -192,25 +194,25 @@ def check(*, as_json: bool) -> None:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")
                 click.echo(f"{click.style(f'{line.verdict.value:8}', fg=colour)}{line.name}: {plain(line.text)}")
     if as_json:
-        told = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
-        click.echo(json.dumps(told, indent=2))
+        results = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
+        click.echo(json.dumps(results, indent=2))
     if any(line.verdict is Verdict.FAILED for line in lines):
         raise click.exceptions.Exit(1)
 
 
 @main.command()
-@click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
-@click.option("--all", "everything", is_flag=True, help="All rows, and not only what is left.")
+@_SOME_FILE_TYPES
+@click.option("--all", "everything", is_flag=True, help="All rows, not only what is left.")
 @click.option(
     "--prices", type=click.Path(path_type=Path), help="A table of prices, like mastosync_dagster/cli/prices.yaml."
 )
-@click.option("--from", "source", default="free", help="Name in that table of where the objects are (default free).")
-@click.option("--to", "destination", default="free", help="Name in it of where they go (default free).")
+@click.option("--from", "source", default="free", help="The source's name in that table (default free).")
+@click.option("--to", "destination", default="free", help="The destination's name in it (default free).")
 @click.option(
-    "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate in place of the measured."
+    "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate instead of the measured one."
 )
 @click.option("--megabytes-per-second", type=click.FloatRange(min=0, min_open=True), help="The same in 10^6 bytes.")
-@click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="A guess for each preview (40).")
+@click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="Assumed size of each preview (40).")
 @_AS_JSON
 def estimate(
     file_types: tuple[str, ...],
@@ -233,31 +235,31 @@ def estimate(
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
-    asked = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+    chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
         table = price_table(prices)
         for name in (source, destination):
             if name not in table:
                 raise click.ClickException(f"the price table has no {name}; it has {', '.join(table)}")
-        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), asked)
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen)
         size = (
-            whole_tables(MastodonDatabase(), asked) if everything else sum((each.left for each in found), TableSize())
+            whole_tables(MastodonDatabase(), chosen) if everything else sum((each.left for each in found), TableSize())
         )
         measured = measured_rate(read for each in found for read in each.reads.values())
     given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * _MEGABYTE)
-    told = estimated(
+    result = estimated(
         size,
         table[source],
         table[destination],
         given if objects_per_second or megabytes_per_second else measured,
         preview_bytes=preview_kilobytes * 1000,
     )
-    click.echo(json.dumps(told.numbers(), indent=2) if as_json else "\n".join(estimate_lines(told)))
+    click.echo(json.dumps(asdict(result), indent=2) if as_json else "\n".join(estimate_lines(result)))
 
 
 @main.command()
 @click.option("--ui", is_flag=True, help="Serve the Dagster UI on loopback afterwards, until Ctrl-C.")
-@click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Where its files lie.")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Folder for its files.")
 def demo(*, ui: bool, directory: Path) -> None:
     """Copy a small generated instance between two S3 servers on this machine."""
     try:

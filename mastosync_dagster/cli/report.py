@@ -21,7 +21,6 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.refetch.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
-from mastosync_dagster.runs.history import place_of
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 
 if TYPE_CHECKING:
@@ -33,10 +32,11 @@ if TYPE_CHECKING:
     from mastosync_dagster.refetch.remedies import Remedy
 
 _MEGABYTE = 1_000_000
+_COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")
 
 
-class _Form(Protocol):
-    """How the report looks. Lines are printed as they come, so that none is kept."""
+class _Format(Protocol):
+    """A format of the report. Lines are printed one by one, so that none is kept in memory."""
 
     def line(self, remedy: Remedy) -> None:
         """Print one object."""
@@ -46,30 +46,24 @@ class _Form(Protocol):
 
 
 def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome: str | None, form: str) -> None:
-    """Print the report.
+    """Print the report as ``table``, ``csv`` or ``json``. Raises an `AdminError`.
 
-    Args:
-        instance: Whose home may hold the manifests.
-        file_types: The file types; empty: all.
-        outcome: ``missing`` or ``failed``; None: both, and what is damaged at the source and good at the destination.
-        form: ``table``, ``csv`` or ``json``.
-
-    Raises:
-        Exception: A plain error .
+    No file type means all. No outcome means missing and failed objects, and those that are damaged at the source and
+    good at the destination.
     """
-    wanted = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
+    outcomes = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()
     store = manifest_store(instance, destination)
-    origin = ManifestOrigin(place_of(destination), acls=destination.settings().has_acls)
+    origin = ManifestOrigin(destination.settings().identity, acls=destination.settings().has_acls)
     totals: dict[str, Totals] = {}
     with contextlib.ExitStack() as stack:
-        forms: dict[str, Callable[[], _Form]] = {"table": _Table, "csv": _Csv, "json": _Json}
+        forms: dict[str, Callable[[], _Format]] = {"table": _Table, "csv": _Csv, "json": _Json}
         printer = forms[form]()
         remedies = _remedies(destination.settings().prefix, stack)
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
             inventory = Inventory(store, file_type)
-            for lines in inventory.lines(wanted, damaged):
+            for lines in inventory.lines(outcomes, damaged):
                 for remedy in remedies.of(file_type.value, lines):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
@@ -79,7 +73,7 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
 
 
 def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
-    """Open the database, if it can be reached: the manifests tell the rest without it."""
+    """Open the database; if it cannot be reached, the manifests alone must do."""
     try:
         connect = stack.enter_context(MastodonDatabase().session())
         with contextlib.closing(connect()) as connection:
@@ -92,22 +86,13 @@ def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
 
 def _fields(remedy: Remedy) -> dict[str, object]:
     line = remedy.line
-    return {
-        "file_type": line.group,
-        "id": line.row_id,
-        "part": line.part,
-        "key": line.key,
-        "outcome": line.outcome.value,
-        "reason": line.reason.value if line.reason else None,
-        "detail": line.detail,
-        "remote": remedy.remote,
-        "command": remedy.command,
-        "what_to_do": remedy.words,
-    }
+    reason = line.reason.value if line.reason else None
+    values = (line.group, line.row_id, line.part, line.key, line.outcome.value, reason, line.detail)
+    return dict(zip(_COLUMNS, (*values, remedy.remote, remedy.command, remedy.words), strict=True))
 
 
 class _Table:
-    """For people: objects with what to do under each row's, and the totals at the end."""
+    """For people: objects, what to do below those of each row, and the totals at the end."""
 
     def __init__(self) -> None:
         self._before: tuple[str, int, str] | None = None
@@ -115,13 +100,13 @@ class _Table:
     def line(self, remedy: Remedy) -> None:
         line = remedy.line
         remark = ": ".join(filter(None, [line.reason.value if line.reason else None, line.detail]))
-        told = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
+        text = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
         what = remedy.command or remedy.words
-        # What helps one object of a row helps the others.
+        # Objects of a row with the same remedy share its line.
         if self._before is not None and self._before != (line.group, line.row_id, what):
             click.echo(one_line(f"    -> {self._before[2]}"))
         self._before = (line.group, line.row_id, what)
-        click.echo(one_line(f"{told}  ({remark})" if remark else told))
+        click.echo(one_line(f"{text}  ({remark})" if remark else text))
 
     def end(self, totals: Mapping[str, Totals]) -> None:
         if self._before is not None:
@@ -137,28 +122,27 @@ class _Table:
 
 
 class _Csv:
-    """For spreadsheets: a line an object, no totals. Texts are such as can be shown."""
+    """For spreadsheets: a line per object, no totals. Texts are escaped."""
 
     def __init__(self) -> None:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
         self._begun = False
 
-    def _begin(self, names: Sequence[str]) -> None:
+    def _begin(self) -> None:
         if not self._begun:
-            self._writer.writerow(names)
+            self._writer.writerow(_COLUMNS)
             self._begun = True
 
     def line(self, remedy: Remedy) -> None:
-        fields = _fields(remedy)
-        self._begin(list(fields))
-        self._writer.writerow(map(csv_cell, fields.values()))
+        self._begin()
+        self._writer.writerow(map(csv_cell, _fields(remedy).values()))
 
-    def end(self, totals: Mapping[str, Totals]) -> None:  # noqa: ARG002  (as every form)
-        self._begin(COLUMNS)
+    def end(self, totals: Mapping[str, Totals]) -> None:  # noqa: ARG002  (as every format)
+        self._begin()
 
 
 class _Json:
-    """For scripts: one document, ``{"objects": [...], "totals": {...}}``, in ASCII, with every text as it is."""
+    """For scripts: one document, ``{"objects": [...], "totals": {...}}``, in ASCII, with unescaped texts."""
 
     def __init__(self) -> None:
         self._separator = '{"objects": ['
@@ -168,7 +152,7 @@ class _Json:
         self._separator = ","
 
     def end(self, totals: Mapping[str, Totals]) -> None:
-        told = {
+        by_type = {
             name: {
                 "manifests": total.manifests,
                 **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
@@ -178,7 +162,4 @@ class _Json:
             for name, total in totals.items()
         }
         opening = self._separator if self._separator != "," else ""
-        click.echo(f'{opening}\n], "totals": {json.dumps(told)}}}')
-
-
-COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")
+        click.echo(f'{opening}\n], "totals": {json.dumps(by_type)}}}')

@@ -1,4 +1,4 @@
-"""What is done and what is left: ID ranges by Dagster's history, objects and bytes by the database."""
+"""Status of the copy: ID ranges from Dagster's history, objects and bytes from the database."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects
-from mastosync_dagster.runs.history import DATABASE_BYTES, believable, place_of, range_reads
+from mastosync_dagster.runs.history import DATABASE_BYTES, believable, range_reads
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.sync import clocks
-from mastosync_dagster.sync.incremental import known_now
+from mastosync_dagster.sync.incremental import checked_history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,23 +35,23 @@ class Status:
     """What is done and what is left of a file type.
 
     Attributes:
-        file_type: The file type.
-        ranges: Registered ID ranges, each of which is exactly one of the four that follow.
-        materialized: Their last run has ended well.
-        failed: Their last run has failed.
-        running: A run is under way or waits.
+        ranges: Registered ID ranges, each of which counts as exactly one of the next four.
+        materialized: Their last run succeeded.
+        failed: Their last run failed.
+        running: A run is under way or queued.
         missing: No run, or none into this destination.
-        objects_done: Objects that are at the destination.
-        objects_missing: Objects that runs have found at neither side; outside of ranges, as long as nights ask for
-            them.
-        only_at_destination: Of those done, the ones that runs of ranges have not found at the source.
-        bytes_done: Of their originals, by the database.
-        left: What no run has taken yet, what has failed and what waits for its ACL; files that have changed in ranges
-            which have run are not among it.
-        in_doubt: Objects that the nights ask for, by why they do.
+        objects_done: Objects at the destination.
+        objects_missing: Objects that runs have found at neither storage; outside of ranges, as long as incremental runs
+            retry them.
+        only_at_destination: Objects done that runs of ranges have not found at the source.
+        bytes_done: Of the originals done, by the database.
+        left: Objects that no run has taken yet, that failed, or that wait for their ACL; without files that have
+            changed in ranges after their run.
+        in_doubt: Objects that incremental runs retry, by the reason.
         reads: The latest materializations of the ranges, by key.
-        watermark: How far incremental runs have come; None: there was none.
-        restored: The watermark's newest row is gone, and with it the word of every run: all is left.
+        watermark: Of incremental runs; None: there was none.
+        restored: The watermark's newest row is not found: the database was restored, earlier runs do not count, and all
+            objects are left.
     """
 
     file_type: FileType
@@ -72,26 +72,17 @@ class Status:
 
 
 def statuses(
-    instance: dg.DagsterInstance,
-    database: MastodonDatabase,
-    destination: S3Bucket,
-    file_types: Sequence[FileType],
+    instance: dg.DagsterInstance, database: MastodonDatabase, destination: S3Bucket, file_types: Sequence[FileType]
 ) -> list[Status]:
-    """Return the status of each file type. Only rows that no range's run has read are counted in the database.
+    """Return the status of each file type. Raises an `AdminError`.
 
-    Raises:
-        SettingsError: A setting is missing or wrong.
-        ConnectionFailedError: The database cannot be reached.
-        DatabaseReadError: As `table_size`, and its other errors.
-        ManifestStoreError: What is in doubt cannot be read.
+    Only rows that no range's run has read are counted in the database.
     """
-    origin = ManifestOrigin(place_of(destination), acls=destination.settings().has_acls)
+    origin = ManifestOrigin(destination.settings().identity, acls=destination.settings().has_acls)
     store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
     with database.session() as connect:
-        return [
-            _status(instance, connect, origin.place, file_type, in_doubt(store, origin, file_type.value, damaged))
-            for file_type in file_types
-        ]
+        doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
+        return [_status(instance, connect, origin.destination_id, each, doubts[each]) for each in file_types]
 
 
 def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> TableSize:
@@ -104,48 +95,47 @@ def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> 
         return sum(sizes, TableSize())
 
 
-def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_type: FileType, doubts: Doubts) -> Status:
+def _status(
+    instance: dg.DagsterInstance, connect: Connect, destination_id: str, file_type: FileType, doubts: Doubts
+) -> Status:
     ranges = registered_ranges(instance, file_type)
     with contextlib.closing(connect()) as connection:
         latest = believable(database_now(connection), clocks.machine_now())
-        history = known_now(instance, place, connection, [file_type], latest)
-    reads, known, restored = (
-        range_reads(instance, file_type, place),
-        history.watermark(file_type),
-        bool(history.restored),
-    )
-    shown = _shown(instance, file_type, ranges)
+        history = checked_history(instance, destination_id, connection, [file_type], latest)
+    reads = range_reads(instance, file_type, destination_id)
+    known, restored = history.watermark(file_type), bool(history.restored)
+    partitions = _partition_statuses(instance, file_type, ranges)
     counts = dict.fromkeys(("materialized", "failed", "running", "missing"), 0)
     for ids in ranges:
-        counts[_kind(shown.get(range_key(ids)), read=range_key(ids) in reads)] += 1
+        counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
 
     reads = {} if restored else reads
-    unread = _together([ids for ids in ranges if range_key(ids) not in reads])
+    unread = _joined([ids for ids in ranges if range_key(ids) not in reads])
     after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
     tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection, [file_type.value])
-    # An incremental run has taken the tail as it was then; one over every row has taken all.
+    # An incremental run has taken the rows after the last range; one over every row has taken all.
     believed = known if not restored else None
-    taken, untaken = (
-        (unread + tail, []) if believed and believed.every_row else (tail, unread) if believed else ([], unread + tail)
-    )
-    done, new = split_size(connect, schema, file_type.value, taken, known.moment if known else None)
-    # What has yet to be taken is left in any case.
+    taken, untaken = ([], unread + tail) if believed is None else (tail, unread)
+    if believed is not None and believed.every_row:
+        taken, untaken = unread + tail, []
+    done, new = split_size(connect, schema, file_type.value, taken, known.timestamp if known else None)
+    # Objects of rows that no run has taken are left in any case.
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
-    # Those of ranges are counted by their runs.
+    # Missing objects of ranges are counted by their runs.
     outside = open_objects(doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken))[Doubt.MISSING]
-    # What was missing is counted as such already.
+    # Missing objects are counted separately.
     undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
     left = new + table_size(connect, schema, file_type.value, untaken) + undone
-    objects, missing, left_out, only_there = (
+    objects, missing, failed, only_there = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
         for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)
     )
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=max(done.objects - outside, 0) + objects - missing - left_out,
+        objects_done=max(done.objects - outside, 0) + objects - missing - failed,
         objects_missing=missing + outside,
         only_at_destination=only_there,
         bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
@@ -158,10 +148,10 @@ def _status(instance: dg.DagsterInstance, connect: Connect, place: str, file_typ
     )
 
 
-def _shown(
+def _partition_statuses(
     instance: dg.DagsterInstance, file_type: FileType, ranges: Sequence[IdRange]
 ) -> Mapping[str, dg.AssetPartitionStatus | None]:
-    """Return what the asset's page shows of each range."""
+    """Return the status of each range as the asset's page shows it."""
     with dg.partition_loading_context(dynamic_partitions_store=instance):
         found = instance.get_status_by_partition(
             dg.AssetKey(file_type.value), [range_key(ids) for ids in ranges], file_type.partitions
@@ -169,16 +159,16 @@ def _shown(
     return found or {}
 
 
-def _kind(shown: dg.AssetPartitionStatus | None, *, read: bool) -> str:
-    if shown is dg.AssetPartitionStatus.IN_PROGRESS:
+def _kind(status: dg.AssetPartitionStatus | None, *, read: bool) -> str:
+    if status is dg.AssetPartitionStatus.IN_PROGRESS:
         return "running"
-    if shown is dg.AssetPartitionStatus.FAILED:
+    if status is dg.AssetPartitionStatus.FAILED:
         return "failed"
     return "materialized" if read else "missing"
 
 
-def _together(ranges: Sequence[IdRange]) -> list[IdRange]:
-    """Join ranges that follow each other: fewer queries."""
+def _joined(ranges: Sequence[IdRange]) -> list[IdRange]:
+    """Join adjacent ranges, for fewer queries."""
     joined: list[IdRange] = []
     for ids in sorted(ranges, key=lambda each: each.lo):
         if joined and ids.lo == joined[-1].hi + 1:

@@ -1,11 +1,9 @@
-"""One side of a running copy: its window, its rate limits, its retries, its circuit breaker."""
+"""A storage under load: its window, its rate limits, its retries, its circuit breaker."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mastosync_dagster.copy.limits import RateLimit, Window
@@ -18,14 +16,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mastosync_dagster.s3.loop import Loop
+    from mastosync_dagster.s3.retry import RetryPolicy
     from mastosync_dagster.s3.storage import Storage
 
 _T = TypeVar("_T")
 
-_LONGEST_WAIT = 30.0
-"""Seconds between two attempts, but for a server that asks for more."""
-_LONGEST_ASKED_WAIT = 120.0
-"""Seconds that a server may ask for with Retry-After."""
 _SHRINKS = frozenset({Reason.THROTTLED, Reason.TIMEOUT})
 
 _REFUSALS = 100
@@ -37,12 +32,7 @@ _OUTAGE_SECONDS = 30.0
 
 
 class EndpointError(Aside):
-    """A request to one side failed for good.
-
-    Attributes:
-        endpoint: Which side.
-        error: What happened.
-    """
+    """A request to one endpoint failed for good."""
 
     def __init__(self, endpoint: Endpoint, error: StorageError) -> None:
         super().__init__(str(error))
@@ -50,41 +40,19 @@ class EndpointError(Aside):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class RetryLimits:
-    """How long a request is repeated.
-
-    Attributes:
-        attempts: Requests at most.
-        backoff: Seconds before the second one at most; doubled for each further one.
-        seconds: No attempt starts later than this after the first failure.
-    """
-
-    attempts: int
-    backoff: float
-    seconds: float
-
-
 class Endpoint:
-    """One side of a running copy. Its requests belong into an ``async with`` block, which takes a slot of the window.
+    """A storage under load. Its requests belong into an ``async with`` block, which takes a slot of the window.
 
-    The waits between repetitions do too: who waits because a server asked for it does not make room for somebody else.
+    The waits between retries do too: a request that waits because a server asked for it does not make room for another.
     Lives in the loop's thread.
 
     Args:
-        storage: Where it is.
-        loop: Carries its requests.
-        window: How many requests it gets at once.
-        persistence: How long they are repeated.
         requests: Requests a second at most; None: no limit.
         bytes_: Bytes a second at most; None: no limit.
 
     Attributes:
-        storage: As given.
-        client: Sends its requests.
-        window: As given.
         bytes: Limit of bytes a second; None: no limit.
-        retries: Requests that were repeated, by the reason of the failure.
+        retries: Requests that were retried, by the reason of the failure.
     """
 
     def __init__(
@@ -92,7 +60,7 @@ class Endpoint:
         storage: Storage,
         loop: Loop,
         window: Window,
-        persistence: RetryLimits,
+        policy: RetryPolicy,
         *,
         requests: float | None = None,
         bytes_: float | None = None,
@@ -101,7 +69,7 @@ class Endpoint:
         self.loop = loop
         self.client = storage.client_on(loop)
         self.window = window
-        self._persistence = persistence
+        self.policy = policy
         self._requests = RateLimit(requests) if requests else None
         self.bytes = RateLimit(bytes_) if bytes_ else None
         self.retries: Counter[Reason] = Counter()
@@ -128,18 +96,14 @@ class Endpoint:
     async def send(self, key: str, action: Callable[..., Coroutine[Any, Any, _T]], /, *arguments: Any) -> _T:
         """Send a request until it succeeds: exponential backoff with jitter, as long as the server asks, not for ever.
 
-        Args:
-            key: The object it is about, relative to the key prefix.
-            action: Sends it once.
-            arguments: For ``action``.
+        The key is relative to the key prefix; ``action`` sends the request once.
 
         Raises:
             EndpointError: It failed for good, or too often.
         """
-        trouble: RetryState | None = None
+        retries: RetryState | None = None
         while True:
-            window = self.window
-            epoch = window.epoch
+            epoch = self.window.epoch
             if self._requests is not None:
                 await self.permit()
             try:
@@ -148,8 +112,8 @@ class Endpoint:
                 raise
             except Exception as problem:
                 error = self.storage.error(problem, key)
-                trouble = trouble or RetryState(self)
-                if not await trouble.pause(error, epoch):
+                retries = retries or RetryState(self)
+                if not await retries.pause(error, epoch):
                     raise EndpointError(self, error) from problem
                 continue
             self.succeeded()
@@ -163,7 +127,7 @@ class Endpoint:
                 await self.loop.sleep(wait)
 
     def succeeded(self) -> None:
-        """Note that a request has succeeded which was not sent by `send`."""
+        """Note that a request has succeeded."""
         self._worked = True
         self._in_a_row = 0
         if self.window.growing:
@@ -175,7 +139,7 @@ class Endpoint:
         Returns:
             What the run ends with; None where the failure concerns this object alone, as far as one can tell.
         """
-        # Once the side has worked, one such answer is a server's bad moment, and many in a row are not.
+        # After it has worked, one such answer may be temporary, and many in a row are not.
         if error.permanent and not (error.may_pass and self._worked):
             return error
         if not error.may_pass and not error.retryable:
@@ -189,30 +153,6 @@ class Endpoint:
             return StorageError(f"{error} ({row} objects in a row)", reason=error.reason, permanent=True)
         return None
 
-    async def pause(self, error: StorageError, epoch: int, failures: int, started: float) -> bool:
-        """Shrink the window where the error asks for it, and wait before the next attempt.
-
-        Returns:
-            False where there is to be none.
-        """
-        if error.reason in _SHRINKS:
-            self.window.on_throttle(epoch)
-        # A whole run is not ended by one refusal: it is asked for once more. Others may have been served meanwhile.
-        doubtful = error.permanent and error.may_pass and failures == 1
-        hopeful = error.retryable and not error.permanent
-        policy = self._persistence
-        if not (hopeful or doubtful) or failures >= policy.attempts:
-            return False
-        pause = min(policy.backoff * 2 ** (failures - 1), _LONGEST_WAIT)
-        pause *= 0.5 + random.random() / 2  # noqa: S311  (jitter is no secret)
-        if error.retry_after is not None:
-            pause = max(pause, min(error.retry_after, _LONGEST_ASKED_WAIT))
-        if time.monotonic() + pause > started + policy.seconds:
-            return False
-        self.retries[error.reason] += 1
-        await self.loop.sleep(pause)
-        return True
-
 
 class RetryState:
     """The failures of one request so far."""
@@ -225,6 +165,21 @@ class RetryState:
         self._started = time.monotonic()
 
     async def pause(self, error: StorageError, epoch: int) -> bool:
-        """Count a failure and wait before the next attempt. Returns False where there is to be none."""
+        """Count a failure, shrink the window where it asks for that, and wait before the next attempt.
+
+        Returns:
+            False where there is to be none.
+        """
         self._failures += 1
-        return await self._endpoint.pause(error, epoch, self._failures, self._started)
+        endpoint = self._endpoint
+        if error.reason in _SHRINKS:
+            endpoint.window.on_throttle(epoch)
+        # A whole run is not ended by one refusal: the request is retried once. Others may have succeeded meanwhile.
+        doubtful = error.permanent and error.may_pass and self._failures == 1
+        hopeful = error.retryable and not error.permanent
+        pause = endpoint.policy.pause(self._failures, error.retry_after, time.monotonic() - self._started)
+        if pause is None or not (hopeful or doubtful):
+            return False
+        endpoint.retries[error.reason] += 1
+        await endpoint.loop.sleep(pause)
+        return True

@@ -1,4 +1,4 @@
-"""Carries out a plan: copies its objects with many coroutines, and writes down what became of each."""
+"""Carries out a plan: copies its objects with many coroutines, and records the outcome of each."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import itertools
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.copy.endpoint import Endpoint, RetryLimits
+from mastosync_dagster.copy.endpoint import Endpoint
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
 from mastosync_dagster.copy.limits import MemoryBudget, Window
 from mastosync_dagster.copy.multipart import LargeObjects
 from mastosync_dagster.copy.object_copier import ObjectCopier
-from mastosync_dagster.copy.results import ResultWriter
+from mastosync_dagster.copy.results import NOT_BEGUN, ResultWriter
 from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
-from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, Rate, SideCounts
+from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, EndpointCounts, Rate
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import line_of
 from mastosync_dagster.records.outcomes import Outcome
@@ -30,6 +30,7 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.s3.retry import COPY
 from mastosync_dagster.shield import run_shielded
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.loop import Task
     from mastosync_dagster.s3.storage import Storage
 
-__all__ = ["CopyCounts", "CopyProgress", "CopySettings", "SideCounts", "copy_plan"]
+__all__ = ["CopyCounts", "CopyProgress", "CopySettings", "copy_plan"]
 
 _PROGRESS_SECONDS = 1.0
 _TICK_SECONDS = 0.1
@@ -57,29 +58,25 @@ _CANARY_OBJECTS, _CANARY_BYTES = 1000, 256 * MIB
 """From so many objects or bytes it pays to find out whether the destination checks bodies."""
 
 STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
-NOT_BEGUN = "the run was stopped before"
 
 
 @dataclass(frozen=True, slots=True)
 class CopySettings:
-    """How objects are copied.
+    """How objects are copied. Megabytes are 2^20 bytes.
 
     Attributes:
-        concurrency: Requests in flight at each side at most: so many objects are read while as many are written.
-        min_concurrency: Requests in flight at a side at least, however much it throttles.
-        adaptive: Shrink and grow between these two as the sides bear it. False: always ``concurrency``.
-        memory_mb: Megabytes (2^20) of bodies held at the same time.
-        large_object_mb: Objects above this many megabytes (2^20) are streamed.
+        concurrency: Requests in flight at each endpoint at most: so many objects are read while as many are written.
+        min_concurrency: Requests in flight at an endpoint at least, however much it throttles.
+        adaptive: Shrink and grow between these two as the endpoints bear it. False: always ``concurrency``.
+        memory_mb: Megabytes of bodies held at the same time.
+        large_object_mb: Objects above this many megabytes are streamed.
         large_in_flight: So many of those at the same time.
-        single_put_mb: Objects up to this many megabytes (2^20) go in one PUT, if they came to the source so. A request
-            that breaks is sent again as a whole; providers take 5 GiB in one, proxies may take less.
+        single_put_mb: Objects up to this many megabytes go in one PUT, if they came to the source so. A request that
+            breaks is sent again as a whole; providers take 5 GiB in one, proxies may take less.
         max_attempts: Requests of one kind for one object until it has failed.
         backoff_seconds: Wait before the second attempt at most; doubled for each further one.
         patience_seconds: No attempt starts later than this after the first failure.
-        source_requests_per_second: Limit; None: none. Of this run: runs beside it have limits of their own.
-        source_bytes_per_second: Limit; None: none.
-        destination_requests_per_second: Limit; None: none.
-        destination_bytes_per_second: Limit; None: none.
+        source_requests_per_second: Limit of this run; None: none. Runs beside it have limits of their own.
     """
 
     concurrency: int = 64
@@ -89,9 +86,9 @@ class CopySettings:
     large_object_mb: int = 16
     large_in_flight: int = 4
     single_put_mb: int = 200
-    max_attempts: int = 6
-    backoff_seconds: float = 1.0
-    patience_seconds: float = 900.0
+    max_attempts: int = COPY.attempts
+    backoff_seconds: float = COPY.backoff
+    patience_seconds: float = COPY.patience
     source_requests_per_second: float | None = None
     source_bytes_per_second: float | None = None
     destination_requests_per_second: float | None = None
@@ -108,20 +105,20 @@ def copy_plan(
     stop: threading.Event,
     on_line: Callable[[ManifestLine], None] | None = None,
 ) -> CopyCounts:
-    """Copy what a plan says, and write what became of it: ``to_copy.arrow`` to ``copied.parquet`` (see `planfile`).
+    """Copy what a plan says, and record the outcomes: ``to_copy.arrow`` to ``copied.parquet`` (see `records.plan`).
 
-    Every line of the plan gets exactly one line there, also when the copy is stopped or fails: objects whose turn did
-    not come are failed with `Reason.NOT_ATTEMPTED`. One thread does the work; the calling one waits, and calls
+    Every line of the plan gets exactly one line there, also when the copy is stopped or fails: objects that were not
+    attempted are failed with `Reason.NOT_ATTEMPTED`. One thread does the work; the calling one waits, and calls
     ``on_progress``.
 
     Args:
         folder: Holds the plan, gets the result.
         source: Where objects are read.
-        destination: Where they go.
+        destination: Where they are written.
         settings: How.
         on_progress: Called about once a second, and at the end.
         stop: Set from another thread, it ends the copy: small objects in flight have a second to arrive.
-        on_line: Told what became of each object, as it is done, by the thread that did it.
+        on_line: Gets the line of each object, as it is done, in the loop's thread.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -151,10 +148,6 @@ class _Sums:
         else:
             self.failed += 1
 
-    @property
-    def objects(self) -> int:
-        return self.copied + self.present + self.missing + self.failed
-
 
 class _Queue:
     """What is left to copy, fed from the plan a batch at a time. Lives in the loop's thread.
@@ -173,7 +166,7 @@ class _Queue:
         self._exhausted = False
 
     def take(self) -> tuple[PlannedCopy, bool] | None:
-        """Return the next object, and whether it is a large one: then `finish_large` has to follow. None: no more."""
+        """Return the next object, and whether it is large: then `finish_large` must follow. None: see `has_more`."""
         while True:
             if self._large and self._large_running < self._most_large:
                 self._large_running += 1
@@ -181,12 +174,16 @@ class _Queue:
             if self._common:
                 return self._common.popleft(), False
             if self._exhausted or len(self._large) >= _LARGE_WAITING:
-                # Whoever finishes a large one takes the next.
                 return None
             lines = next(self._batches, None)
             self._exhausted = lines is None
             for line in lines or ():
                 (self._large if line.size is not None and line.size > self._limit else self._common).append(line)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a part of the plan is not read yet. If not, whoever finishes a large object takes the next one."""
+        return not self._exhausted
 
     def finish_large(self) -> None:
         """Note that a large object is done."""
@@ -197,7 +194,7 @@ class _Queue:
         self._large.append(line)
 
     def rest(self) -> Iterator[PlannedCopy]:
-        """Yield what nobody has taken; nobody takes any more."""
+        """Yield what was not taken; no more is taken from now on."""
         yield from self._large
         yield from self._common
         for lines in self._batches:
@@ -248,7 +245,7 @@ class _Run:
         def interrupted(error: BaseException) -> None:
             interrupts.append(error)
             if len(interrupts) > 1:
-                # Whoever asks twice does not want to wait.
+                # A second interrupt means that the admin does not want to wait.
                 self._hurry.set()
 
         try:
@@ -286,46 +283,39 @@ class _Run:
                 gc.collect(1)
 
     def _copier(self) -> ObjectCopier | None:
-        """Open both sides; None where that fails."""
+        """Open both endpoints; None where that fails."""
         settings, loop = self._settings, self._loop
-        persistence = RetryLimits(settings.max_attempts, settings.backoff_seconds, settings.patience_seconds)
-        limits = (
-            (settings.source_requests_per_second, settings.source_bytes_per_second),
-            (settings.destination_requests_per_second, settings.destination_bytes_per_second),
+        policy = replace(
+            COPY,
+            attempts=settings.max_attempts,
+            backoff=settings.backoff_seconds,
+            patience=settings.patience_seconds,
         )
+
+        def endpoint(storage: Storage, requests: float | None, bytes_: float | None) -> Endpoint:
+            window = Window(loop, settings.concurrency, minimum=settings.min_concurrency, adaptive=settings.adaptive)
+            return Endpoint(storage, loop, window, policy, requests=requests, bytes_=bytes_)
+
+        from_storage, to_storage = self._storages
         try:
-            source, destination = (
-                Endpoint(
-                    storage,
-                    loop,
-                    Window(loop, settings.concurrency, minimum=settings.min_concurrency, adaptive=settings.adaptive),
-                    persistence,
-                    requests=requests,
-                    bytes_=bytes_,
-                )
-                for storage, (requests, bytes_) in zip(self._storages, limits, strict=True)
+            source = endpoint(from_storage, settings.source_requests_per_second, settings.source_bytes_per_second)
+            destination = endpoint(
+                to_storage, settings.destination_requests_per_second, settings.destination_bytes_per_second
             )
         except StorageError as error:
             self._stopped = error
             return None
         self._endpoints = (source, destination)
         budget = MemoryBudget(loop, settings.memory_mb * MIB)
-        self._proof = DestinationProof(destination)
-        self._hedges = Hedges(source)
+        proof = self._proof = DestinationProof(destination)
+        hedges = self._hedges = Hedges(source)
         if source.storage.same_server(destination.storage):
             self._on_server = ServerSideCopies(source, destination)
         return ObjectCopier(
-            source,
-            destination,
-            single=SingleObjects(
-                source,
-                destination,
-                proof=self._proof,
-                budget=budget,
-                hedges=self._hedges,
-                limit=settings.large_object_mb * MIB,
-            ),
-            large=LargeObjects(source, destination, self._proof, budget, settings.single_put_mb * MIB),
+            source=source,
+            destination=destination,
+            single=SingleObjects(source, destination, proof, budget, hedges, settings.large_object_mb * MIB),
+            large=LargeObjects(source, destination, proof, budget, settings.single_put_mb * MIB),
             on_server=self._on_server,
             end_run=self._end_with,
         )
@@ -335,24 +325,24 @@ class _Run:
     def _begin(self, copier: ObjectCopier) -> None:
         if self._hedges is not None:
             self._loop.spawn(self._hedges.watch())
-        if self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES:
-            self._loop.spawn(self._try_canary())
-        # Reading and writing overlap: while one side has all the requests that it gets, so can the other.
+        if self._proof is not None and (self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES):
+            self._loop.spawn(self._proof.try_canary())
+        # Reading and writing overlap: while one endpoint has all the requests that it gets, so can the other.
         for number in range(min(2 * self._settings.concurrency, max(1, self._total))):
             self._workers[number] = self._loop.spawn(self._work(number, copier))
 
-    async def _try_canary(self) -> None:
-        if self._proof is not None:
-            await self._proof.try_canary()
-
     async def _work(self, number: int, copier: ObjectCopier) -> None:
-        """Copy objects until none is left: the life of a worker."""
+        """Copy objects until none is left."""
         queue = self._queue
         try:
             while not self._ending:
                 taken = queue.take()
                 if taken is None:
-                    break
+                    if not queue.has_more:
+                        break
+                    # Enough large objects wait. Small ones may follow them, and want all workers.
+                    await self._loop.sleep(_PROGRESS_SECONDS)
+                    continue
                 line, large = taken
                 self._in_work[number] = taken
                 try:
@@ -398,7 +388,7 @@ class _Run:
     # ---- in the calling thread ----
 
     def _finish(self) -> None:
-        """Let nothing new begin, end what is under way, and write what became of everything."""
+        """Begin nothing new, end what is under way, and record the outcome of everything."""
         self._ending = True
         if not self._all_done.is_set():
             self._loop.call(lambda: self._cancel(large=True))
@@ -418,7 +408,7 @@ class _Run:
                 return
 
     def _rest(self) -> Iterator[ManifestLine]:
-        """Yield the lines of objects that nobody has finished, and count them."""
+        """Yield the lines of objects that were not finished, and count them."""
         left = ((line, STILL_IN_FLIGHT) for line, _ in self._in_work.values())
         for line, detail in itertools.chain(left, ((line, NOT_BEGUN) for line in self._queue.rest())):
             self._left += 1
@@ -435,7 +425,9 @@ class _Run:
 
     def _progress(self) -> CopyProgress:
         sums, now = self._sums, time.monotonic()
-        objects_per_second, bytes_per_second = self._rate.add(now, sums.objects + self._left, sums.bytes)
+        failed = sums.failed + self._left
+        done = sums.copied + sums.present + sums.missing + failed
+        objects_per_second, bytes_per_second = self._rate.add(now, done, sums.bytes)
         windows = [0, 0] if self._endpoints is None else [endpoint.window.size for endpoint in self._endpoints]
         return CopyProgress(
             total=self._total,
@@ -443,7 +435,7 @@ class _Run:
             copied=sums.copied,
             present=sums.present,
             missing=sums.missing,
-            failed=sums.failed + self._left,
+            failed=failed,
             bytes=sums.bytes,
             seconds=now - self._started,
             objects_per_second=objects_per_second,
@@ -454,8 +446,8 @@ class _Run:
 
     def _counts(self) -> CopyCounts:
         sums = self._sums
-        nothing = SideCounts(window=0, lowest_window=0, reductions=0, retries={})
-        source, destination = (nothing, nothing) if self._endpoints is None else map(SideCounts.of, self._endpoints)
+        nothing = EndpointCounts(window=0, lowest_window=0, reductions=0, retries={})
+        source, destination = (nothing, nothing) if self._endpoints is None else map(EndpointCounts.of, self._endpoints)
         return CopyCounts(
             copied=sums.copied,
             present=sums.present,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 _TIMES_THE_MEAN = 5.0
 _SOONEST_SECONDS = 0.5
 """A request is late that has taken so many times the mean, and at least so long."""
@@ -29,11 +29,7 @@ _WEIGHT = 0.02
 
 
 class _OvertakenError(Aside):
-    """A second request was answered first.
-
-    Attributes:
-        result: What with.
-    """
+    """A second request was answered first, with a result."""
 
     def __init__(self, result: Any) -> None:
         super().__init__("overtaken")
@@ -50,15 +46,7 @@ class _Flight(Generic[_T]):
 
 
 class Hedges:
-    """Sends GETs, and a second one beside those that are late. Lives in the loop's thread.
-
-    Args:
-        endpoint: Where they go.
-
-    Attributes:
-        sent: Second requests.
-        won: Those of them that were answered first.
-    """
+    """Sends GETs to an endpoint, and second ones (`sent`) beside those that are late. Lives in the loop's thread."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -66,14 +54,9 @@ class Hedges:
         self._mean: float | None = None
         self._requests = 0
         self.sent = 0
-        self.won = 0
 
     async def run(self, begin: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Send a request.
-
-        Args:
-            begin: Returns a coroutine that sends it; called once more for a second one.
-        """
+        """Send a request: ``begin`` returns a coroutine that sends it, and is called once more for a second one."""
         loop = self._endpoint.loop
         task, began = loop.current, time.monotonic()
         self._requests += 1
@@ -81,7 +64,6 @@ class Hedges:
         try:
             result = await begin()
         except _OvertakenError as overtaken:
-            self.won += 1
             return overtaken.result  # type: ignore[no-any-return]  # what `begin` has returned
         finally:
             del self._flights[task]
@@ -90,12 +72,12 @@ class Hedges:
         return result
 
     async def watch(self) -> None:
-        """Look for requests that are late, until cancelled."""
+        """Send second requests beside those that are late, until cancelled."""
         loop = self._endpoint.loop
         while True:
-            await loop.sleep(_LOOK_SECONDS)
+            await loop.sleep(_CHECK_SECONDS)
             if self._mean is None:
-                continue  # nobody knows what is late here
+                continue  # it is not known yet what is late here
             late = time.monotonic() - max(_SOONEST_SECONDS, _TIMES_THE_MEAN * self._mean)
             for task, flight in tuple(self._flights.items()):
                 allowed = self.sent < _FEW + _SHARE * self._requests
@@ -108,7 +90,7 @@ class Hedges:
         await self._endpoint.permit()
         try:
             result = await flight.begin()
-        except Exception:  # noqa: BLE001  (the first request goes on, and tells what is wrong)
+        except Exception:  # noqa: BLE001  (the first request goes on, and shows what is wrong)
             return
         if self._flights.get(task) is flight:
             self._endpoint.loop.interrupt(task, _OvertakenError(result))

@@ -24,12 +24,22 @@ _NOT_FOUND = 404
 
 
 def body_error(endpoint: Endpoint, what: str, reason: Reason) -> StorageError:
-    """Return an error about a body, which a repetition may cure."""
+    """Return an error about a body, which a retry may cure."""
     return StorageError(f"the {endpoint.storage.settings.name} {what}", reason=reason, retryable=True)
 
 
-async def look_at(endpoint: Endpoint, key: str) -> ListedObject | None:
-    """Ask once for an object, given its relative key; None: there is none."""
+def broken_off(source: Endpoint) -> StorageError:
+    """Return the error of a body that ended before its announced length."""
+    return body_error(source, "broke off while sending the body", Reason.CONNECTION)
+
+
+def wrong_body(source: Endpoint) -> StorageError:
+    """Return the error of a body that does not match the source's ETag."""
+    return body_error(source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+
+
+async def head_object(endpoint: Endpoint, key: str) -> ListedObject | None:
+    """Ask once for an object, given its relative key; None: it is not found."""
     try:
         reply = await endpoint.client.head(endpoint.storage.full_key(key))
     except S3Error as error:
@@ -39,41 +49,45 @@ async def look_at(endpoint: Endpoint, key: str) -> ListedObject | None:
     return listed(key, reply.headers)
 
 
+def check_size(destination: Endpoint, found: ListedObject | None, size: int) -> ListedObject:
+    """Return an object that was written; a `StorageError` where it is not found, or has another size."""
+    if found is None:
+        raise body_error(destination, "does not have what it has just taken", Reason.SIZE_MISMATCH)
+    if found.size != size:
+        raise body_error(destination, "keeps another length than was sent", Reason.SIZE_MISMATCH)
+    return found
+
+
 async def etag_is_md5(endpoint: Endpoint, key: str) -> bool:
     """Ask once whether an object's ETag is the MD5 of its body."""
     return has_md5((await endpoint.client.head(endpoint.storage.full_key(key))).headers)
 
 
 async def check_length(source: Endpoint, key: str, size: int, etag: str | None, planned: int | None) -> None:
-    """Compare a body of which its ETag proves nothing with what its side shows: it may be a page with status 200.
+    """Compare the length of a body that its ETag does not prove with its object's: it may be a page with status 200.
 
-    Args:
-        source: Where it was read.
-        key: The object, relative to the side's prefix.
-        size: Bytes of the body.
-        etag: Bare ETag of the answer; None where it had none.
-        planned: Bytes, as the plan has seen them; None: nobody has seen the object.
+    ``key`` is relative, ``etag`` the bare one of the answer, ``planned`` the bytes in the plan (None: unknown).
 
     Raises:
-        StorageError: The side shows something else.
+        StorageError: The source shows something else.
     """
     if size == planned:
         return
-    found = await look_at(source, key)
+    found = await head_object(source, key)
     if found is None or found.size != size or (etag is not None and found.etag not in {None, etag}):
         raise body_error(
             source,
-            "sent a body of which no ETag speaks, and of another length than the object that it shows",
+            "sent a body that no ETag proves, and of another length than the object that it shows",
             Reason.SIZE_MISMATCH,
         )
 
 
 class DestinationProof:
-    """What the destination has shown of how it proves bodies.
+    """What is known of how the destination proves bodies.
 
     Attributes:
-        checks_md5: It refuses a body that is not the one of its Content-MD5.
-        gives_md5s: The ETags of what is written are MD5s, as far as was seen.
+        checks_md5: It refuses a body that does not have the MD5 of its Content-MD5.
+        gives_md5s: The ETags of what is written are MD5s, as far as is known.
         hashed_bytes: Bytes of bodies that were hashed here.
     """
 
@@ -97,18 +111,12 @@ class DestinationProof:
         destination = self._destination
         try:
             self.checks_md5 = await refuses_damaged(destination.client, destination.storage)
-        except Exception as error:  # noqa: BLE001  (also credentials that cannot be had: nobody waits for this)
-            # Whatever is wrong, the objects themselves will tell; until then they are hashed.
+        except Exception as error:  # noqa: BLE001  (also missing credentials: nothing waits for this)
+            # Whatever is wrong, copying the objects will show it; until then they are hashed.
             _LOG.info("not known whether the destination checks bodies (%s)", destination.storage.error(error))
 
-    async def question(self, key: str, size: int, md5: str, headers: Mapping[str, str]) -> None:
-        """Look at an object that was written, where the answer does not prove it.
-
-        Args:
-            key: The object, relative to the key prefix.
-            size: Bytes that were written.
-            md5: Their MD5 in hex.
-            headers: Of the answer.
+    async def check_written(self, key: str, size: int, md5: str, headers: Mapping[str, str]) -> None:
+        """Check an object that was written, where the answer's headers do not prove it. The MD5 is in hex.
 
         Raises:
             StorageError: The destination has something else.
@@ -117,10 +125,7 @@ class DestinationProof:
         etag = bare(headers.get("etag"))
         if is_md5(etag) and self.gives_md5s and await etag_is_md5(destination, key):
             raise body_error(destination, "received another body than was sent", Reason.CHECKSUM_MISMATCH)
-        found = await look_at(destination, key)
-        if found is None or found.size != size:
-            what = "does not have what it has just taken" if found is None else "keeps another length than was sent"
-            raise body_error(destination, what, Reason.SIZE_MISMATCH)
+        found = check_size(destination, await head_object(destination, key), size)
         if is_md5(etag):
             # Encrypted with a key of its own, as everything that is written to this bucket now.
             self.gives_md5s = False

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from mastosync_dagster.s3.errors import Aside
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Waiter:
-    """Somebody who waits for a slot or memory, and may be cancelled between getting it and going on."""
+    """A coroutine that waits for a slot or memory, and may be cancelled between getting it and going on."""
 
     __slots__ = ("granted",)
 
@@ -22,16 +24,16 @@ class _Waiter:
 
 
 class Window:
-    """How many requests one side gets at once: one more after a window of successes, half as many when it throttles.
+    """How many requests an endpoint gets at once: one more after a window of successes, half as many when it throttles.
 
     A throttled request counts only if it was sent after the last reduction: of the many requests in flight when a
     server begins to refuse, the first halves the window and the rest say nothing new.
 
     Attributes:
-        size: Requests allowed at once, at the moment.
+        size: Requests allowed at once, at present.
         taken: Slots that are taken now.
         epoch: Number of reductions so far; to be read before a request and handed to `on_throttle`.
-        growing: Whether successes are to be told; false at the maximum.
+        growing: Whether successes are to be counted; false at the maximum.
         lowest: The smallest size it ever had.
     """
 
@@ -70,11 +72,6 @@ class Window:
             if self._loop.wake(parked):
                 waiter.granted = True
                 self.taken += 1
-
-    @property
-    def reductions(self) -> int:
-        """How many times the window was reduced."""
-        return self.epoch
 
     def on_success(self) -> None:
         """Count one success; call it while `growing`."""
@@ -119,8 +116,16 @@ class RateLimit:
         return max(0.0, -self._tokens / self._rate)
 
 
+class NeedsRoomError(Aside):
+    """A body, or a part, turns out to have more bytes than the memory that is held for it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes")
+        self.size = size
+
+
 class MemoryBudget:
-    """Bytes that bodies may occupy together. Who waits for some must not hold a slot of a window."""
+    """Bytes that bodies may occupy together. A coroutine that waits for some must not hold a slot of a window."""
 
     def __init__(self, loop: Loop, total: int) -> None:
         self._loop = loop
@@ -128,7 +133,7 @@ class MemoryBudget:
         self._waiting: deque[tuple[tuple[Task[Any], int], _Waiter, int]] = deque()
 
     async def take(self, size: int) -> int:
-        """Wait for so many bytes, in the order of asking; a body larger than the whole budget until it is alone.
+        """Wait for so many bytes, in the order of asking; a body larger than the whole budget waits until it is alone.
 
         Returns:
             The bytes that are to be given back.

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mastosync_dagster.copy.endpoint import EndpointError, RetryState
-from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, look_at
+from mastosync_dagster.copy.integrity import (
+    body_error,
+    broken_off,
+    check_length,
+    check_size,
+    etag_is_md5,
+    head_object,
+    wrong_body,
+)
+from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.copy.pipe import READ_AHEAD
-from mastosync_dagster.copy.reading import Reading, SideError
+from mastosync_dagster.copy.reading import Reading, RestartError
 from mastosync_dagster.copy.single import Copied
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import (
     SMALLEST_PART,
     BodyDigests,
@@ -29,7 +39,7 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
     from mastosync_dagster.copy.integrity import DestinationProof
@@ -41,72 +51,60 @@ _ABORTS = 3
 _ABORT_PAUSE = 0.2
 _NO_UPLOAD = "NoSuchUpload"
 _LOST = frozenset({_NO_UPLOAD, "BadDigest"})
-"""What a server says that has dropped an upload, as rclone does with a part that arrives damaged: start again."""
+"""Codes of a server that has dropped an upload, as rclone does with a part that arrives damaged: start again."""
 _OWN_KEY_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 _MOST_BUFFERED = 64 * 1024 * 1024
 """Bytes of a part, at most: it is held in memory, to be sent again."""
 
 
+@dataclass(eq=False)
 class LargeObjects:
     """Copies objects of any size.
 
-    Args:
-        source: Where objects are read.
-        destination: Where they go.
-        proof: How the destination proves bodies.
-        budget: Memory for bodies.
+    Attributes:
         single_limit: Bytes up to which an object goes in one PUT, if its source has it so.
     """
 
-    def __init__(
-        self, source: Endpoint, destination: Endpoint, proof: DestinationProof, budget: MemoryBudget, single_limit: int
-    ) -> None:
-        self._source = source
-        self._destination = destination
-        self._proof = proof
-        self._budget = budget
-        self._single_limit = single_limit
+    source: Endpoint
+    destination: Endpoint
+    proof: DestinationProof
+    budget: MemoryBudget
+    single_limit: int
 
     async def copy(self, source_key: str, key: str, size: int | None, *, private: bool) -> Copied:
-        """Copy one object.
-
-        Args:
-            source_key: Where it is, relative to the source's prefix.
-            key: Where it goes, relative to the destination's prefix.
-            size: Bytes, as planned; None: unknown.
-            private: Write it so that not everybody may read it.
+        """Copy one object. Keys are relative; a size that the plan does not know is None.
 
         Raises:
-            EndpointError: A side failed for good. Nothing was published.
+            EndpointError: A storage failed for good. Nothing was published.
         """
         readings: list[str] = []
-        troubles: dict[Endpoint, RetryState] = {}
+        retries: dict[Endpoint, RetryState] = {}
         room = part_size_for(size or 0)
         while True:
-            epochs = {side: side.window.epoch for side in (self._source, self._destination)}
-            held = await self._budget.take(room + READ_AHEAD)
+            epochs = {endpoint: endpoint.window.epoch for endpoint in (self.source, self.destination)}
+            held = await self.budget.take(room + READ_AHEAD)
             try:
-                # It is read while it is written, so it takes a slot at both sides. Whoever waits for the second with
-                # the first one taken waits for somebody who waits for neither, nor for memory.
-                async with self._source, self._destination:
+                # It is read while it is written, so it takes a slot at both. A copy that waits for the second with
+                # the first one taken waits for one that waits for neither, nor for memory.
+                async with self.source, self.destination:
                     return await self._copy_once(_Work(source_key, key, size, private, readings, room))
-            except _NeedsRoomError as needed:
+            except NeedsRoomError as needed:
                 room = needed.size
-            except SideError as failed:
-                side = failed.endpoint
-                trouble = troubles.setdefault(side, RetryState(side))
-                self._budget.give_back(held)
-                held = 0  # somebody else may have it meanwhile
-                if not await trouble.pause(failed.error, epochs[side]):
-                    raise EndpointError(side, failed.error) from failed
+            except RestartError as failed:
+                endpoint = failed.endpoint
+                state = retries.setdefault(endpoint, RetryState(endpoint))
+                self.budget.give_back(held)
+                held = 0  # other copies may have it meanwhile
+                if not await state.pause(failed.error, epochs[endpoint]):
+                    raise EndpointError(endpoint, failed.error) from failed
             finally:
-                self._budget.give_back(held)
+                self.budget.give_back(held)
 
     async def _copy_once(self, work: _Work) -> Copied:
-        reading = Reading(self._source, work.source_key)
+        reading = Reading(self.source, work.source_key)
         try:
             await reading.open()
-            if is_md5(reading.etag) and has_md5(reading.headers) and 0 < reading.size <= self._single_limit:
+            if is_md5(reading.etag) and has_md5(reading.headers) and 0 < reading.size <= self.single_limit:
                 return await self._copy_streamed(reading, work.key, private=work.private)
             return await self._copy_in_parts(reading, work)
         finally:
@@ -116,9 +114,9 @@ class LargeObjects:
 
     async def _copy_streamed(self, reading: Reading, key: str, *, private: bool) -> Copied:
         """Send the body while it comes. Its last byte follows when all of it is known to be the right one."""
-        destination, pipe, etag = self._destination, reading.pipe, reading.etag or ""
-        vouched = self._proof.vouches_for(reading.headers)
-        self._proof.hashed_bytes += 0 if vouched else reading.size
+        destination, pipe, etag = self.destination, reading.pipe, reading.etag or ""
+        vouched = self.proof.vouches_for(reading.headers)
+        self.proof.hashed_bytes += 0 if vouched else reading.size
         pipe.expect(None if vouched else etag)
         headers = destination.storage.write_headers(shown(reading.headers), private=private)
         await destination.permit()
@@ -131,41 +129,32 @@ class LargeObjects:
             reading.raise_error()
             error = destination.storage.error(problem, key)
             if pipe.short:
-                error = body_error(self._source, "broke off while sending the body", Reason.CONNECTION)
-                raise SideError(self._source, error) from problem
+                raise RestartError(self.source, broken_off(self.source)) from problem
             if pipe.wrong or (vouched and error.reason is Reason.CHECKSUM_MISMATCH):
-                error = body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
-                raise SideError(self._source, error) from problem
-            raise SideError(destination, error) from problem
+                raise RestartError(self.source, wrong_body(self.source)) from problem
+            raise RestartError(destination, error) from problem
         destination.succeeded()
         if bare(reply.headers.get("etag")) != etag:
-            await self._question(key, reading.size, etag, reply.headers)
+            with _restarting(destination, key):
+                await self.proof.check_written(key, reading.size, etag, reply.headers)
         return Copied(reading.size, etag)
-
-    async def _question(self, key: str, size: int, etag: str, headers: Mapping[str, str]) -> None:
-        """Look at an object that was written; it is written once more where it is another one."""
-        destination = self._destination
-        try:
-            await self._proof.question(key, size, etag, headers)
-        except Exception as problem:
-            raise SideError(destination, destination.storage.error(problem, key)) from problem
 
     # ---- in parts ----
 
     async def _copy_in_parts(self, reading: Reading, work: _Work) -> Copied:
-        key, send = work.key, self._destination.send
+        key, send = work.key, self.destination.send
         part_size = await self._part_size(reading)
         if part_size > work.room:
-            raise _NeedsRoomError(part_size)
-        upload = _Upload(self._destination, key)
-        headers = self._destination.storage.write_headers(shown(reading.headers), private=work.private)
+            raise NeedsRoomError(part_size)
+        upload = _Upload(self.destination, key)
+        headers = self.destination.storage.write_headers(shown(reading.headers), private=work.private)
         try:
             await send(key, upload.create, headers)
             digests, in_own_parts = await self._copy_parts(reading, upload, part_size)
             await self._check_source(digests, reading, work)
             etag = await send(key, upload.complete)
             if etag != in_own_parts:
-                await send(key, self._look_at, key, digests, in_own_parts, upload)
+                await send(key, self._check_published, key, digests, in_own_parts, upload)
         except BaseException:
             await self._clean_up(upload, upload.abort)
             raise
@@ -185,8 +174,8 @@ class LargeObjects:
     async def _first_part(self, reading: Reading, parts: int) -> int | None:
         """Ask the source for its first part's size; None: it does not know parts."""
         try:
-            reply = await self._source.client.head(
-                self._source.storage.full_key(reading.key), query=[("partNumber", "1")]
+            reply = await self.source.client.head(
+                self.source.storage.full_key(reading.key), query=[("partNumber", "1")]
             )
         except (S3Error, TransportError):
             return None
@@ -204,16 +193,14 @@ class LargeObjects:
             part = await reading.pipe.piece(min(part_size, left))
             if part is None:
                 reading.raise_error()
-                raise SideError(
-                    self._source, body_error(self._source, "broke off while sending the body", Reason.CONNECTION)
-                )
+                raise RestartError(self.source, broken_off(self.source))
             left -= len(part)
             if guessed is not None:
                 guessed.update(memoryview(part))
-            digest = self._proof.md5(part)
+            digest = self.proof.md5(part)
             digests.append(digest)
-            await self._destination.take_bytes(len(part))
-            upload.keep_part(await self._destination.send(upload.key, self._put_part, upload, part, digest))
+            await self.destination.take_bytes(len(part))
+            upload.keep_part(await self.destination.send(upload.key, self._put_part, upload, part, digest))
         in_own_parts = etag_of_parts(digests)
         in_source_parts = None
         if parts_of(reading.etag) is not None:
@@ -223,63 +210,45 @@ class LargeObjects:
     async def _put_part(self, upload: _Upload, part: bytearray, digest: bytes) -> str:
         etag = await upload.put_part(part, digest)
         if upload.etags_are_md5 and is_md5(etag) and etag != digest.hex():
-            raise body_error(self._destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
+            raise body_error(self.destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
         return etag or digest.hex()
 
     async def _check_source(self, digests: BodyDigests, reading: Reading, work: _Work) -> None:
-        """Compare the body with what the source says of it.
-
-        Raises:
-            SideError: It is another body.
-            EndpointError: The source does not say.
-        """
-        source, other = self._source, False
+        """Compare the body with what the source says of it; `RestartError` where it is another."""
+        source, other = self.source, False
         agrees = digests.agrees(reading.etag)
         if agrees is False:
             other = await source.send(reading.key, etag_is_md5, source, reading.key)
         elif agrees is None:
-            await self._check_length(digests.size, reading, work.planned)
+            with _restarting(source, reading.key):
+                await check_length(source, reading.key, digests.size, reading.etag, work.planned)
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
             other = digests.in_guessed_parts is not None and digests.md5 not in work.readings
         work.readings.append(digests.md5)
         if other:
-            error = body_error(source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
-            raise SideError(source, error)
+            raise RestartError(source, wrong_body(source))
 
-    async def _check_length(self, size: int, reading: Reading, planned: int | None) -> None:
-        source = self._source
-        try:
-            await check_length(source, reading.key, size, reading.etag, planned)
-        except Exception as problem:
-            raise SideError(source, source.storage.error(problem, reading.key)) from problem
-
-    async def _look_at(self, key: str, digests: BodyDigests, in_own_parts: str, upload: _Upload) -> None:
-        """Look at the object that was published, where the last answer does not prove it.
-
-        Raises:
-            SideError: The destination has something else.
-        """
-        destination = self._destination
-        found = await look_at(destination, key)
-        problem = None
-        if found is None or found.size != digests.size:
-            what = "does not have what it has just taken" if found is None else "keeps another length than was sent"
-            problem = body_error(destination, what, Reason.SIZE_MISMATCH)
-        elif found.etag not in {in_own_parts, digests.md5} and upload.etags_are_md5:
-            same_form = parts_of(found.etag) == parts_of(in_own_parts)
-            if same_form or (is_md5(found.etag) and await etag_is_md5(destination, key)):
-                problem = body_error(destination, "keeps another body than was sent", Reason.CHECKSUM_MISMATCH)
-        if problem is not None:
-            raise SideError(destination, problem)
+    async def _check_published(self, key: str, digests: BodyDigests, in_own_parts: str, upload: _Upload) -> None:
+        """Check the object that was published, where the last answer does not prove it."""
+        destination = self.destination
+        found = await head_object(destination, key)
+        with _restarting(destination, key):
+            found = check_size(destination, found, digests.size)
+        if found.etag in {in_own_parts, digests.md5} or not upload.etags_are_md5:
+            return
+        same_form = parts_of(found.etag) == parts_of(in_own_parts)
+        if same_form or (is_md5(found.etag) and await etag_is_md5(destination, key)):
+            error = body_error(destination, "keeps another body than was sent", Reason.CHECKSUM_MISMATCH)
+            raise RestartError(destination, error)
 
     async def _clean_up(self, upload: _Upload, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Remove what is not to stay. In spite of a stop, but without insisting: the server may be gone."""
+        """Remove what is not to stay: in spite of a stop, but with few attempts, for the server may be unreachable."""
         for _ in range(_ABORTS):
             try:
                 await action()
             except Exception as error:  # noqa: BLE001, PERF203  (the object's own error matters more)
-                problem = self._destination.storage.error(error, upload.key)
-                await self._destination.loop.sleep(_ABORT_PAUSE)
+                problem = self.destination.storage.error(error, upload.key)
+                await self.destination.loop.sleep(_ABORT_PAUSE)
             else:
                 return
         _LOG.warning("an upload in parts of %s may be left at the destination: %s", upload.key, problem)
@@ -289,10 +258,7 @@ class _Work(NamedTuple):
     """One object to copy.
 
     Attributes:
-        source_key: Where it is.
-        key: Where it goes.
-        planned: Bytes, as planned; None: unknown.
-        private: Write it so that not everybody may read it.
+        planned: Bytes in the plan; None: unknown.
         readings: MD5s of earlier readings.
         room: Bytes of memory for a part.
     """
@@ -305,16 +271,13 @@ class _Work(NamedTuple):
     room: int
 
 
-class _NeedsRoomError(Aside):
-    """The object's parts are larger than what is held for one.
-
-    Attributes:
-        size: Bytes of a part.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"{size} bytes")
-        self.size = size
+@contextlib.contextmanager
+def _restarting(endpoint: Endpoint, key: str) -> Iterator[None]:
+    """Begin the object anew where a check of its body fails, or cannot be made."""
+    try:
+        yield
+    except Exception as problem:
+        raise RestartError(endpoint, endpoint.storage.error(problem, key)) from problem
 
 
 class _Upload:
@@ -323,7 +286,6 @@ class _Upload:
     Header fields, ACL and storage class go with the first request only: some servers refuse them with the others.
 
     Attributes:
-        key: Relative to the destination's prefix.
         etags_are_md5: Whether the ETags of its parts are MD5s: not so where the server encrypts with a key of its own.
     """
 
@@ -343,17 +305,13 @@ class _Upload:
         self.etags_are_md5 = reply.headers.get("x-amz-server-side-encryption") not in _OWN_KEY_ENCRYPTION
 
     async def put_part(self, body: bytearray, md5: bytes) -> str | None:
-        """Send the next part; the server checks the MD5. Returns its bare ETag.
-
-        Raises:
-            SideError: The server has no such upload any more.
-        """
+        """Send the next part; the server checks the MD5. Returns its bare ETag."""
         try:
             reply = await self._destination.client.put_part(self._full, self._id or "", len(self._etags) + 1, body, md5)
         except S3Error as error:
             if error.code in _LOST:
                 lost = body_error(self._destination, "dropped an upload in parts", Reason.SERVER_ERROR)
-                raise SideError(self._destination, lost) from error
+                raise RestartError(self._destination, lost) from error
             raise
         return bare(reply.headers.get("etag"))
 
@@ -366,7 +324,7 @@ class _Upload:
 
         Returns:
             Its bare ETag; None where the server says that the upload is over already: an earlier request was carried
-            out and its reply lost, or somebody has removed the upload. The object itself has to be looked at.
+            out and its reply lost, or another client has removed the upload. The object itself has to be checked.
         """
         try:
             return bare(await self._destination.client.complete_upload(self._full, self._id or "", self._etags))
@@ -385,7 +343,7 @@ class _Upload:
     async def remove_others(self) -> None:
         """Remove other uploads of this key: of requests whose replies were lost, and of runs that died.
 
-        After `complete` that harms nobody: a run that is copying the same object beside us begins again, and is not
+        After `complete` that is harmless: a run that copies the same object at the same time begins again, and is not
         disturbed any more.
         """
         for key, upload_id in await self._list():
@@ -396,7 +354,7 @@ class _Upload:
         try:
             return await self._destination.client.list_uploads(self._full)
         except S3Error as error:
-            if error.code == _NO_UPLOAD:  # what rclone's server says where none was ever begun
+            if error.code == _NO_UPLOAD:  # rclone's server answers so where none was ever begun
                 return []
             raise
 

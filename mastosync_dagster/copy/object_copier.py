@@ -1,12 +1,13 @@
-"""Copies one planned object, whatever happens, and says what became of it."""
+"""Copies one planned object, whatever happens, and returns its manifest line."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.endpoint import EndpointError
-from mastosync_dagster.copy.integrity import look_at
+from mastosync_dagster.copy.integrity import head_object
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.records.manifest import ManifestLine, line_of
@@ -31,42 +32,31 @@ if TYPE_CHECKING:
 
 GONE = "deleted between plan and copy"
 FLICKERS = "the source does not have the object when it is read, and shows it when it is asked for"
-WRITTEN_MEANWHILE = "one side has another object than when the copy was planned; nothing was overwritten"
+WRITTEN_MEANWHILE = "one of the storages has another object than when the copy was planned; nothing was overwritten"
 
 _PAUSES = (1.0, 4.0)
 """Seconds before an object that the source denies and shows is read again."""
 
 
+@dataclass(eq=False, kw_only=True)
 class ObjectCopier:
     """Copies planned objects.
 
-    Args:
-        source: Where objects are read.
-        destination: Where they go.
-        single: Copies those that fit in memory.
-        large: Copies the others.
-        on_server: Has them copied by the server, where both sides are one; None: they are two.
-        end_run: Told an error that concerns more than one object.
+    Attributes:
+        on_server: Has the server copy, where both storages are one server; None: they are two.
+        end_run: Called with an error that concerns more than one object.
     """
 
-    def __init__(
-        self,
-        source: Endpoint,
-        destination: Endpoint,
-        *,
-        single: SingleObjects,
-        large: LargeObjects,
-        on_server: ServerSideCopies | None,
-        end_run: Callable[[StorageError], None],
-    ) -> None:
-        self._source = source
-        self._destination = destination
-        self._single = single
-        self._large = large
-        self._on_server = on_server
-        self._end_run = end_run
-        self._source_prefix = source.storage.settings.prefix
-        self._destination_prefix = destination.storage.settings.prefix
+    source: Endpoint
+    destination: Endpoint
+    single: SingleObjects
+    large: LargeObjects
+    on_server: ServerSideCopies | None
+    end_run: Callable[[StorageError], None]
+
+    def __post_init__(self) -> None:
+        self._source_prefix = self.source.storage.settings.prefix
+        self._destination_prefix = self.destination.storage.settings.prefix
 
     async def copy(self, line: PlannedCopy) -> ManifestLine:
         """Copy an object that is expected to fit in memory.
@@ -82,38 +72,34 @@ class ObjectCopier:
 
     async def _copy_on_server(self, line: PlannedCopy, source_key: str, key: str) -> Copied | None:
         """Have the server copy an object; None: it does not."""
-        if self._on_server is None:
+        if self.on_server is None:
             return None
         if line.written_after is not None:
-            # Here nobody reads it, so nobody sees how old it is. What cannot be asked for the copy will tell.
-            async with self._source as source:
+            # The body is not read here, so its age is not seen either. If the HEAD fails, the copy will show why.
+            async with self.source as source:
                 with contextlib.suppress(EndpointError):
-                    found = await source.send(source_key, look_at, source, source_key)
+                    found = await source.send(source_key, head_object, source, source_key)
                     if found is not None and found.modified is not None and found.modified <= line.written_after:
                         raise OlderError(found.size, found.etag)
         with contextlib.suppress(RefusedError):
-            return await self._on_server.copy(source_key, key, line.size, line.etag, private=line.private)
+            return await self.on_server.copy(source_key, key, line.size, line.etag, private=line.private)
         return None
 
     async def _copy_single(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
-        copied = await self._copy_on_server(line, source_key, key)
-        if copied is not None:
-            return copied
-        return await self._single.copy(
+        return await self._copy_on_server(line, source_key, key) or await self.single.copy(
             source_key, key, line.size, private=line.private, written_after=line.written_after
         )
 
     async def _copy_large(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
-        copied = await self._copy_on_server(line, source_key, key)
-        if copied is not None:
-            return copied
-        return await self._large.copy(source_key, key, line.size, private=line.private)
+        return await self._copy_on_server(line, source_key, key) or await self.large.copy(
+            source_key, key, line.size, private=line.private
+        )
 
     async def _first_found(self, line: PlannedCopy, copy: _Way) -> ManifestLine:
         """Try the keys of an object in order.
 
-        What the source denies is asked for once more, by HEAD: "missing" is final, and nobody comes back to it. What it
-        has shown to the plan is tried once more after a pause.
+        What the source denies is asked for once more, by HEAD: "missing" is final, and nothing comes back to it. What
+        it has shown to the plan is retried after a pause.
         """
         seen = line.size is not None
         for pause in (*_PAUSES, None):
@@ -121,56 +107,52 @@ class ObjectCopier:
             if isinstance(line_or_refusal, ManifestLine):
                 return line_or_refusal
             try:
-                async with self._source:
-                    shown = line_or_refusal is None and await self._shown(line)
+                async with self.source:
+                    shown = line_or_refusal is None and await self._source_has(line)
                 if not shown and not seen:
-                    async with self._destination:
+                    async with self.destination:
                         return await self._not_at_source(line, line_or_refusal)
             except EndpointError as problem:
-                return self._gave_up(line, line.source_key, line.key, problem)
+                return self._given_up(line, line.source_key, line.key, problem)
             seen = seen and shown
             if pause is None:
                 break
-            await self._source.loop.sleep(pause)
+            await self.source.loop.sleep(pause)
         return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, FLICKERS)
 
     async def _changed_since(self, line: PlannedCopy) -> ManifestLine | None:
-        """Look once more before an object is overwritten: it was decided by what both sides had then.
+        """Ask once more before an object is overwritten: that was decided by what both storages had then.
 
         Returns:
-            The line of an object that is not to be copied; None: nothing was there to be overwritten, or both sides
-            have what they had.
+            The line of an object that is not to be copied; None: nothing is to be overwritten, or both storages have
+            what they had.
         """
         if line.there_size is None:
             return None
-        for side, key, size, etag in (
-            (self._source, line.source_key, line.size, line.etag),
-            (self._destination, line.key, line.there_size, line.there_etag),
+        for endpoint, key, size, etag in (
+            (self.source, line.source_key, line.size, line.etag),
+            (self.destination, line.key, line.there_size, line.there_etag),
         ):
             try:
-                async with side:
-                    found = await side.send(key, look_at, side, key)
+                async with endpoint:
+                    found = await endpoint.send(key, head_object, endpoint, key)
             except EndpointError as problem:
                 if problem.error.reason is Reason.ACCESS_DENIED:  # listed, and not to be asked for: the listing counts
                     continue
-                return self._gave_up(line, line.source_key, line.key, problem)
+                return self._given_up(line, line.source_key, line.key, problem)
             if found is None or (found.size == size and _may_be(found.etag, bare(etag))):
                 continue
-            if side is self._destination and _is_what_is_wanted(found, line):
-                # What decided was a listing that was wrong, or another run has written it.
+            if endpoint is self.destination and _has_source_bytes(found, line):
+                # The listing that decided was wrong, or another run has written the object.
                 return self._present(line, found, None)
             return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
         return None
 
-    async def _shown(self, line: PlannedCopy) -> bool:
-        """Ask the source whether it has an object, under any of its keys.
-
-        Raises:
-            EndpointError: It does not say.
-        """
+    async def _source_has(self, line: PlannedCopy) -> bool:
+        """Ask whether the source has an object under any of its keys; an `EndpointError` where it does not say."""
         for key in (line.source_key, *line.candidates):
             try:
-                if await self._source.send(key, look_at, self._source, key) is not None:
+                if await self.source.send(key, head_object, self.source, key) is not None:
                     return True
             except EndpointError as problem:  # noqa: PERF203  (once an absent object)
                 if problem.error.reason is not Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
@@ -190,13 +172,13 @@ class ObjectCopier:
                 copied = await copy(line, source_key, key)
             except EndpointError as problem:
                 error = problem.error
-                if problem.endpoint is self._source and is_not_found(error):
+                if problem.endpoint is self.source and is_not_found(error):
                     continue
-                if problem.endpoint is self._source and line.size is None and error.reason is Reason.ACCESS_DENIED:
+                if problem.endpoint is self.source and line.size is None and error.reason is Reason.ACCESS_DENIED:
                     # Without the right to list, S3 answers so for absent objects too.
                     refused = error
                     continue
-                return self._gave_up(line, source_key, key, problem)
+                return self._given_up(line, source_key, key, problem)
             except OlderError as older:
                 there = await self._of_older(line, key, older)
                 return there or await self._try_keys(line._replace(written_after=None), copy)
@@ -207,45 +189,45 @@ class ObjectCopier:
     async def _of_older(self, line: PlannedCopy, key: str, older: OlderError) -> ManifestLine | None:
         """Ask the destination for an object that was thought to be new, and is older at the source than that.
 
-        It was copied before, or the row speaks of what Mastodon has written at the destination since.
+        It was copied before, or the row describes what Mastodon has written to the destination since.
 
         Returns:
             The line of what the destination has; None: it has nothing.
         """
         try:
-            async with self._destination as destination:
-                there = await destination.send(key, look_at, destination, key)
+            async with self.destination as destination:
+                there = await destination.send(key, head_object, destination, key)
         except EndpointError as problem:
             if problem.error.reason is Reason.ACCESS_DENIED:
                 return None  # so S3 answers for absent objects too, without the right to list
-            return self._gave_up(line, line.source_key, key, problem)
+            return self._given_up(line, line.source_key, key, problem)
         if there is None:
             return None
         same = there.size == older.size and _may_be(there.etag, older.etag)
         return self._present(line, there, None if same else WRITTEN_THERE)
 
     async def _not_at_source(self, line: PlannedCopy, refused: StorageError | None) -> ManifestLine:
-        """Say what becomes of an object that the source does not have, or refuses."""
+        """Return the line of an object that the source does not have, or refuses."""
         if line.size is None:
-            # Nobody has looked at the destination. Once Mastodon writes to it, it has what the source never had.
+            # The plan has not asked the destination. Once Mastodon writes to it, it has what the source never had.
             for key in (line.key, *line.candidates) if line.keep_found_key else (line.key,):
                 try:
-                    there = await self._destination.send(key, look_at, self._destination, key)
+                    there = await self.destination.send(key, head_object, self.destination, key)
                 except EndpointError as problem:
                     if problem.error.reason is Reason.ACCESS_DENIED:
                         continue  # so S3 answers for absent objects too, without the right to list
-                    return self._gave_up(line, line.source_key, key, problem)
+                    return self._given_up(line, line.source_key, key, problem)
                 if there is not None:
                     return self._present(line, there, SOURCE_SILENT if refused else ONLY_AT_DESTINATION)
         if refused is not None:
-            return self._gave_up(line, line.source_key, line.key, EndpointError(self._source, refused))
+            return self._given_up(line, line.source_key, line.key, EndpointError(self.source, refused))
         return self._missing(line)
 
-    def _gave_up(self, line: PlannedCopy, source_key: str, key: str, problem: EndpointError) -> ManifestLine:
-        """Say that an object is not copied, and whether the run goes on."""
+    def _given_up(self, line: PlannedCopy, source_key: str, key: str, problem: EndpointError) -> ManifestLine:
+        """Return the line of an object that is not copied, and end the run if its failure asks for that."""
         verdict = problem.endpoint.trip_on(problem.error)
         if verdict is not None:
-            self._end_run(verdict)
+            self.end_run(verdict)
         return self._failed(line, source_key, key, problem.error.reason, str(problem.error))
 
     def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
@@ -260,7 +242,7 @@ class ObjectCopier:
         return line_of(line, Outcome.MISSING, self._destination_prefix + line.key, detail=detail)
 
 
-def _is_what_is_wanted(found: ListedObject, line: PlannedCopy) -> bool:
+def _has_source_bytes(found: ListedObject, line: PlannedCopy) -> bool:
     """Tell whether the destination's object has the source's bytes, by two MD5s."""
     return found.size == line.size and is_md5(found.etag) and found.etag == bare(line.etag)
 

@@ -1,4 +1,4 @@
-"""A body on its way: what one request receives, another sends. Neither holds more of it than a few megabytes."""
+"""A body on its way: what one request receives, another sends. It never holds more of it than a few megabytes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ class Pipe:
     """Takes the body of a GET (a `Sink`), and gives it to a PUT (a `Source`), or in pieces. Lives in the loop's thread.
 
     Args:
-        loop: Carries both.
-        on_begin: Told the head of each answer with an object; returns whether its body is the one that is awaited.
+        on_begin: Gets the head of each answer; returns whether its body is the one that is awaited.
         rate: Bytes a second at most; None: no limit.
 
     Attributes:
-        size: Bytes of the whole body; set once the source has told.
+        size: Bytes of the whole body; set once the source has named it.
         received: Bytes so far.
         failed: No more will come.
         wrong: It has failed because the body is not the one that was expected.
@@ -41,7 +40,6 @@ class Pipe:
         self._loop = loop
         self._on_begin = on_begin
         self._rate = rate
-        self._room = READ_AHEAD
         self._chunks: deque[memoryview] = deque()
         self._buffered = 0
         self._given = 0
@@ -68,7 +66,7 @@ class Pipe:
 
     def write(self, data: bytes) -> int | None:
         """As `Sink.write`."""
-        if self._buffered >= max(self._room, self._wanted) or self._is_held():
+        if self._buffered >= max(READ_AHEAD, self._wanted) or self._is_held():
             self._get_paused = True
             return pycurl.WRITEFUNC_PAUSE
         self._chunks.append(memoryview(data))
@@ -106,7 +104,7 @@ class Pipe:
             _go_on(self._getting)
 
     def expect(self, md5: str | None) -> None:
-        """Let the last byte be sent only if it makes a body with this MD5; None: the destination sees to that."""
+        """Let the last byte be sent only if it makes a body with this MD5; None: the destination checks that."""
         self._expected = md5
         self._hashing = md5 is not None
         self._released = not self._hashing
@@ -118,7 +116,7 @@ class Pipe:
         return self._md5.hexdigest()
 
     def _judge(self) -> None:
-        """Let the body go, which is complete, or end it."""
+        """Release the complete body, or end it."""
         if self._expected is None:
             return
         if self.digest() == self._expected:
@@ -126,6 +124,11 @@ class Pipe:
         else:
             self.wrong = True
             self.fail()
+
+    def _resume_get(self) -> None:
+        if self._get_paused:
+            self._get_paused = False
+            self._loop.soon(lambda: _go_on(self._getting))
 
     def _resume_put(self) -> None:
         if self._put_paused:
@@ -144,7 +147,7 @@ class Pipe:
         self._wake_reader()
 
     def fail(self) -> None:
-        """End whoever sends or reads it: no more will come."""
+        """End whatever sends or reads it: no more will come."""
         self.failed = True
         self._resume_put()
         self._wake_reader()
@@ -184,17 +187,15 @@ class Pipe:
             self._chunks[0] = chunk[size:]
         self._buffered -= size
         self._given += size
-        if self._get_paused and self._buffered <= self._room // 2:
-            self._get_paused = False
-            self._loop.soon(lambda: _go_on(self._getting))
+        if self._buffered <= READ_AHEAD // 2:
+            self._resume_get()
         return bytes(chunk[:size])
 
     async def piece(self, size: int) -> bytearray | None:
         """Return the next bytes, exactly so many; None where no more will come."""
         self._wanted = size
-        if self._get_paused and self._buffered < size:
-            self._get_paused = False
-            self._loop.soon(lambda: _go_on(self._getting))
+        if self._buffered < size:
+            self._resume_get()
         while self._buffered < size and not self.failed and not self.ended:
             await self._loop.park(self._keep_reader)
         self._wanted = 0
@@ -218,16 +219,7 @@ class _PipeSource:
     """A pipe's body, as a `Source`."""
 
     def __init__(self, pipe: Pipe) -> None:
-        self._pipe = pipe
-        self.size = pipe.size
-
-    def begin(self, curl: pycurl.Curl) -> None:
-        """As `Source.begin`."""
-        self._pipe.begin_sending(curl)
-
-    def read(self, size: int) -> bytes | int:
-        """As `Source.read`."""
-        return self._pipe.read(size)
+        self.size, self.begin, self.read = pipe.size, pipe.begin_sending, pipe.read
 
 
 def _go_on(curl: pycurl.Curl | None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.copy.endpoint import EndpointError, RetryState
-from mastosync_dagster.copy.integrity import body_error, look_at
+from mastosync_dagster.copy.integrity import body_error, broken_off, head_object
 from mastosync_dagster.copy.pipe import Pipe
-from mastosync_dagster.s3.errors import Aside, StorageError
+from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import bare
 from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
@@ -23,30 +23,15 @@ if TYPE_CHECKING:
 _WHOLE, _REST = 200, 206
 
 
-class SideError(Aside):
-    """The object must be read from its beginning, if at all.
-
-    Attributes:
-        endpoint: Whose fault it was.
-        error: Why.
-    """
-
-    def __init__(self, endpoint: Endpoint, error: StorageError) -> None:
-        super().__init__(str(error))
-        self.endpoint = endpoint
-        self.error = error
+class RestartError(EndpointError):
+    """The object must be read from its beginning, if at all."""
 
 
 class Reading:
     """An object that is being read. Its request begins with `open`, and ends with `close`.
 
-    Args:
-        source: Where it is.
-        key: Relative to the source's prefix.
-
     Attributes:
-        key: As the argument.
-        pipe: Takes the body.
+        key: Relative to the source's prefix.
         headers: Of the first answer.
         etag: Bare; None where the source gives none.
     """
@@ -68,19 +53,17 @@ class Reading:
         return self.pipe.size
 
     async def open(self) -> None:
-        """Begin, and wait for the head of the answer.
-
-        Raises:
-            EndpointError: The source refuses, or does not answer.
-        """
+        """Begin, and wait for the head of the answer. Raises as `raise_error`."""
         self._task = self._source.loop.spawn(self._read())
         if not self._begun and self._error is None:
             await self._source.loop.park(self._waiting.append)
         self.raise_error()
         if self.pipe.size == 0 and "content-length" not in self.headers:
-            found = await self._source.send(self.key, look_at, self._source, self.key)
+            found = await self._source.send(self.key, head_object, self._source, self.key)
             if found is None:
-                raise SideError(self._source, body_error(self._source, "lost the object", Reason.CHANGED_DURING_COPY))
+                raise RestartError(
+                    self._source, body_error(self._source, "lost the object", Reason.CHANGED_DURING_COPY)
+                )
             self.pipe.size = found.size
 
     def close(self) -> None:
@@ -89,18 +72,13 @@ class Reading:
             self._source.loop.cancel(self._task)
 
     def raise_error(self) -> None:
-        """Raise what the reading has ended with.
-
-        Raises:
-            EndpointError: The source refuses, or does not answer.
-            SideError: It has to be begun anew.
-        """
+        """Raise what the reading has ended with: an `EndpointError`, or a `RestartError`."""
         if self._error is not None:
             raise self._error
 
     def _take_head(self, reply: Reply) -> bool:
         if self._begun and self.pipe.received:
-            # The rest. All of it again would not be wanted: the source knows no ranges.
+            # Only the rest is wanted: a source that knows no ranges sends all of it again.
             return reply.status == _REST
         if reply.status != _WHOLE:
             return False
@@ -121,21 +99,21 @@ class Reading:
         except Aside as error:
             self._error = error
             self.pipe.fail()
-        except Exception as error:  # noqa: BLE001  (handed to whoever waits for the body)
+        except Exception as error:  # noqa: BLE001  (raised where the body is awaited)
             self._error = EndpointError(self._source, self._source.storage.error(error, self.key))
             self.pipe.fail()
         self._wake()
 
     async def _read_all(self) -> None:
         source, pipe = self._source, self.pipe
-        trouble: RetryState | None = None
+        retries: RetryState | None = None
         while True:
             epoch, before = source.window.epoch, pipe.received
             await source.permit()
             try:
                 await self._read_once(before)
                 if pipe.received < pipe.size:
-                    raise body_error(source, "broke off while sending the body", Reason.CONNECTION)  # noqa: TRY301  (repeated as any other)
+                    raise broken_off(source)  # noqa: TRY301  (retried as any other)
             except Aside:
                 raise
             except Exception as problem:
@@ -143,13 +121,13 @@ class Reading:
                 if self._begun and error.reason is Reason.CHANGED_DURING_COPY:
                     # Another object by now, or none.
                     error.retryable = True
-                    raise SideError(source, error) from problem
-                if trouble is None or pipe.received > before:
-                    trouble = RetryState(source)
-                if not await trouble.pause(error, epoch):
+                    raise RestartError(source, error) from problem
+                if retries is None or pipe.received > before:
+                    retries = RetryState(source)
+                if not await retries.pause(error, epoch):
                     raise EndpointError(source, error) from problem
                 if self._begun and self.etag is None:
-                    raise SideError(source, error) from problem
+                    raise RestartError(source, error) from problem
             else:
                 source.succeeded()
                 pipe.end()
@@ -164,5 +142,5 @@ class Reading:
         except TransportError as problem:
             if offset and problem.status == _WHOLE:
                 error = body_error(source, "sends an object only from its beginning", Reason.CONNECTION)
-                raise SideError(source, error) from problem
+                raise RestartError(source, error) from problem
             raise

@@ -1,4 +1,4 @@
-"""Writes what became of each object, in a thread of its own."""
+"""Writes the outcome of each object, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.manifest import ManifestLine
 
 _DRAIN_SECONDS = 0.25
+
+NOT_BEGUN = "the run was stopped before"
+"""Remark on an object that was not attempted."""
 
 
 class ResultWriter:
@@ -56,11 +59,7 @@ class ResultWriter:
             writer.write(lines.popleft())
 
     def finish(self, rest: Iterable[ManifestLine]) -> None:
-        """Write what is still to come, and ``rest``; then close the file.
-
-        Raises:
-            OSError: It could not be written.
-        """
+        """Write what is still to come, and ``rest``; then close the file, or raise why it could not be written."""
         self._rest = rest
         self._finish.set()
         self._thread.join()

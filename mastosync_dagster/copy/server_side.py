@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.endpoint import EndpointError
-from mastosync_dagster.copy.integrity import body_error, etag_is_md5, look_at
+from mastosync_dagster.copy.integrity import body_error, etag_is_md5, head_object
 from mastosync_dagster.copy.single import Copied
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
@@ -35,13 +35,9 @@ class RefusedError(Aside):
 
 
 class ServerSideCopies:
-    """Lets the server copy.
+    """Has the server copy, between a source and a destination on one server, under the same credentials.
 
     Header fields and metadata are kept by the server; the ACL, which it would not keep, is the permission's.
-
-    Args:
-        source: Where objects are.
-        destination: Where they go: the same server, under the same credentials.
 
     Attributes:
         copied: Objects copied so.
@@ -54,23 +50,16 @@ class ServerSideCopies:
         self.copied = 0
 
     async def copy(self, source_key: str, key: str, size: int | None, etag: str | None, *, private: bool) -> Copied:
-        """Copy one object.
-
-        Args:
-            source_key: Where it is, relative to the source's prefix.
-            key: Where it goes, relative to the destination's prefix.
-            size: Bytes, as planned; None: unknown.
-            etag: Bare ETag, as planned; None: unknown.
-            private: Write it so that not everybody may read it.
+        """Copy one object. Keys are relative; size and bare ETag are the plan's, None where unknown.
 
         Raises:
-            EndpointError: A side failed for good.
+            EndpointError: A storage failed for good.
             RefusedError: The object has to be copied otherwise.
         """
         if self._refused or (size is not None and size > LARGEST):
             raise RefusedError
         async with self._destination as destination:
-            # Who has waited for a slot may have been told meanwhile.
+            # Another copy may have been refused while this one waited for a slot.
             if self._refused:
                 raise RefusedError
             try:
@@ -89,7 +78,7 @@ class ServerSideCopies:
         etag: str | None,
         private: bool,  # noqa: FBT001  (as `copy`)
     ) -> Copied:
-        """Ask for a copy, and compare what came of it with the plan, or with the source where that has changed.
+        """Request a copy, and compare the result with the plan, or with the source where that has changed.
 
         Raises:
             StorageError: The server made something else, or nothing.
@@ -109,7 +98,7 @@ class ServerSideCopies:
             raise
         made = listed(key, reply.headers)
         if not await self._equal(key, made.size, made.etag, size, etag):
-            now = await look_at(self._source, source_key)
+            now = await head_object(self._source, source_key)
             if now is None or not await self._equal(key, made.size, made.etag, now.size, now.etag):
                 what = "made something else of an object that it copied by itself"
                 raise body_error(self._destination, what, Reason.CHECKSUM_MISMATCH)
@@ -138,7 +127,7 @@ class ServerSideCopies:
             return
         if error.reason is Reason.CHANGED_DURING_COPY and not error.retryable:
             # Some servers do not find a key with odd characters as the source of a copy, though it is there.
-            if await self._source.send(source_key, look_at, self._source, source_key) is None:
+            if await self._source.send(source_key, head_object, self._source, source_key) is None:
                 raise EndpointError(self._source, error) from problem
             raise RefusedError from problem
         if not self.copied and not self._refused:

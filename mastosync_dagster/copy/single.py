@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5
+from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, wrong_body
+from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import BodyDigests, PartsDigest, bare, guess_part_size
@@ -33,12 +35,7 @@ _UNKNOWN_SIZE = 256 * 1024
 
 
 class Copied(NamedTuple):
-    """An object that lies at the destination, verified.
-
-    Attributes:
-        size: Bytes.
-        md5: MD5 of its body in hex; None where nobody says.
-    """
+    """An object that is at the destination, verified. The MD5 is in hex; None where it is unknown."""
 
     size: int
     md5: str | None
@@ -49,12 +46,7 @@ class TooLargeError(Aside):
 
 
 class OlderError(Aside):
-    """The source's object was not written after the moment that it was expected to be. Nothing was written.
-
-    Attributes:
-        size: Its bytes.
-        etag: Its bare ETag; None where there is none.
-    """
+    """The source's object, of this size and bare ETag, was not written after the expected time. Nothing was written."""
 
     def __init__(self, size: int, etag: str | None) -> None:
         super().__init__("older than expected")
@@ -62,25 +54,16 @@ class OlderError(Aside):
         self.etag = etag
 
 
-class _NeedsRoomError(Aside):
-    """A body turns out to be larger than what is held for it.
-
-    Attributes:
-        size: Its bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"{size} bytes")
-        self.size = size
+class _UnprovenError(Aside):
+    """The destination refuses a body whose MD5 is known from the source's ETag alone."""
 
 
 class _Body(NamedTuple):
     """A body, on its way.
 
     Attributes:
-        data: The bytes.
-        md5: Their MD5 in hex.
-        proven: That is what they hash to; else it is what the source says, and the destination will see.
+        md5: In hex.
+        proven: The MD5 was computed here; else it is what the source says, and the destination will check it.
         headers: Of the answer that it came with.
     """
 
@@ -131,81 +114,57 @@ class _Memory:
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
 
+@dataclass(eq=False)
 class SingleObjects:
     """Copies objects whose bodies are held in memory.
 
-    Args:
-        source: Where objects are read.
-        destination: Where they go.
-        proof: How the destination proves bodies.
-        budget: Memory for bodies.
-        hedges: Sends a second GET beside one that is late.
-        limit: Bytes of a body at most.
-
     Attributes:
-        limit: As the argument.
+        limit: Bytes of a body at most.
     """
 
-    def __init__(
-        self,
-        source: Endpoint,
-        destination: Endpoint,
-        *,
-        proof: DestinationProof,
-        budget: MemoryBudget,
-        hedges: Hedges,
-        limit: int,
-    ) -> None:
-        self._source = source
-        self._destination = destination
-        self._proof = proof
-        self._budget = budget
-        self._hedges = hedges
-        self.limit = limit
-        self._doubted: dict[str, str] = {}
+    source: Endpoint
+    destination: Endpoint
+    proof: DestinationProof
+    budget: MemoryBudget
+    hedges: Hedges
+    limit: int
+    _unproven_md5s: dict[str, str] = field(default_factory=dict, init=False)
 
     async def copy(
         self, source_key: str, key: str, size: int | None, *, private: bool, written_after: datetime | None = None
     ) -> Copied:
-        """Copy one object.
-
-        Args:
-            source_key: Where it is, relative to the source's prefix.
-            key: Where it goes, relative to the destination's prefix.
-            size: Bytes, as planned; None: unknown.
-            private: Write it so that not everybody may read it.
-            written_after: The object must have been written after this moment; None: whenever.
+        """Copy one object. Keys are relative; a size that the plan does not know is None.
 
         Raises:
-            OlderError: It was not.
-            EndpointError: A side failed for good.
+            OlderError: It was not written after ``written_after``.
+            EndpointError: A storage failed for good.
             TooLargeError: It is larger than the limit. Nothing was written.
         """
         room = _UNKNOWN_SIZE if size is None else size
         while True:
-            held = await self._budget.take(room)
+            held = await self.budget.take(room)
             try:
                 return await self._copy(source_key, key, size, room, written_after, private=private)
             # Its size was unknown, or has changed.
-            except _NeedsRoomError as needed:
+            except NeedsRoomError as needed:
                 room = needed.size
             finally:
-                self._budget.give_back(held)
+                self.budget.give_back(held)
 
     async def _copy(
         self, source_key: str, key: str, size: int | None, room: int, after: datetime | None, *, private: bool
     ) -> Copied:
         unhashed = True
         while True:
-            async with self._source as source:
+            async with self.source as source:
                 body = await source.send(source_key, self._fetch, source_key, size, room, after, unhashed)
-            async with self._destination as destination:
+            async with self.destination as destination:
                 try:
                     await destination.take_bytes(len(body.data))
                     await destination.send(key, self._store, key, body, private)
                 except _UnprovenError:
-                    # The destination received another body than the source's ETag says. Whose fault it was, a digest
-                    # of the next reading tells.
+                    # The destination received another body than the source's ETag says. A digest of the next reading
+                    # will show which of the two was wrong.
                     source.retries[Reason.CHECKSUM_MISMATCH] += 1
                     unhashed = False
                     continue
@@ -219,9 +178,9 @@ class SingleObjects:
         after: datetime | None,
         unhashed: bool,  # noqa: FBT001  (through `Endpoint.send`)
     ) -> _Body:
-        source = self._source
+        source = self.source
         if planned is not None and planned <= _HEDGED_BYTES:
-            sink, reply = await self._hedges.run(lambda: self._get(key, room, after))
+            sink, reply = await self.hedges.run(lambda: self._get(key, room, after))
         else:
             sink, reply = await self._get(key, room, after)
         data = sink.data
@@ -229,16 +188,16 @@ class SingleObjects:
         if sink.size is not None and len(data) != sink.size:
             raise body_error(source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
         etag = bare(reply.headers.get("etag"))
-        if unhashed and etag is not None and self._proof.vouches_for(reply.headers):
+        if unhashed and etag is not None and self.proof.vouches_for(reply.headers):
             return _Body(data, etag, proven=False, headers=reply.headers)
-        md5 = self._proof.md5(data).hex()
+        md5 = self.proof.md5(data).hex()
         if md5 != etag:
-            await self._question_source(key, data, md5, etag, planned)
+            await self._check_source(key, data, md5, etag, planned)
         return _Body(data, md5, proven=True, headers=reply.headers)
 
     async def _get(self, key: str, room: int, after: datetime | None) -> tuple[_Memory, Reply]:
         """Read a body into memory."""
-        sink, source = _Memory(room, after), self._source
+        sink, source = _Memory(room, after), self.source
         try:
             reply = await source.client.get(source.storage.full_key(key), limit=self.limit, sink=sink)
         except TransportError as error:
@@ -256,15 +215,15 @@ class SingleObjects:
         if not sink.refused:
             return error
         if sink.size is not None and sink.size <= room:
-            return body_error(self._source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
+            return body_error(self.source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
         needed = sink.size or min(max(2 * room, _UNKNOWN_SIZE), self.limit)
-        return TooLargeError() if needed > self.limit or room >= self.limit else _NeedsRoomError(needed)
+        return TooLargeError() if needed > self.limit or room >= self.limit else NeedsRoomError(needed)
 
-    async def _question_source(self, key: str, data: bytes, md5: str, etag: str | None, planned: int | None) -> None:
+    async def _check_source(self, key: str, data: bytes, md5: str, etag: str | None, planned: int | None) -> None:
         """Find out what an ETag means that is not the body's MD5.
 
         Raises:
-            StorageError: It means that the body is damaged, or that it is none of the object's.
+            StorageError: The body is damaged, or is not the object's.
         """
         in_parts = None
         part_size = guess_part_size(len(data), etag)
@@ -273,19 +232,19 @@ class SingleObjects:
             parts.update(memoryview(data))
             in_parts = parts.etag()
         agrees = BodyDigests(len(data), md5, in_parts).agrees(etag)
-        if agrees is False and await etag_is_md5(self._source, key):
-            raise body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+        if agrees is False and await etag_is_md5(self.source, key):
+            raise wrong_body(self.source)
         if agrees is not True:
-            await check_length(self._source, key, len(data), etag, planned)
+            await check_length(self.source, key, len(data), etag, planned)
         if agrees is None and in_parts is not None:
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
-            agrees = self._doubted.pop(key, None) == md5
+            agrees = self._unproven_md5s.pop(key, None) == md5
             if not agrees:
-                self._doubted[key] = md5
-                raise body_error(self._source, "sent another body than its ETag says", Reason.CHECKSUM_MISMATCH)
+                self._unproven_md5s[key] = md5
+                raise wrong_body(self.source)
 
     async def _store(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (through `Endpoint.send`)
-        destination = self._destination
+        destination = self.destination
         headers = destination.storage.write_headers(shown(body.headers), private=private)
         try:
             reply = await destination.client.put(
@@ -298,9 +257,5 @@ class SingleObjects:
         etag = bare(reply.headers.get("etag"))
         if etag != body.md5:
             if not body.proven:
-                body = body._replace(md5=self._proof.md5(body.data).hex())
-            await self._proof.question(key, len(body.data), body.md5, reply.headers)
-
-
-class _UnprovenError(Aside):
-    """The destination refuses a body whose MD5 is the source's word."""
+                body = body._replace(md5=self.proof.md5(body.data).hex())
+            await self.proof.check_written(key, len(body.data), body.md5, reply.headers)

@@ -1,4 +1,4 @@
-"""``mastosync demo``: the main job, end to end, on servers of this machine that live as long as the command."""
+"""``mastosync demo``: the sync jobs on a generated instance, with servers that run as long as the command."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mastosync_dagster.demo.home import (
     environment_of_runs,
     fresh_home,
 )
+from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, grow
 from mastosync_dagster.demo.servers.processes import StopRequested, stop_requests
 from mastosync_dagster.demo.servers.start import LOOPBACK, ServerError, postgres, rclone_s3
@@ -40,20 +41,17 @@ _MEGABYTE = 1_000_000
 
 
 def run_demo(*, ui: bool, directory: Path) -> int:
-    """Generate a small instance, sync it through Dagster, check the destination, and say what came of it.
+    """Generate a small instance, sync it through Dagster, check the destination, and print the result.
 
-    To be called in the main thread, where signals arrive.
-
-    Args:
-        ui: Afterwards let the instance grow, and serve the Dagster UI on loopback until Ctrl-C.
-        directory: Where the Dagster home lies; that of an earlier demo goes.
+    With ``ui``, then let the instance grow, and serve the Dagster UI on loopback until Ctrl-C. The Dagster home lies in
+    ``directory``; that of an earlier demo is removed. Call it in the main thread, where signals arrive.
 
     Returns:
         Exit status: 0 if everything is as expected, 128 plus the signal's number if one stopped it, else 1.
     """
     # Lines are never broken, so that keys can be taken from them; the table fits into 80 columns.
     console = Console(highlight=False, soft_wrap=True)
-    # libcurl asks the environment for proxies, and nothing else turns that off.
+    # libcurl reads proxies from the environment, and nothing else turns that off.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = LOOPBACK
     try:
         with stop_requests(), fresh_home(directory.resolve()) as home:
@@ -74,42 +72,42 @@ def _demo(console: Console, home: Path, *, ui: bool) -> int:
                 source=stack.enter_context(rclone_s3(buckets=(SOURCE_BUCKET,))),
                 destination=stack.enter_context(rclone_s3(buckets=(DESTINATION_BUCKET,))),
             )
-        environment = environment_of_runs(home, servers)
-        # That process takes seconds to import, on the other core: meanwhile the instance is made.
+        environment, url = environment_of_runs(home, servers), servers.database.url
+        # Importing Dagster takes that process seconds: the instance is made meanwhile.
         with runs_process(environment, home / "demo-runs.log") as dagster:
-            with _stage(console, "an instance") as said, _connection(servers) as connection:
-                instance = build(connection, servers.source, SOURCE_BUCKET, rows=_ROWS)
-                said.append(_described(instance))
+            with _stage(console, "an instance") as results, contextlib.closing(psycopg2.connect(url)) as connection:
+                instance = build(connection, servers.source, SOURCE_BUCKET, cases=CASES, rows=_ROWS)
+                results.append(_described(instance))
             wrong = _sync_and_check(console, dagster, instance, servers)
             if ui:
-                with _stage(console, "a day later") as said, _connection(servers) as connection:
+                with _stage(console, "a day later") as results, contextlib.closing(psycopg2.connect(url)) as connection:
                     now = datetime.now(timezone.utc)
                     more = grow(connection, servers.source, SOURCE_BUCKET, instance, rows=_NEW_ROWS, now=now)
                     dagster.ask("ranges")
-                    said.append(_described(more))
+                    results.append(_described(more))
         if ui:
             _serve(console, home, environment)
         else:
             console.print(
-                f"The runs and their manifests lie in {home}.\n"
-                "To look at them in the Dagster UI: make demo-ui (or: mastosync demo --ui)"
+                f"The runs and their manifests are in {home}.\n"
+                "To see them in the Dagster UI: make demo-ui (or: mastosync demo --ui)"
             )
     return 1 if wrong else 0
 
 
 def _sync_and_check(console: Console, dagster: RunsProcess, instance: Instance, servers: Servers) -> Sequence[str]:
-    """Sync, check the destination, sync again, and print what came of it. Returns what is not as expected."""
+    """Sync, check the destination, sync again, and print the results. Returns what is not as expected."""
     objects = instance.objects_of(*FILE_TYPES)
-    with _stage(console, "a sync") as said:
+    with _stage(console, "a sync") as results:
         dagster.ask("ranges")
         runs = dagster.ask("sync")
-        said.append(f"{len(runs)} ID ranges, a run of Dagster each")
+        results.append(f"{len(runs)} ID ranges, a run of Dagster each")
     with _stage(console, "the destination listed, and every object read"):
         comparison = compare(servers.destination, DESTINATION_BUCKET, objects)
-    with _stage(console, "a second sync, of everything in one run") as said:
+    with _stage(console, "a second sync, of everything in one run") as results:
         again = dagster.ask("again")
         counts = total(again)
-        said.append(f"{counts['copied']:,} copied, {counts['present']:,} present")
+        results.append(f"{counts['copied']:,} copied, {counts['present']:,} present")
     wrong = [
         *unexpected("first sync", runs, instance, copied=len(objects), present=0),
         *unexpected("second sync", again, instance, copied=0, present=len(objects)),
@@ -125,7 +123,7 @@ def _sync_and_check(console: Console, dagster: RunsProcess, instance: Instance, 
 
 
 def _serve(console: Console, home: Path, environment: Mapping[str, str]) -> None:
-    """Serve the Dagster UI until a signal asks to stop, which is how this ends well."""
+    """Serve the Dagster UI until a signal asks to stop."""
     with contextlib.ExitStack() as stack:
         with _stage(console, "the Dagster UI"):
             ui = stack.enter_context(dagster_ui(home, environment, home / "demo-ui.log"))
@@ -148,14 +146,8 @@ def _described(instance: Instance) -> str:
 
 @contextlib.contextmanager
 def _stage(console: Console, what: str) -> Iterator[list[str]]:
-    """Print a line with the time that the block took; what the block appends to the list goes into it."""
+    """Print a line with the time that the block took, and with what the block appends to the list."""
     started = time.monotonic()
-    said: list[str] = []
-    yield said
-    console.print(f"{time.monotonic() - started:5.1f} s  {': '.join([what, *said])}", markup=False)
-
-
-@contextlib.contextmanager
-def _connection(servers: Servers) -> Iterator[psycopg2.extensions.connection]:
-    with contextlib.closing(psycopg2.connect(servers.database.url)) as connection:
-        yield connection
+    results: list[str] = []
+    yield results
+    console.print(f"{time.monotonic() - started:5.1f} s  {': '.join([what, *results])}", markup=False)

@@ -1,4 +1,4 @@
-"""A destination held against the generator's book: by its own listing, reading every object whole."""
+"""Compares a destination with the generated instance: lists it, and reads every object whole."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        equal: How many objects are at the destination as they must be: size, MD5 of the content, Content-Type,
-            Cache-Control and user metadata.
-        differences: A line for every object that is not, is not there, or should not be there.
+        equal: How many objects have the size, MD5 of the content, headers and user metadata that they must have.
+        differences: A line for every object that differs, is not there, or should not be there.
     """
 
     equal: int
@@ -42,43 +41,38 @@ def list_keys(server: S3Server, bucket: str) -> frozenset[str]:
 
 
 def compare(server: S3Server, bucket: str, expected: Iterable[GeneratedObject], *, key_prefix: str = "") -> Comparison:
-    """Hold a bucket against what it must contain: these objects and no other.
-
-    Args:
-        server: Where the bucket is.
-        bucket: The destination.
-        expected: The objects it must contain.
-        key_prefix: The destination's key prefix, "" for none.
-    """
-    wanted = {f"{key_prefix}/{each.key}" if key_prefix else each.key: each for each in expected}
+    """Compare a bucket with what it must contain below a key prefix: these objects and no other."""
+    by_key = {f"{key_prefix}/{each.key}" if key_prefix else each.key: each for each in expected}
     found = list_keys(server, bucket)
     storage = bucket_storage(server, bucket)
 
     def differences(key: str) -> str | None:
         reply = storage.ask(lambda client: client.get(key, limit=LARGEST))
-        return _differences(key, wanted[key], reply.body, shown(reply.headers))
+        return _differences(key, by_key[key], reply.body, shown(reply.headers))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        told = list(pool.map(differences, sorted(found & wanted.keys())))
+        compared = list(pool.map(differences, sorted(found & by_key.keys())))
     return Comparison(
-        equal=told.count(None),
+        equal=compared.count(None),
         differences=(
-            *(line for line in told if line is not None),
-            *(f"{key}: not at the destination" for key in sorted(wanted.keys() - found)),
-            *(f"{key}: should not be at the destination" for key in sorted(found - wanted.keys())),
+            *(line for line in compared if line is not None),
+            *(f"{key}: not at the destination" for key in sorted(by_key.keys() - found)),
+            *(f"{key}: should not be at the destination" for key in sorted(found - by_key.keys())),
         ),
     )
 
 
-def _differences(key: str, wanted: GeneratedObject, body: bytes, attributes: Attributes) -> str | None:
+def _differences(key: str, expected: GeneratedObject, body: bytes, attributes: Attributes) -> str | None:
     headers = dict(attributes.headers)
-    is_and_must_be = {
-        "size": (len(body), wanted.size),
-        "MD5": (hashlib.md5(body, usedforsecurity=False).hexdigest(), wanted.md5),
-        "Content-Type": (headers.pop("Content-Type", None), wanted.content_type),
-        "Cache-Control": (headers.pop("Cache-Control", None), wanted.cache_control),
+    found_and_expected = {
+        "size": (len(body), expected.size),
+        "MD5": (hashlib.md5(body, usedforsecurity=False).hexdigest(), expected.md5),
+        "Content-Type": (headers.pop("Content-Type", None), expected.content_type),
+        "Cache-Control": (headers.pop("Cache-Control", None), expected.cache_control),
         "other headers": (headers, {}),
-        "metadata": (attributes.metadata, wanted.metadata),
+        "metadata": (attributes.metadata, expected.metadata),
     }
-    wrong = [f"{name} {is_!r} instead of {must!r}" for name, (is_, must) in is_and_must_be.items() if is_ != must]
+    wrong = [
+        f"{name} {one!r} instead of {other!r}" for name, (one, other) in found_and_expected.items() if one != other
+    ]
     return f"{key}: {', '.join(wrong)}" if wrong else None

@@ -1,4 +1,4 @@
-"""Dagster's processes, seen from the demo: the one that executes the runs, and the ones that serve the UI."""
+"""Starts Dagster's processes for the demo: the one that executes the runs, and the ones that serve the UI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.home import DemoError
 from mastosync_dagster.demo.servers.processes import running
-from mastosync_dagster.demo.servers.start import LOOPBACK
+from mastosync_dagster.demo.servers.start import LOOPBACK, tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 _UI_SECONDS = 90.0
 _SERVING = re.compile(rb"Serving dagster-webserver on (http://[\d.:]+)")
 _END_SECONDS = 10.0
-_LOG_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run says at its end.
+    """The result of a run.
 
     Attributes:
-        file_type: Its asset; "" where it is about all of them.
-        partition: Its ID range; "" where it has none.
-        success: Whether it succeeded.
-        message: Why not; else "".
-        manifest: Path of its manifest; "" if there is none.
-        seconds: How long it took, Dagster's part included.
+        file_type: Its asset; "" for a run of all file types.
+        partition: Its ID range; "" for none.
+        message: Why it failed, or "".
+        manifest: Path of its manifest; "" for none.
+        seconds: Its duration, Dagster's own work included.
         counts: `COUNTS`, as in its metadata.
     """
 
@@ -55,24 +53,13 @@ COUNTS = ("rows", "objects", "copied", "present", "missing", "failed", "bytes")
 
 @dataclass(frozen=True)
 class RunsProcess:
-    """The process of `mastosync_dagster.demo.runs`.
-
-    Attributes:
-        process: It, with pipes.
-        log: Where its standard error goes.
-    """
+    """The process of `mastosync_dagster.demo.runs`, with pipes; its standard error goes to the log."""
 
     process: subprocess.Popen[bytes]
     log: Path
 
     def ask(self, command: str) -> list[RunReport]:
-        """Have a command carried out.
-
-        Args:
-            command: ``ranges``, ``sync`` or ``again``.
-
-        Returns:
-            The reports of its runs.
+        """Send a command (``ranges``, ``sync`` or ``again``), and return the reports of its runs.
 
         Raises:
             DemoError: The process ended instead; the message holds the end of its log.
@@ -85,11 +72,11 @@ class RunsProcess:
             stdin.flush()
         reports: list[RunReport] = []
         for line in stdout:
-            told = json.loads(line)
-            if told is None:
+            answer = json.loads(line)
+            if answer is None:
                 return reports
-            reports.append(RunReport(**told))
-        raise DemoError(f"the process of the runs ended. {_end_of(self.log)}")
+            reports.append(RunReport(**answer))
+        raise DemoError(f"the process of the runs ended. The end of {self.log}:\n{tail(self.log)}")
 
 
 @contextlib.contextmanager
@@ -106,40 +93,27 @@ def runs_process(environment: Mapping[str, str], log: Path) -> Iterator[RunsProc
 
 @dataclass(frozen=True)
 class Ui:
-    """The Dagster UI and its daemon.
-
-    Attributes:
-        url: Where the UI is.
-        process: ``dagster dev``, which ends when one of them does.
-        log: Their output.
-    """
+    """The Dagster UI and its daemon: the process is ``dagster dev``, which ends when one of them does."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def wait(self) -> None:
-        """Wait until it ends by itself.
-
-        Raises:
-            DemoError: Which it should not.
-        """
+        """Wait until it ends by itself, which is a `DemoError`."""
         self.process.wait()
-        raise DemoError(f"the Dagster UI ended. {_end_of(self.log)}")
+        raise DemoError(f"the Dagster UI ended. The end of {self.log}:\n{tail(self.log)}")
 
 
 @contextlib.contextmanager
 def dagster_ui(home: Path, environment: Mapping[str, str], log: Path) -> Iterator[Ui]:
     """Serve the Dagster UI on loopback, and run the daemon that launches backfills, until the block ends.
 
-    The port is Dagster's usual one, 3000, or a free one where that is taken.
-
-    Raises:
-        DemoError: It does not start.
+    The port is Dagster's usual one, 3000, or a free one where that is taken. `DemoError` if it does not start.
     """
     command = [sys.executable, "-m", "dagster", "dev", "-m", "mastosync_dagster", "-h", LOOPBACK]
     before = log.stat().st_size if log.exists() else 0
-    # In its own folder: `dagster dev` wonders about a dagster.yaml in the current one.
+    # In the home: `dagster dev` warns about a dagster.yaml in the current folder.
     with running(command, log=log, stop_by=signal.SIGINT, cwd=home, env=environment) as process:
         yield Ui(_wait_until_serving(process, log, before), process, log)
 
@@ -149,14 +123,10 @@ def _wait_until_serving(process: subprocess.Popen[bytes], log: Path, before: int
     deadline = time.monotonic() + _UI_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
-        said = _SERVING.search(log.read_bytes()[before:])
-        if said is not None:
-            url = said[1].decode()
+        match = _SERVING.search(log.read_bytes()[before:])
+        if match is not None:
+            url = match[1].decode()
             with contextlib.suppress(OSError), opener.open(f"{url}/server_info", timeout=5):
                 return url
         time.sleep(0.2)
-    raise DemoError(f"the Dagster UI does not start. {_end_of(log)}")
-
-
-def _end_of(log: Path) -> str:
-    return f"The end of {log}:\n{log.read_text(errors='replace')[-_LOG_CHARACTERS:]}"
+    raise DemoError(f"the Dagster UI does not start. The end of {log}:\n{tail(log)}")

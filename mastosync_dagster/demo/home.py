@@ -20,7 +20,7 @@ SOURCE_BUCKET, DESTINATION_BUCKET = "mastodon", "mastodon-copy"
 ROWS_PER_PARTITION = 250
 
 _MARK = "made-by-mastosync-demo"
-# The user's own settings must not reach the demo, least of all those of a real instance.
+# The user's own settings must not reach the demo: they may be a real instance's.
 _FOREIGN = ("AWS_", "DAGSTER_", "DB_", "DESTINATION_", "MASTOSYNC_", "PG", "S3_", "SSH_TUNNEL_")
 _FOREIGN_NAMES = ("DATABASE_URL", "NO_PROXY", "no_proxy")
 
@@ -31,13 +31,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Servers:
-    """The servers of a demo.
-
-    Attributes:
-        database: With the instance's rows.
-        source: With its objects, in `SOURCE_BUCKET`.
-        destination: With their copies, in `DESTINATION_BUCKET`.
-    """
+    """The servers of a demo. The S3 servers have `SOURCE_BUCKET` and `DESTINATION_BUCKET`."""
 
     database: PostgresServer
     source: S3Server
@@ -46,36 +40,34 @@ class Servers:
 
 @contextlib.contextmanager
 def fresh_home(directory: Path) -> Iterator[Path]:
-    """Yield a new Dagster home below a directory, which no second demo uses at the same time.
-
-    The home of an earlier demo there is removed at the start; at the end it stays, to be looked at.
+    """Yield a new Dagster home below a directory, in place of an earlier demo's; it stays afterwards.
 
     Raises:
-        DemoError: Another demo is running there, or the home is not one of an earlier demo.
+        DemoError: Another demo is running there, or the home there is not an earlier demo's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DemoError(f"another demo is running in {directory}: --directory names another place") from None
+            raise DemoError(f"another demo is running in {directory}: choose another folder with --directory") from None
         home = directory / "home"
         if home.exists():
             if not (home / _MARK).exists():
-                raise DemoError(f"{home} is not of an earlier demo: --directory names another place")
+                raise DemoError(f"{home} is not of an earlier demo: choose another folder with --directory")
             shutil.rmtree(home)
         home.mkdir()
         (home / _MARK).touch()
         settings = resources.files("mastosync_dagster.demo").joinpath("dagster.yaml").read_text()
         (home / "dagster.yaml").write_text(settings)
-        # Dagster takes this file for a sign that its newsletter has been offered already.
+        # Dagster offers its newsletter unless this file exists.
         (home / ".nux").mkdir()
         (home / ".nux" / "nux.yaml").touch()
         yield home
 
 
 def environment_of_runs(home: Path, servers: Servers) -> dict[str, str]:
-    """Return the environment of Dagster's processes: what an admin would write down for a real instance."""
+    """Return the environment of Dagster's processes: the settings that an admin would make for a real instance."""
     inherited = {
         name: value
         for name, value in os.environ.items()

@@ -1,6 +1,6 @@
-"""The demo's process for runs: ``python -m mastosync_dagster.demo.runs``, one for all of them.
+"""Executes the demo's runs in one process: ``python -m mastosync_dagster.demo.runs``.
 
-``dagster job execute`` does the same, but takes seconds to start for each run. The process reads commands from its
+``dagster job execute`` takes seconds to start for each run. This process reads commands from its
 standard input and answers on its standard output, in lines of JSON: a `RunReport` for each run, then ``null``.
 """
 
@@ -20,6 +20,7 @@ from mastosync_dagster.demo.dagster_processes import COUNTS, RunReport
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.failures import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Carry out commands until the input ends."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers, dg.DagsterInstance.get() as instance:
-        # Nothing but answers may come out there, whatever a library prints.
+        # Standard output holds the answers alone, whatever a library prints.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         definitions = build_definitions()
         for line in sys.stdin:
@@ -73,10 +74,7 @@ def _run(
                 found = failure.user_failure_data.metadata
                 messages.append(failure.user_failure_data.description or "")
             elif failure.error is not None:
-                error = failure.error
-                while error.cause is not None:  # Dagster's own error stands around the one that says what happened
-                    error = error.cause
-                messages.append(error.message.strip())
+                messages.append(root_of(failure.error).message.strip())
         metadata |= {name: value.value for name, value in found.items()}
     return RunReport(
         file_type=file_type,

@@ -1,4 +1,4 @@
-"""What the runs say of themselves, as a table, and held against what the generator knows."""
+"""Shows the results of the runs as a table, and compares them with the generated instance."""
 
 from __future__ import annotations
 
@@ -48,14 +48,9 @@ def table(runs: Sequence[RunReport]) -> Table:
 
 
 def unexpected(name: str, runs: Sequence[RunReport], instance: Instance, *, copied: int, present: int) -> Iterator[str]:
-    """Say in a line each what runs over the whole instance say of themselves and should not.
+    """Yield a line for each unexpected result of runs that together cover the instance.
 
-    Args:
-        name: What to call the runs.
-        runs: The runs.
-        instance: What the generator knows.
-        copied: How many objects they must have copied.
-        present: How many they must have found at the destination.
+    ``name`` is what to call the runs; ``copied`` and ``present`` are the numbers of objects to expect.
     """
     yield from (
         f"{name}: the run of {run.file_type or 'everything'} {run.partition} failed: {run.message}"
@@ -63,13 +58,13 @@ def unexpected(name: str, runs: Sequence[RunReport], instance: Instance, *, copi
         if not run.success
     )
     lost = {missing.key for missing in instance.missing_of(*FILE_TYPES)}
-    told = total(runs)
+    counts = total(runs)
     for outcome, count in {"copied": copied, "present": present, "missing": len(lost), "failed": 0}.items():
-        if told[outcome] != count:
-            yield f"{name}: {told[outcome]:,} {outcome} instead of {count:,}"
+        if counts[outcome] != count:
+            yield f"{name}: {counts[outcome]:,} {outcome} instead of {count:,}"
     missing = _missing_keys(runs)
-    yield from (f"{name}: {key} is told missing, and the source has it" for key in sorted(missing - lost))
-    yield from (f"{name}: {key} is not told missing, and the source has lost it" for key in sorted(lost - missing))
+    yield from (f"{name}: {key} is reported missing, and the source has it" for key in sorted(missing - lost))
+    yield from (f"{name}: {key} is not reported missing, and the source has lost it" for key in sorted(lost - missing))
 
 
 def _missing_keys(runs: Sequence[RunReport]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Rows of Mastodon's database as items that the transfer moves: the one place that knows both sides."""
+"""Turns rows of Mastodon's database into the objects that a sync expects at the destination."""
 
 from __future__ import annotations
 
@@ -18,32 +18,28 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import RowPage, StoredObject
 
-# Listing a page's key ranges costs about one request per thousand keys that lie there, asking for each object one
-# request an object. Below this share of rows that are wanted, asking is the cheaper.
+# Listing a page's key ranges costs about one request per thousand keys that lie there, a HEAD for each object one
+# request an object. Below this share of rows with expected objects, HEAD requests cost less.
 _LISTING_PAYS_FROM = 1 / 50
 
 
 @dataclass
 class Sizes:
-    """Adds up what the database says of the objects that pass by.
-
-    Attributes:
-        bytes: Sizes of originals; of other objects it knows none.
-    """
+    """Sums the sizes of originals; the database has no others."""
 
     bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Which objects of the rows are wanted.
+    """Which objects of the rows an incremental run takes. Times are by the database's clock.
 
     Attributes:
-        since: Those that may have changed after this moment.
-        all_above: Those of rows with ids above this too.
-        new_after: Those written after this moment cannot have been copied yet; None: any may.
-        clock_ahead: How far the database's clock, of which the moments are, is ahead of this machine's.
-        until: Nor was anything written after this one: what says so has a wrong moment, and any run may have copied it.
+        since: It takes those that may have changed after this time.
+        all_above: It takes those of rows with ids above this too.
+        new_after: Those written after this time cannot have been copied yet; None: any may.
+        until: Nothing was written after this time: a later timestamp is wrong, and any run may have copied the object.
+        clock_ahead: How far the database's clock is ahead of this machine's.
     """
 
     since: datetime
@@ -62,50 +58,39 @@ def batches(
     pages: Iterable[RowPage],
     changes: Changes | None = None,
     sizes: Sizes | None = None,
-    marks: KnownState | None = None,
+    state: KnownState | None = None,
 ) -> Iterator[Batch]:
-    """Yield one batch per page of rows: the objects its rows stand for, and the key ranges that hold them.
+    """Yield one batch per page of rows: the objects of its rows, and the key ranges that hold them.
 
-    Args:
-        pages: The rows.
-        changes: Take only these objects; None: all.
-        sizes: Told the size of each object.
-        marks: What is known beyond the rows; None: nothing.
+    ``changes`` selects objects; None: all. The size of each is added to ``sizes``.
     """
-    sizes, marks = sizes or Sizes(), marks or KnownState()
+    sizes, state = sizes or Sizes(), state or KnownState()
     for page in pages:
-        items = tuple(item for row in page.rows for item in items_of(page.table, row, marks, sizes, changes))
+        items = tuple(item for row in page.rows for item in items_of(page.table, row, state, sizes, changes))
+        # A new object is not looked up, so it does not count for the choice between listing and HEAD requests.
         asked = len(page.rows) if changes is None else len({item.row_id for item in items if not item.new})
         listed = items and asked and asked >= page.scanned * _LISTING_PAYS_FROM
         yield Batch(items=items, ranges=key_ranges(page.table, page.lo, page.hi) if listed else (), rows=len(page.rows))
 
 
 def key_ranges(table: str, lo: int, hi: int) -> tuple[KeyRange, ...]:
-    """Return the ranges that hold the keys of a table's rows with these ids (both included)."""
+    """Return the ranges that hold the keys of a table's rows from ``lo`` to ``hi``, both included."""
     return tuple(KeyRange(prefix=span.prefix, start=span.start, end=span.end) for span in key_spans(table, lo, hi))
 
 
 def items_of(
-    table: str, row: Mapping[str, object], marks: KnownState, sizes: Sizes, changes: Changes | None = None
+    table: str, row: Mapping[str, object], state: KnownState, sizes: Sizes, changes: Changes | None = None
 ) -> Iterator[ExpectedObject]:
-    """Yield the objects of a row.
-
-    Args:
-        table: The row's table.
-        row: The row, with ``private``.
-        marks: What is known beyond the row.
-        sizes: Told the size of each object.
-        changes: Take only these objects; None: all.
-    """
+    """Yield the objects of a row that has the column ``private``; the size of each is added to ``sizes``."""
     row_id = row["id"]
     assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
-    remote, private = is_remote(table, row), marks.is_private(row)
-    doubtful = marks.is_doubtful(table, row)
+    remote, private = is_remote(table, row), state.is_private(row)
+    doubtful = state.is_doubtful(table, row)
     written_after = None if changes is None else changes.written_after
     for stored, new in _objects(table, row, changes):
         sizes.bytes += stored.size or 0
-        # In the order of the fields: with their names it takes twice as long, and this is done for each object. Both
-        # sets of keys are empty but after a verification that has found something.
+        # Positional, since keywords take twice as long and this runs for each object. Both sets of keys are empty
+        # except after a verification that has found something.
         yield ExpectedObject(
             stored.key,
             stored.candidates,
@@ -117,21 +102,21 @@ def items_of(
             stored.may_be_absent,
             new,
             remote,
-            bool(marks.again) and _is_among(marks.again, stored),
-            doubtful or (bool(marks.turn) and _is_among(marks.turn, stored)),
+            bool(state.again) and _is_among(state.again, stored),
+            doubtful or (bool(state.check_acl) and _is_among(state.check_acl, stored)),
             stored.size,
             written_after if new else None,
         )
 
 
 def _is_among(keys: AbstractSet[str], stored: StoredObject) -> bool:
-    """Tell whether an object is at the destination under one of some keys."""
-    # What is found of an unfinished row goes to the key that it is found under.
+    """Return whether an object is at the destination under one of some keys."""
+    # An unfinished row's object is copied to the key under which the source has it.
     return stored.key in keys or (stored.unfinished and any(key in keys for key in stored.candidates))
 
 
 def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> Iterator[tuple[StoredObject, bool]]:
-    """Yield the wanted objects of a row, each with whether it is new."""
+    """Yield the selected objects of a row, each with whether it is new."""
     if changes is None:
         for stored in stored_objects(table, row):
             yield stored, False

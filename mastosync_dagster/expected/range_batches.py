@@ -1,4 +1,4 @@
-"""Rows of an ID range as items, with key ranges that leave no gap: in them nothing may lie that no row expects."""
+"""Expected objects of an ID range, in batches whose key ranges leave no gap, so that orphans are found too."""
 
 from __future__ import annotations
 
@@ -16,28 +16,23 @@ if TYPE_CHECKING:
     from mastosync_dagster.plan.items import ExpectedObject
 
 _BATCH_ITEMS = 10_000
-"""Wanted objects of a batch: so many that the folders that hold few of them cost little in comparison."""
+"""Expected objects of a batch: enough to make the cost of nearly empty folders small in comparison."""
 
 
 def covering_batches(
-    pages: Iterable[RowPage], ids: IdRange, marks: KnownState, *, batch_items: int = _BATCH_ITEMS
+    pages: Iterable[RowPage], ids: IdRange, state: KnownState, *, batch_items: int = _BATCH_ITEMS
 ) -> Iterator[Batch]:
     """Yield the objects of an ID range's rows, and key ranges that together hold every key of its ids.
 
-    Ids whose keys are of different lengths lie in ranges of their own: between the last serial id and the first
-    snowflake there are no rows, and in the order of keys nearly all others.
-
-    Args:
-        pages: The rows of the range, by id; pages without a row that has a file included.
-        ids: The range.
-        marks: What is known beyond the rows.
-        batch_items: Objects of a batch, at least.
+    Ids whose keys are of different lengths get ranges of their own: between the last serial id and the first snowflake
+    there are no rows, but in the order of keys nearly all others. ``pages`` are the rows of the range by id, with the
+    pages that have no file.
     """
-    open_batch = _Open(ids, marks)
+    open_batch = _OpenBatch(ids, state)
     for page in pages:
         if open_batch.last is not None and id_class(page.lo) != id_class(open_batch.last):
             yield from open_batch.close(open_batch.last)
-            open_batch = _Open(ids, marks)
+            open_batch = _OpenBatch(ids, state)
         open_batch.add(page)
         if len(open_batch.items) >= batch_items:
             yield from open_batch.close(page.hi)
@@ -46,35 +41,34 @@ def covering_batches(
         yield from open_batch.close(ids.hi if same else open_batch.last)
 
 
-class _Open:
+class _OpenBatch:
     """A batch that is being filled, of ids whose keys are of one length.
 
     Attributes:
-        items: The objects so far.
         last: The last id so far; None: none yet.
     """
 
-    def __init__(self, ids: IdRange, marks: KnownState) -> None:
+    def __init__(self, ids: IdRange, state: KnownState) -> None:
         self.items: list[ExpectedObject] = []
         self.last: int | None = None
         self._table = ""
         self._rows = 0
         self._start = 0
         self._ids = ids
-        self._marks = marks
+        self._state = state
         self._sizes = Sizes()
 
     def add(self, page: RowPage) -> None:
-        """Take in a page of rows."""
+        """Add a page of rows."""
         if self.last is None:
             self._table = page.table
             self._start = self._ids.lo if id_class(self._ids.lo) == id_class(page.lo) else page.lo
-        self.items += (item for row in page.rows for item in items_of(page.table, row, self._marks, self._sizes))
+        self.items += (item for row in page.rows for item in items_of(page.table, row, self._state, self._sizes))
         self._rows += len(page.rows)
         self.last = page.hi
 
     def close(self, end: int) -> Iterator[Batch]:
-        """Yield what is in it, with the keys of the ids up to ``end``; then go on behind those."""
+        """Yield the batch, with the keys of the ids up to ``end``, and begin the next one after them."""
         if self._start <= end:
             ranges = key_ranges(self._table, self._start, end)
             yield Batch(items=tuple(self.items), ranges=ranges, rows=self._rows, owners=(self._start, end))

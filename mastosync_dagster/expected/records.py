@@ -1,8 +1,9 @@
-"""What rows and manifests know of objects whose two sides differ. Asked for only where there are such objects."""
+"""Reads rows and manifests about objects that differ at source and destination. Used only for such objects."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -31,43 +32,25 @@ _BATCH_LINES = 16 * GROUP_LINES
 _HAVE_BYTES = pa.array([Outcome.COPIED.value, Outcome.PRESENT.value])
 
 
+@dataclass
 class Records:
-    """Knows of objects what their rows say now, and what the newest line about them says that both sides agreed on.
+    """Finds the current rows of objects, and the newest manifest lines on which source and destination agreed.
 
-    Rows are read again, after both sides were looked at: a file that was converted in between is the row's by now.
-
-    Args:
-        connect: Opens a connection.
-        schema: What the database has.
-        store: Where the manifests are.
-        origin: The destination; manifests of others say nothing about it.
-        prefix: The destination's key prefix.
-        warn: Takes a warning: manifests that cannot be read are done without.
+    Rows are read again after both storages were listed, since a file may have been converted meanwhile. ``origin`` and
+    ``prefix`` are the destination's: manifests of other destinations do not count. ``warn`` gets a message for each
+    manifest that cannot be read.
     """
 
-    def __init__(
-        self,
-        connect: Connect,
-        schema: Schema,
-        *,
-        store: ManifestStore,
-        origin: ManifestOrigin,
-        prefix: str,
-        warn: Callable[[str], object],
-    ) -> None:
-        self._connect = connect
-        self._schema = schema
-        self._store = store
-        self._origin = origin
-        self._prefix = prefix
-        self._warn = warn
-        self._told: set[str] = set()
+    connect: Connect
+    schema: Schema
+    store: ManifestStore
+    origin: ManifestOrigin
+    prefix: str
+    warn: Callable[[str], object]
+    _warned: set[str] = field(default_factory=set)
 
     def known(self, objects: Sequence[Differing]) -> list[Known]:
-        """Return what is known of objects, in their order.
-
-        Args:
-            objects: Some ten thousand at the most.
+        """Return what is known of objects (some ten thousand at the most), in their order.
 
         Raises:
             DatabaseReadError: The rows could not be read, after all retries.
@@ -81,72 +64,72 @@ class Records:
             rows = self._rows(table, [each for _, each in of_table])
             records = self._records(table, [each for _, each in of_table])
             for number, each in of_table:
-                row = rows.get((each.item.row_id, each.item.key), Row(gone=True))
-                known[number] = Known(row, records.get(self._prefix + each.target))
+                row = rows.get((each.item.row_id, each.item.key), Row(not_found=True))
+                known[number] = Known(row, records.get(self.prefix + each.target))
         return [known[number] for number in range(len(objects))]
 
     def _rows(self, table: str, objects: Sequence[Differing]) -> dict[tuple[int, str], Row]:
-        """Return what the rows say, by id and key."""
+        """Return what the rows say, by id and relative key."""
         found: dict[tuple[int, str], Row] = {}
-        wanted = {(each.item.row_id, each.item.key) for each in objects}
+        ids_and_keys = {(each.item.row_id, each.item.key) for each in objects}
         more = change_columns(TABLES[table])
-        with Rows(self._connect, self._schema, table, more_columns=more) as rows:
-            for row in rows.of(sorted({row_id for row_id, _ in wanted})):
+        with Rows(self.connect, self.schema, table, more_columns=more) as rows:
+            for row in rows.of(sorted({row_id for row_id, _ in ids_and_keys})):
                 for stored in stored_objects(table, row):
-                    if (row["id"], stored.key) in wanted:
+                    if (row["id"], stored.key) in ids_and_keys:
                         dates = file_dates(table, row, stored)
                         found[row["id"], stored.key] = Row(stored.size, *dates, unfinished=stored.unfinished)
         return found
 
     def _records(self, table: str, objects: Sequence[Differing]) -> dict[str, Record]:
-        """Return the newest records of objects, by full key. Reads the newest manifests first, and no further."""
+        """Return the newest records of objects, by full key. Reads no older manifests than needed."""
         found: dict[str, Record] = {}
-        left = {self._prefix + each.target for each in objects}
+        left = {self.prefix + each.target for each in objects}
         try:
             for manifest in self._manifests(table, sorted({each.item.row_id for each in objects})):
-                newest = self._settled(manifest, left)
+                newest = self._agreed(manifest, left)
                 found.update(newest)
                 left -= newest.keys()
                 if not left:
                     break
         except (ManifestStoreError, StorageError) as error:
-            self._say(str(error), f"manifests are done without: {error}")
+            self._warn_once(str(error), f"manifests are done without: {error}")
         return found
 
     def _manifests(self, table: str, ids: Sequence[int]) -> list[StoredManifest]:
-        """Return the manifests that may tell of rows of a table, newest first."""
-        own = [manifest for manifest in self._store.in_order(table) if _holds_any(manifest, ids)]
-        return sorted([*own, *self._store.in_order(SYNC_CHANGES)], key=lambda found: found.written, reverse=True)
+        """Return the manifests that may have lines of rows of a table, newest first."""
+        own = [manifest for manifest in self.store.in_order(table) if _holds_any(manifest, ids)]
+        return sorted([*own, *self.store.in_order(SYNC_CHANGES)], key=lambda found: found.written, reverse=True)
 
-    def _settled(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, Record]:
-        """Return what a manifest says of some keys on which both sides agreed: copied, or found equal."""
-        import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without such objects does not take)
+    def _agreed(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, Record]:
+        """Return a manifest's records of keys whose objects were copied or found equal."""
+        import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without such objects saves)
 
         found: dict[str, Record] = {}
-        wanted = pa.array(list(keys), pa.string())
+        key_set = pa.array(list(keys), pa.string())
         try:
-            with self._store.file(manifest) as path, FORMAT.open(path) as file:
+            with self.store.file(manifest) as path, FORMAT.open(path) as file:
                 metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
-                if not self._origin.is_place_of(metadata):
+                if not self.origin.matches(metadata, any_acls=True):
                     return {}
                 reading = RunTimes.of(metadata, manifest.written)
                 for batch in FORMAT.batches(file, path, lines=_BATCH_LINES, columns=_COLUMNS):
                     outcomes = batch.column("outcome").cast(pa.string())
-                    # Without a key at the source it is what the destination alone had, or kept against the source's.
+                    # Without a key at the source, the destination alone had the object, or kept its own.
                     agreed = pc.and_(pc.is_in(outcomes, value_set=_HAVE_BYTES), pc.is_valid(batch.column("source_key")))
-                    told = pc.and_(agreed, pc.is_in(batch.column("key"), value_set=wanted))
-                    found.update(_record(line, reading) for line in batch.filter(told).to_pylist() if line["size"])
+                    chosen = pc.and_(agreed, pc.is_in(batch.column("key"), value_set=key_set))
+                    found.update(_record(line, reading) for line in batch.filter(chosen).to_pylist() if line["size"])
         except NewerManifestError:
             raise
         except NotAManifestError as error:
-            self._say(manifest.name, f"the manifest {manifest.name} is passed over: {error}")
+            self._warn_once(manifest.name, f"the manifest {manifest.name} is passed over: {error}")
         return found
 
-    def _say(self, about: str, text: str) -> None:
-        """Warn, once about each thing."""
-        if about not in self._told:
-            self._told.add(about)
-            self._warn(text)
+    def _warn_once(self, about: str, text: str) -> None:
+        """Warn, but once about each subject."""
+        if about not in self._warned:
+            self._warned.add(about)
+            self.warn(text)
 
 
 def _record(line: Mapping[str, Any], reading: RunTimes) -> tuple[str, Record]:
@@ -154,10 +137,10 @@ def _record(line: Mapping[str, Any], reading: RunTimes) -> tuple[str, Record]:
 
 
 def _holds_any(manifest: StoredManifest, ids: Sequence[int]) -> bool:
-    """Tell whether a manifest's ID range holds any of some ids, which are in order."""
+    """Return whether a manifest's ID range holds any of some sorted ids."""
     try:
         found = parse_range(manifest.partition)
     except InvalidRangeError:
         return False
-    place = bisect_left(ids, found.lo)
-    return place < len(ids) and ids[place] <= found.hi
+    index = bisect_left(ids, found.lo)
+    return index < len(ids) and ids[index] <= found.hi

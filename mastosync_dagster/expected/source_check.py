@@ -1,10 +1,9 @@
-"""Whether a source is the one that the rows speak of: the originals of some of them, looked for at both sides."""
+"""Checks that the source belongs to the database: whether the originals of some rows are at source and destination."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,27 +20,23 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _ROWS_AT_AN_END = 2_000
-_OF_AN_END = 10
+_ORIGINALS_AT_AN_END = 10
 _THREADS = 16
 _FEWEST = 5
-"""Originals that suffice to judge by them alone: a table's, or an end's."""
+"""Originals, of a table or of the newest rows, that suffice for a verdict."""
 _NEARLY_NONE = 10
-"""A source with less than one in so many of them is not theirs."""
+"""A source with less than one in so many originals does not belong to the database."""
 _NEARLY_ALL = 0.9
 _MANY = 20
-"""Objects from which on it is looked whether the source is the right one, if it lacks most of them. Of fewer it is
-looked where it lacks all of them and nobody will ask for them again."""
+"""A run of so many objects checks the source if it lacks most of them. A smaller one does if it lacks all of them and
+no later run takes them again."""
 
 _KEYS = 100
-"""Keys that are tried for objects of public rows at the most: a source may have lost its cache."""
+"""Keys of public rows that are tried at the most: a source may have lost its cache."""
 
 
-class _Witness(NamedTuple):
-    """An original that a row says exists.
-
-    Attributes:
-        newest: It is one of the last of its table.
-    """
+class _Original(NamedTuple):
+    """An original of a row; ``newest``: it is one of the last of its table."""
 
     table: str
     keys: tuple[str, ...]
@@ -50,14 +45,8 @@ class _Witness(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighted:
-    """How many originals of some rows each side has.
-
-    Attributes:
-        asked: How many were looked for.
-        at_source: How many the source has.
-        at_destination: How many the destination has.
-    """
+class OriginalCounts:
+    """How many of the originals that were checked (``asked``) each storage has."""
 
     asked: int = 0
     at_source: int = 0
@@ -70,40 +59,40 @@ class Sighted:
 
 
 @dataclass(frozen=True, slots=True)
-class Witnesses(Sighted):
-    """How many originals of some of the oldest and newest rows each side has.
+class OriginalsCheck(OriginalCounts):
+    """How many originals of some of the oldest and newest rows each storage has.
 
-    What other servers have too an instance may lose in masses (a cache that was cleared, a bucket with an expiry):
-    where there is anything else, it is that which counts.
+    An instance may lose remote files in masses (a cleared cache, a bucket with an expiry), so only local ones count
+    where there are any.
 
     Attributes:
-        newest: The same of the newest of them alone, where there are enough: of each table, and of all together.
+        newest: Counts of the newest of them, where there are enough: of each table, and of all together.
     """
 
-    newest: tuple[Sighted, ...] = ()
+    newest: tuple[OriginalCounts, ...] = ()
 
     @property
-    def stale(self) -> Sighted | None:
-        """Newest originals of which the source has nearly none, and which are not at the destination; None: none.
+    def stale(self) -> OriginalCounts | None:
+        """Newest originals of which the source has nearly none, and the destination less than half; None: none.
 
-        Where the destination has them, Mastodon writes there by now, and nothing is to be copied.
+        If the destination has them, Mastodon already writes there, and nothing is to be copied.
         """
         return next(
             (each for each in self.newest if each.lacks_nearly_all and 2 * each.at_destination < each.asked), None
         )
 
     @property
-    def speak_against(self) -> bool:
+    def is_wrong_source(self) -> bool:
         """Whether the source has none or nearly none of them, or of the newest of them."""
         return self.lacks_nearly_all or self.stale is not None
 
     @property
     def has_gaps(self) -> bool:
-        """Whether the source lacks more of them than an instance loses in the course of the years."""
+        """Whether the source lacks more of them than an instance usually loses over the years."""
         return self.at_source < self.asked * _NEARLY_ALL
 
     def complaint(self, source: Storage, destination: Storage) -> str:
-        """Say in a sentence what is wrong with such a source, and what to change."""
+        """Return in a sentence what is wrong with such a source, and what to change."""
         here, there = source.settings, destination.settings
         names = ", ".join(here.variable(name) for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_KEY_PREFIX"))
         if not self.lacks_nearly_all and self.stale is not None:
@@ -127,95 +116,79 @@ class Witnesses(Sighted):
 def wrong_source(
     lacking: int,
     objects: int,
-    look: Callable[[], Witnesses],
-    sides: tuple[Storage, Storage],
+    check: Callable[[], OriginalsCheck],
+    storages: tuple[Storage, Storage],
     warn: Callable[[str], object],
     *,
     once: bool,
 ) -> StorageError | None:
-    """Return the error that ends a run whose source is not the one that the rows speak of; None: it may be.
+    """Return the error that ends a run whose source does not belong to the database; None: it may belong.
 
-    Most of what a run wants may be absent from the right source: a cache was cleared, Mastodon writes to the
-    destination by now. So other rows are asked.
-
-    Args:
-        lacking: Objects of the run that the source lacks, wherever else they are.
-        objects: Objects of the run.
-        look: Looks for originals, where that is needed.
-        sides: Source and destination.
-        warn: Takes a warning.
-        once: The run is about all rows of a range or table: when it has succeeded, no other run asks for them.
-
-    Raises:
-        StorageError: As `look_for_originals`, and its other errors.
+    The right source may lack most objects of a run: a cache was cleared, or Mastodon already writes to the destination.
+    So if the source lacks too many of the run's ``objects``, wherever else they are, ``check`` is called, which is
+    `check_originals` with its errors. If the source belongs to the database all the same, ``warn`` gets a message.
+    ``storages`` are source and destination; ``once`` means that no other run takes these objects again, once this one
+    has succeeded.
     """
     many = 2 * lacking > objects >= _MANY
     if not many and not (once and lacking == objects > 0):
         return None
-    found = look()
-    told = f"the source lacks {lacking:,} of the {objects:,} objects of this run"
-    if not found.speak_against:
-        warn(f"{told}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
+    found = check()
+    message = f"the source lacks {lacking:,} of the {objects:,} objects of this run"
+    if not found.is_wrong_source:
+        warn(f"{message}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
         return None
-    return StorageError(f"{told}: {found.complaint(*sides)}", reason=Reason.UNEXPECTED, permanent=True)
+    return StorageError(f"{message}: {found.complaint(*storages)}", reason=Reason.UNEXPECTED, permanent=True)
 
 
-def look_for_originals(
+def check_originals(
     connect: Connect, source: Storage, destination: Storage, tables: Collection[str] | None = None
-) -> Witnesses:
-    """Look for the originals of a few of the oldest and newest rows at both sides: some tens of HEAD requests a side.
+) -> OriginalsCheck:
+    """Check the originals of a few of the oldest and newest rows: some tens of HEAD requests to each storage.
 
-    Args:
-        connect: Opens a connection.
-        source: One side.
-        destination: The other.
-        tables: Rows of these tables count, if they have enough local ones; None: of all tables.
+    Rows of ``tables`` count, if those have enough local originals; None: of all tables.
 
     Raises:
         DatabaseReadError: The rows cannot be read.
         NotMastodonError: The database is not Mastodon's.
-        StorageError: A side does not say, for a reason that has nothing to do with the object.
+        StorageError: A storage fails for a reason that does not concern the object.
     """
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection)
-    found = [each for table in TABLES if schema.has(table) for each in _witnesses(connect, schema, table)]
+    found = [each for table in TABLES if schema.has(table) for each in _originals(connect, schema, table)]
     local = [each for each in found if not each.remote]
     own = [each for each in local if tables is None or each.table in tables]
-    # One local original says more than all remote ones: a cache may be lost as a whole.
+    # One local original proves more than all remote ones: a cache may be lost as a whole.
     chosen = own if len(own) >= _FEWEST else local or found
-    with Pool(_THREADS, stop=threading.Event()) as pool:
+    with Pool(_THREADS) as pool:
         here, there = (
-            pool.map(lambda each, side=side: _has(side, each.keys), chosen)  # type: ignore[misc]  # mypy knows no such default
-            for side in (source, destination)
+            pool.map(lambda each, storage=storage: _has(storage, each.keys), chosen)  # type: ignore[misc]  # mypy knows no such default
+            for storage in (source, destination)
         )
-    seen = list(zip(chosen, here, there, strict=True))
-    newest = [line for line in seen if line[0].newest and not line[0].remote]
+    checked = list(zip(chosen, here, there, strict=True))
+    newest = [line for line in checked if line[0].newest and not line[0].remote]
     of_tables = ([line for line in newest if line[0].table == table] for table in TABLES)
-    return Witnesses(
+    return OriginalsCheck(
         len(chosen),
         sum(here),
         sum(there),
-        newest=tuple(_sighted(lines) for lines in (*of_tables, newest) if len(lines) >= _FEWEST),
+        newest=tuple(_counts(lines) for lines in (*of_tables, newest) if len(lines) >= _FEWEST),
     )
 
 
 def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
-    """Return why it cannot be left to a source who may read an object: it shows nobody anything; None: it can.
+    """Return the error of a source that does not show objects of public rows to everybody; None: it shows one.
 
-    The originals of a few rows that are not private are asked for, until everybody may read one.
-
-    Args:
-        connect: Opens a connection.
-        source: The source.
+    With privacy=source, such a source would make every object private.
 
     Raises:
         DatabaseReadError: The rows cannot be read.
         NotMastodonError: The database is not Mastodon's.
-        StorageError: The source does not say.
+        StorageError: The source does not answer.
     """
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection)
-    asked, halt = 0, threading.Event()
+    checked = 0
     public = (
         key
         for table in TABLES
@@ -227,14 +200,15 @@ def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
         for key in (stored.key, *stored.candidates)
     )
     for key in itertools.islice(public, _KEYS):
-        if asked < _MANY and _shows(source, key):
-            if is_readable_at_source(source, key, halt):
+        if checked < _MANY and _shows(source, key):
+            if is_readable_at_source(source, key):
                 return None
-            asked += 1
-    if asked < _FEWEST:
+            checked += 1
+    # So few objects prove nothing: they may all have been made private.
+    if checked < _FEWEST:
         return None
     return StorageError(
-        f"the source shows none of {asked:,} objects of public rows to everybody, by ACL or without a signature, so"
+        f"the source shows none of {checked:,} objects of public rows to everybody, by ACL or without a signature, so"
         " privacy=source would make a copy that nobody can read: leave privacy at mastodon, which goes by Mastodon's"
         " rows",
         reason=Reason.ACCESS_DENIED,
@@ -242,11 +216,11 @@ def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
     )
 
 
-def _sighted(lines: Sequence[tuple[_Witness, bool, bool]]) -> Sighted:
-    return Sighted(len(lines), sum(here for _, here, _ in lines), sum(there for _, _, there in lines))
+def _counts(lines: Sequence[tuple[_Original, bool, bool]]) -> OriginalCounts:
+    return OriginalCounts(len(lines), sum(here for _, here, _ in lines), sum(there for _, _, there in lines))
 
 
-def _witnesses(connect: Connect, schema: Schema, table: str) -> Iterator[_Witness]:
+def _originals(connect: Connect, schema: Schema, table: str) -> Iterator[_Original]:
     """Yield the oldest and the newest originals of a table: local ones, where there are any."""
     found = [
         (is_remote(table, row), (stored.key, *stored.candidates))
@@ -255,24 +229,23 @@ def _witnesses(connect: Connect, schema: Schema, table: str) -> Iterator[_Witnes
         for stored in stored_objects(table, row)
         if stored.style == "original" and not stored.may_be_absent
     ]
-    # Local ones are not fetched again, so nobody clears them away.
+    # Mastodon's cleanups remove remote files only.
     found = [each for each in found if not each[0]] or found
-    oldest = found[: min(_OF_AN_END, (len(found) + 1) // 2)]
-    for number, some in enumerate((oldest, found[len(oldest) :][-_OF_AN_END:])):
-        yield from (_Witness(table, keys, remote, newest=number == 1) for remote, keys in some)
+    oldest = found[: min(_ORIGINALS_AT_AN_END, (len(found) + 1) // 2)]
+    for number, some in enumerate((oldest, found[len(oldest) :][-_ORIGINALS_AT_AN_END:])):
+        yield from (_Original(table, keys, remote, newest=number == 1) for remote, keys in some)
 
 
-def _has(side: Storage, keys: tuple[str, ...]) -> bool:
-    """Tell whether a side shows an object under one of its keys."""
-    return any(_shows(side, key) for key in keys)
+def _has(storage: Storage, keys: tuple[str, ...]) -> bool:
+    """Return whether a storage has an object under one of its keys."""
+    return any(_shows(storage, key) for key in keys)
 
 
-def _shows(side: Storage, key: str) -> bool:
+def _shows(storage: Storage, key: str) -> bool:
     try:
-        return side.head(key) is not None
+        return storage.head(key) is not None
     except StorageError as error:
-        # Refused: so S3 answers for absent objects too, without the right to list, and servers for keys that they
-        # would not take.
+        # Other refusals mean "absent": S3 answers so without the right to list, and some servers for invalid keys.
         if error.retryable or error.permanent:
             raise
     return False

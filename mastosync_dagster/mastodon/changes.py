@@ -1,4 +1,4 @@
-"""When the objects of a row have changed, as far as the row tells."""
+"""When the objects of a row have changed, according to the row's timestamps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ ROW_UPDATED_AT = "updated_at"
 class ChangedObject(NamedTuple):
     """An object that may have changed.
 
-    Attributes:
-        stored: The object.
-        written: What the source has under its key now was not there before this moment, by the clock of Mastodon's own
-            machine: file names are random, so a new file has a new key. None: the row does not tell; a file that
-            Mastodon converts keeps its key, and lay there before the moment that the row has then.
+    ``written``: the source had no such content under the key before this time, by the clock of Mastodon's machine: file
+    names are random. None: unknown, since a file that Mastodon converts keeps its key.
     """
 
     stored: StoredObject
@@ -32,17 +29,27 @@ class ChangedObject(NamedTuple):
 
 
 class FileDates(NamedTuple):
-    """What a row tells of when an object was written.
+    """When an object was written, according to its row; None: the row does not say.
 
     Attributes:
-        written: What lies under its key now was not written before this moment; None: the row does not tell.
-        changed: The row has told of no other file after this moment; None: it does not tell.
+        written: The content under its key was not written before this time.
+        changed: The row has had no other file since this time.
         rewritten: Mastodon writes another file under the same key when it has converted the first.
     """
 
     written: datetime | None
     changed: datetime | None
     rewritten: bool
+
+
+def with_zone(value: object) -> datetime | None:
+    """Return the value of a timestamp column of Mastodon's, which is in UTC without time zone, with its time zone."""
+    return value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else None
+
+
+def without_zone(time: datetime | None) -> datetime | None:
+    """Return a time as Mastodon's timestamp columns hold it: in UTC, without time zone."""
+    return None if time is None else time.astimezone(timezone.utc).replace(tzinfo=None)
 
 
 def change_columns(facts: Table) -> list[str]:
@@ -57,21 +64,13 @@ def change_columns(facts: Table) -> list[str]:
 def changed_objects(
     table: str, row: Mapping[str, object], since: datetime, *, all_above: int | None = None
 ) -> tuple[ChangedObject, ...]:
-    """Return the objects of a row that may have changed after a moment.
+    """Return the objects of a row that may have changed after a time with a time zone.
 
-    A row is read again as a whole when one of its attachments has changed; the objects of the others have not.
-
-    Args:
-        table: As for ``stored_objects``.
-        row: Columns of ``stored_objects``, and `change_columns` as far as the database has them.
-        since: The moment, with a time zone.
-        all_above: Every object of a row with an id above this.
-
-    Raises:
-        ValueError: As ``stored_objects``.
+    The row has the columns of ``stored_objects``, and `change_columns` as far as the database has them. Of a row with
+    an id above ``all_above`` all objects are returned; of others, those of the attachments that have changed.
     """
     facts = table_named(table)
-    row_id, created = row["id"], _moment(row.get(CREATED_AT))
+    row_id, created = row["id"], with_zone(row.get(CREATED_AT))
     whole = (isinstance(row_id, int) and all_above is not None and row_id > all_above) or _after(created, since)
     attachments = {
         attachment.name: attachment for attachment in facts.attachments if whole or _changed(attachment, row, since)
@@ -85,40 +84,34 @@ def changed_objects(
 
 
 def file_dates(table: str, row: Mapping[str, object], stored: StoredObject) -> FileDates:
-    """Return what a row tells of when one of its objects was written.
-
-    Args:
-        table: As for ``stored_objects``.
-        row: Columns of ``stored_objects``, and `change_columns` as far as the database has them.
-        stored: The object.
-    """
+    """Return when an object of a row was written. The row has the same columns as for `changed_objects`."""
     attachment = next(each for each in table_named(table).attachments if each.name == stored.attachment)
     if not _is_processed_later(attachment, row):
-        written = _moment(row.get(attachment.updated_at_column))
+        written = with_zone(row.get(attachment.updated_at_column))
         return FileDates(written, written, rewritten=False)
     if stored.style != ORIGINAL:
-        created = _moment(row.get(CREATED_AT))
+        created = with_zone(row.get(CREATED_AT))
         return FileDates(created, created, rewritten=False)
-    written, saved = (_moment(row.get(name)) for name in (attachment.updated_at_column, ROW_UPDATED_AT))
+    written, saved = (with_zone(row.get(name)) for name in (attachment.updated_at_column, ROW_UPDATED_AT))
     changed = max(written, saved) if written is not None and saved is not None else None
     return FileDates(written, changed, rewritten=True)
 
 
 def _changed(attachment: Attachment, row: Mapping[str, object], since: datetime) -> bool:
-    if _after(_moment(row.get(attachment.updated_at_column)), since):
+    if _after(with_zone(row.get(attachment.updated_at_column)), since):
         return True
-    # Mastodon sets the attachment's moment before it converts the file, and the row's when it saves the result.
-    return _is_processed_later(attachment, row) and _after(_moment(row.get(ROW_UPDATED_AT)), since)
+    # Mastodon sets the attachment's timestamp before it converts the file, and the row's when it saves the result.
+    return _is_processed_later(attachment, row) and _after(with_zone(row.get(ROW_UPDATED_AT)), since)
 
 
 def _written(
     attachment: Attachment, stored: StoredObject, row: Mapping[str, object], created: datetime | None
 ) -> datetime | None:
     if _is_processed_later(attachment, row):
-        # The original is converted later and keeps its key: what the row's moment is about may lie at the destination,
-        # and what was there before at the source. Its preview keeps its content too.
+        # The original is converted later and keeps its key: the destination may have the file of the row's timestamp
+        # while the source still has the earlier one. Its preview keeps its content.
         return None if stored.style == ORIGINAL else created
-    return _moment(row.get(attachment.updated_at_column))
+    return with_zone(row.get(attachment.updated_at_column))
 
 
 def _is_processed_later(attachment: Attachment, row: Mapping[str, object]) -> bool:
@@ -126,11 +119,6 @@ def _is_processed_later(attachment: Attachment, row: Mapping[str, object]) -> bo
     return isinstance(kind, str) and kind.startswith(attachment.processed_later)
 
 
-def _after(moment: datetime | None, since: datetime) -> bool:
-    """Tell whether a moment lies after another; one that is not known may."""
-    return moment is None or moment > since
-
-
-def _moment(value: object) -> datetime | None:
-    """Return a column without time zone, which is in UTC, as a moment."""
-    return value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else None
+def _after(time: datetime | None, since: datetime) -> bool:
+    # An unknown time counts as later: nothing that may have changed is skipped.
+    return time is None or time > since

@@ -1,4 +1,4 @@
-"""The first and the last rows of a table: a few that stand for all of it."""
+"""The first and the last rows of a table, as a sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.connection import single_transaction
-from mastosync_dagster.mastodon.rows import IdRange, Selection, walk_rows
+from mastosync_dagster.mastodon.id_ranges import IdRange
+from mastosync_dagster.mastodon.rows import Selection, walk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,18 +19,7 @@ if TYPE_CHECKING:
 
 
 def rows_at_the_ends(connect: Connect, schema: Schema, table: str, rows: int) -> list[list[Mapping[str, object]]]:
-    """Return those of a table's first rows, and those of its last, that have a file: each in the order of their ids.
-
-    Args:
-        connect: Opens a connection.
-        schema: What the database has.
-        table: One of Mastodon's tables with attachments.
-        rows: How many rows to look at, at each end.
-
-    Raises:
-        NotMastodonError: The table, or a column that is needed, is absent.
-        DatabaseReadError: They could not be read, after all retries.
-    """
+    """Return the rows with a file among the first ``rows`` of a table and among the last, in the order of their ids."""
     query = sql.SQL(
         "SELECT min(low), max(low), min(high), max(high)"
         " FROM (SELECT id AS low FROM {table} ORDER BY id LIMIT %(rows)s) AS first"

@@ -1,4 +1,4 @@
-"""Whose a key can be: the reverse of ``id_partition``, for keys that a listing shows."""
+"""Which rows a listed key can belong to: the reverse of ``id_partition``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.mastodon.tables import TABLES, Remote
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 _GROUP = 3
 _GROUPS = re.compile(r"(?:[0-9]{3}/)+", re.ASCII)
-_HIGHEST_ID = 2**63 - 1
 _INSTANCE_ACTOR = "000000"
 """Digits of the folder of id -99: the minus sign is no digit, and the last two fill no group."""
 
@@ -30,9 +30,8 @@ class Owners:
     """The rows whose objects may have a key.
 
     Attributes:
-        table: Their table.
-        row_id: The id that the folder spells: every other row is a rare exception. (-99 for the instance's own.)
-        ids: All ids that come into question, as ranges ``(lowest, highest)``.
+        row_id: The id that the folder spells, nearly always the right one. (-99 for the instance's own account.)
+        ids: All possible ids, as ranges ``(lowest, highest)``.
     """
 
     table: str
@@ -51,41 +50,28 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 
 FOLDERS: Mapping[str, str] = MappingProxyType(dict(_folders()))
-"""The folders in which Mastodon keeps objects, each with its table. All others are somebody else's."""
+"""The folders in which Mastodon keeps objects, with their tables. Other folders are not Mastodon's."""
 
 CACHE_FOLDERS = frozenset(f"{CACHE}{table.name}/" for table in TABLES.values() if table.remote is not Remote.NEVER)
-"""The folders that it has in ``cache/``."""
+"""Mastodon's folders in ``cache/``."""
 
 
 def owners(key: str) -> Owners | None:
-    """Return whose a key can be.
+    """Return which rows a key, relative to the key prefix, can belong to; None: no row of any table.
 
-    Where the folders of a key can be read in several ways (style folders of site uploads have three digits too), the
-    longest reading names the row, and all of them count among ``ids``.
-
-    Args:
-        key: Relative to the key prefix.
-
-    Returns:
-        None where no row of any table has objects under such a key.
+    Style folders of site uploads have three digits too, so a key may have several readings. The longest one gives
+    ``row_id``; ``ids`` has all of them.
     """
-    beginning = _beginning(key)
-    if beginning is None:
-        return None
-    found = _GROUPS.match(key, len(beginning))
+    slash = key.find("/", key.find("/", len(CACHE) if key.startswith(CACHE) else 0) + 1)
+    folder = key[: slash + 1]
+    found = _GROUPS.match(key, slash + 1) if folder in FOLDERS else None
     if found is None or found.end() == len(key):
         return None
     digits = found[0].replace("/", "")
     ids: list[tuple[int, int]] = []
     for length in range(len(digits), _GROUP, -_GROUP):
         ids += _ids(digits[:length])
-    return Owners(FOLDERS[beginning], ids[0][0], tuple(ids)) if ids else None
-
-
-def _beginning(key: str) -> str | None:
-    slash = key.find("/", key.find("/", len(CACHE) if key.startswith(CACHE) else 0) + 1)
-    beginning = key[: slash + 1]
-    return beginning if beginning in FOLDERS else None
+    return Owners(FOLDERS[folder], ids[0][0], tuple(ids)) if ids else None
 
 
 def _ids(digits: str) -> Iterator[tuple[int, int]]:
@@ -93,10 +79,10 @@ def _ids(digits: str) -> Iterator[tuple[int, int]]:
     number = int(digits)
     if digits == _INSTANCE_ACTOR:
         yield -99, -1
-    if number >= _LOWEST.get(len(digits), _HIGHEST_ID):
+    if number >= _LOWEST.get(len(digits), HIGHEST_ID):
         yield number, number
-    # Ids with one or two digits more: those of 13, 14, 16, 17 and 19 digits, and of 10 and 11 before 3.5.
-    if number >= _LOWEST_DROPPING.get(len(digits), _HIGHEST_ID):
+    # Ids with one or two more digits, which were dropped: of 13, 14, 16, 17 and 19 digits, and of 10 and 11 before 3.5.
+    if number >= _LOWEST_DROPPING.get(len(digits), HIGHEST_ID):
         for dropped in (10, 100):
-            if number * dropped <= _HIGHEST_ID:
-                yield number * dropped, min(number * dropped + dropped - 1, _HIGHEST_ID)
+            if number * dropped <= HIGHEST_ID:
+                yield number * dropped, min(number * dropped + dropped - 1, HIGHEST_ID)

@@ -13,23 +13,19 @@ from dataclasses import dataclass
 from mastosync_dagster.mastodon.tables import BLANK, Remote, table_named
 
 CACHE = "cache/"
-"""What stands before the key of a remote file, since 3.2 or since ``tootctl upgrade storage-schema``."""
+"""Prefix of the keys of remote files, since 3.2 or since ``tootctl upgrade storage-schema``."""
 
 _WIDE = 10**9
-"""From this id on, partitions have at least twelve digits."""
+"""From this id on partitions have at least twelve digits."""
 
 _SNOWFLAKES = (10**17, 10**18)
-"""Ids of 18 digits: those that Mastodon gives out from 2018 to 2453."""
+"""Ids of 18 digits: those that Mastodon generates from 2018 to 2453."""
 
 _three_digits = re.compile(r"[0-9]{3}").findall
 
 # Within each of these classes of ids all partitions have the same number of groups, and their order is the ids' order
 # (for negative ids, the reverse), in today's format and in the one of 3.4 and before.
-_CLASS_STARTS = (
-    *(1 - 10**digits for digits in range(19, 7, -1)),
-    0,
-    *(10**digits for digits in range(9, 19)),
-)
+_CLASS_STARTS = (*(1 - 10**digits for digits in range(19, 7, -1)), 0, *(10**digits for digits in range(9, 19)))
 
 
 def id_partition(row_id: int) -> str:
@@ -38,14 +34,14 @@ def id_partition(row_id: int) -> str:
     Digits that fill no group of three are dropped, as Paperclip does: ids with 13, 14, 16, 17 or 19 digits lose some,
     and -99 gives ``000/000``.
     """
-    if _SNOWFLAKES[0] <= row_id < _SNOWFLAKES[1]:  # the separator of thousands cuts 18 digits alike, three times faster
+    if _SNOWFLAKES[0] <= row_id < _SNOWFLAKES[1]:  # the thousands separator splits 18 digits alike, three times faster
         return f"{row_id:,}".replace(",", "/")
     return "/".join(_three_digits(f"{row_id:09d}" if row_id < _WIDE else f"{row_id:012d}"))
 
 
 def earlier_id_partition(row_id: int) -> str | None:
-    """Return the folders that Mastodon 3.4 and before used for an id, where they were others; else None."""
-    # Of 12 digits and more, %09d and %012d make the same.
+    """Return the folders of an id in Mastodon 3.4 and before; None if they are the same as today."""
+    # From 12 digits on %09d and %012d give the same text.
     return "/".join(_three_digits(f"{row_id:09d}")) if _WIDE <= row_id < 10**11 else None
 
 
@@ -57,33 +53,29 @@ def split_name(name: str) -> tuple[str, str]:
     if "/" in name:  # no Mastodon writes such names; Ruby would take the last part
         name = name.rstrip("/").rpartition("/")[2] or "/"
     base, _, extension = name.rpartition(".")
-    # The dots that a name begins with separate nothing.
+    # Leading dots separate no extension.
     return (base, extension) if base.strip(".") else (name, "")
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether Ruby on Rails calls the text blank: empty, or white space alone."""
+    """Return whether Ruby on Rails calls the text blank: empty, or white space only."""
     return not text.strip(BLANK)
 
 
 def prefixed(key_prefix: str, key: str) -> str:
-    """Return the full key of a key that is relative to ``S3_KEY_PREFIX``.
+    """Return the full key of a key that is relative to ``S3_KEY_PREFIX``. An empty key gives the prefix of all keys.
 
-    The prefix stands verbatim before a slash (so ``media/`` gives two), and one leading slash of the whole is dropped:
-    Mastodon's ``config/initializers/paperclip.rb`` since 4.3, and Paperclip's S3 storage. No prefix is an empty one.
-    An empty key gives the text that stands before every key.
+    The prefix is followed by a slash (so ``media/`` gives two), and one leading slash of the result is dropped:
+    Mastodon's ``config/initializers/paperclip.rb`` since 4.3, and Paperclip's S3 storage.
     """
     return f"{key_prefix}/{key}".removeprefix("/")
 
 
 @dataclass(frozen=True, slots=True)
 class KeySpan:
-    """A contiguous range of keys in byte order, relative to the key prefix.
+    """A range of keys in byte order, relative to the key prefix, from ``start`` up to, but without, ``end``.
 
-    Attributes:
-        prefix: Every key of the span starts with it; ends with ``/``.
-        start: Inclusive lower bound; starts with ``prefix``.
-        end: Exclusive upper bound.
+    Every key of it, and ``start``, begins with ``prefix``, which ends with ``/``.
     """
 
     prefix: str
@@ -92,27 +84,18 @@ class KeySpan:
 
 
 def id_class(row_id: int) -> int:
-    """Return a number that is equal for ids whose partitions have equally many groups and the order of the ids.
+    """Return a number that is equal for ids whose partitions have equally many groups, and sort as the ids do.
 
-    Only the key span of ids of one class is narrow: between 000/…, the last serial id, and 112/…, the first snowflake,
-    lie the keys of nearly all other rows.
+    Only ids of one class have a narrow key span. Nearly all other keys of the table lie between 000/…, the last serial
+    id, and 112/…, the first snowflake.
     """
     return bisect.bisect_right(_CLASS_STARTS, row_id)
 
 
 def key_spans(table: str, lo: int, hi: int) -> tuple[KeySpan, ...]:
-    """Return key ranges that hold every key and every candidate of a table's rows with ids from ``lo`` to ``hi``.
+    """Return the key ranges of all keys and candidates of a table's rows with ids from ``lo`` to ``hi``, both included.
 
-    Each holds what lies between its first and its last partition, so that ListObjectsV2 with StartAfter walks it. They
-    do not overlap, and come in byte order of each prefix. They may hold keys of other rows.
-
-    Args:
-        table: One of Mastodon's tables with attachments.
-        lo: Lowest id, included.
-        hi: Highest id, included.
-
-    Raises:
-        ValueError: No such table, or ``hi`` is below ``lo``.
+    They do not overlap, and come in byte order within each prefix. They may hold keys of other rows.
     """
     facts = table_named(table)
     if hi < lo:
@@ -124,7 +107,7 @@ def key_spans(table: str, lo: int, hi: int) -> tuple[KeySpan, ...]:
 
 
 def _partition_spans(lo: int, hi: int) -> list[tuple[str, str]]:
-    """Return disjoint ranges, in order, of what follows the attachment's folder in the keys of ids lo to hi."""
+    """Return disjoint, sorted ranges of the part of keys after the attachment's folder, for ids lo to hi."""
     starts = [lo, *(start for start in _CLASS_STARTS if lo < start <= hi)]
     ends = [*(start - 1 for start in starts[1:]), hi]
     spans = []

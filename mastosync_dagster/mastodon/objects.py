@@ -1,4 +1,4 @@
-"""Which objects a row of Mastodon's database has in its storage, and under which keys."""
+"""Which objects a row of Mastodon's database has in the storage, and under which keys."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from datetime import MAXYEAR, datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.mastodon.keys import (
-    CACHE,
-    earlier_id_partition,
-    id_partition,
-    is_blank,
-    prefixed,
-    split_name,
-)
+from mastosync_dagster.mastodon.keys import CACHE, earlier_id_partition, id_partition, is_blank, prefixed, split_name
 from mastosync_dagster.mastodon.tables import BLANK, ORIGINAL, PROCESSING, UNFINISHED, Remote, table_named
 
 if TYPE_CHECKING:
@@ -22,29 +15,28 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon.tables import Attachment, Style, Table
 
 
-# What may stand before a row's keys, in the order to try. The second of two is where an interrupted `tootctl upgrade
-# storage-schema` has left a file.
+# Prefixes of a row's keys, in the order to try. An interrupted `tootctl upgrade storage-schema` leaves files under the
+# second one.
 _LOCAL: tuple[str, ...] = ("",)
 _CACHED: tuple[str, ...] = (CACHE, "")
 _NOT_CACHED: tuple[str, ...] = ("", CACHE)
 
 
 class RowError(AdminError, ValueError):
-    """A row holds what no Mastodon writes there; the message names table, id, column and type."""
+    """A row has a value that Mastodon does not write. The message names table, id, column and type."""
 
 
 class StoredObject(NamedTuple):
-    """One object that a row says exists. A tuple, since a run makes one for each: a dataclass takes twice as long.
+    """One object that a row says exists. A tuple, since creating a dataclass takes twice as long.
 
     Attributes:
-        key: The key that the row derives: what Mastodon asks for.
-        candidates: Other keys it may lie under, in the order to try; none of them equal to ``key``.
-        attachment: The attachment it belongs to, such as ``avatar``.
-        style: Its style, such as ``original``.
-        size: Bytes, from ``<attachment>_file_size``; None where the row does not say, and for all styles but originals.
+        key: The key that Mastodon itself uses for the row.
+        candidates: Other keys it may have, in the order to try; none equal to ``key``.
+        attachment: Name of its attachment, such as ``avatar``.
+        style: Name of its style, such as ``original``.
+        size: Bytes, from ``<attachment>_file_size``; None if unknown, and for all styles but originals.
         may_be_absent: Its absence is known to be harmless.
-        unfinished: The original of media still in processing, or failed in it: the row is about to be renamed, and its
-            content may yet change.
+        unfinished: The original of media whose processing is not complete, or failed: its name and content may change.
     """
 
     key: str
@@ -60,20 +52,16 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
     """Return the objects of a row, attachment by attachment, each one's original first.
 
     Args:
-        table: ``media_attachments``, ``accounts``, ``custom_emojis``, ``preview_cards``, ``site_uploads``, ``backups``,
-            ``imports`` or ``preview_card_providers``.
-        row: Column to value, as psycopg2 gives them. Columns that a version of Mastodon lacks may be absent.
+        table: A name in `TABLES`; another raises ValueError.
+        row: Column to value, as psycopg2 gives them. Columns that a version of Mastodon lacks may be absent. A missing
+            id, or a value of a wrong type, raises RowError.
         key_prefix: ``S3_KEY_PREFIX``, verbatim.
-
-    Raises:
-        ValueError: No such table.
-        RowError: The id is absent, or a value has a type that its column cannot have.
     """
     facts = table_named(table)
     row_id = _integer(facts, row, "id")
     if row_id is None:
         raise RowError(f"a row of {table} without an id")
-    remote = _is_remote(facts, row)
+    remote = is_remote(table, row)
     before = prefixed(key_prefix, "")
     partitions = [id_partition(row_id)]
     earlier = earlier_id_partition(row_id)
@@ -82,7 +70,7 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
     objects: list[StoredObject] = []
     for attachment in facts.attachments:
         name = _text(facts, row, attachment.file_name_column)
-        # The file name alone says whether there are files: all other columns survive a clean-up.
+        # Only the file name says whether there are files: Mastodon's clean-up keeps the other columns.
         if name is None or is_blank(name):
             continue
         caches = _LOCAL
@@ -116,16 +104,8 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
 
 
 def is_remote(table: str, row: Mapping[str, object]) -> bool:
-    """Tell whether a row's files are copies of another server's (and lie in ``cache/``, where they are new enough).
-
-    Raises:
-        ValueError: No such table.
-        RowError: The value has a type that its column cannot have.
-    """
-    return _is_remote(table_named(table), row)
-
-
-def _is_remote(facts: Table, row: Mapping[str, object]) -> bool:
+    """Return whether a row's files are copies of another server's (in ``cache/`` if they are new enough)."""
+    facts = table_named(table)
     if facts.remote_column is None:
         return facts.remote is Remote.ALWAYS
     value = _text(facts, row, facts.remote_column)
@@ -135,7 +115,7 @@ def _is_remote(facts: Table, row: Mapping[str, object]) -> bool:
 def _names_until_finished(
     facts: Table, row: Mapping[str, object], attachment: Attachment, name: str
 ) -> tuple[str, ...]:
-    """Return the names that an unfinished row's original may have: the row's own, and the one it is about to get."""
+    """Return the names that an unfinished row's original may have: the present one, and the one after processing."""
     content_type = _text(facts, row, attachment.content_type_column) or ""
     for beginning, extension in attachment.renamed_to:
         if content_type.startswith(beginning):
@@ -159,12 +139,12 @@ def _joined(base: str, extension: str) -> str:
 
 
 def _year(facts: Table, row: Mapping[str, object], attachment: Attachment) -> int:
-    """Return the year in which the attachment was last written; the last of all years where the row does not say."""
+    """Return the year in which the attachment was last written; MAXYEAR if unknown."""
     value = row.get(attachment.updated_at_column)
     if value is None:
         return MAXYEAR
     if isinstance(value, str):
-        # As text, from JSON: it begins with the year in any notation that PostgreSQL and Rails write by default.
+        # Text from JSON: in the default formats of PostgreSQL and Rails it begins with the year.
         value = value[:4]
         if value.isdecimal():
             return int(value)

@@ -1,9 +1,9 @@
-"""Where the files of remote rows come from, and which of them Mastodon takes.
+"""Where the files of remote rows come from, and which types and sizes Mastodon accepts.
 
 Read from Mastodon's models, 4.2 to 4.8.0-alpha: ``app/models/media_attachment.rb`` (``IMAGE_LIMIT``, ``VIDEO_LIMIT``,
 ``*_MIME_TYPES``), ``app/models/concerns/account/avatar.rb`` and ``header.rb`` (``AVATAR_LIMIT``, ``HEADER_LIMIT``,
 ``*_IMAGE_MIME_TYPES``), ``app/models/custom_emoji.rb`` (``LIMIT``, ``IMAGE_MIME_TYPES``). Preview cards have no column
-that says where their picture came from.
+with the address of their picture.
 """
 
 from __future__ import annotations
@@ -13,40 +13,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon.keys import is_blank
-from mastosync_dagster.mastodon.tables import ORIGINAL, table_named
+from mastosync_dagster.mastodon.tables import MIB, ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CACHE_CONTROL = "public, max-age=315576000, immutable"
-"""What Mastodon writes every object with (``config/initializers/paperclip.rb``)."""
-
-_KIB, _MIB = 1024, 1024 * 1024
+"""The header of every object that Mastodon writes (``config/initializers/paperclip.rb``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """The file of an attachment as another server has it.
+    """The file of an attachment on another server: its address, and each content type that it may have.
 
-    Attributes:
-        url: Where it is.
-        accepted: Content types it may have, each with the number of bytes that it must stay below.
+    ``accepted`` gives for each type the number of bytes that the file must stay below.
     """
 
     url: str
-    accepted: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """How an attachment says where its file comes from.
-
-    Attributes:
-        url_column: The column with the address.
-        accepted: Content types that Mastodon takes, each with the number of bytes that it must stay below.
-    """
-
-    url_column: str
     accepted: Mapping[str, int]
 
 
@@ -57,58 +40,49 @@ _AUDIO = (
     *("audio/ogg", "audio/vorbis", "audio/mpeg", "audio/mp3", "audio/webm", "audio/flac", "audio/aac"),
     *("audio/m4a", "audio/x-m4a", "audio/mp4", "audio/3gpp", "video/x-ms-asf"),
 )
-_PICTURES_OF_ACCOUNTS = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_EMOJI = ("image/png", "image/gif", "image/webp")
 
-_PICTURES = dict.fromkeys(_IMAGES, 16 * _MIB)
-_FILES = {**_PICTURES, **dict.fromkeys((*_VIDEOS, *_AUDIO), 99 * _MIB)}
-_OF_ACCOUNTS = dict.fromkeys(_PICTURES_OF_ACCOUNTS, 8 * _MIB)
+_PICTURES = dict.fromkeys(_IMAGES, 16 * MIB)
+_FILES = {**_PICTURES, **dict.fromkeys((*_VIDEOS, *_AUDIO), 99 * MIB)}
+_OF_ACCOUNTS = dict.fromkeys(("image/jpeg", "image/png", "image/gif", "image/webp"), 8 * MIB)
+_EMOJI = dict.fromkeys(("image/png", "image/gif", "image/webp"), 256 * 1024)
 
-_ORIGINS: Mapping[tuple[str, str], _Origin] = MappingProxyType(
+# The column with the address of an attachment's file, and `RemoteFile.accepted`, by table and attachment.
+_ORIGINS: Mapping[tuple[str, str], tuple[str, Mapping[str, int]]] = MappingProxyType(
     {
-        ("media_attachments", "file"): _Origin("remote_url", _FILES),
-        ("media_attachments", "thumbnail"): _Origin("thumbnail_remote_url", _PICTURES),
-        ("accounts", "avatar"): _Origin("avatar_remote_url", _OF_ACCOUNTS),
-        ("accounts", "header"): _Origin("header_remote_url", _OF_ACCOUNTS),
-        ("custom_emojis", "image"): _Origin("image_remote_url", dict.fromkeys(_EMOJI, 256 * _KIB)),
+        ("media_attachments", "file"): ("remote_url", _FILES),
+        ("media_attachments", "thumbnail"): ("thumbnail_remote_url", _PICTURES),
+        ("accounts", "avatar"): ("avatar_remote_url", _OF_ACCOUNTS),
+        ("accounts", "header"): ("header_remote_url", _OF_ACCOUNTS),
+        ("custom_emojis", "image"): ("image_remote_url", _EMOJI),
     }
 )
 
 
 def remote_file_columns(table: str) -> tuple[str, ...]:
     """Return the columns of a table that `remote_file` reads."""
-    facts = table_named(table)
     return tuple(
         column
-        for attachment in facts.attachments
-        for origin in [_ORIGINS.get((table, attachment.name))]
-        if origin is not None
-        for column in (origin.url_column, attachment.content_type_column)
+        for (of_table, attachment), (url_column, _) in _ORIGINS.items()
+        if of_table == table
+        for column in (url_column, f"{attachment}_content_type")
     )
 
 
 def remote_file(table: str, row: Mapping[str, object], part: str) -> RemoteFile | None:
-    """Return where the file of a row can be had, as the row has it.
+    """Return where the file of a row can be fetched; ``part`` is ``<attachment>/<style>``.
 
-    Where the row knows its content type the file must have that one: what Mastodon has converted, such as a GIF to an
-    MP4, is not what the other server has.
-
-    Args:
-        table: The row's table.
-        row: Column to value.
-        part: ``<attachment>/<style>``.
-
-    Returns:
-        None where no other server has it: it is made here, from the original, or the row has no address.
+    If the row has a content type, the file must have that one: a file that Mastodon has converted, such as a GIF to an
+    MP4, is not what the other server has. None: the row has no address, or Mastodon makes the file from the original.
     """
     name, _, style = part.partition("/")
     origin = _ORIGINS.get((table, name))
     if origin is None or style != ORIGINAL:
         return None
-    url = row.get(origin.url_column)
+    url_column, accepted = origin
+    url = row.get(url_column)
     if not isinstance(url, str) or is_blank(url):
         return None
     known = row.get(f"{name}_content_type")
     if not isinstance(known, str) or is_blank(known):
-        return RemoteFile(url, origin.accepted)
-    return RemoteFile(url, {known: origin.accepted[known]} if known in origin.accepted else {})
+        return RemoteFile(url, accepted)
+    return RemoteFile(url, {known: accepted[known]} if known in accepted else {})

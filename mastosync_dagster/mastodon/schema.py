@@ -1,4 +1,4 @@
-"""What a database has of Mastodon's tables: asked once, so that queries name only columns that exist."""
+"""The tables and columns of Mastodon's that a database has, read once: queries name only columns that exist."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A column that came with a version, and a table that had gone by then."""
+    """A column that was new in a version, and a table that was removed by then."""
 
     version: str
     table: str
     column: str
-    gone: str | None = None
+    removed: str | None = None
 
 
 # Newest first; from db/migrate of Mastodon's releases.
 _MARKS = (
     _Mark("4.7 or newer", "accounts", "requested_deletion_at"),
     _Mark("4.6", "media_attachments", "thumbnail_storage_schema_version"),
-    _Mark("4.4 or 4.5", "accounts", "attribution_domains", gone="imports"),
+    _Mark("4.4 or 4.5", "accounts", "attribution_domains", removed="imports"),
     _Mark("4.3", "accounts", "attribution_domains"),
     _Mark("4.2", "accounts", "indexable"),
     _Mark("4.0 or 4.1", "site_uploads", "blurhash"),
@@ -45,10 +45,9 @@ class Schema:
     """The tables and columns that were found.
 
     Attributes:
-        database: The database's name.
         columns: The columns that its user may read, by table.
-        unreadable: The columns that are there and that its user may not read, by table.
-        namespaces: The PostgreSQL schema that each table lies in (the first of the search path that has it).
+        unreadable: The existing columns that its user may not read, by table.
+        namespaces: The PostgreSQL schema of each table (the first of the search path that has it).
     """
 
     database: str
@@ -57,23 +56,18 @@ class Schema:
     namespaces: Mapping[str, str]
 
     def has(self, table: str, *columns: str) -> bool:
-        """Tell whether there is the table, with all these columns."""
+        """Return whether the table exists, with all these columns."""
         return table in self.columns and self.columns[table].issuperset(columns)
 
     def identifier(self, table: str) -> sql.Identifier:
-        """Return the table's name for a query: with its schema, since a pooler's sessions may differ in search path."""
+        """Return the table's name with its schema, since a pooler's sessions may differ in search path."""
         return sql.Identifier(self.namespaces[table], table)
 
     def require(self, tables: Sequence[str]) -> None:
-        """Make sure that tables are there, with the columns that mastosync cannot do without.
+        """Make sure that tables exist, with the columns that mastosync needs.
 
-        A column that a version lacks is another thing than one that the user may not read: the first says that nothing
-        is private by it, or has a thumbnail; the second hides whether.
-
-        Raises:
-            DatabaseReadError: The user may not read what is there; the message names it all.
-            NotMastodonError: Something is not there; the message names it all.
-            ValueError: Mastodon has no such table.
+        NotMastodonError names all that is absent, DatabaseReadError all columns that exist and that the user may not
+        read. An unreadable column is an error even if a version may lack it: it hides whether objects are private.
         """
         hidden: dict[str, None] = {}
         for name in tables:
@@ -94,24 +88,17 @@ class Schema:
             raise not_mastodon(self.database, "; ".join(absent))
 
     def guess_version(self) -> str:
-        """Return the version of Mastodon that such columns point to, as text for people: ``4.7 or newer``."""
+        """Return the version of Mastodon that has these columns, as text for people: ``4.7 or newer``."""
         for mark in _MARKS:
-            if self.has(mark.table, mark.column) and mark.gone not in self.columns:
+            if self.has(mark.table, mark.column) and mark.removed not in self.columns:
                 return mark.version
         return "before 3.0"
 
 
 def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> Schema:
-    """Ask the database which of Mastodon's tables and columns it has.
+    """Return which of Mastodon's tables and columns a database has, after `Schema.require` for ``tables``.
 
-    Args:
-        connection: A connection that is in no transaction.
-        tables: Tables that must be there; None: those that every version of Mastodon has.
-
-    Raises:
-        DatabaseReadError: The user may not read a table or column that is there.
-        NotMastodonError: A table, or a column that it cannot do without, is absent.
-        ValueError: Mastodon has no such table.
+    ``tables``: None stands for those that every version of Mastodon has.
     """
     required = [name for name, table in TABLES.items() if not table.optional] if tables is None else list(tables)
     asked = sorted({*TABLES, *(owner.table for table in TABLES.values() for owner in table.owners)})
@@ -129,7 +116,7 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
             (asked,),
         )
         found = cursor.fetchall()
-        # information_schema hides what a user has no right at all to, and shows what he may write but not read.
+        # information_schema hides columns without any right for the user, and shows those that he may only write.
         cursor.execute(
             """
             SELECT n.nspname::text, c.relname::text, a.attname::text
@@ -170,7 +157,7 @@ def _by_table(found: Iterable[tuple[str, str, str]], namespaces: Mapping[str, st
 
 
 def _used_columns(facts: Table) -> Iterator[tuple[str, str]]:
-    """Yield the table and name of every column that says something about a table's objects."""
+    """Yield table and name of every column that matters for a table's objects."""
     for column in _needed_columns(facts):
         yield facts.name, column
     for attachment in facts.attachments:

@@ -1,4 +1,4 @@
-"""What a database shows when a walk over its rows begins: as of when, what is open, and whether it is the same one."""
+"""The state of a database when a walk over its rows begins: its clock, open transactions, and its newest rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
+from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, with_zone
 from mastosync_dagster.mastodon.connection import single_transaction
 
 if TYPE_CHECKING:
@@ -17,20 +18,27 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon.schema import Schema
 
 _STEPS = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between two looks whether transactions have ended; the last one again and again."""
+"""Seconds between two checks whether transactions have ended; the last one repeats."""
+
+_WRITTEN = (ROW_UPDATED_AT, CREATED_AT)
+"""Timestamps that Mastodon itself sets when it writes a row, except these:"""
+_SET_BY_OTHERS = frozenset({("accounts", CREATED_AT), ("statuses", CREATED_AT)})
+"""Set by other servers for their posts and accounts: 2199, or 2009."""
+_NEWEST_ROWS = 100
+"""How many rows of each table to read: the newest may be from an hour in which a clock was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the database showed at a moment.
+    """The state of a database at one time.
 
     Attributes:
         now: Its clock.
-        as_of: Every row that was committed before is there. That is now; on a standby, the moment of the last
-            transaction that it has replayed. None: a standby that has replayed none since it was started, and does not
-            know how far behind it is.
-        next_transaction: Transactions with a lower number had begun to write. Some of them may be open: their rows, of
-            moments that lie before, come later.
+        as_of: All rows that were committed before this time are visible. On a primary that is now; on a standby it is
+            the time of the last replayed transaction. None: a standby that has replayed none since its start, and does
+            not know its lag.
+        next_transaction: Transactions with a lower number had begun to write. Some may be open: their rows, with
+            earlier timestamps, appear later.
     """
 
     now: datetime
@@ -40,12 +48,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NewestRow:
-    """The row of a table with the highest id: as long as it is there, the table is not an earlier one.
+    """The row of a table with the highest id. A database without it may be an earlier backup.
 
-    Attributes:
-        table: The table.
-        row_id: Its id.
-        created_at: When it was created, in seconds since 1970; 0: the row does not tell.
+    ``created_at`` is in seconds since 1970; 0: the row has no such time.
     """
 
     table: str
@@ -54,37 +59,36 @@ class NewestRow:
 
 
 def read_snapshot(connection: Connection) -> Snapshot:
-    """Return what the database shows now. Raises as `single_transaction`.
-
-    Args:
-        connection: A connection that is in no transaction.
-    """
+    """Return the present state of the database."""
     with single_transaction(connection) as cursor:
-        # It is the primary that has written the replayed moment down, and its clock that stands in the rows. These
-        # functions are allowed to every role, and have had their names since before PostgreSQL 12.
+        # The replayed timestamp and those of the rows come from one clock, the primary's. Every role may call these
+        # functions; their names are older than PostgreSQL 12.
         cursor.execute(
             "SELECT now(), pg_is_in_recovery(), pg_last_xact_replay_timestamp(),"
             " txid_snapshot_xmax(txid_current_snapshot())"
         )
         ((now, in_recovery, replayed, following),) = cursor.fetchall()
     now = now.astimezone(timezone.utc)
-    # A server that was a standby remembers what it replayed; once promoted, it shows all that it has.
+    # A promoted standby still reports its last replayed transaction, but all its rows are visible.
     as_of = now if not in_recovery else replayed and min(now, replayed.astimezone(timezone.utc))
     return Snapshot(now, as_of, following)
+
+
+def database_now(connection: Connection) -> datetime:
+    """Return the time of the database's clock."""
+    return read_snapshot(connection).now
+
+
+def rows_as_of(connection: Connection) -> datetime | None:
+    """Return `Snapshot.as_of`: all rows that were committed before this time are visible."""
+    return read_snapshot(connection).as_of
 
 
 def wait_for_open_transactions(connection: Connection, snapshot: Snapshot, seconds: float) -> bool:
     """Wait until every transaction that had begun to write before a snapshot has ended.
 
-    PostgreSQL counts those of all databases of the server. A transaction that only reads is not waited for.
-
-    Args:
-        connection: A connection that is in no transaction.
-        snapshot: The snapshot.
-        seconds: How long to wait at the most.
-
-    Returns:
-        False: one is open still.
+    PostgreSQL counts those of all databases of the server, but not transactions that only read. The result is False if
+    one is still open after ``seconds``.
     """
     deadline, step = time.monotonic() + seconds, iter(_STEPS)
     pause = 0.0
@@ -101,34 +105,52 @@ def wait_for_open_transactions(connection: Connection, snapshot: Snapshot, secon
         time.sleep(min(pause, left))
 
 
-def newest_row_of(connection: Connection, schema: Schema, table: str) -> NewestRow | None:
-    """Return the row of a table with the highest id; None: it has none.
+def newest_row(connection: Connection, schema: Schema) -> datetime | None:
+    """Return when the newest row of all tables was written; later times than the database's clock do not count.
 
-    Args:
-        connection: A connection that is in no transaction.
-        schema: What the database has.
-        table: One of Mastodon's tables with attachments.
+    On a running instance that is just now. In a restored backup it is the time of the backup, whatever the clock says.
+    None: there is no row, or all were written in the future.
     """
+    newest = [
+        sql.SQL(
+            "(SELECT max(written) FROM (SELECT ARRAY[{}] AS times FROM {} ORDER BY id DESC LIMIT {}) newest,"
+            " unnest(newest.times) written WHERE written <= now() AT TIME ZONE 'UTC')"
+        ).format(sql.SQL(", ").join(map(sql.Identifier, names)), schema.identifier(table), sql.Literal(_NEWEST_ROWS))
+        for table in schema.columns
+        for names in [
+            [name for name in _WRITTEN if schema.has(table, "id", name) and (table, name) not in _SET_BY_OTHERS]
+        ]
+        if names
+    ]
+    if not newest:
+        return None
+    with single_transaction(connection) as cursor:
+        cursor.execute(sql.SQL("SELECT GREATEST({})").format(sql.SQL(", ").join(newest)))
+        ((found,),) = cursor.fetchall()
+    return with_zone(found)
+
+
+def newest_row_of(connection: Connection, schema: Schema, table: str) -> NewestRow | None:
+    """Return the row of a table with the highest id; None: it has no row."""
     return _row(connection, schema, table, sql.SQL("TRUE"))
 
 
 def is_there(connection: Connection, schema: Schema, newest: NewestRow) -> bool:
-    """Tell whether a row that was once the newest of its table is in the table: the same, and not another of its id.
+    """Return whether the row that was once the newest is in its table: the same one, not another with its id.
 
-    It may have been deleted. Or the database is a backup that was made before the row was.
+    If not, it was deleted, or the database is a backup from before the row.
     """
     return _row(connection, schema, newest.table, sql.SQL("id = {}").format(sql.Literal(newest.row_id))) == newest
 
 
 def _row(connection: Connection, schema: Schema, table: str, which: sql.Composable) -> NewestRow | None:
-    created = sql.Identifier("created_at") if schema.has(table, "created_at") else sql.SQL("NULL::timestamp")
+    column = sql.Identifier(CREATED_AT) if schema.has(table, CREATED_AT) else sql.SQL("NULL::timestamp")
     query = sql.SQL("SELECT id, {} FROM {} WHERE {} ORDER BY id DESC LIMIT 1")
     with single_transaction(connection) as cursor:
-        cursor.execute(query.format(created, schema.identifier(table), which))
+        cursor.execute(query.format(column, schema.identifier(table), which))
         found = cursor.fetchall()
     if not found:
         return None
     ((row_id, created_at),) = found
-    # The column is without time zone, and in UTC.
-    seconds = created_at.replace(tzinfo=timezone.utc).timestamp() if created_at is not None else 0.0
-    return NewestRow(table, row_id, seconds)
+    created = with_zone(created_at)
+    return NewestRow(table, row_id, created.timestamp() if created is not None else 0.0)

@@ -1,45 +1,43 @@
-"""How many objects a table's rows say exist, and how large they are: counted in the database, page by page."""
+"""Number and size of the objects of a table's rows, counted in the database, page by page."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timezone
-from typing import TYPE_CHECKING
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
-from mastosync_dagster.mastodon.changes import CREATED_AT
-from mastosync_dagster.mastodon.connection import RETRY_DELAYS, STATEMENT_TIMEOUT_MS, Reader
-from mastosync_dagster.mastodon.tables import BLANK, table_named
+from mastosync_dagster.mastodon.changes import CREATED_AT, without_zone
+from mastosync_dagster.mastodon.connection import Reader
+from mastosync_dagster.mastodon.rows import has_name
+from mastosync_dagster.mastodon.tables import BLANK, MIB, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from mastosync_dagster.mastodon.connection import Connect
-    from mastosync_dagster.mastodon.rows import IdRange
+    from mastosync_dagster.mastodon.id_ranges import IdRange
     from mastosync_dagster.mastodon.schema import Schema
     from mastosync_dagster.mastodon.tables import Attachment, Table
 
 _PAGE_ROWS = 50_000
 
-LARGE_BYTES = 16 * 2**20
-"""Larger objects are copied in parts ..."""
-PART_BYTES = 5 * 2**20
-"""... of this size."""
+_LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
+"""Larger objects are copied in parts, of this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """What the rows of a table, or of a part of it, say.
+    """Counts of a table, or of a part of it.
 
     Attributes:
-        rows: Rows, those without a file included.
+        rows: Rows, including those without a file.
         originals: Files as they were uploaded.
-        objects: Originals, and what Mastodon has made of them.
-        bytes: Of the originals: of other objects the database knows no size.
-        large: Originals above `LARGE_BYTES`.
-        parts: Parts of `PART_BYTES` that these have together.
+        objects: Originals and the files that Mastodon has made from them.
+        bytes: Of the originals only: the database has no other sizes.
+        large: Originals that are copied in parts.
+        parts: Number of these parts.
     """
 
     rows: int = 0
@@ -50,80 +48,27 @@ class TableSize:
     parts: int = 0
 
     def __add__(self, other: TableSize) -> TableSize:
-        return TableSize(
-            self.rows + other.rows,
-            self.originals + other.originals,
-            self.objects + other.objects,
-            self.bytes + other.bytes,
-            self.large + other.large,
-            self.parts + other.parts,
-        )
+        return TableSize(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
-def table_size(
-    connect: Connect,
-    schema: Schema,
-    table: str,
-    ranges: Iterable[IdRange],
-    *,
-    page_rows: int = _PAGE_ROWS,
-    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    retry_delays: Sequence[float] = RETRY_DELAYS,
-) -> TableSize:
-    """Count what the rows with ids of these ranges say. Arguments and errors are those of `split_size`."""
-    before, since = split_size(
-        connect,
-        schema,
-        table,
-        ranges,
-        None,
-        page_rows=page_rows,
-        statement_timeout_ms=statement_timeout_ms,
-        retry_delays=retry_delays,
-    )
-    return before + since
+def table_size(connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange]) -> TableSize:
+    """Count the objects of the rows with ids in these ranges."""
+    return split_size(connect, schema, table, ranges, None)[0]
 
 
 def split_size(
-    connect: Connect,
-    schema: Schema,
-    table: str,
-    ranges: Iterable[IdRange],
-    moment: datetime | None,
-    *,
-    page_rows: int = _PAGE_ROWS,
-    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    retry_delays: Sequence[float] = RETRY_DELAYS,
+    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], since: datetime | None
 ) -> tuple[TableSize, TableSize]:
-    """Count what the rows with ids of these ranges say, told apart by whether they have changed since a moment.
+    """Count the objects of unchanged rows, and of rows that have changed since a time (None: no row has).
 
-    A row that was created since has changed; of a row with several files one that did is enough.
-
-    Args:
-        connect: Opens a connection.
-        schema: What the database has.
-        table: One of Mastodon's tables with attachments.
-        ranges: Ids, each range with both ends.
-        moment: The moment, with a time zone; None: nothing has changed since.
-        page_rows: How many rows a query may look at.
-        statement_timeout_ms: How long a query may take.
-        retry_delays: Seconds to wait before each repetition of a query that failed for a reason that passes.
-
-    Returns:
-        Those that have not changed, and those that have.
-
-    Raises:
-        NotMastodonError: The table, or a column that is needed, is absent.
-        DatabaseReadError: It could not be read, after all retries.
+    A row has changed if it was created since, or if one of its files has changed.
     """
     schema.require([table])
     facts = table_named(table)
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
-    reader = Reader(connect, rows=page_rows, statement_timeout_ms=statement_timeout_ms, retry_delays=retry_delays)
+    reader = Reader(connect, rows=_PAGE_ROWS)
     query, sizes = _query(facts, schema, attachments), {False: TableSize(), True: TableSize()}
-    # The columns are without time zone, and in UTC.
-    since = None if moment is None else moment.astimezone(timezone.utc).replace(tzinfo=None)
-    parameters = {"blank": BLANK, "large": LARGE_BYTES, "part": PART_BYTES, "since": since}
+    parameters = {"blank": BLANK, "large": _LARGE_BYTES, "part": _PART_BYTES, "since": without_zone(since)}
     try:
         for ids in ranges:
             first: int | None = ids.lo
@@ -139,24 +84,20 @@ def split_size(
 
 
 def _query(facts: Table, schema: Schema, attachments: Sequence[Attachment]) -> sql.Composed:
-    """Return the query of one page: a line for each combination of attachments and of what decides about their styles.
+    """Return the query of one page, with a line for each combination of attachments and their styles.
 
     A line is: the highest id, whether there are more rows, the number of rows, whether they have changed, and for each
-    attachment whether it is there, what decides about its styles, its bytes, how many are large and their parts.
+    attachment whether it has a file, the value that decides its styles, its bytes, how many are large, and their parts.
     """
-    moments = [CREATED_AT, *(attachment.updated_at_column for attachment in attachments)]
-    changed = [
-        sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in moments if schema.has(facts.name, name)
-    ]
+    times = [CREATED_AT, *(attachment.updated_at_column for attachment in attachments)]
+    changed = [sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in times if schema.has(facts.name, name)]
     columns: list[sql.Composable] = [
         sql.SQL("id, COALESCE({}, false) AS changed").format(sql.SQL(" OR ").join([*changed, sql.SQL("false")]))
     ]
     outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*), changed")]
     groups: list[sql.Composable] = [sql.SQL("changed")]
     for attachment in attachments:
-        there = sql.SQL("COALESCE(btrim({}, %(blank)s) <> '', false)").format(
-            sql.Identifier(attachment.file_name_column)
-        )
+        there = sql.SQL("COALESCE({}, false)").format(has_name(attachment))
         known = schema.has(facts.name, attachment.file_size_column)
         size = sql.Identifier(attachment.file_size_column) if known else sql.SQL("NULL::bigint")
         by = attachment.styles_by
@@ -193,18 +134,13 @@ def _query(facts: Table, schema: Schema, attachments: Sequence[Attachment]) -> s
     )
 
 
-def _size(attachments: Sequence[Attachment], row: tuple[object, ...]) -> TableSize:
+def _size(attachments: Sequence[Attachment], row: tuple[Any, ...]) -> TableSize:
     _, _, count, _, *rest = row
-    assert isinstance(count, int)  # noqa: S101  (PostgreSQL's count is nothing else)
     size = TableSize(rows=count)
     for number, attachment in enumerate(attachments):
-        there, kind, weight, large, parts = rest[number * 5 : number * 5 + 5]
+        there, decided_by, size_bytes, large, parts = rest[number * 5 : number * 5 + 5]
         if not there:
             continue
-        assert isinstance(weight, int)  # noqa: S101  (cast in the query)
-        assert isinstance(large, int)  # noqa: S101  (as above)
-        assert isinstance(parts, int)  # noqa: S101  (as above)
-        decided_by = kind if isinstance(kind, str) else None
         styles = len(attachment.styles.get(decided_by, ()))
-        size += TableSize(originals=count, objects=count * (1 + styles), bytes=weight, large=large, parts=parts)
+        size += TableSize(originals=count, objects=count * (1 + styles), bytes=size_bytes, large=large, parts=parts)
     return size

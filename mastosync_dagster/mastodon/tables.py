@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,18 +20,20 @@ BLANK = (
 )
 """Characters that Ruby's ``[[:space:]]`` matches. Python's ``str.isspace`` has four more (U+001C to U+001F)."""
 
+MIB = 1024 * 1024
+
 PROCESSING = "processing"
-"""The column of media_attachments that tells how far its processing is."""
+"""The column of media_attachments with the state of its processing."""
 
 UNFINISHED = frozenset({0, 1, 3})
 """Values of that column: queued, in progress, failed. 2 and NULL are complete."""
 
 ORIGINAL = "original"
-"""The style that every attachment has; its file name is the row's, verbatim."""
+"""The style that every attachment has, under the row's own file name."""
 
 
 class Remote(Enum):
-    """How a row says that its files are copies of another server's."""
+    """When the files of a row are copies of another server's."""
 
     NEVER = "never"
     ALWAYS = "always"
@@ -45,10 +47,10 @@ class Style:
 
     Attributes:
         name: Its folder in the key.
-        format: The extension it is written with; None: the original's own.
-        once_named_like: Earlier versions wrote it under the row's own file name, where that ends so (any case; an
-            empty string is any name). None: they did not.
-        may_be_absent: It is known to be absent without being lost.
+        format: Its extension; None: the original's own.
+        once_named_like: Earlier versions wrote it under the row's own file name if that has this ending (in any case;
+            an empty string fits any name). None: they did not.
+        may_be_absent: Its absence does not mean that it was lost.
         may_be_absent_before: The same, for files last written before the first day (UTC) of this year.
     """
 
@@ -59,30 +61,33 @@ class Style:
     may_be_absent_before: int | None = None
 
 
+Styles: TypeAlias = "Mapping[str | None, tuple[Style, ...]]"
+"""Styles beside the original, by the exact value of a column."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One ``has_attached_file`` of a model.
 
     Attributes:
-        name: What its columns begin with, such as ``avatar``.
+        name: Prefix of its columns, such as ``avatar``.
         folder: Its folder in the key, such as ``avatars``.
-        styles: Styles beside the original, by the exact value of the column ``styles_by``.
-        styles_by: The column that decides; None: every row has ``styles[None]``.
-        renamed_to: ``(content type begins with, extension)``: what the original's extension becomes when an unfinished
+        styles_by: The column that decides about ``styles``; None: every row has ``styles[None]``.
+        renamed_to: ``(prefix of the content type, extension)``: the new extension of the original when an unfinished
             row's processing ends; the first that fits counts.
-        processed_later: Beginnings of the content types that Mastodon converts after the row is there: their file is
-            replaced minutes or hours after the moment that ``updated_at_column`` then says.
-        optional: Not every version that mastosync reads has it.
-        file_name_column: ``<name>_file_name``: NULL or blank where the row has no file.
+        processed_later: Prefixes of the content types that Mastodon converts after it has written the row. Their file
+            is replaced minutes or hours after the time in ``updated_at_column``.
+        optional: Some supported versions of Mastodon lack it.
+        file_name_column: ``<name>_file_name``: NULL or blank if the row has no file.
         content_type_column: ``<name>_content_type``.
-        file_size_column: ``<name>_file_size``: Content-Length of the original, NULL possible.
+        file_size_column: ``<name>_file_size``: Content-Length of the original, or NULL.
         updated_at_column: ``<name>_updated_at``: UTC, without time zone.
-        storage_schema_version_column: ``<name>_storage_schema_version``: 1 and above: remote files lie in ``cache/``.
+        storage_schema_version_column: ``<name>_storage_schema_version``: from 1 on remote files lie in ``cache/``.
     """
 
     name: str
     folder: str
-    styles: Mapping[str | None, tuple[Style, ...]] = field(default_factory=dict)
+    styles: Styles = field(default_factory=dict)
     styles_by: str | None = None
     renamed_to: tuple[tuple[str, str], ...] = ()
     processed_later: tuple[str, ...] = ()
@@ -100,13 +105,9 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Another table's row that may make the files of a row private.
+    """A row of another table, whose id is in ``column``, that may make the files of a row private.
 
-    Attributes:
-        column: The column that names the owner's id.
-        table: The owner's table.
-        private_since: The owner's columns: its files are private where any of them is not NULL. Which of them there are
-            depends on the version.
+    They are private if any of the owner's columns ``private_since`` is not NULL. Versions differ in these columns.
     """
 
     column: str
@@ -120,10 +121,9 @@ class Table:
 
     Attributes:
         name: Its name in the database, and the first folder of its keys.
-        attachments: Its attachments, in the order of their keys.
-        remote: How a row says that it is remote.
-        remote_column: The column that ``remote`` speaks of.
-        optional: Not every version that mastosync reads has it.
+        attachments: In the order of their keys.
+        remote: When a row is remote, according to ``remote_column``.
+        optional: Some supported versions of Mastodon lack it.
         private: All its objects are private.
         owners: Rows that make objects private.
     """
@@ -141,9 +141,9 @@ _SMALL = (Style("small"),)
 _SMALL_PNG = (Style("small", "png"),)
 _SMALL_JPEG = (Style("small", "jpeg"),)
 
-# Exact and case-sensitive. Anything else (audio, video/x-ms-asf, NULL) has the original only, whatever `type` and
-# `file_meta` say: those survive a clean-up.
-_MEDIA_STYLES: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
+# Exact and case-sensitive. Other types (audio, video/x-ms-asf, NULL) have the original only, whatever `type` and
+# `file_meta` say: Mastodon's clean-up keeps these columns.
+_MEDIA_STYLES: Styles = MappingProxyType(
     {
         "image/jpeg": _SMALL,
         "image/png": _SMALL,
@@ -159,13 +159,11 @@ _MEDIA_STYLES: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
     }
 )
 
-# GIFs of 2017 and before were never given their still picture.
-_STILL_OF_A_GIF: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
-    {"image/gif": (Style("static", "png", may_be_absent_before=2018),)}
-)
-_STILL_ALWAYS: Mapping[str | None, tuple[Style, ...]] = MappingProxyType({None: (Style("static", "png"),)})
+# GIFs of 2017 and before have no still picture.
+_STILL_OF_A_GIF: Styles = MappingProxyType({"image/gif": (Style("static", "png", may_be_absent_before=2018),)})
+_STILL_ALWAYS: Styles = MappingProxyType({None: (Style("static", "png"),)})
 
-_SITE_UPLOAD_STYLES: Mapping[str | None, tuple[Style, ...]] = MappingProxyType(
+_SITE_UPLOAD_STYLES: Styles = MappingProxyType(
     {
         # Since 4.0, and not made for thumbnails uploaded before.
         "thumbnail": tuple(Style(name, "png", may_be_absent=True) for name in ("@1x", "@2x")),
@@ -198,14 +196,14 @@ _MEDIA_ATTACHMENTS = Table(
     remote=Remote.IF_NOT_BLANK,
     remote_column="remote_url",
     owners=(
-        # Since 3.3: SuspendAccountService. Since 4.7 accounts whose owner has asked for their deletion have the second
-        # column alone: a migration moves the first one there.
+        # Since 3.3: SuspendAccountService. Since 4.7 accounts whose deletion was requested have only the second column
+        # set: a migration moves the first one there.
         Owner("account_id", "accounts", ("suspended_at", "requested_deletion_at")),
         Owner("status_id", "statuses", ("deleted_at",)),  # since 4.4: removed by moderation, kept for appeals
     ),
 )
 
-# `domain` alone decides. Of accounts and emojis, the `*_remote_url` columns say nothing about it.
+# Only `domain` decides; the `*_remote_url` columns of accounts and emojis do not.
 _ACCOUNTS = Table(
     "accounts",
     (
@@ -217,55 +215,34 @@ _ACCOUNTS = Table(
 )
 
 _CUSTOM_EMOJIS = Table(
-    "custom_emojis",
-    (Attachment("image", "images", _STILL_ALWAYS),),
-    remote=Remote.IF_NOT_NULL,
-    remote_column="domain",
+    "custom_emojis", (Attachment("image", "images", _STILL_ALWAYS),), remote=Remote.IF_NOT_NULL, remote_column="domain"
 )
 
 _PREVIEW_CARDS = Table("preview_cards", (Attachment("image", "images"),), remote=Remote.ALWAYS)
 
 _SITE_UPLOADS = Table(
-    "site_uploads",
-    (Attachment("file", "files", _SITE_UPLOAD_STYLES, styles_by="var"),),
-    optional=True,
+    "site_uploads", (Attachment("file", "files", _SITE_UPLOAD_STYLES, styles_by="var"),), optional=True
 )
 
-# Mastodon itself makes them private since 4.1.1; nobody's archive should be public before that either.
+# Mastodon makes them private since 4.1.1. Older archives should not be public either.
 _BACKUPS = Table("backups", (Attachment("dump", "dumps"),), optional=True, private=True)
 
 _IMPORTS = Table("imports", (Attachment("data", "data"),), optional=True)  # dropped in 4.4
 
 _PREVIEW_CARD_PROVIDERS = Table(  # since 3.5
-    "preview_card_providers",
-    (Attachment("icon", "icons", _STILL_ALWAYS),),
-    optional=True,
+    "preview_card_providers", (Attachment("icon", "icons", _STILL_ALWAYS),), optional=True
 )
 
-TABLES: Mapping[str, Table] = MappingProxyType(
-    {
-        table.name: table
-        for table in (
-            _MEDIA_ATTACHMENTS,
-            _ACCOUNTS,
-            _CUSTOM_EMOJIS,
-            _PREVIEW_CARDS,
-            _SITE_UPLOADS,
-            _BACKUPS,
-            _IMPORTS,
-            _PREVIEW_CARD_PROVIDERS,
-        )
-    }
+_ALL = (
+    *(_MEDIA_ATTACHMENTS, _ACCOUNTS, _CUSTOM_EMOJIS, _PREVIEW_CARDS),
+    *(_SITE_UPLOADS, _BACKUPS, _IMPORTS, _PREVIEW_CARD_PROVIDERS),
 )
+TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _ALL})
 """Every table with attachments, by name."""
 
 
 def table_named(name: str) -> Table:
-    """Return the facts of a table.
-
-    Raises:
-        ValueError: Mastodon has no table with attachments of that name.
-    """
+    """Return a table of `TABLES`; another name raises ValueError."""
     try:
         return TABLES[name]
     except KeyError:

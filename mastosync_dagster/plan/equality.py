@@ -15,10 +15,9 @@ _QUESTIONS = 10
 
 
 class Etags:
-    """Finds out whether a side's ETags are MD5s where they look like it: asks at the first few mismatches.
+    """Finds out whether a storage's ETags that look like MD5s are MD5s: it asks at the first few mismatches.
 
-    Attributes:
-        are_md5: Whether they are, as far as is known.
+    ``are_md5`` is the answer, as far as is known.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -27,29 +26,24 @@ class Etags:
         self.are_md5 = True
 
     def mislead(self, key: str) -> bool:
-        """Tell whether the ETag of this object, and then of all, says nothing about its body."""
+        """Return whether the ETag of this object, and then of all, says nothing about the body."""
         if self.are_md5 and self._questions:
             self._questions -= 1
-            # Without an answer the ETag is taken at its word: the object is copied again, which harms nothing.
+            # Without an answer the ETag is trusted: the object is copied again, which harms nothing.
             with contextlib.suppress(StorageError):
                 self.are_md5 = self._storage.etag_is_md5(key)
         return not self.are_md5
 
 
 class Equality:
-    """Compares what listings of two sides show of an object.
-
-    Attributes:
-        source: What the source's ETags are worth.
-        destination: What the destination's are.
-    """
+    """Compares the listed objects of two storages."""
 
     def __init__(self, source: Storage, destination: Storage) -> None:
         self.source = Etags(source)
         self.destination = Etags(destination)
 
     def same_content(self, here: ListedObject, there: ListedObject) -> bool:
-        """Tell whether two objects of the same size are equal: unless their ETags are two different MD5s."""
+        """Return whether two objects of the same size are equal: unless their ETags are two different MD5s."""
         if here.etag == there.etag or not (is_md5(here.etag) and is_md5(there.etag)):
             return True
         return self.destination.mislead(there.key) or self.source.mislead(here.key)

@@ -1,4 +1,4 @@
-"""What a caller asks for: items in batches, with the key ranges that hold them."""
+"""What a caller asks for: expected objects in batches, with the key ranges that hold them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ if TYPE_CHECKING:
 
 
 class ExpectedObject(NamedTuple):
-    """One object wanted at the destination. Keys are relative to each side's key prefix.
+    """One object that must be at the destination. Keys are relative to each storage's key prefix.
 
     A tuple, since a run makes one for each object: a frozen dataclass of as many fields takes three times as long.
+    ``group`` (the table), ``row_id``, ``part`` (``file/original``) and ``remote`` are manifest columns.
 
     Attributes:
-        key: The key it has at the source and will have at the destination.
+        key: Its key at source and destination.
         candidates: Other keys it may have at the source, in the order to try.
-        group: Which collection it belongs to (a manifest column; here: a table).
-        row_id: Number of its owner within the group (a manifest column).
-        part: Which part of its owner it is (a manifest column; here: ``file/original``).
         private: Must not be readable by everybody.
         keep_found_key: Found under a candidate, it goes to that key instead of ``key``.
         may_be_absent: Its absence at the source is known to be harmless (noted in the manifest).
-        new: It cannot have been copied yet: neither side is asked for it, the copy's GET tells whether it is there.
-        remote: It is a copy of another server's (a manifest column).
-        again: To be copied whatever the listings say: somebody has looked closer than they do.
-        turn: Found at the destination, its ACL is asked for, and set where it is another: that is in doubt.
+        new: It cannot have been copied yet: neither storage is asked for it, the copy's GET finds out whether it is
+            there.
+        remote: It is a copy of another server's.
+        again: To be copied whatever the listings say: a verification has compared more than they show.
+        check_acl: Its ACL is in doubt: if the destination has the object, its ACL is asked for, and set if wrong.
         size: Bytes that the caller knows it must have; None: unknown. Where the destination has that many and the
             source has not, the destination's is the right one, and stays.
-        written_after: Of a new item: what the source has was written after this moment, by the storages' clock. If it
-            was not, the item is not new, and the destination is asked for it. None: not known.
+        written_after: Of a new item: the source's was written after this time, by the storages' clock. If it was not,
+            the item is not new, and the destination is asked for it. None: not known.
     """
 
     key: str
@@ -46,7 +45,7 @@ class ExpectedObject(NamedTuple):
     new: bool = False
     remote: bool = False
     again: bool = False
-    turn: bool = False
+    check_acl: bool = False
     size: int | None = None
     written_after: datetime | None = None
 
@@ -56,12 +55,12 @@ class Batch:
     """Items that are planned together.
 
     Attributes:
-        items: The items, a few thousand at most.
+        items: A few thousand at most.
         ranges: Key ranges that cover every key and candidate of the items that are not new; empty where listing does
             not pay (a few scattered rows): each object is then asked for with HEAD.
-        rows: How many rows of the database stand behind it (for progress and metadata).
-        owners: Lowest and highest number of the owners whose objects lie in the ranges, for those who ask what else
-            does; None: not known.
+        rows: Rows of the database behind it, for progress and metadata.
+        owners: Lowest and highest id of the rows whose objects lie in the ranges, to find orphans there; None: not
+            known.
     """
 
     items: tuple[ExpectedObject, ...]

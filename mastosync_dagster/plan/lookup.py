@@ -1,22 +1,20 @@
-"""What a side has of the keys that a batch of items may have: by listing key ranges, or by HEAD per object."""
+"""What a storage has of a batch's keys: by listing key ranges, or by HEAD per object."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from bisect import bisect_left
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.pool import Stopped
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from typing_extensions import Self
 
@@ -24,22 +22,20 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
 _POLL_SECONDS = 0.5
+_HEADS_IN_FLIGHT = 64
 
-# A page answers for 1,000 keys. Fewer are aimed at, so that a few objects nobody asks for (left over from deleted rows)
-# do not cost a second page.
+# A page holds 1,000 keys. Fewer are planned for, so that a few orphans do not cost a second page.
 _KEYS_OF_A_PAGE = 900
 
 
 @dataclass(slots=True)
 class SideListing:
-    """What is known of a side's objects, for the keys of one batch.
+    """What one storage has of the keys of one batch, and the requests that this took.
 
     Attributes:
-        objects: What is there, by relative key.
-        unknown: Keys that the side would not speak about, with its answer. All others are absent.
+        objects: By relative key.
+        unknown: Errors by relative key. Keys that are neither here nor in ``objects`` are absent.
         others: What else is in the ranges, where that was asked for.
-        list_requests: ListObjectsV2 requests: one per page of up to 1,000 keys.
-        head_requests: HEAD requests.
     """
 
     objects: dict[str, ListedObject] = field(default_factory=dict)
@@ -48,8 +44,12 @@ class SideListing:
     list_requests: int = 0
     head_requests: int = 0
 
+    def first(self, keys: Iterable[str]) -> ListedObject | None:
+        """Return the object under the first key that has one."""
+        return next((self.objects[key] for key in keys if key in self.objects), None)
+
     def add(self, other: SideListing) -> None:
-        """Take in what another request found."""
+        """Add the result of another request."""
         self.objects.update(other.objects)
         self.unknown.update(other.unknown)
         self.others += other.others
@@ -59,12 +59,12 @@ class SideListing:
 
 @dataclass(slots=True)
 class PendingLookup:
-    """Questions about one batch that are under way.
+    """Requests about one batch that are in flight.
 
     Attributes:
         items: The batch's items by key, new ones included.
-        listed: Whether each side is listed, source first; else it is asked by HEAD.
-        futures: The requests to each side, source first.
+        listed: Whether each storage is listed, source first; else it is asked by HEAD.
+        futures: The requests to each storage, source first.
     """
 
     items: dict[str, ExpectedObject]
@@ -73,77 +73,77 @@ class PendingLookup:
 
 
 def _list(
-    storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool = False
+    storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool
 ) -> SideListing:
-    """List a range and keep what is wanted: a range may hold far more than a batch asks for."""
-    view = SideListing()
+    """List a range and keep the wanted keys: a range may hold far more than a batch asks for."""
+    listing = SideListing()
     for page in storage.list_pages(keys, halt):
-        view.list_requests += 1
-        view.objects.update({entry.key: entry for entry in page if entry.key in wanted})
+        listing.list_requests += 1
+        listing.objects.update({entry.key: entry for entry in page if entry.key in wanted})
         if others:
-            view.others += [entry for entry in page if entry.key not in wanted]
+            listing.others += [entry for entry in page if entry.key not in wanted]
         if halt.is_set():
-            raise Stopped
-    return view
+            # Nobody waits for this result any more.
+            raise CancelledError
+    return listing
 
 
 def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
     """Ask for each key."""
-    view = SideListing()
+    listing = SideListing()
     for key in keys:
         if halt.is_set():
-            raise Stopped
-        view.head_requests += 1
+            # As above.
+            raise CancelledError
+        listing.head_requests += 1
         try:
             found = storage.head(key, halt)
         except StorageError as error:
             if error.permanent:
                 raise
-            view.unknown[key] = error
+            listing.unknown[key] = error
             continue
         if found is not None:
-            view.objects[key] = found
-    return view
+            listing.objects[key] = found
+    return listing
 
 
 def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
-    """Ask for keys until one is found, and then once more for those before it that were denied.
+    """Ask for keys until one is found, and then again for those before it that were absent: they may be there by now.
 
     Without the right to list, S3 answers 403 for absent objects: such a key is unknown, and the next one is asked
-    for. An answer that did not come in spite of retries ends the row: what follows would be second best.
+    for. If a request fails in spite of retries, no further key is asked for: what follows is second best.
     """
-    view = SideListing()
-    denied: list[str] = []
+    listing = SideListing()
+    absent: list[str] = []
     for key in keys:
-        view.add(_head(storage, (key,), halt))
-        if key in view.objects:
-            view.unknown.clear()
-            again = _head(storage, denied, halt)
+        listing.add(_head(storage, (key,), halt))
+        if key in listing.objects:
+            listing.unknown.clear()
+            again = _head(storage, absent, halt)
             if _unanswered(again):
-                view.objects.clear()
+                # A better key may have it.
+                listing.objects.clear()
             else:
+                # A key that is denied now is as it was: absent.
                 again.unknown.clear()
-            view.add(again)
+            listing.add(again)
             break
-        if _unanswered(view):
+        if _unanswered(listing):
+            # This key may have it.
             break
-        if key not in view.unknown:
-            denied.append(key)
-    return view
+        if key not in listing.unknown:
+            absent.append(key)
+    return listing
 
 
-def _unanswered(view: SideListing) -> bool:
-    """Tell whether an answer did not come, which is something else than being refused one."""
-    return any(error.reason is not Reason.ACCESS_DENIED for error in view.unknown.values())
+def _unanswered(listing: SideListing) -> bool:
+    """Return whether a request failed for another reason than that it was denied."""
+    return any(error.reason is not Reason.ACCESS_DENIED for error in listing.unknown.values())
 
 
 def split(ranges: Iterable[KeyRange], keys: Iterable[str]) -> list[KeyRange]:
-    """Cut ranges into pieces that one page each is likely to answer for, to be listed at the same time.
-
-    Args:
-        ranges: Key ranges.
-        keys: The keys that are expected there. Pieces begin at the folder of one of them.
-    """
+    """Split ranges, at folders of the expected keys, into pieces of about one page, to be listed at the same time."""
     ordered = sorted(keys)
     pieces = []
     for one in ranges:
@@ -167,131 +167,102 @@ def source_keys(item: ExpectedObject) -> tuple[str, ...]:
 
 def destination_keys(item: ExpectedObject) -> tuple[str, ...]:
     """Return the keys that an item may get at the destination."""
-    return (item.key, *item.candidates) if item.keep_found_key else (item.key,)
+    return source_keys(item) if item.keep_found_key else (item.key,)
 
 
 class Lookup:
-    """Asks both sides about batches of items, several requests at a time. A context manager: it ends its threads.
+    """Asks both storages about batches of items, several requests at a time. A context manager: it ends its threads.
 
-    Args:
-        source: Where objects are read.
-        destination: Where they go.
-        listers: Listings in flight at a time.
-        heads: HEADs in flight at a time.
-        stop: Set from outside, it ends everything with `Stopped`.
-        tick: Called about twice a second while waiting.
+    ``listers`` listings and `_HEADS_IN_FLIGHT` HEADs are in flight at a time, both storages together. ``tick`` is
+    called in the waiting thread about twice a second.
     """
 
-    def __init__(
-        self,
-        source: Storage,
-        destination: Storage,
-        *,
-        listers: int,
-        heads: int,
-        stop: threading.Event,
-        tick: Callable[[], None],
-    ) -> None:
-        self._sides = (source, destination)
+    def __init__(self, source: Storage, destination: Storage, *, listers: int, tick: Callable[[], None]) -> None:
+        self._storages = (source, destination)
         self._may_list = [True, True]
-        self._stop = stop
         self._tick = tick
         self._halt = threading.Event()
         self._list_pool = ThreadPoolExecutor(listers, thread_name_prefix="list")
-        self._head_pool = ThreadPoolExecutor(heads, thread_name_prefix="head")
+        self._head_pool = ThreadPoolExecutor(_HEADS_IN_FLIGHT, thread_name_prefix="head")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Nobody waits for requests in flight: they end by themselves, and no further page or object is asked for.
+        # Requests in flight end by themselves, and no further page or object is asked for.
         self._halt.set()
         self._list_pool.shutdown(wait=False, cancel_futures=True)
         self._head_pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def may_list(self) -> tuple[bool, bool]:
-        """Whether source and destination may be listed, as far as was seen."""
+        """Whether source and destination may be listed, as far as is known."""
         return self._may_list[0], self._may_list[1]
 
     def ask(
         self, items: dict[str, ExpectedObject], ranges: Sequence[KeyRange], *, others: bool = False
     ) -> PendingLookup:
-        """Start asking both sides; returns at once. Nobody is asked for new items.
+        """Start the requests for a batch, given its items by key; returns at once. New items are not asked for.
 
-        Args:
-            items: The batch's items by key.
-            ranges: Key ranges that hold all keys of the items; empty: ask for each object.
-            others: Keep what else the destination has in the ranges; they are listed there whatever the items.
+        ``ranges`` hold all keys of the items; empty: each object is asked for. ``others``: the destination's listing
+        keeps what else it has in the ranges, and lists them whatever the items.
         """
         known = [item for item in items.values() if not item.new]
-        listed = [bool(ranges and (known or (others and side))) and self._may_list[side] for side in (0, 1)]
-        wanted = {item.key for item in known}
-        wanted.update(itertools.chain.from_iterable(item.candidates for item in known))
+        listed = [bool(ranges and (known or (others and index))) and self._may_list[index] for index in (0, 1)]
+        wanted = {key for item in known for key in source_keys(item)}
         pages = split(ranges, (item.key for item in known)) if any(listed) else []
-        futures = [
-            [
-                self._list_pool.submit(_list, self._sides[side], page, wanted, self._halt, others=others and side == 1)
-                for page in pages
-            ]
-            if listed[side]
-            else self._start_heads(side, items)
-            for side in (0, 1)
-        ]
+        futures = []
+        for index, storage in enumerate(self._storages):
+            if listed[index]:
+                keep = others and index == 1
+                submit = self._list_pool.submit
+                futures.append([submit(_list, storage, page, wanted, self._halt, others=keep) for page in pages])
+            else:
+                futures.append(self._start_heads(index, items.values()))
         return PendingLookup(items, listed, futures)
 
-    def _start_heads(self, side: int, items: dict[str, ExpectedObject]) -> list[Future[SideListing]]:
-        keys, head = (destination_keys, _head) if side else (source_keys, _head_first)
-        return [
-            self._head_pool.submit(head, self._sides[side], keys(item), self._halt)
-            for item in items.values()
-            if not item.new
-        ]
+    def _start_heads(self, index: int, items: Iterable[ExpectedObject]) -> list[Future[SideListing]]:
+        keys, head = (destination_keys, _head) if index else (source_keys, _head_first)
+        submit, storage = self._head_pool.submit, self._storages[index]
+        distinct = {item.key: item for item in items if not item.new}
+        return [submit(head, storage, keys(item), self._halt) for item in distinct.values()]
 
     def answers(self, asked: PendingLookup) -> tuple[SideListing, SideListing]:
-        """Wait for a batch's answers and return what source and destination have.
+        """Wait for a batch's requests and return what source and destination have.
 
-        A side that turns out not to be listable is asked for each object instead.
+        A storage that may not be listed is asked for each object instead.
 
         Raises:
             StorageError: A permanent one, or a listing that failed in spite of retries.
-            Stopped: Stopped from outside.
         """
-        views = []
-        for side in (0, 1):
-            try:
-                view = self._collect(asked.futures[side])
-            except StorageError as error:
-                if not asked.listed[side] or error.reason is not Reason.ACCESS_DENIED:
-                    raise
-                self._may_list[side] = False
-                asked.listed[side] = False
-                view = self._collect(self._start_heads(side, asked.items))
-            views.append(view)
-        return views[0], views[1]
+        return self._answer(asked, 0), self._answer(asked, 1)
+
+    def _answer(self, asked: PendingLookup, index: int) -> SideListing:
+        try:
+            return self._collect(asked.futures[index])
+        except StorageError as error:
+            if not asked.listed[index] or error.reason is not Reason.ACCESS_DENIED:
+                raise
+            self._may_list[index] = asked.listed[index] = False
+            return self._collect(self._start_heads(index, asked.items.values()))
 
     def ask_source(self, items: Iterable[ExpectedObject]) -> SideListing:
-        """Ask the source for each object of some items by HEAD, and wait for the answers. Raises as `answers` does."""
-        return self._collect(self._start_heads(0, {item.key: item for item in items}))
+        """Ask the source for each of some items by HEAD, and wait. Raises as `answers` does."""
+        return self._collect(self._start_heads(0, items))
 
     def ask_destination(self, items: Iterable[ExpectedObject]) -> SideListing:
-        """Ask the destination in the same way."""
-        return self._collect(self._start_heads(1, {item.key: item for item in items}))
+        """Ask the destination likewise."""
+        return self._collect(self._start_heads(1, items))
 
     def _collect(self, futures: Sequence[Future[SideListing]]) -> SideListing:
-        view = SideListing()
-        for future in self._finished(futures):
-            view.add(future.result())
-        return view
-
-    def _finished(self, futures: Sequence[Future[SideListing]]) -> Iterator[Future[SideListing]]:
-        """Yield futures as they end, the first one with an error at once."""
+        """Wait for results and add them up. An error is raised as soon as a request ends with one."""
+        listing = SideListing()
         waiting: set[Future[SideListing]] = set(futures)
         while waiting:
             # The interrupt of a run that is terminated is raised here, in the main thread.
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
-            yield from sorted(done, key=lambda future: future.exception() is None)
-            if self._stop.is_set():
-                raise Stopped
+            for future in sorted(done, key=lambda future: future.exception() is None):
+                listing.add(future.result())
             if waiting:
                 self._tick()
+        return listing

@@ -1,49 +1,36 @@
-"""From items to a plan: what is to be copied, and what needs no copy, from both sides' listings."""
+"""From items to a plan: what is to be copied, and what needs no copy, by the listings of both storages."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.plan.decisions import Decision, Known, Verdict
+from mastosync_dagster.plan.decisions import Action, Decision, Known
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
-from mastosync_dagster.plan.lookup import (
-    Lookup,
-    PendingLookup,
-    SideListing,
-    destination_keys,
-    source_keys,
-)
-from mastosync_dagster.pool import Pool, Stopped
+from mastosync_dagster.plan.lookup import Lookup, PendingLookup, SideListing, destination_keys, source_keys
+from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
-from mastosync_dagster.records.plan import DECIDED, TO_TURN, PlannedCopy, PlanWriter
+from mastosync_dagster.records.plan import DECIDED, TO_SET_ACLS, PlannedCopy, PlanWriter
 from mastosync_dagster.s3.acl import SourceAccess
 from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mastosync_dagster.plan.items import Batch, ExpectedObject
-    from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.s3.storage import ListedObject, Storage
-
-__all__ = ["PlanCounts", "Stopped", "make_plan"]
 
 _BATCHES_IN_FLIGHT = 2
 _BATCHES_PER_COLLECTION = 8
-_HEADS_IN_FLIGHT = 64
 _ACLS_IN_FLIGHT = 16
-_PROGRESS_SECONDS = 1.0
 _MD5_CHARACTERS = 32
 _BY_NAME = (False, False)
 
@@ -52,22 +39,17 @@ SOURCE_DIFFERS = Decision.AS_THE_ROW_SAYS.words
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """What a plan counts. Every object is in exactly one of to_copy, present, missing and failed.
+    """Counts of a plan. Every object is in exactly one of to_copy, present, missing and failed.
 
     Attributes:
-        rows: Rows of the database behind the plan.
-        objects: Objects, that is: distinct keys at the destination.
-        to_copy: Lines of the plan file.
+        objects: Distinct keys at the destination.
         present: Already at the destination and equal, those included that get another ACL.
-        to_turn: Of these, the ones whose ACL is asked for, and set where it is another.
-        missing: Not at the source, nor at the destination.
+        to_set_acls: Of those present, the ones whose ACL is asked for, and set if wrong.
+        missing: Neither at the source nor at the destination.
         only_at_destination: Of those present, the ones that the source does not have.
-        failed: Cannot be copied.
-        bytes_to_copy: Bytes of the objects to copy whose size is known.
-        list_requests: ListObjectsV2 requests to both sides (pages of up to 1,000 keys).
-        head_requests: HEAD requests to both sides.
+        bytes_to_copy: Only of objects whose size is known.
+        list_requests: Pages of up to 1,000 keys, of both storages; so are ``head_requests``.
         source_listed: False: the source may not be listed, so each object was asked for.
-        destination_listed: The same of the destination.
         private_folders: Where private objects are to be written, or ACLs to be set: see `folder_of`.
         private_missing_folders: Where private objects are missing.
     """
@@ -76,7 +58,7 @@ class PlanCounts:
     objects: int = 0
     to_copy: int = 0
     present: int = 0
-    to_turn: int = 0
+    to_set_acls: int = 0
     missing: int = 0
     only_at_destination: int = 0
     failed: int = 0
@@ -96,79 +78,61 @@ def make_plan(
     folder: Path,
     *,
     copy_private: bool,
-    stop: threading.Event,
-    on_progress: Callable[[PlanCounts], None] | None = None,
+    on_progress: Callable[[PlanCounts], None] = lambda _: None,
     listers: int = 8,
-    keep_access: bool = False,
+    acls_from_source: bool = False,
     knowledge: Callable[[Sequence[Differing]], Sequence[Known]] | None = None,
     overwrite: bool = False,
 ) -> PlanCounts:
-    """Compare both sides and write the plan: ``to_copy.arrow``, ``to_turn.arrow``, ``decided.parquet`` (`planfile`).
+    """Compare both storages and write the plan, three files of `records.plan`, whole or not at all.
 
-    Streams: a few batches are in memory at a time, whatever the number of batches.
+    Streams: a few batches are in memory at a time, whatever the number of batches. They are read in this thread, in
+    which ``on_progress`` is called about once a second.
 
-    An object is its key. Where several items of a batch, or of two successive ones, come to the same key, they are
-    one object, described by the first and private if any is. (Ids that lose digits in the key are neighbours, so
-    their rows stand together.)
+    An object is its key. Where several items of a batch, or of two successive ones, have the same key, they are one
+    object, described by the first and private if any is. (Ids that lose digits in the key are neighbours, so their
+    rows come together.)
 
-    "Missing" is never said on the word of a listing alone: each such object is asked for by HEAD first, at both sides
-    (at the source alone if its absence is harmless). So is, at the destination, one whose length at the source is not
-    the database's: it may be there as it should. And, at the source, one that would be copied from another key than
-    its own.
+    A listing alone makes no object missing: each such object is asked for by HEAD first, at both storages (at the
+    source alone if its absence is harmless). At the destination, so is one whose length at the source is not the
+    database's: it may be there as it should. At the source, so is one that would be copied from another key than its
+    own.
 
-    Args:
-        batches: What is wanted. Read in this thread, a few ahead.
-        source: Where objects are read.
-        destination: Where they go.
-        folder: Gets the three files, whole or not at all.
-        copy_private: Copy private objects also to a destination without ACLs.
-        stop: Set from another thread, it ends the planning.
-        on_progress: Called in this thread about once a second.
-        listers: Listings in flight at a time.
-        keep_access: Whether everybody may read an object that is to be copied, or to get its ACL, is asked of the
-            source, a request each, instead of taken from the item.
-        knowledge: What is known of objects that both sides have with different bytes (`decisions`); None: the items'
-            sizes are all there is, and where those do not tell the source is right.
-        overwrite: Of those, the source's is wanted, also where the destination's may be the right one.
+    ``copy_private`` copies private objects also to a destination without ACLs. With ``acls_from_source``, the source is
+    asked whether everybody may read an object that is to be copied, or to get its ACL, a request each; else the item
+    says. ``knowledge`` and ``overwrite`` are those of `Judgement`.
 
     Raises:
-        StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
-        Stopped: ``stop`` was set. Nothing is written.
+        StorageError: A storage refuses, or does not answer in spite of retries.
         OSError: The folder is full or not writable.
     """
     limit_malloc_arenas()
     with contextlib.ExitStack() as stack:
-        plan = stack.enter_context(PlanWriter(folder))
-        turns = stack.enter_context(PlanWriter(folder, TO_TURN))
-        decided = stack.enter_context(ManifestWriter(folder / DECIDED))
-        planner = _Planner(
-            source, destination, plan, turns, decided, copy_private=copy_private, on_progress=on_progress
+        writers = (
+            stack.enter_context(PlanWriter(folder)),
+            stack.enter_context(PlanWriter(folder, TO_SET_ACLS)),
+            stack.enter_context(ManifestWriter(folder / DECIDED)),
         )
-        planner.judgement = Judgement(source, destination, planner.equality, knowledge, overwrite=overwrite, halt=stop)
-        if keep_access:
-            pool = Pool(_ACLS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
+        judgement = Judgement(source, destination, Equality(source, destination), knowledge, overwrite=overwrite)
+        planner = _Planner(judgement, *writers, copy_private=copy_private, on_progress=on_progress)
+        if acls_from_source:
+            pool = Pool(_ACLS_IN_FLIGHT, tick=planner.report_progress)
             planner.access = SourceAccess(source, stack.enter_context(pool))
-        lookup = stack.enter_context(
-            Lookup(source, destination, listers=listers, heads=_HEADS_IN_FLIGHT, stop=stop, tick=planner.tell_progress)
-        )
+        lookup = stack.enter_context(Lookup(source, destination, listers=listers, tick=planner.report_progress))
         stack.enter_context(collecting_by_hand())
-        for number, (asked, rows) in enumerate(_asked_ahead(batches, lookup, stop), 1):
+        for number, (asked, rows) in enumerate(_asked_ahead(batches, lookup), 1):
             planner.decide(asked, rows, lookup)
             if number % _BATCHES_PER_COLLECTION == 0:
                 gc.collect(1)
-        planner.settle(lookup)
-    planner.tell_progress(at_once=True)
+        planner.finish(lookup)
+    planner.report_progress(at_once=True)
     return planner.counts
 
 
-def _asked_ahead(
-    batches: Iterable[Batch], lookup: Lookup, stop: threading.Event
-) -> Iterator[tuple[PendingLookup, int]]:
-    """Start asking about a few batches ahead, and yield them in order, each with its number of rows."""
+def _asked_ahead(batches: Iterable[Batch], lookup: Lookup) -> Iterator[tuple[PendingLookup, int]]:
+    """Start the requests of a few batches ahead, and yield them in order, each with its number of rows."""
     ahead: deque[tuple[PendingLookup, int]] = deque()
     for batch in batches:
-        if stop.is_set():
-            raise Stopped
         items = _by_key(batch.items, ahead[-1][0].items if ahead else {})
         ahead.append((lookup.ask(items, batch.ranges), batch.rows))
         if len(ahead) == _BATCHES_IN_FLIGHT:
@@ -183,67 +147,51 @@ def _by_key(items: Iterable[ExpectedObject], before: dict[str, ExpectedObject]) 
         home = before if item.key in before else distinct
         known = home.setdefault(item.key, item)
         if item.private and not known.private:
-            home[item.key] = known._replace(private=True, turn=True)
+            # One private owner suffices; the object may have been written public for the other.
+            home[item.key] = known._replace(private=True, check_acl=True)
     return distinct
 
 
-def _is_wanted(item: ExpectedObject, destination: SideListing) -> bool:
-    """Tell whether it matters that a destination was not seen to have an object."""
-    return not item.may_be_absent and destination.objects.keys().isdisjoint(destination_keys(item))
-
-
 class _Planner:
-    """Decides about items and counts. Lives in one thread.
+    """Decides about items, writes the plan and counts. Lives in one thread.
 
     Attributes:
-        counts: So far.
         access: Asks the source who may read an object that is to be copied; None: the item says.
-        equality: Compares objects.
-        judgement: Decides about objects that differ.
     """
-
-    judgement: Judgement
 
     def __init__(
         self,
-        source: Storage,
-        destination: Storage,
+        judgement: Judgement,
         plan: PlanWriter,
-        turns: PlanWriter,
+        acl_plan: PlanWriter,
         decided: ManifestWriter,
         *,
         copy_private: bool,
-        on_progress: Callable[[PlanCounts], None] | None,
+        on_progress: Callable[[PlanCounts], None],
     ) -> None:
         self.counts = PlanCounts()
         self.access: SourceAccess | None = None
+        self._judgement = judgement
+        self._equality = judgement.equality
         self._plan = plan
-        self._turns = turns
+        self._acl_plan = acl_plan
         self._decided = decided
-        self._has_acls = destination.settings.has_acls
-        self._take_private = copy_private or self._has_acls
-        self._source_prefix = source.settings.prefix
-        self._destination_prefix = destination.settings.prefix
-        self.equality = Equality(source, destination)
+        self._has_acls = judgement.destination.settings.has_acls
+        self._copy_private = copy_private or self._has_acls
+        self._source_prefix = judgement.source.settings.prefix
+        self._destination_prefix = judgement.destination.settings.prefix
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._to_copy = 0
-        self._to_turn = 0
+        self._to_set_acls = 0
         self._only_there = 0
         self._bytes = 0
         self._private_folders: set[str] = set()
         self._private_missing_folders: set[str] = set()
-        self._undecided: list[tuple[ExpectedObject, PlannedCopy]] = []
-        self._unturned: list[PlannedCopy] = []
+        # What waits for the source's word on who may read it: copies, ACLs.
+        self._copies_to_ask: list[tuple[ExpectedObject, PlannedCopy]] = []
+        self._acls_to_ask: list[PlannedCopy] = []
         self._differing: list[Differing] = []
-        self._on_progress = on_progress
-        self._told = time.monotonic()
-
-    def tell_progress(self, *, at_once: bool = False) -> None:
-        """Report the counts, about once a second."""
-        now = time.monotonic()
-        if self._on_progress is not None and (at_once or now - self._told >= _PROGRESS_SECONDS):
-            self._told = now
-            self._on_progress(self.counts)
+        self.report_progress = EverySecond(lambda: on_progress(self.counts))
 
     def decide(self, asked: PendingLookup, rows: int, lookup: Lookup) -> None:
         """Wait for the answers about a batch, and decide about each of its items."""
@@ -254,60 +202,61 @@ class _Planner:
         doubtful = []
         for item in items:
             if item.new:
-                self._leave_to_copy(item, list(source_keys(item)))
+                self._copy(item, item.key, list(source_keys(item)))
             elif not self._decide(item, source, destination, listed=asked.listed):
                 doubtful.append(item)
         named = {item.key for item in doubtful if asked.listed[0] and item.key not in source.objects}
         confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else SideListing()
         if doubtful and asked.listed[1]:
-            destination.add(lookup.ask_destination(item for item in doubtful if _is_wanted(item, destination)))
+            # The absence of a harmless one matters only at the source.
+            lacking = [each for each in doubtful if not each.may_be_absent]
+            lacking = [each for each in lacking if destination.first(destination_keys(each)) is None]
+            destination.add(lookup.ask_destination(lacking))
         for item in doubtful:
             self._decide(item, confirmed if item.key in named else source, destination, listed=_BY_NAME)
         if len(self._differing) >= MOST:
-            self._judge()
+            self._decide_differing()
         self._ask_access()
-        self._count(len(items), rows, (source, destination, confirmed), lookup)
-        self.tell_progress()
+        self._count(lookup, len(items), rows, (source, destination, confirmed))
+        self.report_progress()
 
-    def settle(self, lookup: Lookup) -> None:
+    def finish(self, lookup: Lookup) -> None:
         """Decide about what has been put off."""
-        self._judge()
+        self._decide_differing()
         self._ask_access()
-        self._count(0, 0, (), lookup)
+        self._count(lookup)
 
-    def _judge(self) -> None:
+    def _decide_differing(self) -> None:
         """Decide about the objects that differ, some thousands at a time: what is known of them takes reading."""
-        for start in range(0, len(self._differing), MOST):
-            some = self._differing[start : start + MOST]
-            for differing, decision in zip(some, self.judgement.of(some), strict=True):
-                item, target, found, there, _ = differing
-                if decision.verdict is Verdict.COPY:
-                    self._copy_found(item, target, found, there)
-                elif decision.verdict is Verdict.KEEP or (item.turn and self._has_acls):
-                    # Whatever its bytes are, who may read it comes first.
-                    undecided = decision.verdict is Verdict.FAIL
-                    self._present(item, target, there=there, detail=decision.words, undecided=undecided)
-                else:
-                    self._say(
-                        item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=decision.words
-                    )
+        decisions = self._judgement.decide(self._differing)
+        for (item, target, found, there, _), decision in zip(self._differing, decisions, strict=True):
+            action, detail = decision.action, decision.words
+            if action is Action.COPY:
+                self._copy(item, target, [found.key], found, there)
+            elif action is Action.KEEP or (item.check_acl and self._has_acls):
+                # Whatever its bytes are, who may read it comes first.
+                self._present(item, target, there=there, detail=detail, undecided=action is Action.FAIL)
+            else:
+                # Nothing tells which is right: an admin must decide.
+                self._write(item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=detail)
         self._differing.clear()
 
-    def _count(self, objects: int, rows: int, views: tuple[SideListing, ...], lookup: Lookup) -> None:
+    def _count(self, lookup: Lookup, objects: int = 0, rows: int = 0, listings: tuple[SideListing, ...] = ()) -> None:
         counts = self.counts
         source_listed, destination_listed = lookup.may_list
-        self.counts = PlanCounts(
+        self.counts = replace(
+            counts,
             rows=counts.rows + rows,
             objects=counts.objects + objects,
             to_copy=self._to_copy,
             present=self._outcomes[Outcome.PRESENT],
-            to_turn=self._to_turn,
+            to_set_acls=self._to_set_acls,
             missing=self._outcomes[Outcome.MISSING],
             only_at_destination=self._only_there,
             failed=self._outcomes[Outcome.FAILED],
             bytes_to_copy=self._bytes,
-            list_requests=counts.list_requests + sum(view.list_requests for view in views),
-            head_requests=counts.head_requests + sum(view.head_requests for view in views),
+            list_requests=counts.list_requests + sum(listing.list_requests for listing in listings),
+            head_requests=counts.head_requests + sum(listing.head_requests for listing in listings),
             source_listed=source_listed,
             destination_listed=destination_listed,
             private_folders=frozenset(self._private_folders),
@@ -317,77 +266,59 @@ class _Planner:
     def _decide(
         self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
     ) -> bool:
-        """Decide about one item.
-
-        Args:
-            item: The item.
-            source: What the source has.
-            destination: What the destination has.
-            listed: Whether it is a listing that says so, of each side, source first.
+        """Decide about one item. ``listed``: whether the answers of source and destination come from listings.
 
         Returns:
             False: nothing was decided, the object has to be asked for by name.
         """
-        found = source.objects.get(item.key)
+        found = source.objects.get(item.key) or source.first(item.candidates)
         if found is None:
-            found = next((source.objects[key] for key in item.candidates if key in source.objects), None)
-            if found is None:
-                return self._decide_absent(item, source, destination, listed=listed)
+            return self._decide_absent(item, source, destination, listed=listed)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
-        differs = there is not None and not self._equal(found, there)
+        differs = there is not None and not (found.size == there.size and self._equality.same_content(found, there))
         if there is not None and not differs and not item.again:
+            # Equal. Without ACLs, what is private there is only reported.
             exposed = item.private and not self._has_acls and self.access is None
             self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
         elif (listed[0] and found.key != item.key) or (
             listed[1] and there is None and item.size not in {None, found.size}
         ):
-            # The source may have what is not second best, or the destination what is as long as it must be.
+            # The source may have a better key, or the destination an object that is as long as it must be.
             return False
         elif there is not None and differs:
-            # Whatever a closer look has found.
+            # Also where a verification wants it copied again: the destination's may be the right one.
             self._differing.append(Differing(item, target, found, there))
         else:
-            self._copy_found(item, target, found, there)
+            # The destination lacks it, or a verification has found it damaged.
+            self._copy(item, target, [found.key], found, there)
         return True
 
     def _decide_absent(
         self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
     ) -> bool:
-        """Decide about an item that was seen under none of its keys at the source. Returns as `_decide` does."""
+        """Decide about an item that the source shows under none of its keys. Returns as `_decide` does."""
         silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []
-        for key in destination_keys(item):
-            there = destination.objects.get(key)
-            if there is not None:
-                detail = SOURCE_SILENT if silent else ONLY_AT_DESTINATION
-                self._only_there += not silent
-                self._present(item, key, there=there, detail=detail)
-                return True
+        there = destination.first(destination_keys(item))
+        if there is not None:
+            # There is nothing to compare it with.
+            self._only_there += not silent
+            self._present(item, there.key, there=there, detail=SOURCE_SILENT if silent else ONLY_AT_DESTINATION)
+            return True
         if silent:
-            self._decide_silent(item, silent, source.unknown[silent[-1]])
+            error = source.unknown[silent[-1]]
+            if error.reason is Reason.ACCESS_DENIED:
+                # Without the right to list, S3 denies what is absent: the copy's GET finds out.
+                self._copy(item, item.key, silent)
+            else:
+                # It failed in spite of retries.
+                self._write(item, item.key, Outcome.FAILED, reason=error.reason, detail=str(error))
             return True
         if listed[0] or (listed[1] and not item.may_be_absent):
+            # No object is missing because a listing lacks it.
             return False
-        self._say(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
+        self._write(item, item.key, Outcome.MISSING, detail=HARMLESS if item.may_be_absent else None)
         return True
-
-    def _decide_silent(self, item: ExpectedObject, keys: list[str], answer: StorageError) -> None:
-        """Decide about an item of which the source does not say whether it has it."""
-        if answer.reason is not Reason.ACCESS_DENIED:
-            self._say(item, item.key, Outcome.FAILED, reason=answer.reason, detail=str(answer))
-        else:
-            self._leave_to_copy(item, keys)
-
-    def _leave_to_copy(self, item: ExpectedObject, keys: list[str]) -> None:
-        """Plan an item that nobody has seen: the copy's GET will tell whether it is there."""
-        if item.private and not self._take_private and self.access is None:
-            self._say(item, item.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
-        else:
-            self._copy(item, item.key, keys, None)
-
-    def _equal(self, here: ListedObject, there: ListedObject) -> bool:
-        """Tell whether two objects are equal as far as sizes and ETags tell."""
-        return here.size == there.size and self.equality.same_content(here, there)
 
     def _present(
         self,
@@ -399,57 +330,50 @@ class _Planner:
         detail: str | None = None,
         undecided: bool = False,
     ) -> None:
-        """Leave an object as it is, or plan to see to its ACL."""
-        if not (item.turn and self._has_acls):
-            if undecided:
-                self._say(item, target, Outcome.FAILED, there=there, reason=Reason.SIDES_DIFFER, detail=detail)
-                return
-            self._say(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
+        """Leave an object as it is, or plan to check its ACL."""
+        if not (item.check_acl and self._has_acls):
+            self._write(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
         self._outcomes[Outcome.PRESENT] += 1
-        self._to_turn += 1
+        self._to_set_acls += 1
         line = self._line(item, target, [found.key if found else ""], there)
         line = line._replace(etag=self._md5(found, there), detail=detail, undecided=undecided)
         self._private_folders.add(folder_of(target))
-        # Of what the source has lost, the row says who may read it.
         if self.access is None or found is None:
-            self._turns.write(line)
+            # Of what the source has lost, the row says who may read it.
+            self._acl_plan.write(line)
         else:
-            self._unturned.append(line)
-
-    def _copy_found(self, item: ExpectedObject, target: str, found: ListedObject, there: ListedObject | None) -> None:
-        """Plan a copy of what the source has, over what the destination has."""
-        if item.private and not self._take_private and self.access is None:
-            self._say(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
-        else:
-            self._copy(item, target, [found.key], found, there)
+            self._acls_to_ask.append(line)
 
     def _copy(
         self,
         item: ExpectedObject,
         target: str,
-        source_keys: list[str],
-        found: ListedObject | None,
+        keys: list[str],
+        found: ListedObject | None = None,
         there: ListedObject | None = None,
     ) -> None:
-        """Plan a copy. Without ``found`` the source keys are to be tried in order."""
-        line = self._line(item, target, source_keys, found)
+        """Plan a copy over what the destination has. Without ``found``, the copy tries the source keys in order."""
+        if item.private and not self._copy_private and self.access is None:
+            # At the destination everybody could read it.
+            self._write(item, target, Outcome.FAILED, found=found, reason=Reason.PRIVATE_NOT_COPIED)
+            return
+        line = self._line(item, target, keys, found)
         if there is not None:
             line = line._replace(there_size=there.size, there_etag=there.etag)
         if self.access is not None:
-            self._undecided.append((item, line))
+            self._copies_to_ask.append((item, line))
         else:
-            self._write(line)
+            self._write_copy(line)
 
-    def _line(
-        self, item: ExpectedObject, target: str, source_keys: list[str], seen: ListedObject | None
-    ) -> PlannedCopy:
+    @staticmethod
+    def _line(item: ExpectedObject, target: str, keys: list[str], entry: ListedObject | None) -> PlannedCopy:
         return PlannedCopy(
             key=target,
-            source_key=source_keys[0],
-            candidates=source_keys[1:],
-            size=seen.size if seen else None,
-            etag=seen.etag if seen else None,
+            source_key=keys[0],
+            candidates=keys[1:],
+            size=entry.size if entry else None,
+            etag=entry.etag if entry else None,
             private=item.private,
             keep_found_key=item.keep_found_key,
             may_be_absent=item.may_be_absent,
@@ -460,7 +384,7 @@ class _Planner:
             written_after=item.written_after,
         )
 
-    def _write(self, line: PlannedCopy) -> None:
+    def _write_copy(self, line: PlannedCopy) -> None:
         self._to_copy += 1
         self._bytes += line.size or 0
         if line.private:
@@ -468,23 +392,24 @@ class _Planner:
         self._plan.write(line)
 
     def _ask_access(self) -> None:
-        """Ask the source who may read the batch's objects that are written or get an ACL, and plan accordingly."""
+        """Ask the source who may read the batch's objects that are copied or get an ACL, and plan accordingly."""
         if self.access is None:
             return
-        for line, is_private in zip(
-            self._unturned, self.access.are_private([(line.source_key,) for line in self._unturned]), strict=True
-        ):
-            self._turns.write(line._replace(private=is_private))
-        self._unturned.clear()
-        private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._undecided])
-        for (item, line), is_private in zip(self._undecided, private, strict=True):
-            if is_private and not self._take_private:
-                self._say(item._replace(private=True), line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
+        private = self.access.are_private([(line.source_key,) for line in self._acls_to_ask])
+        for line, is_private in zip(self._acls_to_ask, private, strict=True):
+            self._acl_plan.write(line._replace(private=is_private))
+        self._acls_to_ask.clear()
+        private = self.access.are_private([(line.source_key, *line.candidates) for _, line in self._copies_to_ask])
+        for (item, line), is_private in zip(self._copies_to_ask, private, strict=True):
+            if is_private and not self._copy_private:
+                # At the destination everybody could read it.
+                private_item = item._replace(private=True)
+                self._write(private_item, line.key, Outcome.FAILED, reason=Reason.PRIVATE_NOT_COPIED)
             else:
-                self._write(line._replace(private=is_private))
-        self._undecided.clear()
+                self._write_copy(line._replace(private=is_private))
+        self._copies_to_ask.clear()
 
-    def _say(
+    def _write(
         self,
         item: ExpectedObject,
         target: str,
@@ -495,11 +420,11 @@ class _Planner:
         reason: Reason | None = None,
         detail: str | None = None,
     ) -> None:
-        """Write a manifest line: an object that needs no copy, or can have none."""
+        """Write the manifest line of an object that needs no copy, or cannot be copied."""
         self._outcomes[outcome] += 1
         if item.private and outcome is Outcome.MISSING:
             self._private_missing_folders.add(folder_of(target))
-        seen = found or there
+        entry = found or there
         self._decided.write(
             # In the order of the fields: with their names it takes twice as long, and this is done for each object.
             ManifestLine(
@@ -511,7 +436,7 @@ class _Planner:
                 outcome,
                 reason,
                 detail,
-                None if seen is None else seen.size,
+                None if entry is None else entry.size,
                 self._md5(found, there),
                 item.private,
                 item.remote,
@@ -520,8 +445,8 @@ class _Planner:
 
     def _md5(self, found: ListedObject | None, there: ListedObject | None) -> str | None:
         """Return the MD5 of the body, from an ETag that is one."""
-        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self.equality.source.are_md5:
+        if found and found.etag and len(found.etag) == _MD5_CHARACTERS and self._equality.source.are_md5:
             return found.etag
-        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self.equality.destination.are_md5:
+        if there and there.etag and len(there.etag) == _MD5_CHARACTERS and self._equality.destination.are_md5:
             return there.etag
         return None

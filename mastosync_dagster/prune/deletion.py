@@ -1,4 +1,4 @@
-"""Deletes objects of the destination, with a record of each."""
+"""Lists the destination's objects, and deletes some, with a record of each."""
 
 from __future__ import annotations
 
@@ -22,26 +22,21 @@ _ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the destination has in the ranges of one batch.
+class BatchListing:
+    """What a storage has in the ranges of one batch.
 
     Attributes:
-        wanted: How many of the batch's objects are there, under any of their keys.
-        others: What else is there.
-        list_requests: ListObjectsV2 requests.
+        expected: How many of the batch's objects are there, under any of their keys.
+        others: All other objects there.
     """
 
-    wanted: int
+    expected: int
     others: tuple[ListedObject, ...]
     list_requests: int
 
 
-def see(storage: Storage, batch: Batch) -> Seen:
-    """List the ranges of a batch to their ends.
-
-    Raises:
-        StorageError: A listing failed, or ended before the end.
-    """
+def list_batch(storage: Storage, batch: Batch) -> BatchListing:
+    """List the ranges of a batch completely. `StorageError` if a listing fails or is cut."""
     owner = {key: number for number, item in enumerate(batch.items) for key in (item.key, *item.candidates)}
     there: set[int] = set()
     others: list[ListedObject] = []
@@ -55,21 +50,18 @@ def see(storage: Storage, batch: Batch) -> Seen:
                     others.append(entry)
                 else:
                     there.add(number)
-    return Seen(len(there), tuple(others), requests)
+    return BatchListing(len(there), tuple(others), requests)
 
 
 class Deletion:
-    """Deletes objects, and knows of each what became of it, also when it is interrupted.
+    """Deletes objects, and records the result of each, also when it is interrupted.
 
-    A request for each: DeleteObjects wants checksums that stores disagree about.
-
-    Args:
-        storage: The side.
+    One request for each object: DeleteObjects needs checksums on which storages disagree.
 
     Attributes:
-        deleted: Keys of objects that are gone.
-        failed: Keys of objects that are not, with the reason.
-        unanswered: Keys of objects whose deletion was asked for and never answered.
+        deleted: Keys of objects that do not exist any more.
+        failed: Keys of objects that were not deleted, with the reason.
+        unanswered: Keys of objects whose deletion was requested, and not answered.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -79,18 +71,18 @@ class Deletion:
         self._storage = storage
         self._lock = threading.Lock()
 
-    def delete(self, keys: Sequence[str], stop: threading.Event) -> None:
+    def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, given their keys relative to the key prefix.
 
         Raises:
-            StorageError: The side refuses, and will go on refusing.
-            Stopped: ``stop`` was set.
+            StorageError: A permanent error.
             BaseException: Whatever interrupts the calling thread.
         """
-        with Pool(_THREADS, stop=stop) as pool:
+        with Pool(_THREADS) as pool:
             try:
                 pool.map(lambda key: self._delete(key, pool.halt), keys)
             except BaseException:
+                # Requests under way may still delete: their answers belong on record.
                 pool.halt.set()
                 self._await_answers()
                 raise
@@ -106,6 +98,7 @@ class Deletion:
         try:
             self._ask(key, halt)
         except StorageError as error:
+            # An object that is not found needs no deletion.
             if not is_not_found(error):
                 self.failed[key] = error
                 if error.permanent:

@@ -1,22 +1,20 @@
-"""Objects of the destination that no row expects: listed, and deleted only under guards.
+"""Lists orphans at the destination, objects that no row expects, and deletes them under guards.
 
-Whoever deletes on doubt loses pictures. An object is deleted only if
+An object is deleted only if
 
-- the admin says so, for a number of objects that he names,
-- every row of the range was read and every key of the range listed: an error anywhere ends the run before,
-- the range has rows with files, and the destination has at least half of the objects that those expect: else it is the
-  wrong database, the wrong bucket, the wrong prefix, or a copy that has not been made yet,
-- not more would be deleted than a share of what the rows expect, which the admin may name: else another instance's
-  objects may lie there too,
-- its key is one that Mastodon makes for a row of this range, and does not look like a style, of a file that a row has,
-  that came with a newer Mastodon,
+- the admin sets ``delete``, and for ``max_delete`` objects at the most,
+- every row of the range was read and every key of the range listed: any error ends the run before,
+- the range has rows with files, and the destination has at least half of their objects: else it is the wrong database,
+  bucket or prefix, or the copy has not been made yet,
+- not more than ``max_share`` of what the rows expect would be deleted: else another instance's objects may lie there,
+- its key is one that Mastodon makes for a row of this range, and not a newer Mastodon's style of a file that a row has,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
-  something else; and the same query has returned rows that are known to be there,
-- it was last written more than a day before the moment whose rows the database shows, by the slower of two clocks: of
-  a backup that has been restored, the moment of its newest row. It looks like one if nothing has been written to it for
-  a day, and the destination has objects of rows that came later.
+  something else; and the same query has returned rows that are known to exist,
+- it was last written more than a day before the time whose rows the database shows, by the slower of two clocks. Of a
+  restored backup, that is the time of its newest row; a database looks like one if nothing was written to it for a day,
+  and the destination has objects of later rows.
 
-What is to be deleted is written down before, and what was deleted afterwards.
+What is to be deleted is on record before, and what was deleted afterwards.
 """
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops.

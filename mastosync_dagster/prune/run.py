@@ -1,27 +1,21 @@
-"""Lists the objects of one ID range that no row expects, and deletes them if that is asked for and may be."""
+"""Lists the orphans of one ID range, and deletes them if the config says so and the guards allow it."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Extras, WitnessMissingError
+from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMissingError
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
-from mastosync_dagster.mastodon import (
-    IdRange,
-    Selection,
-    read_schema,
-    walk_rows,
-)
-from mastosync_dagster.plan.unwanted import unwanted_line
-from mastosync_dagster.prune.deletion import Deletion, see
-from mastosync_dagster.prune.guards import RangeLook, restored_from, shown_at, why_young
+from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.plan.orphan_listing import orphan_line
+from mastosync_dagster.prune.deletion import Deletion, list_batch
+from mastosync_dagster.prune.guards import RangeStats, restored_from, shown_at, why_young
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.records.findings_text import findings_table, first_findings
@@ -45,11 +39,7 @@ _KEYS_A_STEP = 200
 
 
 class Pruning:
-    """One run over an ID range.
-
-    Attributes:
-        metadata: What the UI shows of it, also when it fails.
-    """
+    """One run over an ID range. ``metadata`` is what the UI shows of it, also when it fails."""
 
     def __init__(self, run: RunContext, config: PruneConfig, file_type: FileType, ids: IdRange, job: str) -> None:
         self._run = run
@@ -65,65 +55,67 @@ class Pruning:
         self.metadata: dict[str, dg.MetadataValue] = {}
 
     def run(self) -> None:
-        """Look; then delete, or do not, and tell."""
+        """List the orphans, delete those that may be deleted, and report."""
         folder = work_folder.create_work_folder(self._run.instance, self._run.run_id)
         table = self._file_type.value
         with self._run.database.session() as connect:
             with contextlib.closing(connect()) as connection:
                 schema = read_schema(connection, [table])
-                look = RangeLook(read_at=shown_at(connection))
+                stats = RangeStats(read_at=shown_at(connection))
             pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
-            with Extras(connect, schema, table, self._ids) as extras:
-                self._look(covering_batches(pages, self._ids, KnownState()), extras, look, folder / _CANDIDATES)
-                refusal = look.refusal(self._config.max_share)
+            with Orphans(connect, schema, table, self._ids) as orphans:
+                self._list(covering_batches(pages, self._ids, KnownState()), orphans, stats, folder / _CANDIDATES)
+                refusal = stats.refusal(self._config.max_share)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
-                    look.restored_from = restored_from(connect, schema, self._storage, look.read_at)
-                    error = self._delete(folder, extras, look)
+                    stats.restored_from = restored_from(connect, schema, self._storage, stats.read_at)
+                    error = self._delete(folder, orphans, stats)
                 else:
                     self._write(folder, folder / _CANDIDATES)
         first = first_findings(folder / FINDINGS, [Finding.DELETED, Finding.EXTRA, Finding.UNKNOWN])
         work_folder.remove_work_folder(self._run.instance, self._run.run_id)
-        self._tell(look, refusal, first)
+        self._report(stats, refusal, first)
         if error is not None:
             raise error
         if self._config.delete and refusal is not None:
             raise dg.Failure(description=f"Nothing was deleted: {refusal}.", allow_retries=False)
 
-    def _look(self, batches: Iterator[Batch], extras: Extras, look: RangeLook, path: Path) -> None:
-        """Read all rows and list all keys of the range, and write down what no row expects."""
+    def _list(self, batches: Iterator[Batch], orphans: Orphans, stats: RangeStats, path: Path) -> None:
+        """Read all rows and list all keys of the range, and record the orphans."""
         with FindingWriter(path) as writer, self._run.progress.watch(self._run.log) as watcher:
             for batch in batches:
-                seen = see(self._storage, batch)
-                look.rows += batch.rows
-                look.wanted += len(batch.items)
-                look.there += seen.wanted
-                look.list_requests += seen.list_requests
+                listed = list_batch(self._storage, batch)
+                stats.rows += batch.rows
+                stats.expected += len(batch.items)
+                stats.there += listed.expected
+                stats.list_requests += listed.list_requests
                 if batch.items:
-                    look.witnesses = [*look.witnesses[:1], batch.items[-1].row_id]
-                unexpected = extras.among([entry.key for entry in seen.others], batch.owners)
-                for entry in seen.others:
-                    if entry.key in unexpected:
-                        spared = unexpected[entry.key]
-                        look.extra += 1
-                        look.unknown_styles += spared == UNKNOWN_STYLE
-                        line = unwanted_line(self._storage, entry, Finding.EXTRA, spared)
-                        look.old += spared is None and why_young(line, look) is None
+                    stats.witnesses = [*stats.witnesses[:1], batch.items[-1].row_id]
+                found = orphans.among([entry.key for entry in listed.others], batch.owners)
+                for entry in listed.others:
+                    if entry.key in found:
+                        spared = found[entry.key]
+                        stats.orphans += 1
+                        stats.unknown_styles += spared == UNKNOWN_STYLE
+                        line = orphan_line(self._storage, entry, Finding.EXTRA, spared)
+                        stats.old += spared is None and why_young(line, stats) is None
                         writer.write(line)
-                watcher.told(f"looked at {look.rows:,} rows: {look.there:,} objects as expected, {look.extra:,} extra")
+                watcher.message(
+                    f"{stats.rows:,} rows read: {stats.there:,} objects as expected, {stats.orphans:,} orphans"
+                )
 
-    def _delete(self, folder: Path, extras: Extras, look: RangeLook) -> BaseException | None:
-        """Delete what may be deleted, and write down what became of each object. Returns what ended it early."""
+    def _delete(self, folder: Path, orphans: Orphans, stats: RangeStats) -> BaseException | None:
+        """Delete what may be deleted, and record the result of each object. Returns what ended it early."""
         marked = folder / f"marked-{_CANDIDATES}"
         budget = self._config.max_delete
         with FindingWriter(marked) as writer:
             for line in _lines(folder / _CANDIDATES):
-                detail = line.detail or why_young(line, look)
+                detail = line.detail or why_young(line, stats)
                 if detail is None:
                     detail = TO_BE_DELETED if budget > 0 else BEYOND_LIMIT
                     budget -= 1
                 writer.write(line._replace(detail=detail))
-        # Whatever happens from here on, this names every object that may be gone.
+        # Whatever happens from here on, this record names every object that may have been deleted.
         self._write(folder, marked)
         self._counts.clear()
         error: BaseException | None = None
@@ -132,7 +124,7 @@ class Pruning:
             while step := list(itertools.islice(lines, _KEYS_A_STEP)):
                 chosen = [line for line in step if line.detail == TO_BE_DELETED]
                 if chosen and error is None:
-                    chosen, error = self._delete_some(chosen, extras, look)
+                    chosen, error = self._delete_some(chosen, orphans, stats)
                 elif chosen:
                     chosen = [line._replace(detail=NOT_ATTEMPTED) for line in chosen]
                 for line in itertools.chain(chosen, (line for line in step if line.detail != TO_BE_DELETED)):
@@ -147,30 +139,30 @@ class Pruning:
         return error
 
     def _delete_some(
-        self, lines: list[FindingLine], extras: Extras, look: RangeLook
+        self, lines: list[FindingLine], orphans: Orphans, stats: RangeStats
     ) -> tuple[list[FindingLine], BaseException | None]:
-        """Ask the database once more, and delete. Returns each object's line, and what ended it early."""
+        """Read the rows once more, and delete. Returns each object's line, and what ended it early."""
         prefix = self._storage.settings.prefix
         keys = [line.key.removeprefix(prefix) for line in lines]
         deletion = Deletion(self._storage)
         error: BaseException | None = None
         still: dict[str, str | None] | None = None
         try:
-            still = extras.among(keys, witnesses=look.witnesses)
-            deletion.delete([key for key in keys if key in still and still[key] is None], threading.Event())
+            still = orphans.among(keys, witnesses=stats.witnesses)
+            deletion.delete([key for key in keys if key in still and still[key] is None])
         except WitnessMissingError:
             error = dg.Failure(
                 description="The database no longer returns rows that it returned when the range was read: nothing more"
                 " was deleted. Run it again when the database is at rest.",
                 allow_retries=False,
             )
-        except BaseException as problem:  # noqa: BLE001  (raised again when everything is written down)
+        except BaseException as problem:  # noqa: BLE001  (raised again when everything is on record)
             error = problem
         self._failed += len(deletion.failed)
-        return [self._told(line, key, still, deletion) for line, key in zip(lines, keys, strict=True)], error
+        return [self._result(line, key, still, deletion) for line, key in zip(lines, keys, strict=True)], error
 
     @staticmethod
-    def _told(line: FindingLine, key: str, still: Mapping[str, str | None] | None, deletion: Deletion) -> FindingLine:
+    def _result(line: FindingLine, key: str, still: Mapping[str, str | None] | None, deletion: Deletion) -> FindingLine:
         if key in deletion.deleted:
             return line._replace(finding=Finding.DELETED, detail=None)
         if key in deletion.unanswered:
@@ -193,36 +185,36 @@ class Pruning:
     def _publish(self, folder: Path) -> None:
         self._location = self._run.store.write(folder / FINDINGS, self._job, range_key(self._ids), self._run.run_id)
 
-    def _tell(self, look: RangeLook, refusal: str | None, first: list[FindingLine]) -> None:
+    def _report(self, stats: RangeStats, refusal: str | None, first: list[FindingLine]) -> None:
         deleted, extra = self._counts[Finding.DELETED], self._counts[Finding.EXTRA]
-        numbers = {
-            "rows": look.rows,
-            "expected": look.wanted,
-            "expected_there": look.there,
+        counts = {
+            "rows": stats.rows,
+            "expected": stats.expected,
+            "expected_there": stats.there,
             "extra": extra,
-            "unknown_styles": look.unknown_styles,
+            "unknown_styles": stats.unknown_styles,
             "deleted": deleted,
-            "list_requests": look.list_requests,
+            "list_requests": stats.list_requests,
         }
         table = findings_table(first, sum(self._counts.values()), "Nothing lies there that no row expects.")
         self.metadata = {
-            **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
+            **{name: dg.MetadataValue.int(count) for name, count in counts.items()},
             "extra objects": dg.MetadataValue.md(table),
             "findings": dg.MetadataValue.path(self._location),
         }
-        line = (
-            f"{look.rows:,} rows expect {look.wanted:,} objects, {look.there:,} of them are there; of the objects that"
-            f" no row expects {deleted:,} were deleted, {extra:,} are left"
-            + (f"; {look.unknown_styles:,} of these stay, for each is {UNKNOWN_STYLE}" if look.unknown_styles else "")
+        message = (
+            f"{stats.rows:,} rows expect {stats.expected:,} objects, {stats.there:,} of them are there; of the objects"
+            f" that no row expects {deleted:,} were deleted, {extra:,} are left"
+            + (f"; {stats.unknown_styles:,} of these stay, for each is {UNKNOWN_STYLE}" if stats.unknown_styles else "")
             + (f"; nothing may be deleted: {refusal}" if refusal else "")
         )
-        self._run.log.info(line)
-        if look.restored_from is not None:
+        self._run.log.info(message)
+        if stats.restored_from is not None:
             self._run.log.warning(
                 "The newest row of the database is of %s UTC, and the destination has objects of rows that came later:"
                 " it looks like a backup that is older than the copy. What was written to the destination since, and in"
                 " the day before, is not deleted.",
-                f"{look.restored_from:%Y-%m-%d %H:%M}",
+                f"{stats.restored_from:%Y-%m-%d %H:%M}",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -11,14 +12,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.mastodon import IdRange, id_boundaries
+from mastosync_dagster.mastodon import HIGHEST_ID, IdRange, id_boundaries
 
 if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Connect
 
 _KEY = re.compile(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", re.ASCII)
-_BIGINT_MAX = 2**63 - 1
-KEY_FORM = "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000"
+_KEY_FORM = "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000"
 
 
 class FileType(str, Enum):
@@ -43,42 +43,34 @@ class FileType(str, Enum):
 
 
 class InvalidRangeError(AdminError):
-    """A partition key that is no ID range, or none that is registered; the message says what a key looks like."""
+    """A partition key is not an ID range, or not registered. The message says what a key looks like."""
 
 
 def range_key(ids: IdRange) -> str:
-    """Return the partition key ``lo-hi``: unpadded, since the UI shows about 27 characters of a key."""
+    """Return the partition key ``lo-hi``, without padding: the UI shows about 27 characters of a key."""
     return f"{ids.lo}-{ids.hi}"
 
 
 def parse_range(key: str) -> IdRange:
-    """Return the ID range that a partition key stands for.
-
-    Raises:
-        InvalidRangeError: It is not of the form ``lo-hi``, or the bounds are in the wrong order or no bigints.
-    """
+    """Return the ID range of a partition key, or raise InvalidRangeError."""
     found = _KEY.fullmatch(key)
     if found is None:
-        raise InvalidRangeError(f"{key!r} is not an ID range: {KEY_FORM}")
+        raise InvalidRangeError(f"{key!r} is not an ID range: {_KEY_FORM}")
     lo, hi = int(found[1]), int(found[2])
     if lo > hi:
-        raise InvalidRangeError(f"{key!r} is not an ID range: {lo} is above {hi}; {KEY_FORM}")
-    if max(abs(lo), abs(hi)) > _BIGINT_MAX:
-        raise InvalidRangeError(f"{key!r} is not an ID range: ids are 64-bit integers; {KEY_FORM}")
+        raise InvalidRangeError(f"{key!r} is not an ID range: {lo} is above {hi}; {_KEY_FORM}")
+    if max(abs(lo), abs(hi)) > HIGHEST_ID:
+        raise InvalidRangeError(f"{key!r} is not an ID range: ids are 64-bit integers; {_KEY_FORM}")
     return IdRange(lo=lo, hi=hi)
 
 
 def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str) -> IdRange:
-    """Return the range of a partition key that is registered for the file type.
-
-    Raises:
-        InvalidRangeError: It is no range, or not a registered one.
-    """
+    """Return the ID range of a registered partition key, or raise InvalidRangeError."""
     ids = parse_range(key)
     if not instance.has_dynamic_partition(file_type.partitions_name, key):
         raise InvalidRangeError(
             f"{key} is not a registered ID range of {file_type.value}: `mastosync ranges {file_type.value}` registers"
-            f" and prints them; {KEY_FORM}"
+            f" and prints them; {_KEY_FORM}"
         )
     return ids
 
@@ -86,10 +78,13 @@ def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str
 def registered_ranges(instance: dg.DagsterInstance, file_type: FileType) -> list[IdRange]:
     """Return the registered ranges in the order of their registration, which is ascending.
 
-    A key that somebody added in the UI and that is no range is passed over here; its run says what is wrong with it.
+    Keys that somebody added in the UI and that are no ranges are ignored here; their runs report the error.
     """
-    keys = instance.get_dynamic_partitions(file_type.partitions_name)
-    return [parse_range(key) for key in keys if _KEY.fullmatch(key)]
+    found = []
+    for key in instance.get_dynamic_partitions(file_type.partitions_name):
+        with contextlib.suppress(InvalidRangeError):
+            found.append(parse_range(key))
+    return found
 
 
 def register_ranges(
@@ -101,18 +96,10 @@ def register_ranges(
     full_only: bool = False,
     seconds: float = math.inf,
 ) -> list[IdRange]:
-    """Register the ranges above the last registered one, ascending; earlier ones are never touched.
+    """Register ranges above the last registered one and return the new ones, ascending. Earlier ones never change.
 
-    Args:
-        instance: Where the partitions are registered.
-        file_type: Whose table is walked.
-        connect: Opens a connection to Mastodon's database.
-        rows_per_partition: Rows a range holds; the last one holds what is left.
-        full_only: Leave the last, partly filled range to the tail.
-        seconds: After so long no further range is looked for: the next call goes on.
-
-    Returns:
-        The ranges that are new, ascending.
+    The last range may hold fewer rows; with ``full_only`` such a range stays unregistered. After ``seconds`` the search
+    for ranges ends; the next call continues it.
     """
     known = registered_ranges(instance, file_type)
     after = max((ids.hi for ids in known), default=None)
@@ -128,16 +115,16 @@ def register_ranges(
 
 
 def _without_overlaps(instance: dg.DagsterInstance, file_type: FileType, new: list[IdRange]) -> list[IdRange]:
-    """Take back ranges that overlap with others, which somebody has registered at the same moment; return the rest.
+    """Unregister new ranges that overlap with ranges of a concurrent registration; return the others.
 
-    Whoever came first keeps his: both see the same order.
+    The range registered first stays: both processes see the same order.
     """
     highest = None
-    ours, taken_back = set(new), set()
+    ours, removed = set(new), set()
     for ids in registered_ranges(instance, file_type):
         if ids in ours and highest is not None and ids.lo <= highest:
-            taken_back.add(ids)
+            removed.add(ids)
             instance.delete_dynamic_partition(file_type.partitions_name, range_key(ids))
         else:
             highest = ids.hi if highest is None else max(highest, ids.hi)
-    return [ids for ids in new if ids not in taken_back]
+    return [ids for ids in new if ids not in removed]

@@ -1,8 +1,9 @@
 """The doubt list: objects whose state at the destination is not settled, written down before anything is done to them.
 
 A file per table and run, beside the manifests. A line is added before an object is written private, gets another ACL or
-is skipped as private, and when it failed or was missing. It goes only after a later run has asked the destination and
-found what must be. A line that stays too long costs a request; one that goes too early would cost an exposed picture.
+is skipped as private, and when it failed or was missing. It is removed only after a later run has asked the destination
+and found what must be. A line that stays too long costs a request; one that is removed too early would cost an exposed
+picture.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from mastosync_dagster.records.manifest import FORMAT as MANIFEST_FORMAT
+from mastosync_dagster.records.manifest import lines_of
 from mastosync_dagster.records.outcomes import HARMLESS, Outcome
 from mastosync_dagster.records.parquet import WORD, Format, LineWriter
-from mastosync_dagster.records.plan import DECIDED, TO_COPY, TO_TURN, read_plan
+from mastosync_dagster.records.plan import DECIDED, TO_COPY, TO_SET_ACLS, read_plan
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
+
+    from mastosync_dagster.records.manifest import ManifestLine
+
+_COLUMNS = ("group", "row_id", "part", "key", "outcome", "reason", "detail", "private")
 
 GROUP = "doubts_{table}"
 """The group of a table's files in the manifest store."""
@@ -30,23 +36,22 @@ class Doubt(str, Enum):
     """Why an object is on the list. Scripts may read the files: add values, never rename one."""
 
     PRIVATE = "private"
-    """It was private when it was last written or asked for: it must become public again when its row does."""
+    """It was private when it was last written or asked for: it must become public when its row does."""
     ACL = "acl"
-    """Its ACL was about to be set, or the object to be written private, and nobody has seen that it was done."""
+    """Its ACL was about to be set, or the object to be written private; whether that was done is not known."""
     EXPOSED = "exposed"
-    """Its row is private, and it has been at the destination, which has no ACLs to keep it so, since before."""
+    """Its row is private, and it was already at the destination, which has no ACLs."""
     SKIPPED = "skipped"
     """It was skipped as private, where the destination has no ACLs."""
     FAILED = "failed"
-    """It failed, or its turn did not come."""
+    """It failed, or was not attempted."""
     MISSING = "missing"
     """The source did not have it."""
 
 
 OPEN = (Doubt.ACL, Doubt.EXPOSED, Doubt.FAILED, Doubt.MISSING)
-"""What is left to do, or to be seen done, the gravest first. Of the others the destination has what it must have, as
-far as is known."""
-
+"""What is left to do or to check, the gravest first. Of the others the destination has what it must have, as far as is
+known."""
 
 CONTENT = frozenset({Doubt.FAILED, Doubt.MISSING})
 """Reasons that say nothing about who may read an object."""
@@ -56,9 +61,7 @@ class DoubtLine(NamedTuple):
     """One object on the list.
 
     Attributes:
-        row_id: Its row.
         part: Which of the row's objects it is (``file/original``).
-        why: Why it is on the list.
         nights: How many nights have asked for it in vain (`Doubt.FAILED`, `Doubt.MISSING`).
         key: Full key at the destination, for people.
     """
@@ -85,19 +88,15 @@ FORMAT = Format(
 
 
 class DoubtWriter(LineWriter[DoubtLine]):
-    """Writes doubt lines into a Parquet file, as every `LineWriter` does."""
+    """Writes doubt lines into a Parquet file: see `LineWriter`."""
 
     def __init__(self, path: Path, origin: Mapping[str, str]) -> None:
         super().__init__(path, FORMAT.schema(origin))
 
 
 def read_doubts(path: Path) -> Iterator[list[DoubtLine]]:
-    """Read a doubt list in batches.
-
-    Raises:
-        NotAManifestError: The file is none, damaged, or of a newer version.
-    """
-    for values in FORMAT.read(path):
+    """Read a doubt list as `read_manifest` does."""
+    for values in map(FORMAT.values, FORMAT.read(path)):
         values["why"] = [Doubt(word) for word in values["why"]]
         yield list(map(DoubtLine._make, zip(*values.values(), strict=True)))
 
@@ -105,48 +104,29 @@ def read_doubts(path: Path) -> Iterator[list[DoubtLine]]:
 def planned_doubts(folder: Path, table: str, destination_prefix: str, *, has_acls: bool) -> Iterator[DoubtLine]:
     """Yield the objects of a table that carrying out a plan makes doubtful: to be written down before it begins.
 
-    Args:
-        folder: Holds the plan.
-        table: The table.
-        destination_prefix: The destination's key prefix.
-        has_acls: The destination has ACLs. Without them only what is skipped can be in doubt.
+    Without ACLs at the destination, only what is skipped can be in doubt.
     """
-    for name in (TO_COPY, TO_TURN) if has_acls else ():
+    for name in (TO_COPY, TO_SET_ACLS) if has_acls else ():
         for lines in read_plan(folder, name):
             for line in lines:
-                # What is copied for everybody and fails is in the manifest; if the run is killed, it is planned anew.
-                if line.group == table and (line.private or name == TO_TURN):
+                # What is written public and fails is in the manifest; if the run is killed, it is planned anew.
+                if line.group == table and (line.private or name == TO_SET_ACLS):
                     yield DoubtLine(line.row_id, line.part, Doubt.ACL, 0, destination_prefix + line.key)
     for found in _lines(folder / DECIDED, table, _is_open_or_private):
         if found.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(found.row_id, found.part, Doubt.SKIPPED, 0, found.key)
         elif has_acls and found.private and found.outcome is Outcome.MISSING:
-            # It may be fetched elsewhere.
+            # It may be fetched from another server, and is then written private.
             yield DoubtLine(found.row_id, found.part, Doubt.ACL, 0, found.key)
 
 
-class _Line(NamedTuple):
-    row_id: int
-    part: str
-    key: str
-    outcome: Outcome
-    reason: Reason | None
-    detail: str | None
-    private: bool
-
-
-def _lines(manifest: Path, table: str, wanted: Callable[[pa.RecordBatch], pa.BooleanArray]) -> Iterator[_Line]:
-    """Yield lines of a table in a manifest, or a part of one."""
+def _lines(manifest: Path, table: str, wanted: Callable[[pa.RecordBatch], pa.BooleanArray]) -> Iterator[ManifestLine]:
+    """Yield the wanted lines of a table in a manifest, or a part of one, with `_COLUMNS` only."""
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run which needs none of this does not take)
 
-    with MANIFEST_FORMAT.open(manifest) as file:
-        for batch in MANIFEST_FORMAT.batches(file, manifest, columns=("group", *_Line._fields)):
-            here = pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
-            found = batch.filter(pc.and_(here, wanted(batch)))
-            values = [found.column(name).to_pylist() for name in _Line._fields]
-            for row_id, part, key, outcome, reason, detail, private in zip(*values, strict=True):
-                why = None if reason is None else Reason(reason)
-                yield _Line(row_id, part, key, Outcome(outcome), why, detail, private)
+    for batch in MANIFEST_FORMAT.read(manifest, columns=_COLUMNS):
+        here = pc.equal(batch.column("group").cast(pa.string()), pa.scalar(table))
+        yield from lines_of(batch.filter(pc.and_(here, wanted(batch))))
 
 
 def _is_open_or_private(batch: pa.RecordBatch) -> pa.BooleanArray:
@@ -158,7 +138,7 @@ def _is_open_or_private(batch: pa.RecordBatch) -> pa.BooleanArray:
 
 
 def outcomes_of(manifest: Path, table: str, rows: Collection[int]) -> dict[tuple[int, str], Outcome]:
-    """Return what a manifest says of the objects of some rows, by row and part."""
+    """Return the outcomes of the objects of some rows, by row and part."""
     if not rows:
         return {}
     import pyarrow.compute as pc  # noqa: PLC0415  (as above)
@@ -171,17 +151,14 @@ def outcomes_of(manifest: Path, table: str, rows: Collection[int]) -> dict[tuple
 def left_doubts(
     manifest: Path, table: str, nights: Mapping[tuple[int, str], int], *, has_acls: bool
 ) -> Iterator[DoubtLine]:
-    """Yield the objects of a table that a run leaves doubtful, by what its manifest says.
+    """Yield the objects of a table that a run leaves doubtful, according to its whole manifest.
 
-    Args:
-        manifest: The run's whole manifest.
-        table: The table.
-        nights: How many nights have asked in vain for objects that were on the list, by row and part.
-        has_acls: The destination has ACLs.
+    ``nights``: how many nights have asked in vain for objects that were on the list, by row and part.
     """
     for line in _lines(manifest, table, _is_open_or_private):
         count = nights.get((line.row_id, line.part), 0)
         if line.reason is Reason.NOT_ATTEMPTED:
+            # This night has not asked.
             count = max(count - 1, 0)
         if line.reason is Reason.PRIVATE_NOT_COPIED:
             yield DoubtLine(line.row_id, line.part, Doubt.SKIPPED, 0, line.key)
@@ -191,5 +168,5 @@ def left_doubts(
         elif line.outcome is Outcome.MISSING and line.detail != HARMLESS:
             yield DoubtLine(line.row_id, line.part, Doubt.MISSING, count, line.key)
         if has_acls and line.private and line.outcome is not Outcome.MISSING:
-            # Also of what has failed: a body may have arrived whose answer was lost.
+            # Also of what has failed: the body may have arrived, and its answer was lost.
             yield DoubtLine(line.row_id, line.part, Doubt.PRIVATE, 0, line.key)

@@ -1,4 +1,4 @@
-"""What a look at the destination found: a file like the manifest, with a line per object and one finding each."""
+"""What a verification found: a file like the manifest, with a line per object and one finding each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FINDINGS = "findings.parquet"
 
 
 class Finding(str, Enum):
-    """The one thing found about an object. Scripts depend on the values: add, never rename."""
+    """What was found about an object. Scripts depend on the values: add, never rename."""
 
     EQUAL = "equal"
-    """At the destination as it must be, as far as was looked."""
+    """At the destination as it must be, as far as was compared."""
     MISSING = "missing"
     """The source does not have it, nor does the destination."""
     ABSENT = "absent"
@@ -33,21 +33,21 @@ class Finding(str, Enum):
     HEADERS_DIFFER = "headers_differ"
     """The same bytes, and another Content-Type, Cache-Control, … or other metadata."""
     ACL_DIFFERS = "acl_differs"
-    """Everybody may read it and must not, or must and may not."""
+    """Everybody may read it and must not, or the other way round."""
     UNDECIDED = "undecided"
-    """Both sides have it with different bytes, and nothing tells which are right: no sync overwrites it."""
+    """Both storages have it with different bytes, and nothing tells which are right: no sync overwrites it."""
     SOURCE_DIFFERS = "source_differs"
     """At the destination as it was copied; the source has other bytes since, though its row has not changed."""
     DESTINATION_NEWER = "destination_newer"
-    """Written at the destination later than what the source has: there it is as it must be."""
+    """Written at the destination later than what the source has: it is as it must be."""
     UNKNOWN = "unknown"
-    """It could not be looked at; the detail says why."""
+    """It could not be checked; the detail says why."""
     EXTRA = "extra"
     """At the destination, in one of Mastodon's folders, and no row expects it."""
     FOREIGN = "foreign"
-    """At the destination, in no folder that is copied: somebody else's, and never touched."""
+    """At the destination, in no folder that is copied: never touched."""
     FOREIGN_AT_SOURCE = "foreign_at_source"
-    """At the source, in no folder that is copied: it goes when the old bucket goes."""
+    """At the source, in no folder that is copied: lost when the old bucket is deleted."""
     DELETED = "deleted"
     """Was extra, and has been deleted."""
 
@@ -84,20 +84,18 @@ FORMAT = Format(
 
 
 class FindingLine(NamedTuple):
-    """What was found about one object.
+    """What was found about one object. ``group``, ``row_id``, ``part`` and ``private`` are None if no row expects it.
 
     Attributes:
-        group: Which collection it belongs to (a table); None: no row expects it.
-        row_id: Number of its owner within the group; None: no row expects it.
-        part: Which part of its owner it is (``file/original``); None: no row expects it.
-        key: Full key at the destination, key prefix included; of what is foreign at the source, there.
+        group: The table.
+        part: Which of the row's objects it is (``file/original``).
+        key: Full key at the destination; of what is foreign at the source, there.
         source_key: Full key at the source; None where the source has none, or was not asked.
-        finding: The one thing said of it.
-        detail: A remark for people; None: nothing to say.
+        detail: A remark for people.
         size: Bytes of the object under ``key``; None where it is not there.
         etag: Its ETag, without quotes.
-        private: It must not be readable by everybody; None: no row expects it.
-        modified: When it was last written, by that side's clock; None where that was not asked for.
+        private: It must not be readable by everybody.
+        modified: When it was last written, by that storage's clock; None where that was not asked for.
     """
 
     group: str | None
@@ -114,21 +112,14 @@ class FindingLine(NamedTuple):
 
 
 class FindingWriter(LineWriter[FindingLine]):
-    """Writes findings into a Parquet file.
-
-    A context manager: the file gets its name when the block ends well, and is removed when it does not.
-    """
+    """Writes findings into a Parquet file: see `LineWriter`."""
 
     def __init__(self, path: Path, origin: Mapping[str, str] | None = None) -> None:
         super().__init__(path, FORMAT.schema(origin))
 
 
 def read_findings(path: Path) -> Iterator[list[FindingLine]]:
-    """Read findings: lists of at most `GROUP_LINES` lines, in the file's order, one in memory.
-
-    Raises:
-        NotAManifestError: The file holds none, or is of a newer version.
-    """
-    for values in FORMAT.read(path):
+    """Read findings as `read_manifest` does."""
+    for values in map(FORMAT.values, FORMAT.read(path)):
         values["finding"] = [Finding(word) for word in values["finding"]]
         yield list(map(FindingLine._make, zip(*values.values(), strict=True)))

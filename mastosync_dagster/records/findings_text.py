@@ -1,12 +1,12 @@
-"""Findings for people: the first lines of a file of them, as a table."""
+"""Findings for people."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.escaping import cell, code_cell
+from mastosync_dagster.escaping import cell
 from mastosync_dagster.records.findings import FindingLine, read_findings
-from mastosync_dagster.records.summaries import FIRST_LINES
+from mastosync_dagster.records.summaries import FIRST_LINES, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ _NAMES_IN_A_LINE = 10
 
 
 def first_findings(path: Path, wanted: Sequence[Finding]) -> list[FindingLine]:
-    """Return the first `FIRST_LINES` lines with these findings, those first that are named first."""
+    """Return the first `FIRST_LINES` lines with these findings, in the order of ``wanted``."""
     found: dict[Finding, list[FindingLine]] = {finding: [] for finding in wanted}
     for lines in read_findings(path):
         for line in lines:
@@ -29,36 +29,22 @@ def first_findings(path: Path, wanted: Sequence[Finding]) -> list[FindingLine]:
 
 
 def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> str:
-    """Return a table of findings.
-
-    Args:
-        lines: The first of them.
-        total: How many there are.
-        nothing: What to say where there are none.
-    """
+    """Return a table of the first findings out of ``total``, or the text ``nothing`` where there are none."""
     if not lines:
         return nothing
     rows = [
-        f"| {line.finding.value} | {'' if line.row_id is None else line.row_id} | {code_cell(line.key)} |"
-        f" {cell(line.detail)} |"
-        for line in lines
+        (line.finding.value, "" if line.row_id is None else str(line.row_id), line.key, line.detail) for line in lines
     ]
-    more = [f"\n… and {total - len(lines):,} more in the file of findings."] if total > len(lines) else []
-    return "\n".join(["| finding | id | key | detail |", "|---|---|---|---|", *rows, *more])
+    return table(("finding", "id", "key", "detail"), rows, total - len(rows), "the file of findings")
 
 
 def counted(findings: Mapping[Finding, int], wanted: Collection[Finding]) -> str:
-    """Return counts in words, without those that are nought: ``1 absent, 2 extra``."""
+    """Return counts in words, without zeros: ``1 absent, 2 extra``."""
     return ", ".join(f"{findings[finding]:,} {finding.value}" for finding in wanted if findings[finding])
 
 
 def foreign_text(side: str, top: Mapping[str, bool] | None) -> str:
-    """Return in words what lies at the top of a side and is not copied; empty where that is nothing.
-
-    Args:
-        side: ``source`` or ``destination``.
-        top: See `Top.names`.
-    """
+    """Return what lies at the top of the source or destination (`Top.names`) and is not copied; empty: nothing."""
     if top is None:
         return f"the top of the {side} may not be listed: what lies there beside the folders that are copied is unknown"
     foreign = [cell(name) for name, is_foreign in top.items() if is_foreign]
@@ -66,7 +52,7 @@ def foreign_text(side: str, top: Mapping[str, bool] | None) -> str:
 
 
 def top_text(top: Mapping[str, bool] | None) -> str:
-    """Return all that lies at the top of a side, in Markdown: what is not copied says so."""
+    """Return all that lies at the top of a storage, in Markdown, with a remark at what is not copied."""
     if top is None:
         return "may not be listed"
     foreign_first = sorted(top.items(), key=lambda each: (not each[1], each[0]))

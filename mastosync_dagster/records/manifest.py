@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.parquet import WORD, Format, LineWriter, NotAManifestError, batch_of
-from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED, TO_COPY, TO_TURN, TURNED, read_plan
+from mastosync_dagster.records.parquet import WORD, Format, LineWriter, batch_of
+from mastosync_dagster.records.plan import ACLS_SET, COPIED, DECIDED, REFETCHED, TO_COPY, TO_SET_ACLS, read_plan
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
@@ -18,23 +18,12 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.records.plan import PlannedCopy
 
-__all__ = [
-    "MANIFEST",
-    "ManifestLine",
-    "ManifestWriter",
-    "NotAManifestError",
-    "line_of",
-    "lines_of",
-    "merge",
-    "read_manifest",
-]
-
 MANIFEST = "manifest.parquet"
 
-NOT_WRITTEN_DOWN = "the run's notes of this object could not be written; a further run looks at it"
+NOT_WRITTEN_DOWN = "the run's record of this object could not be written; a further run checks it"
 
-_CARRIED_OUT = {COPIED: TO_COPY, TURNED: TO_TURN}
-"""The plan of each part that says how a plan was carried out."""
+_CARRIED_OUT = {COPIED: TO_COPY, ACLS_SET: TO_SET_ACLS}
+"""The plan behind each part of the manifest."""
 
 FORMAT = Format(
     name="manifest",
@@ -63,18 +52,16 @@ class ManifestLine(NamedTuple):
     """What became of one object.
 
     Attributes:
-        group: Which collection it belongs to (a table).
-        row_id: Number of its owner within the group.
-        part: Which part of its owner it is (``file/original``).
-        key: Full key at the destination, key prefix included.
-        source_key: Full key that was read or seen at the source; None where the source has none.
-        outcome: The one thing said of it.
+        group: The table.
+        part: Which of the row's objects it is (``file/original``).
+        key: Full key at the destination.
+        source_key: Full key at the source; None where the source has none.
         reason: Why it failed; None for other outcomes.
-        detail: A remark for people; None: nothing to say.
-        size: Bytes; None where unknown.
-        etag: MD5 of the body in hex, where known; None else.
+        detail: A remark for people.
+        size: Bytes; None: unknown.
+        etag: MD5 of the body in hex; None: unknown.
         private: It is not readable by everybody where the destination has ACLs.
-        remote: It is a copy of another server's; None: not known.
+        remote: It is a copy of another server's; None: unknown.
         refetched: The source did not have it: it came from the server that it is a copy of.
     """
 
@@ -94,10 +81,7 @@ class ManifestLine(NamedTuple):
 
 
 class ManifestWriter(LineWriter[ManifestLine]):
-    """Writes manifest lines into a Parquet file.
-
-    A context manager: the file gets its name when the block ends well, and is removed when it does not.
-    """
+    """Writes manifest lines into a Parquet file: see `LineWriter`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, FORMAT.schema())
@@ -106,14 +90,12 @@ class ManifestWriter(LineWriter[ManifestLine]):
 def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
     """Read a manifest: lists of at most `GROUP_LINES` lines, in the file's order, one in memory.
 
-    What the file's version did not say yet is None (``refetched``: False).
+    Columns that the file's version did not have yet are None (``refetched``: False).
 
     Raises:
         NotAManifestError: The file is none, damaged, or of a newer version.
     """
-    with FORMAT.open(path) as file:
-        for batch in FORMAT.batches(file, path):
-            yield lines_of(batch)
+    yield from map(lines_of, FORMAT.read(path))
 
 
 def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
@@ -126,7 +108,7 @@ def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:
 
 
 def line_of(
-    planned: PlannedCopy,
+    line: PlannedCopy,
     outcome: Outcome,
     key: str,
     source_key: str | None = None,
@@ -137,67 +119,43 @@ def line_of(
     etag: str | None = None,
 ) -> ManifestLine:
     """Return the manifest line of a planned object, given its full keys."""
+    owner = (line.group, line.row_id, line.part)
     # By position: this is done for each object.
-    return ManifestLine(
-        planned.group,
-        planned.row_id,
-        planned.part,
-        key,
-        source_key,
-        outcome,
-        reason,
-        detail,
-        size,
-        etag,
-        planned.private,
-        planned.remote,
-    )
+    return ManifestLine(*owner, key, source_key, outcome, reason, detail, size, etag, line.private, line.remote)
 
 
 def merge(
     folder: Path, origin: Mapping[str, str] | None = None, *, source_prefix: str = "", destination_prefix: str = ""
 ) -> Path:
-    """Put what plan and copy said, and what came after them, into one file, `MANIFEST`.
+    """Merge the parts that plan, copy and refetch have written into one file, `MANIFEST`, and return its path.
 
-    The parts stay. Where missing objects were looked for elsewhere, the lines of all of them are those that were
-    written then. Where a part could not be written, because the disk was full or because the run was stopped before it
-    began, each object of its plan is failed with `Reason.NOT_ATTEMPTED`: some may be at the destination, but nobody has
-    put it on record, and a manifest that is silent about them would look whole.
-
-    Args:
-        folder: Holds the parts, gets the file.
-        origin: What the file's metadata is to say about the run.
-        source_prefix: The source's key prefix.
-        destination_prefix: The destination's key prefix.
-
-    Returns:
-        The file.
+    The parts stay; ``origin`` goes into the file's metadata. If missing objects were refetched, their lines are those
+    of that part. If a part could not be written, because the disk was full or the run was stopped before it began, each
+    object of its plan is failed with `Reason.NOT_ATTEMPTED`: some may be at the destination, but no part records it,
+    and a manifest without their lines would look complete.
     """
     merged = folder / MANIFEST
     unfinished = merged.with_name(f".{MANIFEST}")
     schema = FORMAT.schema(origin)
-    looked_elsewhere = (folder / REFETCHED).exists()
+    refetched = (folder / REFETCHED).exists()
     with pq.ParquetWriter(str(unfinished), schema, compression="zstd") as writer:
-        for name in (DECIDED, COPIED, TURNED, REFETCHED):
+        for name in (DECIDED, COPIED, ACLS_SET, REFETCHED):
             for batch in _part(folder, name, source_prefix, destination_prefix):
-                lines = (
-                    with_outcome(batch, Outcome.MISSING, keep=False)
-                    if looked_elsewhere and name != REFETCHED
-                    else batch
-                )
-                writer.write_batch(lines.replace_schema_metadata(schema.metadata))
+                if refetched and name != REFETCHED:
+                    batch = with_outcome(batch, Outcome.MISSING, keep=False)  # noqa: PLW2901
+                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged
 
 
 def _part(folder: Path, name: str, source_prefix: str, destination_prefix: str) -> Iterator[pa.RecordBatch]:
-    """Yield what a part says, or what is to be said in its stead."""
+    """Yield the lines of a part, or those that replace it."""
     if (folder / name).exists():
-        with FORMAT.open(folder / name) as part:
-            yield from FORMAT.batches(part, folder / name)
+        yield from FORMAT.read(folder / name)
         return
     plan = _CARRIED_OUT.get(name)
     if plan is None or not (folder / plan).exists():
+        # There was nothing to do.
         return
     for planned in read_plan(folder, plan):
         lines = [

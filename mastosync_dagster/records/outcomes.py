@@ -1,4 +1,4 @@
-"""What became of an object: one outcome each, and the fixed remarks beside them."""
+"""Outcomes of objects, and the fixed remarks beside them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import Enum
 
 
 class Outcome(str, Enum):
-    """The one thing that is said of every planned object at the end of a run."""
+    """What became of a planned object. Every one has exactly one outcome at the end of a run."""
 
     COPIED = "copied"
     """Streamed to the destination and verified there."""
     PRESENT = "present"
-    """Already at the destination, and equal as far as both sides' listings tell."""
+    """Already at the destination, and equal as far as the listings of both storages tell."""
     MISSING = "missing"
-    """The source does not have it, under no candidate either."""
+    """The source has it under none of its keys."""
     FAILED = "failed"
     """Not copied; the reason says why."""
 

@@ -1,4 +1,4 @@
-"""Lines about objects in Parquet files: written and read in a stream, with a version of their columns."""
+"""Lines about objects in Parquet files: written and read as a stream, with a version of their columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 GROUP_LINES = 4096
-"""Lines of one Parquet row group: what reader and writer hold in memory."""
+"""Lines of a Parquet row group or record batch: what reader and writer hold in memory."""
 
 WORD = pa.dictionary(pa.int32(), pa.string())
-"""Type of a column of few different texts."""
+"""Type of a column with few different texts."""
 
 _Line = TypeVar("_Line", bound="tuple[Any, ...]")
 
@@ -42,10 +42,9 @@ class Format:
     """A kind of file.
 
     Attributes:
-        name: What to call it in messages.
+        name: For messages.
         key: The entry of the file's metadata that holds the version.
         version: Version of the columns. Readers accept this one and those before it.
-        columns: The columns.
     """
 
     name: str
@@ -54,11 +53,7 @@ class Format:
     columns: tuple[pa.Field[Any], ...]
 
     def schema(self, origin: Mapping[str, str] | None = None) -> pa.Schema:
-        """Return the schema of a file.
-
-        Args:
-            origin: What else its metadata says.
-        """
+        """Return the schema of a file, with its version and origin in the metadata."""
         metadata: dict[bytes | str, bytes | str] = {self.key: str(self.version)}
         metadata.update({name.encode(): value for name, value in (origin or {}).items()})
         return pa.schema(self.columns, metadata=metadata)
@@ -72,7 +67,7 @@ class Format:
         try:
             file = pq.ParquetFile(path, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            if _is_of_the_disk(error):
+            if _is_disk_error(error):
                 raise
             raise NotAManifestError(f"{path} is not a {self.name}: {error}") from error
         version = (file.schema_arrow.metadata or {}).get(self.key, b"")
@@ -86,28 +81,19 @@ class Format:
             )
         return file
 
-    def read(self, path: Path) -> Iterator[dict[str, Sequence[Any]]]:
-        """Read a file in batches of at most `GROUP_LINES` lines, one in memory: the values of each column.
-
-        Columns that the file's version did not have yet are None.
+    def read(self, path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read a file in batches of at most `GROUP_LINES` lines, one in memory; ``columns`` None: all.
 
         Raises:
             NotAManifestError: It is none, damaged, or of a newer version.
         """
         with self.open(path) as file:
-            for batch in self.batches(file, path):
-                yield self.values(batch)
+            yield from self.batches(file, path, columns=columns)
 
     def batches(
         self, file: pq.ParquetFile, path: Path, *, lines: int = GROUP_LINES, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Read an open file in batches.
-
-        Args:
-            file: The file.
-            path: Where it is, for messages.
-            lines: Of a batch at most.
-            columns: Which columns; None: all.
+        """Read an open file in batches of at most ``lines`` lines; ``columns`` None: all. The path is for messages.
 
         Raises:
             NotAManifestError: It is damaged.
@@ -119,7 +105,7 @@ class Format:
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError) as error:
-                if _is_of_the_disk(error):
+                if _is_disk_error(error):
                     raise
                 raise NotAManifestError(f"{path} is a damaged {self.name}: {error}") from error
             if batch is None:
@@ -136,33 +122,24 @@ class Format:
         }
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    """Tell whether a file cannot be read though it may be whole. Arrow's own errors of that type have no number."""
+def _is_disk_error(error: Exception) -> bool:
+    """Return whether the disk failed: the file may be whole. Arrow's own `OSError` has no errno."""
     return isinstance(error, OSError) and error.errno is not None
 
 
 def batch_of(lines: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """Return lines, one at least, as a record batch."""
+    """Return lines, at least one, as a record batch."""
     columns = zip(*lines, strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.record_batch(arrays, schema=schema)
-
-
-class Sink(Protocol):
-    """What takes record batches: a Parquet file, an Arrow stream."""
-
-    def write_batch(self, batch: pa.RecordBatch) -> None:
-        """Write a batch."""
 
 
 class LineWriter(Generic[_Line]):
     """Writes lines, tuples in the order of the columns, into a Parquet file.
 
     A context manager: the file gets its name when the block ends well, and is removed when it does not. It raises
-    `OSError` with the file's name where the disk is full or not writable.
-
-    Attributes:
-        lines: How many lines are in the file so far.
+    `OSError` with the file's name where the disk is full or not writable. ``lines`` is the number of lines in the file
+    so far.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -173,11 +150,11 @@ class LineWriter(Generic[_Line]):
         self._buffer: list[_Line] = []
         self._stack = contextlib.ExitStack()
 
-    def _open(self, stack: contextlib.ExitStack, path: str) -> Sink:
+    def _open(self, stack: contextlib.ExitStack, path: str) -> pq.ParquetWriter | pa.ipc.RecordBatchStreamWriter:
         return stack.enter_context(pq.ParquetWriter(path, self._schema, compression="zstd"))
 
     def __enter__(self) -> Self:
-        with self._naming_the_file():
+        with self._naming_file():
             self._sink = self._open(self._stack, str(self._unfinished))
         return self
 
@@ -189,14 +166,14 @@ class LineWriter(Generic[_Line]):
 
     def _flush(self) -> None:
         batch = batch_of(self._buffer, self._schema)
-        with self._naming_the_file():
+        with self._naming_file():
             self._sink.write_batch(batch)
         self.lines += len(self._buffer)
         self._buffer.clear()
 
     @contextlib.contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
-        """Give Arrow's errors of the file system, which name none, the file."""
+    def _naming_file(self) -> Iterator[None]:
+        """Add the file's name to Arrow's errors."""
         try:
             yield
         except OSError as error:
@@ -215,12 +192,12 @@ class LineWriter(Generic[_Line]):
         if kind is not None:
             self._give_up()
             return
-        with self._naming_the_file():
+        with self._naming_file():
             self._stack.close()
             self._unfinished.replace(self._path)
 
     def _give_up(self) -> None:
-        # What goes wrong now follows from what went wrong before.
+        # An error now follows from the first one.
         with contextlib.suppress(OSError):
             self._stack.close()
         self._unfinished.unlink(missing_ok=True)

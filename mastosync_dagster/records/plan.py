@@ -1,9 +1,8 @@
-"""The plan on disk: what the copy streams, one line per object that is to be copied.
+"""The plan on disk: files in a folder. A file appears under its name only when it is complete.
 
-A plan is a folder. ``make_plan`` writes `TO_COPY` (read by ``copy_plan``) and `DECIDED` (manifest lines of the objects
-that need no copy); ``copy_plan`` writes `COPIED` (manifest lines of the rest). Objects that need another ACL alone
-stand in `TO_TURN`, and their lines in `TURNED`; where missing objects were looked for elsewhere, the lines of all
-missing ones are in `REFETCHED`. A file appears under its name only when it is complete.
+``make_plan`` writes `TO_COPY`, `TO_SET_ACLS` (objects that only get an ACL) and `DECIDED` (manifest lines of the other
+objects). Carrying it out writes manifest lines: `COPIED`, `ACLS_SET`, and, if missing objects are fetched from other
+servers, `REFETCHED` with the lines of all missing ones.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from mastosync_dagster.records.parquet import GROUP_LINES, LineWriter, Sink
+from mastosync_dagster.records.parquet import LineWriter
 
 if TYPE_CHECKING:
     import contextlib
@@ -21,42 +20,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TO_COPY = "to_copy.arrow"
-TO_TURN = "to_turn.arrow"
+TO_SET_ACLS = "to_set_acls.arrow"
 DECIDED = "decided.parquet"
 COPIED = "copied.parquet"
-TURNED = "turned.parquet"
+ACLS_SET = "acls_set.parquet"
 REFETCHED = "refetched.parquet"
-
-BATCH_LINES = GROUP_LINES
-"""Lines of one record batch: what reader and writer hold in memory."""
 
 
 class PlannedCopy(NamedTuple):
-    """One object to copy. Keys are relative to each side's key prefix.
+    """One object to copy. Keys are relative to each storage's key prefix.
+
+    ``group``, ``row_id``, ``part`` and ``remote`` are manifest columns.
 
     Attributes:
-        key: Where it goes at the destination. With ``keep_found_key`` and no ``size`` (nobody has seen the object yet)
-            it goes to the key under which the GET finds it.
-        source_key: The key to read.
+        key: Where it goes. With ``keep_found_key`` and no ``size``, it goes to the key under which the GET finds it.
         candidates: Further source keys to try, in order, when ``source_key`` answers 404 (or 403 where the source may
-            not be listed). Empty when the plan has seen the object.
-        size: Bytes, as the source's listing says. None: the source could not be asked, the GET decides; an object that
-            none of the keys has is then ``missing``. With a size, a 404 means ``changed_during_copy``.
+            not be listed). Empty when the size is known.
+        size: Bytes, by the source's listing. None: the source could not be asked, the GET decides; an object that is
+            under none of the keys is then ``missing``. With a size, a 404 means ``changed_during_copy``.
         etag: The source's ETag without quotes; None where it gives none, or where ``size`` is None.
         private: Write it so that not everybody may read it.
         keep_found_key: See ``key``; already applied where ``size`` is known.
         may_be_absent: Its absence is harmless (detail of a ``missing`` line).
-        group: Manifest column.
-        row_id: Manifest column.
-        part: Manifest column.
-        remote: Manifest column.
-        there_size: Bytes of what the destination has under ``key``, to be overwritten; None: nothing was seen there.
+        there_size: Bytes of the object at the destination, to be overwritten; None: none was found.
         there_etag: Its ETag without quotes; None where it gives none.
-        written_after: Without a ``size``: if what the source has was not written after this moment, the destination is
-            asked before it is written to. None: it is not.
-        detail: In `TO_TURN`: the remark of the object's manifest line.
-        undecided: In `TO_TURN`: its bytes are others than the source's, and nothing tells which are right. Who may read
-            it comes first; then it has failed for that.
+        written_after: Without a ``size``: if the source's was not written after this time, the destination is asked
+            before it is written to. None: it is not.
+        detail: In `TO_SET_ACLS`: the remark of the manifest line.
+        undecided: In `TO_SET_ACLS`: the storages have different bytes, and nothing tells which are right. After its ACL
+            is set, the object has failed for that.
     """
 
     key: str
@@ -103,23 +95,19 @@ SCHEMA = pa.schema(
 
 
 class PlanWriter(LineWriter[PlannedCopy]):
-    """Writes `TO_COPY` (or `TO_TURN`) into a folder, as a stream of record batches.
-
-    A context manager: the file gets its name when the block ends well, and is removed when it does not.
-    """
+    """Writes `TO_COPY` (or `TO_SET_ACLS`) into a folder, as a stream of record batches: see `LineWriter`."""
 
     def __init__(self, folder: Path, name: str = TO_COPY) -> None:
         super().__init__(folder / name, SCHEMA)
 
-    def _open(self, stack: contextlib.ExitStack, path: str) -> Sink:
+    def _open(self, stack: contextlib.ExitStack, path: str) -> pa.ipc.RecordBatchStreamWriter:
         sink = stack.enter_context(pa.OSFile(path, "wb"))
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-        stream: Sink = stack.enter_context(pa.ipc.new_stream(sink, SCHEMA, options=options))
-        return stream
+        return stack.enter_context(pa.ipc.new_stream(sink, SCHEMA, options=options))
 
 
 def read_plan(folder: Path, name: str = TO_COPY) -> Iterator[list[PlannedCopy]]:
-    """Read `TO_COPY` (or `TO_TURN`): lists of at most `BATCH_LINES` lines, in the order of the plan, one in memory.
+    """Read `TO_COPY` (or `TO_SET_ACLS`): lists of at most `GROUP_LINES` lines, in the order of the plan, one in memory.
 
     Raises:
         FileNotFoundError: No finished plan is there.

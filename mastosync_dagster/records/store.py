@@ -1,4 +1,4 @@
-"""Where manifests stay: a folder, or a private bucket. ``<group>/<partition>/<run_id>.parquet``."""
+"""Stores manifests in a folder or a private bucket: ``<group>/<partition>/<run_id>.parquet``."""
 
 from __future__ import annotations
 
@@ -24,32 +24,25 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.s3.storage import Storage
 
-VARIABLE = "MASTOSYNC_MANIFESTS"
-"""The environment variable that names the place, for messages."""
-
+_VARIABLE = "MASTOSYNC_MANIFESTS"
 _SUFFIX = ".parquet"
-_LEVELS = 3
-"""Of a manifest's name: group, partition, run."""
+_LEVELS = 3  # group, partition, run
 _NAME = re.compile(r"[\w.:+-]+", re.ASCII)
 
 
 class ManifestStoreError(AdminError):
-    """Manifests cannot be kept or read there; the message names what to change."""
+    """Manifests cannot be written or read; the message names what to change."""
 
 
-class ManifestGoneError(ManifestStoreError):
-    """A file is not there any more: another run has put its own in its place."""
+class ManifestNotFoundError(ManifestStoreError):
+    """A file is not there any more: another run has replaced it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class StoredManifest:
-    """A manifest that is kept. Sorts by group, partition and time.
+    """A manifest in the store, ``written`` in UTC. Sorts by group, partition and time.
 
-    Attributes:
-        group: The asset, or the job where a run is about several.
-        partition: The partition's key.
-        written: When it was published, UTC.
-        run_id: The run that wrote it.
+    ``group`` is the asset, or the job where a run is about several.
     """
 
     group: str
@@ -59,24 +52,15 @@ class StoredManifest:
 
     @property
     def name(self) -> str:
-        """Its path below the store."""
+        """Its path in the store."""
         return f"{self.group}/{self.partition}/{self.run_id}{_SUFFIX}"
 
 
 class ManifestStore(ABC):
-    """Keeps manifests, findings and doubt lists. Files appear whole or not at all, and are never changed in place."""
+    """Stores manifests, findings and doubt lists. Files appear whole or not at all, and are never changed in place."""
 
     def write(self, file: Path, group: str, partition: str, run_id: str) -> str:
-        """Publish a manifest.
-
-        Args:
-            file: The finished local file; it stays.
-            group: The asset, or the job where the run is about several.
-            partition: The partition's key.
-            run_id: The run. Written twice, the later one counts.
-
-        Returns:
-            Where it is, for people.
+        """Publish a copy of a finished local file, and return where it is, for people. A run's later file replaces it.
 
         Raises:
             ManifestStoreError: Full, not writable, or a name that is no name.
@@ -88,10 +72,7 @@ class ManifestStore(ABC):
         return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
 
     def newest(self, group: str) -> Iterator[StoredManifest]:
-        """Yield the newest manifest of each partition of a group, ordered by partition.
-
-        Holds one line per partition in memory.
-        """
+        """Yield the newest manifest of each partition of a group, ordered by partition."""
         latest: dict[str, StoredManifest] = {}
         for manifest in self._all(group):
             known = latest.get(manifest.partition)
@@ -103,12 +84,8 @@ class ManifestStore(ABC):
         """Return the newest manifest of one partition of a group; None where there is none."""
         return max(self._all(group, partition), default=None)
 
-    def in_order(self, group: str) -> list[StoredManifest]:
-        """Return all manifests of a group, oldest first."""
-        return sorted(self._all(group), key=lambda manifest: (manifest.written, manifest))
-
-    def of_partition(self, group: str, partition: str) -> list[StoredManifest]:
-        """Return all manifests of one partition of a group, oldest first."""
+    def in_order(self, group: str, partition: str | None = None) -> list[StoredManifest]:
+        """Return all manifests of a group, or of one of its partitions, oldest first."""
         return sorted(self._all(group, partition), key=lambda manifest: (manifest.written, manifest))
 
     def runs(self, group: str) -> set[str]:
@@ -116,38 +93,36 @@ class ManifestStore(ABC):
         return {manifest.run_id for manifest in self._all(group)}
 
     def read(self, manifest: StoredManifest) -> Iterator[list[ManifestLine]]:
-        """Read a kept manifest as `read_manifest` does: in batches, in constant memory."""
-        with self._local(manifest.name) as file:
+        """Read a manifest as `read_manifest` does."""
+        with self.file(manifest) as file:
             yield from read_manifest(file)
 
+    @abstractmethod
     def file(self, manifest: StoredManifest) -> contextlib.AbstractContextManager[Path]:
-        """Give a kept manifest as a local file, while the block lasts."""
-        return self._local(manifest.name)
+        """Give a manifest as a local file, while the block lasts.
 
+        Raises:
+            ManifestNotFoundError: Another file has replaced it.
+        """
+
+    @abstractmethod
     def remove(self, manifest: StoredManifest) -> None:
-        """Remove what another file has replaced. Nothing happens where it is gone already.
+        """Remove what another file has replaced. Nothing happens if it is not found.
 
         Raises:
             ManifestStoreError: Not writable.
             StorageError: The bucket refuses.
         """
-        self._remove(manifest.name)
 
     @abstractmethod
     def _write(self, file: Path, name: str) -> str: ...
 
     @abstractmethod
-    def _remove(self, name: str) -> None: ...
-
-    @abstractmethod
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
 
-    @abstractmethod
-    def _local(self, name: str) -> contextlib.AbstractContextManager[Path]: ...
 
-
-def _keep_names(folder: Path) -> None:
-    """Have the names in a folder written to the disk, where its file system can: the manifest is there already."""
+def _sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk, where its file system can: the manifest is there already."""
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -161,7 +136,7 @@ def _is_name(part: str) -> bool:
 
 
 def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
-    """Yield the manifest of a name below the store; nothing, where somebody else has put something there."""
+    """Yield the manifest of a name in the store; nothing for other files."""
     parts = name.split("/")
     run_id = parts[-1].removesuffix(_SUFFIX)
     if len(parts) == _LEVELS and parts[-1] != run_id and all(map(_is_name, [*parts[:2], run_id])):
@@ -169,7 +144,7 @@ def _named(name: str, written: datetime) -> Iterator[StoredManifest]:
 
 
 class FolderManifests(ManifestStore):
-    """Manifests in a folder of this machine (or one that is mounted)."""
+    """Manifests in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -181,7 +156,7 @@ class FolderManifests(ManifestStore):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(file, unfinished)
-                # Or a power cut leaves an empty file under the final name.
+                # Else a power cut leaves an empty file under the final name.
                 with unfinished.open("rb+") as written:
                     os.fsync(written.fileno())
                 unfinished.replace(target)
@@ -190,18 +165,19 @@ class FolderManifests(ManifestStore):
         except OSError as error:
             raise ManifestStoreError(
                 f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
-                f"write, or name another place in {VARIABLE}"
+                f"write, or name another folder or a bucket in {_VARIABLE}"
             ) from error
         for folder in (target.parent, target.parent.parent, self._folder):
-            _keep_names(folder)
+            _sync_folder(folder)
         return str(target)
 
-    def _remove(self, name: str) -> None:
+    def remove(self, manifest: StoredManifest) -> None:
+        """Remove the file."""
         try:
-            (self._folder / name).unlink(missing_ok=True)
+            (self._folder / manifest.name).unlink(missing_ok=True)
         except OSError as error:
             raise ManifestStoreError(
-                f"{name} cannot be removed from {self._folder} ({error.strerror}): let this user write there"
+                f"{manifest.name} cannot be removed from {self._folder} ({error.strerror}): let this user write there"
             ) from error
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
@@ -212,15 +188,16 @@ class FolderManifests(ManifestStore):
                 yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
 
     @contextlib.contextmanager
-    def _local(self, name: str) -> Iterator[Path]:
-        local = self._folder / name
+    def file(self, manifest: StoredManifest) -> Iterator[Path]:
+        """Give the file itself."""
+        local = self._folder / manifest.name
         if not local.exists():
-            raise ManifestGoneError(f"there is no manifest {name} any more")
+            raise ManifestNotFoundError(f"there is no manifest {manifest.name} any more")
         yield local
 
 
 class BucketManifests(ManifestStore):
-    """Manifests in a private bucket, below the storage's key prefix."""
+    """Manifests in a private bucket, under the storage's key prefix."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -233,7 +210,9 @@ class BucketManifests(ManifestStore):
             self._storage.ask(lambda client: client.put(full, source, headers, None), name)
         return f"s3://{self._storage.settings.bucket}/{full}"
 
-    def _remove(self, name: str) -> None:
+    def remove(self, manifest: StoredManifest) -> None:
+        """Delete the object."""
+        name = manifest.name
         self._storage.ask(lambda client: client.delete(self._storage.full_key(name)), name)
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
@@ -244,14 +223,15 @@ class BucketManifests(ManifestStore):
                 yield from _named(found.key, found.modified)
 
     @contextlib.contextmanager
-    def _local(self, name: str) -> Iterator[Path]:
+    def file(self, manifest: StoredManifest) -> Iterator[Path]:
+        """Give a temporary copy."""
         with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
             local = Path(folder) / "manifest.parquet"
             try:
                 with local.open("w+b") as file:
                     sink = FileSink(file)
                     try:
-                        self._storage.read_into(name, sink)
+                        self._storage.read_into(manifest.name, sink)
                     finally:
                         if sink.error is not None:
                             raise sink.error
@@ -259,6 +239,6 @@ class BucketManifests(ManifestStore):
                 raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
             except StorageError as error:
                 if is_not_found(error):
-                    raise ManifestGoneError(f"there is no manifest {name} any more") from error
+                    raise ManifestNotFoundError(f"there is no manifest {manifest.name} any more") from error
                 raise
             yield local

@@ -1,8 +1,8 @@
-"""Fetches files from servers of the internet that nobody vouches for: over HTTPS, checked, and within limits.
+"""Fetches files from untrusted servers: over HTTPS, from public addresses only, with checks and limits.
 
-Such an address comes from a stranger's message, and so does every redirect. It must not lead into the network that this
-process runs in: a name is resolved once, all its addresses are looked at, and the connection goes to one of these. The
-name serves for TLS alone.
+URLs come from remote messages, and redirects from remote servers. They must not lead into the network that this process
+runs in: a name is resolved once, all its addresses are checked, and the connection goes to one of these. The name is
+used for TLS alone.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = 429
 _SERVER_ERRORS = range(500, 600)
-# What servers say that do not know the content type.
-_UNSAID = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+# What servers send that do not know the content type.
+_UNKNOWN_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _SYNONYMS = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "audio/mp3": "audio/mpeg"}
 
 
@@ -65,7 +65,7 @@ class FetchError(Exception):
     """A file was not fetched. The message is one of few texts, without the address.
 
     Attributes:
-        silent: Its server is not there, or overtaxed: asking it for others is of little use.
+        silent: Its server is down or overloaded: requests for other files will hardly succeed.
     """
 
     def __init__(self, message: str, *, silent: bool = False) -> None:
@@ -78,7 +78,7 @@ def resolve(host: str, port: int) -> list[str]:
 
     Raises:
         OSError: It has none.
-        UnicodeError: It is no name.
+        UnicodeError: It is not a valid name.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
@@ -86,16 +86,13 @@ def resolve(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """How files are fetched.
+    """Limits and exceptions. Timeouts are in seconds; ``redirects`` and ``idle_timeout`` are Mastodon's.
 
     Attributes:
-        redirects: So many are followed, as Mastodon does.
-        connect_timeout: Seconds until a connection stands.
-        idle_timeout: Seconds without a byte, as Mastodon has it.
-        total_timeout: Seconds for one file, redirects included; resolving names comes on top.
-        resolve: Returns the addresses of a name.
+        idle_timeout: Without a byte.
+        total_timeout: For one file, redirects included, the resolution of names excluded.
         allowed: Networks that count as public though they are not.
-        ca_file: PEM file of certificates to trust beside the system's.
+        ca_file: PEM file of certificates to trust in addition to the system's.
     """
 
     redirects: int = 3
@@ -108,7 +105,7 @@ class FetchSettings:
 
 
 def host_of(url: str) -> str:
-    """Return the host that an address names, in whatever form; empty for none."""
+    """Return the host of a URL as it is written there; empty for none."""
     try:
         return parse_url(url).host or ""
     except (LocationParseError, ValueError):
@@ -116,25 +113,20 @@ def host_of(url: str) -> str:
 
 
 class Fetched(NamedTuple):
-    """A file that has passed all checks.
-
-    Attributes:
-        body: Its bytes.
-        content_type: One of those that were accepted.
-    """
+    """A file that has passed all checks; its content type is one of the accepted ones."""
 
     body: bytearray
     content_type: str
 
 
 class _Deadline:
-    """Cuts a connection when the time is over: a server that sends a byte now and then would hold it for ever."""
+    """Shuts a connection down when the time is over: a server that sends a byte now and then would keep it for ever."""
 
     def __init__(self, seconds: float) -> None:
         self.over = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._cut)
+        self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
 
     @contextlib.contextmanager
@@ -147,13 +139,13 @@ class _Deadline:
             self._timer.cancel()
 
     def watch(self, connected: socket.socket) -> None:
-        """Cut this connection, in the place of the one before."""
+        """Watch this connection instead of the one before."""
         with self._lock:
             self._socket = connected
             if self.over:
                 _shut(connected)
 
-    def _cut(self) -> None:
+    def _expire(self) -> None:
         with self._lock:
             self.over = True
             if self._socket is not None:
@@ -162,16 +154,12 @@ class _Deadline:
 
 def _shut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # Of the socket itself: that of a TLS socket forgets its TLS, with somebody reading from it.
+        # The method of the plain socket: a TLS socket's drops its TLS state while another thread reads from it.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class Fetcher:
-    """Fetches files. Thread-safe. It knows no proxy, keeps no connection and no cookie, and sends no credentials.
-
-    Args:
-        settings: How.
-    """
+    """Fetches files. Thread-safe. It uses no proxy, keeps no connection and no cookie, and sends no credentials."""
 
     def __init__(self, settings: FetchSettings) -> None:
         self._settings = settings
@@ -181,15 +169,9 @@ class Fetcher:
         self._user_agent = f"mastosync/{version('mastosync-dagster')}"
 
     def fetch(self, url: str, accepted: Mapping[str, int], halt: threading.Event) -> Fetched:
-        """Fetch a file.
+        """Fetch a file, or raise `FetchError`.
 
-        Args:
-            url: Where it is.
-            accepted: Content types it may have, each with the number of bytes that it must stay below.
-            halt: Set, it is given up.
-
-        Raises:
-            FetchError: It was refused, or is not to be had.
+        ``accepted`` are the content types it may have, each with the number of bytes that it must stay below.
         """
         deadline = _Deadline(self._settings.total_timeout)
         with deadline.running():
@@ -204,7 +186,7 @@ class Fetcher:
         for _ in range(self._settings.redirects + 1):
             if halt.is_set():
                 raise FetchError(STOPPED)
-            with _plainly(), contextlib.closing(self._connect(_parsed(url), deadline)) as connection:
+            with _fetch_errors(), contextlib.closing(self._connect(_parsed(url), deadline)) as connection:
                 answer = self._ask(connection, _parsed(url))
                 with contextlib.closing(answer):
                     location = answer.headers.get("Location")
@@ -223,7 +205,7 @@ class Fetcher:
             raise FetchError(UNRESOLVABLE, silent=True) from error
         if not addresses:
             raise FetchError(UNRESOLVABLE, silent=True)
-        # All of them: a name that has an address in here beside others is not one to trust.
+        # All of them: a name with internal addresses beside public ones is an attack.
         if not all(is_public_address(address, settings.allowed) for address in addresses):
             raise FetchError(NOT_PUBLIC)
         problem: Exception | None = None
@@ -279,7 +261,7 @@ def _parsed(url: str) -> Url:
     if not found.host:
         raise FetchError(NO_ADDRESS)
     try:
-        # As TLS is going to: of a name that it cannot spell, Python's loses the connection.
+        # As TLS will: with a name that cannot be encoded, Python's ssl leaks the connection.
         _bare(found.host).encode("idna")
     except UnicodeError as error:
         raise FetchError(NO_ADDRESS) from error
@@ -292,8 +274,8 @@ def _bare(host: str) -> str:
 
 
 @contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """Say in one of few texts what went wrong on a connection."""
+def _fetch_errors() -> Iterator[None]:
+    """Convert errors of a connection to `FetchError`."""
     try:
         yield
     except FetchError:
@@ -303,13 +285,13 @@ def _plainly() -> Iterator[None]:
     except (OSError, HTTPError, http.client.HTTPException) as error:
         raise FetchError(BROKEN, silent=True) from error
     except ValueError as error:
-        # A Location that is none.
+        # The server sent an invalid Location.
         raise FetchError(NO_ADDRESS) from error
 
 
 def _read(answer: BaseHTTPResponse, accepted: Mapping[str, int], halt: threading.Event) -> Fetched:
-    """Read a file to its end, if it is one that is accepted."""
-    content_type, announced = _admit(answer, accepted)
+    """Read an accepted file to its end."""
+    content_type, announced = _check_headers(answer, accepted)
     body = bytearray()
     while piece := answer.read1(_PIECE):
         body += piece
@@ -326,8 +308,8 @@ def _read(answer: BaseHTTPResponse, accepted: Mapping[str, int], halt: threading
     return Fetched(body, content_type)
 
 
-def _admit(answer: BaseHTTPResponse, accepted: Mapping[str, int]) -> tuple[str, int | None]:
-    """Return the content type and, where it is announced, the length of a file that may be read, by its headers."""
+def _check_headers(answer: BaseHTTPResponse, accepted: Mapping[str, int]) -> tuple[str, int | None]:
+    """Check the headers of a file; return its content type and, if announced, its length."""
     if answer.status != _OK:
         busy = answer.status == _BUSY or answer.status in _SERVER_ERRORS
         raise FetchError(f"its server answers HTTP {answer.status}", silent=busy)
@@ -340,21 +322,17 @@ def _admit(answer: BaseHTTPResponse, accepted: Mapping[str, int]) -> tuple[str, 
             raise FetchError(TOO_LARGE)
         return content_type, int(announced)
     if answer.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
-        # A connection that breaks would look like its end.
+        # Without a length, a broken connection looks like the end of the file.
         raise FetchError(UNBOUNDED)
     return content_type, None
 
 
 def _content_type(header: str, accepted: Mapping[str, int]) -> str:
-    """Return which of the accepted content types a header means.
-
-    Raises:
-        FetchError: None of them.
-    """
-    said = header.partition(";")[0].strip().lower()
-    if said in _UNSAID and len(accepted) == 1:
+    """Return which of the accepted content types a header means, or raise `FetchError`."""
+    sent = header.partition(";")[0].strip().lower()
+    if sent in _UNKNOWN_TYPES and len(accepted) == 1:
         return next(iter(accepted))
-    same = _SYNONYMS.get(said, said)
+    same = _SYNONYMS.get(sent, sent)
     for content_type in accepted:
         if _SYNONYMS.get(content_type, content_type) == same:
             return content_type

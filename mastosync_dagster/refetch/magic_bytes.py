@@ -1,4 +1,4 @@
-"""How the files of a content type begin."""
+"""Magic bytes: how the files of a content type begin."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SIGNATURE_BYTES = 64
-"""So many bytes suffice to tell."""
+MAGIC_BYTES = 64
+"""Enough bytes for all patterns."""
 
 _ISO_MEDIA = rb"....(ftyp|moov|mdat|wide|free|skip)"
 _OGG = rb"OggS"
@@ -43,6 +43,6 @@ _PATTERNS: Mapping[str, re.Pattern[bytes]] = MappingProxyType(
 
 
 def begins_like(content_type: str, body: bytes | bytearray | memoryview) -> bool:
-    """Tell whether a body begins as files of a content type do; of types that are not known here none does."""
+    """Return whether a body begins like files of a content type; False for unknown types."""
     pattern = _PATTERNS.get(content_type)
-    return pattern is not None and pattern.match(body[:SIGNATURE_BYTES]) is not None
+    return pattern is not None and pattern.match(body[:MAGIC_BYTES]) is not None

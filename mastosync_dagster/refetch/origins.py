@@ -1,8 +1,9 @@
-"""Missing objects of remote rows, fetched from the servers that they are copies of."""
+"""Fetches missing objects of remote rows from their original servers."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,10 @@ from mastosync_dagster.mastodon import (
     stored_objects,
 )
 from mastosync_dagster.records.outcomes import HARMLESS
-from mastosync_dagster.refetch.refetch import Elsewhere, RefetchCounts, refetch
+from mastosync_dagster.refetch.refetch import RefetchCounts, RemoteFile, refetch
 from mastosync_dagster.refetch.remedies import CARD, EMOJI
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -41,7 +41,7 @@ _REMEDIES = {
     "custom_emojis": EMOJI,
     "preview_cards": CARD,
 }
-"""What brings an object back that cannot be fetched here. ``mastosync report`` gives the commands in full."""
+"""How to restore an object that cannot be fetched here. ``mastosync report`` prints the full commands."""
 
 
 def refetch_missing(
@@ -52,29 +52,17 @@ def refetch_missing(
     *,
     memory_mb: int,
     keep_private: bool,
-    take_private: bool,
-    stop: threading.Event,
+    copy_private: bool,
     on_progress: Callable[[RefetchCounts], None],
 ) -> RefetchCounts:
-    """Fetch the missing objects of a run's remote rows: see `transfer.refetch`.
+    """Fetch the missing objects of a run's remote rows: `refetch`, with its arguments and errors.
 
-    Args:
-        folder: The run's.
-        database: Whose rows have the addresses.
-        destination: Where the objects go.
-        settings: How files are fetched.
-        memory_mb: Megabytes (2^20) of bodies held at the same time.
-        keep_private: Whether the objects of private rows are private. Where objects are as private as at the source,
-            that has nothing to say about those that it has lost.
-        take_private: Whether the destination takes private objects.
-        stop: Set from another thread, it ends the work.
-        on_progress: Called about twice a second.
+    If ``keep_private``, the objects of private rows are private, also where the source's ACLs decide otherwise: it has
+    none of lost objects.
 
     Raises:
         DatabaseReadError: The rows could not be read, after all retries.
         NotMastodonError: A table or column does not exist.
-        OSError: The folder is not readable or writable.
-        Stopped: ``stop`` was set.
     """
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
@@ -86,41 +74,42 @@ def refetch_missing(
             finder.find,
             settings,
             memory_mb=memory_mb,
-            take_private=take_private,
-            stop=stop,
+            copy_private=copy_private,
             on_progress=on_progress,
         )
 
 
+@dataclass(frozen=True)
 class _Finder:
-    """Finds out where missing objects can be had, a page of lines at a time."""
+    """Finds the URLs of missing objects, a page of manifest lines at a time."""
 
-    def __init__(self, connect: Connect, schema: Schema, prefix: str, *, keep_private: bool) -> None:
-        self._connect = connect
-        self._schema = schema
-        self._prefix = prefix
-        self._keep_private = keep_private
+    connect: Connect
+    schema: Schema
+    prefix: str
+    keep_private: bool
 
-    def find(self, lines: Sequence[ManifestLine]) -> list[Elsewhere | str | None]:
-        """Return of each line where its object can be had, or why not; None: nothing to say."""
-        found: list[Elsewhere | str | None] = []
-        # The lines of a table stand together.
+    def find(self, lines: Sequence[ManifestLine]) -> list[RemoteFile | str | None]:
+        """Return for each line where its object can be fetched, or why not; None: it is not remote."""
+        found: list[RemoteFile | str | None] = []
+        # The lines are grouped by table.
         for table, of_table in groupby(lines, key=lambda line: line.group):
-            here = list(of_table)
-            rows = self._rows(table, [line for line in here if _is_wanted(line)])
-            found += [self._where(table, line, rows.get(line.row_id)) if _is_wanted(line) else None for line in here]
+            page = list(of_table)
+            rows = self._rows(table, [line for line in page if _is_remote_loss(line)])
+            found += [
+                self._where(table, line, rows.get(line.row_id)) if _is_remote_loss(line) else None for line in page
+            ]
         return found
 
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]]:
         if not lines:
             return {}
-        with Rows(self._connect, self._schema, table, more_columns=remote_file_columns(table)) as rows:
+        with Rows(self.connect, self.schema, table, more_columns=remote_file_columns(table)) as rows:
             return {row["id"]: row for row in rows.of(sorted({line.row_id for line in lines}))}
 
-    def _where(self, table: str, line: ManifestLine, row: Mapping[str, object] | None) -> Elsewhere | str | None:
+    def _where(self, table: str, line: ManifestLine, row: Mapping[str, object] | None) -> RemoteFile | str | None:
         if row is None:
             return ROW_GONE
-        stored = {each.key: each for each in stored_objects(table, row)}.get(line.key.removeprefix(self._prefix))
+        stored = {each.key: each for each in stored_objects(table, row)}.get(line.key.removeprefix(self.prefix))
         if stored is None:
             return ROW_CHANGED
         if not is_remote(table, row):
@@ -129,10 +118,10 @@ class _Finder:
         if file is None:
             made_here = not line.part.endswith("/original")
             return (MADE_HERE if made_here else NO_URL) + _REMEDIES[table]
-        # The row may have turned since the plan was made.
-        private = self._keep_private and bool(row["private"])
-        return Elsewhere(file.url, file.accepted, {"Cache-Control": CACHE_CONTROL}, private)
+        # The row may have become private since the plan was made.
+        private = self.keep_private and bool(row["private"])
+        return RemoteFile(file.url, file.accepted, {"Cache-Control": CACHE_CONTROL}, private)
 
 
-def _is_wanted(line: ManifestLine) -> bool:
+def _is_remote_loss(line: ManifestLine) -> bool:
     return bool(line.remote) and line.detail != HARMLESS

@@ -1,7 +1,7 @@
-"""Which addresses are of the public internet.
+"""Which addresses belong to the public internet.
 
-From IANA's registries of special-purpose addresses (RFC 6890 and its updates), written out here because what Python's
-``is_global`` says differs between its versions.
+From IANA's registries of special-purpose addresses (RFC 6890 and its updates). Python's ``is_global`` differs between
+its versions.
 """
 
 from __future__ import annotations
@@ -34,29 +34,24 @@ _NOT_PUBLIC_4 = tuple(
         "240.0.0.0/4",  # reserved, and broadcast
     )
 )
-# Of IPv6 only this is given out; loopback, link-local, private, multicast and IPv4-mapped addresses lie outside of it.
+# The only allocated unicast range of IPv6; loopback, link-local, private, multicast and IPv4-mapped lie outside of it.
 _PUBLIC_6 = IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(
     IPv6Network(text)
     for text in (
         "2001::/23",  # protocols, Teredo
         "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4: an IPv4 address in disguise
+        "2002::/16",  # 6to4: contains an IPv4 address
         "3fff::/20",  # documentation
     )
 )
-# What a resolver of a network without IPv4 makes of IPv4 addresses (RFC 6052).
+# IPv4 addresses as resolvers of networks without IPv4 return them (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
 _IPV4_BITS = 0xFFFFFFFF
 
 
 def is_public_address(text: str, allowed: Sequence[Network] = ()) -> bool:
-    """Tell whether an address is one of the public internet. What is no address is not.
-
-    Args:
-        text: The address, of either kind, without brackets.
-        allowed: Networks that count as public all the same.
-    """
+    """Return whether a text is a public address: IPv4, or IPv6 without brackets, or in an allowed network."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Missing objects that another server still has: fetched from there, stored, and written down.
+"""Fetches missing objects from their original servers, stores them, and records the results.
 
-Every missing line of a run's manifest parts gets exactly one line in `REFETCHED`, changed or as it was.
+Every missing line of a run's manifest parts gets exactly one line in `REFETCHED`, changed or unchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.pool import Pool
@@ -33,26 +32,24 @@ if TYPE_CHECKING:
 
 FETCHED = "fetched from its server"
 NOT_FETCHED = "not fetched from its server: "
-SILENT_DESTINATION = "the destination does not say whether it has it, and must not be overwritten"
 SILENT_BEFORE = "it did not serve several files before this one"
 
 _THREADS = 8
 _THERE_IS_ONE = frozenset({409, 412})
-"""How a server says that it has an object that was not to be overwritten: Amazon has both."""
+"""How storages answer If-None-Match where the object exists: Amazon uses both."""
 _LINES_A_STEP = 64
 _ANSWER_SECONDS = 30.0
-_STRIKES = 3
-"""So many files in a row that a server does not serve, and the others are not asked for."""
+_MOST_FAILURES = 3
+"""After so many failures in a row, a server gets no further requests."""
 
 
-class Elsewhere(NamedTuple):
-    """Where a missing object can be had.
+class RemoteFile(NamedTuple):
+    """Where a missing object can be fetched.
 
     Attributes:
-        url: The address.
         accepted: Content types it may have, each with the number of bytes that it must stay below.
-        attributes: Header fields to store it with, beside Content-Type.
-        private: Not everybody may read it, also where its line does not say so.
+        attributes: Header fields to store it with, besides Content-Type.
+        private: Not everybody may read it, also if its manifest line has it as public.
     """
 
     url: str
@@ -63,14 +60,13 @@ class Elsewhere(NamedTuple):
 
 @dataclass(frozen=True)
 class RefetchCounts:
-    """What fetching missing objects came to.
+    """The result of fetching missing objects.
 
     Attributes:
         refetched: Objects that are at the destination now.
-        bytes: Their sizes, added up.
-        refused: Objects that were to be had somewhere, and were not got.
-        seconds: How long it took.
-        stopped: The permanent error of the destination that ended it early; None: it went through.
+        bytes: Their sizes, summed.
+        refused: Objects that had a URL, and were not fetched.
+        stopped: The permanent error of the destination that ended it early; None: it is complete.
     """
 
     refetched: int = 0
@@ -83,42 +79,33 @@ class RefetchCounts:
 def refetch(
     folder: Path,
     destination: Storage,
-    find: Callable[[Sequence[ManifestLine]], Sequence[Elsewhere | str | None]],
+    find: Callable[[Sequence[ManifestLine]], Sequence[RemoteFile | str | None]],
     settings: FetchSettings,
     *,
     memory_mb: int,
-    take_private: bool,
-    stop: threading.Event,
+    copy_private: bool,
     on_progress: Callable[[RefetchCounts], None],
 ) -> RefetchCounts:
-    """Fetch what plan and copy found missing, and write ``refetched.parquet`` (see `planfile`).
+    """Fetch what plan and copy found missing, and write `REFETCHED` into the run's folder.
 
-    An object that cannot be had stays missing, and its line says why. A page of lines is in memory at a time.
-
-    Args:
-        folder: Holds the parts of the manifest, gets the result.
-        destination: Where the objects go.
-        find: Given missing lines, returns of each where it can be had; or in words why not; or None: nothing to say.
-        settings: How files are fetched.
-        memory_mb: Megabytes (2^20) of bodies held at the same time.
-        take_private: Whether the destination takes private objects.
-        stop: Set from another thread, it ends the work.
-        on_progress: Called in this thread about twice a second.
+    ``find`` returns for each missing line where its object can be fetched, or a text why not, or None: not remote. An
+    object that cannot be fetched stays missing, and its line says why. A page of lines is in memory at a time, and
+    ``memory_mb`` megabytes (2^20) of bodies. ``on_progress`` is called in this thread about twice a second.
 
     Raises:
         OSError: The folder is not readable or writable.
-        Stopped: ``stop`` was set.
         BaseException: Whatever interrupts the calling thread, or ``find`` raises. The result is written all the same.
     """
     started = time.monotonic()
     with ManifestWriter(folder / REFETCHED) as writer:
-        work = _Refetch(destination, find, Fetcher(settings), writer, memory_mb=memory_mb, take_private=take_private)
+        budget = MemoryBudget(memory_mb * MIB, _THREADS)
+        work = _Refetch(destination, find, Fetcher(settings), writer, budget, copy_private)
         interrupt: BaseException | None = None
         for lines in _missing(folder):
             if interrupt is None and work.counts.stopped is None:
                 try:
-                    work.fetch(lines, stop, on_progress)
-                except BaseException as error:  # noqa: BLE001  (raised again when the rest is written down)
+                    work.fetch(lines, on_progress)
+                except BaseException as error:  # noqa: BLE001  (raised again when the rest is on record)
                     interrupt = error
             work.write_rest(lines)
     if interrupt is not None:
@@ -139,89 +126,71 @@ def _missing(folder: Path) -> Iterator[list[ManifestLine]]:
 
 
 @dataclass
-class _Strikes:
-    """Counts per server the files in a row that it did not serve."""
+class _Failures:
+    """Counts the failures in a row of each server."""
 
     counts: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def out(self, host: str) -> bool:
+    def too_many(self, host: str) -> bool:
         with self.lock:
-            return self.counts[host] >= _STRIKES
+            return self.counts[host] >= _MOST_FAILURES
 
-    def add(self, host: str, *, silent: bool) -> None:
+    def add(self, host: str, *, failed: bool) -> None:
         with self.lock:
-            self.counts[host] = self.counts[host] + 1 if silent else 0
-
-
-class _Told(Enum):
-    """What a destination says of an object that it does not show."""
-
-    ABSENT = "it has none"
-    NOTHING = "it refuses to say"
+            self.counts[host] = self.counts[host] + 1 if failed else 0
 
 
 class _Result(NamedTuple):
-    """What came of one object: its line, and the error of the destination if there was one."""
+    """The result of one object: its line, and the error of the destination if there was one."""
 
     line: ManifestLine
     error: StorageError | None = None
 
 
+@dataclass
 class _Refetch:
     """One call of `refetch`."""
 
-    def __init__(
-        self,
-        destination: Storage,
-        find: Callable[[Sequence[ManifestLine]], Sequence[Elsewhere | str | None]],
-        fetcher: Fetcher,
-        writer: ManifestWriter,
-        *,
-        memory_mb: int,
-        take_private: bool,
-    ) -> None:
-        self.counts = RefetchCounts()
-        self._destination = destination
-        self._find = find
-        self._fetcher = fetcher
-        self._writer = writer
-        self._take_private = take_private
-        self._budget = MemoryBudget(memory_mb * MIB, _THREADS)
-        self._strikes = _Strikes()
-        self._written = 0
-        self._done: dict[str, ManifestLine] = {}
-        self._storing: set[str] = set()
-        self._lock = threading.Lock()
+    destination: Storage
+    find: Callable[[Sequence[ManifestLine]], Sequence[RemoteFile | str | None]]
+    fetcher: Fetcher
+    writer: ManifestWriter
+    budget: MemoryBudget
+    copy_private: bool
+    counts: RefetchCounts = field(default_factory=RefetchCounts)
+    _failures: _Failures = field(default_factory=_Failures)
+    _written: int = 0
+    _done: dict[str, ManifestLine] = field(default_factory=dict)
+    _storing: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fetch(
-        self, lines: list[ManifestLine], stop: threading.Event, on_progress: Callable[[RefetchCounts], None]
-    ) -> None:
-        """Deal with a page of lines, and write them. A permanent error leaves the rest of them."""
-        found = list(zip(lines, self._find(lines), strict=True))
-        with Pool(_THREADS, stop=stop, tick=lambda: on_progress(self.counts)) as pool:
+    def fetch(self, lines: list[ManifestLine], on_progress: Callable[[RefetchCounts], None]) -> None:
+        """Fetch the objects of a page of lines, and write these. A permanent error leaves the rest of them."""
+        found = list(zip(lines, self.find(lines), strict=True))
+        with Pool(_THREADS, tick=lambda: on_progress(self.counts)) as pool:
             for start in range(0, len(found), _LINES_A_STEP):
                 part = found[start : start + _LINES_A_STEP]
                 self._done.clear()
                 try:
                     results = pool.map(lambda each: self._try(*each, pool.halt), part)
                 except BaseException:
-                    # What is at the destination by now, or is on its way there, is to be on record.
+                    # Objects that were stored, or are being stored, must be on record.
                     with self._lock:
                         pool.halt.set()
                     self._await_stores()
                     raise
                 for (_, where), result in zip(part, results, strict=True):
-                    self._writer.write(result.line)
+                    self.writer.write(result.line)
                     self._written += 1
-                    self._count(result, tried=isinstance(where, Elsewhere))
+                    self._count(result, tried=isinstance(where, RemoteFile))
                 if self.counts.stopped is not None:
                     return
 
     def write_rest(self, lines: list[ManifestLine]) -> None:
-        """Write those of the page that have not been written: as they are, but for what an interrupt left done."""
+        """Write the lines of the page that are left: unchanged, except those stored before an interrupt."""
         for line in lines[self._written :]:
-            self._writer.write(self._done.get(line.key, line))
+            self.writer.write(self._done.get(line.key, line))
         self._written = 0
         self._done.clear()
 
@@ -241,15 +210,15 @@ class _Refetch:
             stopped=counts.stopped or permanent,
         )
 
-    def _try(self, line: ManifestLine, where: Elsewhere | str | None, halt: threading.Event) -> _Result:
-        if not isinstance(where, Elsewhere):
+    def _try(self, line: ManifestLine, where: RemoteFile | str | None, halt: threading.Event) -> _Result:
+        if not isinstance(where, RemoteFile):
             return _Result(line if where is None else _not_fetched(line, where))
         if where.private:
             line = line._replace(private=True)
-        if line.private and not self._take_private:
+        if line.private and not self.copy_private:
             return _Result(_not_fetched(line, NO_ACLS))
         host = host_of(where.url)
-        if self._strikes.out(host):
+        if self._failures.too_many(host):
             return _Result(_not_fetched(line, SILENT_BEFORE))
         try:
             return _Result(self._fetch_and_store(line, where, host, halt))
@@ -258,33 +227,33 @@ class _Refetch:
         except StorageError as error:
             return _Result(_not_fetched(line, str(error)), error)
 
-    def _fetch_and_store(self, line: ManifestLine, where: Elsewhere, host: str, halt: threading.Event) -> ManifestLine:
-        key = line.key.removeprefix(self._destination.settings.prefix)
-        there = self._there(key, halt)
-        if isinstance(there, int):
-            # Written since the plan was made, by Mastodon itself after the switch: not to be overwritten.
-            return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=there)
-        # Before the connection is made, since no server waits for memory; what a type may weigh at the most.
+    def _fetch_and_store(self, line: ManifestLine, where: RemoteFile, host: str, halt: threading.Event) -> ManifestLine:
+        key = line.key.removeprefix(self.destination.settings.prefix)
+        size, _ = self._at_destination(key, halt)
+        if size is not None:
+            # Written since the plan was made, for example by Mastodon after the switch: not to be overwritten.
+            return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=size)
+        # Memory is taken before the connection, since no server waits for it: as much as any accepted type may have.
         most = max(where.accepted.values(), default=0)
-        with self._budget.hold(0 if most <= self._budget.share else most, halt):
+        with self.budget.hold(0 if most <= self.budget.share else most, halt):
             if halt.is_set():
                 raise FetchError(STOPPED)
             try:
-                fetched = self._fetcher.fetch(where.url, where.accepted, halt)
+                fetched = self.fetcher.fetch(where.url, where.accepted, halt)
             except FetchError as error:
-                self._strikes.add(host, silent=error.silent)
+                self._failures.add(host, failed=error.silent)
                 raise
-            self._strikes.add(host, silent=False)
-            # Servers may take a minute, and Mastodon may have fetched it itself meanwhile.
-            there = self._there(key, halt)
-            if isinstance(there, int):
-                return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=there)
+            self._failures.add(host, failed=False)
+            # A fetch may take a minute, and Mastodon may have fetched the file itself meanwhile.
+            size, certain = self._at_destination(key, halt)
+            if size is not None:
+                return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION, size=size)
             with self._lock:
                 if halt.is_set():
                     raise FetchError(STOPPED)
                 self._storing.add(key)
             try:
-                digest = self._store(line, key, fetched, where.attributes, halt, sure=there is _Told.ABSENT)
+                digest = self._store(line, key, fetched, where.attributes, halt, certain=certain)
                 if digest is None:
                     return line._replace(outcome=Outcome.PRESENT, detail=ONLY_AT_DESTINATION)
                 done = line._replace(
@@ -296,15 +265,15 @@ class _Refetch:
                     self._storing.discard(key)
         return done
 
-    def _there(self, key: str, halt: threading.Event) -> int | _Told:
-        """Return the size of what the destination has under a key; if it has nothing, whether it says so."""
+    def _at_destination(self, key: str, halt: threading.Event) -> tuple[int | None, bool]:
+        """Return the size of the destination's object, None for none, and whether that is certain."""
         try:
-            found = self._destination.head(key, halt)
+            found = self.destination.head(key, halt)
         except StorageError as error:
-            if error.reason is Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
-                return _Told.NOTHING
+            if error.reason is Reason.ACCESS_DENIED:  # S3's answer for absent objects without the right to list
+                return None, False
             raise
-        return _Told.ABSENT if found is None else found.size
+        return None if found is None else found.size, True
 
     def _store(
         self,
@@ -314,26 +283,18 @@ class _Refetch:
         attributes: Mapping[str, str],
         halt: threading.Event,
         *,
-        sure: bool,
+        certain: bool,
     ) -> str | None:
-        """Write a file, and make sure that it is there.
+        """Store a file under a relative key and verify it; return its MD5 in hex.
 
-        Args:
-            line: Its line.
-            key: Where it goes, relative to the key prefix.
-            fetched: The file.
-            attributes: Header fields, beside Content-Type.
-            halt: Set, no further attempt is made.
-            sure: The destination has said that it has no such object. False: it is asked to take none over another one.
-
-        Returns:
-            The MD5 of its body in hex; None: there is such an object, and it was not overwritten.
+        None: an object exists and was not overwritten. If it is not ``certain`` that there is none, the request forbids
+        to overwrite one.
         """
-        destination, full, body = self._destination, line.key, fetched.body
+        destination, full, body = self.destination, line.key, fetched.body
         digest = hashlib.md5(body, usedforsecurity=False)
         attributes_of = Attributes({**attributes, "Content-Type": fetched.content_type}, {})
         headers = destination.write_headers(attributes_of, private=line.private)
-        if not sure:
+        if not certain:
             headers["If-None-Match"] = "*"
         try:
             reply = destination.ask(lambda client: client.put(full, body, headers, digest.digest()), key, halt)
@@ -342,16 +303,12 @@ class _Refetch:
                 return None
             raise
         if bare(reply.headers.get("etag")) != digest.hexdigest():
-            self._question(key, len(body), digest.hexdigest())
+            self._verify(key, len(body), digest.hexdigest())
         return digest.hexdigest()
 
-    def _question(self, key: str, size: int, digest: str) -> None:
-        """Look at an object that was written, where the reply does not prove it.
-
-        Raises:
-            StorageError: The destination has something else.
-        """
-        destination = self._destination
+    def _verify(self, key: str, size: int, digest: str) -> None:
+        """Verify a stored object by HEAD, where the reply does not prove it. `StorageError` if it differs."""
+        destination = self.destination
         found = destination.head(key)
         etag = None if found is None else bare(found.etag)
         differs = is_md5(etag) and etag != digest and destination.etag_is_md5(key)

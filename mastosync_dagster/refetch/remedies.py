@@ -1,7 +1,7 @@
-"""What can be done about an object that the source does not have.
+"""What can be done about objects that are missing, failed or damaged.
 
-Facts of Mastodon: ``tootctl media refresh`` and ``tootctl accounts refresh`` fetch files of other servers again; no
-command does that for custom emoji and preview cards (``lib/mastodon/cli``). What was uploaded here exists nowhere else.
+``tootctl media refresh`` and ``tootctl accounts refresh`` fetch remote files again; no command does that
+for custom emoji and preview cards (Mastodon's ``lib/mastodon/cli``). Local uploads exist nowhere else.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SOURCE_DAMAGED = (
     "the destination has it as it was; the source's is damaged, or was replaced by hand: copy this one back while"
     " Mastodon uses the source; if the source's is right, mastosync sync --overwrite takes it"
 )
-LOOK_AT_BOTH = "look at both sides: mastosync sync --overwrite takes the source's; nothing was overwritten so far"
+COMPARE = "compare source and destination: mastosync sync --overwrite takes the source's; nothing was overwritten"
 NO_POST = "of another server, in no post and of no account: Mastodon does not show it"
 EMOJI = "delete this copy of the emoji in the administration: Mastodon fetches it again with the next post that uses it"
 CARD = "Mastodon fetches it again when the link is posted again, two weeks after it was fetched last at the earliest"
-REMOTE = "of another server: tootctl can fetch it again; with the database at hand this report gives the command"
-UNKNOWN = "not known whether it is of another server: with the database at hand this report tells"
+REMOTE = "of another server: tootctl can fetch it again; if the database is reachable, this report prints the command"
+UNKNOWN = "not known whether it is of another server; if the database is reachable, this report shows it"
 
 _LOST = "lost: it was uploaded here, and the source does not have it; without a backup of it "
 _LOST_BY_TABLE = {
@@ -49,12 +49,11 @@ _WITHOUT_COMMAND = {"custom_emojis": EMOJI, "preview_cards": CARD}
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A line of a manifest, and what can be done.
+    """A manifest line, and what can be done about its object.
 
     Attributes:
-        line: The line.
         remote: Whether the object is another server's; None: not known.
-        command: What to run on Mastodon's machine; None: no command helps.
+        command: To be run on Mastodon's machine; None: no command helps.
         words: What to do, in words.
     """
 
@@ -64,26 +63,20 @@ class Remedy:
     words: str
 
 
+@dataclass(frozen=True)
 class Remedies:
-    """Finds out what can be done about objects, a page of lines at a time.
+    """Finds out what can be done about objects, a page of manifest lines at a time.
 
-    Args:
-        prefix: The destination's key prefix, which the keys of the lines begin with.
-        connect: Opens a connection to Mastodon's database; None: it is not reachable.
-        schema: What the database has.
+    ``prefix`` is the destination's, with which the keys of the lines begin. Without ``connect`` and ``schema``, if the
+    database is not reachable, the manifest lines alone decide.
     """
 
-    def __init__(self, prefix: str, connect: Connect | None = None, schema: Schema | None = None) -> None:
-        self._prefix = prefix
-        self._connect = connect
-        self._schema = schema
+    prefix: str
+    connect: Connect | None = None
+    schema: Schema | None = None
 
     def of(self, table: str, lines: Sequence[ManifestLine]) -> Iterator[Remedy]:
-        """Yield each line with what can be done about it.
-
-        Args:
-            table: Their table.
-            lines: Some thousands at the most.
+        """Yield each line of a table (some thousands at the most) with what can be done about it.
 
         Raises:
             DatabaseReadError: The rows could not be read, after all retries.
@@ -93,25 +86,25 @@ class Remedies:
         accounts = self._accounts(row.get("account_id") for row in rows.values()) if rows else {}
         for line in lines:
             if not _is_lost(line):
-                yield Remedy(line, line.remote, None, _of_what_is_not_lost(line))
+                yield Remedy(line, line.remote, None, _words_if_not_lost(line))
             elif rows is None:
                 yield _by_manifest(table, line)
             else:
                 yield self._by_row(table, line, rows.get(line.row_id), accounts)
 
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]] | None:
-        if self._connect is None or self._schema is None:
+        if self.connect is None or self.schema is None:
             return None
         more = ("account_id", "status_id", "username", "domain")
-        with Rows(self._connect, self._schema, table, more_columns=more) as rows:
+        with Rows(self.connect, self.schema, table, more_columns=more) as rows:
             return {row["id"]: row for row in rows.of(sorted({line.row_id for line in lines}))}
 
     def _accounts(self, ids: Iterable[object]) -> dict[object, str]:
-        """Return the handles of those accounts that are of other servers."""
+        """Return the handles of those accounts that are remote."""
         wanted = sorted({row_id for row_id in ids if isinstance(row_id, int)})
-        if not wanted or self._connect is None or self._schema is None:
+        if not wanted or self.connect is None or self.schema is None:
             return {}
-        with Rows(self._connect, self._schema, "accounts", more_columns=("username",)) as rows:
+        with Rows(self.connect, self.schema, "accounts", more_columns=("username",)) as rows:
             return {row["id"]: f"{row['username']}@{row['domain']}" for row in rows.of(wanted) if row["domain"]}
 
     def _by_row(
@@ -119,10 +112,10 @@ class Remedies:
     ) -> Remedy:
         if row is None:
             return Remedy(line, line.remote, None, ROW_GONE)
-        if line.key.removeprefix(self._prefix) not in {stored.key for stored in stored_objects(table, row)}:
+        if line.key.removeprefix(self.prefix) not in {stored.key for stored in stored_objects(table, row)}:
             return Remedy(line, line.remote, None, ROW_CHANGED)
         if not is_remote(table, row):
-            return Remedy(line, remote=False, command=None, words=_lost(table))
+            return Remedy(line, remote=False, command=None, words=_lost_words(table))
         if table == "accounts" and row.get("domain"):
             handle = f"{row['username']}@{row['domain']}"
             command = f"tootctl accounts refresh {quote(handle)}"
@@ -139,17 +132,17 @@ def _is_lost(line: ManifestLine) -> bool:
     return line.outcome is Outcome.MISSING and line.detail != HARMLESS
 
 
-def _of_what_is_not_lost(line: ManifestLine) -> str:
+def _words_if_not_lost(line: ManifestLine) -> str:
     if line.outcome is Outcome.FAILED:
-        return LOOK_AT_BOTH if line.reason is Reason.SIDES_DIFFER else SYNC_AGAIN
+        return COMPARE if line.reason is Reason.SIDES_DIFFER else SYNC_AGAIN
     return NOTHING_TO_DO if line.outcome is Outcome.MISSING else SOURCE_DAMAGED
 
 
 def _by_manifest(table: str, line: ManifestLine) -> Remedy:
     if line.remote is None:
         return Remedy(line, None, None, UNKNOWN)
-    return Remedy(line, line.remote, None, _WITHOUT_COMMAND.get(table, REMOTE) if line.remote else _lost(table))
+    return Remedy(line, line.remote, None, _WITHOUT_COMMAND.get(table, REMOTE) if line.remote else _lost_words(table))
 
 
-def _lost(table: str) -> str:
+def _lost_words(table: str) -> str:
     return _LOST_BY_TABLE.get(table, f"{_LOST}upload it again")

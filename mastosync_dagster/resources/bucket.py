@@ -1,4 +1,4 @@
-"""One side of a transfer as a Dagster resource: dagster-aws' S3Resource, with what Mastodon says about its bucket."""
+"""A storage as a Dagster resource: dagster-aws' S3Resource with Mastodon's settings for its bucket."""
 
 from __future__ import annotations
 
@@ -31,48 +31,37 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _CANNED_ACLS = (
-    "private",
-    "public-read",
-    "public-read-write",
-    "authenticated-read",
-    "aws-exec-read",
-    "bucket-owner-read",
-    "bucket-owner-full-control",
+    *("private", "public-read", "public-read-write", "authenticated-read"),
+    *("aws-exec-read", "bucket-owner-read", "bucket-owner-full-control"),
 )
-
-
 _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-# What else a name may hold would lead elsewhere where it becomes a part of the host's.
+# The name may become a part of the host name: other characters could change the host.
 _NAME = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", re.ASCII)
 _PLACEHOLDER = re.compile(r"(YOUR[_-].*|MY[_-].*|ACCOUNT([_-]?ID)?|REGION|BUCKET([_-]?NAME)?|HOST(NAME)?)", re.ASCII)
-"""What documentation puts where something of one's own belongs, in capitals."""
+"""Placeholders of documentation pages, such as ACCOUNT_ID."""
 
 
 @functools.cache
 def _service_models(data_path: str | None) -> Loader:
-    """Return the reader of botocore's descriptions of services, which keeps what it has read.
+    """Return botocore's loader of service descriptions, which caches them.
 
-    Sessions are apart for their credentials; what S3 is they may share. A client with a reader of its own takes 12 MB
-    and a tenth of a second more.
+    Sessions share it: a client with a loader of its own takes 12 MB and a tenth of a second more.
     """
     return botocore.loaders.create_loader(data_path)
 
 
 class S3Bucket(S3Resource):
-    """A bucket, and how it is reached.
+    """A bucket and its endpoint: the source's, or `DestinationBucket`.
 
-    Every field may stay unset: it then comes from the environment, where Mastodon's own names are understood, with
-    ``variable_prefix`` before them. A field that is an empty text means "none", whatever the variable says.
-
-    Which side a bucket is, is its class and no field of it: a run config that overrides one field of a resource resets
-    every other to its class's default.
+    An unset field comes from the environment: Mastodon's own variables after ``variable_prefix``. An empty text means
+    "none", whatever the variable says. Source and destination are classes, not a field: run config that overrides one
+    field of a resource resets all others to the defaults of its class.
     """
 
-    side: ClassVar[str] = "source"
-    """The word for this side in messages, which is its key among the resources."""
+    storage_name: ClassVar[str] = "source"
+    """The resource's key, and the storage's name in messages."""
     variable_prefix: ClassVar[str] = ""
-    """What stands before the environment variables."""
 
     bucket: str | None = Field(default=None, description="Bucket name. Unset: S3_BUCKET.")
     key_prefix: str | None = Field(
@@ -101,14 +90,13 @@ class S3Bucket(S3Resource):
     aws_access_key_id: str | None = Field(
         default=None,
         description="Access key. Unset: AWS_ACCESS_KEY_ID, else the profile, else the machine's own role; needed, with "
-        "its secret, where endpoint_url stands here.",
+        "its secret, where endpoint_url is set here.",
     )
     aws_secret_access_key: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
         default=None, description="Its secret, as {env: NAME}. Unset: AWS_SECRET_ACCESS_KEY."
     )
     aws_session_token: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
-        default=None,
-        description="Token of temporary credentials, as {env: NAME}. Unset: AWS_SESSION_TOKEN.",
+        default=None, description="Token of temporary credentials, as {env: NAME}. Unset: AWS_SESSION_TOKEN."
     )
     ca_file: str | None = Field(
         default=None, description="PEM file with the certificates that the server's is checked against."
@@ -121,7 +109,7 @@ class S3Bucket(S3Resource):
 
     @staticmethod
     def destination() -> S3Bucket:
-        """Return the bucket that the same variables behind ``DESTINATION_`` describe."""
+        """Return the bucket that the same variables with the prefix ``DESTINATION_`` describe."""
         return DestinationBucket()
 
     @property
@@ -130,89 +118,26 @@ class S3Bucket(S3Resource):
         return {field: self.variable_prefix + name for field, name in BUCKET.items()}
 
     def storage(self) -> Storage:
-        """Return this side for the transfer. Nothing is opened yet.
-
-        Raises:
-            SettingsError: A setting is missing or wrong.
-        """
+        """Return the storage for a transfer. Nothing is opened yet."""
         settings = self.settings()
         if self.use_unsigned_session:
             raise SettingsError(
-                f"resources.{self.side}.config.use_unsigned_session is for get_client() only: a transfer signs."
+                f"resources.{self.storage_name}.config.use_unsigned_session is for get_client() only: a transfer signs."
             )
         return Storage(settings)
 
     def get_client(self) -> S3Client:
-        """Return a boto3 client.
-
-        Raises:
-            SettingsError: A setting is missing or wrong.
-        """
-        return self._client(self.settings())
-
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Look at the run's config before anything is opened.
-
-        Raises:
-            SettingsError: It names an environment variable that its field does not know.
-        """
-        refuse_variables(context, self.side, self.variables)
-
-    def get_object_to_set_on_execution_context(self) -> S3Bucket:
-        """Stay what it is: dagster-aws would make a client whenever a step starts, whether it is used or not."""
-        return self
-
-    def settings(self, environment: Environment | None = None) -> StorageSettings:
-        """Return the fields merged with the environment.
-
-        Args:
-            environment: None: as it stands now.
-
-        Raises:
-            SettingsError: A setting is missing or wrong.
-        """
-        fields = Fields(self.side, self, self.variables, environment or Environment.read())
-        fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
-        bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
-        key_prefix = fields.text("key_prefix")
-        path_style = self._path_style(fields, bucket, endpoint)
-        _ensure_url(fields, bucket, endpoint, path_style=path_style)
-        key, secret = (None, None) if self.use_unsigned_session else _credentials(fields)
-        return StorageSettings(
-            name=self.side,
-            variable_prefix=self.variable_prefix,
-            bucket=bucket,
-            prefix="" if key_prefix is None else prefixed(key_prefix, ""),
-            endpoint_url=endpoint,
-            region=_region(fields),
-            path_style=path_style,
-            access_key_id=key,
-            secret_access_key=secret,
-            session_token=None if key is None else _session_token(fields),
-            profile=self.profile_name,
-            verify=self.verify is not False,
-            ca_file=self.ca_file,
-            permission=_permission(fields),
-            storage_class=fields.text("storage_class"),
-        )
-
-    def _path_style(self, fields: Fields, bucket: str, endpoint: str | None) -> bool:
-        if self.path_style is not None:
-            return self.path_style
-        if endpoint is None:
-            # A name with dots has no place in Amazon's wildcard certificate.
-            return "." in bucket
-        return fields.text("path_style") != "true"
-
-    def _client(self, settings: StorageSettings) -> S3Client:
+        """Return a boto3 client."""
+        settings = self.settings()
+        profile = f"resources.{self.storage_name}.config.profile_name and the AWS configuration files"
         try:
             session = botocore.session.Session(profile=settings.profile)
             if settings.variable_prefix:
-                # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
+                # The variables without prefix (AWS_ACCESS_KEY_ID, …) are for the source.
                 session.get_component("credential_provider").remove("env")
             session.register_component("data_loader", _service_models(session.get_config_variable("data_path")))
             if settings.access_key_id is None and not self.use_unsigned_session:
-                _ensure_sendable(session, f"resources.{self.side}.config.profile_name and the AWS configuration files")
+                _ensure_sendable(session, profile)
             client: S3Client = boto3.Session(botocore_session=session).client(
                 "s3",
                 region_name=settings.region or "us-east-1",
@@ -226,20 +151,62 @@ class S3Bucket(S3Resource):
             )
         except BotoCoreError as error:
             raise SettingsError(
-                f"The {self.side} cannot be set up: {error}. Check resources.{self.side}.config.profile_name and the "
-                "AWS configuration files."
+                f"The client of the {self.storage_name} cannot be created: {error}. Check {profile}."
             ) from error
         return client
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Check the variables that run config names before anything is opened."""
+        refuse_variables(context, self.storage_name, self.variables)
+
+    def get_object_to_set_on_execution_context(self) -> S3Bucket:
+        """Return the resource itself: dagster-aws would create a client whenever a step starts."""
+        return self
+
+    def settings(self, environment: Environment | None = None) -> StorageSettings:
+        """Return the fields merged with the environment; None: as it is now."""
+        fields = Fields(self.storage_name, self, self.variables, environment or Environment.read())
+        fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
+        bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
+        key_prefix = fields.text("key_prefix")
+        path_style = self._path_style(fields, bucket, endpoint)
+        _ensure_url(fields, bucket, endpoint, path_style=path_style)
+        key, secret, token = (None, None, None) if self.use_unsigned_session else _credentials(fields)
+        return StorageSettings(
+            name=self.storage_name,
+            variable_prefix=self.variable_prefix,
+            bucket=bucket,
+            prefix="" if key_prefix is None else prefixed(key_prefix, ""),
+            endpoint_url=endpoint,
+            region=_region(fields),
+            path_style=path_style,
+            access_key_id=key,
+            secret_access_key=secret,
+            session_token=token,
+            profile=self.profile_name,
+            verify=self.verify is not False,
+            ca_file=self.ca_file,
+            permission=_permission(fields),
+            storage_class=fields.text("storage_class"),
+        )
+
+    def _path_style(self, fields: Fields, bucket: str, endpoint: str | None) -> bool:
+        if self.path_style is not None:
+            return self.path_style
+        if endpoint is None:
+            # Amazon's wildcard certificate does not cover names with dots.
+            return "." in bucket
+        return fields.text("path_style") != "true"
 
     def _client_config(self, settings: StorageSettings) -> Config:
         unsigned = {"signature_version": UNSIGNED} if self.use_unsigned_session else {}
         return Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
             **unsigned,
             s3={"addressing_style": "path" if settings.path_style else "virtual"},
-            # Checksum trailers are Amazon's: other stores refuse them or, worse, keep them as part of the object.
+            # Checksum trailers are Amazon's: other storages refuse them or, worse, store them as part of the object.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # AWS_ENDPOINT_URL belongs to other programs, and would send both sides to one place.
+            # AWS_ENDPOINT_URL is for other programs, and would set one endpoint for source and destination.
             ignore_configured_endpoint_urls=True,
             retries={"mode": "standard", "max_attempts": self.max_attempts},
             connect_timeout=settings.connect_timeout,
@@ -249,27 +216,23 @@ class S3Bucket(S3Resource):
 
 
 class DestinationBucket(S3Bucket):
-    """The bucket that is copied to. Its environment variables begin with ``DESTINATION_``."""
+    """The bucket that is copied to."""
 
-    side: ClassVar[str] = "destination"
+    storage_name: ClassVar[str] = "destination"
     variable_prefix: ClassVar[str] = DESTINATION_PREFIX
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
-    """Make sure that a copy does not go onto itself.
-
-    Raises:
-        SettingsError: Both sides are one bucket with one key prefix, or a setting is missing or wrong.
-    """
-    from_side, to_side = source.storage(), destination.storage()
-    if from_side.same_place(to_side):
-        settings = to_side.settings
+    """Raise SettingsError if source and destination are the same bucket with the same key prefix."""
+    target = destination.storage()
+    if source.storage().same_place(target):
+        settings = target.settings
         at = settings.endpoint_url or "Amazon"
         under = f" under {settings.prefix}" if settings.prefix else ""
         raise SettingsError(
-            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}. Set "
+            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}. Change "
             f"{' or '.join(settings.variable(name) for name in ('S3_BUCKET', 'S3_ENDPOINT', 'S3_KEY_PREFIX'))} (or "
-            f"their fields under resources.{settings.name}.config) to another place."
+            f"their fields under resources.{settings.name}.config)."
         )
 
 
@@ -277,7 +240,7 @@ def _bucket(fields: Fields) -> str:
     bucket = fields.needed("bucket")
     if not _NAME.fullmatch(bucket):
         raise SettingsError(
-            f"{fields.name('bucket')} must be the bare name of a bucket; what stands before the keys in it is "
+            f"{fields.name('bucket')} must be the name of a bucket only; a prefix of the keys in it belongs in "
             f"{fields.name('key_prefix')}."
         )
     return bucket
@@ -298,18 +261,14 @@ def _endpoint(fields: Fields, *, use_ssl: bool) -> str | None:
         url = urlsplit(text)
         if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.query or url.fragment:
             raise problem
-        url.port  # noqa: B018 (it raises where the port is none)
+        url.port  # noqa: B018  (it raises if the port is invalid)
     except ValueError:
         raise problem from None
     return text.rstrip("/")
 
 
 def _ensure_url(fields: Fields, bucket: str, endpoint: str | None, *, path_style: bool) -> None:
-    """Make sure that bucket and endpoint together make the URL of an object.
-
-    Raises:
-        SettingsError: They do not.
-    """
+    """Raise SettingsError if bucket and endpoint give no valid URL of an object."""
     if endpoint is None:
         return
     url = urlsplit(endpoint)
@@ -321,16 +280,16 @@ def _ensure_url(fields: Fields, bucket: str, endpoint: str | None, *, path_style
         )
     if url.path.rstrip("/").rpartition("/")[2] == bucket:
         raise SettingsError(
-            f"{fields.name('endpoint_url')} ends with the name of the bucket: leave it out, for {fields.name('bucket')}"
-            " says it already."
+            f"{fields.name('endpoint_url')} ends with the name of the bucket: remove it, since {fields.name('bucket')}"
+            " has it already."
         )
     if path_style:
         return
     if _is_address(host) or ":" in bucket:
         what = "an IP address" if _is_address(host) else "a host name with the bucket in it"
         raise SettingsError(
-            f"The bucket {bucket} cannot stand before {what}: leave {fields.variables['path_style']} unset, or set"
-            f" {fields.path('path_style')} to true, so that it stands in the path."
+            f"The bucket {bucket} cannot be put before {what}: leave {fields.variables['path_style']} unset, or set"
+            f" {fields.path('path_style')} to true, so that the bucket is in the path."
         )
 
 
@@ -349,7 +308,7 @@ def _region(fields: Fields) -> str | None:
     return region
 
 
-def _credentials(fields: Fields) -> tuple[str | None, str | None]:
+def _credentials(fields: Fields) -> tuple[str | None, str | None, str | None]:
     key, secret = fields.secret("aws_access_key_id"), fields.secret("aws_secret_access_key")
     if key is None and secret is None and fields.apart:
         raise MissingSettingError(fields.alone("endpoint_url", *_CREDENTIALS[:2]))
@@ -358,22 +317,15 @@ def _credentials(fields: Fields) -> tuple[str | None, str | None]:
         raise MissingSettingError(f"{fields.name(there)} is set, but {fields.name(absent)} is not.")
     if not sendable(key, secret, None):
         raise _unsendable(fields.name("aws_access_key_id"))
-    return key, secret
-
-
-def _session_token(fields: Fields) -> str | None:
-    token = fields.secret("aws_session_token")
+    # A token belongs to the key beside it.
+    token = None if key is None else fields.secret("aws_session_token")
     if not sendable(None, None, token):
         raise _unsendable(fields.name("aws_session_token"))
-    return token
+    return key, secret, token
 
 
 def _ensure_sendable(session: botocore.session.Session, where: str) -> None:
-    """Make sure that what botocore finds by itself can be sent; that it may find nothing is told by the first request.
-
-    Raises:
-        SettingsError: It cannot.
-    """
+    """Raise SettingsError if botocore finds credentials that cannot be sent. Without any, the first request fails."""
     found = session.get_credentials()
     if found is not None:
         frozen = found.get_frozen_credentials()
@@ -386,7 +338,7 @@ def _unsendable(where: str) -> SettingsError:
 
 
 def _permission(fields: Fields) -> str:
-    # Paperclip, too, takes public_read for public-read.
+    # Paperclip accepts public_read for public-read too.
     permission = fields.text_or_empty("permission", default="public-read").strip().replace("_", "-")
     if permission and permission not in _CANNED_ACLS:
         raise SettingsError(

@@ -17,10 +17,10 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
-from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
-from mastosync_dagster.resources.ssh.settings import TunnelError, TunnelSettings
+from mastosync_dagster.resources.ssh.settings import TunnelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,32 +31,15 @@ if TYPE_CHECKING:
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
-_URL_SCHEMES = ("postgresql://", "postgres://")
-
-
 _SSH_CREDENTIALS = ("ssh_tunnel_password", "ssh_tunnel_key_file", "ssh_tunnel_key_passphrase")
 _NO_FILE = "/dev/null/none"
-# What of DATABASE_URL says how TLS is checked, and neither where to connect nor with what to log in.
+# Parameters of DATABASE_URL that only say how TLS is verified.
 _TLS_CHECKS = frozenset({"sslrootcert", "sslcrl", "sslcrldir", "sslnegotiation", "ssl_min_protocol_version"})
-
-
-class ConnectionFailedError(AdminError, psycopg2.OperationalError):
-    """The database cannot be reached, or does not let us in; the message names what to change and holds no secret.
-
-    It is one of psycopg2's own errors, so that whoever connects again after a lost connection does so after this too.
-
-    Attributes:
-        permanent: No retry helps until somebody changes a setting.
-    """
-
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
-        super().__init__(message)
-        self.permanent = permanent
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where to connect and as whom, in libpq's words."""
+    """The connection parameters under libpq's names."""
 
     host: str
     port: int
@@ -66,19 +49,9 @@ class _Target:
     sslmode: str
     other: Mapping[str, str] = field(repr=False)
 
-    @property
-    def is_socket(self) -> bool:
-        """Whether the host is the folder of a Unix socket."""
-        return self.host.startswith("/")
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the way to the server does not leave this machine."""
-        # libpq takes lists of hosts; hostaddr goes before them.
-        return all(map(_is_here, (self.other.get("hostaddr") or self.host).split(",")))
-
 
 def _is_here(host: str) -> bool:
+    """Return whether a connection to a host does not leave this machine."""
     if host.startswith(("/", "@")) or host == "localhost":
         return True
     try:
@@ -88,10 +61,7 @@ def _is_here(host: str) -> bool:
 
 
 class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
-    """The PostgreSQL database of a Mastodon instance. It is only read.
-
-    Every field may stay unset: it then comes from the environment, where Mastodon's own names are understood.
-    """
+    """The PostgreSQL database of a Mastodon instance, read-only. Unset fields come from Mastodon's own variables."""
 
     database_url: Secret | None = Field(
         default=None,
@@ -110,10 +80,9 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
     sslmode: str | None = Field(
         default=None, description=f"One of {', '.join(_SSL_MODES)}. Unset: DB_SSLMODE, else prefer."
     )
-    connect_timeout: int = Field(default=10, ge=1, le=600, description="Seconds until a connection must stand.")
+    connect_timeout: int = Field(default=10, ge=1, le=600, description="Seconds until a connection attempt fails.")
     ssh_tunnel_host: str | None = Field(
-        default=None,
-        description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel.",
+        default=None, description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel."
     )
     ssh_tunnel_port: int | None = Field(default=None, description="Its port. Unset: SSH_TUNNEL_PORT, else 22.")
     ssh_tunnel_user: str | None = Field(
@@ -136,23 +105,15 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
     VARIABLES: ClassVar[Mapping[str, str]] = DATABASE
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Look at the run's config before anything is opened.
-
-        Raises:
-            SettingsError: It names an environment variable that its field does not know.
-        """
+        """Check the variables that run config names before anything is opened."""
         refuse_variables(context, "mastodon_db", self.VARIABLES)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[[], Connection]]:
-        """Open the tunnel where one is configured, and yield what opens connections; close the tunnel at the end.
+        """Open the tunnel if one is configured, and yield a function that opens connections.
 
-        What is yielded may be called from any thread, any number of times; who calls it closes the connection. A
-        tunnel that was lost is opened anew by the next call.
-
-        Raises:
-            SettingsError: A setting is missing or wrong.
-            ConnectionFailedError: The tunnel cannot be opened; what is yielded raises it where a connection cannot.
+        The function may be called from any thread, any number of times; the caller closes the connection. It reopens a
+        lost tunnel. It raises ConnectionFailedError, as does opening the tunnel.
         """
         fields = _fields(self, Environment.read())
         database = _Database(fields=fields, target=_target(fields), connect_timeout=self.connect_timeout)
@@ -160,13 +121,12 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         if tunnel_settings is None:
             yield database.connect
             return
-        # paramiko costs a run without a tunnel 14 MB and a fifteenth of its start.
+        # Importing paramiko takes 14 MB and a fifteenth of a run's start: only runs with a tunnel need it.
         from mastosync_dagster.resources.ssh.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
         tunnel = Tunnel(tunnel_settings)
         try:
-            with _tunnel_errors():
-                tunnel.address()
+            tunnel.address()
             yield lambda: database.connect_through(tunnel)
         finally:
             tunnel.close()
@@ -181,33 +141,24 @@ class _Database:
     connect_timeout: int
 
     def connect(self) -> Connection:
-        """Connect, without a tunnel.
-
-        Raises:
-            ConnectionFailedError: It does not work.
-        """
+        """Connect without a tunnel."""
         try:
             return self._open({"host": self.target.host, "port": self.target.port})
         except psycopg2.Error as error:
             raise _failure(self.target, self.fields, error) from None
 
     def connect_through(self, tunnel: Tunnel) -> Connection:
-        """Connect through a tunnel; once more where it was lost.
-
-        Raises:
-            ConnectionFailedError: It does not work.
-        """
-        with _tunnel_errors():
-            for last in (False, True):
-                address, port = tunnel.address()
-                try:
-                    # With the name beside the address, sslmode verify-full compares the certificate with the name.
-                    return self._open({"host": self.target.host, "hostaddr": address, "port": port})
-                except psycopg2.Error as error:
-                    # It reads the same whether the tunnel was lost or the database hangs up: ask the tunnel.
-                    if tunnel.reaches_database() or last:
-                        raise _failure(self.target, self.fields, error) from None
-        raise AssertionError  # the second turn returns or raises
+        """Connect through a tunnel; once more if the tunnel was lost."""
+        for last in (False, True):
+            address, port = tunnel.address()
+            try:
+                # With the name beside the address, sslmode verify-full compares the certificate with the name.
+                return self._open({"host": self.target.host, "hostaddr": address, "port": port})
+            except psycopg2.Error as error:
+                # psycopg2's error is the same for a lost tunnel and for a database that hangs up: check the tunnel.
+                if tunnel.reaches_database() or last:
+                    raise _failure(self.target, self.fields, error) from None
+        raise AssertionError  # the second attempt returns or raises
 
     def _open(self, address: Mapping[str, str | int]) -> Connection:
         # No `options`: pgbouncer refuses startup parameters that it does not know.
@@ -228,37 +179,26 @@ class _Database:
         return psycopg2.connect(make_dsn(**parameters))
 
     def _login(self, *, through_tunnel: bool) -> dict[str, str | None]:
-        """Return the password, and to whom it may be sent, in libpq's words; DATABASE_URL may say otherwise."""
+        """Return libpq's parameters for the password and for how it may be sent; those of DATABASE_URL win."""
         login = {"password": self.target.password}
         if "password" in self.fields.apart:
-            # Where there is none, libpq would take PGPASSWORD's, or a line of ~/.pgpass.
+            # Without a password libpq would use PGPASSWORD or ~/.pgpass.
             login = {"password": self.target.password or "", "passfile": _NO_FILE}
         named = any(getattr(self.fields.config, name) is not None for name in ("host", "port", "ssh_tunnel_host"))
-        nobody_else = (self.target.is_here or through_tunnel) and not named
-        if self.target.sslmode not in _VERIFYING_MODES and not nobody_else:
-            # Whoever answers there could ask for the password in clear. PGREQUIREAUTH is libpq's own variable for it.
+        # libpq takes lists of hosts; hostaddr has precedence.
+        hosts = (self.target.other.get("hostaddr") or self.target.host).split(",")
+        trusted = (through_tunnel or all(map(_is_here, hosts))) and not named
+        if self.target.sslmode not in _VERIFYING_MODES and not trusted:
+            # An impostor could ask for the password in clear text. PGREQUIREAUTH is libpq's own variable for this.
             stated = None if named else self.fields.environment.process.get("PGREQUIREAUTH")
             login["require_auth"] = stated or "!password"
         return login
 
 
-@contextlib.contextmanager
-def _tunnel_errors() -> Iterator[None]:
-    """Turn an error of the tunnel into one of the connection."""
-    try:
-        yield
-    except TunnelError as error:
-        raise ConnectionFailedError(str(error), permanent=error.permanent) from error.__cause__
-
-
 def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
-    """Return the fields merged as Rails merges them: the parts of DATABASE_URL win over the DB_ variables.
-
-    Raises:
-        SettingsError: DATABASE_URL cannot be read.
-    """
+    """Return the fields merged as Rails merges them: the parts of DATABASE_URL win over the DB_ variables."""
     fields = Fields("mastodon_db", resource, resource.VARIABLES, environment)
-    # An SSH server that run config names chooses the database as well.
+    # An SSH server in run config also decides which database is reached.
     elsewhere = fields.detached("host", "password") | fields.detached("ssh_tunnel_host", "password")
     apart = elsewhere | fields.detached("ssh_tunnel_host", *_SSH_CREDENTIALS)
     url = fields.secret("database_url")
@@ -266,7 +206,7 @@ def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
         name = fields.name("database_url")
         fields = replace(fields, between=_parse_url(url, name), between_name=name)
     if not apart:
-        # A URL that run config names brings its own password, or there is none.
+        # A URL in run config has its own password, or there is none.
         return replace(fields, apart=fields.detached("database_url", "password"))
     if resource.password is None and fields.text("password") is not None:
         raise MissingSettingError(fields.alone("host" if resource.host is not None else "ssh_tunnel_host", "password"))
@@ -276,11 +216,7 @@ def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
 
 
 def _target(fields: Fields) -> _Target:
-    """Return where to connect; what is set nowhere is as in production of Mastodon's config/database.yml.
-
-    Raises:
-        SettingsError: A setting is missing or wrong.
-    """
+    """Return where to connect. Defaults are those for production in Mastodon's config/database.yml."""
     return _Target(
         host=fields.text("host") or "localhost",
         port=fields.port("port", default=5432),
@@ -295,12 +231,9 @@ def _target(fields: Fields) -> _Target:
 def _parse_url(url: str, name: str) -> dict[str, str]:
     """Return the parts of a database URL under libpq's names.
 
-    Parameters that libpq does not know (``pool``, ``prepared_statements``) are Rails' own, and dropped as Rails does.
-
-    Raises:
-        SettingsError: It cannot be read. Nothing of it is repeated: a password with unencoded characters ends up in
-            any part of it, and in libpq's own message.
+    Parameters that libpq does not know (``pool``, ``prepared_statements``) are for Rails, and dropped.
     """
+    # The message repeats no part of the URL: a password with unencoded characters may end up in any of them.
     problem = SettingsError(
         f"{name} cannot be read: it must look like postgresql://user:password@host:5432/dbname, and in the password "
         "the characters % / @ : ? # must be percent-encoded (%25 %2F %40 %3A %3F %23)."
@@ -311,7 +244,7 @@ def _parse_url(url: str, name: str) -> dict[str, str]:
         parts: dict[str, str] = parse_dsn(f"{address}?{kept}" if kept else address)
     except (psycopg2.Error, UnicodeError):
         parts = {}
-    if not url.startswith(_URL_SCHEMES) or not parts:
+    if not url.startswith(("postgresql://", "postgres://")) or not parts:
         raise problem
     if not parts.get("port", "0").isdecimal() or any("@" in parts.get(part, "") for part in ("host", "dbname")):
         raise problem
@@ -327,15 +260,11 @@ def _is_libpq_parameter(word: str) -> bool:
 
 
 def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
-    """Return how to reach the database through an SSH server; None where none is configured.
-
-    Raises:
-        SettingsError: A setting is missing or wrong.
-    """
+    """Return how to reach the database through an SSH server; None if none is configured."""
     host = fields.text("ssh_tunnel_host")
     if host is None:
         return None
-    if target.is_socket:
+    if target.host.startswith("/"):
         raise SettingsError(
             f"The database's host is the folder of a Unix socket, {target.host}, which a tunnel cannot reach. Set "
             f"{fields.name('host')} to the host as the SSH server {host} sees it, such as localhost; or, without a "
@@ -369,13 +298,13 @@ def _own_user(fields: Fields) -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # A container may run under a number that no user has.
+        # A container may run under a user id without a name.
         return fields.needed("ssh_tunnel_user")
 
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """What a message of libpq or PostgreSQL says about the settings."""
+    """A pattern in messages of libpq or PostgreSQL, and the settings to check."""
 
     pattern: str
     check: tuple[str, ...]
@@ -383,16 +312,16 @@ class _Cause:
     hint: str = ""
 
 
-# libpq and PostgreSQL have words for these, but psycopg2 passes no code on while it connects.
+# Matched by text, since psycopg2 passes no error code on while it connects.
 _CAUSES = (
     _Cause(r"password authentication failed|no password supplied|authentication failed", ("user", "password")),
     _Cause(
         r"requested a cleartext password",
         ("sslmode",),
-        hint=" It was not sent, since anybody may answer there: let the server take scram-sha-256, or set verify-full.",
+        hint=" It was not sent, since the server is not verified: let it accept scram-sha-256, or set verify-full.",
     ),
     _Cause(r"pg_hba\.conf", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
-    # What a server says before it speaks TLS: it cannot take a connection now (it is going down, or has no memory).
+    # Sent before TLS begins by a server that cannot accept a connection now (shutdown, no memory).
     _Cause(r"error response during SSL exchange", ("host", "port"), permanent=False),
     _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),

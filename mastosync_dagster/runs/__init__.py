@@ -1,1 +1,1 @@
-"""Dagster's runs: who executes one, what they leave behind, what their history says."""
+"""Dagster's runs: the processes that execute them, the files that they leave behind, and their history."""

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.resources import ensure_different
-from mastosync_dagster.runs.doubts import ListPlace
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
@@ -24,19 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run: where its rows and objects are, and who hears of it.
+    """A run with its database, its storages and its log; ``source_bucket`` is None for a run that reads no objects.
 
-    What is read from settings, here or in a resource, is read when it is first asked for: an op turns what is wrong
-    with them into a sentence.
-
-    Attributes:
-        instance: Dagster's.
-        run_id: Which run.
-        log: Shown in the UI.
-        database: Holds the rows.
-        source_bucket: Where objects are read; None: nobody reads any.
-        destination_bucket: Where they go.
-        progress: Told how far the run is.
+    Settings are read when they are first asked for: inside an op, which turns a wrong one into a message.
     """
 
     instance: dg.DagsterInstance
@@ -56,50 +45,41 @@ class RunContext:
         destination: S3Bucket,
         progress: ProgressReporter,
     ) -> RunContext:
-        """Return the run of an op."""
+        """Return the context of the run that executes an op."""
         return cls(context.instance, context.run.run_id, context.log, database, source, destination, progress)
 
     @cached_property
     def source(self) -> Storage:
-        """Where objects are read."""
-        assert self.source_bucket is not None  # noqa: S101  (who has none asks for none)
+        """The storage that objects are read from."""
+        assert self.source_bucket is not None  # noqa: S101  (a run without a source never asks for it)
         return self.source_bucket.storage()
 
     @cached_property
     def destination(self) -> Storage:
-        """Where they go."""
+        """The storage that objects are written to."""
         return self.destination_bucket.storage()
 
     @cached_property
     def store(self) -> ManifestStore:
-        """Where manifests stay."""
+        """The store of manifests, findings and doubt lists."""
         return manifest_store(self.instance, self.destination_bucket, self.source_bucket)
 
     @property
-    def place(self) -> str:
-        """The destination's identity: what is complete elsewhere says nothing about it."""
+    def destination_id(self) -> str:
+        """The destination's server, bucket and prefix: what is complete elsewhere says nothing about it."""
         return self.destination.settings.identity
 
     @property
     def origin(self) -> ManifestOrigin:
-        """What manifests say of where their objects are."""
-        return ManifestOrigin(self.place, acls=self.destination.settings.has_acls)
+        """The destination, as the metadata of the run's manifests names it."""
+        return ManifestOrigin(self.destination_id, acls=self.destination.settings.has_acls)
 
     @property
     def folder(self) -> Path:
         """The run's own folder, which need not exist."""
         return work_folder(self.instance, self.run_id)
 
-    def list_place(self, partition: str) -> ListPlace:
-        """Return where the doubt lists of a run over an ID range (or over changed rows) are."""
-        prefix = self.destination.settings.prefix
-        return ListPlace(self.store, self.origin, prefix, partition, self.run_id, self.folder)
-
     def ensure_different(self) -> None:
-        """Make sure that a copy does not go onto itself.
-
-        Raises:
-            SettingsError: Both sides are one bucket with one key prefix, or a setting is missing or wrong.
-        """
+        """Raise a SettingsError where source and destination are one bucket with one key prefix."""
         if self.source_bucket is not None:
             ensure_different(self.source_bucket, self.destination_bucket)

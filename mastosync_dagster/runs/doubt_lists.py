@@ -1,4 +1,4 @@
-"""Where doubt lists lie, which of them a run reads, and which it replaces. See `transfer.doubts`."""
+"""The stored doubt lists of a table: which of them a run reads, and which it replaces. See `records.doubts`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from mastosync_dagster.records.doubts import CONTENT, FORMAT, GROUP, Doubt, DoubtLine, read_doubts
-from mastosync_dagster.records.store import ManifestGoneError
+from mastosync_dagster.records.store import ManifestNotFoundError
 from mastosync_dagster.runs.manifests import columns_of
 
 if TYPE_CHECKING:
@@ -27,19 +27,13 @@ _COLUMNS = ("row_id", "part", "why", "nights")
 _SCHEMA = pa.schema([FORMAT.schema().field(name) for name in _COLUMNS])
 _ROWS_A_STEP = 1_000
 _READINGS = 3
-"""Attempts to read lists of which one goes while it is read: another run has put its own in its place."""
+"""Attempts to read lists, where another run replaces one with its own meanwhile."""
 _SUPPLEMENT = "."
-"""Between a run's id and the number of a further file of its own."""
+"""Between a run's id and the number of a further list of the same run."""
 
 
-class Noted(NamedTuple):
-    """What the list says of one object.
-
-    Attributes:
-        row_id: Its row.
-        part: Which of the row's objects it is.
-        nights: How many nights have asked in vain, for each reason that it is on the list.
-    """
+class DoubtfulObject(NamedTuple):
+    """An object on the list; ``nights``, by reason: how many nights have asked for it in vain."""
 
     row_id: int
     part: str
@@ -62,15 +56,14 @@ class Doubts:
 
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> Doubts:
-        """Gather lines."""
+        """Collect the lines of batches."""
         table = pa.Table.from_batches(list(batches), _SCHEMA).unify_dictionaries()
         table = table.set_column(1, "part", table.column("part").cast(pa.string()))
         table = table.sort_by([("row_id", "ascending"), ("part", "ascending")])
-        rows = array("q", (row_id for row_id, _ in groupby(_row_ids(table))))
-        # What has failed or was missing has the ACL that it was written with.
-        words = pa.array([why.value for why in Doubt if why not in CONTENT])
-        acls = table.filter(_is_among(table.column("why"), words))
-        return cls(table, rows, array("q", (row_id for row_id, _ in groupby(_row_ids(acls)))))
+        # An object that has failed or was missing has the ACL that it was written with.
+        reasons = pa.array([why.value for why in Doubt if why not in CONTENT])
+        acls = table.filter(_is_among(table.column("why"), reasons))
+        return cls(table, _row_ids(table), _row_ids(acls))
 
     def __contains__(self, row_id: object) -> bool:
         """Tell whether the ACL of an object of a row is in doubt."""
@@ -78,11 +71,11 @@ class Doubts:
         at = bisect_left(self.acl_rows, row_id)
         return at < len(self.acl_rows) and self.acl_rows[at] == row_id
 
-    def steps(self) -> Iterator[list[Noted]]:
+    def steps(self) -> Iterator[list[DoubtfulObject]]:
         """Yield the objects by row and part, some rows at a time; all objects of a row together."""
-        step: list[Noted] = []
+        step: list[DoubtfulObject] = []
         rows = 0
-        for _, of_row in groupby(self._objects(), key=lambda noted: noted.row_id):
+        for _, of_row in groupby(self._objects(), key=lambda doubtful: doubtful.row_id):
             step += of_row
             rows += 1
             if rows == _ROWS_A_STEP:
@@ -91,7 +84,7 @@ class Doubts:
         if step:
             yield step
 
-    def _objects(self) -> Iterator[Noted]:
+    def _objects(self) -> Iterator[DoubtfulObject]:
         lines = (
             line
             for batch in self.table.to_batches(max_chunksize=4096)
@@ -101,28 +94,23 @@ class Doubts:
             nights: dict[Doubt, int] = {}
             for _, _, why, count in same:
                 nights[Doubt(why)] = max(count, nights.get(Doubt(why), 0))
-            yield Noted(row_id, part, nights)
+            yield DoubtfulObject(row_id, part, nights)
 
 
-def _is_among(column: pa.ChunkedArray[Any], words: pa.Array[Any]) -> pa.BooleanArray:
+def _is_among(column: pa.ChunkedArray[Any], values: pa.Array[Any]) -> pa.BooleanArray:
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
 
-    return pc.is_in(column.cast(pa.string()), value_set=words)
+    return pc.is_in(column.cast(pa.string()), value_set=values)
 
 
-def _row_ids(table: pa.Table) -> Iterator[int]:
-    for chunk in table.column("row_id").chunks:
-        yield from (row_id for row_id in chunk.to_pylist() if row_id is not None)
+def _row_ids(table: pa.Table) -> array[int]:
+    """Return the row ids of a sorted table, each once."""
+    ids = (row_id for chunk in table.column("row_id").chunks for row_id in chunk.to_pylist() if row_id is not None)
+    return array("q", (row_id for row_id, _ in groupby(ids)))
 
 
 class DoubtList:
-    """The doubt lists of one table and one destination.
-
-    Args:
-        store: Where they are.
-        origin: The destination; lists of others say nothing about it.
-        table: The table.
-    """
+    """The doubt lists of one table and one destination; lists of other destinations say nothing about it."""
 
     def __init__(self, store: ManifestStore, origin: ManifestOrigin, table: str) -> None:
         self._store = store
@@ -130,31 +118,20 @@ class DoubtList:
         self._group = GROUP.format(table=table)
 
     def files(self, partitions: Sequence[str] = ()) -> list[StoredManifest]:
-        """Return the lists that runs of some partitions have left; of all, if none is named."""
+        """Return the lists of some partitions' runs; of all runs, if no partition is named."""
         if not partitions:
             return self._store.in_order(self._group)
-        return [file for partition in partitions for file in self._store.of_partition(self._group, partition)]
+        return [file for partition in partitions for file in self._store.in_order(self._group, partition)]
 
     def read(
         self, damaged: Damaged, partitions: Sequence[str] = (), ids: IdRange | None = None
     ) -> tuple[Doubts, list[StoredManifest]]:
-        """Read lists; those of other destinations, and damaged ones, say nothing.
+        """Read lists, except damaged ones and those of other destinations; also return which were read whole.
 
-        Args:
-            damaged: Passes over those that cannot be read.
-            partitions: Of which partitions; empty: of all.
-            ids: Only the objects of these rows; None: all.
-
-        Returns:
-            The objects, and the lists that were read whole.
-
-        Raises:
-            ManifestStoreError: They cannot be read.
-            NewerManifestError: One is of a newer version.
-            StorageError: The bucket refuses.
+        Partitions as in `files`; ``ids``: only the objects of these rows. A list of a newer version is an error.
         """
         for _ in range(_READINGS):
-            with contextlib.suppress(ManifestGoneError):
+            with contextlib.suppress(ManifestNotFoundError):
                 return self._read(self.files(partitions), damaged, ids)
         return self._read(self.files(partitions), damaged, ids)
 
@@ -165,7 +142,7 @@ class DoubtList:
         whole: list[StoredManifest] = []
         for file in files:
             with damaged.passed_over(file):
-                # None is empty: one without a batch is another destination's.
+                # No list is empty: one without a batch is another destination's.
                 lines = list(self._batches(file, ids))
                 found += lines
                 if lines:
@@ -173,9 +150,9 @@ class DoubtList:
         return Doubts.of(found), whole
 
     def lines(self, files: Iterable[StoredManifest]) -> Iterator[DoubtLine]:
-        """Yield the lines of lists that `read` has read whole. Of one that is gone meanwhile others have the lines."""
+        """Yield the lines of lists that `read` has read whole. If one is not found, another has replaced it."""
         for file in files:
-            with contextlib.suppress(ManifestGoneError), self._store.file(file) as path:
+            with contextlib.suppress(ManifestNotFoundError), self._store.file(file) as path:
                 for lines in read_doubts(path):
                     yield from lines
 
@@ -192,33 +169,25 @@ class DoubtList:
             yield found
 
     def publish(self, file: Path, partition: str, run_id: str, supplement: int = 0) -> None:
-        """Publish a run's list, in the place of the one that it has published before.
+        """Publish a run's list, which replaces the one that it has published before. Raises as `ManifestStore.write`.
 
-        Args:
-            file: The finished local file; it stays.
-            partition: The partition's key, or the word that stands for a run over several tables.
-            run_id: The run.
-            supplement: Above 0, one further list of the run, beside its first.
-
-        Raises:
-            ManifestStoreError: It could not be written.
-            StorageError: The bucket refuses.
+        The local file stays. A ``supplement`` above 0 is one further list of the run, beside its first.
         """
         name = f"{run_id}{_SUPPLEMENT}{supplement}" if supplement else run_id
         self._store.write(file, self._group, partition, name)
 
     def remove(self, files: Iterable[StoredManifest]) -> None:
-        """Remove lists whose lines stand in one that was published since. Raises as `publish`.
+        """Remove lists whose lines stand in a list published since. Raises as `publish`.
 
-        One that was published anew since it was read stays: a run that could not publish it is made up for by others.
+        A list that was published anew since it was read stays.
         """
-        wanted = set(files)
-        there = self.files(sorted({file.partition for file in wanted})) if wanted else []
-        for file in there:
-            if file in wanted:
+        replaced = set(files)
+        found = self.files(sorted({file.partition for file in replaced})) if replaced else []
+        for file in found:
+            if file in replaced:
                 self._store.remove(file)
 
 
 def run_of(file: StoredManifest) -> str:
-    """Return the run that a list is of."""
+    """Return the id of the run that has published a list."""
     return file.run_id.partition(_SUPPLEMENT)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,8 @@ from mastosync_dagster.records.doubts import (
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs.doubt_lists import DoubtList, Doubts, run_of
 from mastosync_dagster.runs.history import copies
-from mastosync_dagster.runs.run_lock import RunState, living, state
+from mastosync_dagster.runs.manifests import Damaged
+from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, living, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,93 +35,48 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
-    from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
+    from mastosync_dagster.runs.context import RunContext
+    from mastosync_dagster.runs.manifests import ManifestOrigin
 
 CHANGES = "changes"
-"""Stands for the partition where the files of an unpartitioned run lie."""
+"""The partition's name for the files of an unpartitioned run."""
 
 _GOOD = frozenset({Outcome.COPIED, Outcome.PRESENT})
 _UNKNOWN_RUN_AGE = timedelta(days=1)
-"""A list of a run that this history does not know is replaced after this time: another home's run may go on."""
-_IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-
-
-@dataclass(frozen=True)
-class ListPlace:
-    """Where the lists of a run are.
-
-    Attributes:
-        store: The store.
-        origin: The destination.
-        destination_prefix: Its key prefix.
-        partition: The run's ID range, or `CHANGES`.
-        run_id: The run.
-        folder: Its own folder.
-    """
-
-    store: ManifestStore
-    origin: ManifestOrigin
-    destination_prefix: str
-    partition: str
-    run_id: str
-    folder: Path
-
-    def ahead(self, table: str) -> Path:
-        """The file of what the run puts on the list before it acts."""
-        return self.folder / f"doubts-{table}.parquet"
-
-    def final(self, table: str) -> Path:
-        """The file of what it leaves on the list."""
-        return self.folder / f"left-{table}.parquet"
+"""A list whose run this history does not know is replaced after this time: another DAGSTER_HOME's run may go on."""
 
 
 class RunDoubts:
-    """The doubt list of one table in the hands of a run, from its first row to its first request that writes.
+    """The doubt list of one table in a run, from its first row to its first request that writes.
 
     Args:
-        place: Where lists are.
-        table: The table.
-        damaged: Passes over lists that cannot be read.
-        instance: Knows which runs are over.
-        ids: The ID range that the run is about; None: the whole table.
-        settles: It asks for what is on the list, and puts its own in the place of all others.
-        plans_all: It plans every row that it is about, and so every object that is on the list.
+        partition: The key of the run's ID range, or `CHANGES`.
+        ids: The ID range itself; None: the whole table.
+        settles: The run checks what is on the list, and its own list replaces all others.
+        plans_all: The run plans every row that it is about, and so every object that is on the list.
 
-    Attributes:
-        table: The table.
-        doubts: What is on the list, of the rows that the run is about.
-
-    Raises:
-        ManifestStoreError: Lists cannot be read.
-        StorageError: The bucket refuses.
+    `doubts` is what is on the list, of the rows that the run is about.
     """
 
     def __init__(
-        self,
-        place: ListPlace,
-        table: str,
-        *,
-        damaged: Damaged,
-        instance: DagsterInstance,
-        ids: IdRange | None,
-        settles: bool,
-        plans_all: bool,
+        self, run: RunContext, partition: str, table: str, *, ids: IdRange | None, settles: bool, plans_all: bool
     ) -> None:
         self.table = table
-        self._place = place
-        self._list = DoubtList(place.store, place.origin, table)
-        # Asked before they are read: what a run that is over has left, it does not change any more.
-        mine = () if ids is None else (place.partition,)
-        over = {file for file in self._list.files(mine) if _is_over(instance, file)}
-        self.doubts, whole = self._list.read(damaged, mine and (*mine, CHANGES), ids)
-        own = [file for file in whole if ids is None or file.partition == place.partition]
-        self._replaced = [file for file in own if file in over] if settles or plans_all else []
-        # Who asks for what is on the list says of each object whether it stays.
+        self._run = run
+        self._partition = partition
+        self._list = DoubtList(run.store, run.origin, table)
+        # Checked before the lists are read: a run that has ended changes its list no more.
+        mine = () if ids is None else (partition,)
+        ended = {file for file in self._list.files(mine) if _has_ended(run.instance, file)}
+        self.doubts, whole = self._list.read(Damaged(run.log.warning), mine and (*mine, CHANGES), ids)
+        own = [file for file in whole if ids is None or file.partition == partition]
+        self._replaced = [file for file in own if file in ended] if settles or plans_all else []
+        # A run that settles decides for each object whether it stays on the list.
         self._carried = [] if settles else self._replaced
 
     def open(self, stack: ExitStack) -> None:
         """Open the file that `keep` writes to, until the stack closes it."""
-        self._ahead = stack.enter_context(DoubtWriter(self._place.ahead(self.table), self._place.origin.metadata()))
+        self._ahead = stack.enter_context(DoubtWriter(_ahead(self._run, self.table), self._run.origin.metadata()))
         for line in self._list.lines(self._carried):
             self._ahead.write(line)
 
@@ -129,93 +84,71 @@ class RunDoubts:
         """Leave an object on the list."""
         self._ahead.write(line)
 
-    def add_planned(self, *, has_acls: bool) -> None:
+    def add_planned(self) -> None:
         """Put on the list what carrying out the finished plan makes doubtful."""
-        for line in planned_doubts(self._place.folder, self.table, self._place.destination_prefix, has_acls=has_acls):
+        settings = self._run.destination.settings
+        for line in planned_doubts(self._run.folder, self.table, settings.prefix, has_acls=settings.has_acls):
             self._ahead.write(line)
 
     def publish(self) -> None:
-        """Publish the list, when its files are closed; then remove those that it replaces.
-
-        Raises:
-            ManifestStoreError: It cannot be written: nothing may be done to an object.
-            StorageError: The bucket refuses.
-        """
+        """Publish the closed list, then remove those that it replaces. Where this fails, no object may be changed."""
         if self._ahead.lines:
-            self._list.publish(self._place.ahead(self.table), self._place.partition, self._place.run_id)
+            self._list.publish(_ahead(self._run, self.table), self._partition, self._run.run_id)
         self._list.remove(self._replaced)
 
 
-def add_to_list(place: ListPlace, table: str, lines: Sequence[DoubtLine], number: int) -> None:
-    """Publish further doubtful objects of a run, beside those that it has put on the list before.
+def _ahead(run: RunContext, table: str) -> Path:
+    """Return the file of what a run puts on the list before it acts."""
+    return run.folder / f"doubts-{table}.parquet"
 
-    Args:
-        place: Where lists are.
-        table: The table.
-        lines: The objects.
-        number: Number of the addition, from 1.
 
-    Raises:
-        ManifestStoreError: It cannot be written: nothing may be done to the objects.
-        StorageError: The bucket refuses.
-    """
-    file = place.folder / f"doubts-{table}-{number}.parquet"
-    with DoubtWriter(file, place.origin.metadata()) as writer:
+def add_to_list(run: RunContext, partition: str, table: str, lines: Sequence[DoubtLine], number: int) -> None:
+    """Publish further doubtful objects of a run; ``number`` counts these lists, from 1. Failures: as in `publish`."""
+    file = run.folder / f"doubts-{table}-{number}.parquet"
+    with DoubtWriter(file, run.origin.metadata()) as writer:
         for line in lines:
             writer.write(line)
-    DoubtList(place.store, place.origin, table).publish(file, place.partition, place.run_id, number)
+    DoubtList(run.store, run.origin, table).publish(file, partition, run.run_id, number)
 
 
-def leave_doubts(place: ListPlace, table: str, manifest: Path, *, has_acls: bool, is_night: bool) -> Path | None:
-    """Write what a run leaves on the list, by its manifest: to be published in the place of what it put there before.
+def leave_doubts(run: RunContext, partition: str, table: str, manifest: Path, *, is_night: bool) -> Path | None:
+    """Write what a run leaves on the list, by its manifest: it replaces what the run put there before it acted.
 
-    Args:
-        place: Where lists are.
-        table: The table.
-        manifest: The run's whole manifest.
-        has_acls: The destination has ACLs.
-        is_night: The run was a night's and came to its end: what it has asked for in vain counts as asked for.
-
-    Returns:
-        The file; None: nothing is left, and the run's list has been removed.
-
-    Raises:
-        ManifestStoreError: The list could not be removed.
-        StorageError: The bucket refuses.
+    ``is_night``: the run was a night's and came to its end, so what it has asked for in vain counts as asked for.
+    Return the file to be published; None: nothing is left, and the run's list has been removed.
     """
-    nights = {
-        (line.row_id, line.part): line.nights + is_night for line in _lines(place.ahead(table)) if line.why in CONTENT
-    }
-    final = place.final(table)
+    ahead = _ahead(run, table)
+    nights = {(line.row_id, line.part): line.nights + is_night for line in _lines(ahead) if line.why in CONTENT}
+    left = run.folder / f"left-{table}.parquet"
     written: set[tuple[int, str, Doubt]] = set()
-    with DoubtWriter(final, place.origin.metadata()) as writer:
-        for line in _left(place, table, manifest, nights, has_acls=has_acls):
-            # The list and the manifest speak of the same objects, and so do lists of several runs.
+    with DoubtWriter(left, run.origin.metadata()) as writer:
+        for line in _left(ahead, table, manifest, nights, has_acls=run.destination.settings.has_acls):
+            # The list and the manifest have the same objects, and so do lists of several runs.
             if line[:3] not in written:
                 written.add(line[:3])
                 writer.write(line)
     if writer.lines:
-        return final
-    listed = DoubtList(place.store, place.origin, table)
-    listed.remove(file for file in listed.files([place.partition]) if file.run_id == place.run_id)
+        return left
+    listed = DoubtList(run.store, run.origin, table)
+    listed.remove(file for file in listed.files([partition]) if file.run_id == run.run_id)
     return None
 
 
 def _left(
-    place: ListPlace, table: str, manifest: Path, nights: dict[tuple[int, str], int], *, has_acls: bool
+    ahead: Path, table: str, manifest: Path, nights: dict[tuple[int, str], int], *, has_acls: bool
 ) -> Iterator[DoubtLine]:
-    rows = {line.row_id for line in _lines(place.ahead(table)) if line.why is not Doubt.PRIVATE}
+    rows = {line.row_id for line in _lines(ahead) if line.why is not Doubt.PRIVATE}
     outcomes = outcomes_of(manifest, table, rows)
-    for line in _lines(place.ahead(table)):
+    for line in _lines(ahead):
         outcome = outcomes.get((line.row_id, line.part))
         if line.why is Doubt.PRIVATE or outcome is None:
             yield line
         elif line.why in CONTENT:
-            continue  # the manifest says anew what has failed or is missing
+            continue  # the manifest has what has failed or is missing now
         elif outcome is Outcome.FAILED:
             yield line
         elif outcome in _GOOD and (has_acls or line.why is Doubt.ACL):
-            # The server has said so. A later night asks whether it is so; one without ACLs cannot.
+            # The server has confirmed the ACL. A later night checks it; one without ACLs cannot.
             yield line._replace(why=Doubt.PRIVATE)
     yield from left_doubts(manifest, table, nights, has_acls=has_acls)
 
@@ -228,13 +161,13 @@ def _lines(file: Path) -> Iterator[DoubtLine]:
 
 def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str) -> bool:
     """Tell whether another run may write objects of a file type by rows that it has read already."""
-    found = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS))}
+    found = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
     for other in living(instance):
         # The history may call a run ended whose process goes on.
         run = instance.get_run_by_id(other)
         if run is not None:
             found[other] = run
-    # Of what has not begun, all is planned from rows that are read later than ours.
+    # A run that has not begun will plan from rows that it reads later than this run.
     harmless = {RunState.DEAD, RunState.NOT_BEGUN}
     return any(
         run.run_id != run_id and copies(run, file_type) and state(instance, run) not in harmless
@@ -242,7 +175,7 @@ def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str
     )
 
 
-def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
+def _has_ended(instance: DagsterInstance, file: StoredManifest) -> bool:
     """Tell whether the run of a list can write no more."""
     run = instance.get_run_by_id(run_of(file))
     if run is None:
@@ -251,38 +184,28 @@ def _is_over(instance: DagsterInstance, file: StoredManifest) -> bool:
 
 
 def in_doubt(store: ManifestStore, origin: ManifestOrigin, table: str, damaged: Damaged) -> Doubts:
-    """Return the doubt list of a table, as all runs have left it.
-
-    Raises:
-        ManifestStoreError: Lists cannot be read.
-        StorageError: The bucket refuses.
-    """
+    """Return the doubt list of a table, as all runs have left it."""
     return DoubtList(store, origin, table).read(damaged)[0]
 
 
 def open_objects(doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True) -> Counter[Doubt]:
-    """Count the open objects of a list, each once, by the gravest reason for which it is.
-
-    Args:
-        doubts: The list.
-        wanted: Whether the objects of a row, given its id, count.
-    """
+    """Count the open objects of a list by their gravest reason; ``wanted``: whether those of a row id count."""
     counts: Counter[Doubt] = Counter()
     for step in doubts.steps():
-        for noted in step:
-            why = next((why for why in OPEN if why in noted.nights), None)
-            if why is not None and wanted(noted.row_id):
+        for doubtful in step:
+            why = next((why for why in OPEN if why in doubtful.nights), None)
+            if why is not None and wanted(doubtful.row_id):
                 counts[why] += 1
     return counts
 
 
 def doubt_text(counts: Mapping[Doubt, int]) -> str:
-    """Return what people read about objects in doubt."""
-    words = {
+    """Return the message about objects in doubt."""
+    texts = {
         Doubt.ACL: "wait for their ACL",
         Doubt.EXPOSED: "are private and at a destination without ACLs (delete them there, if everybody can read it)",
         Doubt.FAILED: "have failed",
         Doubt.MISSING: "were not at the source",
     }
-    told = ", ".join(f"{counts[why]:,} {text}" for why, text in words.items() if counts.get(why))
-    return f"{told}; the next nights ask again"
+    reasons = ", ".join(f"{counts[why]:,} {text}" for why, text in texts.items() if counts.get(why))
+    return f"{reasons}; the next nights ask again"

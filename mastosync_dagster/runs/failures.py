@@ -1,4 +1,4 @@
-"""Errors that an admin can do something about, as a plain message: in Dagster a failure that nobody retries."""
+"""Errors that an admin can do something about, as a plain message: in Dagster a failure that is not retried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, er
 
 
 def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
-    """Return what has happened: Dagster's own error, which only says where, stands around it."""
+    """Return the innermost cause of an error: Dagster's own error around it only names the step."""
     while error.cause is not None:
         error = error.cause
     return error
@@ -30,9 +30,9 @@ def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
 
 @contextlib.contextmanager
 def plain_failures() -> Iterator[None]:
-    """Turn a plain error into a failure of the step, with its message and without the way there.
+    """Turn an error for admins into a failure of the step, with its message and without a traceback.
 
-    What can be repeated with some hope has been repeated where it happened, so the failure is final.
+    The failure is final: requests that are worth a retry have been retried where they were made.
     """
     try:
         yield
@@ -45,14 +45,10 @@ def plain_failures() -> Iterator[None]:
             raise
         where = error.filename or "the run's folder"
         what = os.strerror(error.errno) if error.errno else error.strerror
-        raise dg.Failure(
-            description=f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?",
-            allow_retries=False,
-        ) from None
+        message = f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?"
+        raise dg.Failure(description=message, allow_retries=False) from None
     except psycopg2.Error as error:
-        # Before the first page: rows are read by a reader that connects again, and says so itself where that fails.
+        # Before the first page: the reader of rows connects again, and raises an AdminError where that fails.
         first = plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
-        raise dg.Failure(
-            description=f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?",
-            allow_retries=False,
-        ) from None
+        message = f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?"
+        raise dg.Failure(description=message, allow_retries=False) from None

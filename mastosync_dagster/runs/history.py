@@ -1,6 +1,6 @@
-"""What Dagster's own history says: how far the destination is complete, and what may have been copied to it already.
+"""Facts from Dagster's own history: how far the destination is complete, and what may have been copied to it already.
 
-Moments are of the clock that was most behind when the database was read: its own, this machine's, the destination's.
+Timestamps are of the clock that was most behind when the database was read: its own, this machine's, the destination's.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import dagster as dg
 
 from mastosync_dagster.mastodon import NewestRow
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
+from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.s3.settings import one_spelling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance, EventLogRecord
-
-    from mastosync_dagster.resources import S3Bucket
 
 SYNC_CHANGES = "sync_changes"
 """The job over changed rows."""
 
 OVERLAP = timedelta(minutes=10)
-"""A row may be committed so long after the moment that stands in it; Mastodon's clocks may differ so much."""
+"""A row may be committed so long after the timestamp in it; Mastodon's clocks may differ so much."""
 
 # Metadata of materializations and observations.
 READ_AT = "database_read_at"
@@ -41,35 +40,24 @@ DATABASE_BYTES = "database_bytes"
 _PAGE = 500
 # A run whose process was killed on the command line is in progress for ever.
 _LONGEST_PLANNING = timedelta(days=1)
-_IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-
-
-def place_of(destination: S3Bucket) -> str:
-    """Return the name of the place that a run writes to: what is complete elsewhere says nothing about it.
-
-    Raises:
-        SettingsError: A setting is missing or wrong.
-    """
-    return destination.settings().identity
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
     """How far incremental runs have brought the destination.
 
-    Every row outside of ranges that were never materialized has its objects there as they were at the moment, or a run
-    has said why not (the source has lost them).
+    Every row outside of ranges that were never materialized has its objects there as they were at the timestamp, or a
+    run has recorded why not (the source has lost them).
 
     Attributes:
-        moment: By the database's clock.
-        run_id: The run that has come so far.
-        every_row: A run over every row stands at the beginning, so that not even those ranges are excepted.
-        covered_since: Incremental runs have taken what has changed between this moment and the other. A range that was
-            read before, and whose run ended after the first of them had begun, lacks what changed in between.
-        newest: The newest row of the table as it was read; None: it had none, or the version before did not note it.
+        timestamp: By the database's clock.
+        every_row: The first of the runs was one over every row, so that not even those ranges are excepted.
+        covered_since: Incremental runs have taken what has changed between this time and the timestamp. A range that
+            was read before, and whose run ended after the first of them had begun, lacks what changed in between.
+        newest: The newest row of the table as it was read; None: the table was empty, or an earlier version ran.
     """
 
-    moment: datetime
+    timestamp: datetime
     run_id: str
     every_row: bool
     covered_since: datetime
@@ -78,13 +66,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class RangeRead:
-    """The latest materialization of an ID range.
-
-    Attributes:
-        read_at: When the database was read for it.
-        run_id: Its run.
-        numbers: The numbers of its metadata.
-    """
+    """The latest materialization of an ID range: when its run read the database, and the numbers of its metadata."""
 
     read_at: datetime
     run_id: str
@@ -92,52 +74,52 @@ class RangeRead:
 
 
 def watermark(
-    instance: DagsterInstance, file_type: FileType, place: str, latest: datetime | None = None
+    instance: DagsterInstance, file_type: FileType, destination_id: str, latest: datetime | None = None
 ) -> Watermark | None:
     """Return how far incremental runs of a file type have come; None: none of them has ended well yet.
 
-    Args:
-        instance: Whose history counts.
-        file_type: The file type.
-        place: The destination, as `place_of` names it.
-        latest: One that lies later comes from a wrong clock, and is not believed; None: all are.
+    A watermark after ``latest`` comes from a wrong clock, and is not believed.
     """
-    return _watermarks(instance, file_type, latest).get(place)
+    return _watermarks(instance, file_type, latest).get(destination_id)
 
 
 def believable(*clocks: datetime) -> datetime:
-    """Return the latest moment of a watermark that is believed."""
+    """Return the latest timestamp of a watermark that is believed."""
     return min(clocks) + OVERLAP
 
 
 def _watermarks(instance: DagsterInstance, file_type: FileType, latest: datetime | None = None) -> dict[str, Watermark]:
-    """Return the watermark of each place."""
+    """Return the watermark of each destination id."""
     best: dict[str, Watermark] = {}
     for record in _observations(instance, file_type):
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
-        moment, written = values.get(WATERMARK), values.get(DESTINATION)
+        seconds, written = values.get(WATERMARK), values.get(DESTINATION)
+        if not isinstance(seconds, float) or not isinstance(written, str):
+            continue
+        timestamp, destination_id = _utc(seconds), one_spelling(written)
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        believed = isinstance(moment, float) and (latest is None or _moment(moment) <= latest)
-        if believed and isinstance(moment, float) and isinstance(written, str):
-            where = one_spelling(written)
-            since = values.get(COVERED_SINCE)
-            covered_since = _moment(since if isinstance(since, float) else moment)
-            row_id, created = values.get(NEWEST_ID), values.get(NEWEST_AT)
-            newest = (
+        behind = destination_id in best and timestamp <= best[destination_id].timestamp
+        if behind or (latest is not None and timestamp > latest):
+            continue
+        since, row_id, created = (values.get(name) for name in (COVERED_SINCE, NEWEST_ID, NEWEST_AT))
+        best[destination_id] = Watermark(
+            timestamp,
+            record.run_id,
+            every_row=bool(values.get(EVERY_ROW)),
+            covered_since=_utc(since) if isinstance(since, float) else timestamp,
+            newest=(
                 NewestRow(file_type.value, row_id, created)
                 if isinstance(row_id, int) and isinstance(created, float)
                 else None
-            )
-            found = Watermark(_moment(moment), record.run_id, bool(values.get(EVERY_ROW)), covered_since, newest)
-            if where not in best or found.moment > best[where].moment:
-                best[where] = found
+            ),
+        )
     return best
 
 
 def furthest_runs(instance: DagsterInstance) -> set[str]:
     """Return the runs whose records incremental runs go by: of the watermarks, and of the latest reads."""
-    # One that lies in the future is not believed, and the newest one before it counts.
+    # A watermark in the future is not believed, and then the newest one before it counts.
     bounds = (None, believable(datetime.now(timezone.utc)))
     kept = {
         found.run_id
@@ -153,65 +135,57 @@ def furthest_runs(instance: DagsterInstance) -> set[str]:
     return kept
 
 
-def range_reads(instance: DagsterInstance, file_type: FileType, place: str) -> dict[str, RangeRead]:
-    """Return the latest materialization of each registered range that went to a place, by partition key."""
-    latest = instance.get_latest_storage_id_by_partition(
-        dg.AssetKey(file_type.value), dg.DagsterEventType.ASSET_MATERIALIZATION
-    )
+def range_reads(instance: DagsterInstance, file_type: FileType, destination_id: str) -> dict[str, RangeRead]:
+    """Return the latest materialization of each registered range that went to a destination, by partition key."""
+    asset = dg.AssetKey(file_type.value)
+    latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
     keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
     found = {}
-    for record in _materializations(instance, file_type, [latest[key] for key in latest.keys() & keys]):
+    for record in materializations(instance, asset, [latest[key] for key in latest.keys() & keys]):
         event = record.asset_materialization
         if event is None or event.partition is None:
             continue
         values = {name: value.value for name, value in event.metadata.items()}
-        read_at, where = values.get(READ_AT), values.get(DESTINATION)
-        if isinstance(read_at, float) and isinstance(where, str) and one_spelling(where) == place:
+        read_at, written = values.get(READ_AT), values.get(DESTINATION)
+        if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            found[event.partition] = RangeRead(_moment(read_at), record.run_id, numbers)
+            found[event.partition] = RangeRead(_utc(read_at), record.run_id, numbers)
     return found
 
 
 def new_after(
     instance: DagsterInstance, file_type: FileType, known: Watermark | None, *, run_id: str
 ) -> datetime | None:
-    """Return the moment after which no run can have copied anything: files written later are new.
+    """Return the time after which no other run than ``run_id`` can have copied anything: files written later are new.
 
-    Args:
-        instance: Whose history counts.
-        file_type: The file type.
-        known: Its watermark.
-        run_id: The run that asks.
-
-    Returns:
-        None: there is no such moment. Without a watermark others may have filled the destination, and a run that is
-        reading the rows now may copy what is newest.
+    None: there is no such time. Without a watermark others may have filled the destination, and a run that is reading
+    the rows now may copy what is newest.
     """
     if known is None:
         return None
     tag = read_until_tag(file_type)
     lately = datetime.now(timezone.utc) - _LONGEST_PLANNING
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS), updated_after=lately)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS, updated_after=lately)):
         if run.run_id != run_id and copies(run, file_type) and run.tags.get(tag, "").partition("|")[2] != run.run_id:
             return None
     reads = [value.partition("|")[0] for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values]
-    return max([known.moment, *map(datetime.fromisoformat, reads)]) + OVERLAP
+    return max([known.timestamp, *map(datetime.fromisoformat, reads)]) + OVERLAP
 
 
 def read_until_tag(file_type: FileType) -> str:
     """Return the tag in which a run notes until when it has read a file type's rows; what it copies is not newer.
 
-    A tag and not an event: of a run that fails or is killed it stays too.
+    A tag and not an event: a run that fails or is killed keeps it.
     """
     return f"mastosync/{file_type.value}-read-until"
 
 
-def read_until_tags(tables: Iterable[str], moment: datetime, run_id: str) -> dict[str, str]:
-    """Return the tags of a run that has read these tables until a moment.
+def read_until_tags(tables: Iterable[str], read_until: datetime, run_id: str) -> dict[str, str]:
+    """Return the tags of a run that has read these tables until a time.
 
-    They name the run too: one that is started once more has the tags of the first one, and has yet to read.
+    They name the run too: a retried run has the tags of the first one, and has yet to read.
     """
-    value = f"{moment.isoformat(timespec='microseconds')}|{run_id}"
+    value = f"{read_until.isoformat(timespec='microseconds')}|{run_id}"
     return {read_until_tag(FileType(table)): value for table in tables}
 
 
@@ -222,8 +196,13 @@ def copies(run: dg.DagsterRun, file_type: FileType) -> bool:
     return run.asset_selection is not None and dg.AssetKey(file_type.value) in run.asset_selection
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
+def materializations(
+    instance: DagsterInstance, asset: dg.AssetKey, storage_ids: Sequence[int]
+) -> Iterator[EventLogRecord]:
+    """Yield the materializations of an asset with these storage ids, a page in memory."""
+    for start in range(0, len(storage_ids), _PAGE):
+        page = dg.AssetRecordsFilter(asset, storage_ids=storage_ids[start : start + _PAGE])
+        yield from instance.fetch_materializations(page, limit=_PAGE).records
 
 
 def _observations(instance: DagsterInstance, file_type: FileType) -> Iterator[EventLogRecord]:
@@ -236,9 +215,5 @@ def _observations(instance: DagsterInstance, file_type: FileType) -> Iterator[Ev
         cursor = result.cursor
 
 
-def _materializations(
-    instance: DagsterInstance, file_type: FileType, storage_ids: list[int]
-) -> Iterator[EventLogRecord]:
-    for start in range(0, len(storage_ids), _PAGE):
-        some = dg.AssetRecordsFilter(dg.AssetKey(file_type.value), storage_ids=storage_ids[start : start + _PAGE])
-        yield from instance.fetch_materializations(some, limit=_PAGE).records
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)

@@ -1,4 +1,4 @@
-"""Manifests on their way to where they stay: what cannot be published waits on this machine until a later run can."""
+"""Manifests on their way to the store: what cannot be published waits on this machine until a later run can."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.store import ManifestStore
 
 LATE = "late-{group}"
-"""The group of manifests that a later run has published. They lie apart: those that were published meanwhile describe
-later moments, and nobody is to take these for the newest."""
+"""The group of manifests that a later run has published. They lie apart: manifests published meanwhile describe a later
+state, and nobody is to take these for the newest."""
 
 _NAME = "mastosync-unpublished"
 _BETWEEN = "~"
@@ -28,14 +28,7 @@ _BETWEEN = "~"
 
 
 class Outbox:
-    """The folder beside Dagster's own files where they wait. It is made at once: a full disk may have no room for it.
-
-    Args:
-        instance: Whose folder.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """The folder beside Dagster's own files where manifests wait. It is made at once, before the disk may be full."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
@@ -43,22 +36,10 @@ class Outbox:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def publish(self, store: ManifestStore, file: Path, group: str, partition: str, run_id: str) -> str:
-        """Publish a run's manifest. Where that fails it waits for a later run.
+        """Publish a run's manifest, and return its location. Where that fails it waits for a later run.
 
-        Args:
-            store: Where it stays.
-            file: The finished manifest. It is moved, for there may be no room for another one.
-            group: As `ManifestStore.write` takes it.
-            partition: The same.
-            run_id: The same.
-
-        Returns:
-            Where it is, for people.
-
-        Raises:
-            ManifestStoreError: It could not be published, and waits.
-            StorageError: The same.
-            OSError: It cannot even wait; the file is where it was.
+        The file is moved: the disk may have no room for a copy. After a ManifestStoreError or StorageError the manifest
+        waits; after an OSError it cannot even wait, and the file is where it was.
         """
         kept = file.replace(self._folder / _BETWEEN.join((group, partition, run_id)))
         location = store.write(kept, group, partition, run_id)
@@ -66,23 +47,18 @@ class Outbox:
         return location
 
     def publish_waiting(self, store: ManifestStore, warn: Callable[[str], object]) -> None:
-        """Publish what waits; what still cannot be published waits on, with a warning.
-
-        Args:
-            store: Where manifests stay.
-            warn: Takes a warning.
-        """
+        """Publish the manifests that wait. Those that still cannot be published wait on, with a warning each."""
         for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
             group, partition, run_id = file.name.split(_BETWEEN, 2)
             run = self._instance.get_run_by_id(run_id)
             if run is not None and state(self._instance, run) is RunState.ALIVE:
-                continue  # it is publishing it, whatever the history says of it
+                continue  # its own process is publishing it, whatever the history calls the run
             try:
                 # A doubt list is read beside all others, whenever it comes.
                 late = group if group.startswith(GROUP.format(table="")) else LATE.format(group=group)
                 store.write(file, late, partition, run_id)
                 file.unlink(missing_ok=True)
             except (ManifestStoreError, StorageError, OSError) as error:
-                # A run beside this one may have been faster.
+                # If the file is not found, another run has published it meanwhile.
                 if file.exists():
                     warn(f"the manifest of run {run_id} waits in {file}: {plain(str(error))}")

@@ -1,10 +1,10 @@
-"""How a run tells where it is: log lines for the UI, a bar for a terminal."""
+"""The progress of a run: log lines for the UI, a bar for a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ _MEGABYTE = 1_000_000
 
 
 class Watcher(Protocol):
-    """Hears of the progress of one step, from the main thread, about once a second."""
+    """Shows the progress of one step. Called from the main thread, about once a second."""
 
     def planned(self, counts: PlanCounts) -> None:
-        """Hear what has been planned so far."""
+        """Show what has been planned so far."""
 
     def copied(self, progress: CopyProgress) -> None:
-        """Hear what has been copied so far."""
+        """Show what has been copied so far."""
 
-    def told(self, text: str) -> None:
-        """Hear of other work, in words."""
+    def message(self, text: str) -> None:
+        """Show the progress of other work."""
 
 
 class ProgressReporter(Protocol):
@@ -45,42 +45,31 @@ class _LogWatcher:
     log: dg.DagsterLogManager
     every: float
     clock: Callable[[], float]
-    due: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.due = self.clock() + self.every
-
-    def _line(self, text: str) -> None:
-        # A log line costs milliseconds in Dagster's storage, so there is one every few seconds, whatever the speed.
-        if self.clock() >= self.due:
-            self.due = self.clock() + self.every
-            self.log.info(text)
+    due: float
 
     def planned(self, counts: PlanCounts) -> None:
-        self._line(
+        self.message(
             f"planned {counts.rows:,} rows, {counts.objects:,} objects: {counts.to_copy:,} to copy,"
             f" {counts.present:,} present, {counts.missing:,} missing"
         )
 
     def copied(self, progress: CopyProgress) -> None:
-        self._line(
+        self.message(
             f"{progress.done:,} of {progress.total:,} objects, {progress.bytes / _MEGABYTE:,.0f} MB;"
             f" {progress.objects_per_second:,.0f} objects/s,"
             f" {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s; {progress.failed:,} failed"
         )
 
-    def told(self, text: str) -> None:
-        self._line(text)
+    def message(self, text: str) -> None:
+        # A log line costs milliseconds in Dagster's storage, so there is one every few seconds, whatever the speed.
+        if self.clock() >= self.due:
+            self.due = self.clock() + self.every
+            self.log.info(text)
 
 
 @dataclass(frozen=True)
 class LogProgress:
-    """One log line every so many seconds, in the run's log.
-
-    Attributes:
-        every: Seconds between two lines.
-        clock: Seconds since some moment, monotonic.
-    """
+    """One line in the run's log every so many seconds, by a monotonic clock."""
 
     every: float = 10.0
     clock: Callable[[], float] = time.monotonic
@@ -88,7 +77,7 @@ class LogProgress:
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:
         """Yield a watcher that logs."""
-        yield _LogWatcher(log, self.every, self.clock)
+        yield _LogWatcher(log, self.every, self.clock, due=self.clock() + self.every)
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ class _BarWatcher:
     copy: TaskID
 
     def planned(self, counts: PlanCounts) -> None:
-        self.bar.update(self.plan, visible=True, numbers=f"{counts.objects:,} objects, {counts.to_copy:,} to copy")
+        self.message(f"{counts.objects:,} objects, {counts.to_copy:,} to copy")
 
     def copied(self, progress: CopyProgress) -> None:
         self.bar.update(
@@ -110,7 +99,7 @@ class _BarWatcher:
             f"  {progress.objects_per_second:,.0f}/s  {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s",
         )
 
-    def told(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.bar.update(self.plan, visible=True, numbers=text)
 
 
@@ -122,23 +111,17 @@ class BarProgress:
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
-        """Yield a watcher that moves the bar; what is left on the screen is its last state."""
-        from rich.progress import (  # noqa: PLC0415  (2 MB that a run without a terminal does not take)
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        """Yield a watcher that moves the bar; its last state stays on the screen."""
+        from rich import progress  # noqa: PLC0415  (2 MB that a run without a terminal does not take)
 
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[numbers]}"),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console) as bar:
+        with progress.Progress(*columns, console=self.console) as bar:
             yield _BarWatcher(
                 bar,
                 plan=bar.add_task("planning", total=None, visible=False, numbers=""),

@@ -1,4 +1,4 @@
-"""Deletes Dagster's records of old runs, and keeps those that somebody still asks for."""
+"""Deletes Dagster's records of old runs, except those that are still read."""
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops.
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mastosync_dagster.environment import keep_runs_days
 from mastosync_dagster.runs.failures import plain_failures
-from mastosync_dagster.runs.history import furthest_runs
+from mastosync_dagster.runs.history import furthest_runs, materializations
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0
@@ -29,7 +29,7 @@ class RetentionConfig(dg.Config):
     )
 
 
-@dg.op(description="Delete the records of old runs that nobody asks for any more.")
+@dg.op(description="Delete the records of old runs that are not read any more.")
 def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
     """Delete run records, their event logs and what their steps have stored. Manifests stay."""
     instance = context.instance
@@ -47,7 +47,7 @@ def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> N
 
 
 def old_runs(instance: dg.DagsterInstance, before: datetime) -> list[str]:
-    """Return the runs that ended before a moment and that nobody asks for any more."""
+    """Return the runs that ended before a time and are not to be kept."""
     kept = runs_to_keep(instance)
     return [
         record.dagster_run.run_id
@@ -68,7 +68,7 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
-    """Return the runs that somebody still asks for, however old they are.
+    """Return the runs whose records are still read, however old they are.
 
     These are the newest of each job and partition, whatever their outcome; those of the latest materializations, which
     show what is done; and those from which incremental runs know where to go on.
@@ -83,19 +83,12 @@ def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
             newest.add(about)
             kept.add(run.run_id)
     for key in instance.get_asset_keys():
-        kept |= _latest_materializations(instance, key)
+        latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        kept |= {found.run_id for found in materializations(instance, key, list(latest.values()))}
+        event = instance.get_latest_materialization_event(key)
+        if event is not None:
+            kept.add(event.run_id)
     return kept
-
-
-def _latest_materializations(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str]:
-    by_partition = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    ids = list(by_partition.values())
-    runs = set()
-    for start in range(0, len(ids), _PAGE):
-        some = dg.AssetRecordsFilter(key, storage_ids=ids[start : start + _PAGE])
-        runs |= {record.run_id for record in instance.fetch_materializations(some, limit=_PAGE).records}
-    newest = instance.get_latest_materialization_event(key)
-    return runs | ({newest.run_id} if newest is not None else set())
 
 
 def _records(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.RunRecord]:
@@ -116,7 +109,7 @@ def _belongs_to_open_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) 
 
 @dg.job(description="Delete Dagster's records of old runs.")
 def delete_old_runs() -> None:
-    """Delete records that nobody asks for any more."""
+    """Run the op that deletes records."""
     delete_records()
 
 

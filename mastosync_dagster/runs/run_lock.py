@@ -1,9 +1,8 @@
 """Whether a run lives: its process holds a lock that the kernel releases when the process ends, however it ends.
 
-The lock is on a file below Dagster's storage directory, so that every process that shares the folder can ask, whatever
-it can see of other processes: another container, another user, and, where the filesystem shares its locks, another
-machine. A file is locked before it has its name, and is never locked again: one that is there and free is that of a
-process which has ended.
+The lock is on a file below Dagster's storage directory, so that every process that shares the folder can check it,
+also from another container, as another user and, where the filesystem shares its locks, on another machine. A file is
+locked before it has its name, and is never locked again: an existing file without a lock is that of an ended process.
 """
 
 from __future__ import annotations
@@ -24,52 +23,42 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance
 
+IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+"""The statuses of runs that Dagster's history calls in progress, whether their processes live or not."""
+
 PROCESS_TAG = "mastosync/process"
-"""Set when a run begins, to its id: a run that is started once more has the tags of the first one."""
+"""Set when a run begins, to its id: a retried run has the tags of the first one."""
 
 _FOLDER = "mastosync-locks"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-"""What a filesystem without locks answers."""
+"""Errors of a filesystem without locks."""
 
-# A lock belongs to the process, as an open file does, and so this is the process's state and nobody else's.
+# A lock belongs to the process, as an open file does, and so this is the state of the process.
 _held: dict[Path, int] = {}
 """The files that this process has locked, and their descriptors."""
 _ended: set[Path] = set()
-"""Those of runs whose work is done: they wait for the history to say so."""
+"""Of these, the files of runs whose work is done. They stay locked until the history calls the runs finished."""
 
 
 class RunState(enum.Enum):
-    """What is known of the process that executes a run.
-
-    Attributes:
-        ALIVE: It holds the lock.
-        DEAD: It has ended.
-        NOT_BEGUN: It has not begun: whatever the run will do, it plans from rows that it reads later.
-        UNKNOWN: It has begun, and no lock can be asked: it is another machine's, or the filesystem has no locks.
-    """
+    """The state of the process that executes a run."""
 
     ALIVE = "alive"
+    """It holds the lock."""
     DEAD = "dead"
     NOT_BEGUN = "not begun"
+    """Whatever the run will do, it plans from rows that it reads later."""
     UNKNOWN = "unknown"
+    """It has begun, and there is no lock: it runs on another machine, or the filesystem has no locks."""
 
 
 def lock(instance: DagsterInstance, run_id: str) -> bool:
-    """Lock a run's file until this process ends, or the run has (`let_go`).
+    """Lock a run's file until this process ends, or the run has (`let_go`). False: the filesystem has no locks.
 
-    Args:
-        instance: Whose run. It need not know the run yet.
-        run_id: The run.
-
-    Returns:
-        False: the filesystem has no locks.
-
-    Raises:
-        Failure: Another process executes the run.
-        OSError: The file cannot be made.
+    The history need not know the run yet. If another process executes it, that is a Failure.
     """
     _release_ended(instance)
-    path = _path(instance, run_id)
+    path = _folder(instance) / run_id
     if path in _held:
         _ended.discard(path)
         return True
@@ -84,7 +73,7 @@ def lock(instance: DagsterInstance, run_id: str) -> bool:
         unnamed.replace(path)
     except OSError as error:
         os.close(descriptor)
-        # A file that nobody can lock would look like that of a dead process.
+        # A file without a lock would look like that of a dead process.
         unnamed.unlink(missing_ok=True)
         if error.errno in _NO_LOCKS:
             return False
@@ -94,31 +83,31 @@ def lock(instance: DagsterInstance, run_id: str) -> bool:
 
 
 def hold(instance: DagsterInstance, run_id: str) -> None:
-    """Have it known from now on whether a run lives. To be called before the first row is read. Raises as `lock`."""
+    """Lock a run's file and tag the run as begun. To be called before the first row is read. Raises as `lock`."""
     if not lock(instance, run_id):
         instance.report_engine_event(
             f"The filesystem of {instance.storage_directory()} has no file locks (flock): whether a run lives cannot be"
-            " told there, so objects in doubt stay in doubt, and who has died is not noticed by the next command. Put"
-            " DAGSTER_HOME on a filesystem with locks.",
+            " determined there, so objects in doubt stay in doubt, and the next command does not end runs that have"
+            " died. Put DAGSTER_HOME on a filesystem with locks.",
             instance.get_run_by_id(run_id),
         )
-    # Behind the lock: a process that dies in between has locked a file, and read nothing.
+    # After the lock: a process that dies in between has locked a file, and read nothing.
     instance.add_run_tags(run_id, {PROCESS_TAG: run_id})
 
 
 def let_go(instance: DagsterInstance, run_id: str) -> None:
-    """Say that a run of this process has done its work.
+    """Record that a run of this process has done its work.
 
-    The lock stays until the history calls the run finished: killed in between, it has died like any other.
+    The lock stays until the history calls the run finished: killed in between, the run counts as dead.
     """
-    path = _path(instance, run_id)
+    path = _folder(instance) / run_id
     if path in _held:
         _ended.add(path)
 
 
 @contextlib.contextmanager
 def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
-    """Do a part of a run's work. What it raises is the end of the work."""
+    """Do a part of a run's work; an error ends the work (`let_go`)."""
     try:
         yield
     except BaseException:
@@ -127,23 +116,18 @@ def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
 
 
 def state(instance: DagsterInstance, run: dg.DagsterRun) -> RunState:
-    """Tell what is known of a run's process.
-
-    Args:
-        instance: Whose run.
-        run: The run, as the history knows it now.
-    """
+    """Return the state of a run's process, given the run as the history knows it now."""
     _release_ended(instance)
-    locked = _is_locked(_path(instance, run.run_id))
+    locked = _is_locked(_folder(instance) / run.run_id)
     if locked is not None:
         return RunState.ALIVE if locked else RunState.DEAD
-    # Versions before this one noted more of the process behind the run's id.
+    # Earlier versions noted more of the process after the run's id.
     begun = run.tags.get(PROCESS_TAG, "").partition("|")[0] == run.run_id
     return RunState.UNKNOWN if begun else RunState.NOT_BEGUN
 
 
 def living(instance: DagsterInstance) -> list[str]:
-    """Return the runs whose processes live, whatever the history says of them."""
+    """Return the runs whose processes live, whatever the history calls them."""
     _release_ended(instance)
     return [path.name for path in _folder(instance).glob("*") if not path.suffix and _is_locked(path)]
 
@@ -153,9 +137,9 @@ def remove_old(instance: DagsterInstance) -> None:
     _release_ended(instance)
     for path in _folder(instance).glob("*"):
         run = instance.get_run_by_id(path.stem)
-        # One without its name may be about to be locked, and its run is not on record before that.
-        gone = not path.suffix if run is None else run.is_finished
-        if gone and _is_locked(path) is False:
+        # A file without its final name may be about to be locked, and its run is not on record before that.
+        ended = not path.suffix if run is None else run.is_finished
+        if ended and _is_locked(path) is False:
             path.unlink(missing_ok=True)
 
 
@@ -163,18 +147,14 @@ def _folder(instance: DagsterInstance) -> Path:
     return Path(instance.storage_directory()) / _FOLDER
 
 
-def _path(instance: DagsterInstance, run_id: str) -> Path:
-    return _folder(instance) / run_id
-
-
 def _is_locked(path: Path) -> bool | None:
-    """Tell whether somebody has locked a file; None: it is not there, or cannot be asked."""
+    """Tell whether a process has locked a file; None: it is not found, or cannot be checked."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
-        # Shared, so that two who ask at the same time do not take each other for the run.
+        # Shared, so that two processes that check at the same time do not take each other for the run.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -190,7 +170,7 @@ def _release_ended(instance: DagsterInstance) -> None:
     for path in [path for path in _ended if path.parent == _folder(instance)]:
         run = instance.get_run_by_id(path.name)
         if run is None or run.is_finished:
-            # Removed first: a file that is there and free has been left behind.
+            # Removed first: an existing file without a lock would be that of a dead process.
             path.unlink(missing_ok=True)
             _ended.discard(path)
             descriptor = _held.pop(path, None)
@@ -199,7 +179,7 @@ def _release_ended(instance: DagsterInstance) -> None:
 
 
 def _forget() -> None:
-    """Close, in a child that a fork has made, what its parent has locked: the child may live longer."""
+    """Close in a forked child what its parent has locked: the child may live longer."""
     for descriptor in _held.values():
         os.close(descriptor)
     _held.clear()

@@ -21,13 +21,9 @@ def work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
 
 
 def create_work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
-    """Return the run's folder, new and empty. From now on it is known whether the run lives.
+    """Return the run's folder, new and empty, and lock the run. To be called before the first row is read.
 
-    To be called before the first row is read. What died with earlier runs goes on this occasion.
-
-    Raises:
-        Failure: Another process executes the run.
-        OSError: A folder or file cannot be made.
+    On this occasion, dead runs are ended, and what ended runs have left on the disk is removed.
     """
     run_lock.hold(instance, run_id)
     close_dead_runs(instance)
@@ -35,7 +31,7 @@ def create_work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
     if folder.parent.is_dir():
         for other in folder.parent.iterdir():
             run = instance.get_run_by_id(other.name)
-            # The history may call a run finished whose process still works: somebody has forced its end.
+            # The history may call a run finished whose process still works: an admin has forced its end.
             if run is None or (run.is_finished and run_lock.state(instance, run) is not run_lock.RunState.ALIVE):
                 shutil.rmtree(other, ignore_errors=True)  # another run may be clearing it too
     run_lock.remove_old(instance)

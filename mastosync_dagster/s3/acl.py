@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _NOT_IMPLEMENTED = 501
 _NOT_SATISFIABLE = 416
-_GIVEN = frozenset({200, 206})
-_FIRST = (("range", "bytes=0-0"),)
+_READABLE = frozenset({200, 206})
+_FIRST_BYTE = (("range", "bytes=0-0"),)
 _FIRST_BYTES = 64 * 1024
 _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
-_STRANGERS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"})
-"""Whom a private object must not be shown to; the second are all who have any account at Amazon."""
+_PUBLIC_GROUPS = frozenset({_EVERYBODY, "http://acs.amazonaws.com/groups/global/AuthenticatedUsers"})
+"""Groups that must not read a private object; the second are all who have any account at Amazon."""
 _READS = frozenset({"READ", "FULL_CONTROL"})
 PRIVATE = "private"
-_SAYS_NOTHING = frozenset(
+_INCONCLUSIVE = frozenset(
     {
         Reason.THROTTLED,
         Reason.TIMEOUT,
@@ -42,29 +42,24 @@ _SAYS_NOTHING = frozenset(
 Cloudflare's R2 calls a missing signature an invalid argument."""
 
 
-def is_public(storage: Storage, key: str, halt: threading.Event) -> bool:
-    """Ask whether everybody may read an object (GetObjectAcl).
-
-    Args:
-        storage: The side.
-        key: Relative to the key prefix.
-        halt: Set, no further attempt is made.
+def is_public(storage: Storage, key: str, halt: threading.Event | None = None) -> bool:
+    """Ask by an object's ACL whether everybody may read it (GetObjectAcl); ``key`` is relative, ``halt`` ends retries.
 
     Raises:
-        StorageError: The side does not say. The message names the right that is needed.
+        StorageError: The storage does not say. The message names the right that is needed.
     """
     return _EVERYBODY in _readers(_acl(storage, key, halt))
 
 
-def is_readable(storage: Storage, key: str, halt: threading.Event) -> bool:
-    """Ask whether everybody may read an object, by its ACL or whatever that says: policies win. As `is_public`."""
+def is_readable(storage: Storage, key: str, halt: threading.Event | None = None) -> bool:
+    """Ask whether everybody may read an object, by its ACL or in spite of it: policies win. Raises as `is_public`."""
     return is_public(storage, key, halt) or everybody_reads(storage, key, halt)
 
 
-def has_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
-    """Ask whether an object has the ACL that it must have. Arguments and errors as `set_access`."""
+def has_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> bool:
+    """Ask whether an object has the ACL that it must have. Raises as `set_acl`."""
     readers = _readers(_acl(storage, key, halt))
-    return not readers & _STRANGERS if private else _EVERYBODY in readers
+    return not readers & _PUBLIC_GROUPS if private else _EVERYBODY in readers
 
 
 def _readers(acl: Acl) -> set[str]:
@@ -72,12 +67,8 @@ def _readers(acl: Acl) -> set[str]:
     return {uri for uri, permission in acl.grants if permission in _READS}
 
 
-def _acl(storage: Storage, key: str, halt: threading.Event) -> Acl:
-    """Ask for an object's ACL.
-
-    Raises:
-        StorageError: As by `is_public`; permanent where the side answers with something that is no ACL.
-    """
+def _acl(storage: Storage, key: str, halt: threading.Event | None = None) -> Acl:
+    """Read an object's ACL. Raises as `is_public`; permanent where the answer is no ACL."""
     settings = storage.settings
     try:
         acl = storage.ask(lambda client: client.get_acl(storage.full_key(key)), key, halt)
@@ -92,8 +83,7 @@ def _acl(storage: Storage, key: str, halt: threading.Event) -> Acl:
             reason=error.reason,
             key=key,
         ) from error
-    if not acl.is_acl:
-        # The object itself, or an empty page.
+    if not acl.is_acl:  # the object itself, or an empty page
         raise _no_acls(settings)
     return acl
 
@@ -107,28 +97,22 @@ def _no_acls(settings: StorageSettings) -> StorageError:
     )
 
 
-def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> bool:
-    """Make sure that an object is private, or has the permission of the settings (GetObjectAcl, PutObjectAcl).
+def set_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> bool:
+    """Make an object private, or give it the permission of the settings (GetObjectAcl, PutObjectAcl).
 
     A server that knows no ACLs may overlook the ``?acl`` of such a request, and take it for a new, empty object
     (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent. There
-    are servers that answer with an ACL and do the same: the first object whose ACL is set through a `Storage` is looked
-    at before and after, while others wait.
-
-    Args:
-        storage: The side; it has ACLs.
-        key: Relative to the key prefix.
-        private: Which of the two.
-        halt: Set, no further attempt is made.
+    are servers that answer with an ACL and do the same: the first object whose ACL is set through a `Storage` is
+    compared before and after, while others wait. ``key`` is relative; ``halt`` ends the retries.
 
     Returns:
         Whether it had to be set.
 
     Raises:
-        StorageError: The side refuses, has no such object, or shows no ACL. Permanent: this object, or one before it,
-            was changed by it.
+        StorageError: The storage refuses, has no such object, or shows no ACL. Permanent: setting an ACL changed this
+            object's body, or that of one before it.
     """
-    if has_access(storage, key, private=private, halt=halt):
+    if has_acl(storage, key, private=private, halt=halt):
         return False
     proof = storage.acl_proof
     if not proof.holds:
@@ -140,19 +124,19 @@ def set_access(storage: Storage, key: str, *, private: bool, halt: threading.Eve
     return True
 
 
-def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
+def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> None:
     acl = PRIVATE if private else storage.settings.permission or PRIVATE
     storage.ask(lambda client: client.put_acl(storage.full_key(key), acl), key, halt)
 
 
-def try_access(storage: Storage, key: str, halt: threading.Event) -> None:
-    """Set the ACL of a private object that nobody needs to public, and back. Raises as `set_access`."""
+def try_acl(storage: Storage, key: str, halt: threading.Event | None = None) -> None:
+    """Set the ACL of a probe to public, and back to private. Raises as `set_acl`."""
     for private in (False, True):
-        set_access(storage, key, private=private, halt=halt)
+        set_acl(storage, key, private=private, halt=halt)
 
 
-def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Event) -> None:
-    """Set an ACL, and make sure that the object is still what it was."""
+def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> None:
+    """Set an ACL, and check that the object's body is still the same."""
     proof, settings = storage.acl_proof, storage.settings
     if proof.damaged is not None:
         raise proof.damaged
@@ -176,54 +160,32 @@ def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Eve
 
 
 class SourceAccess:
-    """Asks for many objects whether everybody may read them.
-
-    Args:
-        source: The side.
-        pool: Sends the questions.
-    """
+    """Asks for many objects, through a pool, whether everybody may read them."""
 
     def __init__(self, source: Storage, pool: Pool) -> None:
         self._source = source
         self._pool = pool
 
     def are_private(self, objects: Sequence[tuple[str, ...]]) -> list[bool]:
-        """Return whether objects are not readable by everybody.
-
-        Args:
-            objects: For each, the keys that it may have, in the order to try. One that is under none counts as private.
-
-        Raises:
-            StorageError: The source does not say.
-        """
+        """Return for each object, given its possible keys in order, whether it is private, or not found."""
         return [private is not False for private in self.are_private_if_there(objects)]
 
     def are_private_if_there(self, objects: Sequence[tuple[str, ...]]) -> list[bool | None]:
-        """Return the same, and None of an object that is under none of its keys. Raises as `are_private`."""
+        """Return the same, and None for an object that is not found under any key. Raises as `are_private`."""
         return self._pool.map(self._is_private, objects)
 
     def _is_private(self, keys: tuple[str, ...]) -> bool | None:
         for key in keys:
-            public = self._is_public(key)
-            if public is not None:
-                return not public
+            try:
+                return not is_readable_at_source(self._source, key, self._pool.halt)
+            except StorageError as error:  # noqa: PERF203  (once an object)
+                if not is_not_found(error):
+                    raise
         return None
 
-    def _is_public(self, key: str) -> bool | None:
-        try:
-            return is_readable_at_source(self._source, key, self._pool.halt)
-        except StorageError as error:
-            if is_not_found(error):
-                return None
-            raise
 
-
-def is_readable_at_source(source: Storage, key: str, halt: threading.Event) -> bool:
-    """Ask as `is_readable`, for ``privacy: source``.
-
-    Raises:
-        StorageError: As `is_public`; permanent, with the setting that helps, where the source keeps no ACLs.
-    """
+def is_readable_at_source(source: Storage, key: str, halt: threading.Event | None = None) -> bool:
+    """Ask as `is_readable`, for ``privacy: source``; where the source keeps no ACLs, the error names the setting."""
     try:
         return is_readable(source, key, halt)
     except StorageError as error:
@@ -237,20 +199,14 @@ def is_readable_at_source(source: Storage, key: str, halt: threading.Event) -> b
         ) from error
 
 
-def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
+def everybody_reads(storage: Storage, key: str, halt: threading.Event | None = None) -> bool:
     """Ask for an object without a signature (GET, of which no body is read: policies speak of nothing else).
 
-    Args:
-        storage: The side.
-        key: Relative to the key prefix.
-        halt: Set, no further attempt is made.
-
-    Raises:
-        StorageError: It was not answered, which says nothing.
+    A `StorageError` says that no answer came.
     """
     try:
         storage.ask(
-            lambda client: client.get(storage.full_key(key), limit=_FIRST_BYTES, headers=_FIRST, signed=False),
+            lambda client: client.get(storage.full_key(key), limit=_FIRST_BYTES, headers=_FIRST_BYTE, signed=False),
             key,
             halt,
         )
@@ -258,10 +214,10 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event) -> bool:
         cause = error.__cause__
         if isinstance(cause, TransportError) and cause.failure is Failure.TOO_LARGE:
             # The server sends all of it, though a byte was asked for; or a page that is long, and refuses.
-            return cause.status in _GIVEN
-        if isinstance(error.__cause__, S3Error) and error.__cause__.status == _NOT_SATISFIABLE:
+            return cause.status in _READABLE
+        if isinstance(cause, S3Error) and cause.status == _NOT_SATISFIABLE:
             return True  # it is empty
-        if error.reason in _SAYS_NOTHING:
+        if error.reason in _INCONCLUSIVE:
             raise
         return False
     return True

@@ -1,4 +1,4 @@
-"""S3's requests, as coroutines. Each is sent once: who repeats it sees every refusal (`retry`)."""
+"""S3's requests, as coroutines. Each is sent once: the caller retries, and sees every refusal (`retry`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
-from mastosync_dagster.s3.http import BytesSource, Http, Reply, Transport, host_of
+from mastosync_dagster.s3.http import ANSWER_BYTES, BytesSource, Http, Reply, Transport, host_of
 from mastosync_dagster.s3.listing import NotXmlError, Page, parse, parse_page
 from mastosync_dagster.s3.signing import Signer, quoted_path, quoted_query
 
@@ -25,22 +25,20 @@ _EXPECTED_REGION = re.compile(r"expecting '([\w-]+)'")
 _STREAMED_BYTES = 1024 * 1024
 """Bodies above this are handed to libcurl in pieces: it would copy them whole."""
 _SMALL_BYTES = 256 * 1024
-"""Bodies up to this size are stored as soon as they have come."""
+"""Bodies up to this size are stored as soon as they have arrived."""
 _AGENT = b"User-Agent: mastosync"
-_NOTHING = (b"Expect:", b"Content-Type:")
-"""Headers that libcurl would add: a wait for 100 Continue, and the type of a form."""
+_NO_EXPECT, _NO_CONTENT_TYPE = b"Expect:", b"Content-Type:"
+"""Take away headers that libcurl would add: a wait for 100 Continue, and the type of a form."""
 
 
 class S3Error(Exception):
     """The server answered with a refusal.
 
     Attributes:
-        method: Of the request.
         on_bucket: The request was about the bucket, not an object.
-        reply: The answer.
         code: S3's word for the error; empty where the answer has none (to a HEAD there is no body).
-        text: The server's own sentence; empty likewise.
-        region: Where the bucket lives, if the answer names it.
+        text: The server's own sentence, or the beginning of an answer that is no XML; empty where there is none.
+        region: Where the bucket lives, if the answer names it; else empty.
     """
 
     def __init__(self, method: str, reply: Reply, *, on_bucket: bool) -> None:
@@ -52,7 +50,8 @@ class S3Error(Exception):
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:
-            self.text = _words_of(reply.body)
+            # A firewall's page, or a proxy's sentence.
+            self.text = reply.body[:400].decode("utf-8", "replace")
             document = None
         if document is not None and document.tag == "Error":
             self.code = document.text("Code") or ""
@@ -68,19 +67,14 @@ class S3Error(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the server asks to wait; None where it says nothing."""
+        """Seconds that the server asks to wait; None where it does not."""
         wait = self.reply.headers.get("retry-after", "")
         return float(wait) if wait.isdecimal() else None
 
     @property
     def location(self) -> str:
-        """Where a redirect points; empty: nowhere."""
+        """The target of a redirect; empty where the answer names none."""
         return self.reply.headers.get("location", "")
-
-
-def _words_of(body: bytes) -> str:
-    """Return the beginning of an answer that is no XML: a firewall's page, a proxy's sentence."""
-    return body[:400].decode("utf-8", "replace")
 
 
 class Acl(NamedTuple):
@@ -96,12 +90,11 @@ class Acl(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BucketAddress:
     """A bucket, as a request names it.
 
     Attributes:
         endpoint: ``https://host[:port][/path]``, without the bucket, and without a slash at its end.
-        bucket: Its name.
         path_style: ``endpoint/bucket/key`` instead of ``bucket.endpoint/key``.
     """
 
@@ -113,12 +106,11 @@ class Place:
 class Client:
     """Sends requests to one bucket. Keys are full keys. Lives in its loop's thread.
 
+    Requests raise `S3Error` where the server refuses, `TransportError` where it does not answer, and `NotXmlError`
+    where its answer is not what S3 answers.
+
     Args:
-        loop: Carries the requests.
-        place: The bucket.
-        transport: How its server is reached.
-        region: Region to sign for.
-        credentials: Returns those of the moment.
+        credentials: Called for each request: temporary credentials are renewed.
         silence: Seconds without a byte of an answer until a request counts as lost.
         write_silence: The same for a request with a body that is not small.
     """
@@ -126,7 +118,7 @@ class Client:
     def __init__(
         self,
         loop: Loop,
-        place: Place,
+        address: BucketAddress,
         transport: Transport,
         *,
         region: str,
@@ -135,14 +127,14 @@ class Client:
         write_silence: float,
     ) -> None:
         self.loop = loop
-        self.bucket = place.bucket
-        url = urlsplit(place.endpoint)
+        self.bucket = address.bucket
+        url = urlsplit(address.endpoint)
         netloc = url.netloc.rpartition("@")[2]
         root = url.path.rstrip("/")
-        if place.path_style:
-            root = f"{root}/{place.bucket}"
+        if address.path_style:
+            root = f"{root}/{address.bucket}"
         else:
-            netloc = f"{place.bucket}.{netloc}"
+            netloc = f"{address.bucket}.{netloc}"
         self._site = f"{url.scheme}://{netloc}"
         self._root = quoted_path(root)
         self._host = host_of(self._site)
@@ -160,35 +152,26 @@ class Client:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | Source | None = None,
         sink: Sink | None = None,
-        limit: int | None = None,
+        limit: int = ANSWER_BYTES,
         signed: bool = True,
     ) -> Reply:
-        """Send a request.
+        """Send a request; names of headers are in lower case. Without a key it is about the bucket.
 
-        Args:
-            method: ``GET``, …
-            key: Full key; None: the request is about the bucket.
-            query: Arguments.
-            headers: Names in lower case.
-            body: What is sent.
-            sink: Takes the body of the answer.
-            limit: Bytes of an answer's body at most; None: what an answer that is no object may have.
-            signed: Else it gets what everybody may have.
-
-        Raises:
-            S3Error: The server refuses.
-            TransportError: It does not answer.
+        ``limit`` is the bytes of an answer's body at most. Without a signature a request gets what everybody may have.
         """
         path = self._root if key is None else f"{self._root}/{quoted_path(key)}"
         arguments = quoted_query(query) if query else ""
         given = list(headers)
+        # libcurl leaves out a header without a value, unless it ends with a semicolon.
         lines = [
             (f"{name}: {value}" if value else f"{name};").encode("utf-8", "surrogateescape") for name, value in given
         ]
         if signed:
-            proof = self._signer.sign(method, self._host, path or "/", arguments, given)
-            lines += [f"{name}: {value}".encode() for name, value in proof]
-        lines += (_AGENT, *_NOTHING) if not any(name == "content-type" for name, _ in given) else (_AGENT, _NOTHING[0])
+            signature = self._signer.sign(method, self._host, path or "/", arguments, given)
+            lines += [f"{name}: {value}".encode() for name, value in signature]
+        lines += (_AGENT, _NO_EXPECT)
+        if not any(name == "content-type" for name, _ in given):
+            lines.append(_NO_CONTENT_TYPE)
         reply = await self._http.request(
             method,
             f"{self._site}{path or '/'}{_as_sent(arguments)}",
@@ -196,7 +179,7 @@ class Client:
             silence=self._write_silence if _is_large(body) else self._silence,
             body=body,
             sink=sink,
-            **({} if limit is None else {"limit": limit}),
+            limit=limit,
         )
         if reply.status not in _OK:
             raise S3Error(method, reply, on_bucket=key is None)
@@ -211,15 +194,7 @@ class Client:
         sink: Sink | None = None,
         signed: bool = True,
     ) -> Reply:
-        """Read an object.
-
-        Args:
-            key: Full key.
-            limit: Bytes at most: `Failure.TOO_LARGE` above.
-            headers: ``range``, ``if-match``.
-            sink: Takes the body; None: it comes with the answer.
-            signed: Else as everybody.
-        """
+        """Read an object into a sink, or into the answer. Above ``limit`` bytes it fails with `Failure.TOO_LARGE`."""
         return await self._send("GET", key, headers=headers, sink=sink, limit=limit, signed=signed)
 
     async def head(self, key: str, *, query: Iterable[tuple[str, str]] = ()) -> Reply:
@@ -227,47 +202,33 @@ class Client:
         return await self._send("HEAD", key, query=query)
 
     async def head_bucket(self) -> Reply:
-        """Ask whether there is such a bucket."""
+        """Ask whether the bucket exists."""
         return await self._send("HEAD", None)
 
     async def put(
         self, key: str, body: bytes | bytearray | Source, headers: Mapping[str, str], md5: bytes | None
     ) -> Reply:
-        """Write an object.
-
-        Args:
-            key: Full key.
-            body: Its body.
-            headers: All that belongs to it, ACL and storage class included.
-            md5: The body's MD5, which the server is to check; None: it is not known.
-        """
+        """Write an object with all its headers, ACL and storage class included. The server checks the MD5, if given."""
         return await self._send("PUT", key, headers=[*_lower(headers), *_md5_header(md5)], body=_streamed(body))
 
     async def copy(self, bucket: str, source_key: str, key: str, headers: Mapping[str, str]) -> Reply:
-        """Have the server copy an object.
-
-        Args:
-            bucket: Where it is.
-            source_key: Full key there.
-            key: Full key here.
-            headers: ACL and storage class; all others are kept by the server.
-        """
+        """Have the server copy an object, by full keys. It keeps all headers but the ACL and the storage class."""
         origin = ("x-amz-copy-source", f"/{bucket}/{quoted_path(source_key)}")
         reply = await self._send("PUT", key, headers=[origin, *_lower(headers)], body=b"")
         return self._without_error("PUT", reply)
 
     async def delete(self, key: str) -> None:
-        """Delete an object. That it was not there is no error."""
+        """Delete an object. That it does not exist is no error."""
         await self._send("DELETE", key)
 
     async def get_acl(self, key: str) -> Acl:
-        """Ask for an object's ACL."""
+        """Read an object's ACL."""
         reply = await self._send("GET", key, query=[("acl", "")])
         try:
             document = parse(reply.body)
         except NotXmlError:
-            return Acl([], is_acl=False)
-        if document.tag != "AccessControlPolicy":
+            document = None
+        if document is None or document.tag != "AccessControlPolicy":
             return Acl([], is_acl=False)
         return Acl(
             [
@@ -287,17 +248,10 @@ class Client:
     async def list_page(
         self, prefix: str, *, after: str | None = None, token: str | None = None, keys: int, delimiter: str = ""
     ) -> Page:
-        """List some objects (ListObjectsV2).
+        """List at most ``keys`` objects (ListObjectsV2) by the prefix of their full keys.
 
-        Args:
-            prefix: Of their full keys.
-            after: A full key: list what comes behind it; None: from the beginning.
-            token: Of an earlier page; then ``after`` does not count.
-            keys: So many at most.
-            delimiter: What lies behind the next one of these counts as a folder, and is not listed.
-
-        Raises:
-            NotXmlError: The answer is no listing.
+        The listing goes on behind ``after`` (a full key), or at the token of an earlier page, which wins. What lies
+        behind a delimiter counts as a folder, and is not listed.
         """
         query = [("list-type", "2"), ("max-keys", str(keys)), ("prefix", prefix)]
         if delimiter:
@@ -316,11 +270,7 @@ class Client:
             return parse_page(reply.body)
 
     async def create_upload(self, key: str, headers: Mapping[str, str]) -> tuple[str, Reply]:
-        """Begin an upload in parts. Returns its id, and the answer.
-
-        Raises:
-            NotXmlError: The answer names none.
-        """
+        """Begin an upload in parts. Returns its id, and the answer."""
         reply = await self._send("POST", key, query=[("uploads", "")], headers=_lower(headers), body=b"")
         upload_id = parse(reply.body).text("UploadId")
         if not upload_id:
@@ -335,18 +285,9 @@ class Client:
         return await self._send("PUT", key, query=query, headers=_md5_header(md5), body=_streamed(body))
 
     async def complete_upload(self, key: str, upload_id: str, etags: Sequence[str]) -> str | None:
-        """Publish an upload.
-
-        Args:
-            key: Full key.
-            upload_id: Of the upload.
-            etags: Bare ones of all parts, in their order.
-
-        Returns:
-            The object's ETag as it came; None where there is none.
-        """
+        """Publish an upload, given the bare ETags of all parts in order. Returns the object's ETag as it came."""
         parts = "".join(
-            f"<RowWindow><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></RowWindow>"
+            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></Part>"
             for number, etag in enumerate(etags, 1)
         )
         body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</CompleteMultipartUpload>'
@@ -368,11 +309,7 @@ class Client:
         await self._send("DELETE", key, query=[("uploadId", upload_id)])
 
     async def list_uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """Return uploads that nobody has ended, by full key and id.
-
-        Raises:
-            NotXmlError: The answer is no listing.
-        """
+        """Return the uploads that are still open, by full key and id."""
         document = parse((await self._send("GET", None, query=[("uploads", ""), ("prefix", prefix)])).body)
         return [
             (document.text("Key", upload) or "", document.text("UploadId", upload) or "")
@@ -380,31 +317,22 @@ class Client:
         ]
 
     def _without_error(self, method: str, reply: Reply) -> Reply:
-        """Return an answer that holds no error: servers that work long say 200 before they know.
-
-        Raises:
-            S3Error: It holds one.
-        """
+        """Return an answer, or raise the `S3Error` in it: servers that work long say 200 before they know."""
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:
             return reply
         if document is not None and document.tag == "Error":
-            # No status tells it; what the code does not, is the server's own failure.
+            # The status says 200; an error whose code is unknown counts as the server's own failure.
             raise S3Error(method, reply._replace(status=500), on_bucket=method == "GET")
         return reply
 
 
 def _as_sent(arguments: str) -> str:
-    """Return a query as everybody sends it: ``?acl``. Signed it is ``acl=``."""
+    """Return a query as every client sends it: ``?acl``. Signed it is ``acl=``."""
     if not arguments:
         return ""
     return "?" + "&".join(argument.removesuffix("=") for argument in arguments.split("&"))
-
-
-def _line(name: str, value: str) -> bytes:
-    """Return a header as libcurl takes it: one without a value would be left out."""
-    return (f"{name}: {value}" if value else f"{name};").encode("utf-8", "surrogateescape")
 
 
 def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:

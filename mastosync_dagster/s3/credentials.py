@@ -1,7 +1,8 @@
-"""Credentials of one side: the ones configured, or botocore's chain, which renews them before they expire."""
+"""Credentials of one storage: the ones configured, or botocore's chain, which renews them before they expire."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import TYPE_CHECKING
@@ -30,13 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def sendable(access_key_id: str | None, secret_access_key: str | None, session_token: str | None) -> bool:
-    """Tell whether credentials can be sent: the text of an HTTP library's error holds a header that cannot.
-
-    Args:
-        access_key_id: Access key; None: none.
-        secret_access_key: Its secret; None: none.
-        session_token: Token of temporary credentials; None: none.
-    """
+    """Tell whether credentials can be sent: the text of an HTTP library's error holds a header that cannot."""
     return (
         _SENDABLE.fullmatch(access_key_id or "") is not None
         and _SENDABLE.fullmatch(session_token or "") is not None
@@ -45,7 +40,7 @@ def sendable(access_key_id: str | None, secret_access_key: str | None, session_t
 
 
 def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
-    """Return a callable that gives the credentials of one side, as they are at the moment.
+    """Return a callable that gives the current credentials of one storage.
 
     Raises:
         StorageError: There are none, or half of them.
@@ -61,11 +56,9 @@ def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
             if settings.access_key_id
             else ("AWS_ACCESS_KEY_ID", "aws_access_key_id")
         )
-        raise StorageError(
+        raise _bad(
             f"half of the {settings.name}'s credentials is missing: "
-            f"set {settings.variable(name)} or {settings.field(field)}",
-            reason=Reason.BAD_CREDENTIALS,
-            permanent=True,
+            f"set {settings.variable(name)} or {settings.field(field)}"
         )
     return _chain(settings)
 
@@ -74,44 +67,43 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
     try:
         session = botocore.session.Session(profile=settings.profile)
         if settings.variable_prefix:
-            # The bare variables (AWS_ACCESS_KEY_ID, …) are the other side's.
+            # The bare variables (AWS_ACCESS_KEY_ID, …) are the other storage's.
             session.get_component("credential_provider").remove("env")
         credentials: Chain | None = session.get_credentials()
     except BotoCoreError as error:
-        raise StorageError(
+        raise _bad(
             f"the {settings.name}'s credentials cannot be read: {error}; "
-            f"check {settings.field('profile_name')} and the AWS configuration files",
-            reason=Reason.BAD_CREDENTIALS,
-            permanent=True,
+            f"check {settings.field('profile_name')} and the AWS configuration files"
         ) from error
     if credentials is None:
-        raise StorageError(
+        raise _bad(
             f"the {settings.name} has no credentials: set {settings.variable('AWS_ACCESS_KEY_ID')} and "
             f"{settings.variable('AWS_SECRET_ACCESS_KEY')}, {settings.field('profile_name')}, "
-            "or run where an instance role gives them",
-            reason=Reason.BAD_CREDENTIALS,
-            permanent=True,
+            "or run where an instance role gives them"
         )
 
-    held: list[tuple[float, Credentials]] = []
+    held, until = Credentials("", ""), -math.inf
 
     def current() -> Credentials:
+        nonlocal held, until
         now = time.monotonic()
-        if held and now < held[-1][0]:
-            return held[-1][1]
-        frozen = credentials.get_frozen_credentials()
-        if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
-            raise _unsendable(settings, settings.field("profile_name"))
-        held[:] = [(now + _HOLD_SECONDS, Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token))]
-        return held[-1][1]
+        if now >= until:
+            frozen = credentials.get_frozen_credentials()
+            if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
+                raise _unsendable(settings, settings.field("profile_name"))
+            held = Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+            until = now + _HOLD_SECONDS
+        return held
 
     return current
 
 
 def _unsendable(settings: StorageSettings, field: str) -> StorageError:
-    return StorageError(
+    return _bad(
         f"the {settings.name}'s credentials hold a line break or another character that cannot be sent: check {field} "
-        "and the AWS configuration files",
-        reason=Reason.BAD_CREDENTIALS,
-        permanent=True,
+        "and the AWS configuration files"
     )
+
+
+def _bad(message: str) -> StorageError:
+    return StorageError(message, reason=Reason.BAD_CREDENTIALS, permanent=True)

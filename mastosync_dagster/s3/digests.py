@@ -1,4 +1,4 @@
-"""What a single object's body is."""
+"""Reads an object's body for its length and MD5."""
 
 from __future__ import annotations
 
@@ -18,35 +18,23 @@ if TYPE_CHECKING:
 
 _OK = range(200, 300)
 _END = -1
-"""What ends a transfer, said by a callback of libcurl's."""
+"""Ends a transfer, returned by a callback of libcurl's."""
 
 
 class Digest(NamedTuple):
-    """What a body is.
-
-    Attributes:
-        size: Bytes.
-        md5: MD5 in hex.
-    """
+    """A body's length in bytes, and its MD5 in hex."""
 
     size: int
     md5: str
 
 
-def read_digest(storage: Storage, key: str, halt: threading.Event, *, first: int | None = None) -> Digest:
-    """Read an object in pieces that are not kept. Raises as `Storage.dated`.
-
-    Args:
-        storage: The side.
-        key: Relative to the key prefix.
-        halt: Set, no further attempt is made.
-        first: So many bytes of it; None: to its end.
-    """
+def read_digest(storage: Storage, key: str, halt: threading.Event | None = None, *, first: int | None = None) -> Digest:
+    """Read an object, or its first bytes, in pieces that are not kept. Raises as `Storage.head_existing`."""
     sink = _Digester(first)
     headers = () if first is None else (("range", f"bytes=0-{first - 1}"),)
 
     async def read(client: Client) -> Digest:
-        sink.begin_anew()
+        sink.reset()
         try:
             await client.get(storage.full_key(key), limit=LARGEST, headers=headers, sink=sink)
         except TransportError:
@@ -62,9 +50,9 @@ class _Digester:
 
     def __init__(self, first: int | None) -> None:
         self._first = first
-        self.begin_anew()
+        self.reset()
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Forget what has come."""
         self.size = 0
         self.digest = hashlib.md5(usedforsecurity=False)
@@ -83,4 +71,4 @@ class _Digester:
         taken = data if self._first is None else data[: self._first - self.size]
         self.size += len(taken)
         self.digest.update(taken)
-        return _END if self.full and self._first is not None else None
+        return _END if self.full else None

@@ -28,29 +28,28 @@ _SECRET_CHARACTERS = 4
 
 
 class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
-    """Something other than a failed request: `RetryLimits.run` lets it pass."""
+    """Something other than a failed request: retries (`Endpoint.send`) let it pass."""
 
 
 _MAY_PASS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
 
 
 class StorageError(AdminError):
-    """A request to one side failed.
+    """A request to one storage failed.
 
     The message is one sentence for an admin; it never holds a secret or a signed URL. It does not hold the key
     either: thousands of objects that fail alike share one text.
 
     Attributes:
-        reason: From the fixed list.
         permanent: No retry helps, and no other object will fare better: stop the run. A 403 on a GET or HEAD is not
-            permanent (it may concern one object; without the right to list it can mean "absent"): whoever reads many
+            permanent (it may concern one object; without the right to list it can mean "absent"): code that reads many
             objects stops when all of them are refused.
         retryable: The same request may succeed later.
-        retry_after: Seconds the server asks to wait; None where it says nothing.
-        reached: Somebody was there. False where no connection came about at all.
-        may_pass: Once others have been answered, such an answer may be a bad moment, or concern this object alone:
+        retry_after: Seconds the server asks to wait; None where it does not.
+        reached: False where no connection came about at all.
+        may_pass: After other requests have succeeded, such an answer may be temporary, or concern this object alone:
             it is permanent only if many follow upon each other.
-        key: The object that was asked for; empty: the bucket.
+        key: The relative key of the object; empty: the bucket.
     """
 
     def __init__(
@@ -82,33 +81,8 @@ class StorageError(AdminError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """What an exception tells.
-
-    Attributes:
-        status: HTTP status; None where no answer came.
-        code: S3's word for the error; empty where the answer had none (HEAD has no body).
-        text: The server's or the client's own sentence.
-        writing: The request was a PUT or POST.
-        listing: The request concerned the bucket, not an object.
-        region: Where the bucket lives, when the answer names it.
-        location: Where a redirect points.
-        retry_after: Seconds, from the header.
-    """
-
-    status: int | None = None
-    code: str = ""
-    text: str = ""
-    writing: bool = False
-    listing: bool = False
-    region: str = ""
-    location: str = ""
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a kind of error means. ``{side}``, ``{code}``, ``{text}``, ``{region}`` and variables may stand in it."""
+    """What a kind of error means. ``{name}``, ``{code}``, ``{text}``, ``{region}`` and variables may stand in it."""
 
     reason: Reason
     message: str
@@ -127,125 +101,117 @@ _SETTINGS = {
     "S3_PERMISSION": "permission",
     "S3_STORAGE_CLASS": "storage_class",
 }
-"""Environment variable (without the side's prefix) and resource field of what a message can ask to change."""
+"""Environment variable (without the storage's prefix) and resource field of what a message can ask to change."""
 
 _SECRET = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side} refuses the secret access key ({code}): check {AWS_SECRET_ACCESS_KEY}, and that no proxy before it"
+    "the {name} refuses the secret access key ({code}): check {AWS_SECRET_ACCESS_KEY}, and that no proxy before it"
     " changes the host name or the path",
     permanent=True,
 )
 _ACCESS_KEY = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side} does not know the access key ({code}): check {AWS_ACCESS_KEY_ID}",
+    "the {name} does not know the access key ({code}): check {AWS_ACCESS_KEY_ID}",
     permanent=True,
 )
 _TOKEN = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side} refuses the session token ({code}): renew the temporary credentials and {AWS_SESSION_TOKEN}",
+    "the {name} refuses the session token ({code}): renew the temporary credentials and {AWS_SESSION_TOKEN}",
     permanent=True,
 )
 _CLOCK = _Rule(
-    Reason.BAD_CREDENTIALS,
-    "the {side} finds this machine's clock wrong ({code}): set the clock (NTP)",
-    permanent=True,
+    Reason.BAD_CREDENTIALS, "the {name} finds this machine's clock wrong ({code}): set the clock (NTP)", permanent=True
 )
 _UNAUTHENTICATED = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side} refuses the credentials ({code}): check {AWS_ACCESS_KEY_ID} and {AWS_SECRET_ACCESS_KEY}",
+    "the {name} refuses the credentials ({code}): check {AWS_ACCESS_KEY_ID} and {AWS_SECRET_ACCESS_KEY}",
     permanent=True,
 )
 _NO_BUCKET = _Rule(
     Reason.NO_SUCH_BUCKET,
-    "the {side} has no such bucket ({code}): check {S3_BUCKET}, and {S3_ENDPOINT}",
+    "the {name} has no such bucket ({code}): check {S3_BUCKET}, and {S3_ENDPOINT}",
     permanent=True,
 )
 _REGION = _Rule(
     Reason.WRONG_REGION,
-    "the {side}'s bucket is in another region{region} ({code}): check {S3_REGION}, and {S3_ENDPOINT}",
+    "the {name}'s bucket is in another region{region} ({code}): check {S3_REGION}, and {S3_ENDPOINT}",
     permanent=True,
 )
 _ACL = _Rule(
-    Reason.ACL_REFUSED,
-    "the {side} takes no ACL headers ({code}): leave {S3_PERMISSION} empty",
-    permanent=True,
+    Reason.ACL_REFUSED, "the {name} takes no ACL headers ({code}): leave {S3_PERMISSION} empty", permanent=True
 )
 _READ_DENIED = _Rule(
     Reason.ACCESS_DENIED,
-    "the {side} refuses the request ({code}): give its access key the right to list and read the bucket",
+    "the {name} refuses the request ({code}): give its access key the right to list and read the bucket",
 )
 _WRITE_DENIED = _Rule(
     Reason.ACCESS_DENIED,
-    "the {side} refuses to be written to ({code}): give its access key the right to write objects and their ACLs, "
+    "the {name} refuses to be written to ({code}): give its access key the right to write objects and their ACLs, "
     "or leave {S3_PERMISSION} empty if the bucket has no ACLs",
     permanent=True,
 )
 _ACCOUNT = _Rule(
-    Reason.ACCESS_DENIED,
-    "the {side} has closed the account or bucket ({code}): ask the provider",
-    permanent=True,
+    Reason.ACCESS_DENIED, "the {name} has closed the account or bucket ({code}): ask the provider", permanent=True
 )
 _ARCHIVED = _Rule(
     Reason.OBJECT_ARCHIVED,
-    "the {side} has the object in an archive ({code}): restore it first",
+    "the {name} has the object in an archive ({code}): restore it first",
 )
-_KEY = _Rule(Reason.INVALID_KEY, "the {side} takes no such key ({code})")
-_GONE = _Rule(Reason.CHANGED_DURING_COPY, "the {side} does not have the object any more ({code})")
-_CHANGED = _Rule(Reason.CHANGED_DURING_COPY, "the {side}'s object was replaced meanwhile ({code})", retryable=True)
+_KEY = _Rule(Reason.INVALID_KEY, "the {name} takes no such key ({code})")
+_NO_OBJECT = _Rule(Reason.CHANGED_DURING_COPY, "the {name} does not have the object any more ({code})")
+_CHANGED = _Rule(Reason.CHANGED_DURING_COPY, "the {name}'s object was replaced meanwhile ({code})", retryable=True)
 _THROTTLED = _Rule(
-    Reason.THROTTLED, "the {side} asks for fewer requests ({code}): lower the concurrency", retryable=True
+    Reason.THROTTLED, "the {name} asks for fewer requests ({code}): lower the concurrency", retryable=True
 )
-_TIMEOUT = _Rule(Reason.TIMEOUT, "the {side} did not answer in time ({code})", retryable=True)
-_SERVER = _Rule(Reason.SERVER_ERROR, "the {side} failed ({code})", retryable=True)
-_CHECKSUM = _Rule(Reason.CHECKSUM_MISMATCH, "the {side} received another body than was sent ({code})", retryable=True)
-_FULL = _Rule(Reason.UNEXPECTED, "the {side} is full ({code}): raise its quota, or free some space", permanent=True)
+_TIMEOUT = _Rule(Reason.TIMEOUT, "the {name} did not answer in time ({code})", retryable=True)
+_SERVER = _Rule(Reason.SERVER_ERROR, "the {name} failed ({code})", retryable=True)
+_CHECKSUM = _Rule(Reason.CHECKSUM_MISMATCH, "the {name} received another body than was sent ({code})", retryable=True)
+_FULL = _Rule(Reason.UNEXPECTED, "the {name} is full ({code}): raise its quota, or free some space", permanent=True)
 _STORAGE_CLASS = _Rule(
-    Reason.UNEXPECTED, "the {side} has no such storage class ({code}): check {S3_STORAGE_CLASS}", permanent=True
+    Reason.UNEXPECTED, "the {name} has no such storage class ({code}): check {S3_STORAGE_CLASS}", permanent=True
 )
 _UNREACHABLE = _Rule(
     Reason.CONNECTION,
-    "the {side} cannot be reached ({text}): check {S3_ENDPOINT} and the network",
+    "the {name} cannot be reached ({text}): check {S3_ENDPOINT} and the network",
     retryable=True,
     reached=False,
 )
-_BROKEN = _Rule(Reason.CONNECTION, "the connection to the {side} broke ({text})", retryable=True)
+_BROKEN = _Rule(Reason.CONNECTION, "the connection to the {name} broke ({text})", retryable=True)
 _CERTIFICATE = _Rule(
     Reason.CONNECTION,
-    "the {side}'s certificate is not trusted ({text}): name its CA's file in {ca_file}, or check {S3_ENDPOINT}",
+    "the {name}'s certificate is not trusted ({text}): name its CA's file in {ca_file}, or check {S3_ENDPOINT}",
     permanent=True,
 )
 _NO_CREDENTIALS = _Rule(
     Reason.BAD_CREDENTIALS,
-    "the {side}'s credentials cannot be had ({text}): check {AWS_ACCESS_KEY_ID}, the profile or the instance role",
+    "the {name}'s credentials cannot be had ({text}): check {AWS_ACCESS_KEY_ID}, the profile or the instance role",
     retryable=True,
 )
 _NOT_S3 = _Rule(
-    Reason.UNEXPECTED, "the {side} does not answer like an S3 storage ({text}): check {S3_ENDPOINT}", retryable=True
+    Reason.UNEXPECTED, "the {name} does not answer like an S3 storage ({text}): check {S3_ENDPOINT}", retryable=True
 )
-_UNEXPECTED = _Rule(Reason.UNEXPECTED, "the {side} answered something unexpected ({code}): {text}")
+_UNEXPECTED = _Rule(Reason.UNEXPECTED, "the {name} answered something unexpected ({code}): {text}")
 _RESOURCES = _Rule(
     Reason.UNEXPECTED,
-    "the {side} cannot be asked: {text}; raise their limits (ulimit -n and -u, LimitNOFILE and TasksMax of a unit)",
+    "the {name} cannot be asked: {text}; raise their limits (ulimit -n and -u, LimitNOFILE and TasksMax of a unit)",
     permanent=True,
     reached=False,
 )
 _REDIRECT = _Rule(
-    Reason.WRONG_REGION,
-    "the {side} sends us elsewhere ({code}, to {location}): check {S3_ENDPOINT}",
-    permanent=True,
+    Reason.WRONG_REGION, "the {name} sends us elsewhere ({code}, to {location}): check {S3_ENDPOINT}", permanent=True
 )
 _BODY_LIMIT = _Rule(
     Reason.UNEXPECTED,
-    "the {side}, or a proxy before it, takes no body of this size ({code}): raise its limit (nginx:"
+    "the {name}, or a proxy before it, takes no body of this size ({code}): raise its limit (nginx:"
     " client_max_body_size)",
 )
 _NO_NAME = _Rule(
     Reason.CONNECTION,
-    "the name of the {side} cannot be resolved ({text}): check {S3_ENDPOINT} and the name servers",
+    "the name of the {name} cannot be resolved ({text}): check {S3_ENDPOINT} and the name servers",
     retryable=True,
     reached=False,
 )
-_TOO_LARGE = _Rule(Reason.SIZE_MISMATCH, "the {side} sent more than was asked for", retryable=True)
+_TOO_LARGE = _Rule(Reason.SIZE_MISMATCH, "the {name} sent more than was asked for", retryable=True)
 
 _BY_FAILURE: Mapping[Failure, _Rule] = {
     Failure.NAME: _NO_NAME,
@@ -258,70 +224,39 @@ _BY_FAILURE: Mapping[Failure, _Rule] = {
     Failure.SETTINGS: _NOT_S3,
 }
 
-_BY_CODE: Mapping[str, _Rule] = {
-    "SignatureDoesNotMatch": _SECRET,
-    "InvalidAccessKeyId": _ACCESS_KEY,
-    "InvalidClientTokenId": _ACCESS_KEY,
-    "ExpiredToken": _TOKEN,
-    "ExpiredTokenException": _TOKEN,
-    "InvalidToken": _TOKEN,
-    "TokenRefreshRequired": _TOKEN,
-    "RequestTimeTooSkewed": _CLOCK,
-    "RequestExpired": _CLOCK,
-    "Unauthorized": _UNAUTHENTICATED,
-    "InvalidSecurity": _UNAUTHENTICATED,
-    "NoSuchBucket": _NO_BUCKET,
-    "InvalidBucketName": _NO_BUCKET,
-    "PermanentRedirect": _REGION,
-    "TemporaryRedirect": _REGION,
-    "Redirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "IncorrectEndpoint": _REGION,
-    "AccessControlListNotSupported": _ACL,
-    "AllAccessDisabled": _ACCOUNT,
-    "AccountProblem": _ACCOUNT,
-    "NotSignedUp": _ACCOUNT,
-    "UserSuspended": _ACCOUNT,
-    "InvalidObjectState": _ARCHIVED,
-    "KeyTooLongError": _KEY,
-    "KeyTooLong": _KEY,
-    "InvalidURI": _KEY,
-    "XMinioInvalidObjectName": _KEY,
-    "XMinioInvalidResourceName": _KEY,
-    "NoSuchKey": _GONE,
-    "NoSuchVersion": _GONE,
-    "PreconditionFailed": _CHANGED,
-    "SlowDown": _THROTTLED,
-    "SlowDownRead": _THROTTLED,
-    "SlowDownWrite": _THROTTLED,
-    "ServiceUnavailable": _THROTTLED,
-    "Throttling": _THROTTLED,
-    "ThrottlingException": _THROTTLED,
-    "TooManyRequests": _THROTTLED,
-    "RequestLimitExceeded": _THROTTLED,
-    "BandwidthLimitExceeded": _THROTTLED,
-    "RequestTimeout": _TIMEOUT,
-    "InternalError": _SERVER,
-    "OperationAborted": _SERVER,
-    "BadDigest": _CHECKSUM,
-    "InvalidDigest": _CHECKSUM,
-    "XAmzContentSHA256Mismatch": _CHECKSUM,
-    "IncompleteBody": _CHECKSUM,
-    "QuotaExceeded": _FULL,
-    "StorageQuotaExceeded": _FULL,
-    "InsufficientStorage": _FULL,
-    "XMinioStorageFull": _FULL,
-    "InvalidStorageClass": _STORAGE_CLASS,
+_CODES: Mapping[_Rule, str] = {
+    _SECRET: "SignatureDoesNotMatch",
+    _ACCESS_KEY: "InvalidAccessKeyId InvalidClientTokenId",
+    _TOKEN: "ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired",
+    _CLOCK: "RequestTimeTooSkewed RequestExpired",
+    _UNAUTHENTICATED: "Unauthorized InvalidSecurity",
+    _NO_BUCKET: "NoSuchBucket InvalidBucketName",
+    _REGION: "PermanentRedirect TemporaryRedirect Redirect"
+    " AuthorizationHeaderMalformed IllegalLocationConstraintException IncorrectEndpoint",
+    _ACL: "AccessControlListNotSupported",
+    _ACCOUNT: "AllAccessDisabled AccountProblem NotSignedUp UserSuspended",
+    _ARCHIVED: "InvalidObjectState",
+    _KEY: "KeyTooLongError KeyTooLong InvalidURI XMinioInvalidObjectName XMinioInvalidResourceName",
+    _NO_OBJECT: "NoSuchKey NoSuchVersion",
+    _CHANGED: "PreconditionFailed",
+    _THROTTLED: "SlowDown SlowDownRead SlowDownWrite ServiceUnavailable"
+    " Throttling ThrottlingException TooManyRequests RequestLimitExceeded BandwidthLimitExceeded",
+    _TIMEOUT: "RequestTimeout",
+    _SERVER: "InternalError OperationAborted",
+    _CHECKSUM: "BadDigest InvalidDigest XAmzContentSHA256Mismatch IncompleteBody",
+    _FULL: "QuotaExceeded StorageQuotaExceeded InsufficientStorage XMinioStorageFull",
+    _STORAGE_CLASS: "InvalidStorageClass",
 }
-"""S3's error codes (Amazon's "Error responses", and those of MinIO, Ceph, Wasabi, B2 that differ)."""
+"""S3's error codes (Amazon's "Error responses", and those of MinIO, Ceph, Wasabi, B2 that differ), by meaning."""
+
+_BY_CODE = {code: rule for rule, codes in _CODES.items() for code in codes.split()}
 
 _BY_STATUS: Mapping[int, _Rule] = {
     301: _REGION,
     307: _REGION,
     308: _REGION,
     401: _UNAUTHENTICATED,
-    404: _GONE,
+    404: _NO_OBJECT,
     408: _TIMEOUT,
     409: _SERVER,
     412: _CHANGED,
@@ -340,54 +275,44 @@ _SERVER_ERRORS = range(500, 600)
 
 
 def classify(error: BaseException, settings: StorageSettings, key: str = "") -> StorageError:
-    """Turn whatever a request ended with into a `StorageError`.
-
-    Args:
-        error: The exception: of `s3`, or of botocore where credentials could not be had.
-        settings: The side that was asked, for the words of the message.
-        key: The object that was asked for; empty: the bucket.
-    """
+    """Turn an exception of `s3`, or of botocore's credentials, into a `StorageError`; without a key, of the bucket."""
     if isinstance(error, StorageError):
         return error
+    code, text, location, region, retry_after = "", str(error), "", "", None
     if isinstance(error, S3Error):
-        facts = _facts_of(error)
-        rule = _rule(facts, settings)
+        rule, code, text = _rule(error, settings), error.code or f"HTTP {error.status}", error.text
+        location, region, retry_after = error.location, error.region, error.retry_after
     elif isinstance(error, TransportError):
-        facts = _Facts(text=str(error), code=error.failure.value)
-        rule = _BY_FAILURE[error.failure]
+        rule, code = _BY_FAILURE[error.failure], error.failure.value
         if not error.reached:
             rule = replace(rule, reached=False)
     elif isinstance(error, (BotoCoreError, ClientError)):
-        facts, rule = _Facts(text=str(error)), _NO_CREDENTIALS
+        rule = _NO_CREDENTIALS
     elif isinstance(error, ResourcesError):
-        facts, rule = _Facts(text=str(error)), _RESOURCES
+        rule = _RESOURCES
     elif isinstance(error, NotXmlError):
-        facts, rule = _Facts(text=str(error)), _NOT_S3
+        rule = _NOT_S3
     else:
-        facts, rule = _Facts(text=str(error), code=type(error).__name__), _UNEXPECTED
+        rule, code = _UNEXPECTED, type(error).__name__
+    code = code or "no answer"
+    message = rule.message.format(
+        name=settings.name,
+        code=code,
+        text=_quote(text, settings) or code,
+        region=f", {region}" if region else "",
+        location=_quote(location, settings),
+        ca_file=settings.field("ca_file"),
+        **{name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()},
+    )
     return StorageError(
-        _sentence(rule, facts, settings),
+        message,
         reason=rule.reason,
         permanent=rule.permanent,
         retryable=rule.retryable,
-        retry_after=facts.retry_after,
+        retry_after=retry_after,
         reached=rule.reached,
         may_pass=rule is _SECRET or None,
         key=key,
-    )
-
-
-def _sentence(rule: _Rule, facts: _Facts, settings: StorageSettings) -> str:
-    names = {name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()}
-    code = facts.code or (f"HTTP {facts.status}" if facts.status else "no answer")
-    return rule.message.format(
-        side=settings.name,
-        code=code,
-        text=_quote(facts.text, settings) or code,
-        region=f", {facts.region}" if facts.region else "",
-        location=_quote(facts.location, settings),
-        ca_file=settings.field("ca_file"),
-        **names,
     )
 
 
@@ -401,50 +326,37 @@ def _quote(text: str, settings: StorageSettings) -> str:
     return line if len(line) <= _QUOTE_CHARACTERS else f"{line[:_QUOTE_CHARACTERS]}…"
 
 
-def _rule(facts: _Facts, settings: StorageSettings) -> _Rule:
+def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     """Find what an answer means: by S3's code, by the words about ACLs that have no code, by the status."""
-    if facts.writing and settings.permission and facts.code != "AccessDenied" and _speaks_of_acl(facts):
+    code, status, writing = error.code, error.status, error.method in {"PUT", "POST", "DELETE"}
+    if writing and settings.permission and code != "AccessDenied" and _speaks_of_acl(error):
         return _ACL
-    rule = _BY_CODE.get(facts.code)
-    if rule is None and facts.location and facts.status in _REDIRECTS:
+    rule = _BY_CODE.get(code)
+    if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
-    if rule is None and facts.status == _FORBIDDEN:
-        rule = _WRITE_DENIED if facts.writing else _READ_DENIED
-    if rule is None and facts.status == _NOT_FOUND and (facts.writing or facts.listing):
+    if rule is None and status == _FORBIDDEN:
+        rule = _WRITE_DENIED if writing else _READ_DENIED
+    if rule is None and status == _NOT_FOUND and (writing or error.on_bucket):
         rule = _NO_BUCKET
-    if rule is None and facts.status is not None:
-        rule = _BY_STATUS.get(facts.status)
-    if rule is None and facts.status in _SERVER_ERRORS and facts.status != _NOT_IMPLEMENTED:
+    if rule is None:
+        rule = _BY_STATUS.get(status)
+    if rule is None and status in _SERVER_ERRORS and status != _NOT_IMPLEMENTED:
         rule = _SERVER
     return rule or _UNEXPECTED
 
 
-def _speaks_of_acl(facts: _Facts) -> bool:
+def _speaks_of_acl(error: S3Error) -> bool:
     """Recognise a refused ACL header.
 
     Cloudflare R2: 501 "Header 'x-amz-acl' … not implemented"; Backblaze B2: 400 "Unsupported value for canned acl";
     Garage: 501 without words.
     """
-    if facts.code == "AccessControlListNotSupported":
+    if error.code == "AccessControlListNotSupported" or error.status == _NOT_IMPLEMENTED:
         return True
-    words = re.search(r"x-amz-acl|\bacls?\b|access control list", facts.text, re.IGNORECASE)
-    refused = facts.code in {"NotImplemented", "InvalidArgument", "InvalidRequest"} or facts.status == _NOT_IMPLEMENTED
-    return refused and (words is not None or facts.status == _NOT_IMPLEMENTED)
-
-
-def _facts_of(error: S3Error) -> _Facts:
-    return _Facts(
-        status=error.status,
-        code=error.code,
-        text=error.text,
-        writing=error.method in {"PUT", "POST", "DELETE"},
-        listing=error.on_bucket,
-        region=error.region,
-        location=error.location,
-        retry_after=error.retry_after,
-    )
+    refused = error.code in {"NotImplemented", "InvalidArgument", "InvalidRequest"}
+    return refused and re.search(r"x-amz-acl|\bacls?\b|access control list", error.text, re.IGNORECASE) is not None
 
 
 def is_not_found(error: StorageError) -> bool:
-    """Tell whether a side said that it has no such object."""
+    """Tell whether a storage said that it has no such object."""
     return error.reason is Reason.CHANGED_DURING_COPY and not error.retryable and not error.permanent

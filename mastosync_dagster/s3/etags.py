@@ -37,21 +37,13 @@ def is_md5(etag: str | None) -> bool:
 
 
 def parts_of(etag: str | None) -> int | None:
-    """Return of how many parts a bare ETag speaks; None where it is not that of an upload in parts."""
+    """Return the number of parts that a bare ETag names; None where it is not that of an upload in parts."""
     found = _PARTS_ETAG.fullmatch(etag or "")
     return int(found[1]) if found else None
 
 
 def guess_part_size(size: int, etag: str | None) -> int | None:
-    """Return the part size with which an object was probably uploaded.
-
-    Args:
-        size: Bytes of the object.
-        etag: Its bare ETag.
-
-    Returns:
-        The first usual size that gives the ETag's number of parts; None where none does, or it was not in parts.
-    """
+    """Return the first usual part size that gives the number of parts in a bare ETag; None where none does."""
     parts = parts_of(etag)
     if parts is None:
         return None
@@ -108,8 +100,7 @@ class BodyDigests:
     """What is known of a body that has been read to its end.
 
     Attributes:
-        size: Bytes.
-        md5: MD5 in hex.
+        md5: In hex.
         in_guessed_parts: ETag of an upload in parts of the size guessed from the source's ETag; None: nothing to guess.
     """
 

@@ -10,17 +10,8 @@ if TYPE_CHECKING:
 STORAGE_CLASS = "x-amz-storage-class"
 CONTENT_ENCODING = "Content-Encoding"
 
-_KEPT = {
-    name.lower(): name
-    for name in (
-        "Content-Type",
-        "Cache-Control",
-        "Content-Disposition",
-        CONTENT_ENCODING,
-        "Content-Language",
-        "Expires",
-    )
-}
+_KEPT_NAMES = ("Content-Type", "Cache-Control", "Content-Disposition", CONTENT_ENCODING, "Content-Language", "Expires")
+_KEPT = {name.lower(): name for name in _KEPT_NAMES}
 _METADATA = "x-amz-meta-"
 _TRANSPORT = "aws-chunked"
 

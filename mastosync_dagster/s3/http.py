@@ -31,7 +31,7 @@ _SMALLEST_RATE = 1
 _OK = range(200, 300)
 _REFUSAL_BYTES = 64 * 1024
 _KEPT_BYTES = 256 * 1024
-_ANSWER_BYTES = 64 * 1024 * 1024
+ANSWER_BYTES = 64 * 1024 * 1024
 """Bytes of the largest answer that is no object: a listing, an error."""
 
 
@@ -67,8 +67,7 @@ class TransportError(Exception):
     """No answer came, or it broke off.
 
     Attributes:
-        failure: How.
-        reached: Somebody was there: a connection stood.
+        reached: A connection had been made.
         status: Of the answer that broke off; 0: none had begun.
     """
 
@@ -83,7 +82,6 @@ class Reply(NamedTuple):
     """An answer.
 
     Attributes:
-        status: HTTP status.
         headers: By name in lower case. Of a name that comes twice, the last.
         body: Empty where it went to a sink.
     """
@@ -104,16 +102,12 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """Gives a body while it is sent.
-
-    Attributes:
-        size: Bytes of all of it.
-    """
+    """Gives a body of ``size`` bytes while it is sent."""
 
     size: int
 
     def begin(self, curl: pycurl.Curl) -> None:
-        """Note whose body it is."""
+        """Note which transfer sends it."""
 
     def read(self, size: int) -> bytes | int:
         """Give so many bytes at most, or ``pycurl.READFUNC_PAUSE``."""
@@ -124,7 +118,6 @@ class Transport:
     """How a server is reached.
 
     Attributes:
-        verify: Whether its certificate is checked.
         ca_file: PEM file with the certificates to trust; None: AWS_CA_BUNDLE, SSL_CERT_FILE, else certifi's.
         connect_timeout: Seconds until a connection must stand.
     """
@@ -138,9 +131,8 @@ class _SetUp(NamedTuple):
     """What a handle is set up for: setting it up anew costs more than keeping one for each.
 
     Attributes:
-        method: ``GET``, …
-        body: What is sent is in memory.
-        stream: What is sent comes from a `Source`.
+        body: The request's body is in memory.
+        stream: The request's body comes from a `Source`.
         silence: Seconds.
         limit: Bytes.
     """
@@ -153,12 +145,7 @@ class _SetUp(NamedTuple):
 
 
 class Http:
-    """Sends requests over one loop. Lives in the loop's thread.
-
-    Args:
-        loop: Carries the transfers.
-        transport: How servers are reached.
-    """
+    """Sends requests over one loop. Lives in the loop's thread."""
 
     def __init__(self, loop: Loop, transport: Transport) -> None:
         self.loop = loop
@@ -174,17 +161,17 @@ class Http:
         silence: float,
         body: bytes | Source | None = None,
         sink: Sink | None = None,
-        limit: int = _ANSWER_BYTES,
+        limit: int = ANSWER_BYTES,
     ) -> Reply:
-        """Send a request, and wait for its answer, whatever its status.
+        """Send a request, and wait for its answer, whatever its status. Without a sink the answer's body is kept.
 
         Args:
             method: ``GET``, …
             url: With a quoted path, which is sent as it is.
             headers: Whole lines.
-            silence: Seconds in which nothing moves, neither way, after which it counts as lost.
-            body: What is sent.
-            sink: Takes the body of the answer; None: it is kept.
+            silence: Seconds in which nothing moves, neither way, after which the request counts as lost.
+            body: Of the request.
+            sink: Takes the body of the answer.
             limit: Bytes of an answer's body at most.
 
         Raises:
@@ -207,18 +194,18 @@ class Http:
             curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
         try:
             await self.loop.perform(curl)
-            receiver.tell_sink()
+            receiver.announce_empty()
         except pycurl.error as error:
             receiver.chunks.clear()
             raise _failure(curl, error) from None
         finally:
             # What the handle would keep until it is used again.
-            receiver.forget_sink()
+            receiver.sink = None
             if isinstance(body, bytes):
                 if len(body) > _KEPT_BYTES:
                     curl.setopt(pycurl.POSTFIELDS, b"")
             elif body is not None:
-                curl.setopt(pycurl.READFUNCTION, _no_more)
+                curl.setopt(pycurl.READFUNCTION, _no_data)
             idle.append(curl)
         reply = receiver.reply()
         if len(reply.body) > limit and reply.status in _OK:
@@ -251,7 +238,7 @@ class Http:
         if set_up.method == "HEAD":
             options[pycurl.NOBODY] = 1
         else:
-            # (libcurl holds the length that a HEAD is told against it.) A refusal may be longer than the object.
+            # (To a HEAD libcurl would apply it, for the length in its answer.) A refusal may be longer than the object.
             options[pycurl.MAXFILESIZE_LARGE] = max(set_up.limit, _REFUSAL_BYTES)
         if set_up.body:
             options |= {pycurl.POST: 1, pycurl.CUSTOMREQUEST: set_up.method}
@@ -267,11 +254,11 @@ class Http:
 class _Receiver:
     """What arrives of one answer."""
 
-    __slots__ = ("_curl", "_known", "_sink", "_wanted", "chunks", "lines")
+    __slots__ = ("_curl", "_known", "_wanted", "chunks", "lines", "sink")
 
     def __init__(self, curl: pycurl.Curl, sink: Sink | None) -> None:
         self._curl = curl
-        self._sink = sink
+        self.sink = sink
         self._wanted: bool | None = None
         self._known: tuple[int, dict[str, str]] | None = None
         self.lines: list[bytes] = []
@@ -279,16 +266,16 @@ class _Receiver:
 
     def write(self, data: bytes) -> int | None:
         """Take some of the body (libcurl's callback)."""
-        assert self._sink is not None  # noqa: S101  (else this is not the callback)
+        assert self.sink is not None  # noqa: S101  (else this is not the callback)
         if self._wanted is None:
             self._known = self._head()
-            self._wanted = self._sink.begin(self._curl, Reply(*self._known, b""))
+            self._wanted = self.sink.begin(self._curl, Reply(*self._known, b""))
         if not self._wanted:
             if self._known is not None and self._known[0] in _OK:
                 return -1  # an object that nobody wants is not kept, however large it is
             self.chunks.append(data)
             return None
-        return self._sink.write(data)
+        return self.sink.write(data)
 
     def reply(self) -> Reply:
         """Return the answer, which has come to its end."""
@@ -298,14 +285,10 @@ class _Receiver:
         chunks.clear()
         return reply
 
-    def tell_sink(self) -> None:
-        """Tell the sink of an answer whose body was empty: nobody has yet."""
-        if self._sink is not None and self._wanted is None:
-            self._wanted = self._sink.begin(self._curl, Reply(*self._head(), b""))
-
-    def forget_sink(self) -> None:
-        """Let go of the sink, and of what it keeps."""
-        self._sink = None
+    def announce_empty(self) -> None:
+        """Hand an answer with an empty body to the sink: no callback has done it."""
+        if self.sink is not None and self._wanted is None:
+            self._wanted = self.sink.begin(self._curl, Reply(*self._head(), b""))
 
     def _head(self) -> tuple[int, dict[str, str]]:
         status = 0
@@ -321,13 +304,13 @@ class _Receiver:
         return status, headers
 
 
-def _no_more(_size: int) -> bytes:
-    """Give nothing (libcurl's callback): the body that was sent is gone."""
+def _no_data(_size: int) -> bytes:
+    """Give nothing (libcurl's callback): the body that was sent has been freed."""
     return b""
 
 
 def _set_up_socket(descriptor: int, _purpose: int) -> int:
-    """Have the kernel notice a peer that is gone while a body is being sent (libcurl's callback)."""
+    """Have the kernel notice a dead peer while a body is being sent (libcurl's callback)."""
     own = socket.socket(fileno=descriptor)
     try:
         for name, value in _SOCKET_OPTIONS.items():
@@ -372,7 +355,7 @@ class FileSource:
         self._file = file
 
     def begin(self, _curl: pycurl.Curl) -> None:
-        """Begin at the beginning, in a further attempt too."""
+        """Go to the file's beginning, for a retry too."""
         self._file.seek(0)
 
     def read(self, size: int) -> bytes:
@@ -381,14 +364,14 @@ class FileSource:
 
 
 class FileSink:
-    """Writes a body to a file. What the answer is must be looked at by whoever asked."""
+    """Writes a body to a file. The caller checks the answer's status."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def begin(self, _curl: pycurl.Curl, reply: Reply) -> bool:
-        """Take a body, and no refusal; in a further attempt, from the beginning."""
+        """Take the body of an object, not of a refusal; a retry begins at the file's beginning."""
         wanted = reply.status in _OK
         if wanted:
             self._file.seek(0)
@@ -405,16 +388,8 @@ class FileSink:
         return None
 
 
-class BytesSource:
+class BytesSource(FileSource):
     """A body in memory, sent as a stream: for buffers that are no `bytes`."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self.size = len(data)
-        self._file = io.BytesIO(data)
-
-    def begin(self, curl: pycurl.Curl) -> None:
-        """Nothing pauses."""
-
-    def read(self, size: int) -> bytes:
-        """Give the next bytes."""
-        return self._file.read(size)
+        super().__init__(io.BytesIO(data), len(data))

@@ -18,7 +18,7 @@ class KeyRange:
     Attributes:
         prefix: Every key starts with it; ends with ``/``.
         start: Inclusive lower bound, starts with ``prefix``.
-        end: Exclusive upper bound; keys at or after it are outside.
+        end: Exclusive upper bound.
     """
 
     prefix: str
@@ -35,7 +35,6 @@ class Entry(NamedTuple):
 
     Attributes:
         key: Full key.
-        size: Bytes.
         etag: As it came, quotes included; None: there is none.
         modified: ISO 8601, as it came; empty: there is none.
     """
@@ -50,7 +49,6 @@ class Page(NamedTuple):
     """One page of a listing.
 
     Attributes:
-        entries: Its objects.
         folders: What lies behind a delimiter, up to it.
         token: Of the next page; None: there is none.
         truncated: Whether more follows.
@@ -63,10 +61,9 @@ class Page(NamedTuple):
 
 
 class Document(NamedTuple):
-    """An answer.
+    """An answer in XML.
 
     Attributes:
-        root: Its outermost element.
         space: What stands before every tag: Amazon names a namespace, others another or none.
     """
 
@@ -79,7 +76,7 @@ class Document(NamedTuple):
         return self.root.tag.removeprefix(self.space)
 
     def text(self, name: str, within: ET.Element | None = None) -> str | None:
-        """Return the text of an element right below another; None where there is none."""
+        """Return the text of a child element, by default of the root; None where there is none."""
         found = (self.root if within is None else within).find(self.space + name)
         return None if found is None else found.text or ""
 
@@ -89,11 +86,7 @@ class Document(NamedTuple):
 
 
 def parse(body: bytes) -> Document:
-    """Return an answer.
-
-    Raises:
-        NotXmlError: It is no XML, or declares entities.
-    """
+    """Parse an answer. Raises `NotXmlError` where it is no XML, or declares entities."""
     # Everybody sends UTF-8; in UTF-16 a declaration of entities would pass this look.
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body or b"\0" in body:
         raise NotXmlError("the answer is a page, not one of S3's")
@@ -105,11 +98,7 @@ def parse(body: bytes) -> Document:
 
 
 def parse_page(body: bytes) -> Page:
-    """Return one page of ListObjectsV2.
-
-    Raises:
-        NotXmlError: It is none.
-    """
+    """Parse one page of ListObjectsV2. Raises `NotXmlError` where it is none."""
     document = parse(body)
     if document.tag != "ListBucketResult":
         raise NotXmlError(f"the answer is a {document.tag}, not a listing")

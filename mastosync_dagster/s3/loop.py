@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 3600.0
 _CONNECTIONS = 1024
-"""Idle connections that are kept at most; libcurl's own limit goes with the transfers of the moment."""
+"""Idle connections that are kept at most; libcurl's own limit grows with the current transfers."""
 _EVENTS = {
     pycurl.POLL_IN: select.EPOLLIN,
     pycurl.POLL_OUT: select.EPOLLOUT,
@@ -51,10 +51,9 @@ class Task(Generic[_T]):
     """A coroutine that runs on a loop.
 
     Attributes:
-        curl: The transfer that it waits for; None: another thing.
-        waiter: The wait that it is in; another number once that is over.
-        done: It has ended.
-        interrupted: Something will be raised in it when it goes on.
+        curl: The transfer that it waits for; None: it waits for something else.
+        waiter: Number of its current wait; another one once that is over.
+        interrupted: An exception will be raised in it when it goes on.
     """
 
     __slots__ = ("_begun", "_coroutine", "_future", "curl", "done", "interrupted", "waiter")
@@ -94,7 +93,7 @@ class Task(Generic[_T]):
         return None
 
     def abandon(self, error: BaseException) -> None:
-        """Tell whoever waits for it that it will not end."""
+        """Give an error to the thread that waits for it: it will not end."""
         self.done = True
         if self._future is not None and not self._future.done():
             self._future.set_exception(error)
@@ -102,9 +101,6 @@ class Task(Generic[_T]):
 
 class Loop:
     """Runs coroutines in a thread of its own, which begins with the first one. Thread-safe where it says so.
-
-    Args:
-        name: Of the thread.
 
     Attributes:
         current: The coroutine that runs now, or ran last. Within the loop.
@@ -140,7 +136,7 @@ class Loop:
         return task, future
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine, and wait for what it returns. Thread-safe; not from within the loop.
+        """Run a coroutine, and wait for its result. Thread-safe; not from within the loop.
 
         Raises:
             BaseException: What the coroutine raises, or what interrupts the wait: the coroutine is cancelled then.
@@ -191,7 +187,7 @@ class Loop:
     def _leave_to_the_parent(self) -> None:
         """Begin anew in a forked process, which has no thread of the parent's, and shares its connections.
 
-        What libcurl has is kept for that: closed here, it would say goodbye over connections that the parent uses.
+        What libcurl has is kept for that: closed here, it would end TLS sessions that the parent uses.
         """
         if self._thread is not None:
             self._inherited.append((self._multi, self._poller, self._running, self._bell, self._rung))
@@ -214,7 +210,7 @@ class Loop:
             self._bell, self._rung = stack.enter_context(bell), stack.enter_context(rung)
             self._multi = pycurl.CurlMulti()
             stack.callback(self._multi.close)
-            thread = threading.Thread(target=self._live, name=self._name, daemon=True)
+            thread = threading.Thread(target=self._run_thread, name=self._name, daemon=True)
             for end in (bell, rung):
                 end.setblocking(False)
             self._poller.register(rung.fileno(), select.EPOLLIN)
@@ -228,7 +224,7 @@ class Loop:
     # ---- within the loop ----
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
-        """Begin a coroutine that nobody waits for; it must raise nothing. Within the loop."""
+        """Begin a coroutine without a result; it must raise nothing. Within the loop."""
         task = Task(coroutine, None)
         self._begin(task)
         return task
@@ -238,7 +234,7 @@ class Loop:
         self.interrupt(task, TaskCancelled())
 
     def interrupt(self, task: Task[Any], error: BaseException) -> None:
-        """Raise something in a coroutine where it waits; its transfer ends at once. Within the loop."""
+        """Raise an exception in a coroutine where it waits; its transfer ends at once. Within the loop."""
         if task.done or task.interrupted:
             return
         task.interrupted = True
@@ -252,13 +248,10 @@ class Loop:
 
     @types.coroutine
     def perform(self, curl: pycurl.Curl) -> Generator[Any, Any, int]:
-        """Run a transfer.
-
-        Returns:
-            The status of the answer.
+        """Run a transfer. Returns the status of the answer.
 
         Raises:
-            pycurl.error: There is none, or it broke off.
+            pycurl.error: There is no answer, or it broke off.
         """
         return (yield ("perform", curl))  # type: ignore[no-any-return]  # what `_collect` hands in
 
@@ -269,11 +262,11 @@ class Loop:
 
     @types.coroutine
     def park(self, keep: Callable[[tuple[Task[Any], int]], object]) -> Generator[Any, Any, None]:
-        """Wait until somebody calls `wake` with what is handed to ``keep``."""
+        """Wait until `wake` is called with what is handed to ``keep``."""
         yield ("park", keep)
 
     def wake(self, parked: tuple[Task[Any], int]) -> bool:
-        """Let a coroutine go on that is parked. Returns False where it is not any more. Within the loop."""
+        """Let a parked coroutine go on. Returns False where it is parked no longer. Within the loop."""
         task, waiter = parked
         if task.done or task.waiter != waiter:
             return False
@@ -289,20 +282,20 @@ class Loop:
         self._tasks.add(task)
         self._ready.append((task, task.waiter, None, None))
 
-    def _live(self) -> None:
-        """The life of the thread."""
+    def _run_thread(self) -> None:
+        """Run until closed: the thread's target."""
         try:
             while not self._closing:
-                self._turn()
-        except BaseException as error:  # noqa: BLE001  (whoever waits is told)
+                self._run_once()
+        except BaseException as error:  # noqa: BLE001  (handed to whoever waits)
             self.fault = error
             _LOG.exception("the loop %s has failed", self._name)
         finally:
-            # Also after a fault of ours: nobody is left waiting.
+            # Also after a fault of ours: nothing is left waiting.
             self._end()
 
     def _end(self) -> None:
-        """Raise in every coroutine that it is over, until nobody has begun another one meanwhile."""
+        """Raise in every coroutine that the loop has ended, until none has begun another one meanwhile."""
         error: BaseException = self.fault or TaskCancelled()
         while True:
             while self._calls:
@@ -310,14 +303,14 @@ class Loop:
             for task in tuple(self._tasks):
                 self.interrupt(task, error)
             while self._ready or self._soon:
-                self._end_step(self._settle)
+                self._end_step(self._run_ready)
             for task in tuple(self._tasks):
                 # It waits again, for something that will not come.
                 task.abandon(self.fault or CancelledError())
             self._tasks.clear()
             with self._lock:
                 if not self._calls:
-                    # From now on another thread may begin anew.
+                    # From now on another thread may start the loop anew.
                     used = (self._multi, self._poller, self._bell, self._rung)
                     self._thread = None
                     break
@@ -327,14 +320,14 @@ class Loop:
     def _end_step(self, step: Callable[[], object]) -> None:
         try:
             step()
-        except BaseException as error:  # noqa: BLE001  (others are still to be told)
+        except BaseException as error:  # noqa: BLE001  (others still have to end)
             self.fault = self.fault or error
 
-    def _turn(self) -> None:
-        """Wait for something, and let those go on who waited for it."""
+    def _run_once(self) -> None:
+        """Wait for sockets, timers or calls, and let those coroutines go on that waited for them."""
         while self._calls:
             self._calls.popleft()()
-        self._settle()
+        self._run_ready()
         now = time.monotonic()
         until = now + _IDLE_SECONDS
         if self._deadline is not None:
@@ -347,7 +340,7 @@ class Loop:
                 with contextlib.suppress(BlockingIOError):
                     self._rung.recv(4096)
                 continue
-            # An error or the end of a connection is both: whoever reads or writes is told.
+            # An error or the end of a connection counts as both: reader and writer have to notice it.
             action(
                 descriptor,
                 (pycurl.CSELECT_IN if mask & ~select.EPOLLOUT else 0)
@@ -362,14 +355,14 @@ class Loop:
             self._ready.append((task, waiter, None, None))
         self._collect()
 
-    def _settle(self) -> None:
-        """Let everybody go on who can."""
+    def _run_ready(self) -> None:
+        """Let every coroutine go on that can."""
         while self._ready or self._soon:
             while self._soon:
                 self._soon.popleft()()
             if self._ready:
                 task, waiter, value, error = self._ready.popleft()
-                # Whoever was cancelled meanwhile has left that wait.
+                # A coroutine that was cancelled meanwhile has left that wait.
                 if not task.done and task.waiter == waiter:
                     self._step(task, value, error)
 

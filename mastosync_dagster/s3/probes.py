@@ -1,4 +1,4 @@
-"""Private probes: objects that nobody needs, to see what becomes of private ones before the first is written."""
+"""Private probes: objects of no use, written to check what becomes of private ones before the first is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.s3.acl import everybody_reads, try_access
+from mastosync_dagster.s3.acl import everybody_reads, try_acl
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.headers import Attributes
@@ -16,7 +16,6 @@ from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
 
     from mastosync_dagster.s3.client import Client
@@ -27,7 +26,7 @@ _BODY = b"written by mastosync, to see whether everybody can read it; it may be 
 _HEADERS = {"Content-Type": "text/plain"}
 _DEPTH = 2
 _OLD = timedelta(hours=1)
-"""Age from which a probe is nobody's any more, whatever the clocks."""
+"""Age from which a probe belongs to no running check, whatever the clocks."""
 _BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
 
 
@@ -36,20 +35,18 @@ def folder_of(key: str) -> str:
     return "/".join(key.split("/")[:-1][:_DEPTH])
 
 
-def prove_private(
-    storage: Storage, folders: Iterable[str], *, sets_acls: bool, halt: threading.Event, warn: Callable[[str], object]
-) -> None:
-    """Make sure that what is written private is neither readable by everybody nor damaged when an ACL is set.
+def prove_private(storage: Storage, folders: Iterable[str], *, sets_acls: bool, warn: Callable[[str], object]) -> None:
+    """Check that what is written private is neither readable by everybody nor damaged when an ACL is set.
 
-    In each folder an object is written as private ones are, asked for without a signature, and deleted again. That is
-    asked of the endpoint: of other addresses of the same bucket (a public domain, a CDN) it proves nothing.
+    In each folder (relative, without a slash at the end) an object is written as private ones are, asked for without a
+    signature, and deleted again. That is asked of the endpoint: of other addresses of the same bucket (a public domain,
+    a CDN) it proves nothing.
 
     Args:
-        storage: The side; without ACLs, private objects are to be written all the same.
-        folders: Folders, relative to the key prefix, without a slash at the end.
-        sets_acls: Set the probe's ACL too, to public and back, as `set_access` does.
-        halt: Set, no further attempt is made.
-        warn: Told of a probe that could not be deleted.
+        storage: Without ACLs, private objects are to be written all the same.
+        folders: Relative to the key prefix, without a slash at the end.
+        sets_acls: Set the probe's ACL too, to public and back, as `set_acl` does.
+        warn: Gets a message for a probe that could not be deleted.
 
     Raises:
         StorageError: Permanent: everybody can read it, or its ACL cannot be set. Else as any request.
@@ -58,11 +55,11 @@ def prove_private(
         probe = "/".join(filter(None, (folder, _FOLDER, str(uuid.uuid4()))))
         written = False
         try:
-            _write(storage, probe, halt)
+            _write(storage, probe)
             written = True
             if sets_acls:
-                try_access(storage, probe, halt)
-            exposed = everybody_reads(storage, probe, halt)
+                try_acl(storage, probe)
+            exposed = everybody_reads(storage, probe)
         except Exception as error:
             raise storage.error(error, probe) from error
         finally:
@@ -76,17 +73,12 @@ def prove_private(
 
 
 async def refuses_damaged(client: Client, storage: Storage) -> bool:
-    """Send a body that is not the one of its Content-MD5, and see what becomes of it.
+    """Send a body that does not have the MD5 of its Content-MD5; if it is stored all the same, delete it again.
 
-    Args:
-        client: Of the side; a coroutine, since a copy asks while it copies.
-        storage: The side.
-
-    Returns:
-        Whether it was refused for that; else the object is deleted again.
+    A coroutine, since a copy asks while it copies.
 
     Raises:
-        S3Error: It could not be written, for another reason, or not be deleted.
+        S3Error: It was refused for another reason, or could not be deleted.
         TransportError: No answer.
     """
     key = storage.full_key(f"{_FOLDER}/{uuid.uuid4()}")
@@ -102,23 +94,19 @@ async def refuses_damaged(client: Client, storage: Storage) -> bool:
 
 
 def checks_md5(storage: Storage) -> bool:
-    """Ask as `refuses_damaged`, and wait for the answer.
-
-    Raises:
-        StorageError: The probe could not be written, or not be deleted.
-    """
+    """Ask as `refuses_damaged`, and wait for the answer."""
     return storage.ask(lambda client: refuses_damaged(client, storage))
 
 
-def _write(storage: Storage, key: str, halt: threading.Event) -> None:
+def _write(storage: Storage, key: str) -> None:
     """Write a probe with the headers of private objects."""
     md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
     headers = storage.write_headers(Attributes(_HEADERS, {}), private=True)
-    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key, halt)
+    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key)
 
 
 def _delete(storage: Storage, key: str) -> StorageError | None:
-    """Delete a probe. Returns why that failed: it must not take the place of what was found."""
+    """Delete a probe. Returns why that failed: such an error must not replace the probe's result."""
     try:
         storage.ask(lambda client: client.delete(storage.full_key(key)), key)
     except StorageError as error:
@@ -143,13 +131,13 @@ def _exposed(storage: Storage, folder: str) -> StorageError:
         text = (
             f"everybody can read what is private in {where}: a probe with the ACL private was given out without a"
             " signature. A bucket policy, or the server's own settings, win over ACLs: take the policy off, so that"
-            f" {settings.variable('S3_PERMISSION')}={settings.permission} decides; or set that to an empty text, and"
-            " MASTOSYNC_COPY_PRIVATE=false leaves private objects out"
+            f" {settings.variable('S3_PERMISSION')}={settings.permission} decides; or set that to an empty text and"
+            " MASTOSYNC_COPY_PRIVATE to false, which skips private objects"
         )
     else:
         text = (
             f"everybody can read what is in {where}: a probe was given out without a signature, and"
             " MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public. Take off the policy that lets everybody"
-            " read it, or set MASTOSYNC_COPY_PRIVATE=false, which leaves private objects out"
+            " read it, or set MASTOSYNC_COPY_PRIVATE=false, which skips private objects"
         )
     return StorageError(text, reason=reason, permanent=True)

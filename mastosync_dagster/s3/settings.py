@@ -1,4 +1,4 @@
-"""How to reach one side of a transfer: the bucket, the endpoint, the credentials."""
+"""How to reach one storage: the bucket, the endpoint, the credentials."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def one_spelling(text: str) -> str:
-    """Return the one spelling of a place: ``<endpoint>/<bucket>/<prefix>`` or ``Amazon S3/<bucket>/<prefix>``.
+    """Return the one spelling of a destination id: ``<endpoint>/<bucket>/<prefix>`` or ``Amazon S3/<bucket>/<prefix>``.
 
-    Earlier versions have written it down as the settings spelled it. What has one spelling already stays as it is.
+    Earlier versions recorded it as the settings spelled it. What has one spelling already stays as it is.
     """
     scheme, _, rest = text.partition("://")
     if scheme.lower() not in _DEFAULT_PORTS:
@@ -34,11 +34,8 @@ def _server(endpoint_url: str | None, region: str | None) -> str:
     """Return the one name of a server.
 
     Scheme, default port, the host's case and dot, and slashes at the end make no difference; nor does which of Amazon's
-    endpoints it is, for a bucket's name is taken once in all of its regions. A path does.
-
-    Args:
-        endpoint_url: None: Amazon S3.
-        region: Of the settings; it matters for Amazon alone.
+    endpoints it is, for a bucket's name is taken once in all of its regions. A path does. The region matters for Amazon
+    alone, and so does an endpoint of None: it is Amazon.
     """
     url = urlsplit(endpoint_url or "")
     host = (url.hostname or "").rstrip(".")
@@ -52,24 +49,20 @@ def _server(endpoint_url: str | None, region: str | None) -> str:
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """One side of a transfer, as an admin describes it.
+    """One storage, as an admin describes it.
 
     Attributes:
-        name: ``source`` or ``destination``: the word for this side in messages, and the resource to configure.
-        bucket: Bucket name.
+        name: ``source`` or ``destination``: the word for this storage in messages, and the resource to configure.
         prefix: Text put verbatim before every relative key: empty, or for example ``foo/``.
         endpoint_url: ``https://…`` or ``http://…`` without the bucket; None: Amazon S3.
         region: Region to sign for; None: found out on Amazon S3, ``us-east-1`` elsewhere.
         path_style: ``endpoint/bucket/key`` instead of ``bucket.endpoint/key``.
-        access_key_id: Access key; None: credentials come from botocore's chain (profile, instance role, container).
-        secret_access_key: That key's secret.
-        session_token: Token of temporary credentials.
+        access_key_id: None: credentials come from botocore's chain (profile, instance role, container).
         profile: Profile in the AWS configuration files that holds the credentials.
-        verify: Whether the server's certificate is checked.
         ca_file: PEM file with the certificates to trust beside the system's.
         permission: Canned ACL of public objects; None or empty: no ACL header is sent at all.
-        storage_class: Storage class of written objects; None: the bucket's default.
-        variable_prefix: What stands before this side's environment variables: empty, or ``DESTINATION_``.
+        storage_class: Of written objects; None: the bucket's default.
+        variable_prefix: What stands before this storage's environment variables: empty, or ``DESTINATION_``.
         connect_timeout: Seconds until a connection must stand.
         read_timeout: Seconds in which nothing moves, neither way, until a request counts as lost. It is no limit of a
             whole request: a slow line takes as long as it takes.
@@ -111,7 +104,7 @@ class StorageSettings:
 
     @property
     def identity(self) -> str:
-        """The one name of the place: server, bucket and key prefix."""
+        """The destination id: server, bucket and key prefix."""
         return f"{self.server}/{self.bucket}/{self.prefix}"
 
     @property
@@ -124,7 +117,7 @@ class StorageSettings:
         return self.permission in _PUBLIC
 
     def variable(self, name: str) -> str:
-        """Return the environment variable of this side, for messages: ``DESTINATION_S3_BUCKET``."""
+        """Return the environment variable of this storage, for messages: ``DESTINATION_S3_BUCKET``."""
         return f"{self.variable_prefix}{name}"
 
     def field(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Signature Version 4: what proves a request to be ours (Amazon's "Authenticating requests", SigV4 for S3)."""
+"""Signs requests with Signature Version 4 (Amazon's "Authenticating requests", SigV4 for S3)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ _UNRESERVED = "-_.~"
 
 
 class Credentials(NamedTuple):
-    """What a request is signed with.
-
-    Attributes:
-        access_key_id: Access key.
-        secret_access_key: Its secret.
-        token: Of temporary credentials; None: they last.
-    """
+    """What a request is signed with; permanent credentials have no token."""
 
     access_key_id: str
     secret_access_key: str
@@ -50,11 +44,9 @@ def quoted_query(arguments: Iterable[tuple[str, str]]) -> str:
 
 
 class Signer:
-    """Signs requests to one region. The signing key of a day is computed once.
+    """Signs requests to one region, with credentials that are asked for each time: temporary ones are renewed.
 
-    Args:
-        region: Region to sign for.
-        credentials: Returns those of the moment: temporary ones are renewed.
+    The signing key of a day is computed once.
     """
 
     def __init__(self, region: str, credentials: Callable[[], Credentials]) -> None:
@@ -67,14 +59,14 @@ class Signer:
     def sign(
         self, method: str, host: str, path: str, query: str, headers: Iterable[tuple[str, str]]
     ) -> list[tuple[str, str]]:
-        """Return the headers that make a request a signed one.
+        """Return the headers that sign a request.
 
         Args:
             method: ``GET``, …
-            host: As the Host header will have it: with the port where it is not the scheme's own.
+            host: The Host header: with the port where it is not the scheme's own.
             path: Quoted; see `quoted_path`.
             query: Quoted; see `quoted_query`.
-            headers: Further headers, which are signed too. Names in lower case.
+            headers: Further headers to sign. Names in lower case.
         """
         access_key_id, secret, token = self._credentials()
         second = int(time.time())

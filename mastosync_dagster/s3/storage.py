@@ -1,4 +1,4 @@
-"""One side of a transfer: its clients, its listing, its objects."""
+"""A bucket at one storage: its client, its listing, its objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mastosync_dagster.s3.client import Client, Place, S3Error
+from mastosync_dagster.s3.client import BucketAddress, Client, S3Error
 from mastosync_dagster.s3.credentials import credential_provider
 from mastosync_dagster.s3.errors import StorageError, classify
 from mastosync_dagster.s3.etags import bare, is_md5
@@ -20,7 +20,7 @@ from mastosync_dagster.s3.http import Transport
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.retry import LISTING, SINGLE, RetryPolicy
+from mastosync_dagster.s3.retry import CHECK, LISTING, SINGLE, RetryPolicy
 from mastosync_dagster.s3.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ LARGEST = 2**62
 """For bodies that go to a sink: no limit."""
 
 _NOT_FOUND = 404
-_BRIEF = RetryPolicy(attempts=3, backoff=0.5)
-"""A check is to say within seconds that nobody is there."""
 
 
 class ListedObject(NamedTuple):
@@ -49,7 +47,6 @@ class ListedObject(NamedTuple):
 
     Attributes:
         key: Relative to the key prefix.
-        size: Bytes.
         etag: Without quotes; None where the server gives none.
         modified: When it was last written, by the server's clock; None where it does not say.
     """
@@ -61,12 +58,12 @@ class ListedObject(NamedTuple):
 
 
 class AclProof:
-    """What a side has shown of whether setting an ACL leaves an object whole. Changed under its lock alone.
+    """What is known of whether setting an ACL leaves an object whole. Changed under its lock alone.
 
     Attributes:
-        lock: Held while the first ACL is set and its object looked at.
-        holds: It was seen to.
-        damaged: The error with which it was seen not to; None: it was not.
+        lock: Held while the first ACL is set and its object compared.
+        holds: The first object was still whole.
+        damaged: The error that says that it was not; None: that did not happen.
     """
 
     def __init__(self) -> None:
@@ -76,14 +73,12 @@ class AclProof:
 
 
 class Storage:
-    """One side of a transfer. Cheap to build: nothing is opened before the first request. Thread-safe.
+    """A bucket at one storage. Cheap to build: nothing is opened before the first request. Thread-safe.
 
-    Args:
-        settings: Where it is and how it is reached.
+    Keys are relative to the key prefix. Requests raise `StorageError` when they fail; ``halt``, once set, ends retries.
 
     Attributes:
-        settings: As given.
-        acl_proof: For `access.set_access`.
+        acl_proof: For `acl.set_acl`.
     """
 
     def __init__(self, settings: StorageSettings) -> None:
@@ -101,27 +96,23 @@ class Storage:
         return f"Storage({self.settings!r})"
 
     def full_key(self, key: str) -> str:
-        """Return the key as it stands in the bucket."""
+        """Return the key with the key prefix, as the bucket has it."""
         return self.settings.prefix + key
 
     def error(self, error: BaseException, key: str = "") -> StorageError:
-        """Say in plain words what a request to this side ended with. See `errors.classify`."""
+        """Turn what a request to this storage ended with into a `StorageError`. See `errors.classify`."""
         return classify(error, self.settings, key)
 
     @property
     def client(self) -> Client:
-        """The client of the requests that are waited for one by one; see `run`."""
+        """The client of requests that are waited for one by one; see `run`."""
         with self._lock:
             if self._client is None:
                 self._client = self.client_on(self._loop)
             return self._client
 
     def client_on(self, loop: Loop) -> Client:
-        """Return a client whose requests are carried by another loop.
-
-        Raises:
-            StorageError: The credentials, the CA file or the region are not to be had.
-        """
+        """Return a client whose requests are carried by another loop. Wrong settings are a `StorageError`."""
         return self._client_for(loop, self.region)
 
     def _client_for(self, loop: Loop, region: str) -> Client:
@@ -130,7 +121,7 @@ class Storage:
             self._read_certificates(settings.ca_file)
         return Client(
             loop,
-            Place(self._endpoint(region), settings.bucket, settings.path_style),
+            BucketAddress(self._endpoint(region), settings.bucket, settings.path_style),
             Transport(settings.verify, settings.ca_file, settings.connect_timeout),
             region=region,
             credentials=credential_provider(settings),
@@ -156,11 +147,7 @@ class Storage:
 
     @property
     def region(self) -> str:
-        """The region to sign for: configured, asked of Amazon, or ``us-east-1`` for everybody else.
-
-        Raises:
-            StorageError: Amazon does not say.
-        """
+        """The region to sign for: configured, asked of Amazon, or ``us-east-1`` for everybody else."""
         with self._lock:
             if self._region is None:
                 self._region = self._bucket_region() if self.settings.is_amazon else "us-east-1"
@@ -180,15 +167,7 @@ class Storage:
         return headers.get("x-amz-bucket-region", "us-east-1")
 
     def run(self, request: Callable[[Client], Coroutine[Any, Any, _T]], key: str = "") -> _T:
-        """Send a request once, and wait for its answer.
-
-        Args:
-            request: Returns a coroutine of `Client`'s.
-            key: The object that it is about, relative to the key prefix; empty: the bucket.
-
-        Raises:
-            StorageError: It failed.
-        """
+        """Send a request once, and wait for its answer. Without a key it is about the bucket."""
         try:
             client = self.client
             answer = self._loop.run(request(client))
@@ -204,41 +183,27 @@ class Storage:
         halt: threading.Event | None = None,
         policy: RetryPolicy = SINGLE,
     ) -> _T:
-        """Send a request, a few times where it fails for a reason that passes.
-
-        Args:
-            request: As for `run`.
-            key: As for `run`.
-            halt: Set, no further attempt is made.
-            policy: How often.
-
-        Raises:
-            StorageError: It failed for good, or too often.
-        """
+        """Send a request as `run` does, and retry it where it fails for a reason that passes."""
         failures = 0
         while True:
             try:
                 return self.run(request, key)
             except StorageError as error:  # noqa: PERF203  (once a request)
                 failures += 1
-                pause = policy.pause(failures, error.retry_after)
-                if pause is None or not error.retryable or error.permanent or (halt or threading.Event()).wait(pause):
+                if not _wait_to_retry(error, failures, policy, halt):
                     raise
 
     def write_headers(self, attributes: Attributes, *, private: bool) -> dict[str, str]:
-        """Return the headers to write an object with: what belongs to it, this side's storage class, and the ACL.
+        """Return the headers to write an object with: what belongs to it, this storage's storage class, and the ACL.
 
         Without a permission no ACL header is sent at all, for private objects neither: such a bucket takes none.
-
-        Args:
-            attributes: As it was read; see `Attributes.to_keep` for what is left out.
-            private: It must not be readable by everybody.
+        `Attributes.to_keep` says what a copy does not take over.
         """
         headers = attributes.to_keep().by_header()
         return {**headers, **self.own_headers(private=private)}
 
     def own_headers(self, *, private: bool) -> dict[str, str]:
-        """Return those of these headers that are this side's own."""
+        """Return those of these headers that come from this storage's settings."""
         headers = {}
         if self.settings.storage_class:
             headers[STORAGE_CLASS] = self.settings.storage_class
@@ -247,16 +212,13 @@ class Storage:
         return headers
 
     def check(self) -> bool:
-        """Make sure that the side answers and takes the credentials.
-
-        Returns:
-            Whether it may be listed.
+        """Check that the storage answers and takes the credentials. Returns whether it may be listed.
 
         Raises:
             StorageError: Permanent: wrong secret, bucket or region, or nobody there. The message names what to change.
         """
         try:
-            self.ask(lambda client: client.list_page(self.settings.prefix, keys=1), policy=_BRIEF)
+            self.ask(lambda client: client.list_page(self.settings.prefix, keys=1), policy=CHECK)
         except StorageError as error:
             if error.reason is Reason.ACCESS_DENIED:
                 return False
@@ -265,19 +227,10 @@ class Storage:
         return True
 
     def list_pages(self, keys: KeyRange, halt: threading.Event | None = None) -> Iterator[list[ListedObject]]:
-        """List a range of keys, a request (up to 1,000 keys) at a time, in byte order.
+        """List a range of keys in byte order, a request (up to 1,000 keys) at a time; the only page may be empty.
 
-        A listing that breaks goes on behind the last page that came.
-
-        Args:
-            keys: The range.
-            halt: Set, no further attempt is made.
-
-        Yields:
-            The keys of one page that lie in the range. At least one page, which may be empty.
-
-        Raises:
-            StorageError: The listing failed; `Reason.ACCESS_DENIED` where the credentials may not list.
+        A listing that breaks goes on behind the last page that came. Without the right to list it fails with
+        `Reason.ACCESS_DENIED`.
         """
         cut = len(self.settings.prefix)
         folder = self.full_key(_folder(keys))
@@ -286,23 +239,21 @@ class Storage:
         token = None
         while True:
             page = self._page(folder, after, token, halt)
-            objects = [
+            yield [
                 ListedObject(key[cut:], size, bare(etag), parse_timestamp(modified))
                 for key, size, etag, modified in page.entries
                 if start <= key < end
             ]
-            yield objects
             last = page.entries[-1].key if page.entries else after
             if not page.truncated or last is None or last >= end:
                 return
             if page.token is None and last == after:
-                # Nothing new, and more to come: nobody knows what that is.
+                # A page without a new key, and without a token: the listing would never end.
                 raise self.error(NotXmlError("the listing goes on, and does not say where"))
             after, token = last, page.token
 
     def _page(self, folder: str, after: str | None, token: str | None, halt: threading.Event | None) -> Page:
-        """Ask for one page. A token that is refused is no loss: the last key says as much."""
-        # Nobody there from the beginning: a wrong endpoint, most likely, which is to be said soon.
+        """Request one page. A token that is refused is no loss: the last key serves as well."""
         failures = 0
         while True:
             try:
@@ -310,77 +261,66 @@ class Storage:
             except StorageError as error:  # noqa: PERF203  (once a page)
                 failures += 1
                 token = None
-                soon = not error.reached and not self._worked
-                pause = LISTING.pause(failures, error.retry_after)
-                if pause is None or not error.retryable or error.permanent or (soon and failures > 1):
-                    raise
-                if (halt or threading.Event()).wait(pause):
+                # Nobody there from the beginning is a wrong endpoint, most likely: the admin is to know soon.
+                unreachable = not error.reached and not self._worked
+                if (unreachable and failures > 1) or not _wait_to_retry(error, failures, LISTING, halt):
                     raise
 
     def list_range(self, keys: KeyRange) -> Iterator[ListedObject]:
-        """List a range of keys in byte order. Raises as `list_pages` does."""
+        """List a range of keys in byte order."""
         for page in self.list_pages(keys):
             yield from page
 
     def head(self, key: str, halt: threading.Event | None = None) -> ListedObject | None:
-        """Ask for one object.
+        """Ask for one object; None where it is not found.
 
-        Args:
-            key: Relative to the key prefix.
-            halt: Set, no further attempt is made.
-
-        Returns:
-            None where the side says that there is none.
-
-        Raises:
-            StorageError: `Reason.ACCESS_DENIED` also where the object is absent and the credentials may not list.
+        Without the right to list, an object that does not exist is `Reason.ACCESS_DENIED`.
         """
         try:
-            reply = self.ask(lambda client: client.head(self.full_key(key)), key, halt)
+            return self.head_existing(key, halt)
         except StorageError as error:
             if isinstance(error.__cause__, S3Error) and error.__cause__.status == _NOT_FOUND:
                 return None
             raise
-        return listed(key, reply.headers)
 
-    def dated(self, key: str, halt: threading.Event | None = None) -> ListedObject:
-        """Ask for one object that is there.
+    def _head(self, key: str, halt: threading.Event | None = None) -> Mapping[str, str]:
+        return self.ask(lambda client: client.head(self.full_key(key)), key, halt).headers
 
-        Raises:
-            StorageError: There is none, or it cannot be asked for.
-        """
-        return listed(key, self.ask(lambda client: client.head(self.full_key(key)), key, halt).headers)
+    def head_existing(self, key: str, halt: threading.Event | None = None) -> ListedObject:
+        """Ask for one object; that it is not found is an error."""
+        return listed(key, self._head(key, halt))
 
     def read_attributes(self, key: str, halt: threading.Event | None = None) -> Attributes:
-        """Ask for an object's header fields and metadata. Raises as `dated`."""
-        return shown(self.ask(lambda client: client.head(self.full_key(key)), key, halt).headers)
+        """Ask for an object's header fields and metadata."""
+        return shown(self._head(key, halt))
 
     def read_into(self, key: str, sink: Sink) -> None:
-        """Read an object. Raises as `dated`."""
+        """Read an object into a sink."""
         self.ask(lambda client: client.get(self.full_key(key), limit=LARGEST, sink=sink), key)
 
     def etag_is_md5(self, key: str) -> bool:
-        """Ask whether an object's ETag is the MD5 of its body: not so where it is encrypted with a key of its own.
-
-        Args:
-            key: Relative to the key prefix; an object whose ETag has the form of an MD5.
-
-        Raises:
-            StorageError: The object cannot be asked for.
-        """
-        return has_md5(self.ask(lambda client: client.head(self.full_key(key)), key).headers)
+        """Ask whether an ETag with the form of an MD5 is one: not where an object is encrypted with its own key."""
+        return has_md5(self._head(key))
 
     def same_server(self, other: Storage) -> bool:
-        """Tell whether two sides are one server under the same credentials, so that it can copy by itself."""
+        """Tell whether two storages are one server under the same credentials, so that it can copy by itself."""
         mine, theirs = (
-            (side.access_key_id, side.secret_access_key, side.session_token, side.profile)
-            for side in (self.settings, other.settings)
+            (settings.access_key_id, settings.secret_access_key, settings.session_token, settings.profile)
+            for settings in (self.settings, other.settings)
         )
         return self.settings.server == other.settings.server and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
-        """Tell whether two sides are one bucket with one key prefix, so that a copy would go onto itself."""
+        """Tell whether two storages are one bucket with one key prefix, so that a copy would go onto itself."""
         return self.settings.identity == other.settings.identity
+
+
+def _wait_to_retry(error: StorageError, failures: int, policy: RetryPolicy, halt: threading.Event | None) -> bool:
+    """Wait before the next attempt. Returns False where there is to be none."""
+    pause = policy.pause(failures, error.retry_after)
+    if pause is None or not error.retryable or error.permanent:
+        return False
+    return not (halt or threading.Event()).wait(pause)
 
 
 def listed(key: str, headers: Mapping[str, str]) -> ListedObject:
@@ -405,7 +345,7 @@ def _http_date(text: str | None) -> datetime | None:
 
 
 def parse_timestamp(text: str) -> datetime | None:
-    """Return a timestamp of a listing (ISO 8601); None where it is none."""
+    """Parse a timestamp of a listing (ISO 8601); None where it is none."""
     try:
         # Python 3.10 knows no Z.
         return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)

@@ -14,9 +14,7 @@ from mastosync_dagster.sync.ops import copy, plan, plan_changes, report, report_
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-GROUP = "mastodon"
-
-DESCRIPTIONS: Mapping[FileType, str] = {
+_DESCRIPTIONS = {
     FileType.MEDIA_ATTACHMENTS: "Pictures, videos and sounds of posts, with their previews and thumbnails.",
     FileType.ACCOUNTS: "Avatars and headers.",
     FileType.CUSTOM_EMOJIS: "Custom emoji, with their static pictures.",
@@ -26,13 +24,13 @@ DESCRIPTIONS: Mapping[FileType, str] = {
 }
 
 
-def file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
+def _file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
     """Return the asset of a file type: its objects at the destination, a partition per ID range of its table."""
 
     @dg.graph_asset(
         name=file_type.value,
-        description=DESCRIPTIONS[file_type],
-        group_name=GROUP,
+        description=_DESCRIPTIONS[file_type],
+        group_name="mastodon",
         kinds={"s3", "postgres"},
         partitions_def=file_type.partitions,
         check_specs=[
@@ -50,16 +48,7 @@ def file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
 
 def all_assets() -> list[dg.AssetsDefinition]:
     """Return the assets of all file types."""
-    return [file_type_asset(file_type) for file_type in FileType]
-
-
-def sync_job(file_type: FileType) -> UnresolvedAssetJobDefinition:
-    """Return the partitioned job ``sync_<asset>``: a run is one ID range."""
-    return dg.define_asset_job(
-        f"sync_{file_type.value}",
-        selection=dg.AssetSelection.assets(file_type.value),
-        description=f"Copy the objects of one ID range of {file_type.value}.",
-    )
+    return [_file_type_asset(file_type) for file_type in FileType]
 
 
 @dg.job(description="Copy the objects of changed rows, or of a few rows for a trial, of all file types or some.")
@@ -69,5 +58,12 @@ def sync_changes() -> None:
 
 
 def sync_jobs() -> list[UnresolvedAssetJobDefinition]:
-    """Return the jobs over ID ranges."""
-    return [sync_job(file_type) for file_type in FileType]
+    """Return the partitioned jobs ``sync_<asset>``: a run is one ID range."""
+    return [
+        dg.define_asset_job(
+            f"sync_{file_type.value}",
+            selection=dg.AssetSelection.assets(file_type.value),
+            description=f"Copy the objects of one ID range of {file_type.value}.",
+        )
+        for file_type in FileType
+    ]

@@ -1,4 +1,4 @@
-"""What happens by itself: the night (new ID ranges and an incremental run), or new ID ranges alone."""
+"""Automation: the night (new ID ranges and an incremental run), or new ID ranges alone."""
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of schedules.
 
@@ -8,13 +8,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition asks, and fails by
+from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition checks, and fails by
 
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.sync.assets import sync_changes
 from mastosync_dagster.sync.incremental import LAST
 
@@ -23,34 +24,20 @@ NIGHT = "mastosync/night"
 
 _HOUR = 3600
 _CHANGES, _RANGE = "changes", "range"
-# Not those that could not be launched: nobody ends them.
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+# Without runs that could not be launched: nothing ever ends them.
+_UNFINISHED = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS]
 
 
 @dataclass(frozen=True)
 class Nightly:
-    """When the night is.
-
-    Attributes:
-        cron: Five fields.
-        timezone: In which they are read, such as ``Europe/Berlin``.
-    """
+    """When the night is: five cron fields, in a time zone such as ``Europe/Berlin``."""
 
     cron: str = "0 3 * * *"
     timezone: str = "UTC"
 
     @classmethod
     def read(cls, environment: Environment | None = None) -> "Nightly":
-        """Return what MASTOSYNC_NIGHTLY_CRON and MASTOSYNC_NIGHTLY_TIMEZONE say.
-
-        Raises:
-            SettingsError: They say nothing that makes sense.
-        """
+        """Return what MASTOSYNC_NIGHTLY_CRON and MASTOSYNC_NIGHTLY_TIMEZONE set; a wrong one is a SettingsError."""
         environment = environment or Environment.read()
         cron, zone = environment.text(NIGHTLY_CRON), environment.text(NIGHTLY_TIMEZONE)
         if cron is not None and not is_valid_cron_schedule(cron):
@@ -64,7 +51,7 @@ class Nightly:
 
 
 def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
-    """Return the schedule ``nightly_incremental``, which is off until somebody switches it on."""
+    """Return the schedule ``nightly_incremental``, which is off until an admin switches it on."""
 
     @dg.schedule(
         name="nightly_incremental",
@@ -77,7 +64,8 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, mastodon_db: MastodonDatabase
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         night = context.scheduled_execution_time.isoformat()
-        earlier = _unfinished_night(context.instance)
+        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
+        earlier = next(iter(context.instance.get_runs(filters, limit=1)), None)
         if earlier is not None:
             yield dg.SkipReason(
                 f"The night before is not over: its run {earlier.run_id} of {earlier.job_name} is"
@@ -90,7 +78,7 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         except AdminError as error:
             growth = Growth({}, (one_line(str(error)),))
         for problem in growth.problems:
-            # The run will meet the same error; it fails where alerts are sent.
+            # The run will meet the same error, and its failure sends the alert.
             context.log.warning("no new ID ranges: %s", problem)
         if growth.ranges:
             assets = context.repository_def.asset_graph
@@ -106,17 +94,8 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
     return schedule
 
 
-def _unfinished_night(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-    filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
-    return next(iter(instance.get_runs(filters, limit=1)), None)
-
-
 def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:
-    """Return the sensor ``new_ranges``, which is off until somebody switches it on.
-
-    Args:
-        jobs: Those over ID ranges.
-    """
+    """Return the sensor ``new_ranges`` of the jobs over ID ranges, which is off until an admin switches it on."""
 
     @dg.sensor(
         name="new_ranges",

@@ -1,4 +1,4 @@
-"""The moment that a run's reading of the database stands for, and whether its success may claim it."""
+"""The timestamp that a run's reading of the database stands for, and whether the run's success may claim it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.s3.storage import Storage
 
-LONG_TRANSACTION = timedelta(days=1)
+_LONG_TRANSACTION = timedelta(days=1)
 """No transaction of Mastodon is open so long."""
 
 _RANGE_WAITS = 2.0
@@ -29,13 +29,13 @@ _RANGE_WAITS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is known of the moment at which a run reads the database.
+    """The time at which a run reads the database, as far as it is known.
 
     Attributes:
-        read_at: No clock that was asked says an earlier moment. Where it is `claimable`, every row that was written
-            before is read; of a run of an ID range that holds in any case.
-        earliest: What the clock that is most behind says; on a standby `read_at` may lie far before.
-        latest: What the clock that is most ahead says: nothing that is read was written later.
+        read_at: Not after any clock that was compared. Where it is `claimable`, every row that was written before is
+            read; of a run of an ID range that holds in any case.
+        earliest: The time of the clock that is most behind; on a standby `read_at` may lie far before.
+        latest: The time of the clock that is most ahead: nothing that is read was written later.
         claimable: Whether the success of a run may claim `read_at`.
     """
 
@@ -51,20 +51,20 @@ def machine_now() -> datetime:
 
 
 def destination_now(storage: Storage) -> datetime | None:
-    """Return the time of the destination's clock, by a request that looks at nothing else; None: it does not tell."""
+    """Return the time of the destination's clock, by a HEAD of the bucket; None: no answer has shown it."""
     try:
         headers = storage.ask(lambda client: client.head_bucket()).headers
     except StorageError as error:
         if not isinstance(error.__cause__, S3Error):
-            return None  # the copy will say what is wrong
-        # Refused, and told all the same: where clocks differ by a quarter of an hour, every signature is.
+            return None  # the copy will report what is wrong
+        # Also a refusal shows the time. Where clocks differ by a quarter of an hour, every signature is refused.
         headers = error.__cause__.reply.headers
     try:
-        told = parsedate_to_datetime(headers.get("date", ""))
+        shown = parsedate_to_datetime(headers.get("date", ""))
     except (TypeError, ValueError):
         return None
-    # It is told in whole seconds, so it may be as late as the end of this one.
-    return told.astimezone(timezone.utc) + timedelta(seconds=1)
+    # The header has whole seconds, so the time may be as late as the end of this one.
+    return shown.astimezone(timezone.utc) + timedelta(seconds=1)
 
 
 def begin_reading(
@@ -75,20 +75,16 @@ def begin_reading(
     info: Callable[[str], object],
     warn: Callable[[str], object],
 ) -> Reading:
-    """Find out what a reading of the database, that is about to begin, stands for.
+    """Compare the clocks and wait for open transactions, before a run reads the database.
 
-    Args:
-        connection: A connection that is in no transaction.
-        destination: Asked for its clock too; None: the run moves no watermark.
-        wait_seconds: How long to wait for transactions that are open, where it does.
-        info: Takes a line for the log.
-        warn: Takes a warning.
+    The connection must be in no transaction. ``destination`` is None for a run that moves no watermark, over an ID
+    range or as a trial: it waits for a short time only.
     """
     snapshot = read_snapshot(connection)
     clocks = {"the database's": snapshot.now, "this machine's": machine_now()}
-    told = destination_now(destination) if destination is not None else None
-    if told is not None:
-        clocks["the destination's"] = told
+    shown = destination_now(destination) if destination is not None else None
+    if shown is not None:
+        clocks["the destination's"] = shown
     if differ := clocks_that_differ(clocks):
         warn(differ)
     earliest, latest = min(clocks.values()), max(clocks.values())
@@ -101,34 +97,25 @@ def begin_reading(
         read_at = newest_row(connection, read_schema(connection)) or earliest
     read_at = min(read_at, earliest)
     if not claimable:
-        info(
-            "a transaction that writes is open, and its rows come later"
-            if snapshot.as_of is not None
-            else "the database is a standby that has replayed nothing since it was started, and does not know how far"
-            " behind it is"
-        )
-        info(
-            "so no watermark moves, and the next run takes more"
-            if destination is not None
-            else "so the range counts as read a day earlier"
-        )
+        why = "a transaction that writes is open, and its rows come later"
+        if snapshot.as_of is None:
+            why = "the database is a standby that has replayed nothing since it was started: its delay is unknown"
         if destination is None:
-            read_at -= LONG_TRANSACTION
+            read_at -= _LONG_TRANSACTION
+            info(f"{why}. So the range counts as read a day earlier")
+        else:
+            info(f"{why}. So no watermark moves, and the next run takes more")
     return Reading(read_at, earliest, latest, claimable)
 
 
 def clocks_that_differ(clocks: Mapping[str, datetime]) -> str | None:
-    """Return a sentence about clocks that differ by more than what is overlapped anyway; None: they do not.
-
-    Args:
-        clocks: What each says, by its name.
-    """
+    """Return a message about clocks, by name, that differ by more than the overlap of runs; None: they do not."""
     if max(clocks.values()) - min(clocks.values()) <= OVERLAP:
         return None
-    middle = median(moment.timestamp() for moment in clocks.values())
-    apart = {name: abs(moment.timestamp() - middle) for name, moment in clocks.items()}
+    middle = median(time.timestamp() for time in clocks.values())
+    apart = {name: abs(time.timestamp() - middle) for name, time in clocks.items()}
     odd = [name for name, seconds in apart.items() if seconds > OVERLAP.total_seconds()]
-    two = len(clocks) < 3  # noqa: PLR2004  (with two nobody can tell which one it is)
+    two = len(clocks) < 3  # noqa: PLR2004  (two clocks do not show which one it is)
     which = "one of them is wrong" if two or len(odd) != 1 else f"{odd[0]} is the one that differs"
-    told = ", ".join(f"{name} says {moment.isoformat(' ', 'seconds')}" for name, moment in clocks.items())
-    return f"the clocks differ: {told}; {which}. Set it right (NTP). The watermark goes by the earliest of them."
+    times = ", ".join(f"{name} shows {time.isoformat(' ', 'seconds')}" for name, time in clocks.items())
+    return f"the clocks differ: {times}; {which}. Set it right (NTP). The watermark goes by the earliest of them."

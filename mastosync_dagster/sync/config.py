@@ -12,60 +12,43 @@ from mastosync_dagster.copy.engine import CopySettings
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy, known_privacy
+from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.sync.incremental import (
-    LAST,
-    Known,
-    RowWindow,
-    TableSelection,
-    every_row,
-    since_last,
-    since_moment,
-)
+from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-COPY_PRIVATE_HELP = (
-    "Private objects, and a destination without ACLs. true: they are copied, for the bucket is not public; false: they"
-    f" are left out, and that is no failure. None: {COPY_PRIVATE}; without it they are left out, and the run fails."
-)
+_MEGABYTE = 1_000_000
 
 
-class InvalidMomentError(AdminError, ValueError):
-    """A text that is no moment in time, or one without a time zone, in the future or absurdly early."""
+class InvalidTimestampError(AdminError, ValueError):
+    """A text that is no timestamp, or one without a time zone, in the future or absurdly early."""
 
 
-def parse_moment(text: str, *, now: datetime) -> datetime:
-    """Return the moment that an ISO 8601 text with a time zone stands for.
-
-    Args:
-        text: Such as ``2026-11-01T03:00:00Z``.
-        now: The moment that it may not lie after.
+def parse_timestamp(text: str, *, now: datetime) -> datetime:
+    """Return the timestamp, not after ``now``, that an ISO 8601 text with a time zone stands for.
 
     Raises:
-        InvalidMomentError: With a message that says what is wrong and what a moment looks like.
+        InvalidTimestampError: With a message that shows what a timestamp looks like.
     """
-    form = (
-        f"a moment looks like 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00; {LAST!r} is the last incremental run"
-    )
+    form = f"write 2026-11-01T03:00:00Z or 2026-11-01T03:00:00+01:00, or {LAST!r} for the last incremental run"
     try:
-        moment = isoparse(text.strip())
+        timestamp = isoparse(text.strip())
     except (ValueError, OverflowError):
-        raise InvalidMomentError(f"changed_since is {text!r}, which is not a moment: {form}") from None
-    if moment.tzinfo is None:
-        raise InvalidMomentError(f"changed_since is {text!r}, which has no time zone: {form}")
-    if moment > now:
-        raise InvalidMomentError(f"changed_since is {text!r}, which lies in the future")
-    if moment < _EARLIEST:
-        raise InvalidMomentError(f"changed_since is {text!r}, which no Mastodon is old enough for: leave it out")
-    return moment.astimezone(timezone.utc)
+        raise InvalidTimestampError(f"changed_since is {text!r}, which is not a timestamp: {form}") from None
+    if timestamp.tzinfo is None:
+        raise InvalidTimestampError(f"changed_since is {text!r}, which has no time zone: {form}")
+    if timestamp > now:
+        raise InvalidTimestampError(f"changed_since is {text!r}, which lies in the future")
+    if timestamp < _EARLIEST:
+        raise InvalidTimestampError(f"changed_since is {text!r}, which no Mastodon is old enough for: leave it out")
+    return timestamp.astimezone(timezone.utc)
 
 
 class PlanConfig(dg.Config):
-    """How the rows are read and both sides are listed."""
+    """How the rows are read, and the source and the destination are listed."""
 
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
-    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
+    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, at both storages together.")
     wait_seconds: float = Field(
         default=60,
         ge=0,
@@ -73,7 +56,12 @@ class PlanConfig(dg.Config):
         description="Seconds to wait, before rows are read, for transactions that write. One that is open still: the"
         " watermark stays where it is.",
     )
-    copy_private: bool | None = Field(default=None, description=COPY_PRIVATE_HELP)
+    copy_private: bool | None = Field(
+        default=None,
+        description="Private objects, and a destination without ACLs. true: they are copied, for the bucket is not"
+        f" public; false: they are skipped, and that is no failure. None: {COPY_PRIVATE}; without it they are skipped,"
+        " and the run fails.",
+    )
     privacy: str = Field(
         default=Privacy.MASTODON.value,
         description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
@@ -81,7 +69,7 @@ class PlanConfig(dg.Config):
     )
     overwrite: bool = Field(
         default=False,
-        description="Where both sides have an object with different bytes, copy the source's also where the"
+        description="Where source and destination have an object with different bytes, copy the source's also where the"
         " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
     )
 
@@ -90,11 +78,11 @@ class PlanConfig(dg.Config):
     def _known_privacy(cls, name: str) -> str:
         return known_privacy(name)
 
-    def wants_private(self) -> bool | None:
-        """Tell whether private objects go to a destination without ACLs too; None: nobody has decided.
+    def effective_copy_private(self) -> bool | None:
+        """Tell whether private objects go to a destination without ACLs too; None: neither config nor variable decides.
 
         Raises:
-            SettingsError: MASTOSYNC_COPY_PRIVATE is wanted and is neither true nor false.
+            SettingsError: MASTOSYNC_COPY_PRIVATE is neither true nor false.
         """
         return copy_private() if self.copy_private is None else self.copy_private
 
@@ -107,11 +95,11 @@ class ChangesConfig(PlanConfig):
     )
     changed_since: str | None = Field(
         default=None,
-        description="Only rows changed after this moment (ISO 8601 with a time zone), less ten minutes. "
+        description="Only rows changed after this time (ISO 8601 with a time zone), less ten minutes. "
         f"{LAST!r}: go on where the last incremental run ended. None: every row.",
     )
     limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
-    offset: int = Field(default=0, ge=0, description="Rows per file type to leave out first, by id.")
+    offset: int = Field(default=0, ge=0, description="Rows per file type to skip first, by id.")
 
     @field_validator("file_types")
     @classmethod
@@ -122,49 +110,35 @@ class ChangesConfig(PlanConfig):
         return names
 
     @property
-    def part(self) -> RowWindow:
-        """Which part of the rows is asked for."""
-        return RowWindow(self.limit, self.offset)
+    def every_selection(self) -> list[Selection]:
+        """Every row of each file type, within limit and offset."""
+        return [Selection(name, limit=self.limit, offset=self.offset) for name in dict.fromkeys(self.file_types)]
 
-    @property
-    def asked(self) -> list[FileType]:
-        """The file types, each once."""
-        return [FileType(name) for name in dict.fromkeys(self.file_types)]
-
-    def shares(
-        self, instance: dg.DagsterInstance, place: str, now: datetime, known: Known | None = None
-    ) -> tuple[TableSelection, ...]:
-        """Return what to take of each file type.
-
-        Args:
-            instance: Whose history says where the last incremental run ended.
-            place: The destination, as `history.place_of` names it.
-            now: The moment whose rows the database shows; ``changed_since`` may not lie after it.
-            known: What of the history is believed; None: all of it.
+    def shares(self, history: History, now: datetime) -> tuple[TableSelection, ...]:
+        """Return what to take of each file type; ``changed_since`` may not be after ``now``, what the database shows.
 
         Raises:
-            InvalidMomentError: ``changed_since`` is no moment, has no zone or lies in the future.
+            InvalidTimestampError: As `parse_timestamp`.
         """
-        history = known or Known(instance, place)
         if self.changed_since is None:
-            return tuple(every_row(file_type, self.part) for file_type in self.asked)
+            return tuple(every_row(rows) for rows in self.every_selection)
         if self.changed_since.strip() == LAST:
-            return tuple(since_last(history, file_type, self.part, now) for file_type in self.asked)
-        moment = parse_moment(self.changed_since, now=now)
-        return tuple(since_moment(history, file_type, self.part, moment) for file_type in self.asked)
+            return tuple(since_last(history, rows, now) for rows in self.every_selection)
+        timestamp = parse_timestamp(self.changed_since, now=now)
+        return tuple(since_timestamp(history, rows, timestamp) for rows in self.every_selection)
 
 
 class CopyConfig(dg.Config):
-    """How fast the objects are copied, and what that may cost."""
+    """How fast the objects are copied, and the resources that may take."""
 
     concurrency: int | None = Field(
         default=None,
         ge=1,
         le=1_024,
-        description="Requests in flight at each side: so many objects are read while as many are written. None:"
+        description="Requests in flight at each storage: so many objects are read while as many are written. None:"
         " MASTOSYNC_CONCURRENCY, or 64.",
     )
-    adaptive: bool = Field(default=True, description="Slow down while a side answers 503, 429 or not in time.")
+    adaptive: bool = Field(default=True, description="Slow down while a storage answers 503, 429 or not in time.")
     memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")
     large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
     single_put_mb: int = Field(
@@ -189,7 +163,7 @@ class CopyConfig(dg.Config):
         """Return the settings of the copy.
 
         Raises:
-            SettingsError: MASTOSYNC_CONCURRENCY is wanted and is no number.
+            SettingsError: MASTOSYNC_CONCURRENCY is needed and is no number.
         """
         return CopySettings(
             concurrency=self.concurrency or concurrency(),
@@ -206,4 +180,4 @@ class CopyConfig(dg.Config):
 
 
 def _bytes(megabytes: float | None) -> float | None:
-    return None if megabytes is None else megabytes * 1_000_000
+    return None if megabytes is None else megabytes * _MEGABYTE

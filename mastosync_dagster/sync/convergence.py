@@ -1,87 +1,64 @@
-"""What a night asks of the destination: whether the few objects whose state is in doubt are as they must be.
+"""A night's check of the few objects whose state at the destination is in doubt.
 
-Nothing is inferred from what earlier runs have said. In doubt are the objects of rows that are private now, and those
-on the doubt list (`transfer.doubts`). The night asks for each, and hands on to the plan what is not as it must be.
+Nothing is inferred from the results of earlier runs. In doubt are the objects of rows that are private now, and those
+on the doubt list (`records.doubts`). The night checks each, and passes on to the plan what is not as it must be.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.expected.objects import Sizes, items_of
 from mastosync_dagster.expected.privacy import Privacy, has_private
 from mastosync_dagster.mastodon import Rows, Selection, walk_rows
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
 from mastosync_dagster.pool import Pool
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import CONTENT, Doubt, DoubtLine
-from mastosync_dagster.s3.acl import has_access
+from mastosync_dagster.runs.doubts import others_may_write
+from mastosync_dagster.s3.acl import SourceAccess, has_acl
 from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+    from datetime import datetime
 
     from mastosync_dagster.expected.privacy import KnownState
     from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.plan.items import ExpectedObject
-    from mastosync_dagster.runs.doubt_lists import Noted
+    from mastosync_dagster.runs.context import RunContext
+    from mastosync_dagster.runs.doubt_lists import DoubtfulObject
     from mastosync_dagster.runs.doubts import RunDoubts
-    from mastosync_dagster.s3.acl import SourceAccess
-    from mastosync_dagster.s3.storage import Storage
+    from mastosync_dagster.sync.config import PlanConfig
 
-ASKED_IN_FLIGHT = 64
+_CHECKS_IN_FLIGHT = 64
 _ALL_AT_ONCE = 100_000
-"""So many private objects are asked for every night. Of more, each night takes the new ones and a part of the rest."""
+"""So many private objects are checked every night. Of more, each night takes the new ones and a part of the rest."""
 _NIGHTS_OF_A_ROUND = 7
 
-_TO_LOOK_AT = frozenset({Doubt.ACL, Doubt.SKIPPED, Doubt.FAILED, Doubt.MISSING})
-"""Of these both storages are asked; of an object that is only remembered as private, its ACL."""
+_TO_PLAN = frozenset({Doubt.ACL, Doubt.SKIPPED, Doubt.FAILED, Doubt.MISSING})
+"""These are compared at both storages; of an object that is only remembered as private, the ACL is checked."""
 
 
-class _Answer(Enum):
+class _AclCheck(Enum):
     RIGHT = "its ACL is as it must be"
     ABSENT = "the destination does not have it"
-    OPEN = "its ACL is another, or was not shown"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How a run treats what is in doubt.
-
-    Attributes:
-        marks: What is known of rows and objects.
-        has_acls: The destination has ACLs.
-        copy_private: Private objects go to a destination without ACLs; None: nobody has decided.
-        retry_nights: So many nights ask again for what failed or was missing.
-        may_settle: What is found as it must be may leave the list: no other run can still write it.
-        day: Number of the day, by which the private objects of a large instance take turns.
-    """
-
-    marks: KnownState
-    has_acls: bool
-    copy_private: bool | None
-    retry_nights: int
-    may_settle: bool
-    day: int
+    WRONG = "its ACL is another, or was not shown"
 
 
 @dataclass
 class Counts:
-    """What was asked.
-
-    Attributes:
-        acls: Objects whose ACL was asked for.
-        wrong: Of these, those whose ACL is another, or was not shown.
-        again: Objects that failed or were missing, and are asked for again.
-        given_up: Such objects that no night asks for any more: they are left to their ID range.
-    """
+    """Checked ACLs, of these the `wrong` ones; objects retried, and those `given_up`: left to their ID ranges."""
 
     acls: int = 0
     wrong: int = 0
@@ -89,175 +66,152 @@ class Counts:
     given_up: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.acls:,} ACLs asked for, {self.wrong:,} to be set; {self.again:,} objects asked for again"
+        text = f"{self.acls:,} ACLs checked, {self.wrong:,} to be set; {self.again:,} objects retried"
         given_up = f"; {self.given_up:,} left to their ID ranges: mastosync report names them" if self.given_up else ""
         return text + given_up
 
 
 class Convergence:
-    """Asks for what is in doubt in one table.
+    """Checks what is in doubt in one table.
 
-    Args:
-        connect: Opens a connection.
-        schema: What the database has.
-        listed: The list of the table, which takes what stays on it.
-        destination: Whom to ask.
-        source: Asks the source who may read an object; None: the rows say.
-        rules: How.
-
-    Attributes:
-        counts: What was asked so far.
-        marks: What is known of rows and objects.
-        folders: Those at the destination in which private objects were found (`transfer.probe.folder_of`).
+    ``listed`` is the table's list, which takes what stays on it. ``folders`` are those at the destination in which
+    private objects were found (`s3.probes.folder_of`).
     """
 
     def __init__(
         self,
+        run: RunContext,
+        config: PlanConfig,
+        listed: RunDoubts,
+        marks: KnownState,
+        *,
         connect: Connect,
         schema: Schema,
-        listed: RunDoubts,
-        *,
-        destination: Storage,
-        source: Callable[[Pool], SourceAccess] | None,
-        rules: Rules,
+        read_at: datetime,
     ) -> None:
         self.counts = Counts()
-        self.marks = rules.marks
+        self.marks = marks
         self.folders: set[str] = set()
         self._connect = connect
         self._schema = schema
+        self._page_rows = config.page_rows
         self._list = listed
         self._table = listed.table
         self._doubts = listed.doubts
-        self._destination = destination
-        self._source = source
-        self._rules = rules
+        self._source = run.source if marks.privacy is Privacy.SOURCE else None
+        self._destination = run.destination
+        self._has_acls = run.destination.settings.has_acls
+        self._has_private_rows = marks.privacy is not Privacy.NONE and has_private(listed.table)
+        self._copy_private = config.effective_copy_private()
+        self._retry_nights = retry_nights()
+        # An object with the right ACL leaves the list only if no other run can still write it.
+        self._may_settle = not others_may_write(run.instance, FileType(listed.table), run.run_id)
+        self._day = read_at.toordinal()
         self._planned: set[str] = set()
         self._silent = False
 
-    def after(self, planned: Iterable[Batch], *, page_rows: int) -> Iterator[Batch]:
-        """Yield the batches of what has changed, and then those of what is in doubt and not as it must be.
-
-        Args:
-            planned: What has changed.
-            page_rows: How many rows of the table a query may look at.
-
-        Raises:
-            DatabaseReadError: The rows could not be read, after all retries.
-        """
+    def after(self, planned: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of what has changed, and then those of what is in doubt and not as it must be."""
         for batch in planned:
-            self._planned.update(item.key for item in batch.items if item.private or item.turn)
+            self._planned.update(item.key for item in batch.items if item.private or item.check_acl)
             yield batch
-        with Pool(ASKED_IN_FLIGHT, stop=threading.Event()) as pool:
-            yield from self._private_rows(pool, page_rows)
+        with Pool(_CHECKS_IN_FLIGHT) as pool:
+            yield from self._private_rows(pool)
             yield from self._listed_rows(pool)
 
-    # --- rows that are private now -----------------------------------------------------------------------------
-
-    def _private_rows(self, pool: Pool, page_rows: int) -> Iterator[Batch]:
-        """Ask for the objects of rows that are private now, whatever is on the list: that alone makes them private."""
-        if not self._asks_for_private:
-            self._name_exposed(pool, page_rows)
+    def _private_rows(self, pool: Pool) -> Iterator[Batch]:
+        """Check the objects of rows that are private now, whatever is on the list: that alone makes them private."""
+        if not self._has_private_rows:
             return
-        selection = Selection(self._table, private_only=True)
-        known = self._known_private()
-        for page in walk_rows(self._connect, self._schema, selection, page_rows=page_rows):
-            items = [item for item in self._items(page.rows) if item.key not in self._planned]
+        if not self._has_acls:
+            self._list_exposed(pool)
+            return
+        known = self._on_list(lambda reasons: reasons == {Doubt.PRIVATE})
+        if len(known) <= _ALL_AT_ONCE:
+            known = set()  # this night checks all of them
+        for items in self._private_items():
             later = {item.key: item for item in items if (item.row_id, item.part) in known and self._is_later(item)}
             now = self._with_privacy([item for item in items if item.key not in later], pool)
             wrong = []
-            for item, answer in zip(now, self._ask(now, pool), strict=True):
-                if answer is _Answer.ABSENT or (answer is _Answer.RIGHT and not item.private):
-                    continue  # nobody can read it: whether it is to be copied is on the list; or everybody may
+            for item, acl in zip(now, self._check_acls(now, pool), strict=True):
+                if acl is _AclCheck.ABSENT or (acl is _AclCheck.RIGHT and not item.private):
+                    continue  # absent: the list has whether it is to be copied; or it is public, as it must be
                 self._keep(item, Doubt.PRIVATE)
                 self.folders.add(folder_of(item.key))
-                if answer is _Answer.OPEN:
-                    wrong.append(item._replace(turn=True))
+                if acl is _AclCheck.WRONG:
+                    wrong.append(item._replace(check_acl=True))
             for item in later.values():
                 self._keep(item, Doubt.PRIVATE)
             if wrong:
                 yield self._batch(wrong)
 
-    def _name_exposed(self, pool: Pool, page_rows: int) -> None:
+    def _private_items(self) -> Iterator[list[ExpectedObject]]:
+        """Yield the objects of rows that are private now, without those that are planned."""
+        selection = Selection(self._table, private_only=True)
+        for page in walk_rows(self._connect, self._schema, selection, page_rows=self._page_rows):
+            yield [item for item in self._items(page.rows) if item.key not in self._planned]
+
+    def _list_exposed(self, pool: Pool) -> None:
         """Put on the list what was copied to a destination without ACLs before its row became private.
 
-        Nothing here can make it private, and nobody deletes it on doubt: it is named.
+        The run can neither make it private nor delete it: an admin has to.
         """
-        rules = self._rules
-        by_rows = rules.marks.privacy is not Privacy.NONE and has_private(self._table)
-        if rules.has_acls or rules.copy_private or not by_rows:
+        if self._copy_private:
             return
-        skipped = {
-            (noted.row_id, noted.part)
-            for step in self._doubts.steps()
-            for noted in step
-            if Doubt.SKIPPED in noted.nights
-        }
-        selection = Selection(self._table, private_only=True)
-        for page in walk_rows(self._connect, self._schema, selection, page_rows=page_rows):
-            items = [item for item in self._items(page.rows) if (item.row_id, item.part) not in skipped]
-            items = [item for item in items if item.key not in self._planned]
-            for item, there in zip(items, pool.map(partial(self._is_there, halt=pool.halt), items), strict=True):
-                if there:
+        skipped = self._on_list(lambda reasons: Doubt.SKIPPED in reasons)
+        for page in self._private_items():
+            items = [item for item in page if (item.row_id, item.part) not in skipped]
+            for item, exists in zip(items, pool.map(partial(self._exists, halt=pool.halt), items), strict=True):
+                if exists:
                     self._keep(item, Doubt.EXPOSED)
 
-    def _is_there(self, item: ExpectedObject, halt: threading.Event) -> bool:
-        storage = self._destination
+    def _exists(self, item: ExpectedObject, halt: threading.Event) -> bool:
         for key in destination_keys(item):
             with contextlib.suppress(StorageError):
-                if storage.head(key, halt) is not None:
+                if self._destination.head(key, halt) is not None:
                     return True
         return False
 
-    @property
-    def _asks_for_private(self) -> bool:
-        privacy = self._rules.marks.privacy
-        return self._rules.has_acls and privacy is not Privacy.NONE and has_private(self._table)
-
-    def _known_private(self) -> set[tuple[int, str]]:
-        """Return the objects that were private when they were asked for, if there are too many for one night."""
-        known = {
-            (noted.row_id, noted.part)
+    def _on_list(self, wanted: Callable[[AbstractSet[Doubt]], bool]) -> set[tuple[int, str]]:
+        """Return row and part of the objects that are on the list for wanted reasons."""
+        return {
+            (doubtful.row_id, doubtful.part)
             for step in self._doubts.steps()
-            for noted in step
-            if noted.nights.keys() == {Doubt.PRIVATE}
+            for doubtful in step
+            if wanted(doubtful.nights.keys())
         }
-        return known if len(known) > _ALL_AT_ONCE else set()
 
     def _is_later(self, item: ExpectedObject) -> bool:
-        """Tell whether the turn of an object comes in another night."""
-        return item.row_id % _NIGHTS_OF_A_ROUND != self._rules.day % _NIGHTS_OF_A_ROUND
-
-    # --- objects on the list -----------------------------------------------------------------------------------
+        """Tell whether another night checks an object."""
+        return item.row_id % _NIGHTS_OF_A_ROUND != self._day % _NIGHTS_OF_A_ROUND
 
     def _listed_rows(self, pool: Pool) -> Iterator[Batch]:
         if not self._doubts.rows:
             return
         with Rows(self._connect, self._schema, self._table) as rows:
             for step in self._doubts.steps():
-                found = {row["id"]: row for row in rows.of(sorted({noted.row_id for noted in step}))}
+                found = {row["id"]: row for row in rows.of(sorted({doubtful.row_id for doubtful in step}))}
                 parts = {(item.row_id, item.part): item for item in self._items(found.values())}
-                # What no row has any more is an orphan, and nobody's to make public.
+                # An object that no row has any more is an orphan, and is not made public.
                 listed = [
-                    (noted, item)
-                    for noted in step
-                    for item in [parts.get((noted.row_id, noted.part))]
-                    if item is not None
+                    (doubtful, parts[doubtful.row_id, doubtful.part])
+                    for doubtful in step
+                    if (doubtful.row_id, doubtful.part) in parts
                 ]
-                batch = [*self._to_look_at(listed, found), *self._no_longer_private(listed, pool)]
+                batch = [*self._to_plan(listed, found), *self._no_longer_private(listed, pool)]
                 if batch:
                     yield self._batch(batch)
 
-    def _to_look_at(
-        self, listed: Sequence[tuple[Noted, ExpectedObject]], rows: Mapping[int, Mapping[str, object]]
+    def _to_plan(
+        self, listed: Sequence[tuple[DoubtfulObject, ExpectedObject]], rows: Mapping[int, Mapping[str, object]]
     ) -> Iterator[ExpectedObject]:
-        """Yield the objects of which both storages are asked, and keep their lines."""
-        for noted, item in listed:
-            why = noted.nights.keys() & _TO_LOOK_AT
+        """Yield the objects that are compared at both storages, and keep their lines."""
+        for doubtful, item in listed:
+            why = doubtful.nights.keys() & _TO_PLAN
             for reason in why - CONTENT:
                 self._keep(item, reason)
-            counts = {reason: noted.nights[reason] for reason in why & CONTENT}
-            again = bool(counts) and max(counts.values()) < self._rules.retry_nights
+            counts = {reason: doubtful.nights[reason] for reason in why & CONTENT}
+            again = bool(counts) and max(counts.values()) < self._retry_nights
             if again:
                 self.counts.again += 1
                 for reason, count in counts.items():
@@ -271,78 +225,73 @@ class Convergence:
                 yield item
 
     def _stays_skipped(self, row: Mapping[str, object]) -> bool:
-        """Tell whether an object is skipped as private on purpose: then it is not asked for."""
-        rules = self._rules
-        # As long as nobody has said that they may be skipped, each run says it anew.
-        return not rules.has_acls and rules.copy_private is False and rules.marks.is_private(row)
+        """Tell whether an object is skipped as private on purpose: then it is not planned."""
+        # Until an admin sets that they may be skipped, each run reports them.
+        return not self._has_acls and self._copy_private is False and self.marks.is_private(row)
 
     def _no_longer_private(
-        self, listed: Sequence[tuple[Noted, ExpectedObject]], pool: Pool
+        self, listed: Sequence[tuple[DoubtfulObject, ExpectedObject]], pool: Pool
     ) -> Iterator[ExpectedObject]:
-        """Ask for the objects that were private and whose rows are not; yield those that still are."""
-        remembered = [item for noted, item in listed if Doubt.PRIVATE in noted.nights]
-        # Without ACLs, for a night or for ever, nobody can be asked.
-        later = [item for item in remembered if not self._rules.has_acls or self._is_asked_for_by_row(item)]
+        """Check the objects that were private and whose rows are not; yield those that still are."""
+        remembered = [item for doubtful, item in listed if Doubt.PRIVATE in doubtful.nights]
+        # Without ACLs there is nothing to check. Objects of private rows are checked with their rows.
+        later = [item for item in remembered if not self._has_acls or (self._has_private_rows and item.private)]
         for item in later:
             self._keep(item, Doubt.PRIVATE)
         keys = {item.key for item in later}
         now = self._with_privacy([item for item in remembered if item.key not in keys], pool)
-        for item, answer in zip(now, self._ask(now, pool), strict=True):
-            right = answer is _Answer.RIGHT and not item.private
-            # What is not there is not private either.
-            if not (right or answer is _Answer.ABSENT) or not self._rules.may_settle:
+        for item, acl in zip(now, self._check_acls(now, pool), strict=True):
+            right = acl is _AclCheck.RIGHT and not item.private
+            # An absent object is not private either.
+            if not (right or acl is _AclCheck.ABSENT) or not self._may_settle:
                 self._keep(item, Doubt.PRIVATE)
-            if answer is not _Answer.RIGHT and item.key not in self._planned:
+            if acl is not _AclCheck.RIGHT and item.key not in self._planned:
                 self._planned.add(item.key)
-                yield item._replace(turn=True)
-
-    def _is_asked_for_by_row(self, item: ExpectedObject) -> bool:
-        """Tell whether an object is asked for because its row is private: this night, or the next."""
-        return self._asks_for_private and item.private
-
-    # --- both --------------------------------------------------------------------------------------------------
+                yield item._replace(check_acl=True)
 
     def _items(self, rows: Iterable[Mapping[str, object]]) -> Iterator[ExpectedObject]:
         for row in rows:
-            yield from items_of(self._table, row, self._rules.marks, Sizes())
+            yield from items_of(self._table, row, self.marks, Sizes())
 
     def _with_privacy(self, items: Sequence[ExpectedObject], pool: Pool) -> list[ExpectedObject]:
-        """Return items as private as they must be: by the source, where that is to say so."""
+        """Return the items with the privacy that they must have: the source's, where that decides."""
         if self._source is None or not items:
             return list(items)
-        private = self._source(pool).are_private_if_there([(item.key, *item.candidates) for item in items])
-        # Of what the source has lost, the rows say it.
+        private = SourceAccess(self._source, pool).are_private_if_there(
+            [(item.key, *item.candidates) for item in items]
+        )
+        # Of what the source has lost, the rows decide.
         return [
             item if each is None else item._replace(private=each) for item, each in zip(items, private, strict=True)
         ]
 
-    def _ask(self, items: Sequence[ExpectedObject], pool: Pool) -> list[_Answer]:
-        answers = pool.map(partial(self._answer, halt=pool.halt), items)
+    def _check_acls(self, items: Sequence[ExpectedObject], pool: Pool) -> list[_AclCheck]:
+        results = pool.map(partial(self._check_acl, halt=pool.halt), items)
         self.counts.acls += len(items)
-        self.counts.wrong += sum(answer is _Answer.OPEN for answer in answers)
-        return answers
+        self.counts.wrong += sum(result is _AclCheck.WRONG for result in results)
+        return results
 
-    def _answer(self, item: ExpectedObject, halt: threading.Event) -> _Answer:
+    def _check_acl(self, item: ExpectedObject, halt: threading.Event) -> _AclCheck:
         if self._silent:
-            return _Answer.OPEN
+            return _AclCheck.WRONG
         for key in destination_keys(item):
             try:
-                right = has_access(self._destination, key, private=item.private, halt=halt)
+                right = has_acl(self._destination, key, private=item.private, halt=halt)
             except StorageError as error:
                 if is_not_found(error):
                     continue
-                # What one object does not show for such a reason, the others will not either. The run goes on to set
-                # the ACL, and says of each object why that is not possible.
+                # If one object does not show its ACL for such a reason, the others will not either. The run goes on to
+                # set the ACL, and reports for each object why that is not possible.
                 self._silent = self._silent or error.permanent or error.reason is Reason.ACCESS_DENIED
-                return _Answer.OPEN
-            return _Answer.RIGHT if right else _Answer.OPEN
-        return _Answer.ABSENT
+                return _AclCheck.WRONG
+            return _AclCheck.RIGHT if right else _AclCheck.WRONG
+        return _AclCheck.ABSENT
 
     def _keep(self, item: ExpectedObject, why: Doubt, nights: int = 0) -> None:
         key = self._destination.full_key(item.key)
         self._list.keep(DoubtLine(item.row_id, item.part, why, nights, key))
 
     def _batch(self, items: Sequence[ExpectedObject]) -> Batch:
-        """Return objects to be asked for one by one, since they lie scattered."""
+        """Return objects to be compared by a request each, since they lie scattered."""
         self._planned.update(item.key for item in items)
         return Batch(items=tuple(items), ranges=(), rows=0)

@@ -1,4 +1,4 @@
-"""What the ops of a run hand to each other."""
+"""The values that the ops of a run hand to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,14 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  (a class
 
 from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts
-from mastosync_dagster.mastodon import (
-    NewestRow,
-    Selection,
-)
+from mastosync_dagster.mastodon import NewestRow, Selection
 from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
 from mastosync_dagster.runs.manifests import Passed, RunTimes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import CopyConfig, PlanConfig
-from mastosync_dagster.sync.incremental import WatermarkClaim
+from mastosync_dagster.sync.incremental import WatermarkClaim, is_cut
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,14 @@ class Scope:
         name: The asset, or the job where it is about several.
         partition: The ID range's key, or `CHANGES`.
         selections: The rows, a selection per table.
-        claims: What the run's success says of the tables.
-        place: The destination that the claims are about.
+        claims: What the run's success claims for the tables, at the destination of `destination_id`.
     """
 
     name: str
     partition: str
     selections: tuple[Selection, ...]
     claims: tuple[WatermarkClaim, ...] = ()
-    place: str = ""
+    destination_id: str = ""
 
     @property
     def tables(self) -> Passed:
@@ -51,35 +47,25 @@ class Scope:
         return any(is_cut(each) for each in self.selections)
 
 
-def is_cut(selection: Selection) -> bool:
-    """Tell whether a limit or an offset leaves rows out, as in a trial."""
-    return selection.limit is not None or selection.offset > 0
-
-
 def settles(selection: Selection) -> bool:
-    """Tell whether a run over these rows also asks for what is in doubt: a night's does, a trial does not."""
+    """Tell whether a run over these rows also checks what is in doubt: a night's does, a trial does not."""
     return selection.changed_since is not None and not is_cut(selection)
 
 
 ScopeAt = Callable[[Connection, Reading], Scope]
-"""Returns what a run is about, given a connection to the database and the moment at which it is read."""
+"""Returns what a run is about, given a connection to the database and the time at which it is read."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan that lies in a run's folder.
+    """A plan in the folder of a run, with the config by which it can be made again.
 
     Attributes:
-        scope: What it is about.
-        config: How it was made, so that it can be made again.
-        run_id: The run in whose folder it lies.
-        counts: What it counts.
-        read_at: The moment that reading the database stands for; see `Reading.read_at`.
+        read_at: As `Reading.read_at`; the run's success may claim it, if `claimable`.
         seconds: How long planning took.
-        database_bytes: What the database says that the objects' originals weigh.
+        database_bytes: Size of the objects' originals, as the database has it.
         begun: When planning began, by this machine's clock.
-        remark: What is to be known of the objects that were at the destination before; None: nothing.
-        claimable: Whether the run's success may claim ``read_at``.
+        remark: A warning about the objects that were at the destination before; None: there is none.
         newest: The newest row of each table before the first one was read.
     """
 
@@ -97,31 +83,26 @@ class Planned:
 
     @property
     def times(self) -> RunTimes:
-        """When the run looked."""
+        """When the run began and read its rows."""
         return RunTimes(self.begun, self.read_at, self.read_at + timedelta(seconds=self.seconds))
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A plan that has been carried out.
+    """A plan that has been carried out: the counts of the copy, of ACL changes and of objects fetched elsewhere.
 
-    Attributes:
-        planned: The plan.
-        config: How it was carried out, so that it can be again.
-        counts: What the copy counts.
-        turned: What setting ACLs counts.
-        refetched: What fetching missing objects elsewhere counts.
-        wrong_source: Says that the source is not the one that the rows speak of; None: nothing shows that.
+    `config` is kept so that it can be carried out again. `wrong_source`, if any, ends the run: the source is not the
+    one that the rows are about.
     """
 
     planned: Planned
     config: CopyConfig
     counts: CopyCounts
-    turned: AclCounts
+    acls: AclCounts
     refetched: RefetchCounts
     wrong_source: StorageError | None = None
 
     @property
     def stopped(self) -> StorageError | None:
-        """The permanent error that ended the run early, or lets nobody believe it; None: it went through."""
-        return self.turned.stopped or self.counts.stopped or self.wrong_source or self.refetched.stopped
+        """The permanent error that ended the run early, or makes its result unusable; None: it went through."""
+        return self.acls.stopped or self.counts.stopped or self.wrong_source or self.refetched.stopped

@@ -1,4 +1,4 @@
-"""The chain of every job: plan what is to be copied, copy it, report what became of it.
+"""The ops of every job: plan what is to be copied, copy it, report the result.
 
 Each op is a step of its own in the UI. They pass on small descriptions; the plan itself lies in files of the run's
 folder, so that nothing in memory grows with the table.
@@ -11,9 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-from mastosync_dagster.mastodon import (
-    Selection,
-)
+from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType, registered_range
 from mastosync_dagster.records import summaries
 from mastosync_dagster.refetch.fetch import FetchSettings
@@ -21,22 +19,20 @@ from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.failures import plain_failures
-from mastosync_dagster.runs.history import (
-    believable,
-)
+from mastosync_dagster.runs.history import believable
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
 from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.sync.events import check_result
-from mastosync_dagster.sync.incremental import known_now
+from mastosync_dagster.sync.incremental import checked_history, is_cut
 from mastosync_dagster.sync.models import Copied, Planned, Scope
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.report_step import finish
 
 
-@dg.op(description="Read the rows of the ID range, list both sides, and write down what is to be copied.")
+@dg.op(description="Read the rows of the ID range, list source and destination, and write down what is to be copied.")
 def plan(
     context: dg.OpExecutionContext,
     config: PlanConfig,
@@ -49,11 +45,7 @@ def plan(
     with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.assets_def.key.to_user_string())
         ids = registered_range(context.instance, file_type, context.partition_key)
-        scope = Scope(
-            name=file_type.value,
-            partition=context.partition_key,
-            selections=(Selection(table=file_type.value, ids=ids),),
-        )
+        scope = Scope(file_type.value, context.partition_key, selections=(Selection(file_type.value, ids=ids),))
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         return make_run_plan(run, lambda *_: scope, config, claims=False)
 
@@ -70,21 +62,22 @@ def plan_changes(
     """Plan the rows that the config selects, of several file types."""
 
     def scope_at(connection: Connection, reading: Reading) -> Scope:
-        place = run.place
-        known = known_now(context.instance, place, connection, config.asked, believable(reading.earliest))
-        shares = config.shares(context.instance, place, reading.read_at, known)
-        (context.log.warning if known.restored else context.log.info)("; ".join(share.why for share in shares))
+        destination_id, latest = run.destination_id, believable(reading.earliest)
+        file_types = [FileType(rows.table) for rows in config.every_selection]
+        history = checked_history(context.instance, destination_id, connection, file_types, latest)
+        shares = config.shares(history, reading.read_at)
+        (context.log.warning if history.restored else context.log.info)("; ".join(share.why for share in shares))
         return Scope(
             name=context.job_name,
             partition=CHANGES,
             selections=tuple(share.selection for share in shares),
             claims=tuple(share.claim for share in shares if share.claim),
-            place=place,
+            destination_id=destination_id,
         )
 
     with plain_failures(), working(context.instance, context.run_id):
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        return make_run_plan(run, scope_at, config, claims=config.part.is_whole)
+        return make_run_plan(run, scope_at, config, claims=not any(map(is_cut, config.every_selection)))
 
 
 @dg.op(description="Stream the planned objects from the source to the destination, verified.")
@@ -104,7 +97,7 @@ def copy(
 
 
 @dg.op(
-    description="Write the manifest, count, and say what is missing or failed.",
+    description="Write the manifest, count, and report what is missing or failed.",
     out={"result": dg.Out(dg.Nothing), summaries.CHECK_NAME: dg.Out(dg.Nothing)},
 )
 def report(
@@ -118,19 +111,19 @@ def report(
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures(), working(context.instance, context.run_id):
-        told = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
+        result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
     check = check_result(
-        told.summary,
+        result.summary,
         copied.planned.scope.name,
-        failed=told.failed(told.summary.total),
-        stopped=told.copied.stopped,
-        remark=told.copied.planned.remark,
+        failed=result.failed(result.summary.total),
+        stopped=result.copied.stopped,
+        remark=result.copied.planned.remark,
     )
-    if told.has_failed:
+    if result.has_failed:
         yield check
-        told.raise_if_failed()
+        result.raise_if_failed()
     # The materialization first: the UI shows a check as evaluated where it is about the newest one.
-    yield dg.Output(None, output_name="result", metadata=told.metadata())
+    yield dg.Output(None, output_name="result", metadata=result.metadata())
     yield check
 
 
@@ -146,9 +139,9 @@ def report_changes(
 ) -> summaries.Summary:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
     with plain_failures(), working(context.instance, context.run_id):
-        told = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
+        result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
     for selection in copied.planned.scope.selections:
-        context.log_event(told.observation(selection))
-    context.add_output_metadata(told.metadata())
-    told.raise_if_failed()
-    return told.summary
+        context.log_event(result.observation(selection))
+    context.add_output_metadata(result.metadata())
+    result.raise_if_failed()
+    return result.summary

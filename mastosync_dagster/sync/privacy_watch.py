@@ -1,12 +1,12 @@
 """Rows that become private while a run goes on that has planned their objects as public.
 
-The run asks the database every few seconds about the rows of what it has just written, and makes private what has
-become so: a plan of hours ago exposes nothing for longer than that. What a run that dies leaves, the next night finds.
+Every few seconds the run reads from the database which rows of the objects that it has just written are private now,
+and makes those objects private: a plan of hours ago exposes nothing for longer. The next night finds what a run that
+dies leaves.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from functools import partial
@@ -16,7 +16,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import Doubt, DoubtLine
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.s3.acl import set_access
+from mastosync_dagster.s3.acl import set_acl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,14 +31,9 @@ _THREADS = 16
 
 
 class PrivacyWatch:
-    """Watches over the public objects of one table that a run writes.
+    """Makes private the public objects of one table that a run writes, if their rows become private meanwhile.
 
-    Args:
-        rows: Tells which rows of the table are private now.
-        destination: Where the objects are; it has ACLs.
-        put_on_list: Publishes doubt lines, before anything is done to their objects.
-        warn: Takes a warning.
-        every: Seconds between two looks at the database.
+    The destination has ACLs. ``put_on_list`` publishes doubt lines, before anything is done to their objects.
     """
 
     def __init__(
@@ -47,17 +42,14 @@ class PrivacyWatch:
         destination: Storage,
         put_on_list: Callable[[Sequence[DoubtLine]], None],
         warn: Callable[[str], object],
-        *,
-        every: float = _SECONDS,
     ) -> None:
         self._rows = rows
         self._destination = destination
         self._put_on_list = put_on_list
         self._warn = warn
-        self._every = every
-        self._next = time.monotonic() + every
+        self._next = time.monotonic() + _SECONDS
         self._written: deque[ManifestLine] = deque()
-        self._is_silent = False
+        self._has_warned = False
 
     def wrote(self, line: ManifestLine) -> None:
         """Take the line of an object, from any thread."""
@@ -65,13 +57,13 @@ class PrivacyWatch:
             self._written.append(line)
 
     def tick(self) -> None:
-        """Look at the database if it is time to."""
+        """Check what was written, if it is time to."""
         if time.monotonic() >= self._next or len(self._written) >= _LINES:
-            self.look()
-            self._next = time.monotonic() + self._every
+            self.check()
+            self._next = time.monotonic() + _SECONDS
 
-    def look(self) -> None:
-        """Make private what was written for everybody and is private by its row now."""
+    def check(self) -> None:
+        """Make private what was written as public and is private by its row now."""
         while self._written:
             lines = [self._written.popleft() for _ in range(min(len(self._written), _LINES))]
             try:
@@ -80,20 +72,17 @@ class PrivacyWatch:
                 if exposed:
                     self._make_private(exposed)
             except AdminError as error:
-                # They are looked at again, the last time when the run ends; then the next night asks.
+                # They are checked again, the last time when the run ends; then the next night checks them.
                 self._written.extend(lines)
-                self._say_once(f"whether rows have become private meanwhile could not be seen to: {error}")
+                if not self._has_warned:
+                    self._has_warned = True
+                    self._warn(f"whether rows have become private meanwhile could not be checked: {error}")
                 return
 
     def _make_private(self, lines: list[ManifestLine]) -> None:
         self._put_on_list([DoubtLine(line.row_id, line.part, Doubt.ACL, 0, line.key) for line in lines])
         prefix = len(self._destination.settings.prefix)
-        with Pool(_THREADS, stop=threading.Event()) as pool:
-            made_private = partial(set_access, self._destination, private=True, halt=pool.halt)
-            pool.map(made_private, [line.key[prefix:] for line in lines])
+        with Pool(_THREADS) as pool:
+            make_private = partial(set_acl, self._destination, private=True, halt=pool.halt)
+            pool.map(make_private, [line.key[prefix:] for line in lines])
         self._warn(f"{len(lines):,} objects whose rows have become private meanwhile were made private")
-
-    def _say_once(self, text: str) -> None:
-        if not self._is_silent:
-            self._is_silent = True
-            self._warn(text)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its manifest, and the list of what is still in doubt."""
+"""What a run leaves behind: its manifest, and the lists of what is still in doubt."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mastosync_dagster.sync.models import Planned, settles
 def publish(
     run: RunContext, planned: Planned, gone_through: Passed, *, went_through: bool
 ) -> tuple[summaries.Summary, str]:
-    """Put the manifest where it stays, and remove the run's folder."""
+    """Publish the manifest, remove the run's folder, and return the summary and the manifest's location."""
     merged = merge(
         run.folder,
         {**run.origin.metadata(), **planned.times.metadata(), **gone_through.metadata()},
@@ -26,15 +26,14 @@ def publish(
         destination_prefix=run.destination.settings.prefix,
     )
     summary = summaries.summarize(read_manifest(merged))
-    store, scope = run.store, planned.scope
-    outbox = Outbox(run.instance)
+    scope, outbox = planned.scope, Outbox(run.instance)
     problems: list[Exception] = []
     lists = _left_doubts(run, planned, merged, went_through=went_through)
     location = ""
-    # The lists even if the manifest could not be published: what waits here, a later run publishes.
+    # The lists even if the manifest could not be published: a later run publishes what waits here.
     for file, group in [(merged, scope.name), *lists]:
         try:
-            published = outbox.publish(store, file, group, scope.partition, run.run_id)
+            published = outbox.publish(run.store, file, group, scope.partition, run.run_id)
             location = location or published
         except (ManifestStoreError, StorageError) as problem:  # noqa: PERF203  (a handful of files)
             problems.append(problem)
@@ -47,16 +46,14 @@ def publish(
 
 def _left_doubts(run: RunContext, planned: Planned, manifest: Path, *, went_through: bool) -> list[tuple[Path, str]]:
     """Return the lists of what the run leaves in doubt, each with its group."""
-    place = run.list_place(planned.scope.partition)
-    has_acls = run.destination.settings.has_acls
     found = []
     for selection in planned.scope.selections:
         table, is_night = selection.table, went_through and settles(selection)
         try:
-            file = leave_doubts(place, table, manifest, has_acls=has_acls, is_night=is_night)
+            file = leave_doubts(run, planned.scope.partition, table, manifest, is_night=is_night)
         except (ManifestStoreError, StorageError) as problem:
-            # What it has put there before it began stays: objects are asked for that need not be.
-            run.log.warning(f"the list of what is in doubt could not be brought up to date: {problem}")
+            # The list that the run published before it began stays: some objects are checked without need.
+            run.log.warning(f"the list of what is in doubt could not be updated: {problem}")
             continue
         if file is not None:
             found.append((file, GROUP.format(table=table)))

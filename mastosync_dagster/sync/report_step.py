@@ -1,4 +1,4 @@
-"""The last step of a run: publish what became of everything."""
+"""The last step of a run: publish the results."""
 
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.runs.context import RunContext
@@ -11,19 +11,18 @@ from mastosync_dagster.sync.publication import publish
 
 
 def finish(run: RunContext, copied: Copied, web: FetchSettings) -> RunReport:
-    """Put on record what has become of everything, and return what is to be said of it."""
+    """Publish the manifest and the doubt lists, and return the run's report."""
     if copied.planned.run_id != run.run_id:
-        # Re-executed from failure: what another run has copied is in its own manifest, and what it has not is wanted.
+        # Re-executed from failure: another run's own manifest has what that run copied. This run copies the rest.
         copied = copy_planned(run, copied.config, copied.planned, web)
     interrupts: list[BaseException] = []
     scope = copied.planned.scope
-    # What it has not come to may be another tool's as well.
-    partial = copied.stopped is not None or scope.is_cut
-    gone_through = Passed() if partial else scope.tables
+    # What the run has not come to may have been put there by another tool.
+    gone_through = Passed() if copied.stopped or scope.is_cut else scope.tables
     summary, location = run_shielded(
         lambda: publish(run, copied.planned, gone_through, went_through=copied.stopped is None),
         interrupts.append,
     )
     if interrupts:
         raise interrupts[0]
-    return RunReport(summary=summary, manifest=location, place=run.place, copied=copied)
+    return RunReport(summary=summary, manifest=location, destination_id=run.destination_id, copied=copied)

@@ -1,6 +1,6 @@
 """Proof that a copy is whole: an asset per file type whose partitions are the verifications of its ID ranges.
 
-A run looks at one range at both sides, changes nothing, and writes a file of findings. Being an asset of its own, it
+A run compares one range at both storages, changes nothing, and writes a file of findings. As an asset of its own, it
 shows in the UI which ranges have been verified, and which have been synced since.
 """
 
@@ -53,14 +53,16 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         with plain_failures(), working(context.instance, context.run.run_id):
             ids = registered_range(context.instance, file_type, context.partition_key)
-            told = verify(RunContext.of(context, mastodon_db, source, destination, progress), config, file_type, ids)
-        if told.different or told.wrong_source:
-            yield told.check()
-        told.raise_if_wrong_source()
-        told.raise_if_different()
-        yield dg.MaterializeResult(metadata=told.metadata())
-        # A check is about the newest materialization before it: told first, it would not be about this one.
-        yield told.check()
+            run = RunContext.of(context, mastodon_db, source, destination, progress)
+            report = verify(run, config, file_type, ids)
+        failure = report.failure()
+        if failure is not None:
+            # There is no materialization.
+            yield report.check()
+            raise failure
+        yield dg.MaterializeResult(metadata=report.metadata())
+        # A check is about the newest materialization before it, so it comes after this one.
+        yield report.check()
 
     return asset
 
@@ -75,5 +77,5 @@ def verify_job(file_type: FileType) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"verify_{file_type.value}",
         selection=dg.AssetSelection.assets(f"{file_type.value}_verification"),
-        description=f"Hold the destination against rows and source, for one ID range of {file_type.value}.",
+        description=f"Compare the destination with rows and source, for one ID range of {file_type.value}.",
     )

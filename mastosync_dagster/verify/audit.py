@@ -1,27 +1,32 @@
-"""Holds the destination against what is wanted and against the source, and writes down what it finds."""
+"""Compares the destination with what is expected and with the source, and writes down the findings."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import random
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Decision, Verdict
-from mastosync_dagster.plan.differing import MOST, Differing, Judgement
+from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Action, Decision
+from mastosync_dagster.plan.differing import Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import Lookup, SideListing, destination_keys, source_keys
-from mastosync_dagster.plan.unwanted import Top, look_at_top, unwanted_line
-from mastosync_dagster.pool import Pool
+from mastosync_dagster.plan.orphan_listing import Top, list_top, orphan_line
+from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION
-from mastosync_dagster.verify.object_checks import AuditSettings, CloserLook, Depth, Look, Seen, Sight
+from mastosync_dagster.verify.object_checks import (
+    AuditSettings,
+    CheckResult,
+    Comparison,
+    Depth,
+    ObjectCheck,
+    ObjectChecker,
+)
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mastosync_dagster.plan.decisions import Known
@@ -29,60 +34,54 @@ if TYPE_CHECKING:
     from mastosync_dagster.plan.lookup import PendingLookup
     from mastosync_dagster.s3.storage import ListedObject, Storage
 
-__all__ = ["AuditCounts", "AuditSettings", "Depth", "audit"]
-
 NO_ACLS = "private, and the destination has no ACLs"
 
-_PROGRESS_SECONDS = 1.0
-_HEADS_IN_FLIGHT = 64
-_ON_A_LISTINGS_WORD = frozenset({Finding.ABSENT, Finding.MISSING})
+_TO_CONFIRM = frozenset({Finding.ABSENT, Finding.MISSING})
+"""What no listing alone makes a finding."""
 _PROBES = 8
-"""Of the objects of a batch that only the destination shows, so many are asked of the source by name at the least."""
+"""Of a batch's objects that only the destination shows, at least this many are asked of the source by name."""
 
-# One object in so many is looked at closer, and one of each batch: together with the listings, less than three
-# requests per thousand keys and side.
+# One object in so many is checked, and one of each batch: together with the listings, less than three requests per
+# thousand keys and storage.
 _HEADERS_SAMPLE = 4_000
 _PRIVATE_SAMPLE = 2_000
 _PUBLIC_SAMPLE = 4_000
 
 _OTHER_BYTES = frozenset({Finding.SIZE_DIFFERS, Finding.CONTENT_DIFFERS})
 _SOUND = frozenset({Finding.EQUAL, Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER})
-"""What is at the destination as it must be, so that a closer look pays."""
+"""What is at the destination as it must be, so that further checks pay."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AuditCounts:
-    """What an audit counts.
+    """Counts of an audit.
 
     Attributes:
         rows: Rows of the database behind it.
         findings: Lines by finding.
-        headers: Objects whose headers were compared.
-        acls: Objects of which it was looked who may read them.
-        bodies: Objects whose bodies were compared.
-        bytes: Bytes of the bodies read, of both sides together.
-        list_requests: ListObjectsV2 requests to both sides.
-        head_requests: HEAD requests to both sides.
-        acls_unknown: Why it could not be seen who may read the objects; None: it could.
-        unlisted: The destination may not be listed: each object was asked for, and extra ones were not looked for.
-        left_out: Objects that a listing lacked, and that were there when they were asked for by name.
-        only_at_destination: Wanted objects that the destination has and the source has not: they are called equal.
-        wanted: Objects that are wanted.
-        tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or it is not
-            the end yet.
+        headers: Objects whose headers were compared; likewise ``acls`` and ``bodies``.
+        bytes: Bytes of the bodies read, of both storages together.
+        list_requests: To both storages; so are ``head_requests``.
+        acls_unknown: Why the ACLs are not shown; None: they are.
+        unlisted: The destination may not be listed: each object was asked for, and orphans were not looked for.
+        not_in_listing: Objects that a listing lacked, and that were found when they were asked for by name.
+        only_at_destination: Expected objects that the destination has and the source has not: they count as equal.
+        wanted: Expected objects.
+        tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or the audit
+            has not ended.
     """
 
-    rows: int
-    findings: dict[Finding, int]
-    headers: int
-    acls: int
-    bodies: int
-    bytes: int
-    list_requests: int
-    head_requests: int
+    rows: int = 0
+    findings: dict[Finding, int] = field(default_factory=lambda: dict.fromkeys(Finding, 0))
+    headers: int = 0
+    acls: int = 0
+    bodies: int = 0
+    bytes: int = 0
+    list_requests: int = 0
+    head_requests: int = 0
     acls_unknown: str | None = None
     unlisted: bool = False
-    left_out: int = 0
+    not_in_listing: int = 0
     only_at_destination: int = 0
     wanted: int = 0
     tops: tuple[dict[str, bool] | None, dict[str, bool] | None] = (None, None)
@@ -95,290 +94,240 @@ def audit(
     path: Path,
     settings: AuditSettings,
     *,
-    extras: Callable[[Sequence[str], tuple[int, int] | None], Mapping[str, str | None]],
+    orphans: Callable[[Sequence[str], tuple[int, int] | None], Mapping[str, str | None]],
     folders: Mapping[str, Collection[str]],
     origin: Mapping[str, str],
-    stop: threading.Event,
     on_progress: Callable[[AuditCounts], None],
     knowledge: Callable[[Sequence[Differing]], Sequence[Known]] | None = None,
 ) -> AuditCounts:
-    """Compare both sides and write a line about every object that is wanted, and about every one that is not.
+    """Compare both storages, and write the findings about all expected objects and all others to ``path``.
 
-    Args:
-        batches: What is wanted. Their ranges together are where extra objects are looked for.
-        source: Where objects were read.
-        destination: Where they went.
-        path: The file to write, whole or not at all.
-        settings: How closely to look.
-        extras: Given keys of the destination's ranges that a batch does not want, and the batch's owners, returns those
-            that are theirs and that nobody wants, each with a remark.
-        folders: A folder of both sides (ends with ``/``; empty: the top) to the folders in it that hold wanted
-            objects, or are named here too: everything else in it is foreign.
-        origin: What the file's metadata is to say.
-        stop: Set from another thread, it ends the audit.
-        on_progress: Called in this thread about once a second, and at the end.
-        knowledge: As for ``make_plan``: what is a difference here a sync copies again, and the other way round.
+    The file is written whole or not at all, with ``origin`` in its metadata. ``on_progress`` is called in this thread
+    about once a second, and at the end.
+
+    Orphans are looked for in the batches' ranges: ``orphans`` gets keys of the destination there that a batch does not
+    expect, and the batch's owners, and returns those that are the owners' and that no row expects, each with a remark.
+    ``folders`` are those of `list_top`. ``knowledge`` is that of ``make_plan``: what is a difference here a sync copies
+    again, and the other way round.
 
     Raises:
-        StorageError: A side refuses, or does not answer in spite of retries. Nothing is written.
-        Stopped: ``stop`` was set. Nothing is written.
-        Stopped: As above.
+        StorageError: A storage refuses, or does not answer in spite of retries.
         OSError: The folder is full or not writable.
     """
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(FindingWriter(path, origin))
-        auditor = _Auditor(source, destination, writer, settings, on_progress)
-        auditor.judgement = Judgement(source, destination, auditor.equality, knowledge, overwrite=False, halt=stop)
-        pool = stack.enter_context(Pool(settings.readers, stop=stop, tick=auditor.tell_progress))
+        judgement = Judgement(source, destination, Equality(source, destination), knowledge, overwrite=False)
+        auditor = _Auditor(judgement, writer, settings, on_progress)
+        pool = stack.enter_context(Pool(settings.readers, tick=auditor.report_progress))
         lookup = stack.enter_context(
-            Lookup(
-                source,
-                destination,
-                listers=settings.listers,
-                heads=_HEADS_IN_FLIGHT,
-                stop=stop,
-                tick=auditor.tell_progress,
-            )
+            Lookup(source, destination, listers=settings.listers, tick=auditor.report_progress)
         )
-        known: dict[str, ExpectedObject] = {}
+        before: dict[str, ExpectedObject] = {}
         for batch in batches:
             # Rows whose ids lose digits in the key are neighbours: what a batch has in common with the one before is
-            # said already.
-            items = {item.key: item for item in batch.items if item.key not in known}
-            others = auditor.judge(lookup.ask(items, batch.ranges, others=True), lookup, pool, rows=batch.rows)
-            auditor.name_extras(others, extras([entry.key for entry in others], batch.owners) if others else {})
-            known = items
+            # written already.
+            items = {item.key: item for item in batch.items if item.key not in before}
+            others = auditor.compare(lookup.ask(items, batch.ranges, others=True), lookup, pool, rows=batch.rows)
+            auditor.write_orphans(others, orphans([entry.key for entry in others], batch.owners) if others else {})
+            before = items
         auditor.finish(folders, listed=lookup.may_list)
-    auditor.tell_progress(at_once=True)
+    auditor.report_progress(at_once=True)
     return auditor.counts
 
 
 class _Auditor:
-    """Judges and counts. Lives in one thread, but for what `Pool` runs.
-
-    Attributes:
-        counts: So far.
-        equality: Compares objects.
-        judgement: Decides which side is right where they differ.
-    """
-
-    judgement: Judgement
+    """Compares, writes findings and counts. Lives in one thread, but for what `Pool` runs."""
 
     def __init__(
         self,
-        source: Storage,
-        destination: Storage,
+        judgement: Judgement,
         writer: FindingWriter,
         settings: AuditSettings,
         on_progress: Callable[[AuditCounts], None],
     ) -> None:
-        self.counts = AuditCounts(0, dict.fromkeys(Finding, 0), 0, 0, 0, 0, 0, 0)
-        self._source = source
-        self._destination = destination
+        self.counts = AuditCounts()
+        self._judgement = judgement
+        self._source, self._destination = judgement.source, judgement.destination
         self._writer = writer
         self._settings = settings
-        self._on_progress = on_progress
-        self.equality = Equality(source, destination)
-        self._closer = CloserLook(source, destination, settings)
-        self._take_private = settings.copy_private or destination.settings.has_acls
-        self._random = random.Random()  # noqa: S311  (which objects are looked at closer is no secret)
-        self._told = time.monotonic()
+        self._checker = ObjectChecker(self._source, self._destination, settings)
+        self._copy_private = settings.copy_private or self._destination.settings.has_acls
+        self._random = random.Random()  # noqa: S311  (which objects are checked is no secret)
+        self.report_progress = EverySecond(lambda: on_progress(self.counts))
 
-    def tell_progress(self, *, at_once: bool = False) -> None:
-        """Report the counts, about once a second."""
-        now = time.monotonic()
-        if at_once or now - self._told >= _PROGRESS_SECONDS:
-            self._told = now
-            self._on_progress(self.counts)
-
-    def judge(self, asked: PendingLookup, lookup: Lookup, pool: Pool, *, rows: int) -> list[ListedObject]:
-        """Write a line about each wanted object of a batch. Returns what else the destination has in its ranges."""
-        source, destination = views = lookup.answers(asked)
-        sights = {item.key: self._sight(item, *views) for item in asked.items.values()}
-        confirmed = self._ask_by_name(sights, views, asked.listed, lookup)
-        self._judge(list(sights.values()), pool)
-        counts = self.counts
-        self.counts = replace(
-            counts,
-            rows=counts.rows + rows,
-            list_requests=counts.list_requests + source.list_requests + destination.list_requests,
-            head_requests=counts.head_requests + sum(view.head_requests for view in (*views, *confirmed)),
-            left_out=counts.left_out + sum(len(view.objects) for view in confirmed),
-        )
-        self.tell_progress()
+    def compare(self, asked: PendingLookup, lookup: Lookup, pool: Pool, *, rows: int) -> list[ListedObject]:
+        """Write the findings about a batch's objects. Returns what else the destination has in its ranges."""
+        source, destination = listings = lookup.answers(asked)
+        comparisons = {item.key: self._compare(item, *listings) for item in asked.items.values()}
+        confirmed = self._ask_by_name(comparisons, listings, asked.listed, lookup)
+        self._check_and_write(list(comparisons.values()), pool)
+        self.counts.rows += rows
+        self.counts.list_requests += source.list_requests + destination.list_requests
+        self.counts.head_requests += sum(each.head_requests for each in (*listings, *confirmed))
+        self.counts.not_in_listing += sum(len(each.objects) for each in confirmed)
+        self.report_progress()
         return destination.others
 
     def _ask_by_name(
-        self, sights: dict[str, Sight], views: tuple[SideListing, SideListing], listed: Sequence[bool], lookup: Lookup
+        self,
+        comparisons: dict[str, Comparison],
+        listings: tuple[SideListing, SideListing],
+        listed: Sequence[bool],
+        lookup: Lookup,
     ) -> tuple[SideListing, SideListing]:
-        """Ask by HEAD for what a listing lacks, before it is called missing or absent; judge those objects again.
+        """Ask by HEAD for what a listing lacks, before it is called missing or absent; compare those objects again.
 
         A listing can end early (a damaged index, a server that cuts it short and does not say so). So what only the
-        destination shows is asked of the source too: some of it, and all where the listing has left out any of that.
+        destination shows is asked of the source too: some of it, and all if the listing lacks any of that.
 
         Returns:
-            What the two sides answered.
+            The answers of both storages.
         """
-        lacking = [sight.item for sight in sights.values() if sight.finding in _ON_A_LISTINGS_WORD]
-        at_source = [item for item in lacking if sights[item.key].found is None] if listed[0] else []
-        only_there = [sight.item for sight in sights.values() if sight.detail == ONLY_AT_DESTINATION and listed[0]]
+        lacking = [each.item for each in comparisons.values() if each.finding in _TO_CONFIRM]
+        at_source = [item for item in lacking if comparisons[item.key].found is None] if listed[0] else []
+        only_there = [each.item for each in comparisons.values() if each.detail == ONLY_AT_DESTINATION and listed[0]]
         source = lookup.ask_source((*at_source, *only_there[:: len(only_there) // _PROBES + 1], *only_there[-1:]))
         if source.objects:
+            # The source's listing is incomplete.
             source.add(lookup.ask_source(only_there))
         destination = lookup.ask_destination(lacking) if listed[1] else SideListing()
-        views[1].objects.update(destination.objects)
-        views[1].unknown.update(destination.unknown)
-        views[0].objects.update(source.objects)
-        views[0].unknown.update(source.unknown)
+        for listing, answers in zip(listings, (source, destination), strict=True):
+            listing.objects.update(answers.objects)
+            listing.unknown.update(answers.unknown)
         for item in (*lacking, *only_there):
-            sights[item.key] = self._sight(item, *views)
+            comparisons[item.key] = self._compare(item, *listings)
         return source, destination
 
-    def _judge(self, sights: list[Sight], pool: Pool) -> None:
-        """Decide which side is right where they differ, look closer at some objects, and write a line about each."""
-        only_there = sum(sight.detail == ONLY_AT_DESTINATION for sight in sights)
-        sights = self._ruled(sights)
-        looks = self._choose([sight for sight in sights if sight.finding in _SOUND])
-        seen = dict(zip(looks, pool.map(lambda look: self._closer.look(look, pool.halt), looks.values()), strict=True))
-        by_bodies = self._rule_bodies(looks, seen)
-        for sight in sights:
-            if sight.target in by_bodies:
-                self._write(by_bodies[sight.target], None)
+    def _check_and_write(self, comparisons: list[Comparison], pool: Pool) -> None:
+        """Decide where the storages differ, check some of the other objects, and write a line about each."""
+        only_there = sum(each.detail == ONLY_AT_DESTINATION for each in comparisons)
+        comparisons = self._decide_differing(comparisons)
+        checks = self._choose([each for each in comparisons if each.finding in _SOUND])
+        answers = pool.map(lambda check: self._checker.check(check, pool.halt), checks.values())
+        results = dict(zip(checks, answers, strict=True))
+        by_bodies = self._decide_by_bodies(checks, results)
+        for each in comparisons:
+            if each.target in by_bodies:
+                self._write(by_bodies[each.target], None)
             else:
-                self._write(sight, seen.get(sight.target))
+                self._write(each, results.get(each.target))
         counts = self.counts
-        self.counts = replace(
-            counts,
-            headers=counts.headers + sum(look.headers for look in looks.values()),
-            acls=counts.acls + sum(each.acl for each in seen.values()),
-            bodies=counts.bodies + sum(look.body for look in looks.values()),
-            bytes=counts.bytes + sum(each.bytes for each in seen.values()),
-            only_at_destination=counts.only_at_destination + only_there,
-            wanted=counts.wanted + len(sights),
-            acls_unknown=self._closer.acls_unknown,
-        )
+        counts.headers += sum(check.headers for check in checks.values())
+        counts.acls += sum(result.acl for result in answers)
+        counts.bodies += sum(check.body for check in checks.values())
+        counts.bytes += sum(result.bytes for result in answers)
+        counts.only_at_destination += only_there
+        counts.wanted += len(comparisons)
+        counts.acls_unknown = self._checker.acls_unknown
 
-    def name_extras(self, others: list[ListedObject], unwanted: Mapping[str, str | None]) -> None:
-        """Write a line about each object of the destination that nobody wants."""
+    def write_orphans(self, others: list[ListedObject], orphans: Mapping[str, str | None]) -> None:
+        """Write a line about each of the destination's other objects that is an orphan."""
         for entry in others:
-            if entry.key in unwanted:
-                self._write_unwanted(entry, Finding.EXTRA, unwanted[entry.key])
+            if entry.key in orphans:
+                self._write_orphan(self._destination, entry, Finding.EXTRA, orphans[entry.key])
 
     def finish(self, folders: Mapping[str, Collection[str]], *, listed: tuple[bool, bool]) -> None:
-        """Name what lies beside the folders of wanted objects, at both sides."""
-        sides = (self._source, self._destination)
-        tops = tuple(
-            look_at_top(storage, folders) if may else Top(listed=False)
-            for storage, may in zip(sides, listed, strict=True)
-        )
-        for top, storage, finding in zip(tops, sides, (Finding.FOREIGN_AT_SOURCE, Finding.FOREIGN), strict=True):
+        """List what lies beside the folders of expected objects, at both storages."""
+        tops = []
+        for storage, may_list, finding in (
+            (self._source, listed[0], Finding.FOREIGN_AT_SOURCE),
+            (self._destination, listed[1], Finding.FOREIGN),
+        ):
+            top = list_top(storage, folders) if may_list else Top(listed=False)
+            tops.append(top.names if top.listed else None)
             for entry, detail in top.objects:
-                self._write_unwanted(entry, finding, detail, storage)
-        requests = self.counts.list_requests + sum(top.list_requests for top in tops)
-        names = [top.names if top.listed else None for top in tops]
-        self.counts = replace(self.counts, list_requests=requests, unlisted=not listed[1], tops=(names[0], names[1]))
+                self._write_orphan(storage, entry, finding, detail)
+            self.counts.list_requests += top.list_requests
+        self.counts.unlisted = not listed[1]
+        self.counts.tops = (tops[0], tops[1])
 
-    def _sight(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Sight:
-        """Say what the listings show of an object."""
-        found = next((entry for key in source_keys(item) for entry in [source.objects.get(key)] if entry), None)
+    def _compare(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Comparison:
+        """Return what the listings show of an object."""
+        found = source.first(source_keys(item))
         if found is None:
-            return self._sight_without_source(item, source, destination)
+            return _compare_absent(item, source, destination)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
-        if there is None:
-            refused = destination.unknown.get(target)
-            if refused is not None:
-                return Sight(item, target, found, None, Finding.UNKNOWN, str(refused))
-            return Sight(item, target, found, None, Finding.ABSENT, self._why_absent(item))
-        return Sight(item, target, found, there, *self._compare(found, there))
+        if there is not None:
+            finding, detail = self._compare_content(found, there)
+        elif target in destination.unknown:
+            finding, detail = Finding.UNKNOWN, str(destination.unknown[target])
+        else:
+            finding, detail = Finding.ABSENT, NO_ACLS if item.private and not self._copy_private else None
+        return Comparison(item, target, found, there, finding, detail)
 
-    def _ruled(self, sights: list[Sight]) -> list[Sight]:
-        """Say which side is right, where both have an object with different bytes: as a plan does."""
-        differ = [
-            Differing(sight.item, sight.target, sight.found, sight.there)
-            for sight in sights
-            if sight.finding in _OTHER_BYTES and sight.found is not None and sight.there is not None
-        ]
-        decisions = {each.target: decision for each, decision in self._decisions(differ)}
-        return [_by(decisions[sight.target], sight) if sight.target in decisions else sight for sight in sights]
-
-    def _rule_bodies(self, looks: Mapping[str, Look], seen: Mapping[str, Seen]) -> dict[str, Sight]:
-        """Say the same where only the bodies tell that they differ; return what is not damaged at the destination."""
-        differ = []
-        for target, look in looks.items():
-            sight, bodies = look.sight, seen[target].bodies
-            if bodies is not None and sight.found is not None and sight.there is not None:
-                here, there = bodies
-                entries = sight.found._replace(size=here.size), sight.there._replace(size=there.size)
-                differ.append(Differing(sight.item, target, *entries, (here.md5, there.md5)))
-        return {
-            each.target: _by(decision, looks[each.target].sight._replace(detail=seen[each.target].differences[0][1]))
-            for each, decision in self._decisions(differ)
-            if decision.verdict is not Verdict.COPY
-        }
-
-    def _decisions(self, differ: list[Differing]) -> Iterator[tuple[Differing, Decision]]:
-        for start in range(0, len(differ), MOST):
-            some = differ[start : start + MOST]
-            yield from zip(some, self.judgement.of(some), strict=True)
-
-    def _compare(self, found: ListedObject, there: ListedObject) -> tuple[Finding, str | None]:
-        """Say what the listings show of the content of an object that both sides have, and a remark."""
+    def _compare_content(self, found: ListedObject, there: ListedObject) -> tuple[Finding, str | None]:
         if found.size != there.size:
             return Finding.SIZE_DIFFERS, f"{there.size} bytes, at the source {found.size}"
-        if not self.equality.same_content(found, there):
+        if not self._judgement.equality.same_content(found, there):
             return Finding.CONTENT_DIFFERS, f"MD5 {there.etag}, at the source {found.etag}"
         return Finding.EQUAL, None
 
-    def _sight_without_source(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Sight:
-        for key in destination_keys(item):
-            there = destination.objects.get(key)
-            if there is not None:
-                return Sight(item, key, None, there, Finding.EQUAL, ONLY_AT_DESTINATION)
-        for refused in (
-            *(source.unknown[key] for key in source_keys(item) if key in source.unknown),
-            *(destination.unknown[key] for key in destination_keys(item) if key in destination.unknown),
+    def _decide_differing(self, comparisons: list[Comparison]) -> list[Comparison]:
+        """Decide about the objects that differ by the listings, as a plan does."""
+        differing = [
+            Differing(each.item, each.target, each.found, each.there)
+            for each in comparisons
+            if each.finding in _OTHER_BYTES and each.found is not None and each.there is not None
+        ]
+        decisions = self._judgement.decide(differing)
+        decided = {each.target: decision for each, decision in zip(differing, decisions, strict=True)}
+        return [_after(decided[each.target], each) if each.target in decided else each for each in comparisons]
+
+    def _decide_by_bodies(
+        self, checks: Mapping[str, ObjectCheck], results: Mapping[str, CheckResult]
+    ) -> dict[str, Comparison]:
+        """Do the same where only the bodies differ; return what is not damaged at the destination."""
+        differing = []
+        for target, check in checks.items():
+            each, bodies = check.comparison, results[target].bodies
+            if bodies is not None and each.found is not None and each.there is not None:
+                here, there = bodies
+                entries = each.found._replace(size=here.size), each.there._replace(size=there.size)
+                differing.append(Differing(each.item, target, *entries, (here.md5, there.md5)))
+        decided = {}
+        for target, decision in zip(
+            (each.target for each in differing), self._judgement.decide(differing), strict=True
         ):
-            return Sight(item, item.key, None, None, Finding.UNKNOWN, str(refused))
-        return Sight(item, item.key, None, None, Finding.MISSING, HARMLESS if item.may_be_absent else None)
+            if decision.action is not Action.COPY:
+                detail = results[target].differences[0][1]
+                decided[target] = _after(decision, checks[target].comparison._replace(detail=detail))
+        return decided
 
-    def _why_absent(self, item: ExpectedObject) -> str | None:
-        return NO_ACLS if item.private and not self._take_private else None
-
-    def _choose(self, equal: list[Sight]) -> dict[str, Look]:
-        """Return which objects to look at closer, by key at the destination."""
-        with_source = [sight for sight in equal if sight.found is not None]
+    def _choose(self, sound: list[Comparison]) -> dict[str, ObjectCheck]:
+        """Return which objects to check, by key at the destination."""
+        with_source = [each for each in sound if each.found is not None]
         headers = self._some(with_source, self._settings.headers, _HEADERS_SAMPLE)
-        depth = self._closer.acls
-        acls = self._some([sight for sight in equal if sight.item.private], depth, _PRIVATE_SAMPLE)
-        acls |= self._some([sight for sight in equal if not sight.item.private], depth, _PUBLIC_SAMPLE)
-        if self._settings.as_source:
-            acls &= {sight.target for sight in with_source}
-        bodies = {sight.target for sight in with_source} if self._settings.full else set()
+        depth = self._checker.acls
+        acls = self._some([each for each in sound if each.item.private], depth, _PRIVATE_SAMPLE)
+        acls |= self._some([each for each in sound if not each.item.private], depth, _PUBLIC_SAMPLE)
+        if self._settings.acl_from_source:
+            acls &= {each.target for each in with_source}
+        bodies = {each.target for each in with_source} if self._settings.full else set()
         return {
-            sight.target: Look(sight, sight.target in headers, sight.target in acls, sight.target in bodies)
-            for sight in equal
-            if sight.target in headers or sight.target in acls or sight.target in bodies
+            each.target: ObjectCheck(each, each.target in headers, each.target in acls, each.target in bodies)
+            for each in sound
+            if each.target in headers or each.target in acls or each.target in bodies
         }
 
-    def _some(self, sights: list[Sight], depth: Depth, one_in: int) -> set[str]:
+    def _some(self, comparisons: list[Comparison], depth: Depth, one_in: int) -> set[str]:
         if depth is Depth.SAMPLE:
-            sights = self._random.sample(sights, min(len(sights), math.ceil(len(sights) / one_in)))
-        return set() if depth is Depth.NONE else {sight.target for sight in sights}
+            count = min(len(comparisons), math.ceil(len(comparisons) / one_in))
+            comparisons = self._random.sample(comparisons, count)
+        return set() if depth is Depth.NONE else {each.target for each in comparisons}
 
-    def _write(self, sight: Sight, seen: Seen | None) -> None:
-        finding, detail = sight.finding, sight.detail
-        if seen is not None and seen.differences:
-            finding = seen.differences[0][0]
-            detail = "; ".join(text for _, text in seen.differences)
-        item, found, there = sight.item, sight.found, sight.there
+    def _write(self, comparison: Comparison, result: CheckResult | None) -> None:
+        item, target, found, there, finding, detail = comparison
+        if result is not None and result.differences:
+            finding = result.differences[0][0]
+            detail = "; ".join(text for _, text in result.differences)
         self.counts.findings[finding] += 1
         self._writer.write(
             FindingLine(
                 group=item.group,
                 row_id=item.row_id,
                 part=item.part,
-                key=self._destination.full_key(sight.target),
+                key=self._destination.full_key(target),
                 source_key=None if found is None else self._source.full_key(found.key),
                 finding=finding,
                 detail=detail,
@@ -389,23 +338,35 @@ class _Auditor:
             )
         )
 
-    def _write_unwanted(
-        self, entry: ListedObject, finding: Finding, detail: str | None, storage: Storage | None = None
-    ) -> None:
+    def _write_orphan(self, storage: Storage, entry: ListedObject, finding: Finding, detail: str | None) -> None:
         self.counts.findings[finding] += 1
-        self._writer.write(unwanted_line(storage or self._destination, entry, finding, detail))
+        self._writer.write(orphan_line(storage, entry, finding, detail))
 
 
-def _by(decision: Decision, sight: Sight) -> Sight:
-    """Return what is seen of an object whose sides differ, after it was decided which is right."""
-    if decision.verdict is Verdict.COPY:
-        return sight
-    detail = f"{sight.detail}: {decision.words}"
-    if decision.verdict is Verdict.FAIL:
-        return sight._replace(finding=Finding.UNDECIDED, detail=detail)
+def _compare_absent(item: ExpectedObject, source: SideListing, destination: SideListing) -> Comparison:
+    """Return what the listings show of an object that the source does not have."""
+    there = destination.first(destination_keys(item))
+    if there is not None:
+        # There is nothing to compare it with.
+        return Comparison(item, there.key, None, there, Finding.EQUAL, ONLY_AT_DESTINATION)
+    for listing, keys in ((source, source_keys(item)), (destination, destination_keys(item))):
+        for key in keys:
+            if key in listing.unknown:
+                return Comparison(item, item.key, None, None, Finding.UNKNOWN, str(listing.unknown[key]))
+    return Comparison(item, item.key, None, None, Finding.MISSING, HARMLESS if item.may_be_absent else None)
+
+
+def _after(decision: Decision, comparison: Comparison) -> Comparison:
+    """Return the comparison of an object with different bytes, after it was decided which are right."""
+    if decision.action is Action.COPY:
+        # The destination's is wrong.
+        return comparison
+    detail = f"{comparison.detail}: {decision.words}"
+    if decision.action is Action.FAIL:
+        return comparison._replace(finding=Finding.UNDECIDED, detail=detail)
     if decision is Decision.AS_THE_ROW_SAYS:
         finding, detail = Finding.EQUAL, decision.words
     else:
         finding = Finding.SOURCE_DIFFERS if decision in SOURCE_DAMAGED else Finding.DESTINATION_NEWER
-    # The source's has nothing more to say about it.
-    return sight._replace(found=None, finding=finding, detail=detail)
+    # It is not compared any further with the source's.
+    return comparison._replace(found=None, finding=finding, detail=detail)

@@ -1,32 +1,32 @@
-"""Run config of a verification: how closely is looked."""
+"""Run config of a verification: what is checked."""
 
 import dagster as dg
 from pydantic import Field, field_validator
 
 from mastosync_dagster.environment import copy_private
 from mastosync_dagster.expected.privacy import Privacy, known_privacy
-from mastosync_dagster.verify.audit import AuditSettings, Depth
+from mastosync_dagster.verify.object_checks import AuditSettings, Depth
 
 
 class VerifyConfig(dg.Config):
-    """How closely to look."""
+    """What to check."""
 
-    full: bool = Field(default=False, description="Read every object at both sides, and compare the bodies.")
+    full: bool = Field(default=False, description="Read every object at both storages, and compare the bodies.")
     headers: str = Field(
         default=Depth.SAMPLE.value,
-        description="Compare Content-Type, Cache-Control, metadata (a request a side): of none, a sample, or all.",
+        description="Compare Content-Type, Cache-Control, metadata (a request per storage): of none, a sample, or all.",
     )
     acls: str = Field(
         default=Depth.SAMPLE.value,
-        description="Look who may read an object (a request): of none, a sample, or all, where there are ACLs.",
+        description="Ask who may read an object (a request): of none, a sample, or all, where there are ACLs.",
     )
     privacy: str = Field(default=Privacy.MASTODON.value, description="As for the sync: mastodon, source or none.")
     copy_private: bool | None = Field(
         default=None, description="As for the sync: private objects are wanted at a destination without ACLs too."
     )
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
-    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both sides together.")
-    readers: int = Field(default=16, ge=1, le=256, description="Objects looked at closer at a time.")
+    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, both storages together.")
+    readers: int = Field(default=16, ge=1, le=256, description="Objects checked at a time.")
 
     @field_validator("headers", "acls")
     @classmethod
@@ -47,7 +47,7 @@ class VerifyConfig(dg.Config):
             full=self.full,
             headers=Depth(self.headers),
             acls=Depth(self.acls),
-            as_source=Privacy(self.privacy) is Privacy.SOURCE,
+            acl_from_source=Privacy(self.privacy) is Privacy.SOURCE,
             copy_private=bool(copy_private() if self.copy_private is None else self.copy_private),
             listers=self.listers,
             readers=self.readers,

@@ -1,4 +1,4 @@
-"""What a verification says in the UI: the asset check, metadata, the failure."""
+"""The result of a verification in the UI: the asset check, metadata, the failure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ import dagster as dg
 from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
 from mastosync_dagster.records.summaries import ONLY_THERE
-from mastosync_dagster.verify.audit import AuditCounts, AuditSettings, Depth
+from mastosync_dagster.verify.object_checks import AuditSettings, Depth
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError
+    from mastosync_dagster.verify.audit import AuditCounts
 
 CHECK_NAME = "verified"
 
-_SIDES = ("source", "destination")
+_STORAGES = ("source", "destination")
 _WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)
-"""What does not end a run as a failure, and does not let its check pass."""
-_UNWANTED = (Finding.EXTRA, Finding.FOREIGN, Finding.FOREIGN_AT_SOURCE)
-_NOTABLE = (Finding.SOURCE_DIFFERS, Finding.DESTINATION_NEWER, Finding.MISSING, *_UNWANTED)
-"""What is told beside the differences."""
+"""What is no failure of the run, and does not let its check pass."""
+_NOTABLE = (
+    Finding.SOURCE_DIFFERS,
+    Finding.DESTINATION_NEWER,
+    Finding.MISSING,
+    Finding.EXTRA,
+    Finding.FOREIGN,
+    Finding.FOREIGN_AT_SOURCE,
+)
+"""What the summary counts beside the differences."""
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What the end of a verification is told from.
+    """The result of a verification.
 
     Attributes:
-        counts: What was counted.
-        settings: How closely was looked.
         table: The first differences, in Markdown.
         location: Where the findings are; empty: they are not kept.
-        seconds: How long it took.
-        wrong_source: Says that the source is not the one that the rows speak of; None: nothing shows that.
+        wrong_source: Why the source is not the one of the database; None: nothing shows that.
     """
 
     counts: AuditCounts
@@ -52,35 +56,34 @@ class VerificationReport:
 
     @property
     def _not_compared(self) -> int:
-        """Objects of which bodies were to be compared, and the source has none."""
+        """Objects whose bodies were to be compared, and that the source does not have."""
         return self.counts.only_at_destination if self.settings.full else 0
 
     @property
     def summary(self) -> str:
         """What was found, in a line."""
-        findings = self.counts.findings
-        wanted = (Finding.EQUAL, *DIFFERENCES, *_NOTABLE)
-        only_there = self.counts.only_at_destination
-        notes = [
-            f"{only_there:,} of the equal ones are only at the destination" if only_there else "",
-            f"{self._not_compared:,} bodies could not be compared, since the source has none"
-            if self._not_compared
-            else "",
-            *(foreign_text(side, top) for side, top in zip(_SIDES, self.counts.tops, strict=True)),
-            f"{self.counts.left_out:,} objects that a listing lacked were there when they were asked for by name: it is"
-            " not to be relied on"
-            if self.counts.left_out
-            else "",
-            f"who may read the objects could not be seen: {self.counts.acls_unknown}"
-            if self.counts.acls_unknown
-            else "",
-            "the destination may not be listed, so extra objects were not looked for" if self.counts.unlisted else "",
-        ]
-        return "; ".join(filter(None, [counted(findings, wanted) or "no objects", *notes]))
+        counts, notes = self.counts, []
+        if counts.only_at_destination:
+            notes.append(f"{counts.only_at_destination:,} of the equal ones are only at the destination")
+        if self._not_compared:
+            notes.append(f"{self._not_compared:,} bodies could not be compared, since the source has none")
+        notes += [foreign_text(name, top) for name, top in zip(_STORAGES, counts.tops, strict=True)]
+        if counts.not_in_listing:
+            notes.append(
+                f"{counts.not_in_listing:,} objects that a listing lacked were there when they were asked for by name:"
+                " that storage's listings are not reliable"
+            )
+        if counts.acls_unknown:
+            notes.append(f"who may read the objects is not known: {counts.acls_unknown}")
+        if counts.unlisted:
+            notes.append("the destination may not be listed, so orphans were not looked for")
+        found = counted(counts.findings, (Finding.EQUAL, *DIFFERENCES, *_NOTABLE))
+        return "; ".join(filter(None, [found or "no objects", *notes]))
 
     def check(self) -> dg.AssetCheckResult:
         """Return the asset check."""
         failed = self.different > 0 or self.wrong_source is not None
+        # Who may read every object was asked for, and cannot be answered.
         blind = self.settings.acls is Depth.ALL and self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
             passed=not (failed or any(self.counts.findings[finding] for finding in _WARNED) or blind),
@@ -110,8 +113,8 @@ class VerificationReport:
             "seconds": dg.MetadataValue.float(round(self.seconds, 3)),
             "summary": dg.MetadataValue.text(self.summary),
             **{
-                f"top of the {side}": dg.MetadataValue.md(top_text(top))
-                for side, top in zip(_SIDES, counts.tops, strict=True)
+                f"top of the {name}": dg.MetadataValue.md(top_text(top))
+                for name, top in zip(_STORAGES, counts.tops, strict=True)
             },
             "differences": dg.MetadataValue.md(self.table),
             **({"findings": dg.MetadataValue.path(self.location)} if self.location else {}),
@@ -124,25 +127,17 @@ class VerificationReport:
         if not undecided:
             return f"{puts_right}."
         return (
-            f"{puts_right}, but for {undecided:,} of which nothing tells which side is right: look at both, and"
-            " sync them with overwrite: true in the plan's config to take the source's."
+            f"{puts_right}, except {undecided:,} of which nothing tells which bytes are right: compare both storages,"
+            " and sync them with overwrite: true in the plan's config to take the source's."
         )
 
-    def raise_if_wrong_source(self) -> None:
-        """Raise the failure that ends a run whose source proves nothing."""
+    def failure(self) -> dg.Failure | None:
+        """Return the failure of a run whose source proves nothing, or that found differences."""
         if self.wrong_source is not None:
-            raise dg.Failure(
-                description=f"{self.wrong_source}. What was found proves nothing, and is not kept: {self.summary}",
-                metadata=self.metadata(),
-                allow_retries=False,
-            )
-
-    def raise_if_different(self) -> None:
-        """Raise the failure that ends a run that found differences."""
-        if self.different:
-            raise dg.Failure(
-                description=f"{self.different:,} objects are not at the destination as they must be: {self.summary}."
-                f" {self._remedy}",
-                metadata=self.metadata(),
-                allow_retries=False,
-            )
+            text = f"{self.wrong_source}. What was found proves nothing, and is not kept: {self.summary}"
+        elif self.different:
+            different = f"{self.different:,} objects are not at the destination as they must be"
+            text = f"{different}: {self.summary}. {self._remedy}"
+        else:
+            return None
+        return dg.Failure(description=text, metadata=self.metadata(), allow_retries=False)

@@ -1,4 +1,4 @@
-"""A closer look at single objects than listings give: headers, who may read them, bodies."""
+"""Checks of single objects that take a request each: headers, who may read them, bodies."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 EXPOSED = "everybody may read it, and must not"
 HIDDEN = "not everybody may read it, and must"
 
+_Differences = list[tuple[Finding, str]]
+"""Findings, the gravest first, each with a remark."""
+
 
 class Depth(str, Enum):
-    """Of how many objects something is looked at that costs a request each."""
+    """How many objects get a check that takes a request each."""
 
     NONE = "none"
     SAMPLE = "sample"
@@ -31,37 +34,35 @@ class Depth(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """How closely to look.
+    """What to check.
 
     Attributes:
-        full: Read the bodies at both sides, and compare those.
+        full: Read the bodies of both storages, and compare those.
         headers: Compare headers and metadata: of how many objects.
-        acls: Look who may read an object: of how many objects.
-        as_source: An object must be readable by everybody iff it is at the source; else the item says.
+        acls: Ask who may read an object: of how many objects.
+        acl_from_source: An object must be readable by everybody iff it is at the source; else the item says.
         copy_private: Private objects are wanted at a destination without ACLs too.
         listers: Listings in flight at a time.
-        readers: Objects looked at closer at a time.
+        readers: Objects checked at a time.
     """
 
     full: bool = False
     headers: Depth = Depth.SAMPLE
     acls: Depth = Depth.SAMPLE
-    as_source: bool = False
+    acl_from_source: bool = False
     copy_private: bool = False
     listers: int = 8
     readers: int = 16
 
 
-class Sight(NamedTuple):
-    """A wanted object as the listings show it.
+class Comparison(NamedTuple):
+    """What the listings show of an expected object.
 
     Attributes:
-        item: What is wanted.
         target: Its key at the destination.
-        found: What the source has of it.
-        there: What the destination has.
-        finding: What the listings say.
-        detail: A remark.
+        found: The source's.
+        there: The destination's.
+        detail: A remark for people.
     """
 
     item: ExpectedObject
@@ -72,30 +73,22 @@ class Sight(NamedTuple):
     detail: str | None = None
 
 
-class Look(NamedTuple):
-    """How closely to look at one object.
+class ObjectCheck(NamedTuple):
+    """What to check of one object that is equal by the listings. Headers and body need an object at the source."""
 
-    Attributes:
-        sight: The object, equal as far as the listings show.
-        headers: Compare headers and metadata; the source has it.
-        acl: Look who may read it.
-        body: Compare bodies; the source has it.
-    """
-
-    sight: Sight
+    comparison: Comparison
     headers: bool
     acl: bool
     body: bool
 
 
-class Seen(NamedTuple):
-    """What a closer look showed.
+class CheckResult(NamedTuple):
+    """What a check found.
 
     Attributes:
-        differences: Findings, the gravest first, each with a remark.
         bytes: Bytes of bodies read.
-        acl: Whether it was seen who may read it.
-        bodies: What the bodies are, source first, where they differ.
+        acl: Whether it is known who may read the object.
+        bodies: Digests of the bodies, source first, where they differ.
     """
 
     differences: tuple[tuple[Finding, str], ...]
@@ -104,17 +97,12 @@ class Seen(NamedTuple):
     bodies: tuple[Digest, Digest] | None = None
 
 
-class CloserLook:
-    """Looks closer at objects. Thread-safe.
-
-    Args:
-        source: Where objects were read.
-        destination: Where they went.
-        settings: How closely.
+class ObjectChecker:
+    """Checks objects. Thread-safe.
 
     Attributes:
-        acls: Of how many objects to look who may read them: of none where there are no ACLs, or they do not show.
-        acls_unknown: Why they do not show; None: they do.
+        acls: Of how many objects to ask who may read them: of none where there are no ACLs, or they are not shown.
+        acls_unknown: Why they are not shown; None: they are.
     """
 
     def __init__(self, source: Storage, destination: Storage, settings: AuditSettings) -> None:
@@ -122,39 +110,28 @@ class CloserLook:
         self.acls_unknown: str | None = None
         self._source = source
         self._destination = destination
-        self._as_source = settings.as_source
+        self._acl_from_source = settings.acl_from_source
 
-    def look(self, look: Look, halt: threading.Event) -> Seen:
-        """Look at one object."""
-        sight, found = look.sight, look.sight.found
-        differences: list[tuple[Finding, str]] = []
+    def check(self, check: ObjectCheck, halt: threading.Event) -> CheckResult:
+        """Check one object. ``halt`` ends retries."""
+        found, target = check.comparison.found, check.comparison.target
+        differences: _Differences = []
         size, bodies = 0, None
         try:
-            if look.body and found is not None:
-                here, there = bodies = self._bodies(found.key, sight.target, differences, halt)
+            if check.body and found is not None:
+                here = read_digest(self._source, found.key, halt)
+                there = read_digest(self._destination, target, halt)
                 size = here.size + there.size
-            if look.headers and found is not None:
-                self._compare_headers(found.key, sight.target, differences, halt)
+                bodies = None if here == there else (here, there)
+                differences += _compare_bodies(here, there)
+            if check.headers and found is not None:
+                differences += self._compare_headers(found.key, target, halt)
         except StorageError as error:
-            return Seen(((Finding.UNKNOWN, str(error)),), size)
-        acl = look.acl and self.acls_unknown is None and self._try_access(sight, differences, halt)
-        return Seen(tuple(differences), size, acl, None if bodies is None or bodies[0] == bodies[1] else bodies)
+            return CheckResult(((Finding.UNKNOWN, str(error)),), size)
+        acl = check.acl and self.acls_unknown is None and self._try_access(check.comparison, differences, halt)
+        return CheckResult(tuple(differences), size, acl, bodies)
 
-    def _bodies(
-        self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
-    ) -> tuple[Digest, Digest]:
-        """Compare two bodies; returns what they are."""
-        here = read_digest(self._source, source_key, halt)
-        there = read_digest(self._destination, key, halt)
-        if here.size != there.size:
-            differences.append((Finding.SIZE_DIFFERS, f"{there.size} bytes read, at the source {here.size}"))
-        elif here.md5 != there.md5:
-            differences.append((Finding.CONTENT_DIFFERS, f"MD5 of the body {there.md5}, at the source {here.md5}"))
-        return here, there
-
-    def _compare_headers(
-        self, source_key: str, key: str, differences: list[tuple[Finding, str]], halt: threading.Event
-    ) -> None:
+    def _compare_headers(self, source_key: str, key: str, halt: threading.Event) -> _Differences:
         here = self._source.read_attributes(source_key, halt).to_keep().by_header()
         there = self._destination.read_attributes(key, halt).to_keep().by_header()
         wrong = [
@@ -162,28 +139,36 @@ class CloserLook:
             for name in sorted(here.keys() | there.keys())
             if here.get(name) != there.get(name)
         ]
-        if wrong:
-            differences.append((Finding.HEADERS_DIFFER, "; ".join(wrong)))
+        return [(Finding.HEADERS_DIFFER, "; ".join(wrong))] if wrong else []
 
-    def _try_access(self, sight: Sight, differences: list[tuple[Finding, str]], halt: threading.Event) -> bool:
-        """Compare who may read an object with who must; returns whether that could be seen."""
+    def _try_access(self, comparison: Comparison, differences: _Differences, halt: threading.Event) -> bool:
+        """Compare who may read an object with who must; return whether that is known."""
         try:
-            must = not sight.item.private
-            if self._as_source and sight.found is not None:
-                must = is_readable_at_source(self._source, sight.found.key, halt)
-            # What must be public is so by its ACL; what must not be read is shown by no policy either.
+            must = not comparison.item.private
+            if self._acl_from_source and comparison.found is not None:
+                must = is_readable_at_source(self._source, comparison.found.key, halt)
+            # What must be public is so by its ACL. What must not be read must not be shown by a policy either.
             ask = is_public if must else is_readable
-            may = ask(self._destination, sight.target, halt)
+            may = ask(self._destination, comparison.target, halt)
         except StorageError as error:
             if is_not_found(error):
+                # Deleted since it was listed.
                 differences.append((Finding.UNKNOWN, str(error)))
             else:
-                # What one object does not show the others will not either: it is said once.
+                # If one object's ACL is not shown, no other is: it is reported once.
                 self.acls, self.acls_unknown = Depth.NONE, str(error)
             return False
         if may != must:
             differences.append((Finding.ACL_DIFFERS, EXPOSED if may else HIDDEN))
         return True
+
+
+def _compare_bodies(here: Digest, there: Digest) -> _Differences:
+    if here.size != there.size:
+        return [(Finding.SIZE_DIFFERS, f"{there.size} bytes read, at the source {here.size}")]
+    if here.md5 != there.md5:
+        return [(Finding.CONTENT_DIFFERS, f"MD5 of the body {there.md5}, at the source {here.md5}")]
+    return []
 
 
 def _quoted(value: str | None) -> str:

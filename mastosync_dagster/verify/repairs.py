@@ -1,4 +1,4 @@
-"""What the last verification of an ID range found that a sync cannot see in listings, and is to put right."""
+"""Findings of the last verification that a sync cannot see in listings, and must put right."""
 
 from __future__ import annotations
 
@@ -27,15 +27,10 @@ def verification_of(file_type: FileType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Objects to put right, by their keys relative to the key prefix.
-
-    Attributes:
-        again: To be copied again.
-        turn: To get their ACL set.
-    """
+    """Relative keys of objects to be copied ``again``, and of those whose ACL is to be set."""
 
     again: frozenset[str] = frozenset()
-    turn: frozenset[str] = frozenset()
+    set_acl: frozenset[str] = frozenset()
 
 
 def repairs(
@@ -43,15 +38,9 @@ def repairs(
 ) -> Repairs:
     """Return what the last verification of an ID range found and no sync of the range has put right since.
 
-    Of what a sync has planned only the objects that failed are left, those included whose turn did not come.
-
-    Args:
-        store: Where manifests are.
-        origin: The destination; verifications of others say nothing about it.
-        prefix: The destination's key prefix.
-        file_type: The file type.
-        partition: The range's key.
-        damaged: Passes over those that cannot be read; what a sync has put right is then put right again.
+    After a sync, only the objects that it failed to put right are left, those included that it did not attempt.
+    Verifications of other destinations than ``origin`` do not count. Unreadable files are passed to ``damaged``: what a
+    sync has put right is then put right again.
 
     Raises:
         ManifestStoreError: They cannot be read.
@@ -67,24 +56,25 @@ def repairs(
         with damaged.passed_over(synced):
             left = _failed(store, origin, synced, prefix)
     if left is not None and not left:
+        # Nothing failed: all is put right.
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
 
     again: list[str] = []
-    turn: list[str] = []
+    set_acl: list[str] = []
     with damaged.passed_over(verified):
         for batch in columns_of(store, verified, FORMAT, origin, ("key", "finding")):
             findings = batch.column("finding").cast(pa.string())
-            for keys, wanted in ((again, _DAMAGED), (turn, {Finding.ACL_DIFFERS})):
+            for keys, wanted in ((again, _DAMAGED), (set_acl, {Finding.ACL_DIFFERS})):
                 found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
                 keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
     if left is not None:
-        again, turn = [key for key in again if key in left], [key for key in turn if key in left]
-    return Repairs(frozenset(again), frozenset(turn))
+        again, set_acl = [key for key in again if key in left], [key for key in set_acl if key in left]
+    return Repairs(frozenset(again), frozenset(set_acl))
 
 
 def _failed(store: ManifestStore, origin: ManifestOrigin, synced: StoredManifest, prefix: str) -> set[str]:
-    """Return the keys, relative to the key prefix, of the objects that a sync has not got done."""
+    """Return the relative keys of the objects that failed in a sync."""
     keys: set[str] = set()
     for batch in columns_of(store, synced, MANIFEST_FORMAT, origin, ("key", "outcome")):
         failed = with_outcome(batch, Outcome.FAILED).column("key").to_pylist()

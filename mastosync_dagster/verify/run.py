@@ -1,24 +1,23 @@
-"""Looks at one ID range at both sides, changes nothing, and writes a file of findings."""
+"""Compares one ID range at both storages, changes nothing, and writes a file of findings."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.expected.orphans import Extras
+from mastosync_dagster.expected.orphans import Orphans
 from mastosync_dagster.expected.privacy import KnownState, Privacy
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
-from mastosync_dagster.expected.source_check import Witnesses, look_for_originals, wrong_source
+from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
 from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, read_schema, walk_rows
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
 from mastosync_dagster.records.findings_text import counted, findings_table, first_findings
 from mastosync_dagster.runs import work_folder
-from mastosync_dagster.verify.audit import AuditCounts, AuditSettings, audit
+from mastosync_dagster.verify.audit import AuditCounts, audit
 from mastosync_dagster.verify.events import VerificationReport
 from mastosync_dagster.verify.repairs import verification_of
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.runs.context import RunContext
     from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.verify.config import VerifyConfig
+    from mastosync_dagster.verify.object_checks import AuditSettings
 
 # Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
 _FOLDERS: Mapping[str, frozenset[str]] = {
@@ -38,7 +38,7 @@ _FOLDERS: Mapping[str, frozenset[str]] = {
 
 
 def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRange) -> VerificationReport:
-    """Look at one ID range at both sides, and keep what was found."""
+    """Verify one ID range, and publish the findings."""
     started = time.monotonic()
     source, destination = run.source, run.destination
     run.ensure_different()
@@ -56,7 +56,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
             prefix=destination.settings.prefix,
             warn=run.log.warning,
         )
-        with Extras(connect, schema, table, ids) as extras:
+        with Orphans(connect, schema, table, ids) as orphans:
             counts = audit(
                 covering_batches(pages, ids, KnownState(privacy=Privacy(config.privacy))),
                 source,
@@ -64,19 +64,17 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
                 path,
                 settings,
                 knowledge=records.known,
-                extras=extras.among,
+                orphans=orphans.among,
                 folders=_FOLDERS,
                 origin=run.origin.metadata(),
-                stop=threading.Event(),
-                on_progress=lambda so_far: watcher.told(
-                    f"looked at {so_far.rows:,} rows: {counted(so_far.findings, list(Finding))}"
+                on_progress=lambda counts: watcher.message(
+                    f"compared {counts.rows:,} rows: {counted(counts.findings, list(Finding))}"
                 ),
             )
-    told = _report(run, file_type, ids, path, counts, settings, started)
+    report = _report(run, file_type, ids, path, counts, settings, started)
     work_folder.remove_work_folder(run.instance, run.run_id)
-    line = f"{told.summary}; {counts.list_requests:,} list requests, in {told.seconds:.1f} s"
-    run.log.info(line)
-    return told
+    run.log.info(f"{report.summary}; {counts.list_requests:,} list requests, in {report.seconds:.1f} s")
+    return report
 
 
 def _report(  # noqa: PLR0917  (what one verification knows, and no more)
@@ -88,14 +86,14 @@ def _report(  # noqa: PLR0917  (what one verification knows, and no more)
     settings: AuditSettings,
     started: float,
 ) -> VerificationReport:
-    """Keep the findings, and say what they show."""
-    wrong = _look_at_source(run, file_type, counts)
-    unwanted = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
-    lines = first_findings(path, unwanted)
-    total = sum(counts.findings[finding] for finding in unwanted)
+    """Publish the findings, and summarize them."""
+    wrong = _check_source(run, file_type, counts)
+    notable = (*DIFFERENCES, Finding.SOURCE_DIFFERS, Finding.EXTRA, Finding.FOREIGN, Finding.MISSING)
+    lines = first_findings(path, notable)
+    total = sum(counts.findings[finding] for finding in notable)
     location = ""
     if wrong is None:
-        # What a wrong source lacks is not lost, and nobody shall read that it was.
+        # What a wrong source lacks is not lost: such findings must not be kept.
         location = run.store.write(path, verification_of(file_type), range_key(ids), run.run_id)
     return VerificationReport(
         counts=counts,
@@ -107,13 +105,13 @@ def _report(  # noqa: PLR0917  (what one verification knows, and no more)
     )
 
 
-def _look_at_source(run: RunContext, file_type: FileType, counts: AuditCounts) -> StorageError | None:
-    """Return the error that ends a verification whose source is not the one that the rows speak of, as a sync's."""
+def _check_source(run: RunContext, file_type: FileType, counts: AuditCounts) -> StorageError | None:
+    """Return the error of a verification whose source is not the one of the database, as for a sync."""
     source, destination = run.source, run.destination
 
-    def look() -> Witnesses:
+    def check() -> OriginalsCheck:
         with run.database.session() as connect:
-            return look_for_originals(connect, source, destination, {file_type.value})
+            return check_originals(connect, source, destination, {file_type.value})
 
     lacking = counts.only_at_destination + counts.findings[Finding.MISSING]
-    return wrong_source(lacking, counts.wanted, look, (source, destination), run.log.warning, once=True)
+    return wrong_source(lacking, counts.wanted, check, (source, destination), run.log.warning, once=True)

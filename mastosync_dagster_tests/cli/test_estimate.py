@@ -1,4 +1,4 @@
-"""What a copy will take, reckoned from the database's numbers and a table of prices."""
+"""Estimates of a copy, from the database's numbers and a table of prices."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NO_RATE = Rate(None, None)
 
 
 def test_requests_money_and_size_follow_from_the_objects() -> None:
-    told = estimate(SIZE, SOURCE, DESTINATION, NO_RATE, preview_bytes=50_000)
-    assert (told.objects, told.bytes) == (1800, 2_040_000_000)
-    # Two pages a side; a PUT for each small object, and for a large one its parts, its beginning and its end.
-    assert (told.lists, told.gets, told.puts) == (4, 1800, 1798 + 20 + 4)
+    result = estimate(SIZE, SOURCE, DESTINATION, NO_RATE, preview_bytes=50_000)
+    assert (result.objects, result.bytes) == (1800, 2_040_000_000)
+    # Two pages a storage; a PUT for each small object, and for a large one its parts, its beginning and its end.
+    assert (result.lists, result.gets, result.puts) == (4, 1800, 1798 + 20 + 4)
     requests = (2 * 9.5 + 1800 * 0.4 + 1822 * 4.5) / 1_000_000
-    assert told.dollars == pytest.approx(requests + 2.04 * 0.09, abs=0.01)
-    assert told.dollars_a_month == pytest.approx(2.04 * 0.015, abs=0.01)
-    assert told.hours is None
+    assert result.dollars == pytest.approx(requests + 2.04 * 0.09, abs=0.01)
+    assert result.dollars_a_month == pytest.approx(2.04 * 0.015, abs=0.01)
+    assert result.hours is None
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, a
     assert (throttled.lowest_window, throttled.reductions >= 2) == (4, True)
     assert (other.window, other.reductions) == (16, 0)
     assert throttled.retries == {"throttled": 80}
-    assert counts.figures()[f"{at}_window_reductions"] == throttled.reductions
+    assert counts.stats()[f"{at}_window_reductions"] == throttled.reductions
 
 
 def test_objects_are_read_while_others_are_written_and_neither_side_gets_more_than_its_share(transfer: Faulty) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster.copy import engine
 from mastosync_dagster.copy.limits import MemoryBudget, RateLimit, Window
 from mastosync_dagster.s3.loop import Loop
+from mastosync_dagster_tests.support.transfers import line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +41,7 @@ def grow(window: Window, successes: int) -> None:
 
 def test_a_window_starts_at_its_maximum_and_has_nothing_to_learn_from_success() -> None:
     window = Window(LOOP, 64)
-    assert (window.size, window.growing, window.reductions, window.lowest) == (64, False, 0, 64)
+    assert (window.size, window.growing, window.epoch, window.lowest) == (64, False, 0, 64)
 
 
 def test_trouble_halves_a_window_down_to_its_minimum() -> None:
@@ -49,7 +51,7 @@ def test_trouble_halves_a_window_down_to_its_minimum() -> None:
         window.on_throttle(window.epoch)
         sizes.append(window.size)
     assert sizes == [32, 16, 8, 4, 4, 4]
-    assert (window.reductions, window.lowest, window.growing) == (4, 4, True)
+    assert (window.epoch, window.lowest, window.growing) == (4, 4, True)
 
 
 def test_requests_sent_before_a_reduction_reduce_no_further() -> None:
@@ -88,7 +90,7 @@ def test_trouble_takes_back_the_credit_of_earlier_successes() -> None:
 def test_a_window_that_cannot_shrink_stays(*, maximum: int, minimum: int, adaptive: bool, lowest: int) -> None:
     window = Window(LOOP, maximum, minimum=minimum, adaptive=adaptive)
     window.on_throttle(window.epoch)
-    assert (window.size, window.reductions) == (lowest, 0)
+    assert (window.size, window.epoch) == (lowest, 0)
 
 
 class Visitors:
@@ -215,3 +217,18 @@ def test_bodies_wait_for_memory_in_the_order_of_asking(loop: Loop) -> None:
 
     loop.run(live())
     assert order == [600, 500, 100, 5000, 200]
+
+
+def test_small_objects_behind_many_large_ones_are_left_to_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_LARGE_WAITING", 1)
+    large = [line(f"large-{number}", size=100) for number in range(3)]
+    small = [line(f"small-{number}", size=1) for number in range(2)]
+    queue = engine._Queue(iter([large, small]), 10, 1)
+    assert queue.take() == (large[0], True)
+    assert (queue.take(), queue.has_more) == (None, True)
+    queue.finish_large()
+    assert queue.take() == (large[1], True)
+    queue.finish_large()
+    assert queue.take() == (large[2], True)
+    assert [queue.take(), queue.take()] == [(each, False) for each in small]
+    assert (queue.take(), queue.has_more) == (None, False)

@@ -54,7 +54,7 @@ def test_bodies_do_not_pass_through_here(transfer: OneServer, size: int) -> None
     planned = transfer.put("media/ü 1+2.png", body, Metadata={"color": "red"}, **HEADERS)
     counts, lines = transfer.run(planned)
     assert (lines[0].outcome, lines[0].size, lines[0].etag) == (Outcome.COPIED, size, planned.etag)
-    assert (counts.copied, counts.copied_on_server, counts.figures()["copied_on_server"]) == (1, 1, 1)
+    assert (counts.copied, counts.copied_on_server, counts.stats()["copied_on_server"]) == (1, 1, 1)
     assert (transfer.proxy.count(Kind.COPY), transfer.proxy.count(Kind.HEAD), transfer.bodies()) == (1, 1, 0)
     reply = transfer.destination.client.get_object(Bucket=transfer.destination.name, Key="media/ü 1+2.png")
     assert reply["Body"].read() == body

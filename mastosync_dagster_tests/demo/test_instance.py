@@ -18,6 +18,8 @@ from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, gr
 from mastosync_dagster.demo.instance.media_files import FileMaker, Kind
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, boto3_client
 from mastosync_dagster_tests.support.corners import Bucket
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
+from mastosync_dagster_tests.support.media_kinds import RareKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,26 +46,27 @@ def made(postgres_server: PostgresServer, source_server: S3Server) -> Iterator[M
         admin.autocommit = True
         admin.cursor().execute(f'CREATE DATABASE "{name}"')
         with contextlib.closing(psycopg2.connect(replace(postgres_server, database=name).url)) as connection:
-            yield Made(build(connection, source_server, bucket.name, rows=300), connection, bucket)
+            yield Made(build(connection, source_server, bucket.name, cases=ALL_CASES, rows=300), connection, bucket)
         admin.cursor().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="module")
 def instance(made: Made) -> Instance:
-    """The book of it."""
+    """What was generated."""
     return made.instance
 
 
 def test_every_case_has_a_row_even_in_a_small_instance(instance: Instance) -> None:
-    assert {(case.table, case.name) for case in CASES} == set(instance.cases)
+    assert {(case.table, case.name) for case in ALL_CASES} == set(instance.cases)
     assert all(instance.cases.values())
     made = sum(len(rows) for table, rows in instance.rows.items() if table != "statuses")
     assert 270 <= made <= 330
 
 
 def test_cases_have_unique_names_and_every_kind_of_file_occurs() -> None:
-    assert len({(case.table, case.name) for case in CASES}) == len(CASES)
-    assert {file.kind for case in CASES for file in case.files} == set(Kind)
+    assert [case for case in CASES if case not in ALL_CASES] == []
+    assert len({(case.table, case.name) for case in ALL_CASES}) == len(ALL_CASES)
+    assert {file.kind for case in ALL_CASES for file in case.files} == {*Kind, *RareKind}
 
 
 @pytest.mark.parametrize("table", ["media_attachments", "accounts", "custom_emojis", "preview_cards"])
@@ -107,12 +110,12 @@ def test_the_source_holds_the_objects_and_lacks_the_lost_ones(made: Made) -> Non
     assert len(instance.strays) == 2
 
 
-def test_every_destination_key_is_wanted_once(instance: Instance) -> None:
+def test_every_destination_key_is_expected_once(instance: Instance) -> None:
     keys = [expected.key for expected in instance.objects] + [lost.key for lost in instance.missing]
     assert len(keys) == len(set(keys))
 
 
-def test_the_book_holds_every_way_in_which_objects_differ(instance: Instance) -> None:
+def test_objects_differ_in_every_way(instance: Instance) -> None:
     objects = instance.objects
     assert {expected.table for expected in objects} == set(FILE_TYPES)
     assert {lost.table for lost in instance.missing} == set(FILE_TYPES)
@@ -124,7 +127,7 @@ def test_the_book_holds_every_way_in_which_objects_differ(instance: Instance) ->
     assert {expected.key.startswith("cache/") for expected in moved} == {True, False}
 
 
-def test_an_object_that_differs_at_the_destination_is_told(instance: Instance, destination_bucket: Bucket) -> None:
+def test_an_object_that_differs_at_the_destination_is_reported(instance: Instance, destination_bucket: Bucket) -> None:
     expected = next(each for each in instance.objects if each.metadata)
     bucket = destination_bucket
     bucket.client.put_object(Bucket=bucket.name, Key=expected.key, Body=b"x", ContentType="text/html")
@@ -148,7 +151,15 @@ def test_the_same_seed_makes_the_same_instance_and_another_seed_another(
     def new(seed: int, prefix: str) -> Instance:
         with contextlib.closing(psycopg2.connect(database.url)) as connection:
             connection.cursor().execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-            return build(connection, source_bucket.server, source_bucket.name, seed=seed, rows=300, key_prefix=prefix)
+            return build(
+                connection,
+                source_bucket.server,
+                source_bucket.name,
+                cases=ALL_CASES,
+                seed=seed,
+                rows=300,
+                key_prefix=prefix,
+            )
 
     first, second, other = new(5, "first"), new(5, "second"), new(6, "third")
     assert replace(first, key_prefix="") == replace(second, key_prefix="")
@@ -161,7 +172,7 @@ def test_an_instance_grows_by_rows_above_all_others(database: PostgresServer, so
     bucket = source_bucket
     now = datetime.now(timezone.utc).replace(microsecond=0)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, bucket.server, bucket.name, rows=300)
+        instance = build(connection, bucket.server, bucket.name, cases=ALL_CASES, rows=300)
         more = grow(connection, bucket.server, bucket.name, instance, rows=60, now=now)
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM accounts WHERE created_at = %s", (now.replace(tzinfo=None),))
@@ -174,5 +185,5 @@ def test_an_instance_grows_by_rows_above_all_others(database: PostgresServer, so
 
 def test_no_two_files_are_alike() -> None:
     maker = FileMaker(1)
-    files = [maker.make(kind) for kind in Kind for _ in range(20 if kind is not Kind.BIG_MP4 else 2)]
+    files = [maker.make(kind) for kind in (*Kind, *RareKind) for _ in range(20 if kind is not Kind.BIG_MP4 else 2)]
     assert len(set(files)) == len(files)

@@ -1,4 +1,4 @@
-"""Two independent tellings of what Mastodon stores, held against each other: the generator's book, and the rules.
+"""Compares two independent descriptions of what Mastodon stores: the cases of generated rows, and the rules.
 
 The rows come from the database, through the queries that every run uses.
 """
@@ -14,6 +14,7 @@ import pytest
 
 from mastosync_dagster.demo.instance.load import FILE_TYPES, build
 from mastosync_dagster.mastodon import Selection, key_spans, read_schema, stored_objects, walk_rows
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("page_rows", [7, 5000])
-def test_the_rules_derive_from_the_database_what_the_generator_wrote_down(
+def test_the_rules_derive_from_the_database_the_objects_of_the_cases(
     database: PostgresServer, source_bucket: Bucket, page_rows: int
 ) -> None:
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_bucket.server, source_bucket.name, rows=600)
+        instance = build(connection, source_bucket.server, source_bucket.name, cases=ALL_CASES, rows=600)
         schema = read_schema(connection)
     found = {each.source_key: each for each in instance.objects}
     lost = {each.key: each for each in instance.missing}

@@ -1,4 +1,4 @@
-"""The demo's verdict: what the runs say is held against what the generator knows, and a difference is told."""
+"""The demo compares the results of its runs with the generated instance, and reports every difference."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ def _run(folder: Path, *, missing: tuple[str, ...] = ("lost",), success: bool = 
     )
 
 
-def test_runs_that_did_what_they_should_leave_nothing_to_say(tmp_path: Path) -> None:
+def test_runs_with_the_expected_results_yield_no_line(tmp_path: Path) -> None:
     assert list(unexpected("sync", [_run(tmp_path)], _INSTANCE, copied=1, present=0)) == []
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("run", "line"),
     [
         ({"success": False}, "sync: the run of accounts 1-9 failed: no such bucket"),
         ({"copied": 0}, "sync: 0 copied instead of 1"),
         ({"present": 3}, "sync: 3 present instead of 0"),
         ({"failed": 2}, "sync: 2 failed instead of 0"),
-        ({"missing": ("lost", "a")}, "sync: a is told missing, and the source has it"),
-        ({"missing": ()}, "sync: lost is not told missing, and the source has lost it"),
+        ({"missing": ("lost", "a")}, "sync: a is reported missing, and the source has it"),
+        ({"missing": ()}, "sync: lost is not reported missing, and the source has lost it"),
     ],
 )
-def test_a_run_that_did_not_is_told(tmp_path: Path, run: dict[str, Any], said: str) -> None:
-    assert list(unexpected("sync", [_run(tmp_path, **run)], _INSTANCE, copied=1, present=0)) == [said]
+def test_an_unexpected_result_yields_a_line(tmp_path: Path, run: dict[str, Any], line: str) -> None:
+    assert list(unexpected("sync", [_run(tmp_path, **run)], _INSTANCE, copied=1, present=0)) == [line]
 
 
 def test_the_table_fits_into_a_terminal(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows as items: what is known beyond a row is found under the key that its object has at the destination."""
+"""Rows as expected objects: what a verification has found is matched by the key at the destination."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def test_an_object_found_damaged_is_copied_again_under_the_key_that_it_has(
     }
     keys = frozenset({f"{FOLDER}/{damaged}"})
     original, *_ = items_of("media_attachments", row, KnownState(again=keys), Sizes())
-    assert (original.key, original.again, original.turn) == (f"{FOLDER}/a.mov", again, False)
-    original, *_ = items_of("media_attachments", row, KnownState(turn=keys), Sizes())
-    assert (original.again, original.turn) == (False, again)
+    assert (original.key, original.again, original.check_acl) == (f"{FOLDER}/a.mov", again, False)
+    original, *_ = items_of("media_attachments", row, KnownState(check_acl=keys), Sizes())
+    assert (original.again, original.check_acl) == (False, again)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Extras, WitnessMissingError
+from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMissingError
 from mastosync_dagster.mastodon import IdRange, read_schema, stored_objects
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def insert(admin: Connection, row_id: int, name: str = "a.png", domain: str | No
 
 
 @contextlib.contextmanager
-def extras(database: PostgresServer, ids: IdRange) -> Iterator[Extras]:
+def orphans(database: PostgresServer, ids: IdRange) -> Iterator[Orphans]:
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
         schema = read_schema(connection, ["accounts"])
-    with Extras(lambda: psycopg2.connect(database.url), schema, "accounts", ids) as found:
+    with Orphans(lambda: psycopg2.connect(database.url), schema, "accounts", ids) as found:
         yield found
 
 
@@ -62,7 +62,7 @@ def test_neither_keys_nor_candidates_of_a_row_are_extra(
     database: PostgresServer, admin: Connection, row_id: int
 ) -> None:
     keys = keys_of(row_id)
-    with extras(database, IdRange(-100, 2**62)) as found:
+    with orphans(database, IdRange(-100, 2**62)) as found:
         assert found.among(keys) == dict.fromkeys(keys)
         insert(admin, row_id)
         assert found.among(keys) == {}
@@ -72,7 +72,7 @@ def test_neither_keys_nor_candidates_of_a_row_are_extra(
 def test_keys_of_other_rows_are_theirs_who_look_there(database: PostgresServer, admin: Connection) -> None:
     insert(admin, 5)
     keys = [key for row_id in (4, 6, TEN_DIGITS, 109_123_456_789_012_345) for key in keys_of(row_id)]
-    with extras(database, IdRange(1, 5)) as found:
+    with orphans(database, IdRange(1, 5)) as found:
         assert found.among(keys) == dict.fromkeys(keys_of(4))
         assert found.among(keys, (5, 9)) == dict.fromkeys(keys_of(6))
         assert found.among(["accounts/avatars/stranger", "media_attachments/files/000/000/004/original/a"]) == {}
@@ -111,7 +111,7 @@ def test_what_may_be_a_new_style_of_a_rows_file_must_stay(
     database: PostgresServer, admin: Connection, beside: Beside, before: str
 ) -> None:
     insert(admin, 5, "9f.tar.png")
-    with extras(database, IdRange(1, 9)) as found:
+    with orphans(database, IdRange(1, 9)) as found:
         assert found.among([before + beside.key]) == {before + beside.key: beside.remark}
         admin.cursor().execute("UPDATE accounts SET avatar_file_name = 'another.png'")
         assert found.among([before + beside.key]) == {before + beside.key: None}
@@ -119,7 +119,7 @@ def test_what_may_be_a_new_style_of_a_rows_file_must_stay(
 
 def test_a_row_that_was_there_must_still_be_there(database: PostgresServer, admin: Connection) -> None:
     insert(admin, 5)
-    with extras(database, IdRange(1, 9)) as found:
+    with orphans(database, IdRange(1, 9)) as found:
         assert found.among(keys_of(4), witnesses=[5]) == dict.fromkeys(keys_of(4))
         admin.cursor().execute("TRUNCATE accounts")
         with pytest.raises(WitnessMissingError):

@@ -20,6 +20,7 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.faults.world import Original
 from mastosync_dagster_tests.support.corners import create_bucket, create_database
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def test_odd_names_sizes_types_and_ids_are_copied_or_listed(
 ) -> None:
     database, bucket = create_database(postgres_server), create_bucket(source_server)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_server, bucket.name, rows=250)
+        instance = build(connection, source_server, bucket.name, cases=ALL_CASES, rows=250)
     rows = [
         *(_row(2_000 + number, name) for number, name in enumerate(NAMES)),
         *(_row(row_id, "id.mp3") for row_id in ODD_IDS),

@@ -18,6 +18,7 @@ from mastosync_dagster.mastodon.keys import id_partition
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.transfers import open_uploads
 
 if TYPE_CHECKING:
@@ -77,12 +78,12 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
     Args:
         postgres: Where its database goes.
         s3: Where its bucket goes.
-        rows: ManifestOrigin so many rows, some 1.5 objects each.
+        rows: About so many rows, some 1.5 objects each.
         videos: So many further rows with a video; the first one is copied in one request, the others in parts.
     """
     database, bucket = create_database(postgres), create_bucket(s3)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, s3, bucket.name, rows=rows)
+        instance = build(connection, s3, bucket.name, cases=ALL_CASES, rows=rows)
         added = []
         for number in range(videos):
             row_id = _FIRST_VIDEO + number

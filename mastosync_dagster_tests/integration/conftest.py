@@ -26,6 +26,7 @@ from mastosync_dagster.sync import clocks
 from mastosync_dagster_tests.integration.life import Life
 from mastosync_dagster_tests.support.acls import acl_server
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.living import LivingInstance
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
@@ -184,7 +185,7 @@ def original(postgres_server: PostgresServer, source_server: S3Server) -> Origin
     database = create_database(postgres_server)
     bucket = create_bucket(source_server)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_server, bucket.name, rows=ROWS)
+        instance = build(connection, source_server, bucket.name, cases=ALL_CASES, rows=ROWS)
     return Original(instance, database, bucket)
 
 

@@ -17,7 +17,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import place_of, watermark
+from mastosync_dagster.runs.history import watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,9 +132,9 @@ class Life:
 
     def watermarks(self) -> dict[str, datetime]:
         """Return how far each file type has come."""
-        place = place_of(S3Bucket.destination())
+        place = S3Bucket.destination().settings().identity
         found = {file_type.value: watermark(self.world.dagster, file_type, place) for file_type in FileType}
-        return {name: mark.moment for name, mark in found.items() if mark}
+        return {name: mark.timestamp for name, mark in found.items() if mark}
 
     def differences(self) -> list[str]:
         """Hold the destination against what the database says: by a listing, ETags being MD5s here."""

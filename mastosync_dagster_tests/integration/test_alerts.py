@@ -1,4 +1,4 @@
-"""A failed run is told to a webhook: a real server on loopback."""
+"""A webhook, a real server on loopback, receives a message about a failed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster import alerts
-from mastosync_dagster.alerts import AlertError, alert_on_failure, failure_message, tell
+from mastosync_dagster.alerts import AlertError, alert_on_failure, failure_message, post_alert
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.ranges.partitions import FileType
@@ -30,12 +30,12 @@ class Webhook:
 
     Attributes:
         url: Its secret address.
-        told: What it was told.
+        received: The messages.
         answers: Statuses of the next answers; 200 after them.
     """
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.url = ""
 
@@ -48,8 +48,16 @@ class Webhook:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = webhook.answers.pop(0) if webhook.answers else 200
                 if status == 200:
-                    webhook.told.append(json.loads(body))
+                    webhook.received.append(json.loads(body))
+                self.answer(status)
+
+            def do_GET(self) -> None:
+                self.answer(200)
+
+            def answer(self, status: int) -> None:
                 self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", webhook.url)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -96,8 +104,8 @@ def test_the_message_names_the_range_the_counts_and_the_first_reasons(
 
     alert_on_failure(failed_context(world, result))
 
-    (told,) = webhook.told
-    text = told["text"]
+    (message,) = webhook.received
+    text = message["text"]
     assert text.startswith(f"mastosync: sync_accounts {key} failed (run {result.run_id})")
     assert "2 of " in text
     assert "2 failed" in text
@@ -113,12 +121,12 @@ def test_a_run_that_could_not_begin_says_what_to_change(
     monkeypatch.setenv("S3_BUCKET", "absent")
     result = world.run("sync_changes")
     alert_on_failure(failed_context(world, result))
-    text = webhook.told[0]["text"]
+    text = webhook.received[0]["text"]
     assert text.startswith("mastosync: sync_changes failed")
     assert "S3_BUCKET" in text
 
 
-def test_an_error_that_nobody_expected_is_told_by_its_kind_and_without_what_it_quotes(
+def test_an_error_that_nobody_expected_is_named_by_its_kind_and_without_what_it_quotes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def surprise(*_: object) -> None:
@@ -134,7 +142,7 @@ def test_an_error_that_nobody_expected_is_told_by_its_kind_and_without_what_it_q
     assert "LookupError: s3cr3t" in outcome.output
 
 
-def test_without_a_webhook_nobody_is_told_and_the_tick_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_webhook_the_tick_says_that_nothing_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_BUCKET", "absent")
     result = world.run("sync_changes")
     skipped = alert_on_failure(failed_context(world, result))
@@ -142,21 +150,27 @@ def test_without_a_webhook_nobody_is_told_and_the_tick_says_so(world: World, mon
     assert "MASTOSYNC_ALERT_WEBHOOK is not set" in (skipped.skip_message or "")
 
 
-def test_a_webhook_that_stumbles_is_told_again(webhook: Webhook) -> None:
+def test_a_webhook_that_fails_is_retried(webhook: Webhook) -> None:
     webhook.answers = [500, 503]
-    tell(webhook.url, "hello")
-    assert webhook.told == [{"text": "hello"}]
+    post_alert(webhook.url, "hello")
+    assert webhook.received == [{"text": "hello"}]
 
 
 def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(webhook: Webhook) -> None:
     webhook.answers = [404] * 3
-    with pytest.raises(
-        AlertError, match="MASTOSYNC_ALERT_WEBHOOK was not told of the failed run: it answers 404"
-    ) as told:
-        tell(webhook.url, "hello")
-    assert "s3cr3t" not in str(told.value)
+    with pytest.raises(AlertError, match=r"MASTOSYNC_ALERT_WEBHOOK did not take .*: it answers 404") as caught:
+        post_alert(webhook.url, "hello")
+    assert "s3cr3t" not in str(caught.value)
     with pytest.raises(AlertError, match="cannot be reached"):
-        tell("http://127.0.0.1:1/s3cr3t", "hello")
+        post_alert("http://127.0.0.1:1/s3cr3t", "hello")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307])
+def test_a_webhook_that_redirects_is_not_taken_for_one_that_has_the_message(webhook: Webhook, status: int) -> None:
+    webhook.answers = [status] * 3
+    with pytest.raises(AlertError, match=f"it redirects .{status}.: set MASTOSYNC_ALERT_WEBHOOK to the address"):
+        post_alert(webhook.url, "hello")
+    assert webhook.received == []
 
 
 @pytest.mark.parametrize(
@@ -169,6 +183,6 @@ def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(w
     ],
 )
 def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises((SettingsError, AlertError), match="MASTOSYNC_ALERT_WEBHOOK") as told:
-        tell(url, "hello")
-    assert "s3" not in str(told.value)
+    with pytest.raises((SettingsError, AlertError), match="MASTOSYNC_ALERT_WEBHOOK") as caught:
+        post_alert(url, "hello")
+    assert "s3" not in str(caught.value)

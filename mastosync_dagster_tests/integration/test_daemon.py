@@ -14,7 +14,7 @@ import pytest
 from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import place_of, range_reads
+from mastosync_dagster.runs.history import range_reads
 from mastosync_dagster.sync.automation import NIGHT
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_the_night_happens(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
         return list(dagster.get_runs(dg.RunsFilter(tags={NIGHT: ["changes", "range"]})))
 
     def is_over() -> bool:
-        reads = range_reads(dagster, ACCOUNTS, place_of(S3Bucket.destination()))
+        reads = range_reads(dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
         ended = [run for run in night() if run.job_name == "sync_changes" and run.status in FINISHED]
         return bool(ended) and bool(ranges()) and ranges() <= reads.keys()
 

@@ -16,8 +16,9 @@ import pytest
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import OVERLAP, place_of, read_until_tags, watermark
+from mastosync_dagster.runs.history import OVERLAP, read_until_tags, watermark
 from mastosync_dagster.sync.config import ChangesConfig
+from mastosync_dagster.sync.incremental import History
 from mastosync_dagster_tests.integration.life import MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
@@ -42,8 +43,8 @@ def sync_changes_job() -> dg.JobDefinition:
 
 
 def mark(life: Life) -> datetime | None:
-    found = watermark(life.world.dagster, ACCOUNTS, place_of(S3Bucket.destination()))
-    return found.moment if found else None
+    found = watermark(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
+    return found.timestamp if found else None
 
 
 def accounts_that_differ(life: Life) -> list[str]:
@@ -108,7 +109,7 @@ def test_a_range_that_ends_after_an_incremental_run_and_was_read_before_it_leave
 def test_without_any_range_the_first_one_takes_every_row(life: Life) -> None:
     assert changes(life, {"changed_since": "last"}).success
     assert accounts_that_differ(life) == []
-    found = watermark(life.world.dagster, ACCOUNTS, place_of(S3Bucket.destination()))
+    found = watermark(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
     assert found is not None
     assert found.every_row
 
@@ -161,11 +162,11 @@ def test_a_run_moves_the_watermark_only_if_it_leaves_no_gap(life: Life) -> None:
     before = mark(life)
     assert before is not None
     life.living.pass_time(HOUR)
-    place, now = place_of(S3Bucket.destination()), life.living.now
+    history = History(life.world.dagster, S3Bucket.destination().settings().identity)
     for case in CASES:
         since = {} if case.since is None else {"changed_since": (before + case.since).isoformat()}
         config = ChangesConfig.model_validate({**case.config, **since})
-        claims = [share.claim for share in config.shares(life.world.dagster, place, now)]
+        claims = [share.claim for share in config.shares(history, life.living.now)]
         assert any(claim and claim.table == "accounts" for claim in claims) is case.moves, case.name
 
 
@@ -356,7 +357,7 @@ def test_a_row_deleted_or_given_another_file_while_it_is_copied_is_no_failure(li
     ("config", "says"),
     [
         ({"changed_since": "2999-01-01T00:00:00Z"}, "lies in the future"),
-        ({"changed_since": "yesterday"}, "is not a moment"),
+        ({"changed_since": "yesterday"}, "is not a timestamp"),
         ({"changed_since": "2026-01-01T00:00:00"}, "has no time zone"),
     ],
 )

@@ -148,8 +148,8 @@ def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
     execute(settled, UNSUSPEND, account)
     ask, done = convergence.Convergence._private_rows, list[bool]()
 
-    def then_suspend(self: Convergence, pool: Pool, page_rows: int) -> Iterator[Batch]:
-        yield from ask(self, pool, page_rows)
+    def then_suspend(self: Convergence, pool: Pool) -> Iterator[Batch]:
+        yield from ask(self, pool)
         if not done:
             done.append(True)
             execute(settled, SUSPEND, account)

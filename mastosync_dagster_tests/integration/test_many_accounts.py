@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, WATERMARK, place_of
+from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, WATERMARK
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world
             "accounts",
             metadata={
                 WATERMARK: dg.MetadataValue.timestamp(now - timedelta(hours=24)),
-                DESTINATION: place_of(S3Bucket.destination()),
+                DESTINATION: S3Bucket.destination().settings().identity,
                 EVERY_ROW: dg.MetadataValue.bool(True),
             },
         )

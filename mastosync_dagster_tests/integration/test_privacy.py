@@ -22,7 +22,7 @@ from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import place_of, watermark
+from mastosync_dagster.runs.history import watermark
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.integration.conftest import failure_of
@@ -321,7 +321,7 @@ def nightly(world: World) -> dg.ExecuteInProcessResult:
 
 
 def watermarks(world: World) -> list[bool]:
-    place = place_of(S3Bucket.destination())
+    place = S3Bucket.destination().settings().identity
     return [watermark(world.dagster, file_type, place) is not None for file_type in (MEDIA, FileType.BACKUPS)]
 
 

@@ -17,7 +17,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import FORMAT
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, place_of, range_reads, watermark
+from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, range_reads, watermark
 from mastosync_dagster.runs.manifests import ManifestOrigin, columns_of
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def test_what_an_earlier_version_has_put_on_record_is_found(world: World, place:
     mark = {**told, WATERMARK: dg.MetadataValue.timestamp(now), EVERY_ROW: dg.MetadataValue.bool(False)}
     world.dagster.report_runless_asset_event(dg.AssetObservation("accounts", metadata=mark))
 
-    here = place_of(S3Bucket.destination())
+    here = S3Bucket.destination().settings().identity
     assert range_reads(world.dagster, ACCOUNTS, here).keys() == {key}
     found = watermark(world.dagster, ACCOUNTS, here)
     assert found is not None
-    assert found.moment == now
+    assert found.timestamp == now
 
     store = FolderManifests(tmp_path / "manifests")
     schema = FORMAT.schema({"mastosync.destination": written, "mastosync.acls": "written"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import place_of, range_reads, watermark
+from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def test_the_newest_of_each_partition_and_the_watermarks_run_stay(life: Life) ->
     furthest = life.run("sync_changes", config=config).run_id
     trial = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "limit": 1}}}}
     trials = [life.run("sync_changes", config=trial).run_id for _ in range(2)]
-    place = place_of(S3Bucket.destination())
+    place = S3Bucket.destination().settings().identity
     before = watermark(dagster, ACCOUNTS, place), range_reads(dagster, ACCOUNTS, place)
 
     delete_old_runs(life)

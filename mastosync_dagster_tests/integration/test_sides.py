@@ -189,7 +189,7 @@ def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named
     assert (line.outcome, line.reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
     assert "--overwrite" in str(line.detail)
     told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
-    assert told[preview]["what_to_do"] == remedies.LOOK_AT_BOTH
+    assert told[preview]["what_to_do"] == remedies.COMPARE
     assert body_of(life.world.destination, preview) == there
     success, found = verify(life)
     assert (success, found[preview].finding) == (False, Finding.UNDECIDED)

@@ -15,7 +15,7 @@ import pytest
 from mastosync_dagster.cli.status import statuses
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import place_of, watermark
+from mastosync_dagster.runs.history import watermark
 from mastosync_dagster_tests.integration.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.proxy import Kind
@@ -44,8 +44,8 @@ def night(life: Life, **config: object) -> dg.ExecuteInProcessResult:
 
 
 def mark(life: Life) -> datetime | None:
-    found = watermark(life.world.dagster, ACCOUNTS, place_of(S3Bucket.destination()))
-    return found.moment if found else None
+    found = watermark(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
+    return found.timestamp if found else None
 
 
 def differences(life: Life) -> list[str]:
@@ -124,7 +124,7 @@ def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None
         assert differences(life) == []
         (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [ACCOUNTS])
         assert status.watermark is not None
-        assert timedelta() <= life.living.now - status.watermark.moment < MINUTE
+        assert timedelta() <= life.living.now - status.watermark.timestamp < MINUTE
 
 
 def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(life: Life) -> None:
@@ -331,7 +331,7 @@ def test_an_observation_of_a_version_before_is_read_as_ever(life: Life) -> None:
         dagster.report_runless_asset_event(
             dg.AssetObservation("accounts", metadata={**old, "watermark": dg.MetadataValue.timestamp(moment)})
         )
-        found = watermark(dagster, ACCOUNTS, place_of(S3Bucket.destination()))
+        found = watermark(dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
     assert found is not None
     assert found.newest is None
-    assert found.moment == moment
+    assert found.timestamp == moment

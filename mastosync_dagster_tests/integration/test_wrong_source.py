@@ -14,7 +14,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.mastodon import Selection, read_schema, stored_objects, walk_rows
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import place_of, range_reads, watermark
+from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of, old_copy, without_cache
@@ -54,7 +54,7 @@ def status(file_type: FileType) -> dict[str, object]:
 
 
 def assert_not_done(world: World, result: dg.ExecuteInProcessResult) -> None:
-    place = place_of(S3Bucket.destination())
+    place = S3Bucket.destination().settings().identity
     assert not result.success
     for file_type in FileType:
         assert range_reads(world.dagster, file_type, place) == {}

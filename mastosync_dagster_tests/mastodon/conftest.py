@@ -13,7 +13,7 @@ from psycopg2 import sql
 from psycopg2.extras import Json
 
 import mastosync_dagster.demo
-from mastosync_dagster.mastodon import TABLES, Schema, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import TABLES, Schema, Selection, connection, read_schema, walk_rows
 from mastosync_dagster_tests.mastodon.cases import DATA
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ class MastodonDatabase:
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+
+
+@pytest.fixture(autouse=True)
+def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry failed queries three times, without the pauses."""
+    monkeypatch.setattr(connection, "_RETRY_DELAYS", (0.01,) * 3)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which rows have changed after a moment, and which of their objects."""
+"""Which rows have changed since a time, and which of their objects."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ACCOUNT = {
             "accounts",
             {**ACCOUNT, "header_file_name": None, "header_updated_at": None},
             {},
-            id="there is no header, and so no moment",
+            id="there is no header, and so no timestamp",
         ),
         pytest.param(
             "media_attachments",

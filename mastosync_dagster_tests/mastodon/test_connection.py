@@ -25,6 +25,7 @@ from mastosync_dagster.mastodon import (
     read_schema,
     walk_rows,
 )
+from mastosync_dagster.mastodon import connection as reading
 from mastosync_dagster.mastodon.connection import short_transaction
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
 
 CARDS = Selection("preview_cards")
-AT_ONCE = (0.01,) * 3
 
 
 @dataclass
@@ -91,10 +91,10 @@ def locked(mastodon: MastodonDatabase, table: str) -> Iterator[Callable[[], None
         yield holder.rollback
 
 
-def walk(opener: Opener, **options: Any) -> Iterator[RowPage]:
+def walk(opener: Opener) -> Iterator[RowPage]:
     """Walk the preview cards, ten rows a page."""
     schema = opener.mastodon.schema()
-    return walk_rows(opener, schema, CARDS, **{"page_rows": 10, "retry_delays": AT_ONCE, **options})
+    return walk_rows(opener, schema, CARDS, page_rows=10)
 
 
 def ids(pages: list[RowPage]) -> list[object]:
@@ -240,24 +240,26 @@ def test_a_session_that_ends_in_the_middle_of_a_query_is_opened_again(hundred: M
     assert opener.calls == 2
 
 
-def test_a_page_that_takes_too_long_is_repeated_by_halves(mastodon: MastodonDatabase) -> None:
+def test_a_page_that_takes_too_long_is_repeated_by_halves(
+    mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 1000)
     fill(mastodon, 1000)
     schema = mastodon.schema()
     with locked(mastodon, "preview_cards") as release:
         opener = Opener(mastodon, before=lambda number: release() if number == 3 else None)
-        pages = walk_rows(
-            opener, schema, CARDS, page_rows=1000, statement_timeout_ms=1000, retry_delays=(0.01, 0.01, 0.01)
-        )
+        pages = walk_rows(opener, schema, CARDS, page_rows=1000)
         sizes = [page.scanned for page in pages]
     assert sizes == [250] * 4
     assert opener.calls == 3
 
 
-def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase) -> None:
+def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 1000)
     schema = hundred.schema()
     with locked(hundred, "preview_cards") as release:
         opener = Opener(hundred, before=lambda number: release() if number == 2 else None)
-        pages = walk_rows(opener, schema, CARDS, page_rows=150, statement_timeout_ms=1000, retry_delays=AT_ONCE)
+        pages = walk_rows(opener, schema, CARDS, page_rows=150)
         assert [page.scanned for page in pages] == [100]
 
 
@@ -277,7 +279,7 @@ def test_a_server_that_stays_away_is_one_clear_error(hundred: MastodonDatabase) 
     hundred.terminate_others()
     with pytest.raises(DatabaseReadError) as error:
         next(pages)
-    assert opener.calls == 1 + len(AT_ONCE)
+    assert opener.calls == 1 + 3
     message = str(error.value)
     assert "failed 4 times in a row" in message
     assert "Connection refused" in message
@@ -286,10 +288,13 @@ def test_a_server_that_stays_away_is_one_clear_error(hundred: MastodonDatabase) 
     assert "\n" not in message
 
 
-def test_failures_in_a_row_are_counted_anew_after_every_page(hundred: MastodonDatabase) -> None:
+def test_failures_in_a_row_are_counted_anew_after_every_page(
+    hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_RETRY_DELAYS", (0.01,))
     opener = Opener(hundred)
     pages = []
-    for page in walk(opener, retry_delays=(0.01,)):
+    for page in walk(opener):
         pages.append(page)
         hundred.terminate_others()
     assert ids(pages) == list(range(1, 101))
@@ -308,8 +313,11 @@ def test_the_first_connection_is_not_tried_again_and_its_error_not_changed(hundr
     assert opener.calls == 1
 
 
-def test_a_table_that_stays_locked_is_one_clear_error(hundred: MastodonDatabase) -> None:
-    pages = walk(Opener(hundred), statement_timeout_ms=20)
+def test_a_table_that_stays_locked_is_one_clear_error(
+    hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 20)
+    pages = walk(Opener(hundred))
     with locked(hundred, "preview_cards"), pytest.raises(DatabaseReadError, match="statement timeout"):
         next(pages)
 

@@ -1,4 +1,4 @@
-"""A standby shows the rows of a moment that lies behind its clock."""
+"""A standby shows rows as of a time before its clock."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def answer(connection: Connection, query: str) -> object:
 
 
 def shown_by(connection: Connection) -> datetime:
-    moment = rows_as_of(connection)
-    assert moment is not None
-    return moment
+    shown = rows_as_of(connection)
+    assert shown is not None
+    return shown
 
 
 def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(

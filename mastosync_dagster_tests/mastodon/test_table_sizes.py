@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.mastodon import IdRange, Selection, TableSize, split_size, stored_objects, table_size
+from mastosync_dagster.mastodon import (
+    IdRange,
+    Selection,
+    TableSize,
+    split_size,
+    stored_objects,
+    table_size,
+    table_sizes,
+)
 from mastosync_dagster_tests.mastodon.cases import paperclip_cases
 
 if TYPE_CHECKING:
@@ -19,7 +27,10 @@ MIB = 2**20
 
 @pytest.mark.parametrize("page_rows", [3, 1000])
 @pytest.mark.parametrize("table", ["media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads"])
-def test_it_counts_what_the_rules_for_a_row_say(own_mastodon: MastodonDatabase, table: str, page_rows: int) -> None:
+def test_it_counts_what_the_rules_for_a_row_say(
+    own_mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch, table: str, page_rows: int
+) -> None:
+    monkeypatch.setattr(table_sizes, "_PAGE_ROWS", page_rows)
     schema = own_mastodon.schema()
     own_mastodon.execute("DROP INDEX IF EXISTS index_site_uploads_on_var")
     rows = {
@@ -28,7 +39,7 @@ def test_it_counts_what_the_rules_for_a_row_say(own_mastodon: MastodonDatabase, 
     own_mastodon.insert(table, *rows.values())
     objects = [stored for row in own_mastodon.rows(Selection(table)) for stored in stored_objects(table, row)]
 
-    found = table_size(own_mastodon.connect, schema, table, [ALL], page_rows=page_rows)
+    found = table_size(own_mastodon.connect, schema, table, [ALL])
 
     assert found.rows == len(rows)
     assert found.objects == len(objects)
@@ -51,7 +62,10 @@ def test_an_empty_range_is_nothing(mastodon: MastodonDatabase) -> None:
 
 
 @pytest.mark.parametrize("page_rows", [1, 2, 1000])
-def test_rows_that_have_changed_since_a_moment_are_told_apart(mastodon: MastodonDatabase, page_rows: int) -> None:
+def test_changed_rows_are_counted_apart(
+    mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch, page_rows: int
+) -> None:
+    monkeypatch.setattr(table_sizes, "_PAGE_ROWS", page_rows)
     old, new = "2024-05-01 11:59:59", "2024-05-01 12:00:01"
     for row_id, created, avatar, header in [
         (1, old, old, None),
@@ -62,8 +76,8 @@ def test_rows_that_have_changed_since_a_moment_are_told_apart(mastodon: Mastodon
     ]:
         row: dict[str, object] = {"id": row_id, "created_at": created, "header_updated_at": header}
         mastodon.insert("accounts", {**row, "avatar_file_name": "a.png", "avatar_updated_at": avatar})
-    moment = datetime(2024, 5, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
+    time = datetime(2024, 5, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
     schema, all_rows = mastodon.schema(), [IdRange(1, 2), IdRange(3, 9)]
-    before, since = split_size(mastodon.connect, schema, "accounts", all_rows, moment, page_rows=page_rows)
+    before, since = split_size(mastodon.connect, schema, "accounts", all_rows, time)
     assert (before.rows, before.objects, since.rows, since.objects) == (2, 2, 3, 3)
-    assert table_size(mastodon.connect, schema, "accounts", all_rows, page_rows=page_rows) == before + since
+    assert table_size(mastodon.connect, schema, "accounts", all_rows) == before + since

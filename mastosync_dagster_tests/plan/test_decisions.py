@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mastosync_dagster.plan.decisions import (
+    Action,
     Decision,
     Difference,
     Record,
     Row,
     SideObject,
-    Verdict,
     decide,
 )
 
@@ -139,7 +139,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
             {},
             id="rot at the source, as long as the row says",
         ),
-        pytest.param(Decision.SOURCE_CHANGED, side(FLIPPED, UPLOADED), DESTINATION, {}, {}, id="a row without moments"),
+        pytest.param(Decision.SOURCE_CHANGED, side(FLIPPED, UPLOADED), DESTINATION, {}, {}, id="a row without times"),
         pytest.param(
             Decision.SOURCE_CHANGED,
             side(FLIPPED, UPLOADED),
@@ -206,7 +206,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
             side(OTHER, NIGHT + HOUR),
             {"rewritten": True},
             {},
-            id="a video whose row has no moments",
+            id="a video whose row has no times",
         ),
         pytest.param(
             Decision.DAMAGED,
@@ -234,7 +234,12 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         ),
         # --- one is the beginning of the other ---
         pytest.param(
-            Decision.LOOK, SOURCE, side((50, None), NOW), {}, {"record": None, "beginning": None}, id="look at bodies"
+            Decision.LOOK,
+            SOURCE,
+            side((50, None), NOW),
+            {},
+            {"record": None, "beginning": None},
+            id="compare the bodies",
         ),
         pytest.param(
             Decision.DAMAGED, SOURCE, side((50, None), NOW), {}, {"record": None, "beginning": True}, id="cut there"
@@ -245,7 +250,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
             side((0, None), NOW),
             SINCE,
             {"beginning": None},
-            id="emptied there: nobody has to look",
+            id="emptied there: no comparison is needed",
         ),
         pytest.param(
             Decision.SOURCE_CUT,
@@ -287,7 +292,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
             side(FLIPPED, None),
             OLD,
             {"record": None},
-            id="no moment is known of either",
+            id="no time is known of either",
         ),
         pytest.param(
             Decision.NOTHING_TELLS,
@@ -301,7 +306,9 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.WANTED, SOURCE, side(OTHER, NOW), {"size": 200}, {"overwrite": True}, id="an admin wants it"
         ),
-        pytest.param(Decision.ROW_CHANGED, SOURCE, side(OTHER, NOW), {"gone": True}, {}, id="its row is gone"),
+        pytest.param(
+            Decision.ROW_CHANGED, SOURCE, side(OTHER, NOW), {"not_found": True}, {}, id="its row is not found"
+        ),
     ],
 )
 def test_what_becomes_of_an_object_whose_bytes_differ(
@@ -332,4 +339,4 @@ def test_without_a_record_nothing_newer_is_overwritten_unless_it_is_shown_to_be_
         shown = (
             shown or (there[0] < 100 and beginning and size is None) or (there[0] < 100 and beginning and size == 200)
         )
-        assert (decision.verdict is Verdict.COPY) is (shown), (there, decision)
+        assert (decision.action is Action.COPY) is (shown), (there, decision)

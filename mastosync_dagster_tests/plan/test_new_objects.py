@@ -39,9 +39,9 @@ class World:
         """Plan and copy; return what the plan counts and the manifest's lines by key."""
         source = storage(self.source, "source", endpoint=self.proxies[0].endpoint)
         destination = storage(self.destination, "destination", endpoint=self.proxies[1].endpoint)
-        stop, batch = threading.Event(), Batch(items, rows=len(items))
-        counts = make_plan([batch], source, destination, self.folder, copy_private=False, stop=stop)
-        copy_plan(self.folder, source, destination, FAST, on_progress=lambda _: None, stop=stop)
+        batch = Batch(items, rows=len(items))
+        counts = make_plan([batch], source, destination, self.folder, copy_private=False)
+        copy_plan(self.folder, source, destination, FAST, on_progress=lambda _: None, stop=threading.Event())
         return counts, {line.key: line for lines in read_manifest(merge(self.folder)) for line in lines}
 
     def requests(self) -> list[list[Kind]]:
@@ -94,7 +94,7 @@ BEFORE, LATER = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
 def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_is_at_the_destination(
     world: World,
 ) -> None:
-    # The row's moment is that of what Mastodon has written at the destination, after the switch.
+    # The row's time is that of what Mastodon has written at the destination, after the switch.
     put(world.source, KEY)
     put(world.destination, KEY, b"converted there")
     _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))

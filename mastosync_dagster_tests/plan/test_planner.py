@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mastosync_dagster.plan.items import Batch, ExpectedObject
-from mastosync_dagster.plan.planner import SOURCE_DIFFERS, PlanCounts, Stopped, make_plan
+from mastosync_dagster.plan.planner import SOURCE_DIFFERS, PlanCounts, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, PlannedCopy, read_plan
@@ -41,7 +41,6 @@ class World:
         self.proxies = proxies
         self.source = storage(source, "source", endpoint=proxies[0].endpoint)
         self.destination = storage(destination, "destination", endpoint=proxies[1].endpoint)
-        self.stop = threading.Event()
 
     def set_destination(self, **settings: object) -> None:
         """Change settings of the destination."""
@@ -66,9 +65,7 @@ class World:
 
     def plan_batches(self, batches: Iterable[Batch], *, copy_private: bool = False) -> PlanCounts:
         """Plan, and check what holds of every plan."""
-        counts = make_plan(
-            batches, self.source, self.destination, self.folder, copy_private=copy_private, stop=self.stop
-        )
+        counts = make_plan(batches, self.source, self.destination, self.folder, copy_private=copy_private)
         decided, planned = self.decided(), self.planned()
         assert counts.to_copy == len(planned)
         assert counts.bytes_to_copy == sum(line.size or 0 for line in planned)
@@ -86,7 +83,7 @@ class World:
         """Return what is to be copied."""
         return [line for lines in read_plan(self.folder) for line in lines]
 
-    def told(self) -> list[tuple[str, str | None, Outcome, str | None]]:
+    def remarks(self) -> list[tuple[str, str | None, Outcome, str | None]]:
         """Return key, source key, outcome and detail of what needs no copy."""
         return [(line.key, line.source_key, line.outcome, line.detail) for line in self.decided()]
 
@@ -136,7 +133,7 @@ def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world
         world.at_destination(key(name), body=b"whole")
     counts = world.plan(item("right-there", size=5), item("right-here", size=3), item("unknown"))
     assert (counts.present, counts.to_copy) == (1, 2)
-    assert world.told() == [(key("right-there"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert world.remarks() == [(key("right-there"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
     assert {line.key for line in world.planned()} == {key("right-here"), key("unknown")}
 
 
@@ -145,11 +142,11 @@ def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world
     world.at_destination(key("cut-at-source"), body=b"whole")
     world.at_destination(key("equal"), body=b"cut")
     world.plan(item("cut-at-source", size=5, again=True), item("equal", size=3, again=True))
-    assert world.told() == [(key("cut-at-source"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert world.remarks() == [(key("cut-at-source"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
     assert [line.key for line in world.planned()] == [key("equal")]
 
 
-def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_told(world: World) -> None:
+def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_reported(world: World) -> None:
     world.set_destination(permission="")
     world.at_source(key("a"), key("b"))
     world.at_destination(key("a"), key("b"))
@@ -203,7 +200,7 @@ def test_lines_tell_what_is_known_with_full_keys(world: World) -> None:
 def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: World) -> None:
     world.at_destination(key("new"))
     counts = world.plan(item("gone"), item("new"), item("never", may_be_absent=True))
-    assert world.told() == [
+    assert world.remarks() == [
         (key("new"), None, Outcome.PRESENT, ONLY_AT_DESTINATION),
         (key("gone"), None, Outcome.MISSING, None),
         (key("never"), None, Outcome.MISSING, HARMLESS),
@@ -258,7 +255,7 @@ def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: World)
     world.at_destination(key("damaged"), body=b"whole")
     world.proxies[1].set_rules(EMPTY_LISTING)
     world.plan(item("damaged", size=5), item("whole", size=3))
-    assert world.told() == [(key("damaged"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
+    assert world.remarks() == [(key("damaged"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
     assert [line.key for line in world.planned()] == [key("whole")]
     assert world.proxies[1].count(Kind.HEAD) == 1
 
@@ -280,7 +277,7 @@ def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_it
         item("a", candidates=(cached("a"),)), item("b.mov", candidates=(key("b.mp4"),), keep_found_key=True)
     )
     assert counts.to_copy == 0
-    assert world.told() == [
+    assert world.remarks() == [
         (key("a"), cached("a"), Outcome.PRESENT, None),
         (key("b.mp4"), key("b.mp4"), Outcome.PRESENT, None),
     ]
@@ -305,10 +302,10 @@ def test_private_objects_do_not_go_where_they_cannot_stay_private(
     world.at_source(key("a"), key("b"))
     world.at_destination(key("b"))
     world.plan(item("a", private=True), item("b", private=True), item("gone", private=True), copy_private=copy_private)
-    told = {line.key: (line.outcome, line.reason) for line in world.decided()}
-    assert told.pop(key("b")) == (Outcome.PRESENT, None)
-    assert told.pop(key("gone")) == (Outcome.MISSING, None)
-    assert told == ({} if copied else {key("a"): (Outcome.FAILED, Reason.PRIVATE_NOT_COPIED)})
+    outcomes = {line.key: (line.outcome, line.reason) for line in world.decided()}
+    assert outcomes.pop(key("b")) == (Outcome.PRESENT, None)
+    assert outcomes.pop(key("gone")) == (Outcome.MISSING, None)
+    assert outcomes == ({} if copied else {key("a"): (Outcome.FAILED, Reason.PRIVATE_NOT_COPIED)})
     assert [line.private for line in world.planned()] == [True] * copied
 
 
@@ -383,7 +380,7 @@ def test_without_ranges_each_object_is_asked_for(world: World) -> None:
         item("only"),
         ranges=(),
     )
-    assert {line[0]: line[2] for line in world.told()} == {
+    assert {line[0]: line[2] for line in world.remarks()} == {
         key("a"): Outcome.PRESENT,
         key("gone"): Outcome.MISSING,
         key("only"): Outcome.PRESENT,
@@ -418,7 +415,7 @@ def test_a_side_that_may_not_be_listed_is_asked_for_each_object(
             item("only"),
             item("gone"),
         )
-        assert {line[0]: line[2] for line in world.told()} == {
+        assert {line[0]: line[2] for line in world.remarks()} == {
             key("equal"): Outcome.PRESENT,
             key("only"): Outcome.PRESENT,
             key("gone"): Outcome.MISSING,
@@ -451,7 +448,7 @@ def test_a_source_that_denies_what_it_lacks_leaves_it_to_the_copy(world: World) 
         item("absent-but-there"),
         item("gone"),
     )
-    assert world.told() == [
+    assert world.remarks() == [
         (key("absent-but-there"), None, Outcome.PRESENT, SOURCE_SILENT),
         (key("gone"), None, Outcome.MISSING, None),
     ]
@@ -545,20 +542,6 @@ def test_a_permanent_refusal_ends_the_plan_and_leaves_nothing(world: World, rang
     assert list(world.folder.iterdir()) == []
 
 
-def test_a_stop_from_another_thread_ends_the_plan_and_leaves_nothing(world: World) -> None:
-    world.at_source(*(key(str(number)) for number in range(9)))
-
-    def batches() -> Iterator[Batch]:
-        for number in range(9):
-            if number == 4:
-                world.stop.set()
-            yield Batch((item(str(number)),), RANGES, rows=1)
-
-    with pytest.raises(Stopped):
-        world.plan_batches(batches())
-    assert list(world.folder.iterdir()) == []
-
-
 def test_an_interrupt_goes_on_upwards_and_leaves_nothing(world: World) -> None:
     def batches() -> Iterator[Batch]:
         yield Batch((item("a"),), RANGES, rows=1)
@@ -593,7 +576,6 @@ def test_a_few_batches_are_read_ahead_and_no_more(world: World) -> None:
         world.destination,
         world.folder,
         copy_private=False,
-        stop=world.stop,
         on_progress=progress,
     )
     assert behind[-1] == 0

@@ -137,7 +137,7 @@ def test_a_key_that_is_not_registered_is_refused(instance: dg.DagsterInstance, c
 def test_a_key_that_somebody_typed_in_the_ui_does_not_stop_registration(
     instance: dg.DagsterInstance, connect: Connect
 ) -> None:
-    instance.add_dynamic_partitions(ACCOUNTS.partitions_name, ["everything"])
+    instance.add_dynamic_partitions(ACCOUNTS.partitions_name, ["everything", "9-6", f"1-{2**63}"])
     insert(connect, 1)
     assert register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3) == [IdRange(1, 1)]
 

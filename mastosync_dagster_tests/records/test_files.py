@@ -16,13 +16,12 @@ from mastosync_dagster.records.manifest import (
     NOT_WRITTEN_DOWN,
     ManifestLine,
     ManifestWriter,
-    NotAManifestError,
     merge,
     read_manifest,
 )
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.parquet import GROUP_LINES, LineWriter
-from mastosync_dagster.records.plan import COPIED, DECIDED, TO_COPY, TO_TURN, PlannedCopy, PlanWriter, read_plan
+from mastosync_dagster.records.parquet import GROUP_LINES, LineWriter, NotAManifestError
+from mastosync_dagster.records.plan import COPIED, DECIDED, TO_COPY, TO_SET_ACLS, PlannedCopy, PlanWriter, read_plan
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.transfers import line
 
@@ -133,7 +132,7 @@ def test_a_file_appears_whole_or_not_at_all(
 
 @WRITERS
 @pytest.mark.parametrize("lines", [1, 10 * GROUP_LINES])
-def test_a_full_disk_is_told_with_the_files_name(
+def test_a_full_disk_is_reported_with_the_files_name(
     tmp_path: Path, make: Callable[[Path], LineWriter[tuple[object, ...]]], one: PlannedCopy | ManifestLine, lines: int
 ) -> None:
     name = make(tmp_path)._path.name
@@ -152,7 +151,7 @@ def test_a_full_disk_is_told_with_the_files_name(
 
 
 @WRITERS
-def test_a_folder_that_is_not_there_is_told_with_the_files_name(
+def test_a_folder_that_is_not_there_is_reported_with_the_files_name(
     tmp_path: Path, make: Callable[[Path], LineWriter[tuple[object, ...]]], one: PlannedCopy | ManifestLine
 ) -> None:
     with pytest.raises(FileNotFoundError) as caught, make(tmp_path / "nowhere") as writer:
@@ -213,7 +212,7 @@ def test_files_of_other_versions(tmp_path: Path) -> None:
 
 def test_where_a_part_could_not_be_written_each_object_of_its_plan_has_a_line(tmp_path: Path) -> None:
     count = GROUP_LINES + 10
-    with PlanWriter(tmp_path) as copies, PlanWriter(tmp_path, TO_TURN) as turns:
+    with PlanWriter(tmp_path) as copies, PlanWriter(tmp_path, TO_SET_ACLS) as turns:
         for number in range(count):
             copies.write(line(f"copy/{number}", b"body", source_key=f"cache/{number}"))
         turns.write(line("turn", source_key="", private=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from mastosync_dagster.refetch.refetch import (
     FETCHED,
     NOT_FETCHED,
     SILENT_BEFORE,
-    Elsewhere,
     RefetchCounts,
+    RemoteFile,
     refetch,
 )
 from mastosync_dagster.s3.reasons import Reason
@@ -59,9 +58,9 @@ class Refetch:
     folder: Path
     web: Web
     destination: Storage
-    where: dict[str, Elsewhere | str | None] = field(default_factory=dict)
+    where: dict[str, RemoteFile | str | None] = field(default_factory=dict)
     counts: RefetchCounts = field(default_factory=RefetchCounts)
-    take_private: bool = True
+    copy_private: bool = True
     settings: FetchSettings | None = None
 
     def run(self, decided: Sequence[ManifestLine], copied: Sequence[ManifestLine] = ()) -> list[ManifestLine]:
@@ -76,8 +75,7 @@ class Refetch:
             lambda lines: [self.where.get(line.key) for line in lines],
             self.settings or self.web.settings(),
             memory_mb=16,
-            take_private=self.take_private,
-            stop=threading.Event(),
+            copy_private=self.copy_private,
             on_progress=lambda _: None,
         )
         return self.manifest()
@@ -85,10 +83,10 @@ class Refetch:
     def manifest(self) -> list[ManifestLine]:
         return [line for lines in read_manifest(merge(self.folder)) for line in lines]
 
-    def at(self, path: str) -> Elsewhere:
+    def at(self, path: str) -> RemoteFile:
         """Return the place of a file of the server, or of an address."""
         url = path if path.startswith("https") else self.web.url(path)
-        return Elsewhere(url, ACCEPTED, {"Cache-Control": CACHE_CONTROL})
+        return RemoteFile(url, ACCEPTED, {"Cache-Control": CACHE_CONTROL})
 
 
 @pytest.fixture
@@ -206,17 +204,17 @@ def test_private_objects_are_stored_private_or_where_there_are_no_acls_not_at_al
 ) -> None:
     # The last one's key has an empty segment.
     lines = [missing("public.png"), missing("private.png", private=True), missing("odd//private.png", private=True)]
-    where: dict[str, Elsewhere | str | None] = {}
-    for permission, take_private in (("public-read", True), (None, False)):
+    where: dict[str, RemoteFile | str | None] = {}
+    for permission, copy_private in (("public-read", True), (None, False)):
         folder = tmp_path / str(permission)
         folder.mkdir()
         destination = storage(moto_bucket, "destination", permission=permission, storage_class="STANDARD_IA")
-        work = Refetch(folder, web, destination, where, take_private=take_private)
+        work = Refetch(folder, web, destination, where, copy_private=copy_private)
         where.update({line.key: work.at("/good.png") for line in lines})
         told = {line.key: line.detail for line in work.run(lines)}
         assert told["public.png"] == FETCHED
         for private in lines[1:]:
-            assert told[private.key] == (FETCHED if take_private else NOT_FETCHED + NO_ACLS)
+            assert told[private.key] == (FETCHED if copy_private else NOT_FETCHED + NO_ACLS)
         head = moto_bucket.client.head_object(Bucket=moto_bucket.name, Key="public.png")
         assert head["StorageClass"] == "STANDARD_IA"
         if permission:
@@ -261,8 +259,7 @@ def test_an_interrupt_leaves_every_line_written_once(work: Refetch) -> None:
             interrupted,
             work.web.settings(),
             memory_mb=16,
-            take_private=True,
-            stop=threading.Event(),
+            copy_private=True,
             on_progress=lambda _: None,
         )
     assert (work.folder / REFETCHED).exists()
@@ -289,8 +286,7 @@ def test_what_an_interrupt_finds_stored_is_on_record(work: Refetch, destination_
             lambda asked: [work.where.get(line.key) for line in asked],
             work.web.settings(total_timeout=20.0),
             memory_mb=16,
-            take_private=True,
-            stop=threading.Event(),
+            copy_private=True,
             on_progress=interrupt,
         )
     told = {line.row_id: (line.outcome, line.refetched) for line in work.manifest()}

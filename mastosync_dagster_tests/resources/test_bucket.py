@@ -158,7 +158,7 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
     [
         ({}, {}, "S3_BUCKET is not set: set it, or resources.source.config.bucket."),
         ({"bucket": ""}, {"S3_BUCKET": "media"}, "S3_BUCKET is not set"),
-        ({}, {"S3_BUCKET": "s3://media/files"}, "must be the bare name of a bucket"),
+        ({}, {"S3_BUCKET": "s3://media/files"}, "must be the name of a bucket only"),
         (
             {},
             {"S3_BUCKET": "media", "S3_ENDPOINT": "s3.example"},
@@ -176,12 +176,12 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         (
             {"path_style": False},
             {"S3_BUCKET": "media", "S3_ENDPOINT": "http://192.0.2.1:9000"},
-            "The bucket media cannot stand before an IP address: leave S3_OVERRIDE_PATH_STYLE unset",
+            "The bucket media cannot be put before an IP address: leave S3_OVERRIDE_PATH_STYLE unset",
         ),
         (
             {"path_style": False},
             {"S3_BUCKET": "tenant:media", "S3_ENDPOINT": "https://s3.example"},
-            "The bucket tenant:media cannot stand before a host name",
+            "The bucket tenant:media cannot be put before a host name",
         ),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "ftp://s3.example"}, "must be a URL such as https://"),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://id:hunter2@s3.example"}, "without user, password"),
@@ -279,7 +279,7 @@ def test_an_endpoint_in_run_config_gets_no_credentials_of_the_environment(
         for use in (bucket.storage, bucket.get_client):
             with pytest.raises(SettingsError) as caught:
                 use()
-            assert f"resources.{bucket.side}.config.aws_secret_access_key" in str(caught.value)
+            assert f"resources.{bucket.storage_name}.config.aws_secret_access_key" in str(caught.value)
             assert "MASTOSYNC_SECRET_" in str(caught.value) or "is not." in str(caught.value)
         assert not elsewhere.requests
 

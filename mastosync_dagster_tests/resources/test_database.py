@@ -348,7 +348,7 @@ def test_a_host_in_run_config_gets_no_password_of_the_environment(
     field = f"resources.mastodon_db.config.{next(iter(fields))}"
     message = failure(MastodonDatabase.model_validate(fields), "s3cret")
     assert message == (
-        f"{field} stands in run config, and credentials of the environment do not go to it: set "
+        f"Run config sets {field}, and credentials of the environment are not sent to it: set "
         "resources.mastodon_db.config.password there too, a secret as {env: MASTOSYNC_SECRET_…}."
     )
     for name in ("DB_PASS", "DATABASE_URL", "PATH"):
@@ -365,8 +365,8 @@ def test_an_ssh_server_in_run_config_gets_no_key_or_password_of_the_environment(
     monkeypatch.setenv("SSH_TUNNEL_KEY_FILE", str(tmp_path / "key"))
     given = {"ssh_tunnel_host": "ssh.evil.example", "password": Secret(env="MASTOSYNC_SECRET_X")}
     assert failure(MastodonDatabase.model_validate(given), "s3cret") == (
-        "resources.mastodon_db.config.ssh_tunnel_host stands in run config, and credentials of the environment do not "
-        "go to it: set resources.mastodon_db.config.ssh_tunnel_password there too, "
+        "Run config sets resources.mastodon_db.config.ssh_tunnel_host, and credentials of the environment are not sent "
+        "to it: set resources.mastodon_db.config.ssh_tunnel_password there too, "
         "a secret as {env: MASTOSYNC_SECRET_…}."
     )
     given["ssh_tunnel_password"] = Secret(env="SSH_TUNNEL_PASSWORD")

@@ -210,14 +210,14 @@ def test_a_missing_variable_fails_the_step_with_its_name(instance: dg.DagsterIns
 
 def errors_of(result: dg.ExecuteInProcessResult) -> str:
     """Return what a run has ended with, down to the first cause."""
-    told = []
+    messages = []
     for event in result.all_events:
         data = event.event_specific_data
         error = getattr(data, "error", None)
         while error is not None:
-            told.append(error.message)
+            messages.append(error.message)
             error = error.cause
-    return "\n".join(told)
+    return "\n".join(messages)
 
 
 @pytest.mark.parametrize(
@@ -241,10 +241,10 @@ def test_no_field_takes_the_value_of_a_variable_that_it_does_not_know(
     run_config = config_of(resource, field, {"env": name})
     result = touch_all.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
     assert not result.success
-    told = errors_of(result)
-    assert f"resources.{resource}.config.{field} may not name the environment variable that it does" in told
-    assert "a name that begins with MASTOSYNC_SECRET_" in told
-    assert LITERAL not in told
+    messages = errors_of(result)
+    assert f"resources.{resource}.config.{field} may not name this environment variable" in messages
+    assert "a name that begins with MASTOSYNC_SECRET_" in messages
+    assert LITERAL not in messages
     assert LITERAL.encode() not in stored(Path(instance.root_directory))
 
 
@@ -287,7 +287,7 @@ def test_config_of_an_op_takes_no_variable(
     run_config = {"ops": {"plan_changes": {"config": {field: [value] if field == "file_types" else value}}}}
     job = build_definitions().resolve_job_def("sync_changes")
     result = job.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
-    assert f"ops.plan_changes.config.{field} may not name the environment variable" in errors_of(result)
+    assert f"ops.plan_changes.config.{field} may not name this environment variable" in errors_of(result)
     assert LITERAL.encode() not in stored(Path(instance.root_directory))
 
 

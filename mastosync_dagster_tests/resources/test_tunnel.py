@@ -16,6 +16,7 @@ from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.resources import ConnectionFailedError, MastodonDatabase
 from mastosync_dagster.resources.ssh import tunnel
+from mastosync_dagster.resources.ssh.settings import TunnelSettings
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, hashed, ssh_server, write_key
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -373,7 +374,7 @@ def test_stopping_does_not_wait_for_a_listener_that_never_ran(
     configure(ssh)
     monkeypatch.setattr(tunnel, "_STOP_SECONDS", 0.2)
     forwarder = tunnel._Forwarder(
-        tunnel.TunnelSettings(
+        TunnelSettings(
             host=ssh.host,
             port=ssh.port,
             user=USER,
@@ -468,7 +469,7 @@ def test_what_the_tunnel_shows_of_itself_holds_no_secret(
     configure: Callable[..., MastodonDatabase], ssh: SSHServer, tmp_path: Path
 ) -> None:
     configure(ssh)
-    settings = tunnel.TunnelSettings(
+    settings = TunnelSettings(
         host=ssh.host,
         port=ssh.port,
         user=USER,

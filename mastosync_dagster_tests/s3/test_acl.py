@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.demo.servers.start import LOOPBACK
-from mastosync_dagster.s3.acl import everybody_reads, is_public, set_access
+from mastosync_dagster.s3.acl import everybody_reads, is_public, set_acl
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
@@ -33,8 +33,8 @@ def test_an_object_on_a_server_that_takes_an_acl_for_a_body_stays_as_it_is(
     client.put_object(Bucket=bucket, Key="a.png", Body=body, ContentType="image/png")
     side = storage(destination_bucket, "destination", permission="public-read")
     asks: tuple[Callable[[], object], ...] = (
-        lambda: set_access(side, "a.png", private=True, halt=HALT),
-        lambda: set_access(side, "a.png", private=False, halt=HALT),
+        lambda: set_acl(side, "a.png", private=True, halt=HALT),
+        lambda: set_acl(side, "a.png", private=False, halt=HALT),
         lambda: is_public(side, "a.png", HALT),
     )
     for ask in asks:
@@ -49,14 +49,14 @@ def test_an_acl_is_set_and_seen(moto_bucket: Bucket) -> None:
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture")
     side = storage(moto_bucket, "destination", permission="public-read")
     for private in (False, True, False):
-        set_access(side, "a.png", private=private, halt=HALT)
+        set_acl(side, "a.png", private=private, halt=HALT)
         assert is_public(side, "a.png", HALT) is not private
 
 
 def test_an_object_that_is_gone_is_told(moto_bucket: Bucket) -> None:
     side = storage(moto_bucket, "destination", permission="public-read")
     with pytest.raises(StorageError) as told:
-        set_access(side, "gone.png", private=True, halt=HALT)
+        set_acl(side, "gone.png", private=True, halt=HALT)
     assert not told.value.permanent
 
 
@@ -74,7 +74,7 @@ def test_an_acl_that_empties_an_object_is_noticed_at_the_first_one(moto_bucket: 
 
     def attempt(key: str) -> None:
         with pytest.raises(StorageError, match="Set DESTINATION_S3_PERMISSION to an empty text") as told:
-            set_access(emptying, key, private=True, halt=HALT)
+            set_acl(emptying, key, private=True, halt=HALT)
         assert told.value.permanent
 
     with ThreadPoolExecutor(16) as threads:
@@ -88,9 +88,9 @@ def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
 ) -> None:
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="empty", Body=b"", ACL="public-read")
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture", ACL="public-read")
-    set_access(emptying, "empty", private=True, halt=HALT)
+    set_acl(emptying, "empty", private=True, halt=HALT)
     with pytest.raises(StorageError, match="DESTINATION_S3_PERMISSION"):
-        set_access(emptying, "a.png", private=True, halt=HALT)
+        set_acl(emptying, "a.png", private=True, halt=HALT)
 
 
 @pytest.mark.parametrize(("status", "public"), [(403, False), (404, False), (200, True)])
@@ -125,5 +125,5 @@ def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket:
     with s3_proxy(moto_bucket.server.endpoint) as proxy:
         side = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
         for number in range(5):
-            set_access(side, f"{number}.png", private=True, halt=HALT)
+            set_acl(side, f"{number}.png", private=True, halt=HALT)
         assert proxy.count(Kind.HEAD) == 2

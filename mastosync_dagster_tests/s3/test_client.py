@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.demo.servers.start import LOOPBACK
-from mastosync_dagster.s3.client import Client, Place, S3Error
+from mastosync_dagster.s3.client import BucketAddress, Client, S3Error
 from mastosync_dagster.s3.http import BytesSource, Failure, Transport, TransportError
 from mastosync_dagster.s3.listing import NotXmlError, parse_page
 from mastosync_dagster.s3.loop import Loop
@@ -61,7 +61,7 @@ def client_of(loop: Loop, bucket: Bucket, *, endpoint: str | None = None, silenc
     server = bucket.server
     return Client(
         loop,
-        Place(endpoint or server.endpoint, bucket.name),
+        BucketAddress(endpoint or server.endpoint, bucket.name),
         Transport(),
         region="us-east-1",
         credentials=lambda: Credentials(server.access_key_id, server.secret_access_key),
@@ -265,7 +265,7 @@ class _Kept(BaseHTTPRequestHandler):
 def client_at(loop: Loop, endpoint: str, transport: Transport) -> Client:
     return Client(
         loop,
-        Place(endpoint, "bucket"),
+        BucketAddress(endpoint, "bucket"),
         transport,
         region="us-east-1",
         credentials=lambda: Credentials("id", "secret"),

@@ -20,7 +20,7 @@ from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.storage import ListedObject
-from mastosync_dagster.verify.object_checks import AuditSettings, CloserLook, Look, Sight
+from mastosync_dagster.verify.object_checks import AuditSettings, Comparison, ObjectCheck, ObjectChecker
 from mastosync_dagster_tests.support.corners import Bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, storage
@@ -182,8 +182,9 @@ def compared(transfer: Transfer, key: str) -> tuple[tuple[Finding, str], ...]:
     """Compare an object's header fields and metadata at both sides, as a verification does."""
     sides = storage(transfer.source, "source"), storage(transfer.destination, "destination")
     there = ListedObject(key, 4, None)
-    look = Look(Sight(ExpectedObject(key), key, there, there, Finding.EQUAL), headers=True, acl=False, body=False)
-    return CloserLook(*sides, AuditSettings()).look(look, threading.Event()).differences
+    comparison = Comparison(ExpectedObject(key), key, there, there, Finding.EQUAL)
+    check = ObjectCheck(comparison, headers=True, acl=False, body=False)
+    return ObjectChecker(*sides, AuditSettings()).check(check, threading.Event()).differences
 
 
 @pytest.mark.parametrize("key", ["a.png", "a//a.png"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ def prove(at: Bucket, *, sets_acls: bool = True, **settings: Any) -> list[str]:
     """Try the probes, and return what was warned of."""
     warned: list[str] = []
     side = storage(at, "destination", **{"permission": "public-read", **settings})
-    prove_private(side, FOLDERS, sets_acls=sets_acls, halt=threading.Event(), warn=warned.append)
+    prove_private(side, FOLDERS, sets_acls=sets_acls, warn=warned.append)
     return warned
 
 

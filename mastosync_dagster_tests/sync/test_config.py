@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from mastosync_dagster.mastodon import Selection
-from mastosync_dagster.sync.config import ChangesConfig, InvalidMomentError, parse_moment
+from mastosync_dagster.sync.config import ChangesConfig, InvalidTimestampError, parse_timestamp
+from mastosync_dagster.sync.incremental import History
 
 if TYPE_CHECKING:
     from mastosync_dagster.sync.incremental import TableSelection
@@ -26,30 +27,30 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=timezone.utc)
         (" 2026-11-01 03:00:00.5+00:00 ", datetime(2026, 11, 1, 3, 0, 0, 500_000, tzinfo=timezone.utc)),
     ],
 )
-def test_a_moment_is_iso_8601_with_a_zone(text: str, expected: datetime) -> None:
-    assert parse_moment(text, now=NOW) == expected
-    assert parse_moment(text, now=NOW).utcoffset() == timedelta(0)
+def test_a_timestamp_is_iso_8601_with_a_zone(text: str, expected: datetime) -> None:
+    assert parse_timestamp(text, now=NOW) == expected
+    assert parse_timestamp(text, now=NOW).utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("yesterday", "not a moment"),
+        ("yesterday", "not a timestamp"),
         ("2026-11-01T03:00:00", "no time zone"),
         ("2026-11-20T12:00:01Z", "in the future"),
-        ("", "not a moment"),
+        ("", "not a timestamp"),
         ("0001-01-01T00:00:00Z", "leave it out"),
         ("0001-01-01T00:00:00+14:00", "leave it out"),
     ],
 )
 def test_anything_else_is_refused_in_plain_words(text: str, message: str) -> None:
-    with pytest.raises(InvalidMomentError, match=message):
-        parse_moment(text, now=NOW)
+    with pytest.raises(InvalidTimestampError, match=message):
+        parse_timestamp(text, now=NOW)
 
 
 def shares(config: ChangesConfig) -> tuple[TableSelection, ...]:
     with dg.DagsterInstance.ephemeral() as instance:
-        return config.shares(instance, "a place", NOW)
+        return config.shares(History(instance, "a destination"), NOW)
 
 
 def test_a_selection_per_file_type_carries_the_bounds_and_begins_ten_minutes_early() -> None:

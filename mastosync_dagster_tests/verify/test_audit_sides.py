@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,8 @@ from mastosync_dagster.plan.decisions import Known, Record, Row
 from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.records.findings import Finding, read_findings
 from mastosync_dagster.s3.listing import KeyRange
-from mastosync_dagster.verify.audit import AuditSettings, audit
-from mastosync_dagster.verify.object_checks import Depth
+from mastosync_dagster.verify.audit import audit
+from mastosync_dagster.verify.object_checks import AuditSettings, Depth
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.living import md5
 from mastosync_dagster_tests.support.transfers import storage
@@ -61,10 +60,9 @@ def test_the_recorded_md5_tells_which_body_is_damaged(
         tmp_path / "findings.parquet",
         AuditSettings(full=True, headers=Depth.NONE, acls=Depth.NONE),
         knowledge=lambda objects: [Known(Row(), record or None)] * len(objects),
-        extras=lambda *_: {},
+        orphans=lambda *_: {},
         folders={},
         origin={},
-        stop=threading.Event(),
         on_progress=lambda _: None,
     )
     (line,) = [line for lines in read_findings(tmp_path / "findings.parquet") for line in lines]

@@ -1,4 +1,4 @@
-"""The generator's book: what lies where, and what a sync must make of it."""
+"""A generated instance: its rows, its objects at the source, and what a sync must copy of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ class GeneratedObject:
     """An object that the destination must hold after a sync. Keys are relative to the key prefix.
 
     Attributes:
-        table: The table of its row.
-        row_id: The id of its row.
-        key: Its key at the destination.
-        source_key: Its key at the source.
-        size: In bytes.
+        key: At the destination.
         md5: Of its content, in hex.
-        content_type: Header.
-        cache_control: Header; None: it has none.
+        cache_control: None: it has no such header.
         metadata: User metadata, names in lower case.
-        private: Must not be readable by everybody.
+        private: Not everybody may read it.
     """
 
     table: str
@@ -46,10 +41,7 @@ class MissingObject:
     """An object that a row says exists and the source does not have. The key is relative to the key prefix.
 
     Attributes:
-        table: The table of its row.
-        row_id: The id of its row.
-        key: The key that the row derives.
-        private: Would not be readable by everybody.
+        private: Not everybody might read it.
         harmless: Its absence is to be expected.
     """
 
@@ -62,11 +54,11 @@ class MissingObject:
 
 @dataclass(frozen=True)
 class Instance:
-    """What the generator put where, by its own bookkeeping.
+    """What was generated.
 
     Attributes:
-        rows: Table to its rows, ascending by id; columns that are not named have their defaults.
-        objects: What a sync of everything must have brought to the destination, nothing more and nothing less.
+        rows: By table, ascending by id; columns that are not named have their defaults.
+        objects: What the destination must hold after a sync of everything, and nothing else.
         missing: What the source does not have.
         strays: Keys at the source that nothing may copy.
         cases: (table, name of the case) to the ids of the rows that are such.
@@ -85,5 +77,5 @@ class Instance:
         return tuple(expected for expected in self.objects if expected.table in tables)
 
     def missing_of(self, *tables: str) -> tuple[MissingObject, ...]:
-        """Return the objects of the rows of these tables that the source has lost."""
+        """Return the missing objects of the rows of these tables."""
         return tuple(lost for lost in self.missing if lost.table in tables)

@@ -1,4 +1,4 @@
-"""Rows and objects of a Mastodon instance, made of the cases of ``cases.py`` and written into a book."""
+"""Makes the rows and objects of a Mastodon instance from cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.instance.book import GeneratedObject, Instance, MissingObject
-from mastosync_dagster.demo.instance.cases import Case, File, Ids, Owner, Post
+from mastosync_dagster.demo.instance.case import Case, File, Ids, Owner, Post
 from mastosync_dagster.demo.instance.media_files import FileMaker
 from mastosync_dagster.mastodon import CACHE_CONTROL
 
@@ -31,20 +31,14 @@ ATTACHMENTS = {
     "site_uploads": (("file", "files", "uploads"),),
     "backups": (("dump", "dumps", "dumps"),),
 }
-"""By table: attachment, name of its folder, its placeholder in ``cases.py``."""
+"""By table: attachment, name of its folder, its placeholder in a case."""
 
 _METADATA_EVERY = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An object to put into the source bucket.
-
-    Attributes:
-        key: Its full key.
-        body: What is in it.
-        headers: Content-Type, Cache-Control and user metadata.
-    """
+    """An object to put into the source bucket, under a full key."""
 
     key: str
     body: bytes
@@ -53,19 +47,12 @@ class Upload:
 
 @dataclass
 class Generator:
-    """Makes rows and objects of cases, and writes them into the book.
+    """Makes rows and objects from cases. The same seed makes the same ones.
 
     Attributes:
-        seed: The same seed makes the same things.
-        key_prefix: S3_KEY_PREFIX at the source, "" for none.
         before: The instance that it adds to; None: it begins one.
-        rows: Table to rows, as they are made.
         statuses: Rows of the table of that name.
-        objects: The book.
-        missing: The book.
-        strays: The book.
         uploads: What must be put into the source bucket.
-        cases: The book.
     """
 
     seed: int
@@ -84,7 +71,7 @@ class Generator:
         self._files = FileMaker(self.seed)
 
     def add(self, table: str, chosen: Sequence[Case], now: datetime | None) -> None:
-        """Make a row for each of these cases, created ``now``, or over the years where that is None."""
+        """Make a row for each of these cases, created ``now``; None: over the years."""
         numbered = sorted(zip(self._ids(table, chosen, now), chosen, strict=True), key=lambda pair: pair[0])
         rows = []
         for row_id, case in numbered:
@@ -94,54 +81,54 @@ class Generator:
         self.rows[table] = tuple(rows)
 
     def _ids(self, table: str, chosen: Sequence[Case], now: datetime | None) -> Iterator[int]:
-        """An id for each case, none of them twice."""
+        """Yield an id for each case, none of them twice."""
         serial = _FIRST_SERIAL.get(table, 1)
         if self.before is not None:
             serial = max(_id(row) for row in self.before.rows[table] if _id(row) < 10**9) + 1
-        moment = _milliseconds(now or _FIRST_SNOWFLAKE)
-        step = (_milliseconds(_LAST_SNOWFLAKE) - moment) // max(1, len(chosen)) if now is None else 2
+        time = _milliseconds(now or _FIRST_SNOWFLAKE)
+        step = (_milliseconds(_LAST_SNOWFLAKE) - time) // max(1, len(chosen)) if now is None else 2
         for case in chosen:
             if isinstance(case.ids, int):
                 yield case.ids
             elif case.ids is Ids.NEW and table in _SNOWFLAKES:
-                moment += self.random.randrange(1, step)
-                yield moment << 16 | self.random.randrange(2**16)
+                time += self.random.randrange(1, step)
+                yield time << 16 | self.random.randrange(2**16)
             else:
                 yield serial
                 serial += self.random.randrange(1, 4)
 
     def _row(self, case: Case, row_id: int, created: str) -> Mapping[str, object]:
-        words = self._words(case.table, row_id)
+        placeholders = self._placeholders(case.table, row_id)
         row: dict[str, object] = {
             "id": row_id,
             "created_at": created,
             "updated_at": created,
-            **_extras(case.table, words),
+            **_unique_columns(case.table, row_id),
         }
         for column, value in case.columns.items():
             is_json = column.endswith("_meta")
-            row[column] = value.format(**words) if isinstance(value, str) and not is_json else value
+            row[column] = value.format(**placeholders) if isinstance(value, str) and not is_json else value
         for attachment, _, _ in ATTACHMENTS[case.table]:
             if row.get(f"{attachment}_file_name") is not None:
                 row.setdefault(f"{attachment}_updated_at", created)
         if case.table == "media_attachments":
             row |= self._owner_and_post(case)
         for number, file in enumerate(case.files):
-            size = self._object(case, row_id, file, words, number)
+            size = self._object(case, row_id, file, placeholders, number)
             for attachment, folder, _ in ATTACHMENTS[case.table]:
-                if f"/{folder}/" in file.key.format(**words) and "/original/" in file.key:
+                if f"/{folder}/" in file.key.format(**placeholders) and "/original/" in file.key:
                     row.setdefault(f"{attachment}_file_size", size)
         for key, kind in case.strays:
-            self.strays.append(key.format(**words))
-            self._upload(key.format(**words), self._files.make(kind), {"Content-Type": kind.content_type})
+            self.strays.append(key.format(**placeholders))
+            self._upload(key.format(**placeholders), self._files.make(kind), {"Content-Type": kind.content_type})
         return row
 
-    def _words(self, table: str, row_id: int) -> Mapping[str, str]:
+    def _placeholders(self, table: str, row_id: int) -> Mapping[str, str]:
         return {
             "n": str(row_id),
             "hex": f"{self.random.getrandbits(64):016x}",
             "hex2": f"{self.random.getrandbits(64):016x}",
-            **{word: f"{table}/{folder}/{_partition(row_id)}" for _, folder, word in ATTACHMENTS[table]},
+            **{name: f"{table}/{folder}/{_partition(row_id)}" for _, folder, name in ATTACHMENTS[table]},
         }
 
     def _owner_and_post(self, case: Case) -> Mapping[str, object]:
@@ -149,8 +136,8 @@ class Generator:
         if case.owner is Owner.NOBODY:
             account_id = None
         else:
-            wanted = case.owner is Owner.SUSPENDED
-            account_id = _id(self.random.choice([row for row in accounts if ("suspended_at" in row) is wanted]))
+            suspended = case.owner is Owner.SUSPENDED
+            account_id = _id(self.random.choice([row for row in accounts if ("suspended_at" in row) is suspended]))
         status_id = None
         if case.post is not Post.NONE:
             earlier = len(self.before.rows["statuses"]) if self.before is not None else 0
@@ -159,9 +146,9 @@ class Generator:
             self.statuses.append({"id": status_id, "account_id": account_id, "deleted_at": deleted})
         return {"account_id": account_id, "status_id": status_id}
 
-    def _object(self, case: Case, row_id: int, file: File, words: Mapping[str, str], number: int) -> int:
-        """Write down one object of a row, and have it uploaded where it is not lost. Returns its size."""
-        key, body = file.key.format(**words), self._files.make(file.kind)
+    def _object(self, case: Case, row_id: int, file: File, placeholders: Mapping[str, str], number: int) -> int:
+        """Record one object of a row, and its upload unless it is lost. Returns its size."""
+        key, body = file.key.format(**placeholders), self._files.make(file.kind)
         if file.lost:
             self.missing.append(MissingObject(case.table, row_id, key, case.private, file.harmless))
             return len(body)
@@ -170,7 +157,7 @@ class Generator:
             table=case.table,
             row_id=row_id,
             key=key,
-            source_key=file.lies.format(**words) if file.lies else key,
+            source_key=file.source_key.format(**placeholders) if file.source_key else key,
             size=len(body),
             md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
             content_type=file.content_type or file.kind.content_type,
@@ -191,8 +178,8 @@ class Generator:
     def _upload(self, key: str, body: bytes, headers: Mapping[str, str]) -> None:
         self.uploads.append(Upload(f"{self.key_prefix}/{key}" if self.key_prefix else key, body, headers))
 
-    def book(self) -> Instance:
-        """Return the book of what has been made."""
+    def instance(self) -> Instance:
+        """Return what has been made."""
         return Instance(
             rows={**self.rows, "statuses": tuple(self.statuses)},
             objects=tuple(self.objects),
@@ -209,28 +196,27 @@ def _id(row: Mapping[str, object]) -> int:
     return row_id
 
 
-def _milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
 
 
 def _created(row_id: int) -> datetime:
-    """When a row of this id was created: snowflakes say so, serial ones count an hour each."""
+    """Return when a row of this id was created: snowflakes hold it, serial ids count an hour each."""
     if row_id > _milliseconds(_FIRST_SNOWFLAKE) << 16:
         return datetime.fromtimestamp((row_id >> 16) / 1000, tz=timezone.utc)
     return _FIRST_ROW + timedelta(hours=abs(row_id) % 30_000)
 
 
 def _partition(row_id: int) -> str:
-    """The folders of a row; ids for which this is not so simple have them written out in ``cases.py``."""
+    """Return the folders of a row; cases with ids for which this is not so simple have them written out."""
     digits = f"{row_id:018d}" if row_id > 10**9 else f"{row_id:09d}"
     return "/".join(digits[start : start + 3] for start in range(0, len(digits), 3))
 
 
-def _extras(table: str, words: Mapping[str, str]) -> Mapping[str, object]:
-    """Columns that must differ from row to row."""
-    number = words["n"]
+def _unique_columns(table: str, row_id: int) -> Mapping[str, object]:
+    """Return the columns that must differ from row to row."""
     return {
-        "accounts": {"username": f"user{number}", "uri": f"https://social.example/users/{number}"},
-        "custom_emojis": {"shortcode": f"blob{number}"},
-        "preview_cards": {"url": f"https://news.example/{number}", "title": f"News {number}"},
+        "accounts": {"username": f"user{row_id}", "uri": f"https://social.example/users/{row_id}"},
+        "custom_emojis": {"shortcode": f"blob{row_id}"},
+        "preview_cards": {"url": f"https://news.example/{row_id}", "title": f"News {row_id}"},
     }.get(table, {})

@@ -1,4 +1,4 @@
-"""A generated Mastodon instance: rows in PostgreSQL, objects in an S3 bucket."""
+"""Loads a generated Mastodon instance into PostgreSQL and an S3 bucket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from psycopg2 import sql
 from psycopg2.extras import execute_values
 
 from mastosync_dagster.demo.instance.book import FILE_TYPES, GeneratedObject, Instance, MissingObject
-from mastosync_dagster.demo.instance.cases import CASES, Case, Ids
+from mastosync_dagster.demo.instance.case import Case, Ids
+from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.generator import ATTACHMENTS, Generator, Upload
 from mastosync_dagster.demo.servers.start import bucket_storage
 
@@ -42,20 +43,19 @@ CREATE TABLE IF NOT EXISTS statuses (
 
 
 def build(
-    connection: Connection, server: S3Server, bucket: str, *, rows: int = 3000, seed: int = 1, key_prefix: str = ""
+    connection: Connection,
+    server: S3Server,
+    bucket: str,
+    *,
+    cases: Sequence[Case],
+    rows: int,
+    seed: int = 1,
+    key_prefix: str = "",
 ) -> Instance:
-    """Create the tables, fill them, and fill the source bucket.
+    """Create the tables in an empty database, fill and commit them, and fill an empty source bucket.
 
-    Args:
-        connection: To an empty database; the work is committed.
-        server: Where the source bucket is.
-        bucket: An empty bucket there.
-        rows: ManifestOrigin how many rows to make; 250 at least, so that every case of ``cases.py`` has its row.
-        seed: The same seed makes the same rows and objects.
-        key_prefix: S3_KEY_PREFIX of the source, "" for none.
-
-    Returns:
-        What was made.
+    Each case has at least one row. ``rows`` is approximate, and must leave room for that. The same seed makes the same
+    rows and objects.
     """
     schema = resources.files("mastosync_dagster.demo").joinpath("schema_main.sql").read_text()
     with connection.cursor() as cursor:
@@ -64,25 +64,17 @@ def build(
     generator = Generator(seed, key_prefix)
     for table in ("accounts", *ATTACHMENTS):  # accounts first: they own the media
         if table not in generator.rows:
-            generator.add(table, _choose(generator.random, table, round(rows * _SHARES.get(table, 0))), None)
+            chosen = [case for case in cases if case.table == table]
+            generator.add(table, _choose(generator.random, chosen, round(rows * _SHARES.get(table, 0))), None)
     return _load(generator, connection, server, bucket)
 
 
 def grow(
     connection: Connection, server: S3Server, bucket: str, instance: Instance, *, rows: int, now: datetime
 ) -> Instance:
-    """Add rows and their objects to the tables that grow, as a day in an instance's life does.
+    """Add about so many rows, created ``now``, and their objects to the tables that grow; return these alone.
 
-    Args:
-        connection: To the instance's database; the work is committed.
-        server: Where the source bucket is.
-        bucket: The source bucket.
-        instance: What is there already.
-        rows: ManifestOrigin how many rows to add.
-        now: When they are created; time zone aware.
-
-    Returns:
-        The new rows and objects alone.
+    ``instance`` is what is there already.
     """
     generator = Generator(len(instance.objects), instance.key_prefix, instance)
     for table in ("accounts", *_SHARES):
@@ -94,9 +86,8 @@ def grow(
     return _load(generator, connection, server, bucket)
 
 
-def _choose(rng: random.Random, table: str, count: int) -> list[Case]:
-    """Every case once, the common ones as often as fits, in random order."""
-    cases = [case for case in CASES if case.table == table]
+def _choose(rng: random.Random, cases: list[Case], count: int) -> list[Case]:
+    """Return every case once, the common ones as often as fits, in random order."""
     common = [case for case in cases if case.weight]
     more = rng.choices(common, [case.weight for case in common], k=max(0, count - len(cases))) if common else []
     chosen = cases + more
@@ -105,12 +96,12 @@ def _choose(rng: random.Random, table: str, count: int) -> list[Case]:
 
 
 def _load(generator: Generator, connection: Connection, server: S3Server, bucket: str) -> Instance:
-    book = generator.book()
-    for table, rows in book.rows.items():
+    instance = generator.instance()
+    for table, rows in instance.rows.items():
         _insert(connection, table, rows)
     connection.commit()
     _send(generator.uploads, server, bucket)
-    return book
+    return instance
 
 
 def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, object]]) -> None:

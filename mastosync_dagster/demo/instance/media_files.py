@@ -1,11 +1,9 @@
-"""The files of the generated instance: small and real where Python can make them, and never two alike.
+"""Makes the files of the generated instance: small and valid, and no two of them equal.
 
-A few motifs of each kind are drawn; what one file has over the next is a serial number in a place where the format
-takes comments, which costs microseconds where drawing costs milliseconds.
+A few motifs of each kind are drawn. Files of one motif differ by a serial number where the format takes comments, which
+costs microseconds where drawing costs milliseconds.
 
-Real (any viewer or player opens them): JPEG, PNG, WebP, GIF, animated GIF, AVIF, SVG, ICO, WAV, MP3 (silence), ZIP, and
-MP4 and QuickTime films (eight frames of AV1). HEIC, HEIF, WebM, Ogg and ASF are what they say in their first bytes and
-noise after that: nothing in Python's wheels writes them, and a copy does not look inside.
+All are valid, so that any viewer or player opens them: MP4 has eight frames of AV1, MP3 is silence.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import io
 import math
 import random
 import struct
-import wave
 import zipfile
 import zlib
 from enum import Enum
@@ -33,64 +30,11 @@ _FRAMES = 8
 _BIG_BYTES = 17 * 2**20
 
 
-class Kind(Enum):
-    """A kind of file; the value is the Content-Type that Mastodon detects in it and stores it with."""
-
-    JPEG = "image/jpeg"
-    PNG = "image/png"
-    WEBP = "image/webp"
-    GIF = "image/gif"
-    ANIMATED_GIF = "image/gif; animated"
-    HEIC = "image/heic"
-    HEIF = "image/heif"
-    AVIF = "image/avif"
-    SVG = "image/svg+xml"
-    ICO = "image/vnd.microsoft.icon"
-    MP4 = "video/mp4"
-    BIG_MP4 = "video/mp4; 17 MiB"
-    QUICKTIME = "video/quicktime"
-    WEBM = "video/webm"
-    OGG_VIDEO = "video/ogg"
-    ASF = "video/x-ms-asf"
-    MP3 = "audio/mpeg"
-    WAV = "audio/wav"
-    OGG_AUDIO = "audio/ogg"
-    ZIP = "application/zip"
-    BINARY = "application/octet-stream"
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type header of the stored object."""
-        return self.value.partition(";")[0]
-
-
-class FileMaker:
-    """Makes files, the same ones in the same order for the same seed.
-
-    Args:
-        seed: Of the pictures and of the noise.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311  (pictures need no cryptography)
-        self._motifs: dict[Kind, list[bytes]] = {}
-        self._made = 0
-
-    def make(self, kind: Kind) -> bytes:
-        """Return the bytes of a file of this kind that no other call has returned or will return."""
-        if kind not in self._motifs:
-            count = 1 if kind is Kind.BIG_MP4 else MOTIFS
-            self._motifs[kind] = [_DRAW[kind](self._random) for _ in range(count)]
-        self._made += 1
-        motifs = self._motifs[kind]
-        return _SIGN[kind](motifs[self._made % len(motifs)], f"mastosync demo {self._made:08d}".encode())
-
-
 # --- Drawing -------------------------------------------------------------------------------------------------------
 
 
 def _picture(rng: random.Random, phase: float = 0.0) -> Image.Image:
-    """A sky with a sun and hills: something to recognise when it is looked at in a browser."""
+    """Draw a sky with a sun and hills, to be recognised in a browser."""
     width, height = _SIZE
     top, bottom, ground, sun = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(4))
     image = Image.new("RGB", _SIZE)
@@ -117,7 +61,8 @@ def _frames(rng: random.Random) -> list[Image.Image]:
     return frames
 
 
-def _saved(rng: random.Random, form: str) -> bytes:
+def saved(rng: random.Random, form: str) -> bytes:
+    """Return a picture in one of Pillow's formats."""
     output = io.BytesIO()
     _picture(rng).save(output, form)
     return output.getvalue()
@@ -130,15 +75,15 @@ def _animated_gif(rng: random.Random) -> bytes:
     return output.getvalue()
 
 
-def _film(rng: random.Random, brand: bytes) -> bytes:
-    """An MP4 or QuickTime film: an animated AVIF is one already, but for its name and for the poster before it."""
+def film(rng: random.Random, brand: bytes) -> bytes:
+    """Return an MP4 or QuickTime film: an animated AVIF without its brand and poster."""
     output = io.BytesIO()
     first, *rest = _frames(rng)
     first.save(output, "AVIF", save_all=True, append_images=rest, duration=100, speed=10, max_threads=1)
     film = bytearray(output.getvalue())
     length = int.from_bytes(film[:4], "big")
     file_type = struct.pack(">I4s4sI4s", 20, b"ftyp", brand, 512, brand)
-    film[:length] = file_type + _box(b"free", bytes(length - len(file_type) - 8))  # offsets further on stay true
+    film[:length] = file_type + box(b"free", bytes(length - len(file_type) - 8))  # offsets further on stay true
     poster = film.index(b"meta")
     film[poster : poster + 4] = b"free"
     handler = film.index(b"pict", film.index(b"hdlr", film.index(b"moov")))
@@ -149,19 +94,8 @@ def _film(rng: random.Random, brand: bytes) -> bytes:
     return bytes(film)
 
 
-def _tone(rng: random.Random) -> bytes:
-    output = io.BytesIO()
-    step = rng.uniform(0.1, 0.5)
-    with wave.open(output, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(1)
-        sound.setframerate(8000)
-        sound.writeframes(bytes(round(128 + 60 * math.sin(step * sample)) for sample in range(2000)))
-    return output.getvalue()
-
-
 def _silence(rng: random.Random) -> bytes:
-    """MP3 frames of 128 kbit/s, 44.1 kHz, 417 bytes each; without side information they sound as silence."""
+    """Return MP3 frames of 128 kbit/s, 44.1 kHz, 417 bytes each; without side information they are silence."""
     return (b"\xff\xfb\x90\x64" + bytes(413)) * rng.randrange(5, 15)
 
 
@@ -172,112 +106,90 @@ def _archive(rng: random.Random) -> bytes:
     return output.getvalue()
 
 
-def _noise(rng: random.Random, start: bytes) -> bytes:
-    return start + rng.randbytes(rng.randrange(800, 3000))
-
-
-def _brand(rng: random.Random, brand: bytes) -> bytes:
-    return _box(b"ftyp", brand + bytes(4) + brand + b"mif1") + _box(b"mdat", rng.randbytes(1500))
-
-
 # --- Serial numbers ------------------------------------------------------------------------------------------------
 
 
-def _box(name: bytes, content: bytes) -> bytes:
-    """A box of the ISO base media format, the frame of MP4, QuickTime, AVIF and HEIF."""
+def box(name: bytes, content: bytes) -> bytes:
+    """Return a box of the ISO base media format, which MP4, QuickTime, AVIF and HEIF consist of."""
     return struct.pack(">I4s", 8 + len(content), name) + content
 
 
-def _sign_jpeg(file: bytes, text: bytes) -> bytes:
+def _number_jpeg(file: bytes, text: bytes) -> bytes:
     return file[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + file[2:]
 
 
-def _sign_png(file: bytes, text: bytes) -> bytes:
-    head_end = 33  # signature and IHDR
+def _number_png(file: bytes, text: bytes) -> bytes:
+    head_end = 33  # magic bytes and IHDR
     chunk = b"tEXtComment\0" + text
     checked = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return file[:head_end] + checked + file[head_end:]
 
 
-def _sign_gif(file: bytes, text: bytes) -> bytes:
+def number_gif(file: bytes, text: bytes) -> bytes:
+    """Add a comment before the end of a GIF."""
     return b"GIF89a" + file[6:-1] + b"\x21\xfe" + bytes([len(text)]) + text + b"\x00\x3b"
 
 
-def _sign_riff(file: bytes, text: bytes) -> bytes:
-    """WebP and WAV: a chunk of a name that readers skip, behind the others."""
+def number_riff(file: bytes, text: bytes) -> bytes:
+    """Add a chunk of an unknown name, which readers skip, at the end of a WebP or WAV."""
     padded = text + bytes(len(text) % 2)
     body = file[8:] + bytes(len(file) % 2) + b"note" + struct.pack("<I", len(text)) + padded
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _sign_box(file: bytes, text: bytes) -> bytes:
-    return file + _box(b"free", text)
+def number_box(file: bytes, text: bytes) -> bytes:
+    """Add a free box."""
+    return file + box(b"free", text)
 
 
-def _sign_end(file: bytes, text: bytes) -> bytes:
-    return file + text
-
-
-def _sign_mp3(file: bytes, text: bytes) -> bytes:
+def _number_mp3(file: bytes, text: bytes) -> bytes:
     return file + b"TAG" + text.ljust(125, b"\0")  # ID3v1
 
 
-def _sign_svg(file: bytes, text: bytes) -> bytes:
-    return file + b"<!-- " + text + b" -->"
-
-
-def _sign_zip(file: bytes, text: bytes) -> bytes:
+def _number_zip(file: bytes, text: bytes) -> bytes:
     return file[:-2] + struct.pack("<H", len(text)) + text  # the archive's comment
 
 
-_SVG = (
-    b'<svg xmlns="http://www.w3.org/2000/svg" width="96" height="64"><rect width="96" height="64" fill="#%06x"/></svg>'
-)
+# --- Kinds ---------------------------------------------------------------------------------------------------------
 
-_DRAW: dict[Kind, Callable[[random.Random], bytes]] = {
-    Kind.JPEG: lambda rng: _saved(rng, "JPEG"),
-    Kind.PNG: lambda rng: _saved(rng, "PNG"),
-    Kind.WEBP: lambda rng: _saved(rng, "WEBP"),
-    Kind.GIF: lambda rng: _saved(rng, "GIF"),
-    Kind.ANIMATED_GIF: _animated_gif,
-    Kind.HEIC: lambda rng: _brand(rng, b"heic"),
-    Kind.HEIF: lambda rng: _brand(rng, b"mif1"),
-    Kind.AVIF: lambda rng: _saved(rng, "AVIF"),
-    Kind.SVG: lambda rng: _SVG % rng.randrange(2**24),
-    Kind.ICO: lambda rng: _saved(rng, "ICO"),
-    Kind.MP4: lambda rng: _film(rng, b"isom"),
-    Kind.BIG_MP4: lambda rng: _film(rng, b"isom") + _box(b"free", rng.randbytes(_BIG_BYTES)),
-    Kind.QUICKTIME: lambda rng: _film(rng, b"qt  "),
-    Kind.WEBM: lambda rng: _noise(rng, bytes.fromhex("1a45dfa39f4286810142f7810142f2810442f381084282847765626d")),
-    Kind.OGG_VIDEO: lambda rng: _noise(rng, b"OggS\0\2" + bytes(20) + b"\1\x2a\x80theora"),
-    Kind.ASF: lambda rng: _noise(rng, bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")),
-    Kind.MP3: _silence,
-    Kind.WAV: _tone,
-    Kind.OGG_AUDIO: lambda rng: _noise(rng, b"OggS\0\2" + bytes(20) + b"\1\x13OpusHead"),
-    Kind.ZIP: _archive,
-    Kind.BINARY: lambda rng: _noise(rng, b""),
-}
 
-_SIGN: dict[Kind, Callable[[bytes, bytes], bytes]] = {
-    Kind.JPEG: _sign_jpeg,
-    Kind.PNG: _sign_png,
-    Kind.WEBP: _sign_riff,
-    Kind.GIF: _sign_gif,
-    Kind.ANIMATED_GIF: _sign_gif,
-    Kind.HEIC: _sign_box,
-    Kind.HEIF: _sign_box,
-    Kind.AVIF: _sign_box,
-    Kind.SVG: _sign_svg,
-    Kind.ICO: _sign_end,
-    Kind.MP4: _sign_box,
-    Kind.BIG_MP4: _sign_box,
-    Kind.QUICKTIME: _sign_box,
-    Kind.WEBM: _sign_end,
-    Kind.OGG_VIDEO: _sign_end,
-    Kind.ASF: _sign_end,
-    Kind.MP3: _sign_mp3,
-    Kind.WAV: _sign_riff,
-    Kind.OGG_AUDIO: _sign_end,
-    Kind.ZIP: _sign_zip,
-    Kind.BINARY: _sign_end,
-}
+class FileKind(Enum):
+    """Kinds of files: the Content-Type that Mastodon stores them with, how to draw a motif, how to number a file."""
+
+    def __init__(
+        self, content_type: str, draw: Callable[[random.Random], bytes], number: Callable[[bytes, bytes], bytes]
+    ) -> None:
+        self.content_type = content_type
+        self.draw = draw
+        self.number = number
+
+
+class Kind(FileKind):
+    """The kinds of an ordinary instance."""
+
+    JPEG = ("image/jpeg", lambda rng: saved(rng, "JPEG"), _number_jpeg)
+    PNG = ("image/png", lambda rng: saved(rng, "PNG"), _number_png)
+    WEBP = ("image/webp", lambda rng: saved(rng, "WEBP"), number_riff)
+    ANIMATED_GIF = ("image/gif", _animated_gif, number_gif)
+    MP4 = ("video/mp4", lambda rng: film(rng, b"isom"), number_box)
+    BIG_MP4 = ("video/mp4", lambda rng: film(rng, b"isom") + box(b"free", rng.randbytes(_BIG_BYTES)), number_box)
+    MP3 = ("audio/mpeg", _silence, _number_mp3)
+    ZIP = ("application/zip", _archive, _number_zip)
+
+
+class FileMaker:
+    """Makes files, the same ones in the same order for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311  (pictures need no cryptography)
+        self._motifs: dict[FileKind, list[bytes]] = {}
+        self._made = 0
+
+    def make(self, kind: FileKind) -> bytes:
+        """Return the bytes of a file of this kind that no other call has returned or will return."""
+        if kind not in self._motifs:
+            count = 1 if kind is Kind.BIG_MP4 else MOTIFS
+            self._motifs[kind] = [kind.draw(self._random) for _ in range(count)]
+        self._made += 1
+        motifs = self._motifs[kind]
+        return kind.number(motifs[self._made % len(motifs)], f"mastosync demo {self._made:08d}".encode())

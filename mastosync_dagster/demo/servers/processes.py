@@ -1,4 +1,4 @@
-"""Processes that end with us: whatever stops the demo, nothing of it stays behind."""
+"""Starts processes that end with this one, whatever stops it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ _POLL_SECONDS = 0.05
 
 
 class StopRequested(BaseException):
-    """Ctrl-C, SIGTERM or a closed terminal. Not an `Exception`: nobody but the demo itself may catch it.
-
-    Attributes:
-        signal: Which one it was.
-    """
+    """Ctrl-C, SIGTERM or a closed terminal. Not an `Exception`: only the demo itself may catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -34,7 +30,7 @@ class StopRequested(BaseException):
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[None]:
-    """Raise `StopRequested` at the first signal that asks to stop; let no further one disturb the stopping.
+    """Raise `StopRequested` at the first signal that asks to stop; ignore further ones.
 
     Only for the main thread, where Python delivers signals.
     """
@@ -54,32 +50,32 @@ def stop_requests() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals that ask to stop back until the block ends; keep it to seconds.
+    """Delay signals that ask to stop until the block ends, which must take seconds at the most.
 
-    Without it, one that comes between the start of a process and the moment we know of it would leave it behind. In
-    other threads than the main one it does nothing, since Python delivers no signals there.
+    A signal between the start of a process and the return of its handle would leave the process running. In other
+    threads than the main one this does nothing, since Python delivers no signals there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    delayed: list[int] = []
 
-    def hold(number: int, _: FrameType | None) -> None:
-        held.append(number)
+    def delay(number: int, _: FrameType | None) -> None:
+        delayed.append(number)
 
-    # Handlers are swapped, not signals blocked: a process would inherit the blocking.
+    # Handlers are replaced instead of blocking the signals: a process would inherit the blocking.
     before = [(number, signal.getsignal(number)) for number in _STOP_SIGNALS]
     try:
         for number, handler in before:
             if handler not in (None, signal.SIG_IGN):
-                signal.signal(number, hold)
+                signal.signal(number, delay)
         yield
     finally:
         for number, handler in before:
             if handler is not None:
                 signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
+        if delayed:
+            signal.raise_signal(delayed[0])
 
 
 @contextlib.contextmanager
@@ -96,17 +92,9 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the block ends, and then end it and every process it started.
 
-    It runs in a session of its own: Ctrl-C in the terminal reaches us alone, and we stop things in order.
-
-    Args:
-        command: Program and arguments.
-        log: File that its output is appended to.
-        stop_by: The signal that it stops at.
-        grace: Seconds it may take to stop before it is killed.
-        user: Whom it runs as; None: us.
-        cwd: Its working directory; None: ours.
-        env: Its environment; None: ours.
-        piped: Its standard input and output are pipes to us; only standard error goes to the log.
+    It runs in a session of its own: Ctrl-C in the terminal does not reach it, so that processes stop in order. Its
+    output is appended to ``log``; if ``piped``, only its standard error is, and the rest are pipes. At the end it gets
+    the signal ``stop_by``, and is killed ``grace`` seconds later.
     """
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -140,7 +128,7 @@ def _stop(process: subprocess.Popen[bytes], stop_by: signal.Signals, grace: floa
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-    # What it started and left behind is still in its process group, which keeps the group's number from being reused.
+    # Processes that it started and left are still in its group, which keeps the group's number from being reused.
     _signal_group(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + _GROUP_SECONDS
     while _signal_group(process.pid, None) and time.monotonic() < deadline:
@@ -149,7 +137,7 @@ def _stop(process: subprocess.Popen[bytes], stop_by: signal.Signals, grace: floa
 
 
 def _signal_group(group: int, number: signal.Signals | None) -> bool:
-    """Send a signal to a process group (None: ask whether it is there). Returns whether it was."""
+    """Send a signal to a process group; None: none. Returns whether the group exists."""
     try:
         os.killpg(group, number or 0)
     except (ProcessLookupError, PermissionError):  # the latter on macOS, where only zombies are left

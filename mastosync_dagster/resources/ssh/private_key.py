@@ -1,8 +1,8 @@
 """Private SSH keys in every format that OpenSSH writes, for paramiko.
 
 paramiko's own ``PKey.from_path`` reads no PKCS #8, takes the passphrase as text for one format and as bytes for
-another, and misreads some ECDSA keys. So the file is read by cryptography, and paramiko is given the key unencrypted,
-in the one form that its class reads.
+another, and misreads some ECDSA keys. So cryptography reads the file, and paramiko gets the unencrypted key in the form
+that its class reads.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ _OPENSSH_MARK = b"BEGIN OPENSSH PRIVATE KEY"
 
 
 class LockedKeyError(Exception):
-    """The key is encrypted, and the passphrase is lacking or wrong."""
+    """The key is encrypted, and the passphrase is missing or wrong."""
 
 
 def read_private_key(path: Path, passphrase: str | None) -> paramiko.PKey:
-    """Return the key in a file. A passphrase for a key that is not encrypted is ignored, as ssh does.
+    """Return the key in a file. As in ssh, a passphrase for an unencrypted key is ignored.
 
-    Raises:
-        OSError: The file cannot be read.
-        LockedKeyError: It is encrypted, and not with this passphrase.
-        ValueError: It holds no RSA, ECDSA or Ed25519 key.
+    A file without an RSA, ECDSA or Ed25519 key raises ValueError.
     """
     data = path.read_bytes()
     try:
         key = _load(data, None)
     except TypeError:
-        # So cryptography says that a passphrase is needed.
-        key = _unlock(data, passphrase)
+        # cryptography's error for a missing passphrase.
+        if not passphrase:
+            raise LockedKeyError from None
+        try:
+            key = _load(data, passphrase.encode())
+        except ValueError:
+            raise LockedKeyError from None
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return _reread(paramiko.Ed25519Key, key, PrivateFormat.OpenSSH)
     if isinstance(key, rsa.RSAPrivateKey):
@@ -55,15 +57,6 @@ def read_private_key(path: Path, passphrase: str | None) -> paramiko.PKey:
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return _reread(paramiko.ECDSAKey, key, PrivateFormat.TraditionalOpenSSL)
     raise ValueError("not a kind of key for SSH")
-
-
-def _unlock(data: bytes, passphrase: str | None) -> PrivateKeyTypes | SSHPrivateKeyTypes:
-    if not passphrase:
-        raise LockedKeyError from None
-    try:
-        return _load(data, passphrase.encode())
-    except ValueError:
-        raise LockedKeyError from None
 
 
 def _load(data: bytes, passphrase: bytes | None) -> PrivateKeyTypes | SSHPrivateKeyTypes:

@@ -1,7 +1,7 @@
 """An SSH tunnel to the database: sshtunnel's forwarding over a connection whose host key is verified first.
 
-sshtunnel itself compares with one given host key only, swallows the reason of a failed start, puts the password into
-its ``repr`` and connects without a time limit. So the connection is made here, with paramiko, and handed to it
+sshtunnel itself compares with one given host key only, hides the reason of a failed start, puts the password into its
+``repr`` and connects without a time limit. So the connection is made here, with paramiko, and passed to sshtunnel
 (``_connect_to_gateway`` and ``_transport`` of sshtunnel 0.5.1; the tests fail where a later one differs).
 """
 
@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import paramiko
 import sshtunnel
 
+from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
-from mastosync_dagster.resources.ssh.settings import TunnelError, TunnelSettings, setting
+from mastosync_dagster.resources.ssh.settings import TunnelSettings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mastosync_dagster.resources.ssh.known_hosts import KnownHost
-
-__all__ = ["Tunnel", "TunnelError", "TunnelSettings"]
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 10.0
@@ -35,16 +34,12 @@ _ADMINISTRATIVELY_PROHIBITED = 1
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
 
-class _RefusedError(TunnelError):
-    """The SSH server takes what it was offered for no login."""
+class _RefusedError(ConnectionFailedError):
+    """The SSH server refused the login."""
 
 
 class Tunnel:
-    """A tunnel that is opened when it is needed, and anew when it was lost. Safe to share between threads.
-
-    Args:
-        settings: Where it leads.
-    """
+    """A tunnel that is opened when it is needed, and reopened when it was lost. Thread-safe."""
 
     def __init__(self, settings: TunnelSettings) -> None:
         self._settings = settings
@@ -53,11 +48,7 @@ class Tunnel:
         self._port = 0
 
     def address(self) -> tuple[str, int]:
-        """Return where the database is reached on this machine; open the tunnel where it does not stand.
-
-        Raises:
-            TunnelError: It cannot be opened.
-        """
+        """Return address and port of the tunnel's end on this machine; open the tunnel if it is not open."""
         with self._lock:
             if self._forwarder is None or not self._forwarder.is_active:
                 self._close()
@@ -71,17 +62,16 @@ class Tunnel:
             port = forwarder.local_bind_port
         except sshtunnel.BaseSSHTunnelForwarderError as error:
             _stop(forwarder)
-            raise TunnelError(f"The tunnel through {self._settings.server} broke: {error}.", permanent=False) from error
+            raise ConnectionFailedError(f"The tunnel through {self._settings.server} broke: {error}.") from error
         except BaseException:
             _stop(forwarder)
             raise
         return forwarder, port
 
     def reaches_database(self) -> bool:
-        """Tell whether the tunnel carries a connection to the database; close it where the SSH connection was lost.
+        """Return whether a connection through the tunnel works; close the tunnel if the SSH connection was lost.
 
-        Raises:
-            TunnelError: The SSH server stands, and refuses or fails to connect to the database's host.
+        If the SSH server refuses or fails to connect to the database, it raises ConnectionFailedError.
         """
         with self._lock:
             if self._forwarder is None or not self._forwarder.is_active:
@@ -107,7 +97,7 @@ class Tunnel:
 
 
 class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunnel publishes no types
-    """sshtunnel's listener and its threads, over a connection that is made and verified here."""
+    """sshtunnel's listener and its threads, over a connection that was verified here."""
 
     is_active: bool
     local_bind_port: int
@@ -117,7 +107,7 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
         super().__init__(
             ssh_address_or_host=(settings.host, settings.port),
             ssh_username=settings.user,
-            ssh_password="not given: _connect_to_gateway logs in",  # noqa: S106 (it insists on one, and prints it)
+            ssh_password="not given: _connect_to_gateway logs in",  # noqa: S106 (required, and printed)
             ssh_config_file=None,
             allow_agent=False,
             host_pkey_directories=[],
@@ -143,12 +133,12 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
         )
 
     def _connect_to_gateway(self) -> None:
-        """Connect, in sshtunnel's place. It lets a TunnelError through, and would swallow paramiko's errors."""
+        """Connect in place of sshtunnel, which would swallow paramiko's errors but passes ConnectionFailedError on."""
         self._transport: paramiko.Transport = _log_in(self._settings)
 
 
 def _stop(forwarder: _Forwarder) -> None:
-    """Stop a forwarder, but wait no longer than a moment.
+    """Stop a forwarder, with a time limit.
 
     ``stop`` waits without limit for a listener whose thread was never started, as after an interrupt in ``start``.
     """
@@ -158,10 +148,7 @@ def _stop(forwarder: _Forwarder) -> None:
 
 
 def _quiet_logger(name: str) -> logging.Logger:
-    """Return a logger that says nothing unless somebody has set its level.
-
-    Both libraries log, with tracebacks, what is raised here as one message.
-    """
+    """Return a logger that is silent unless its level was set: the libraries log tracebacks of errors raised here."""
     logger = logging.getLogger(name)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL + 1)
@@ -169,11 +156,7 @@ def _quiet_logger(name: str) -> logging.Logger:
 
 
 def _log_in(settings: TunnelSettings) -> paramiko.Transport:
-    """Connect to the SSH server, verify its key, and only then log in: with the key, else with the password.
-
-    Raises:
-        TunnelError: One of these failed.
-    """
+    """Connect to the SSH server, verify its key, and only then log in: with the key, else with the password."""
     known = _read_known_hosts(settings)
     key = _read_key(settings)
     if key is not None:
@@ -182,7 +165,7 @@ def _log_in(settings: TunnelSettings) -> paramiko.Transport:
         except _RefusedError:
             if settings.password is None:
                 raise
-    # Over a new connection: some servers take no second way to log in after a refusal.
+    # Over a new connection: some servers accept no second method after a refusal.
     return _verified(settings, known, None)
 
 
@@ -199,7 +182,7 @@ def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | N
             transport.start_client(timeout=_CONNECT_SECONDS)
             presented = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise TunnelError(
+            raise ConnectionFailedError(
                 f"{settings.server} does not talk SSH with us: {error or 'it ended the connection'}. "
                 f"Check {setting('host')} and {setting('port')}.",
                 permanent=isinstance(error, paramiko.ssh_exception.IncompatiblePeer),
@@ -218,12 +201,11 @@ def _connect(settings: TunnelSettings) -> socket.socket:
         connection = socket.create_connection((settings.host, settings.port), timeout=_CONNECT_SECONDS)
     except (OSError, UnicodeError) as error:
         reason = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
-        raise TunnelError(
+        raise ConnectionFailedError(
             f"The SSH server {settings.server} cannot be reached: {reason}. "
-            f"Check {setting('host')} and {setting('port')}.",
-            permanent=False,
+            f"Check {setting('host')} and {setting('port')}."
         ) from error
-    # A peer that vanished without a word counts as lost after three unanswered keepalives.
+    # A silent peer counts as lost after three unanswered keepalives.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)
@@ -234,13 +216,13 @@ def _read_known_hosts(settings: TunnelSettings) -> KnownHost:
     try:
         return known_host(settings.known_hosts, settings.host, settings.port)
     except OSError as error:
-        raise TunnelError(
+        raise ConnectionFailedError(
             f"{settings.known_hosts} cannot be read: {error.strerror}. Check {setting('known_hosts')}.", permanent=True
         ) from error
 
 
 def _known_first(offered: Iterable[str], known: KnownHost) -> tuple[str, ...]:
-    """Put the algorithms whose keys are listed first, so that the server presents a key that can be compared."""
+    """Return the algorithms with the listed keys' first, so that the server presents a key that can be compared."""
     listed = {
         algorithm
         for key in known.keys
@@ -250,13 +232,9 @@ def _known_first(offered: Iterable[str], known: KnownHost) -> tuple[str, ...]:
 
 
 def _verify(settings: TunnelSettings, known: KnownHost, presented: HostKey) -> None:
-    """Compare the key that the server presented with those that are listed.
-
-    Raises:
-        TunnelError: It is not listed.
-    """
+    """Raise ConnectionFailedError unless the server's key is listed."""
     if any(key.blob == presented.blob for key in known.revoked):
-        raise TunnelError(
+        raise ConnectionFailedError(
             f"The SSH server {settings.server} presented the {presented.kind} key {presented.fingerprint}, which "
             f"{settings.known_hosts} lists as revoked. Nothing was sent to it.",
             permanent=True,
@@ -267,33 +245,25 @@ def _verify(settings: TunnelSettings, known: KnownHost, presented: HostKey) -> N
     changed = [key for key in known.keys if key.kind == presented.kind and known.name == name]
     if changed:
         listed = ", ".join(f"{key.fingerprint} in line {key.line}" for key in changed)
-        raise TunnelError(
+        raise ConnectionFailedError(
             f"The key of the SSH server {settings.server} has CHANGED: it presented the {presented.kind} key "
             f"{presented.fingerprint}, but {settings.known_hosts} lists {listed}. Either the server was set up anew, "
             "or somebody stands between it and this machine. Nothing was sent to it. Only if its admin confirms the "
             f"new fingerprint, replace that line ({setting('known_hosts')}).",
             permanent=True,
         )
-    line = f"{name} {presented.kind} {_encoded(presented)}"
-    raise TunnelError(
+    encoded = paramiko.PKey.from_type_string(presented.kind, presented.blob).get_base64()
+    raise ConnectionFailedError(
         f"The SSH server {settings.server} is unknown: {settings.known_hosts} does not list its {presented.kind} key "
         f"{presented.fingerprint}. Nothing was sent to it. If that is its fingerprint (on the server: for f in "
         f"/etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $f; done), add this line to the file "
-        f"({setting('known_hosts')}), as `ssh-keyscan -p {settings.port} {settings.host}` prints it too:\n{line}",
+        f"({setting('known_hosts')}), as `ssh-keyscan -p {settings.port} {settings.host}` prints it too:\n"
+        f"{name} {presented.kind} {encoded}",
         permanent=True,
     )
 
 
-def _encoded(key: HostKey) -> str:
-    return paramiko.PKey.from_type_string(key.kind, key.blob).get_base64()
-
-
 def _read_key(settings: TunnelSettings) -> paramiko.PKey | None:
-    """Read the private key file.
-
-    Raises:
-        TunnelError: It cannot be read.
-    """
     if settings.key_file is None:
         return None
     try:
@@ -309,16 +279,12 @@ def _read_key(settings: TunnelSettings) -> paramiko.PKey | None:
         )
     except ValueError:
         problem = f"is no private key that can be used (RSA, ECDSA or Ed25519). Check {setting('key_file')}"
-    # Outside of the handlers: what a parser raises may quote the file.
-    raise TunnelError(f"The SSH key file {settings.key_file} {problem}.", permanent=True)
+    # Outside of the handlers: a parser's error, as the cause, may quote the file.
+    raise ConnectionFailedError(f"The SSH key file {settings.key_file} {problem}.", permanent=True)
 
 
 def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: paramiko.PKey | None) -> None:
-    """Log in with the key, or with the password; with both where the server wants both.
-
-    Raises:
-        TunnelError: The server did not let us in.
-    """
+    """Log in with the key, or with the password, or with both if the server requires both."""
     allowed: list[str] = []
     cause: Exception | None = None
     try:
@@ -331,9 +297,8 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
     except paramiko.AuthenticationException as error:
         cause = error
     except (paramiko.SSHException, EOFError, OSError) as error:
-        raise TunnelError(
-            f"The SSH server {settings.server} ended the connection while {settings.user} logged in: {error}.",
-            permanent=False,
+        raise ConnectionFailedError(
+            f"The SSH server {settings.server} ended the connection while {settings.user} logged in: {error}."
         ) from error
     if transport.is_authenticated():
         return
@@ -347,15 +312,14 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
     ) from cause
 
 
-def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> TunnelError:
+def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> ConnectionFailedError:
     if error.code == _ADMINISTRATIVELY_PROHIBITED:
-        return TunnelError(
+        return ConnectionFailedError(
             f"The SSH server {settings.server} forbids {settings.user} to forward to {settings.database}: allow it in "
             "its sshd_config (AllowTcpForwarding, PermitOpen).",
             permanent=True,
         )
-    return TunnelError(
+    return ConnectionFailedError(
         f"The SSH server {settings.server} cannot reach the database at {settings.database}. DB_HOST and DB_PORT (or "
-        "DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH server.",
-        permanent=False,
+        "DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH server."
     )

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.plan.unwanted import AND_MORE, look_at_top
+from mastosync_dagster.plan.orphan_listing import AND_MORE, list_top
 from mastosync_dagster_tests.support.proxy import Answer, Fault, Kind, Rule, ShortList, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
-    from mastosync_dagster.plan.unwanted import Top
+    from mastosync_dagster.plan.orphan_listing import Top
     from mastosync_dagster_tests.support.corners import Bucket
 
 FOLDERS = {"": {"accounts/", "cache/"}, "cache/": {"cache/accounts/"}}
@@ -24,7 +24,7 @@ def put(bucket: Bucket, *keys: str) -> None:
 
 def top_of(bucket: Bucket, fault: Fault, prefix: str = "", skip: int = 0) -> Top:
     with s3_proxy(bucket.server.endpoint, Rule(fault, kinds=frozenset({Kind.LIST}), skip=skip)) as proxy:
-        top = look_at_top(storage(bucket, "source", endpoint=proxy.endpoint, prefix=prefix), FOLDERS)
+        top = list_top(storage(bucket, "source", endpoint=proxy.endpoint, prefix=prefix), FOLDERS)
         assert top.list_requests == proxy.count(Kind.LIST)
     return top
 

@@ -1,4 +1,4 @@
-"""Objects that no row expects, and what lies at the top of a side, beside the folders in question."""
+"""Objects that no row expects, and what lies at the top of a storage, beside the folders that are copied."""
 
 from __future__ import annotations
 
@@ -23,39 +23,32 @@ _HIGHEST = "\U0010ffff"
 
 NOT_COPIED = "in no folder that is copied"
 AND_MORE = "and more"
-"""Stands for the names that were not looked for any more."""
+"""Stands for the names that were not listed."""
 
 
 class _Listed(NamedTuple):
-    """One answer to ListObjectsV2.
-
-    Attributes:
-        objects: Objects, their keys relative to the key prefix.
-        folders: Folders, likewise.
-        more: Whether there is more than fitted in.
-    """
+    """One answer to ListObjectsV2: objects and folders, relative to the key prefix, and whether more follow."""
 
     objects: list[ListedObject]
     folders: list[str]
     more: bool
 
 
-def unwanted_line(storage: Storage, entry: ListedObject, finding: Finding, detail: str | None) -> FindingLine:
-    """Return the line of an object that no row expects, at whichever side it lies."""
+def orphan_line(storage: Storage, entry: ListedObject, finding: Finding, detail: str | None) -> FindingLine:
+    """Return the finding of an object that no row expects, at either storage."""
     key = storage.full_key(entry.key)
     return FindingLine(None, None, None, key, None, finding, detail, entry.size, entry.etag, None, entry.modified)
 
 
 @dataclass
 class Top:
-    """What lies at the top of a side, and in the folders that were named.
+    """What lies at the top of a storage, and in the named folders.
 
     Attributes:
         listed: Whether it may be listed.
         names: Folders (with ``/`` at the end) and single objects that lie there, each with whether it is foreign. Some
             thousands at the most: then `AND_MORE` is one of them.
         objects: Foreign objects, some thousand of them at the most, each with a remark.
-        list_requests: ListObjectsV2 requests that this took.
     """
 
     listed: bool = True
@@ -64,29 +57,26 @@ class Top:
     list_requests: int = 0
 
 
-def look_at_top(storage: Storage, folders: Mapping[str, Collection[str]]) -> Top:
-    """Look at what lies at the top of a side.
+def list_top(storage: Storage, folders: Mapping[str, Collection[str]]) -> Top:
+    """List what lies at the top of a storage.
 
-    Sends one request for each page of names (up to `_PAGES` pages a folder), one more for each folder, and one for each
-    of the first `_FOREIGN_FOLDERS` foreign folders.
-
-    Args:
-        storage: The side.
-        folders: A folder (ends with ``/``; empty: the top) to the folders that belong there, relative to the key
-            prefix: everything else in it is foreign.
+    ``folders`` maps a folder (ends with ``/``; empty: the top) to the folders that belong there, relative to the key
+    prefix: everything else in it is foreign. This takes one request for each page of names (up to `_PAGES` pages a
+    folder), one more for each folder, and one for each of the first `_FOREIGN_FOLDERS` foreign folders.
 
     Raises:
         StorageError: It cannot be listed, for another reason than that it may not.
     """
     top = Top()
     for folder in folders:
-        if not _look_into(storage, folder, folders, top):
+        if not _list_names(storage, folder, folders, top):
             if not folder:
+                # Where the top may not be listed, no folder is.
                 top.listed = False
                 return top
             top.names[AND_MORE] = True
-    strangers = [name for name, foreign in top.names.items() if foreign and name.endswith("/")]
-    for name in strangers[:_FOREIGN_FOLDERS]:
+    foreign_folders = [name for name, foreign in top.names.items() if foreign and name.endswith("/")]
+    for name in foreign_folders[:_FOREIGN_FOLDERS]:
         inside = _try_to_list(storage, name, delimiter="", keys=_FOREIGN_KEYS)
         top.list_requests += 1
         if inside is not None:
@@ -95,8 +85,8 @@ def look_at_top(storage: Storage, folders: Mapping[str, Collection[str]]) -> Top
     return top
 
 
-def _look_into(storage: Storage, folder: str, folders: Mapping[str, Collection[str]], top: Top) -> bool:
-    """Note what lies in one folder. Returns False where it may not be listed."""
+def _list_names(storage: Storage, folder: str, folders: Mapping[str, Collection[str]], top: Top) -> bool:
+    """Add what lies in one folder. Returns False where it may not be listed."""
     for page in _pages(storage, folder):
         top.list_requests += 1
         if page is None:
@@ -105,7 +95,7 @@ def _look_into(storage: Storage, folder: str, folders: Mapping[str, Collection[s
             top.names[entry.key] = True
             top.objects.append((entry, NOT_COPIED))
         for name in page.folders:
-            # Of a folder that is looked into, what lies in it says more than its name.
+            # A folder that is listed itself is not named: what lies in it says more.
             if name not in folders:
                 top.names[name] = name not in folders[folder]
         if page.more:
@@ -116,8 +106,8 @@ def _look_into(storage: Storage, folder: str, folders: Mapping[str, Collection[s
 def _pages(storage: Storage, folder: str) -> Iterator[_Listed | None]:
     """List a folder without what lies deeper. Yields None, and ends, where it may not be listed.
 
-    It goes on behind the last name until nothing comes: a server that ends a listing early may not say that there is
-    more. The last page says so where the pages did not suffice.
+    It continues after the last name until nothing comes: a server that ends a listing early may not say that there is
+    more. If `_PAGES` pages do not suffice, the last one has ``more``.
     """
     after = ""
     for number in range(1, _PAGES + 2):
