@@ -9,7 +9,13 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster_tests.faults.world import Original, World, environment, impatient_settings, make_original
+from mastosync_dagster_tests.faults.world import (
+    FaultyInstallation,
+    Original,
+    environment,
+    impatient_settings,
+    make_original,
+)
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import s3_proxy
 
@@ -49,11 +55,11 @@ def ten_thousand(postgres_server: PostgresServer, source_server: S3Server) -> Or
 @pytest.fixture
 def make_world(
     destination_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[Original], World]]:
+) -> Iterator[Callable[[Original], FaultyInstallation]]:
     """Makes a world of an instance: proxies before both sides, an empty destination, a Dagster home."""
     with contextlib.ExitStack() as stack:
 
-        def make(original: Original) -> World:
+        def make(original: Original) -> FaultyInstallation:
             destination = create_bucket(destination_server)
             source_proxy = stack.enter_context(s3_proxy(original.bucket.server.endpoint, seed=SEED))
             destination_proxy = stack.enter_context(s3_proxy(destination_server.endpoint, seed=SEED))
@@ -72,6 +78,6 @@ def make_world(
             monkeypatch.setattr(S3Bucket, "settings", impatient_settings)
             (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
             dagster = stack.enter_context(dg.DagsterInstance.get())
-            return World(original, destination, source_proxy, destination_proxy, dagster)
+            return FaultyInstallation(original, destination, source_proxy, destination_proxy, dagster)
 
         yield make

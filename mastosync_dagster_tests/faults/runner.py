@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.faults.scenarios import Outage, Scenario
-    from mastosync_dagster_tests.faults.world import World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation
 
 BODIES = (Kind.GET, Kind.PUT, Kind.CREATE_UPLOAD, Kind.UPLOAD_PART, Kind.COMPLETE_UPLOAD, Kind.COPY)
 _DONE = frozenset({Outcome.COPIED, Outcome.PRESENT})
@@ -81,7 +81,7 @@ class Verdict:
         return {what: examples for what, examples in found.items() if examples}
 
 
-def carry_out(scenario: Scenario, world: World) -> Verdict:
+def carry_out(scenario: Scenario, world: FaultyInstallation) -> Verdict:
     """Run all file types while the scenario's faults happen, until a run succeeds; then look, then run again."""
     started = time.monotonic()
     world.source_proxy.set_rules(*scenario.source)
@@ -130,33 +130,33 @@ def carry_out(scenario: Scenario, world: World) -> Verdict:
     )
 
 
-def _manifest(world: World, result: dg.ExecuteInProcessResult) -> list[ManifestLine]:
+def _manifest(world: FaultyInstallation, result: dg.ExecuteInProcessResult) -> list[ManifestLine]:
     """Return the lines of a run's manifest; none where it ended before there was one."""
     store = manifest_store(world.dagster, S3Bucket.destination())
     found = [kept for kept in store.in_order("sync_changes") if kept.run_id == result.run_id]
     return [line for kept in found for batch in store.read(kept) for line in batch]
 
 
-def _sizes_and_md5s(world: World) -> dict[str, tuple[int, str]]:
+def _sizes_and_md5s(world: FaultyInstallation) -> dict[str, tuple[int, str]]:
     """Return what the destination itself says that it has: rclone's server reads every object for its ETag."""
     pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
     entries = (entry for page in pages for entry in page.get("Contents", ()))
     return {entry["Key"]: (entry["Size"], entry["ETag"].strip('"')) for entry in entries}
 
 
-def _not_copied(world: World, lines: list[ManifestLine]) -> tuple[str, ...]:
+def _not_copied(world: FaultyInstallation, lines: list[ManifestLine]) -> tuple[str, ...]:
     done = {line.key for line in lines if line.outcome in _DONE}
     told = {line.key: f"{line.key}: {line.outcome.value}, {line.detail}" for line in lines}
     return tuple(told.get(each.key, each.key) for each in world.original.expected if each.key not in done)
 
 
-def _unlisted(world: World, lines: list[ManifestLine]) -> tuple[str, ...]:
+def _unlisted(world: FaultyInstallation, lines: list[ManifestLine]) -> tuple[str, ...]:
     told = Counter(line.key for line in lines)
     wanted = world.original.lines
     return tuple(sorted(key for key in wanted | told.keys() if told[key] != 1 or key not in wanted))
 
 
-def _wrong(world: World) -> tuple[str, ...]:
+def _wrong(world: FaultyInstallation) -> tuple[str, ...]:
     """Read every object whole, and look with which ACL it was written last: none, as the destination has no ACLs."""
     compared = compare(world.destination.server, world.destination.name, world.original.expected)
     acls = {
@@ -174,7 +174,7 @@ def _wrong(world: World) -> tuple[str, ...]:
     return (*different, *exposed)
 
 
-def _bodies_of_a_further_run(world: World) -> int:
+def _bodies_of_a_further_run(world: FaultyInstallation) -> int:
     for proxy in (world.source_proxy, world.destination_proxy):
         proxy.set_rules()
         proxy.forget()

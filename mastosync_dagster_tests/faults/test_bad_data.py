@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
-    from mastosync_dagster_tests.faults.world import World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation
 
 NAMES = (
     "with space.png",
@@ -90,7 +90,7 @@ def _row(row_id: int, name: str, **columns: object) -> dict[str, object]:
 
 
 def test_odd_names_sizes_types_and_ids_are_copied_or_listed(
-    postgres_server: PostgresServer, source_server: S3Server, make_world: Callable[[Original], World]
+    postgres_server: PostgresServer, source_server: S3Server, make_world: Callable[[Original], FaultyInstallation]
 ) -> None:
     database, bucket = create_database(postgres_server), create_bucket(source_server)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:

@@ -19,8 +19,8 @@ from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.mastodon import connection as reading
 from mastosync_dagster_tests.faults.world import make_original
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.corners import create_database, drop_database
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, ssh_server
 from mastosync_dagster_tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
-    from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
 
 SMALL_PAGES = {
     "ops": {"plan_changes": {"config": {"page_rows": 20}}, "copy": {"config": {"concurrency": 16}}},
@@ -45,7 +45,7 @@ class Reading:
         database: The database, of the test's own.
     """
 
-    world: World
+    world: FaultyInstallation
     proxy: TcpProxy
     database: PostgresServer
 
@@ -64,7 +64,7 @@ class Reading:
 
 @pytest.fixture
 def there(
-    some: Original, make_world: Callable[[Original], World], monkeypatch: pytest.MonkeyPatch
+    some: Original, make_world: Callable[[Original], FaultyInstallation], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Reading]:
     database = create_database(some.database, template=some.database.database)
     with tcp_proxy(database.port) as proxy:
@@ -110,7 +110,7 @@ def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) 
 
 
 def test_a_database_that_is_killed_and_started_again_is_read_on(
-    source_server: S3Server, make_world: Callable[[Original], World], monkeypatch: pytest.MonkeyPatch
+    source_server: S3Server, make_world: Callable[[Original], FaultyInstallation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-pg-")))

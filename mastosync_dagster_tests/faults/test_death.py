@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mastosync_dagster.demo.servers.start import S3Server
-    from mastosync_dagster_tests.faults.world import World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation
     from mastosync_dagster_tests.support.forked_runs import ForkedRuns
 
 SEEDS = 50
@@ -136,7 +136,7 @@ def mastosync(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("command", [("status", "accounts"), ("ranges", "accounts"), ("sync", "accounts")])
 def test_a_command_calls_failed_what_died_without_a_daemon(
-    some: Original, make_world: Callable[[Original], World], tmp_path: Path, command: tuple[str, ...]
+    some: Original, make_world: Callable[[Original], FaultyInstallation], tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     world = make_world(some)
     world.source_proxy.set_rules(Rule(Delay(0.5), kinds=frozenset({Kind.GET})))

@@ -26,7 +26,7 @@ from mastosync_dagster_tests.support.transfers import Transfer, line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
     from mastosync_dagster_tests.support.corners import Bucket
 
 _ROOM = 8_192
@@ -97,7 +97,7 @@ SMALL_FOLDER = 'folder=$1 size=$2; shift 2; mount -t tmpfs -o "size=$size" none 
 @pytest.mark.parametrize(("folder", "room"), [("manifests", "4k"), (WORK, "4k"), (WORK, "32k"), (WORK, "128k")])
 def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
     some: Original,
-    make_world: Callable[[Original], World],
+    make_world: Callable[[Original], FaultyInstallation],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     folder: str,

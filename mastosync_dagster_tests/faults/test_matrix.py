@@ -13,10 +13,10 @@ from mastosync_dagster_tests.support.proxy import Delay
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
 
 
-def check(scenario: Scenario, world: World, tell: Callable[[object], None]) -> None:
+def check(scenario: Scenario, world: FaultyInstallation, tell: Callable[[object], None]) -> None:
     """Carry a scenario out, and hold it to what is promised."""
     verdict = carry_out(scenario, world)
     tell(verdict)
@@ -29,7 +29,7 @@ def check(scenario: Scenario, world: World, tell: Callable[[object], None]) -> N
 
 
 def test_nothing_is_lost_under_a_mix_of_faults(
-    some: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+    some: Original, make_world: Callable[[Original], FaultyInstallation], tell: Callable[[object], None]
 ) -> None:
     check(MIXED, make_world(some), tell)
 
@@ -40,7 +40,7 @@ def test_nothing_is_lost_under_a_mix_of_faults(
 def test_nothing_is_lost_under(
     scenario: Scenario,
     request: pytest.FixtureRequest,
-    make_world: Callable[[Original], World],
+    make_world: Callable[[Original], FaultyInstallation],
     tell: Callable[[object], None],
 ) -> None:
     original: Original = request.getfixturevalue("few" if scenario.small else "thousand")
@@ -50,6 +50,6 @@ def test_nothing_is_lost_under(
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_nothing_of_ten_thousand_is_lost_under_a_mix_of_faults(
-    ten_thousand: Original, make_world: Callable[[Original], World], tell: Callable[[object], None]
+    ten_thousand: Original, make_world: Callable[[Original], FaultyInstallation], tell: Callable[[object], None]
 ) -> None:
     check(MIXED, make_world(ten_thousand), tell)

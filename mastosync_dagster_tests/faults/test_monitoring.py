@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -42,7 +42,7 @@ SLOW_PARTS = Rule(Delay(2), kinds=frozenset({Kind.UPLOAD_PART}))
 
 
 @pytest.fixture
-def world(some: Original, make_world: Callable[[Original], World], tmp_path: Path) -> World:
+def world(some: Original, make_world: Callable[[Original], FaultyInstallation], tmp_path: Path) -> FaultyInstallation:
     made = make_world(some)
     settings = (_PROJECT / "dagster.yaml").read_text()
     (tmp_path / "dagster.yaml").write_text(re.sub(r"poll_interval_seconds: \d+", "poll_interval_seconds: 2", settings))
@@ -55,7 +55,7 @@ def serve(tmp_path: Path) -> contextlib.AbstractContextManager[Ui]:
     return dagster_ui(tmp_path, dict(os.environ), tmp_path / "ui.log")
 
 
-def wait_for(world: World, enough: Callable[[list[dg.DagsterRun]], bool]) -> list[dg.DagsterRun]:
+def wait_for(world: FaultyInstallation, enough: Callable[[list[dg.DagsterRun]], bool]) -> list[dg.DagsterRun]:
     """Wait until the history of runs, newest first, is as wanted."""
     deadline = time.monotonic() + 200
     while True:
@@ -66,7 +66,7 @@ def wait_for(world: World, enough: Callable[[list[dg.DagsterRun]], bool]) -> lis
         time.sleep(0.3)
 
 
-def knows_what_is_old(world: World) -> bool:
+def knows_what_is_old(world: FaultyInstallation) -> bool:
     """Whether the daemon has looked for failed runs before.
 
     The first time ever it passes over what it finds (dagster/_daemon/auto_run_reexecution/event_log_consumer.py), so a
@@ -75,7 +75,7 @@ def knows_what_is_old(world: World) -> bool:
     return bool(world.dagster.daemon_cursor_storage.get_cursor_values({RETRIES}))
 
 
-def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None], asset: str = SMALL) -> None:
+def start_and_kill(world: FaultyInstallation, ui: Ui, kill: Callable[[int], None], asset: str = SMALL) -> None:
     """Have the UI start a run, and kill something when it copies; the argument is the run's process id."""
     world.source_proxy.set_rules(SLOW)
     world.destination_proxy.set_rules(SLOW_PARTS)
@@ -88,13 +88,13 @@ def start_and_kill(world: World, ui: Ui, kill: Callable[[int], None], asset: str
     world.destination_proxy.set_rules()
 
 
-def told(world: World, run: dg.DagsterRun) -> list[str]:
+def told(world: FaultyInstallation, run: dg.DagsterRun) -> list[str]:
     """Return what a run says of its failures."""
     records = world.dagster.all_logs(run.run_id)
     return [str(record.dagster_event) for record in records if record.dagster_event and record.dagster_event.is_failure]
 
 
-def check_retried_once(world: World) -> None:
+def check_retried_once(world: FaultyInstallation) -> None:
     again, first = wait_for(world, lambda runs: len(runs) == 2 and all(run.is_finished for run in runs))
     assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"], told(world, again)
     assert again.parent_run_id == first.run_id
@@ -102,14 +102,18 @@ def check_retried_once(world: World) -> None:
     assert compare(world.destination.server, world.destination.name, expected).differences == ()
 
 
-def test_a_run_whose_process_is_killed_fails_and_is_started_once_more(world: World, tmp_path: Path) -> None:
+def test_a_run_whose_process_is_killed_fails_and_is_started_once_more(
+    world: FaultyInstallation, tmp_path: Path
+) -> None:
     with serve(tmp_path) as ui:
         start_and_kill(world, ui, lambda pid: os.kill(pid, signal.SIGKILL))
         check_retried_once(world)
 
 
 @pytest.mark.faults
-def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(world: World, tmp_path: Path) -> None:
+def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(
+    world: FaultyInstallation, tmp_path: Path
+) -> None:
     with serve(tmp_path) as ui:
 
         def kill_everything(_: int) -> None:
@@ -127,7 +131,7 @@ def test_a_machine_that_goes_down_leaves_no_run_that_goes_on_for_ever(world: Wor
 
 @pytest.mark.faults
 @pytest.mark.parametrize("who", ["dagster-webserver|dagster_webserver", "dagster._daemon"])
-def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Path, who: str) -> None:
+def test_a_run_outlives_the_webserver_and_the_daemon(world: FaultyInstallation, tmp_path: Path, who: str) -> None:
     with serve(tmp_path) as ui:
 
         def kill_some(_: int) -> None:
@@ -149,7 +153,7 @@ def test_a_run_outlives_the_webserver_and_the_daemon(world: World, tmp_path: Pat
 @pytest.mark.parametrize("asset", [SMALL, LARGE])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_says_so(
-    world: World, tmp_path: Path, signal_number: signal.Signals, asset: str
+    world: FaultyInstallation, tmp_path: Path, signal_number: signal.Signals, asset: str
 ) -> None:
     with serve(tmp_path) as ui:
         start_and_kill(world, ui, lambda pid: os.kill(pid, signal_number), asset)

@@ -17,7 +17,7 @@ from mastosync_dagster_tests.support.corners import create_bucket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster_tests.faults.world import Original, World
+    from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 MIB = 1024 * 1024
@@ -29,7 +29,7 @@ MOST = 0.9
 @pytest.mark.timeout(0)
 def test_memory_and_descriptors_stay_flat(
     thousand: Original,
-    make_world: Callable[[Original], World],
+    make_world: Callable[[Original], FaultyInstallation],
     tell: Callable[[object], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -109,7 +109,7 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
 
 
 @dataclass(frozen=True)
-class World:
+class FaultyInstallation:
     """An instance, a proxy before each of its S3 servers, nothing copied yet, and a Dagster home."""
 
     original: Original

@@ -22,7 +22,7 @@ from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 
 class Webhook:
@@ -83,7 +83,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
         yield served
 
 
-def failed_context(world: World, result: dg.ExecuteInProcessResult) -> Any:
+def failed_context(world: Installation, result: dg.ExecuteInProcessResult) -> Any:
     """Return what Dagster gives to a run-failure sensor."""
     record = next(event for event in result.all_events if event.event_type is dg.DagsterEventType.RUN_FAILURE)
     run = world.dagster.get_run_by_id(result.run_id)
@@ -94,7 +94,7 @@ def failed_context(world: World, result: dg.ExecuteInProcessResult) -> Any:
 
 
 def test_the_message_names_the_range_the_counts_and_the_first_reasons(
-    world: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     key = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS][0]
@@ -115,7 +115,7 @@ def test_the_message_names_the_range_the_counts_and_the_first_reasons(
 
 
 def test_a_run_that_could_not_begin_says_what_to_change(
-    world: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     monkeypatch.setenv("S3_BUCKET", "absent")
@@ -127,7 +127,7 @@ def test_a_run_that_could_not_begin_says_what_to_change(
 
 
 def test_an_error_that_nobody_expected_is_named_by_its_kind_and_without_what_it_quotes(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def surprise(*_: object) -> None:
         raise LookupError("s3cr3t")
@@ -142,7 +142,9 @@ def test_an_error_that_nobody_expected_is_named_by_its_kind_and_without_what_it_
     assert "LookupError: s3cr3t" in outcome.output
 
 
-def test_without_a_webhook_the_tick_says_that_nothing_was_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_webhook_the_tick_says_that_nothing_was_sent(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("S3_BUCKET", "absent")
     result = world.run("sync_changes")
     skipped = alert_on_failure(failed_context(world, result))

@@ -16,13 +16,13 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -40,11 +40,11 @@ class Case:
 
     name: str
     says: tuple[str, ...]
-    variables: Callable[[World], Mapping[str, str | None]] = field(default=lambda _: {})
-    spoil: Callable[[World], None] = field(default=lambda _: None)
+    variables: Callable[[Installation], Mapping[str, str | None]] = field(default=lambda _: {})
+    spoil: Callable[[Installation], None] = field(default=lambda _: None)
 
 
-def _no_mastodon(world: World) -> None:
+def _no_mastodon(world: Installation) -> None:
     with (
         contextlib.closing(psycopg2.connect(world.database.url)) as connection,
         connection,
@@ -53,7 +53,7 @@ def _no_mastodon(world: World) -> None:
         cursor.execute("DROP TABLE accounts CASCADE")
 
 
-def _no_column(world: World) -> None:
+def _no_column(world: Installation) -> None:
     with (
         contextlib.closing(psycopg2.connect(world.database.url)) as connection,
         connection,
@@ -62,17 +62,17 @@ def _no_column(world: World) -> None:
         cursor.execute("ALTER TABLE accounts DROP COLUMN avatar_file_name, DROP COLUMN header_file_name")
 
 
-def _wrong_region(world: World) -> None:
+def _wrong_region(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Answer(400, "AuthorizationHeaderMalformed")))
 
 
-def _read_only(world: World) -> None:
+def _read_only(world: Installation) -> None:
     world.destination_proxy.set_rules(
         Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT, Kind.CREATE_UPLOAD}))
     )
 
 
-def _url(world: World, **parts: str) -> str:
+def _url(world: Installation, **parts: str) -> str:
     database = world.database
     known = {
         "user": database.user,
@@ -146,7 +146,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_run_fails_with_a_message_that_names_what_to_change(
-    world: World, case: Case, monkeypatch: pytest.MonkeyPatch
+    world: Installation, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (key, *_) = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     for name, value in case.variables(world).items():
@@ -172,7 +172,7 @@ def test_the_run_fails_with_a_message_that_names_what_to_change(
     ("partition", "says"),
     [("everything", "1-50000"), ("9-1", "1-50000"), ("1-2", "mastosync ranges accounts")],
 )
-def test_a_partition_that_is_no_registered_range_fails_at_once(world: World, partition: str, says: str) -> None:
+def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installation, partition: str, says: str) -> None:
     world.register(FileType.ACCOUNTS)
     tags = json.dumps({"dagster/partition": partition})
     failed = world.command(
@@ -197,7 +197,7 @@ def test_a_partition_that_is_no_registered_range_fails_at_once(world: World, par
         (["sync", "accounts", "--changed-since", "2999-01-01T00:00:00Z"], "in the future"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_understand(world: World, arguments: list[str], says: str) -> None:
+def test_the_command_refuses_what_it_cannot_understand(world: Installation, arguments: list[str], says: str) -> None:
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code != 0
     assert says in " ".join(outcome.output.split())
@@ -211,7 +211,7 @@ def test_commands_name_dagster_home_where_it_is_not_set(monkeypatch: pytest.Monk
     assert "DAGSTER_HOME is not set" in outcome.output
 
 
-def test_a_limit_that_is_no_number_is_refused_in_run_config_too(world: World) -> None:
+def test_a_limit_that_is_no_number_is_refused_in_run_config_too(world: Installation) -> None:
     config = Path(world.dagster.root_directory) / "run.yaml"
     config.write_text("ops: {plan_changes: {config: {limit: ten}}}")
     failed = world.command(

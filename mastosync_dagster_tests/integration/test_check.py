@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster_tests.integration.conftest import old_copy, without_cache
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import old_copy, without_cache
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 PRIVATE, ORIGINALS = "destination private", "originals"
 
@@ -30,17 +30,19 @@ def failed() -> dict[str, str]:
     return found
 
 
-def left_behind(world: World) -> frozenset[str]:
+def left_behind(world: Installation) -> frozenset[str]:
     return list_keys(world.destination.server, world.destination.name)
 
 
-def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behind(world_with_acls: World) -> None:
+def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behind(
+    world_with_acls: Installation,
+) -> None:
     assert failed() == {}
     assert left_behind(world_with_acls) == frozenset()
 
 
 @pytest.mark.parametrize("folder", ["", "media_attachments/files/", "cache/", "backups/"])
-def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls: World, folder: str) -> None:
+def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls: Installation, folder: str) -> None:
     let_everybody_read(world_with_acls.destination, folder)
     found = failed()
     assert found.keys() == {PRIVATE}
@@ -51,7 +53,7 @@ def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls
 
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-full-control"])
 def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_private(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
     found = failed()
@@ -66,7 +68,7 @@ def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_priv
 
 @pytest.mark.parametrize("permission", ["", "private"])
 def test_a_bucket_that_is_said_not_to_be_public_and_is_fails(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
     let_everybody_read(world_with_acls.destination)
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
@@ -79,7 +81,7 @@ def test_a_bucket_that_is_said_not_to_be_public_and_is_fails(
     assert failed() == {}
 
 
-def test_a_server_that_takes_an_acl_for_a_body_fails(world_with_acls: World) -> None:
+def test_a_server_that_takes_an_acl_for_a_body_fails(world_with_acls: Installation) -> None:
     rule = Rule(TakenForBody(), kinds=frozenset({Kind.OTHER}))
     world_with_acls.destination_proxy.set_rules(rule)
     found = failed()
@@ -92,14 +94,14 @@ def test_a_server_that_takes_an_acl_for_a_body_fails(world_with_acls: World) -> 
 # --- originals of some rows, looked for at both sides ----------------------------------------------------------------
 
 
-def swap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def swap(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, world.environment[f"DESTINATION_{name}"])
         monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
 
 
 def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     assert failed() == {}
@@ -107,7 +109,7 @@ def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
     assert failed() == {}
 
 
-def test_an_empty_source_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_source_fails(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("S3_BUCKET", create_bucket(world.source.server).name)
     found = failed()
@@ -117,7 +119,7 @@ def test_an_empty_source_fails(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("prefix", ["elsewhere", "media_attachments/"])
-def test_a_wrong_prefix_fails(world: World, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+def test_a_wrong_prefix_fails(world: Installation, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     assert world
     monkeypatch.setenv("S3_KEY_PREFIX", prefix)
@@ -126,7 +128,7 @@ def test_a_wrong_prefix_fails(world: World, monkeypatch: pytest.MonkeyPatch, pre
     assert "S3_KEY_PREFIX" in found[ORIGINALS]
 
 
-def test_swapped_sides_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapped_sides_fail(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     swap(world, monkeypatch)
     found = failed()
@@ -135,20 +137,20 @@ def test_swapped_sides_fail(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     assert "DESTINATION_S3_BUCKET" in found[ORIGINALS]
 
 
-def test_a_source_that_has_lost_its_remote_cache_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_has_lost_its_remote_cache_passes(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("S3_BUCKET", without_cache(world).name)
     assert failed() == {}
 
 
-def test_originals_are_not_looked_for_without_a_side(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_originals_are_not_looked_for_without_a_side(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     assert world
     monkeypatch.setenv("S3_BUCKET", "absent")
     assert ORIGINALS not in failed()
 
 
 def test_a_source_with_old_files_alone_fails_though_the_oldest_originals_are_there(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", old_copy(world, accounts=12).name)
     found = failed()
@@ -157,7 +159,9 @@ def test_a_source_with_old_files_alone_fails_though_the_oldest_originals_are_the
     assert "S3_BUCKET" in found[ORIGINALS]
 
 
-def test_a_source_without_some_of_the_originals_is_warned_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_without_some_of_the_originals_is_warned_of(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = without_cache(world)
     for number, key in enumerate(sorted(list_keys(bucket.server, bucket.name))):
         if number % 3 == 0:
@@ -170,14 +174,14 @@ def test_a_source_without_some_of_the_originals_is_warned_of(world: World, monke
 
 
 def test_after_the_switch_the_destination_may_have_the_newest_originals_alone(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"copy_private": True}}}}).success
     monkeypatch.setenv("S3_BUCKET", old_copy(world, accounts=12).name)
     assert failed() == {}
 
 
-def test_a_destination_that_may_not_be_listed_tells_the_time_all_the_same(world: World) -> None:
+def test_a_destination_that_may_not_be_listed_tells_the_time_all_the_same(world: Installation) -> None:
     kinds = frozenset({Kind.LIST})
     world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))
     world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))

@@ -15,10 +15,10 @@ from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 
-def test_ranges_registers_and_prints_them_and_a_second_call_adds_none(world: World) -> None:
+def test_ranges_registers_and_prints_them_and_a_second_call_adds_none(world: Installation) -> None:
     outcome = CliRunner().invoke(main, ["ranges", "accounts"])
     keys = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
     assert outcome.exit_code == 0
@@ -33,7 +33,7 @@ def test_ranges_registers_and_prints_them_and_a_second_call_adds_none(world: Wor
     assert world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name) == keys
 
 
-def test_sync_copies_whole_tables_shows_how_far_it_is_and_ends_with_a_table(world: World) -> None:
+def test_sync_copies_whole_tables_shows_how_far_it_is_and_ends_with_a_table(world: Installation) -> None:
     outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
     assert outcome.exit_code == 0, outcome.output
     assert world.compare("custom_emojis").differences == ()
@@ -46,7 +46,7 @@ def test_sync_copies_whole_tables_shows_how_far_it_is_and_ends_with_a_table(worl
     ]
 
 
-def test_sync_ends_with_status_1_and_the_reason_where_an_object_fails(world: World) -> None:
+def test_sync_ends_with_status_1_and_the_reason_where_an_object_fails(world: Installation) -> None:
     world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
     outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
     assert outcome.exit_code == 1

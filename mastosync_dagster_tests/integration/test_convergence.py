@@ -16,7 +16,6 @@ from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_privacy import (
     MEDIA,
     answers,
@@ -27,23 +26,24 @@ from mastosync_dagster_tests.integration.test_privacy import (
     nightly,
     sync_in_a_process,
 )
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 SUSPEND = "UPDATE accounts SET suspended_at = now() WHERE id = %s"
 UNSUSPEND = "UPDATE accounts SET suspended_at = NULL WHERE id = %s"
 SET_ACL = frozenset({Kind.OTHER})
 
 
-def details(world: World, table: FileType = MEDIA) -> list[str | None]:
+def details(world: Installation, table: FileType = MEDIA) -> list[str | None]:
     """Return the remarks of the last night about what it has not found as it must be, but for what is missing."""
     lines = [line for line in newest(world, "sync_changes") if line.group == table.value]
     return [line.detail for line in lines if line.outcome is not Outcome.MISSING]
 
 
-def open_objects(world: World) -> dict[str, int]:
+def open_objects(world: Installation) -> dict[str, int]:
     """Return what ``mastosync status`` says of the media."""
     result = CliRunner().invoke(main, ["status", MEDIA.value, "--json"])
     assert result.exit_code == 0, result.output
@@ -55,7 +55,7 @@ def open_objects(world: World) -> dict[str, int]:
 
 
 @pytest.fixture
-def settled(synced_with_acls: World) -> World:
+def settled(synced_with_acls: Installation) -> Installation:
     """The media copied, and a night that has nothing to do."""
     assert nightly(synced_with_acls).success
     assert details(synced_with_acls) == []
@@ -63,7 +63,7 @@ def settled(synced_with_acls: World) -> World:
 
 
 @pytest.fixture
-def skipping(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def skipping(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
     """The media copied to a destination without ACLs, what is private skipped, and a night after that."""
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
     monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
@@ -73,7 +73,7 @@ def skipping(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def test_what_a_night_could_not_make_private_the_next_one_does(settled: World) -> None:
+def test_what_a_night_could_not_make_private_the_next_one_does(settled: Installation) -> None:
     account, hidden = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
     settled.destination_proxy.set_rules(Rule(Answer(503, "SlowDown"), kinds=SET_ACL, method="PUT", key=r"/original/"))
@@ -89,7 +89,7 @@ def test_what_a_night_could_not_make_private_the_next_one_does(settled: World) -
     assert open_objects(settled)["acl"] == 0
 
 
-def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled: World) -> None:
+def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled: Installation) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
     # One of its objects is nowhere: what is missing says nothing about the others.
@@ -107,7 +107,7 @@ def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled:
     assert answers(settled) == expected_answers(settled)
 
 
-def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(settled: World) -> None:
+def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(settled: Installation) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
     assert nightly(settled).success
@@ -123,7 +123,7 @@ def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(s
 
 
 def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copied_by_the_next_night(
-    skipping: World,
+    skipping: Installation,
 ) -> None:
     world = skipping
     account, _ = media_of(world, suspended=True)
@@ -143,7 +143,7 @@ def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copi
 
 
 def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_not_asked_for_for_ever(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "2")
     key = settled.instance.objects_of(MEDIA)[0].key
@@ -168,7 +168,7 @@ def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_no
     assert settled.requests()[Kind.HEAD] == 0
 
 
-def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(settled: World) -> None:
+def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(settled: Installation) -> None:
     private = [key for key, status in expected_answers(settled).items() if status == 403]
     settled.forget()
     assert nightly(settled).success
@@ -181,7 +181,7 @@ def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(sett
     assert details(settled) == []
 
 
-def test_without_any_record_a_night_makes_private_what_is_private(settled: World) -> None:
+def test_without_any_record_a_night_makes_private_what_is_private(settled: Installation) -> None:
     # Another home on the same destination, or a manifest store that is lost.
     shutil.rmtree(Path(settled.environment["DAGSTER_HOME"], "manifests"))
     account, hidden = media_of(settled, suspended=False)
@@ -192,7 +192,7 @@ def test_without_any_record_a_night_makes_private_what_is_private(settled: World
 
 
 def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_exposes_nothing(
-    world_with_acls: World, tmp_path: Path
+    world_with_acls: Installation, tmp_path: Path
 ) -> None:
     world = world_with_acls
     ((key,),) = world.register(MEDIA).values()
@@ -210,7 +210,7 @@ def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_e
         assert answers(world) == expected_answers(world)
 
 
-def test_the_list_stays_as_long_as_another_run_may_still_write(settled: World, tmp_path: Path) -> None:
+def test_the_list_stays_as_long_as_another_run_may_still_write(settled: Installation, tmp_path: Path) -> None:
     account, hidden = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
     assert nightly(settled).success
@@ -234,7 +234,7 @@ def test_the_list_stays_as_long_as_another_run_may_still_write(settled: World, t
     assert remembered() == beside - hidden
 
 
-def test_backups_are_private_each_night(world_with_acls: World) -> None:
+def test_backups_are_private_each_night(world_with_acls: Installation) -> None:
     world = world_with_acls
     ((key,),) = world.register(FileType.BACKUPS).values()
     assert world.run("sync_backups", key).success

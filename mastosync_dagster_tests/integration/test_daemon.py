@@ -20,7 +20,7 @@ from mastosync_dagster.sync.automation import NIGHT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mastosync_dagster_tests.integration.life import Life
+    from mastosync_dagster_tests.support.life import Life
 
 ACCOUNTS = FileType.ACCOUNTS
 SECONDS = 240.0

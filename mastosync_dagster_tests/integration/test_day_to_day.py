@@ -17,8 +17,8 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
-    from mastosync_dagster_tests.integration.life import Life
+    from mastosync_dagster_tests.support.installation import Installation
+    from mastosync_dagster_tests.support.life import Life
 
 
 def told(*arguments: str) -> Any:
@@ -27,7 +27,7 @@ def told(*arguments: str) -> Any:
     return json.loads(outcome.output)
 
 
-def by_database(world: World, lo: int, hi: int) -> tuple[int, int]:
+def by_database(world: Installation, lo: int, hi: int) -> tuple[int, int]:
     """Return the objects of accounts with these ids, and the bytes of their originals."""
     objects = [
         stored
@@ -41,7 +41,7 @@ def by_database(world: World, lo: int, hi: int) -> tuple[int, int]:
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: World) -> None:
+def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything = by_database(world, -(2**63), 2**63)
     (fresh,) = told("status", "accounts")
@@ -63,7 +63,7 @@ def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: World)
     assert (later["objects_left"], later["bytes_left"]) == (everything[0] - done[0], everything[1] - done[1])
 
 
-def test_status_shows_the_last_incremental_run_and_its_watermark(world: World) -> None:
+def test_status_shows_the_last_incremental_run_and_its_watermark(world: Installation) -> None:
     config = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "changed_since": "last"}}}}
     result = world.run("sync_changes", config=config)
     (found,) = told("status", "accounts")
@@ -91,7 +91,7 @@ def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, who
     assert told("estimate", "accounts")["objects"] == 2
 
 
-def test_status_of_everything_is_short_enough_for_a_terminal(world: World) -> None:
+def test_status_of_everything_is_short_enough_for_a_terminal(world: Installation) -> None:
     world.register()
     outcome = CliRunner().invoke(main, ["status"])
     assert outcome.exit_code == 0
@@ -103,7 +103,7 @@ def test_status_of_everything_is_short_enough_for_a_terminal(world: World) -> No
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_tries_everything_and_leaves_nothing_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_tries_everything_and_leaves_nothing_behind(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
     lines = {line["name"]: line for line in told("check")}
     assert {line["verdict"] for line in lines.values()} == {"ok"}
@@ -128,7 +128,7 @@ def test_check_tries_everything_and_leaves_nothing_behind(world: World, monkeypa
     assert world.source_proxy.count(Kind.PUT, Kind.DELETE) == 0
 
 
-def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: World) -> None:
+def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: Installation) -> None:
     assert world_with_acls
     lines = {line["name"]: line["text"] for line in told("check")}
     assert lines["destination ACL (public)"] == "public-read, as it was sent"
@@ -158,7 +158,7 @@ def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: World
     ],
 )
 def test_what_fails_says_what_to_change_and_the_rest_is_tried_all_the_same(
-    world: World,
+    world: Installation,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
     rule: Rule | None,
@@ -178,7 +178,7 @@ def test_what_fails_says_what_to_change_and_the_rest_is_tried_all_the_same(
     assert world.destination.server.secret_access_key not in outcome.output
 
 
-def test_a_database_that_is_full_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_full_is_noticed(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mastosync_dagster.cli.check._FEWEST_CONNECTIONS", 1_000_000)
     outcome = CliRunner().invoke(main, ["check"])
     assert outcome.exit_code == 1
@@ -189,7 +189,7 @@ def test_a_database_that_is_full_is_noticed(world: World, monkeypatch: pytest.Mo
 # --- estimate --------------------------------------------------------------------------------------------------------
 
 
-def test_estimate_counts_what_is_left_and_copies_nothing(world: World) -> None:
+def test_estimate_counts_what_is_left_and_copies_nothing(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything, _ = by_database(world, -(2**63), 2**63)
     before = told("estimate", "accounts", "--from", "amazon", "--to", "cloudflare")
@@ -208,7 +208,7 @@ def test_estimate_counts_what_is_left_and_copies_nothing(world: World) -> None:
     )
 
 
-def test_an_unknown_provider_is_named_together_with_the_known_ones(world: World) -> None:
+def test_an_unknown_provider_is_named_together_with_the_known_ones(world: Installation) -> None:
     outcome = CliRunner().invoke(main, ["estimate", "--to", "nobody"])
     assert outcome.exit_code == 1
     assert "the price table has no nobody; it has free, amazon" in outcome.output

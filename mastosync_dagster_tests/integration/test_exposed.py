@@ -10,38 +10,38 @@ import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 
 
-def sync(world: World, **config: object) -> dg.ExecuteInProcessResult:
+def sync(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
     world.register(MEDIA)
     (key,) = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)
     return world.run("sync_media_attachments", key, {"ops": {MEDIA.value: {"ops": {"plan": {"config": config}}}}})
 
 
-def exposed(world: World) -> set[str]:
+def exposed(world: Installation) -> set[str]:
     """Return the private objects that everybody can read."""
     private = {each.key for each in world.instance.objects_of(MEDIA) if each.private}
     assert private
     return {key for key in private if anonymous_status(world.destination.server, world.destination.name, key) == 200}
 
 
-def there(world: World) -> frozenset[str]:
+def there(world: Installation) -> frozenset[str]:
     return list_keys(world.destination.server, world.destination.name)
 
 
 @pytest.mark.parametrize("permission", ["public-read", "private", ""])
 def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
     world = world_with_acls
     let_everybody_read(world.destination)
@@ -64,7 +64,7 @@ def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
 
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-read", "aws-exec-read"])
 def test_with_a_permission_that_is_not_public_private_objects_wait_for_a_decision(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch, permission: str
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
     world = world_with_acls
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
@@ -81,7 +81,7 @@ def test_with_a_permission_that_is_not_public_private_objects_wait_for_a_decisio
     assert exposed(world) == set()
 
 
-def suspend_somebody(world: World) -> None:
+def suspend_somebody(world: Installation) -> None:
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE accounts SET suspended_at = now() WHERE suspended_at IS NULL"
@@ -93,7 +93,7 @@ def suspend_somebody(world: World) -> None:
 
 @pytest.mark.parametrize("key", ["", r"\.(png|jpe?g|gif|mp4|webp|webm|mp3)$"])
 def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied_again(
-    synced_with_acls: World, monkeypatch: pytest.MonkeyPatch, key: str
+    synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """The probe shows it; where the server spares the probe, the first object does."""
     world = synced_with_acls

@@ -15,7 +15,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
-from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of
+from mastosync_dagster_tests.support.installation import failure_of, metadata_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dagster import JobExecutionResult
 
     from mastosync_dagster.demo.instance.book import GeneratedObject
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 ONE_ATTEMPT = {"ops": {"accounts": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
 
@@ -34,14 +34,14 @@ def sync_accounts() -> dg.JobDefinition:
 
 
 @pytest.fixture
-def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+def one_range(world: Installation, monkeypatch: pytest.MonkeyPatch) -> str:
     """The key of the one ID range of all accounts."""
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "100000")
     (key,) = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     return key
 
 
-def refuse_one(world: World) -> GeneratedObject:
+def refuse_one(world: Installation) -> GeneratedObject:
     """Let the source fail for one object."""
     refused = world.instance.objects_of("accounts")[0]
     key = f"^{re.escape(refused.source_key)}$"
@@ -50,7 +50,7 @@ def refuse_one(world: World) -> GeneratedObject:
 
 
 def test_a_run_with_a_failed_object_says_how_many_and_why_and_the_next_one_copies_it_alone(
-    world: World, one_range: str
+    world: Installation, one_range: str
 ) -> None:
     objects, lost = world.instance.objects_of("accounts"), world.instance.missing_of("accounts")
     refuse_one(world)
@@ -71,7 +71,7 @@ def test_a_run_with_a_failed_object_says_how_many_and_why_and_the_next_one_copie
     assert world.compare("accounts").differences == ()
 
 
-def test_the_log_says_how_many_requests_had_to_be_repeated(world: World, one_range: str) -> None:
+def test_the_log_says_how_many_requests_had_to_be_repeated(world: Installation, one_range: str) -> None:
     world.source_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.GET}), times=3))
     result = world.run("sync_accounts", one_range)
     assert result.success
@@ -79,7 +79,7 @@ def test_the_log_says_how_many_requests_had_to_be_repeated(world: World, one_ran
     assert "requests that had to be repeated: 3 to the source, 0 to the destination" in messages
 
 
-def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: World, one_range: str) -> None:
+def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: Installation, one_range: str) -> None:
     def execute(parent: str | None = None) -> JobExecutionResult:
         options = dg.ReexecutionOptions.from_failure(parent, world.dagster) if parent else None
         tags = None if parent else {"dagster/partition": one_range}
@@ -101,7 +101,7 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
 
 
 def test_a_manifest_that_cannot_be_published_waits_for_the_next_run(
-    world: World, one_range: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Installation, one_range: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "manifests"
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(place))
@@ -148,7 +148,7 @@ def with_a_damaged_end(manifest: Path) -> None:
 
 @pytest.mark.parametrize("damage", [emptied, with_damaged_pages, with_a_damaged_end])
 def test_a_doubt_list_that_cannot_be_read_is_passed_over_with_one_warning(
-    world: World, damage: Callable[[Path], None]
+    world: Installation, damage: Callable[[Path], None]
 ) -> None:
     first = world.run("sync_changes")
     (file,) = (Path(world.dagster.root_directory) / "manifests").glob(f"doubts_accounts/*/{first.run_id}.parquet")

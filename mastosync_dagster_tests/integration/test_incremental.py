@@ -19,7 +19,7 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import OVERLAP, read_until_tags, watermark
 from mastosync_dagster.sync.config import ChangesConfig
 from mastosync_dagster.sync.incremental import History
-from mastosync_dagster_tests.integration.life import MINUTE, Life
+from mastosync_dagster_tests.support.life import MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:

@@ -8,20 +8,20 @@ import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.installation import metadata_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 EMOJIS = FileType.CUSTOM_EMOJIS
 SAYS = "another tool has put them there"
 
 
-def copy_badly(world: World, **arguments: str) -> list[str]:
+def copy_badly(world: Installation, **arguments: str) -> list[str]:
     """Copy the emojis as a general tool does: no Cache-Control, octet-stream, and whoever may read it."""
     expected = {each.key for each in world.instance.objects_of(EMOJIS)}
     keys = sorted(expected & list_keys(world.source.server, world.source.name))
@@ -31,7 +31,7 @@ def copy_badly(world: World, **arguments: str) -> list[str]:
     return keys
 
 
-def sync(world: World, key: str) -> tuple[dg.ExecuteInProcessResult, str, bool]:
+def sync(world: Installation, key: str) -> tuple[dg.ExecuteInProcessResult, str, bool]:
     """Sync a range of the emojis. Returns what was said of what had been there, and whether the asset check passed."""
     result = world.run("sync_custom_emojis", key)
     assert result.success
@@ -44,7 +44,7 @@ def sync(world: World, key: str) -> tuple[dg.ExecuteInProcessResult, str, bool]:
 
 
 def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_syncing_repairs_it(
-    world_with_acls: World,
+    world_with_acls: Installation,
 ) -> None:
     world = world_with_acls
     keys = copy_badly(world)
@@ -65,14 +65,14 @@ def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_sync
 
 
 @pytest.mark.parametrize("acl", ["private", "public-read"])
-def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: World, acl: str) -> None:
+def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: Installation, acl: str) -> None:
     copy_badly(world_with_acls, ACL=acl)
     ((key,),) = world_with_acls.register(EMOJIS).values()
     _, said, passed = sync(world_with_acls, key)
     assert (SAYS in said, passed) == (True, False)
 
 
-def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: World) -> None:
+def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"], "limit": 20}}}}
     assert world.run("sync_changes", config=config).success
@@ -81,7 +81,7 @@ def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: World) -> None
     assert said == ""
 
 
-def test_a_run_without_ranges_looks_too(world_with_acls: World) -> None:
+def test_a_run_without_ranges_looks_too(world_with_acls: Installation) -> None:
     copy_badly(world_with_acls)
     for says in (True, False):
         assert looked(world_with_acls, file_types=["custom_emojis"]) == says
@@ -91,7 +91,7 @@ def test_a_run_without_ranges_looks_too(world_with_acls: World) -> None:
     "before", [{"file_types": ["site_uploads"]}, {"file_types": ["custom_emojis"], "limit": 1}], ids=str
 )
 def test_neither_a_run_over_other_tables_nor_a_trial_has_looked(
-    world_with_acls: World, before: dict[str, object]
+    world_with_acls: Installation, before: dict[str, object]
 ) -> None:
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": before}}}).success
     copy_badly(world_with_acls)
@@ -99,7 +99,7 @@ def test_neither_a_run_over_other_tables_nor_a_trial_has_looked(
     assert not looked(world_with_acls, file_types=["custom_emojis"])
 
 
-def test_a_run_that_was_ended_has_not_looked(world_with_acls: World) -> None:
+def test_a_run_that_was_ended_has_not_looked(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
     world.destination_proxy.set_rules(Rule(Answer(403, "InvalidAccessKeyId"), kinds=frozenset({Kind.PUT})))
@@ -109,14 +109,14 @@ def test_a_run_that_was_ended_has_not_looked(world_with_acls: World) -> None:
     assert looked(world, file_types=["custom_emojis"])
 
 
-def test_a_night_has_looked_at_what_had_changed_alone(world_with_acls: World) -> None:
+def test_a_night_has_looked_at_what_had_changed_alone(world_with_acls: Installation) -> None:
     since = {"file_types": ["custom_emojis"], "changed_since": "2026-01-01T00:00:00Z"}
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": since}}}).success
     copy_badly(world_with_acls)
     assert looked(world_with_acls, file_types=["custom_emojis"])
 
 
-def looked(world: World, **config: object) -> bool:
+def looked(world: Installation, **config: object) -> bool:
     """Run over changes; return whether something was said of what had been at the destination before."""
     result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
     assert result.success

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.plan.items import Batch
     from mastosync_dagster.pool import Pool
     from mastosync_dagster.sync.convergence import Convergence
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 __all__ = ["settled", "skipping"]
 
@@ -46,12 +46,12 @@ ONE_ATTEMPT = {"copy": {"config": {"max_attempts": 1}}}
 OLD = "UPDATE media_attachments SET file_updated_at = '2020-01-01' WHERE id = %s"
 
 
-def night(world: World) -> dg.ExecuteInProcessResult:
+def night(world: Installation) -> dg.ExecuteInProcessResult:
     """Run a night that tries everything once."""
     return world.run("sync_changes", config={"ops": {**PLAN, **ONE_ATTEMPT}})
 
 
-def lose(world: World, *, changed: bool = True) -> GeneratedObject:
+def lose(world: Installation, *, changed: bool = True) -> GeneratedObject:
     """Delete a public original at the destination, and refuse to have it back; its row may have changed."""
     lost = next(each for each in world.instance.objects_of(MEDIA) if not each.private and "/original/" in each.key)
     if changed:
@@ -61,12 +61,12 @@ def lose(world: World, *, changed: bool = True) -> GeneratedObject:
     return lost
 
 
-def refuse(world: World, answer: Answer, key: str = "") -> None:
+def refuse(world: Installation, answer: Answer, key: str = "") -> None:
     world.destination_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.PUT}), key=key))
 
 
 def test_what_has_failed_stays_on_the_list_when_the_night_that_asks_for_it_is_killed(
-    settled: World, tmp_path: Path
+    settled: Installation, tmp_path: Path
 ) -> None:
     lost = lose(settled)
     assert not night(settled).success
@@ -89,7 +89,7 @@ def test_what_has_failed_stays_on_the_list_when_the_night_that_asks_for_it_is_ki
 
 
 def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose(settled, changed=False)
     key = settled.dagster.get_dynamic_partitions(MEDIA.partitions_name)[0]
@@ -109,7 +109,7 @@ def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
 
 
 def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "2")
     lost = lose(settled)
@@ -125,7 +125,7 @@ def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
 
 @pytest.mark.parametrize("copy_private", ["true", "false"])
 def test_a_night_without_acls_forgets_nothing(
-    settled: World, monkeypatch: pytest.MonkeyPatch, copy_private: str
+    settled: Installation, monkeypatch: pytest.MonkeyPatch, copy_private: str
 ) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -140,7 +140,7 @@ def test_a_night_without_acls_forgets_nothing(
 
 
 def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
-    settled: World, monkeypatch: pytest.MonkeyPatch
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -162,7 +162,7 @@ def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
     assert answers(settled) == expected_answers(settled)
 
 
-def test_a_run_over_every_row_settles_the_list(settled: World) -> None:
+def test_a_run_over_every_row_settles_the_list(settled: Installation) -> None:
     lose(settled)
     config = {"ops": {"plan_changes": {"config": {"file_types": [MEDIA.value]}}, **ONE_ATTEMPT}}
     assert not settled.run("sync_changes", config=config).success
@@ -175,7 +175,7 @@ def test_a_run_over_every_row_settles_the_list(settled: World) -> None:
 
 
 def test_what_became_private_at_a_destination_without_acls_is_named(
-    skipping: World,
+    skipping: Installation,
 ) -> None:
     world = skipping
     assert open_objects(world)["exposed"] == 0
@@ -189,7 +189,7 @@ def test_what_became_private_at_a_destination_without_acls_is_named(
 
 
 def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_acls
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")

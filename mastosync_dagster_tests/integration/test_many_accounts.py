@@ -16,7 +16,7 @@ from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, WATERMARK
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 ROWS = 1_000_000
 CHANGED = 500
@@ -38,7 +38,7 @@ RETURNING id
 _READ = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'accounts'"
 
 
-def rows_read(world: World, at_least: int = 0) -> int:
+def rows_read(world: Installation, at_least: int = 0) -> int:
     """Return how many rows of the table PostgreSQL has read so far, when its statistics have come to rest."""
     deadline = time.monotonic() + 30
     before = -1
@@ -54,7 +54,7 @@ def rows_read(world: World, at_least: int = 0) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world: World) -> None:
+def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world: Installation) -> None:
     now = datetime.now(timezone.utc)
     numbers = {"first": FIRST, "step": STEP, "rows": ROWS, "changed": CHANGED}
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection:

@@ -16,7 +16,7 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mastosync_dagster_tests.integration.conftest import PROJECT, environment_for
+from mastosync_dagster_tests.support.installation import PROJECT, environment_for
 from mastosync_dagster_tests.support.memory import peak_megabytes
 
 if TYPE_CHECKING:

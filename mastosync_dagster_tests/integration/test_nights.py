@@ -12,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.integration.conftest import PROJECT
-from mastosync_dagster_tests.integration.life import DAY, MINUTE, Life
+from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 NEW_ROWS = 12

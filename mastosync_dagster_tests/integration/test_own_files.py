@@ -16,7 +16,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 BIN = Path(sys.executable).parent
 
@@ -26,7 +26,7 @@ def readable_by_others(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.stat().st_mode & 0o077)
 
 
-def execute(world: World, home: Path, *command: str) -> None:
+def execute(world: Installation, home: Path, *command: str) -> None:
     """Run a command as from a shell whose files everybody may read."""
     subprocess.run(
         [str(BIN / command[0]), *command[1:]],
@@ -39,7 +39,7 @@ def execute(world: World, home: Path, *command: str) -> None:
 
 
 @pytest.fixture
-def home(world: World, tmp_path: Path) -> Path:
+def home(world: Installation, tmp_path: Path) -> Path:
     """Another Dagster home, which everybody may look into."""
     home = tmp_path / "open"
     home.mkdir()
@@ -49,14 +49,14 @@ def home(world: World, tmp_path: Path) -> Path:
     return home
 
 
-def test_what_a_command_writes_is_for_nobody_else(world: World, home: Path) -> None:
+def test_what_a_command_writes_is_for_nobody_else(world: Installation, home: Path) -> None:
     execute(world, home, "mastosync", "ranges", "custom_emojis")
     execute(world, home, "mastosync", "sync", "custom_emojis")
     assert list(home.rglob("*.parquet"))
     assert readable_by_others(home) == []
 
 
-def test_what_a_run_of_dagsters_own_command_writes_is_for_nobody_else(world: World, home: Path) -> None:
+def test_what_a_run_of_dagsters_own_command_writes_is_for_nobody_else(world: Installation, home: Path) -> None:
     execute(world, home, "mastosync", "ranges", "custom_emojis")
     (key,) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS][:1]
     tags = f'{{"dagster/partition": "{key}"}}'
@@ -68,7 +68,7 @@ def test_what_a_run_of_dagsters_own_command_writes_is_for_nobody_else(world: Wor
 
 
 def test_manifests_in_a_folder_of_their_own_are_for_nobody_else(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "manifests"
     place.mkdir()
@@ -85,7 +85,7 @@ def test_manifests_in_a_folder_of_their_own_are_for_nobody_else(
 
 @pytest.mark.parametrize("command", ["ranges", "sync accounts", "check", "status", "report"])
 def test_what_a_server_says_does_not_command_the_terminal(
-    world: World, monkeypatch: pytest.MonkeyPatch, command: str
+    world: Installation, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", world.database.url.replace(f"/{world.database.database}", "/%1b%5b2J%0d%c2%9b"))
     outcome = CliRunner().invoke(main, command.split())
@@ -93,7 +93,7 @@ def test_what_a_server_says_does_not_command_the_terminal(
     assert not [letter for letter in outcome.output if letter != "\n" and not letter.isprintable()]
 
 
-def test_what_a_storage_says_does_not_command_the_terminal_or_the_ui(world: World) -> None:
+def test_what_a_storage_says_does_not_command_the_terminal_or_the_ui(world: Installation) -> None:
     answer = Answer(400, "Strange", message="said ![x](http://127.0.0.1/) \x9b2J \u202e end")
     world.source_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.GET})))
     outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])

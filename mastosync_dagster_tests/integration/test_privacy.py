@@ -25,9 +25,9 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import watermark
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster.records.manifest import ManifestLine
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 MANIFEST = r"manifests/media_attachments/.*\.parquet$"
 
 
-def execute(world: World, query: str, *parameters: object) -> list[tuple[object, ...]]:
+def execute(world: Installation, query: str, *parameters: object) -> list[tuple[object, ...]]:
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
         cursor.execute(query, parameters)
         found = cursor.fetchall() if cursor.description else []
@@ -50,7 +50,7 @@ def execute(world: World, query: str, *parameters: object) -> list[tuple[object,
         return found
 
 
-def private_rows(world: World) -> set[int]:
+def private_rows(world: Installation) -> set[int]:
     """Return the media that are private by the database, asked in one go."""
     found = execute(
         world,
@@ -61,7 +61,7 @@ def private_rows(world: World) -> set[int]:
     return {row_id for (row_id,) in found if isinstance(row_id, int)}
 
 
-def answers(world: World) -> dict[str, int]:
+def answers(world: Installation) -> dict[str, int]:
     """Return what an anonymous GET of each object of the media is answered with."""
     return {
         each.key: anonymous_status(world.destination.server, world.destination.name, each.key)
@@ -69,12 +69,12 @@ def answers(world: World) -> dict[str, int]:
     }
 
 
-def expected_answers(world: World) -> dict[str, int]:
+def expected_answers(world: Installation) -> dict[str, int]:
     private = private_rows(world)
     return {each.key: 403 if each.row_id in private else 200 for each in world.instance.objects_of(MEDIA)}
 
 
-def incremental(world: World) -> Counter[str]:
+def incremental(world: Installation) -> Counter[str]:
     """Run the incremental sync; return the outcomes and remarks of its manifest, but for what the source has lost."""
     config = {"file_types": [MEDIA.value], "changed_since": datetime.now(timezone.utc).isoformat()}
     result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
@@ -83,13 +83,13 @@ def incremental(world: World) -> Counter[str]:
     return Counter(f"{line.outcome.value} {line.detail or ''}".strip() for line in lines)
 
 
-def newest(world: World, group: str) -> list[ManifestLine]:
+def newest(world: Installation, group: str) -> list[ManifestLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
     (manifest,) = store.newest(group)
     return [line for lines in store.read(manifest) for line in lines]
 
 
-def media_of(world: World, *, suspended: bool) -> tuple[int, int]:
+def media_of(world: Installation, *, suspended: bool) -> tuple[int, int]:
     """Return an account that is, or is not, suspended and the most media of which are at the source, and how many."""
     here = Counter(each.row_id for each in world.instance.objects_of(MEDIA))
     owners: Counter[int] = Counter()
@@ -105,7 +105,7 @@ def media_of(world: World, *, suspended: bool) -> tuple[int, int]:
     return owners.most_common(1)[0]
 
 
-def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(synced_with_acls: World) -> None:
+def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(synced_with_acls: Installation) -> None:
     world = synced_with_acls
     before = expected_answers(world)
     assert {key for key, status in before.items() if status == 403} == {
@@ -153,7 +153,7 @@ NEVER_PUBLISHED = Rule(Delay(100), kinds=frozenset({Kind.PUT}), key=MANIFEST)
 
 @contextlib.contextmanager
 def sync_in_a_process(
-    world: World, key: str, log: Path, rule: Rule = NEVER_PUBLISHED, *, until: Kind = Kind.PUT
+    world: Installation, key: str, log: Path, rule: Rule = NEVER_PUBLISHED, *, until: Kind = Kind.PUT
 ) -> Iterator[int]:
     """Sync a range of the media in a process of its own, until the destination sees a request that a rule holds up.
 
@@ -191,7 +191,7 @@ def wait_until(condition: Callable[[], bool], log: Path) -> None:
 
 
 def test_what_a_killed_run_has_made_public_without_a_manifest_is_private_again_after_the_next_night(
-    world_with_acls: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world_with_acls: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_acls
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")
@@ -217,13 +217,13 @@ def test_what_a_killed_run_has_made_public_without_a_manifest_is_private_again_a
     assert incremental(world) == {}
 
 
-def sync_media(world: World, **config: object) -> dg.ExecuteInProcessResult:
+def sync_media(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
     """Sync the last range of the media, in which every case of privacy occurs."""
     key = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)[-1]
     return world.run("sync_media_attachments", key, {"ops": {MEDIA.value: {"ops": {"plan": {"config": config}}}}})
 
 
-def acls(world: World) -> dict[str, str | None]:
+def acls(world: Installation) -> dict[str, str | None]:
     """Return the ACL header with which each object was written."""
     return {
         seen.key: seen.headers.get("x-amz-acl") for seen in world.destination_proxy.requests if seen.kind is Kind.PUT
@@ -231,7 +231,7 @@ def acls(world: World) -> dict[str, str | None]:
 
 
 @pytest.fixture
-def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def one_range(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "public-read")
     monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
@@ -240,7 +240,7 @@ def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.mark.parametrize("answer", [Answer(400, "AccessControlListNotSupported"), Answer(501, "NotImplemented")])
-def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: World, answer: Answer) -> None:
+def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: Installation, answer: Answer) -> None:
     one_range.destination_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.PUT, Kind.CREATE_UPLOAD})))
     message = failure_of(sync_media(one_range))
     assert "DESTINATION_S3_PERMISSION" in message
@@ -249,7 +249,7 @@ def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: W
     assert one_range.destination_proxy.count(Kind.PUT) <= 2 * 64
 
 
-def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range: World) -> None:
+def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range: Installation) -> None:
     assert sync_media(one_range).success
     account, _ = media_of(one_range, suspended=False)
     execute(one_range, "UPDATE accounts SET suspended_at = now() WHERE id = %s", account)
@@ -264,7 +264,7 @@ def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range:
 
 
 def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_says_so(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     private = {each.key for each in one_range.instance.objects_of(MEDIA) if each.private}
@@ -278,7 +278,7 @@ def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_s
     assert private <= acls(one_range).keys()
 
 
-def test_without_a_policy_every_object_gets_the_permission(world_with_acls: World) -> None:
+def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Installation) -> None:
     world = world_with_acls
     world.register(MEDIA)
     assert sync_media(world, privacy="none").success
@@ -291,7 +291,9 @@ def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Worl
     assert answers(world) == expected_answers(world)
 
 
-def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_nor_touched(one_range: World) -> None:
+def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_nor_touched(
+    one_range: Installation,
+) -> None:
     assert sync_media(one_range, privacy="none").success
     assert "DESTINATION_S3_PERMISSION" in failure_of(sync_media(one_range))
     assert {line.reason for line in newest(one_range, MEDIA.value) if line.outcome is Outcome.FAILED} <= {
@@ -302,7 +304,7 @@ def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_
 
 
 def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives_among_them(
-    world_with_acls: World,
+    world_with_acls: Installation,
 ) -> None:
     world = world_with_acls
     assert world.run("sync_changes").success
@@ -315,18 +317,18 @@ def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives
     assert private["backups"] == len(world.instance.objects_of("backups"))
 
 
-def nightly(world: World) -> dg.ExecuteInProcessResult:
+def nightly(world: Installation) -> dg.ExecuteInProcessResult:
     config = {"file_types": [MEDIA.value, FileType.BACKUPS.value], "changed_since": "last"}
     return world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
 
 
-def watermarks(world: World) -> list[bool]:
+def watermarks(world: Installation) -> list[bool]:
     place = S3Bucket.destination().settings().identity
     return [watermark(world.dagster, file_type, place) is not None for file_type in (MEDIA, FileType.BACKUPS)]
 
 
 def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
     for _ in range(2):
@@ -338,7 +340,7 @@ def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private
 
 
 def test_what_is_left_out_on_purpose_holds_up_nothing_and_is_copied_when_that_changes(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = one_range
     world.register(FileType.BACKUPS)

@@ -12,10 +12,10 @@ from psycopg2 import sql
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.web import hostile_web
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class with a lower-case name)
 
-    from mastosync_dagster_tests.integration.conftest import World
     from mastosync_dagster_tests.support.corners import Bucket
+    from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.proxy import Proxy
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
@@ -60,7 +60,7 @@ def statuses(bucket: Bucket) -> dict[int, int]:
 
 
 @pytest.fixture
-def source(world_with_acls: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def source(world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A bucket with ACLs as the source of the world, with one object each of four rows."""
     bucket = create_bucket(world_with_acls.destination.server)
     with (
@@ -95,7 +95,7 @@ def asked(source: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 def test_each_object_gets_the_acl_that_it_has_at_the_source(
-    world_with_acls: World, source: Bucket, asked: Proxy
+    world_with_acls: Installation, source: Bucket, asked: Proxy
 ) -> None:
     world = world_with_acls
     assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
@@ -127,7 +127,7 @@ def test_each_object_gets_the_acl_that_it_has_at_the_source(
 
 @pytest.mark.usefixtures("asked")
 def test_what_everybody_may_read_by_a_policy_of_the_bucket_is_not_private(
-    world_with_acls: World, source: Bucket
+    world_with_acls: Installation, source: Bucket
 ) -> None:
     world = world_with_acls
     let_everybody_read(source)
@@ -140,7 +140,7 @@ def test_what_everybody_may_read_by_a_policy_of_the_bucket_is_not_private(
 
 @pytest.mark.usefixtures("asked")
 def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_can_read(
-    world_with_acls: World, source: Bucket
+    world_with_acls: Installation, source: Bucket
 ) -> None:
     world = world_with_acls
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
@@ -153,7 +153,7 @@ def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_ca
     assert "privacy=source" in failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
 
 
-def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_acls: World) -> None:
+def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_acls: Installation) -> None:
     world = world_with_acls
     world.register(MEDIA)
     message = failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
@@ -162,7 +162,7 @@ def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_ac
 
 
 def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
-    world_with_acls: World, source: Bucket, asked: Proxy
+    world_with_acls: Installation, source: Bucket, asked: Proxy
 ) -> None:
     world = world_with_acls
     assert statuses(source) == {1: 200, 2: 403, 3: 200, 4: 403}
@@ -173,7 +173,7 @@ def test_the_default_policy_goes_by_the_rows_where_the_source_says_otherwise(
 
 @pytest.mark.usefixtures("asked")
 def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_may_read_it(
-    world_with_acls: World, source: Bucket, tmp_path: Path
+    world_with_acls: Installation, source: Bucket, tmp_path: Path
 ) -> None:
     world = world_with_acls
     for row_id in (1, 3):

@@ -20,8 +20,8 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
-from mastosync_dagster_tests.integration.conftest import failure_of, make_world
 from mastosync_dagster_tests.support.corners import create_bucket, create_database, drop_database
+from mastosync_dagster_tests.support.installation import failure_of, make_world
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Reset, Rule
 from mastosync_dagster_tests.support.tcp import vanishing
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster.demo.servers.start import S3Server
-    from mastosync_dagster_tests.integration.conftest import Original, World
+    from mastosync_dagster_tests.support.installation import Installation, Original
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 LONG_AGO = "1600000000.0"
@@ -41,7 +41,7 @@ IN_2024 = "1710000000.0"
 @pytest.fixture(scope="module")
 def copied(
     original: Original, destination_server: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+) -> Iterator[Installation]:
     """The instance, its media copied in one range: once for all tests, which leave it as it is."""
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -56,7 +56,7 @@ def copied(
 
 
 @pytest.fixture
-def synced(copied: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def synced(copied: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
     """The same, with a database of the test's own, and afterwards without what the test has put there."""
     database = create_database(copied.database, template=copied.database.database)
     monkeypatch.setenv("DATABASE_URL", database.url)
@@ -68,27 +68,27 @@ def synced(copied: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     assert copied.compare(MEDIA).differences == ()
 
 
-def prune(world: World, **config: object) -> dg.ExecuteInProcessResult:
+def prune(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
     world.destination_proxy.forget()
     (key,) = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)
     return world.run("prune_media_attachments", key, {"ops": {"prune": {"config": config}}})
 
 
-def findings(world: World, job: str = "prune") -> list[FindingLine]:
+def findings(world: Installation, job: str = "prune") -> list[FindingLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
     (manifest,) = store.newest(f"{job}_media_attachments")
     with store.file(manifest) as path:
         return [line for lines in read_findings(path) for line in lines]
 
 
-def put(world: World, key: str, *, old: bool = True, written: str = LONG_AGO) -> str:
+def put(world: Installation, key: str, *, old: bool = True, written: str = LONG_AGO) -> str:
     """Put an object that no row expects, or that one does; of old, or of just now."""
     metadata = {"mtime": written} if old else {}
     world.destination.client.put_object(Bucket=world.destination.name, Key=key, Body=b"extra", Metadata=metadata)
     return key
 
 
-def keys(world: World) -> frozenset[str]:
+def keys(world: Installation) -> frozenset[str]:
     return list_keys(world.destination.server, world.destination.name)
 
 
@@ -107,7 +107,7 @@ class Strangers:
     foreign: frozenset[str]
 
 
-def add_strangers(world: World) -> Strangers:
+def add_strangers(world: Installation) -> Strangers:
     objects = world.instance.objects_of(MEDIA)
     ids = {row["id"] for row in world.instance.rows[MEDIA]}
     no_row = next(number for number in range(1, 999) if number not in ids)
@@ -133,7 +133,7 @@ def add_strangers(world: World) -> Strangers:
     return Strangers(frozenset(extra), frozenset(young), frozenset(foreign))
 
 
-def test_extra_objects_are_listed_and_stay(synced: World) -> None:
+def test_extra_objects_are_listed_and_stay(synced: Installation) -> None:
     strangers = add_strangers(synced)
     before = keys(synced)
     assert prune(synced).success
@@ -144,7 +144,7 @@ def test_extra_objects_are_listed_and_stay(synced: World) -> None:
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
-def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(synced: World) -> None:
+def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(synced: Installation) -> None:
     strangers = add_strangers(synced)
     before = keys(synced)
     assert prune(synced, delete=True).success
@@ -156,7 +156,7 @@ def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(s
     }
 
 
-def test_no_run_deletes_more_than_it_may(synced: World) -> None:
+def test_no_run_deletes_more_than_it_may(synced: Installation) -> None:
     strangers = add_strangers(synced)
     before = keys(synced)
     assert prune(synced, delete=True, max_delete=2).success
@@ -165,7 +165,7 @@ def test_no_run_deletes_more_than_it_may(synced: World) -> None:
     assert len(beyond) == len(strangers.extra) - 2
 
 
-def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: World) -> None:
+def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: Installation) -> None:
     strangers = add_strangers(synced)
     unknown = []
     for each in synced.instance.objects_of(MEDIA)[:3]:
@@ -183,7 +183,7 @@ def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(syn
     assert told == dict.fromkeys(unknown, Finding.EXTRA)
 
 
-def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: World) -> None:
+def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: Installation) -> None:
     strangers = add_strangers(synced)
     folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
     later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
@@ -209,7 +209,7 @@ SET_BY_A_STRANGER = {
 
 
 @pytest.mark.parametrize("said", SET_BY_A_STRANGER.values(), ids=SET_BY_A_STRANGER)
-def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: World, said: str) -> None:
+def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: Installation, said: str) -> None:
     strangers = add_strangers(synced)
     folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
     later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
@@ -227,7 +227,7 @@ def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: World,
     assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
 
 
-def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(synced: World) -> None:
+def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(synced: Installation) -> None:
     add_strangers(synced)
     before = keys(synced)
     for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
@@ -237,7 +237,7 @@ def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(sync
     assert keys(synced) == before
 
 
-def add_another_instance(world: World, share: float) -> set[str]:
+def add_another_instance(world: Installation, share: float) -> set[str]:
     """Put objects of another instance into the same folders: as many as a share of what the rows expect."""
     expected = len(world.instance.objects_of(MEDIA)) + len(world.instance.missing_of(MEDIA))
     ids = {row["id"] for row in world.instance.rows[MEDIA]}
@@ -249,7 +249,7 @@ def add_another_instance(world: World, share: float) -> set[str]:
 
 
 @pytest.mark.parametrize("share", [0.55, 1.1])
-def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: World, share: float) -> None:
+def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: Installation, share: float) -> None:
     theirs = add_another_instance(synced, share)
     before = keys(synced)
     refusal = failure_of(prune(synced, delete=True))
@@ -263,7 +263,7 @@ def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: World, 
     assert before - keys(synced) == theirs
 
 
-def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: World) -> None:
+def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: Installation) -> None:
     strangers = add_strangers(synced)
     for each in synced.instance.objects_of(MEDIA):
         folder, _, name = each.key.rsplit("/", 2)
@@ -290,17 +290,17 @@ class Doubt:
     """
 
     name: str
-    spoil: Callable[[World, pytest.MonkeyPatch], None]
+    spoil: Callable[[Installation, pytest.MonkeyPatch], None]
     says: str
 
 
-def _execute(world: World, query: str) -> None:
+def _execute(world: Installation, query: str) -> None:
     with contextlib.closing(psycopg2.connect(world.database.url)) as admin, admin.cursor() as cursor:
         cursor.execute(query)
         admin.commit()
 
 
-def _another_instance(world: World, patch: pytest.MonkeyPatch) -> None:
+def _another_instance(world: Installation, patch: pytest.MonkeyPatch) -> None:
     """The prefix of another instance, whose objects lie in the same folders under other names."""
     for each in world.instance.objects_of(MEDIA)[:40]:
         put(world, f"other/{each.key.rpartition('/')[0]}/0123456789abcdef.png")
@@ -334,7 +334,7 @@ DOUBTS = [
 
 
 @pytest.mark.parametrize("doubt", DOUBTS, ids=lambda doubt: doubt.name)
-def test_on_doubt_nothing_is_deleted(synced: World, doubt: Doubt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeypatch: pytest.MonkeyPatch) -> None:
     add_strangers(synced)
     doubt.spoil(synced, monkeypatch)
     before = keys(synced)
@@ -345,7 +345,7 @@ def test_on_doubt_nothing_is_deleted(synced: World, doubt: Doubt, monkeypatch: p
 
 @pytest.mark.parametrize("after", [5_000, 20_000, 30_000])
 def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
-    synced: World, after: int, monkeypatch: pytest.MonkeyPatch
+    synced: Installation, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_strangers(synced)
     before = keys(synced)
@@ -358,7 +358,7 @@ def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
-def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: World) -> None:
+def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Installation) -> None:
     strangers = add_strangers(synced)
     before = keys(synced)
     synced.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})))
@@ -368,7 +368,7 @@ def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: World)
     assert told == dict.fromkeys(strangers.extra | strangers.young, Finding.EXTRA)
 
 
-def test_a_deletion_whose_reply_is_lost_is_on_record(synced: World) -> None:
+def test_a_deletion_whose_reply_is_lost_is_on_record(synced: Installation) -> None:
     strangers = add_strangers(synced)
     synced.destination_proxy.set_rules(Rule(Reset(), kinds=frozenset({Kind.DELETE}), times=1))
     assert prune(synced, delete=True).success

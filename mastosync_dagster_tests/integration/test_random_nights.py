@@ -27,8 +27,8 @@ from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mastosync_dagster_tests.integration.conftest import World
     from mastosync_dagster_tests.support.forked_runs import ForkedRuns
+    from mastosync_dagster_tests.support.installation import Installation
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 ACCOUNTS, PICTURES = 8, 24
@@ -60,7 +60,7 @@ class RandomLife:
         told: What happened, for whoever reads a failure.
     """
 
-    world: World
+    world: Installation
     living: LivingInstance
     dice: random.Random
     nights: ForkedRuns
@@ -207,7 +207,7 @@ class RandomLife:
 
 
 @pytest.fixture
-def empty(world_with_acls: World) -> World:
+def empty(world_with_acls: Installation) -> Installation:
     """The servers, without the generated instance's rows."""
     world = world_with_acls
     living = LivingInstance.of(world.database, world.source, [])
@@ -216,7 +216,7 @@ def empty(world_with_acls: World) -> World:
     return world
 
 
-def live(world: World, seed: int, nights: int, folder: Path) -> tuple[dict[str, str], Counter[str]]:
+def live(world: Installation, seed: int, nights: int, folder: Path) -> tuple[dict[str, str], Counter[str]]:
     """Live through days and nights, and one good night; return what is wrong then, and which nights there were."""
     living = LivingInstance(world.database, world.source, {}, Counter())
     with forked_runs(folder / "nights.log") as by_night, forked_runs(folder / "ranges.log") as beside:
@@ -238,7 +238,7 @@ def live(world: World, seed: int, nights: int, folder: Path) -> tuple[dict[str, 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1])
 def test_after_a_dozen_random_nights_one_good_night_makes_everything_right(
-    empty: World, seed: int, tmp_path: Path
+    empty: Installation, seed: int, tmp_path: Path
 ) -> None:
     _, kinds = live(empty, seed, 12, tmp_path)
     assert len(kinds) > 3
@@ -248,7 +248,7 @@ def test_after_a_dozen_random_nights_one_good_night_makes_everything_right(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(100, 100 + SEEDS))
 def test_after_a_life_of_random_nights_one_good_night_makes_everything_right(
-    empty: World, seed: int, tmp_path: Path, tell: Callable[[object], None]
+    empty: Installation, seed: int, tmp_path: Path, tell: Callable[[object], None]
 ) -> None:
     started = time.monotonic()
     wrong, kinds = live(empty, seed, NIGHTS, tmp_path)

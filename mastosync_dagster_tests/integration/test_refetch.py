@@ -19,8 +19,8 @@ from mastosync_dagster.refetch.origins import MADE_HERE, NO_URL
 from mastosync_dagster.refetch.refetch import FETCHED, NOT_FETCHED
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
-from mastosync_dagster_tests.integration.conftest import metadata_of
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.installation import metadata_of
 from mastosync_dagster_tests.support.web import JPEG, PNG, hostile_web
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster.records.manifest import ManifestLine
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.web import Web
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
@@ -45,7 +45,7 @@ def web(tmp_path: Path) -> Iterator[Web]:
         yield running
 
 
-def lose(world: World, *rows: tuple[str, str, int]) -> None:
+def lose(world: Installation, *rows: tuple[str, str, int]) -> None:
     """Insert remote media whose files the source does not have: content type, address and account of each."""
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
         for account, since in ((SUSPENDED, "2024-01-01"), (ACTIVE, None)):
@@ -64,7 +64,7 @@ def lose(world: World, *rows: tuple[str, str, int]) -> None:
         connection.commit()
 
 
-def lines(world: World, group: str = MEDIA.value) -> dict[tuple[int, str], ManifestLine]:
+def lines(world: Installation, group: str = MEDIA.value) -> dict[tuple[int, str], ManifestLine]:
     """Return the newest manifest's lines about the rows that `lose` inserted."""
     store = manifest_store(world.dagster, S3Bucket.destination())
     (manifest,) = store.newest(group)
@@ -74,7 +74,7 @@ def lines(world: World, group: str = MEDIA.value) -> dict[tuple[int, str], Manif
     return told
 
 
-def sync(world: World, web: Web, key: str, config: Mapping[str, object] | None) -> dg.ExecuteInProcessResult:
+def sync(world: Installation, web: Web, key: str, config: Mapping[str, object] | None) -> dg.ExecuteInProcessResult:
     return (
         build_definitions(web=web.settings())
         .resolve_job_def(f"sync_{MEDIA.value}")
@@ -83,7 +83,7 @@ def sync(world: World, web: Web, key: str, config: Mapping[str, object] | None) 
 
 
 def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_on(
-    world_with_acls: World, web: Web
+    world_with_acls: Installation, web: Web
 ) -> None:
     world = world_with_acls
     elsewhere = web.url(f"/to?https://127.0.0.1:{web.port}/good.png")
@@ -141,7 +141,7 @@ def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_o
     assert verified.success
 
 
-def test_rows_without_an_address_say_so(world: World, web: Web) -> None:
+def test_rows_without_an_address_say_so(world: Installation, web: Web) -> None:
     lose(world, ("image/png", "https://files.example/a.png", ACTIVE))
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -159,7 +159,7 @@ def test_rows_without_an_address_say_so(world: World, web: Web) -> None:
 
 
 def test_what_has_been_fetched_since_its_range_was_synced_is_reported_as_missing_no_more(
-    world: World, web: Web, monkeypatch: pytest.MonkeyPatch
+    world: Installation, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
     lose(world, ("image/png", web.url("/good.png"), ACTIVE), ("image/png", "http://files.example/a.png", ACTIVE))
@@ -181,7 +181,7 @@ def reported() -> set[tuple[int, str]]:
     return {(number, part) for number, part in told if 0 <= number < 100}
 
 
-def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world: World, web: Web) -> None:
+def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world: Installation, web: Web) -> None:
     lose(world, ("image/png", f"https://127.0.0.2:{web.port}/good.png", ACTIVE))
     done = world.command("mastosync", "sync", MEDIA.value, "--refetch")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 
 def line(row_id: int, outcome: Outcome = Outcome.MISSING, **fields: Any) -> ManifestLine:
@@ -72,7 +72,7 @@ def report(*arguments: str) -> str:
     return outcome.stdout
 
 
-def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: World) -> None:
+def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: Installation) -> None:
     world.register()
     assert world.run("sync_changes").success
     told = json.loads(report("--format", "json"))
@@ -101,7 +101,7 @@ def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(w
 
 
 def test_manifests_in_a_private_bucket_are_read_from_there(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_acls
     bucket = create_bucket(world.destination.server)
@@ -126,7 +126,7 @@ def test_manifests_in_a_private_bucket_are_read_from_there(
     assert "no-such-bucket" in refused.output or "bucket" in refused.output
 
 
-def test_rows_that_have_gone_or_changed_need_nothing(world: World) -> None:
+def test_rows_that_have_gone_or_changed_need_nothing(world: Installation) -> None:
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"file_types": ["accounts"]}}}}).success
     lost = {each.row_id for each in world.instance.missing_of("accounts") if not each.harmless}
     first, second = sorted(lost)[:2]

@@ -23,7 +23,7 @@ from mastosync_dagster.runs.manifests import ManifestOrigin, columns_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 ACCOUNTS = FileType.ACCOUNTS
 
@@ -37,7 +37,7 @@ def status() -> dict[str, object]:
 
 
 def test_ranges_and_watermark_stay_when_the_endpoint_is_respelled(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = world.destination_proxy.endpoint.rpartition(":")[2]
     monkeypatch.setenv("DESTINATION_S3_ENDPOINT", f"http://localhost:{port}")
@@ -54,7 +54,7 @@ def test_ranges_and_watermark_stay_when_the_endpoint_is_respelled(
 
 
 @pytest.mark.parametrize("place", ["{endpoint}/{bucket}/", "HTTP://127.0.0.1.:{port}/{bucket}/"])
-def test_what_an_earlier_version_has_put_on_record_is_found(world: World, place: str, tmp_path: Path) -> None:
+def test_what_an_earlier_version_has_put_on_record_is_found(world: Installation, place: str, tmp_path: Path) -> None:
     endpoint, bucket = world.destination_proxy.endpoint, world.destination.name
     written = place.format(endpoint=endpoint, bucket=bucket, port=endpoint.rpartition(":")[2])
     key, *_ = world.register(ACCOUNTS)[ACCOUNTS]

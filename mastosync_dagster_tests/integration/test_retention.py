@@ -14,7 +14,7 @@ from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
 if TYPE_CHECKING:
     import pytest
 
-    from mastosync_dagster_tests.integration.life import Life
+    from mastosync_dagster_tests.support.life import Life
 
 ACCOUNTS = FileType.ACCOUNTS
 HOUR = timedelta(hours=1)

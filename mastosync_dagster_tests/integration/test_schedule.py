@@ -16,7 +16,7 @@ from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.sync.automation import NIGHT, Nightly
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.life import Life
+    from mastosync_dagster_tests.support.life import Life
 
 ACCOUNTS = FileType.ACCOUNTS
 

@@ -15,17 +15,17 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
-from mastosync_dagster_tests.integration.conftest import metadata_of
+from mastosync_dagster_tests.support.installation import metadata_of
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.records.manifest import ManifestLine
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 
-def sync_everything(world: World) -> dict[FileType, Counter[str]]:
+def sync_everything(world: Installation) -> dict[FileType, Counter[str]]:
     """Run every registered range of every file type; return the counts of the runs' metadata, added up."""
     told: dict[FileType, Counter[str]] = {}
     for file_type in FileType:
@@ -41,12 +41,12 @@ def sync_everything(world: World) -> dict[FileType, Counter[str]]:
 OUTCOMES = [outcome.value for outcome in Outcome]
 
 
-def manifest_lines(world: World, group: str) -> list[ManifestLine]:
+def manifest_lines(world: Installation, group: str) -> list[ManifestLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
     return [line for manifest in store.newest(group) for batch in store.read(manifest) for line in batch]
 
 
-def test_every_file_type_arrives_whole_and_what_the_source_has_lost_is_listed(world: World) -> None:
+def test_every_file_type_arrives_whole_and_what_the_source_has_lost_is_listed(world: Installation) -> None:
     world.register()
     told = sync_everything(world)
 
@@ -67,7 +67,7 @@ def test_every_file_type_arrives_whole_and_what_the_source_has_lost_is_listed(wo
         assert missing == {each.key for each in lost}
 
 
-def test_a_second_sync_copies_nothing_and_sends_no_get_and_no_put(world: World) -> None:
+def test_a_second_sync_copies_nothing_and_sends_no_get_and_no_put(world: Installation) -> None:
     world.register()
     sync_everything(world)
     world.source_proxy.forget()
@@ -82,7 +82,7 @@ def test_a_second_sync_copies_nothing_and_sends_no_get_and_no_put(world: World) 
         assert proxy.count(Kind.LIST) > 0
 
 
-def test_rclone_finds_no_difference_between_the_two_servers(world: World, tmp_path: Path) -> None:
+def test_rclone_finds_no_difference_between_the_two_servers(world: Installation, tmp_path: Path) -> None:
     world.register()
     sync_everything(world)
     # Objects that were found under another key than their row derives have no namesake at the source.
@@ -118,7 +118,9 @@ def test_rclone_finds_no_difference_between_the_two_servers(world: World, tmp_pa
     assert f"{len(keys)} matching files" in checked.stderr
 
 
-def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_else_is_touched(world: World) -> None:
+def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_else_is_touched(
+    world: Installation,
+) -> None:
     world.register()
     sync_everything(world)
     accounts = [each for each in world.instance.objects_of("accounts") if each.size > 1]
@@ -142,7 +144,7 @@ def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_els
 
 
 @pytest.mark.parametrize("limit", [0, 7])
-def test_a_trial_takes_as_many_rows_as_it_may_and_goes_on_from_an_offset(world: World, limit: int) -> None:
+def test_a_trial_takes_as_many_rows_as_it_may_and_goes_on_from_an_offset(world: Installation, limit: int) -> None:
     def rows(offset: int) -> list[int]:
         config = {"file_types": ["accounts"], "limit": limit, "offset": offset}
         result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
@@ -158,7 +160,7 @@ def test_a_trial_takes_as_many_rows_as_it_may_and_goes_on_from_an_offset(world: 
     assert rows(5) == with_files[5 : 5 + limit]
 
 
-def test_one_run_takes_every_file_type_and_notes_on_each_asset_what_it_did(world: World) -> None:
+def test_one_run_takes_every_file_type_and_notes_on_each_asset_what_it_did(world: Installation) -> None:
     result = world.run("sync_changes")
     assert result.success
     assert world.compare().differences == ()
@@ -174,7 +176,7 @@ def test_one_run_takes_every_file_type_and_notes_on_each_asset_what_it_did(world
     }
 
 
-def test_private_objects_of_the_instance_are_marked_in_the_manifest(world: World) -> None:
+def test_private_objects_of_the_instance_are_marked_in_the_manifest(world: Installation) -> None:
     world.register()
     sync_everything(world)
     private = {line.key for line in manifest_lines(world, "media_attachments") if line.private}
@@ -184,7 +186,7 @@ def test_private_objects_of_the_instance_are_marked_in_the_manifest(world: World
     assert expected
 
 
-def test_dagster_job_execute_and_asset_materialize_run_one_range(world: World) -> None:
+def test_dagster_job_execute_and_asset_materialize_run_one_range(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     executed = world.command(
         *("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_accounts"),
@@ -200,7 +202,7 @@ def test_dagster_job_execute_and_asset_materialize_run_one_range(world: World) -
     assert done == set(keys[:2])
 
 
-def test_the_check_is_about_the_materialization_of_its_own_run(world: World) -> None:
+def test_the_check_is_about_the_materialization_of_its_own_run(world: Installation) -> None:
     (key, *_) = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     for _ in range(2):
         result = world.run("sync_accounts", key)

@@ -17,13 +17,13 @@ from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
 @pytest.fixture
-def webserver(world: World) -> Iterator[Webserver]:
+def webserver(world: Installation) -> Iterator[Webserver]:
     home = Path(world.dagster.root_directory)
 
     with dagster_ui(home, {**os.environ, **world.environment}, home / "ui.log") as ui:
@@ -41,7 +41,9 @@ def wait_for(seen: Callable[[], list[Run]], enough: Callable[[list[Run]], bool],
         time.sleep(0.1)
 
 
-def test_a_backfill_of_the_ui_runs_every_partition_with_its_own_config(world: World, webserver: Webserver) -> None:
+def test_a_backfill_of_the_ui_runs_every_partition_with_its_own_config(
+    world: Installation, webserver: Webserver
+) -> None:
     keys = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
     # What the dialog's Config section holds: here another bucket, so it shows that the override reaches the runs.
     world.destination.client.create_bucket(Bucket="another-bucket")
@@ -60,7 +62,9 @@ def test_a_backfill_of_the_ui_runs_every_partition_with_its_own_config(world: Wo
     }
 
 
-def test_terminate_stops_within_two_seconds_and_leaves_no_upload_behind(world: World, webserver: Webserver) -> None:
+def test_terminate_stops_within_two_seconds_and_leaves_no_upload_behind(
+    world: Installation, webserver: Webserver
+) -> None:
     keys = world.register(FileType.MEDIA_ATTACHMENTS)[FileType.MEDIA_ATTACHMENTS]
     seconds = 0.5
     world.source_proxy.set_rules(Rule(Delay(seconds), kinds=frozenset({Kind.GET})))

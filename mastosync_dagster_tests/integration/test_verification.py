@@ -13,7 +13,7 @@ from mastosync_dagster.records.findings import Finding, FindingLine, read_findin
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.verify.repairs import verification_of
-from mastosync_dagster_tests.integration.conftest import failure_of
+from mastosync_dagster_tests.support.installation import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     import pytest
 
     from mastosync_dagster.demo.instance.book import GeneratedObject
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 MEDIA = FileType.MEDIA_ATTACHMENTS
 
 
-def media_range(world: World) -> str:
+def media_range(world: Installation) -> str:
     (key,) = world.dagster.get_dynamic_partitions(MEDIA.partitions_name)
     return key
 
 
-def verify(world: World, **config: object) -> dg.ExecuteInProcessResult:
+def verify(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
     ops = {"media_attachments_verification": {"config": config}}
     return world.run("verify_media_attachments", media_range(world), {"ops": ops})
 
 
-def findings(world: World) -> list[FindingLine]:
+def findings(world: Installation) -> list[FindingLine]:
     """Return the findings of the newest verification."""
     store = manifest_store(world.dagster, S3Bucket.destination())
     (manifest,) = store.newest(verification_of(MEDIA))
@@ -44,7 +44,7 @@ def findings(world: World) -> list[FindingLine]:
         return [line for lines in read_findings(path) for line in lines]
 
 
-def unequal(world: World) -> dict[str, Finding]:
+def unequal(world: Installation) -> dict[str, Finding]:
     lines = findings(world)
     assert len({line.key for line in lines}) == len(lines)
     return {line.key: line.finding for line in lines if line.finding not in {Finding.EQUAL, Finding.MISSING}}
@@ -60,7 +60,7 @@ def check(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
     return evaluation
 
 
-def damage(world: World) -> dict[str, Finding]:
+def damage(world: Installation) -> dict[str, Finding]:
     """Damage the copy in every way; return what a verification must find."""
     client, bucket = world.destination.client, world.destination.name
     public = [each for each in world.instance.objects_of(MEDIA) if each.size > 1 and not each.private]
@@ -110,14 +110,14 @@ def damage(world: World) -> dict[str, Finding]:
     }
 
 
-def keys(world: World) -> set[str]:
+def keys(world: Installation) -> set[str]:
     """Return the keys at the destination."""
     pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
 def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_takes_the_rest(
-    synced_with_acls: World, monkeypatch: pytest.MonkeyPatch
+    synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = verify(synced_with_acls, headers="all", acls="all")
     assert sound.success
@@ -155,7 +155,9 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     assert check(pruned).passed
 
 
-def test_the_check_is_about_the_materialization_of_its_own_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_is_about_the_materialization_of_its_own_run(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "10000")
     world.register(MEDIA)
     assert world.run("sync_media_attachments", media_range(world)).success

@@ -14,7 +14,6 @@ from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.plan.planner import SOURCE_DIFFERS
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.verify.object_checks import EXPOSED
-from mastosync_dagster_tests.integration.conftest import failure_of
 from mastosync_dagster_tests.integration.test_verification import (
     MEDIA,
     findings,
@@ -24,24 +23,25 @@ from mastosync_dagster_tests.integration.test_verification import (
     verify,
 )
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import put_many
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import GeneratedObject
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 ROWS = 4_000
 KEYS = 2 * ROWS
 
 
-def acl_requests(world: World) -> int:
+def acl_requests(world: Installation) -> int:
     """Return how often the destination was asked who may read an object."""
     return sum(seen.method == "GET" for seen in world.destination_proxy.requests if seen.kind is Kind.OTHER)
 
 
 @pytest.mark.parametrize("depth", ["none", "sample", "all"])
-def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: World, depth: str) -> None:
+def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: Installation, depth: str) -> None:
     world = synced_with_acls
     everything = world.instance.objects_of(MEDIA)
     exposed = next(each for each in everything if each.private)
@@ -63,7 +63,7 @@ def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: Wo
         assert {line.detail for line in findings(world) if line.finding is Finding.ACL_DIFFERS} == {EXPOSED}
 
 
-def damage_in_secret(world: World, each: GeneratedObject) -> None:
+def damage_in_secret(world: Installation, each: GeneratedObject) -> None:
     """Flip a byte of an object, and hide it: uploaded in parts, it has an ETag that is no MD5."""
     client, bucket = world.destination.client, world.destination.name
     found = client.get_object(Bucket=bucket, Key=each.key)
@@ -88,7 +88,9 @@ def damage_in_secret(world: World, each: GeneratedObject) -> None:
     assert (shown["ContentLength"], shown["ETag"].endswith('-1"')) == (each.size, True)
 
 
-def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_right(synced_with_acls: World) -> None:
+def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_right(
+    synced_with_acls: Installation,
+) -> None:
     world = synced_with_acls
     everything = world.instance.objects_of(MEDIA)
     chosen = next(each for each in everything if not each.private and each.size > 1_000 and each.cache_control)
@@ -113,7 +115,7 @@ def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_rig
     assert metadata(whole)["bytes_read"] == 2 * sum(each.size for each in everything)
 
 
-def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acls: World) -> None:
+def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acls: Installation) -> None:
     world = synced_with_acls
     chosen = next(
         each
@@ -141,7 +143,7 @@ def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acl
 
 
 def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_and_no_sync_overwrites_it(
-    synced_with_acls: World,
+    synced_with_acls: Installation,
 ) -> None:
     world, client, bucket = synced_with_acls, synced_with_acls.destination.client, synced_with_acls.destination.name
     chosen = next(each for each in world.instance.objects_of(MEDIA) if "/original/" in each.key and not each.private)
@@ -160,7 +162,7 @@ def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_an
 
 @pytest.mark.timeout(240)
 def test_a_verification_costs_three_requests_for_a_thousand_keys_and_side(
-    world_with_acls: World, monkeypatch: pytest.MonkeyPatch
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_acls
     source = create_bucket(world.source.server)

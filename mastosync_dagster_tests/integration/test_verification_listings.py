@@ -24,8 +24,8 @@ from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, ShortList
 
 if TYPE_CHECKING:
-    from mastosync_dagster_tests.integration.conftest import World
     from mastosync_dagster_tests.support.corners import Bucket
+    from mastosync_dagster_tests.support.installation import Installation
 
 ROWS = 40
 LISTINGS = frozenset({Kind.LIST})
@@ -36,7 +36,7 @@ def body_of(key: str) -> bytes:
 
 
 @pytest.fixture
-def source(world: World, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def source(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A source of the test's own, for rows that have one object each; all of it copied."""
     source = create_bucket(world.source.server)
     monkeypatch.setenv("S3_BUCKET", source.name)
@@ -60,7 +60,7 @@ def keys() -> list[str]:
     return [f"media_attachments/files/000/000/{number:03d}/original/a.mp3" for number in range(1, ROWS + 1)]
 
 
-def shorten(world: World, *sides: str, entries: int = 5) -> None:
+def shorten(world: Installation, *sides: str, entries: int = 5) -> None:
     for side in sides:
         proxy = world.source_proxy if side == "source" else world.destination_proxy
         proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
@@ -69,7 +69,9 @@ def shorten(world: World, *sides: str, entries: int = 5) -> None:
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
 @pytest.mark.parametrize("sides", [("source",), ("destination",), ("source", "destination")], ids="+".join)
-def test_what_a_listing_lacks_is_neither_missing_nor_absent(world: World, sides: tuple[str, ...], entries: int) -> None:
+def test_what_a_listing_lacks_is_neither_missing_nor_absent(
+    world: Installation, sides: tuple[str, ...], entries: int
+) -> None:
     shorten(world, *sides, entries=entries)
     found = verify(world)
     assert found.success
@@ -80,7 +82,7 @@ def test_what_a_listing_lacks_is_neither_missing_nor_absent(world: World, sides:
     assert f"{(ROWS - entries) * len(sides):,} objects that a listing lacked were there" in str(told["summary"])
 
 
-def test_what_is_truly_missing_or_absent_is_said_to_be(world: World, source: Bucket) -> None:
+def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, source: Bucket) -> None:
     missing, absent, only_there = keys()[10], keys()[20], keys()[30]
     for bucket, key in (
         (source, missing),
@@ -101,7 +103,7 @@ def test_what_is_truly_missing_or_absent_is_said_to_be(world: World, source: Buc
 
 
 @pytest.mark.usefixtures("source")
-def test_what_a_listing_lacks_is_compared_all_the_same(world: World) -> None:
+def test_what_a_listing_lacks_is_compared_all_the_same(world: Installation) -> None:
     damaged = {keys()[2], keys()[15], keys()[33]}
     for key in damaged:
         world.destination.client.put_object(Bucket=world.destination.name, Key=key, Body=b"")
@@ -112,7 +114,7 @@ def test_what_a_listing_lacks_is_compared_all_the_same(world: World) -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_an_object_of_which_nobody_answers_is_neither(world: World) -> None:
+def test_an_object_of_which_nobody_answers_is_neither(world: Installation) -> None:
     key = keys()[-1]
     shorten(world, "source")
     world.destination_proxy.set_rules(
@@ -122,7 +124,9 @@ def test_an_object_of_which_nobody_answers_is_neither(world: World) -> None:
     assert unequal(world) == {key: Finding.UNKNOWN}
 
 
-def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(world: World, source: Bucket) -> None:
+def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(
+    world: Installation, source: Bucket
+) -> None:
     foreign = ["imports/data/000/000/001/original/a.csv", "pg_dumps/monday.sql", "pg_dumps/tuesday.sql", "index.html"]
     for key in (*foreign, "cache/what/a.png", "cache/custom_emojis/a", "backups/dumps/000/000/001/original/a.zip"):
         source.client.put_object(Bucket=source.name, Key=key, Body=b"x")
@@ -156,7 +160,7 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(wor
 
 
 @pytest.mark.usefixtures("source")
-def test_a_side_whose_top_may_not_be_listed_is_said_to_be_unknown(world: World) -> None:
+def test_a_side_whose_top_may_not_be_listed_is_said_to_be_unknown(world: Installation) -> None:
     # As with a policy that lets folders be listed and not the bucket.
     world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=LISTINGS, skip=1))
     found = verify(world)

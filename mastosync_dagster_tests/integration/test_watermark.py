@@ -16,8 +16,8 @@ from mastosync_dagster.cli.status import statuses
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.history import watermark
-from mastosync_dagster_tests.integration.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.corners import create_database
+from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Kind
 from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until

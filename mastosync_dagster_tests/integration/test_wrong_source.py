@@ -17,32 +17,32 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.verify.repairs import verification_of
-from mastosync_dagster_tests.integration.conftest import failure_of, metadata_of, old_copy, without_cache
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import failure_of, metadata_of, old_copy, without_cache
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
 
 EMOJIS, CARDS = FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS
 
 
 @pytest.fixture
-def one_range(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def one_range(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
     return world
 
 
-def swap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def swap(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, world.environment[f"DESTINATION_{name}"])
         monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
 
 
-def sync(world: World, file_type: FileType) -> dg.ExecuteInProcessResult:
+def sync(world: Installation, file_type: FileType) -> dg.ExecuteInProcessResult:
     ((key,),) = world.register(file_type).values()
     return world.run(f"sync_{file_type.value}", key)
 
@@ -53,7 +53,7 @@ def status(file_type: FileType) -> dict[str, object]:
     return found
 
 
-def assert_not_done(world: World, result: dg.ExecuteInProcessResult) -> None:
+def assert_not_done(world: Installation, result: dg.ExecuteInProcessResult) -> None:
     place = S3Bucket.destination().settings().identity
     assert not result.success
     for file_type in FileType:
@@ -64,7 +64,7 @@ def assert_not_done(world: World, result: dg.ExecuteInProcessResult) -> None:
 
 @pytest.mark.parametrize("file_type", [FileType.MEDIA_ATTACHMENTS, FileType.SITE_UPLOADS, CARDS])
 def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
-    one_range: World, monkeypatch: pytest.MonkeyPatch, file_type: FileType
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: FileType
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
     result = sync(one_range, file_type)
@@ -81,7 +81,7 @@ def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
     assert one_range.compare(file_type).differences == ()
 
 
-def test_a_wrong_prefix_names_its_variable(one_range: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_prefix_names_its_variable(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_KEY_PREFIX", "elsewhere")
     result = sync(one_range, FileType.ACCOUNTS)
     assert_not_done(one_range, result)
@@ -89,7 +89,7 @@ def test_a_wrong_prefix_names_its_variable(one_range: World, monkeypatch: pytest
 
 
 def test_swapped_sides_are_not_done_though_the_destination_has_everything(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swap(one_range, monkeypatch)
     result = sync(one_range, FileType.ACCOUNTS)
@@ -98,7 +98,7 @@ def test_swapped_sides_are_not_done_though_the_destination_has_everything(
 
 
 def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
     config = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "changed_since": "last"}}}}
@@ -107,7 +107,7 @@ def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
 
 
 def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
     result = sync(one_range, CARDS)
@@ -122,7 +122,7 @@ def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
 
 
 def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mastodon writes to the destination by now, and the source has no more than what is older."""
     world = one_range
@@ -149,7 +149,7 @@ def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
 
 @pytest.mark.parametrize("file_type", ["site_uploads", "backups"])
 def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_watermark(
-    one_range: World, monkeypatch: pytest.MonkeyPatch, file_type: str
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: str
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
     for since in ({}, {"changed_since": "last"}):
@@ -158,7 +158,7 @@ def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_wa
 
 
 def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
     config = {"ops": {"plan_changes": {"config": {"file_types": [CARDS.value], "changed_since": "last"}}}}
@@ -171,7 +171,7 @@ def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
     assert (found["objects_done"], found["objects_missing"], found["objects_left"]) == (5, 14, 0)
 
 
-def test_a_source_with_old_files_alone_is_not_done(one_range: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_with_old_files_alone_is_not_done(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_BUCKET", old_copy(one_range, accounts=3).name)
     result = sync(one_range, FileType.ACCOUNTS)
     assert_not_done(one_range, result)
@@ -179,7 +179,7 @@ def test_a_source_with_old_files_alone_is_not_done(one_range: World, monkeypatch
 
 
 def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = one_range
     with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
@@ -201,14 +201,14 @@ def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
     assert metadata_of(result, "accounts")["missing"] != 0
 
 
-def verify(world: World, file_type: FileType, **config: object) -> dg.ExecuteInProcessResult:
+def verify(world: Installation, file_type: FileType, **config: object) -> dg.ExecuteInProcessResult:
     (key,) = world.dagster.get_dynamic_partitions(file_type.partitions_name)
     return world.run(f"verify_{file_type.value}", key, {"ops": {f"{file_type.value}_verification": {"config": config}}})
 
 
 @pytest.mark.parametrize("full", [True, False])
 def test_a_verification_with_an_empty_source_proves_nothing(
-    one_range: World, monkeypatch: pytest.MonkeyPatch, *, full: bool
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch, *, full: bool
 ) -> None:
     assert sync(one_range, EMOJIS).success
     monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
@@ -222,7 +222,7 @@ def test_a_verification_with_an_empty_source_proves_nothing(
 
 
 def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could_not_compare(
-    one_range: World, monkeypatch: pytest.MonkeyPatch
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sync(one_range, FileType.ACCOUNTS).success
     # The cache of the old bucket was cleared: what the destination has of it cannot be held against anything.
@@ -239,7 +239,7 @@ def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could
     assert f"{number} bodies could not be compared" in str(told["summary"])
 
 
-def written_at_the_destination(world: World, ids: list[int]) -> int:
+def written_at_the_destination(world: Installation, ids: list[int]) -> int:
     def connect() -> psycopg2.extensions.connection:
         return psycopg2.connect(world.database.url)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KEY, CACHED = "accounts/avatars/1/original/a.png", "cache/accounts/avatars/1/original/a.png"
 
 
-class World:
+class TwoBuckets:
     """A source and a destination behind proxies that count."""
 
     def __init__(self, folder: Path, source: Bucket, destination: Bucket, proxies: tuple[Proxy, Proxy]) -> None:
@@ -50,16 +50,16 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[World]:
+def world(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[TwoBuckets]:
     with s3_proxy(source_bucket.server.endpoint) as source, s3_proxy(destination_bucket.server.endpoint) as destination:
-        yield World(tmp_path, source_bucket, destination_bucket, (source, destination))
+        yield TwoBuckets(tmp_path, source_bucket, destination_bucket, (source, destination))
 
 
 def put(bucket: Bucket, key: str, body: bytes = b"body") -> None:
     bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body)
 
 
-def test_a_new_object_costs_one_get_and_one_put(world: World) -> None:
+def test_a_new_object_costs_one_get_and_one_put(world: TwoBuckets) -> None:
     put(world.source, KEY)
     counts, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].source_key) == (Outcome.COPIED, KEY)
@@ -67,20 +67,20 @@ def test_a_new_object_costs_one_get_and_one_put(world: World) -> None:
     assert (counts.to_copy, counts.list_requests, counts.head_requests) == (1, 0, 0)
 
 
-def test_candidates_of_a_new_object_are_tried_too(world: World) -> None:
+def test_candidates_of_a_new_object_are_tried_too(world: TwoBuckets) -> None:
     put(world.source, CACHED)
     _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].source_key) == (Outcome.COPIED, CACHED)
 
 
-def test_one_that_the_source_lacks_is_missing_once_the_destination_has_been_asked(world: World) -> None:
+def test_one_that_the_source_lacks_is_missing_once_the_destination_has_been_asked(world: TwoBuckets) -> None:
     _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert lines[KEY].outcome is Outcome.MISSING
     # Missing is final, so the source is asked twice.
     assert world.requests() == [[Kind.GET, Kind.GET, Kind.HEAD, Kind.HEAD], [Kind.HEAD]]
 
 
-def test_one_that_mastodon_wrote_to_the_destination_alone_is_present_and_stays_as_it_is(world: World) -> None:
+def test_one_that_mastodon_wrote_to_the_destination_alone_is_present_and_stays_as_it_is(world: TwoBuckets) -> None:
     put(world.destination, KEY, b"written after the switch")
     _, lines = world.run(ExpectedObject(KEY, (CACHED,), new=True))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, ONLY_AT_DESTINATION)
@@ -92,7 +92,7 @@ BEFORE, LATER = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
 
 
 def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_is_at_the_destination(
-    world: World,
+    world: TwoBuckets,
 ) -> None:
     # The row's time is that of what Mastodon has written at the destination, after the switch.
     put(world.source, KEY)
@@ -102,7 +102,7 @@ def test_what_is_older_at_the_source_than_anything_new_is_not_written_over_what_
     assert Kind.PUT not in world.requests()[1]
 
 
-def test_one_that_was_copied_before_after_all_is_present(world: World) -> None:
+def test_one_that_was_copied_before_after_all_is_present(world: TwoBuckets) -> None:
     put(world.source, KEY)
     put(world.destination, KEY)
     _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))
@@ -110,20 +110,20 @@ def test_one_that_was_copied_before_after_all_is_present(world: World) -> None:
     assert Kind.PUT not in world.requests()[1]
 
 
-def test_one_that_the_destination_lacks_is_copied_whenever_it_was_written(world: World) -> None:
+def test_one_that_the_destination_lacks_is_copied_whenever_it_was_written(world: TwoBuckets) -> None:
     put(world.source, KEY)
     _, lines = world.run(ExpectedObject(KEY, new=True, written_after=LATER))
     assert lines[KEY].outcome is Outcome.COPIED
 
 
-def test_a_new_object_that_is_new_costs_no_question(world: World) -> None:
+def test_a_new_object_that_is_new_costs_no_question(world: TwoBuckets) -> None:
     put(world.source, KEY)
     _, lines = world.run(ExpectedObject(KEY, new=True, written_after=BEFORE))
     assert lines[KEY].outcome is Outcome.COPIED
     assert world.requests() == [[Kind.GET], [Kind.PUT]]
 
 
-def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: World) -> None:
+def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: TwoBuckets) -> None:
     world.proxies[0].set_rules(Rule(Answer(403, "AccessDenied")))
     put(world.destination, KEY)
     other = KEY.replace("a.png", "b.png")
@@ -132,20 +132,20 @@ def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: World)
     assert (lines[other].outcome, lines[other].reason) == (Outcome.FAILED, Reason.ACCESS_DENIED)
 
 
-def test_a_destination_that_does_not_answer_leaves_no_doubt_unsaid(world: World) -> None:
+def test_a_destination_that_does_not_answer_leaves_no_doubt_unsaid(world: TwoBuckets) -> None:
     world.proxies[1].set_rules(Rule(Answer(400, "InvalidRequest"), kinds=frozenset({Kind.HEAD})))
     _, lines = world.run(ExpectedObject(KEY, new=True))
     assert lines[KEY].outcome is Outcome.FAILED
 
 
-def test_a_private_new_object_does_not_go_where_there_are_no_acls(world: World) -> None:
+def test_a_private_new_object_does_not_go_where_there_are_no_acls(world: TwoBuckets) -> None:
     put(world.source, KEY)
     _, lines = world.run(ExpectedObject(KEY, private=True, new=True))
     assert (lines[KEY].outcome, lines[KEY].reason) == (Outcome.FAILED, Reason.PRIVATE_NOT_COPIED)
     assert world.requests() == [[], []]
 
 
-def test_new_and_known_objects_of_a_batch_do_not_disturb_each_other(world: World) -> None:
+def test_new_and_known_objects_of_a_batch_do_not_disturb_each_other(world: TwoBuckets) -> None:
     known = KEY.replace("a.png", "b.png")
     for key in (KEY, known):
         put(world.source, key)

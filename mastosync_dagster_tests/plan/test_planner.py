@@ -32,7 +32,7 @@ RANGES = (KeyRange(PREFIX, PREFIX, "media/files0"), KeyRange(CACHED, CACHED, "ca
 MD5_OF_BODY = "841a2d689ad86bd1611447453c22c6fc"
 
 
-class World:
+class TwoBuckets:
     """Two buckets behind proxies that count, and a folder for plans."""
 
     def __init__(self, folder: Path, source: Bucket, destination: Bucket, proxies: tuple[Proxy, Proxy]) -> None:
@@ -93,9 +93,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[World]:
+def world(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[TwoBuckets]:
     with s3_proxy(source_bucket.server.endpoint) as source, s3_proxy(destination_bucket.server.endpoint) as destination:
-        yield World(tmp_path, source_bucket, destination_bucket, (source, destination))
+        yield TwoBuckets(tmp_path, source_bucket, destination_bucket, (source, destination))
 
 
 def key(name: str) -> str:
@@ -113,7 +113,7 @@ def item(name: str, **fields: Any) -> ExpectedObject:
 # What both sides have
 
 
-def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world: World) -> None:
+def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world: TwoBuckets) -> None:
     world.at_source(key("absent"), key("equal"), key("longer"), key("other"))
     world.at_destination(key("equal"))
     world.at_destination(key("longer"), body=b"bodies")
@@ -127,7 +127,7 @@ def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world:
     assert world.requests() == [{Kind.LIST: 2, Kind.HEAD: 1}, {Kind.LIST: 2, Kind.HEAD: 1}]
 
 
-def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world: World) -> None:
+def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world: TwoBuckets) -> None:
     for name in ("right-there", "right-here", "unknown"):
         world.at_source(key(name), body=b"cut")
         world.at_destination(key(name), body=b"whole")
@@ -137,7 +137,7 @@ def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world
     assert {line.key for line in world.planned()} == {key("right-here"), key("unknown")}
 
 
-def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world: World) -> None:
+def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world: TwoBuckets) -> None:
     world.at_source(key("cut-at-source"), key("equal"), body=b"cut")
     world.at_destination(key("cut-at-source"), body=b"whole")
     world.at_destination(key("equal"), body=b"cut")
@@ -146,7 +146,7 @@ def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world
     assert [line.key for line in world.planned()] == [key("equal")]
 
 
-def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_reported(world: World) -> None:
+def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_reported(world: TwoBuckets) -> None:
     world.set_destination(permission="")
     world.at_source(key("a"), key("b"))
     world.at_destination(key("a"), key("b"))
@@ -157,7 +157,7 @@ def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_reported(world: 
     ]
 
 
-def test_lines_tell_what_is_known_with_full_keys(world: World) -> None:
+def test_lines_tell_what_is_known_with_full_keys(world: TwoBuckets) -> None:
     world.source = storage(world.buckets[0], "source", prefix="old/")
     world.set_destination(prefix="new/", permission="public-read")
     world.at_source(f"old/{key('a')}", f"old/{cached('b')}")
@@ -197,7 +197,7 @@ def test_lines_tell_what_is_known_with_full_keys(world: World) -> None:
     ]
 
 
-def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: World) -> None:
+def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: TwoBuckets) -> None:
     world.at_destination(key("new"))
     counts = world.plan(item("gone"), item("new"), item("never", may_be_absent=True))
     assert world.remarks() == [
@@ -208,7 +208,7 @@ def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: Worl
     assert (counts.missing, counts.present) == (2, 1)
 
 
-def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: World) -> None:
+def test_nothing_is_missing_on_the_word_of_a_listing_alone(world: TwoBuckets) -> None:
     world.at_source("elsewhere/a", "elsewhere/b")
     items = (
         ExpectedObject("elsewhere/a"),
@@ -227,7 +227,7 @@ EMPTY_LISTING = Rule(ShortList(0), kinds=frozenset({Kind.LIST}))
 """A listing that shows nothing, and says that it is complete."""
 
 
-def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_it(world: World) -> None:
+def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_it(world: TwoBuckets) -> None:
     world.at_source(key("other"))
     world.at_destination(key("kept"))
     world.proxies[1].set_rules(EMPTY_LISTING)
@@ -240,7 +240,7 @@ def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_
     assert world.proxies[1].count(Kind.HEAD) == 2
 
 
-def test_an_older_object_is_not_taken_because_a_listing_lacks_the_one_that_is_wanted(world: World) -> None:
+def test_an_older_object_is_not_taken_because_a_listing_lacks_the_one_that_is_wanted(world: TwoBuckets) -> None:
     world.at_source(key("a"), body=b"older")
     world.at_source(cached("a"), body=b"wanted")
     wanted = ExpectedObject(cached("a"), candidates=(key("a"),))
@@ -250,7 +250,7 @@ def test_an_older_object_is_not_taken_because_a_listing_lacks_the_one_that_is_wa
         assert [(line.source_key, line.size) for line in world.planned()] == [(cached("a"), 6)]
 
 
-def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: World) -> None:
+def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: TwoBuckets) -> None:
     world.at_source(key("damaged"), key("whole"), body=b"cut")
     world.at_destination(key("damaged"), body=b"whole")
     world.proxies[1].set_rules(EMPTY_LISTING)
@@ -260,7 +260,7 @@ def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: World)
     assert world.proxies[1].count(Kind.HEAD) == 1
 
 
-def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_its_own(world: World) -> None:
+def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_its_own(world: TwoBuckets) -> None:
     world.at_source(cached("a"), key("b.mp4"), key("c.mp4"), key("c.mov"))
     world.plan(
         item("a", candidates=(cached("a"),)),
@@ -296,7 +296,7 @@ def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_it
     ],
 )
 def test_private_objects_do_not_go_where_they_cannot_stay_private(
-    world: World, *, permission: str | None, copy_private: bool, copied: bool
+    world: TwoBuckets, *, permission: str | None, copy_private: bool, copied: bool
 ) -> None:
     world.set_destination(permission=permission)
     world.at_source(key("a"), key("b"))
@@ -309,7 +309,7 @@ def test_private_objects_do_not_go_where_they_cannot_stay_private(
     assert [line.private for line in world.planned()] == [True] * copied
 
 
-def test_an_etag_that_is_no_md5_is_no_difference(world: World, moto_bucket: Bucket) -> None:
+def test_an_etag_that_is_no_md5_is_no_difference(world: TwoBuckets, moto_bucket: Bucket) -> None:
     upload: dict[str, Any] = {"Bucket": moto_bucket.name, "Key": key("a")}
     number = moto_bucket.client.create_multipart_upload(**upload)["UploadId"]
     part = moto_bucket.client.upload_part(**upload, UploadId=number, PartNumber=1, Body=b"body")
@@ -324,7 +324,7 @@ def test_an_etag_that_is_no_md5_is_no_difference(world: World, moto_bucket: Buck
 
 
 def test_a_bucket_whose_etags_only_look_like_md5s_is_not_copied_again_and_again(
-    world: World, moto_bucket: Bucket
+    world: TwoBuckets, moto_bucket: Bucket
 ) -> None:
     names = [f"{number:02d}" for number in range(20)]
     world.at_source(*map(key, names))
@@ -340,7 +340,7 @@ def test_a_bucket_whose_etags_only_look_like_md5s_is_not_copied_again_and_again(
         assert proxy.count(Kind.HEAD) == 1
 
 
-def test_damaged_objects_are_copied_again_without_a_question_each(world: World) -> None:
+def test_damaged_objects_are_copied_again_without_a_question_each(world: TwoBuckets) -> None:
     names = [f"{number:02d}" for number in range(30)]
     world.at_source(*map(key, names))
     world.at_destination(*map(key, names), body=b"BODY")
@@ -350,7 +350,7 @@ def test_damaged_objects_are_copied_again_without_a_question_each(world: World) 
 # How they are asked
 
 
-def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: World) -> None:
+def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: TwoBuckets) -> None:
     names = [f"{number // 1000:03d}/{number % 1000:03d}/a" for number in range(3000)]
     for side in world.buckets:
         put_many(side, [key(name) for name in names], b"x")
@@ -370,7 +370,7 @@ def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: World) ->
     assert counts.list_requests == sum(requests[Kind.LIST] for requests in world.requests())
 
 
-def test_without_ranges_each_object_is_asked_for(world: World) -> None:
+def test_without_ranges_each_object_is_asked_for(world: TwoBuckets) -> None:
     world.at_source(key("a"), cached("b"))
     world.at_destination(key("a"), key("only"))
     counts = world.plan(
@@ -398,7 +398,7 @@ ABSENT_IS_DENIED = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD}
 @pytest.mark.parametrize("source_listed", [True, False])
 @pytest.mark.parametrize("destination_listed", [True, False])
 def test_a_side_that_may_not_be_listed_is_asked_for_each_object(
-    world: World, *, source_listed: bool, destination_listed: bool
+    world: TwoBuckets, *, source_listed: bool, destination_listed: bool
 ) -> None:
     world.at_source(key("equal"), key("differs"), key("to-copy-absent"))
     world.at_source(cached("moved"))
@@ -428,7 +428,7 @@ def test_a_side_that_may_not_be_listed_is_asked_for_each_object(
         assert (counts.source_listed, counts.destination_listed) == (source_listed, destination_listed)
 
 
-def test_once_refused_a_side_is_not_asked_for_a_listing_again(world: World) -> None:
+def test_once_refused_a_side_is_not_asked_for_a_listing_again(world: TwoBuckets) -> None:
     world.proxies[1].set_rules(NOT_LISTED)
     batches = [Batch((item(str(number)),), RANGES, rows=1) for number in range(6)]
     world.at_source(*(key(str(number)) for number in range(6)))
@@ -437,7 +437,7 @@ def test_once_refused_a_side_is_not_asked_for_a_listing_again(world: World) -> N
     assert world.proxies[1].count(Kind.LIST) <= 6  # two batches are asked for before the answer is in
 
 
-def test_a_source_that_denies_what_it_lacks_leaves_it_to_the_copy(world: World) -> None:
+def test_a_source_that_denies_what_it_lacks_leaves_it_to_the_copy(world: TwoBuckets) -> None:
     world.proxies[0].set_rules(NOT_LISTED, ABSENT_IS_DENIED)
     world.at_source(cached("b-absent-here"))
     world.at_source(cached("c"))
@@ -459,7 +459,7 @@ def test_a_source_that_denies_what_it_lacks_leaves_it_to_the_copy(world: World) 
     assert (counts.bytes_to_copy, counts.source_listed) == (4, False)
 
 
-def test_a_destination_that_denies_what_it_lacks_gets_it(world: World) -> None:
+def test_a_destination_that_denies_what_it_lacks_gets_it(world: TwoBuckets) -> None:
     world.proxies[1].set_rules(NOT_LISTED, ABSENT_IS_DENIED)
     world.at_source(key("absent"), key("there"))
     world.at_destination(key("there"))
@@ -468,7 +468,7 @@ def test_a_destination_that_denies_what_it_lacks_gets_it(world: World) -> None:
     assert counts.present == 1
 
 
-def test_both_sides_may_deny(world: World) -> None:
+def test_both_sides_may_deny(world: TwoBuckets) -> None:
     for proxy in world.proxies:
         proxy.set_rules(NOT_LISTED, ABSENT_IS_DENIED)
     world.at_source(key("there"))
@@ -479,7 +479,7 @@ def test_both_sides_may_deny(world: World) -> None:
     assert not counts.destination_listed
 
 
-def test_a_head_that_stays_without_an_answer_fails_its_object_alone(world: World) -> None:
+def test_a_head_that_stays_without_an_answer_fails_its_object_alone(world: TwoBuckets) -> None:
     world.proxies[0].set_rules(Rule(Answer(418), key="odd"))
     world.at_source(key("odd"), cached("odd"), key("even"))
     world.plan(item("odd", candidates=(cached("odd"),)), item("even"), ranges=())
@@ -489,7 +489,7 @@ def test_a_head_that_stays_without_an_answer_fails_its_object_alone(world: World
     assert [one.key for one in world.planned()] == [key("even")]
 
 
-def test_odd_keys_are_planned_like_others(world: World, moto_bucket: Bucket) -> None:
+def test_odd_keys_are_planned_like_others(world: TwoBuckets, moto_bucket: Bucket) -> None:
     odd = ("a//b", "./c")
     for name in odd:
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key(name), Body=b"body")
@@ -503,7 +503,7 @@ def test_odd_keys_are_planned_like_others(world: World, moto_bucket: Bucket) -> 
 # One object, several items
 
 
-def test_items_of_one_key_are_one_object_and_private_if_any_is(world: World) -> None:
+def test_items_of_one_key_are_one_object_and_private_if_any_is(world: TwoBuckets) -> None:
     world.set_destination(permission="public-read")
     world.at_source(key("a"), key("b"), key("c"))
     counts = world.plan_batches(
@@ -524,14 +524,14 @@ def test_items_of_one_key_are_one_object_and_private_if_any_is(world: World) -> 
 # How it ends
 
 
-def test_an_empty_plan_is_written_without_a_request(world: World) -> None:
+def test_an_empty_plan_is_written_without_a_request(world: TwoBuckets) -> None:
     assert world.plan_batches([Batch((), RANGES, rows=3)]) == PlanCounts(rows=3)
     assert world.plan_batches([]) == PlanCounts()
     assert world.requests() == [{}, {}]
 
 
 @pytest.mark.parametrize("ranges", [RANGES, ()])
-def test_a_permanent_refusal_ends_the_plan_and_leaves_nothing(world: World, ranges: tuple[KeyRange, ...]) -> None:
+def test_a_permanent_refusal_ends_the_plan_and_leaves_nothing(world: TwoBuckets, ranges: tuple[KeyRange, ...]) -> None:
     world.proxies[1].set_rules(Rule(Answer(403, "SignatureDoesNotMatch"), kinds=frozenset({Kind.LIST})))
     world.proxies[0].set_rules(Rule(Answer(401), kinds=frozenset({Kind.HEAD})))
     world.at_source(key("a"))
@@ -542,7 +542,7 @@ def test_a_permanent_refusal_ends_the_plan_and_leaves_nothing(world: World, rang
     assert list(world.folder.iterdir()) == []
 
 
-def test_an_interrupt_goes_on_upwards_and_leaves_nothing(world: World) -> None:
+def test_an_interrupt_goes_on_upwards_and_leaves_nothing(world: TwoBuckets) -> None:
     def batches() -> Iterator[Batch]:
         yield Batch((item("a"),), RANGES, rows=1)
         raise KeyboardInterrupt
@@ -557,7 +557,7 @@ def test_an_interrupt_goes_on_upwards_and_leaves_nothing(world: World) -> None:
         time.sleep(0.01)
 
 
-def test_a_few_batches_are_read_ahead_and_no_more(world: World) -> None:
+def test_a_few_batches_are_read_ahead_and_no_more(world: TwoBuckets) -> None:
     read: list[int] = []
     behind: list[int] = []
 
@@ -582,7 +582,7 @@ def test_a_few_batches_are_read_ahead_and_no_more(world: World) -> None:
     assert max(behind) <= 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(world: World) -> None:
+def test_a_folder_that_cannot_be_written_is_named(world: TwoBuckets) -> None:
     world.folder = world.folder / "not-there"
     with pytest.raises(FileNotFoundError, match="not-there"):
         world.plan(item("a"))

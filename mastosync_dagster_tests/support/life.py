@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from mastosync_dagster_tests.integration.conftest import World
+    from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.living import LivingInstance
 
 DAY = timedelta(hours=24)
@@ -39,7 +39,7 @@ class Life:
         destination_ahead: How far the destination's is.
     """
 
-    world: World
+    world: Installation
     living: LivingInstance
     set_rows_per_partition: Callable[[int], None]
     definitions: dg.Definitions = field(default_factory=build_definitions)
