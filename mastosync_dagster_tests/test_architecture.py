@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,21 @@ def test_the_house_has_few_doors_and_no_hall_of_forty() -> None:
     folders = Counter(file.parent for file in MODULES.values() if file.name != "__init__.py")
     assert folders[PACKAGE] <= 12
     assert {folder.name: count for folder, count in folders.items() if count > 16} == {}
+
+
+def test_no_test_module_imports_another() -> None:
+    tests = Path(__file__).parent
+    found = {file.name: {name for name in imports(file) if ".test_" in name} for file in tests.rglob("*.py")}
+    assert {name: others for name, others in found.items() if others} == {}
+
+
+def test_other_peoples_scripts_find_what_they_import() -> None:
+    assert callable(import_module(f"{NAME}.mastodon").stored_objects)
+    assert callable(import_module(f"{NAME}.definitions").build_definitions)
+    assert callable(import_module(f"{NAME}.alerts").failure_message)
+    assert callable(import_module(f"{NAME}.launcher").WatchfulRunLauncher)
+    assert callable(import_module(f"{NAME}.records.findings").read_findings)
+    assert callable(import_module(f"{NAME}.cli.main").main)
 
 
 _LOAD_AND_WATCH = """

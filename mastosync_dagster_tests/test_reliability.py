@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from mastosync_dagster.sync.config import CopyConfig
-from mastosync_dagster_tests.faults.scenarios import SINGLE
-from mastosync_dagster_tests.faults.test_death import SEEDS
+from mastosync_dagster_tests.faults.scenarios import SEEDS, SINGLE
 
 TESTS = Path(__file__).parent
 TEXT = (TESTS.parent / "docs" / "reliability.md").read_text()

@@ -25,6 +25,9 @@ SHARE = 0.05
 LARGE_KEY = r"/original/video\d+\.mp4$"
 """Keys of large objects, which go in parts."""
 
+SEEDS = 50
+"""Moments at which a run's process is killed."""
+
 ANY = frozenset(Kind)
 GET = frozenset({Kind.GET})
 HEAD = frozenset({Kind.HEAD})

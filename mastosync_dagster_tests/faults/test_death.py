@@ -21,6 +21,7 @@ import pytest
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.runs.run_lock import RunState, state
+from mastosync_dagster_tests.faults.scenarios import SEEDS
 from mastosync_dagster_tests.faults.world import Original, environment
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket
 from mastosync_dagster_tests.support.forked_runs import forked_runs
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster_tests.faults.world import FaultyInstallation
     from mastosync_dagster_tests.support.forked_runs import ForkedRuns
-
-SEEDS = 50
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from mastosync_dagster_tests.support.corners import Bucket, create_bucket, creat
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.life import Life
 from mastosync_dagster_tests.support.living import LivingInstance
+from mastosync_dagster_tests.support.suspensions import settled, skipping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
 from mastosync_dagster_tests.support.installation import ROWS, Installation, Original, make_world
+
+__all__ = ["settled", "skipping"]
+"""Fixtures that live elsewhere."""
 
 
 @pytest.fixture(scope="session")

@@ -2,75 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-from click.testing import CliRunner
-
-from mastosync_dagster.cli.main import main
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.integration.test_privacy import (
+from mastosync_dagster_tests.support.installation import failure_of
+from mastosync_dagster_tests.support.private_media import (
     MEDIA,
     answers,
     execute,
     expected_answers,
     media_of,
-    newest,
     nightly,
     sync_in_a_process,
 )
-from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.suspensions import SUSPEND, UNSUSPEND, details, open_objects
 
 if TYPE_CHECKING:
+    import pytest
+
     from mastosync_dagster_tests.support.installation import Installation
 
-SUSPEND = "UPDATE accounts SET suspended_at = now() WHERE id = %s"
-UNSUSPEND = "UPDATE accounts SET suspended_at = NULL WHERE id = %s"
 SET_ACL = frozenset({Kind.OTHER})
-
-
-def details(world: Installation, table: FileType = MEDIA) -> list[str | None]:
-    """Return the remarks of the last night about what it has not found as it must be, but for what is missing."""
-    lines = [line for line in newest(world, "sync_changes") if line.group == table.value]
-    return [line.detail for line in lines if line.outcome is not Outcome.MISSING]
-
-
-def open_objects(world: Installation) -> dict[str, int]:
-    """Return what ``mastosync status`` says of the media."""
-    result = CliRunner().invoke(main, ["status", MEDIA.value, "--json"])
-    assert result.exit_code == 0, result.output
-    (told,) = json.loads(result.output)
-    counts: dict[str, int] = told["objects_in_doubt"]
-    assert told["objects_left"] >= counts["acl"] + counts["failed"]
-    assert world.dagster is not None
-    return counts
-
-
-@pytest.fixture
-def settled(synced_with_acls: Installation) -> Installation:
-    """The media copied, and a night that has nothing to do."""
-    assert nightly(synced_with_acls).success
-    assert details(synced_with_acls) == []
-    return synced_with_acls
-
-
-@pytest.fixture
-def skipping(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """The media copied to a destination without ACLs, what is private skipped, and a night after that."""
-    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
-    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
-    ((key,),) = world.register(MEDIA).values()
-    assert world.run("sync_media_attachments", key).success
-    assert nightly(world).success
-    return world
 
 
 def test_what_a_night_could_not_make_private_the_next_one_does(settled: Installation) -> None:

@@ -15,8 +15,8 @@ import pytest
 from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.runs import run_lock
 from mastosync_dagster.sync import convergence, plan_step, publication, report_step
-from mastosync_dagster_tests.integration.test_convergence import SUSPEND, UNSUSPEND, open_objects, settled, skipping
-from mastosync_dagster_tests.integration.test_privacy import (
+from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.private_media import (
     MEDIA,
     answers,
     execute,
@@ -25,8 +25,8 @@ from mastosync_dagster_tests.integration.test_privacy import (
     nightly,
     wait_until,
 )
-from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.suspensions import SUSPEND, UNSUSPEND, open_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.sync.convergence import Convergence
     from mastosync_dagster_tests.support.installation import Installation
 
-__all__ = ["settled", "skipping"]
 
 PLAN = {"plan_changes": {"config": {"file_types": [MEDIA.value], "changed_since": "last"}}}
 ONE_ATTEMPT = {"copy": {"config": {"max_attempts": 1}}}

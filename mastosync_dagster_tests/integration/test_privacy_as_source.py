@@ -12,11 +12,11 @@ from psycopg2 import sql
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
-from mastosync_dagster_tests.integration.test_verification import media_range, unequal, verify
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
+from mastosync_dagster_tests.support.verifying import media_range, unequal, verify
 from mastosync_dagster_tests.support.web import hostile_web
 
 if TYPE_CHECKING:

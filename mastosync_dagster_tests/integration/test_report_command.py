@@ -25,6 +25,7 @@ from mastosync_dagster.refetch import remedies
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.reporting import report
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
@@ -64,12 +65,6 @@ def in_order(folder: Path, *runs: str) -> None:
     for age, run in enumerate(runs):
         (file,) = folder.rglob(f"{run}.parquet")
         os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
-
-
-def report(*arguments: str) -> str:
-    outcome = CliRunner().invoke(main, ["report", *arguments])
-    assert outcome.exit_code == 0, outcome.output
-    return outcome.stdout
 
 
 def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: Installation) -> None:

@@ -19,9 +19,9 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.verify.repairs import verification_of
-from mastosync_dagster_tests.integration.test_report_command import report
 from mastosync_dagster_tests.support.life import MINUTE, Life
 from mastosync_dagster_tests.support.living import md5
+from mastosync_dagster_tests.support.reporting import report
 
 if TYPE_CHECKING:
     import dagster as dg

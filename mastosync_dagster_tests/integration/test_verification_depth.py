@@ -14,18 +14,11 @@ from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.plan.planner import SOURCE_DIFFERS
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.verify.object_checks import EXPOSED
-from mastosync_dagster_tests.integration.test_verification import (
-    MEDIA,
-    findings,
-    media_range,
-    metadata,
-    unequal,
-    verify,
-)
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import put_many
+from mastosync_dagster_tests.support.verifying import MEDIA, findings, media_range, metadata, unequal, verify
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import GeneratedObject

@@ -11,17 +11,9 @@ import pytest
 
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION
-from mastosync_dagster_tests.integration.test_verification import (
-    MEDIA,
-    check,
-    findings,
-    media_range,
-    metadata,
-    unequal,
-    verify,
-)
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, ShortList
+from mastosync_dagster_tests.support.verifying import MEDIA, check, findings, media_range, metadata, unequal, verify
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.corners import Bucket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,29 +23,12 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import GROUP_LINES, LineWriter, NotAManifestError
 from mastosync_dagster.records.plan import COPIED, DECIDED, TO_COPY, TO_SET_ACLS, PlannedCopy, PlanWriter, read_plan
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster_tests.support.manifests import manifest_line
 from mastosync_dagster_tests.support.transfers import line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-def manifest_line(number: int, **fields: Any) -> ManifestLine:
-    plain = ManifestLine(
-        group="media",
-        row_id=number,
-        part="file/original",
-        key=f"media/{number}",
-        source_key=f"media/{number}",
-        outcome=Outcome.COPIED,
-        reason=None,
-        detail=None,
-        size=number,
-        etag=f"{number:032x}",
-        private=False,
-        remote=True,
-    )
-    return plain._replace(**fields)
 
 
 LINES = [

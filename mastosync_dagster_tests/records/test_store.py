@@ -18,7 +18,7 @@ from mastosync_dagster.records.store import (
     StoredManifest,
 )
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster_tests.records.test_files import manifest_line
+from mastosync_dagster_tests.support.manifests import manifest_line
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
