@@ -96,6 +96,36 @@ def test_the_house_has_few_doors_and_no_hall_of_forty() -> None:
     assert {folder.name: count for folder, count in folders.items() if count > 16} == {}
 
 
+# Words that the code had of its own, and what everybody calls it: docs/architecture.md says what the others mean.
+OLD_WORDS = {
+    r"moments?": "timestamp, time",
+    r"told": "message, summary, result",
+    r"turned|TO_TURN": "ACL changed, privacy changed",
+    r"held against": "compared with",
+    r"patiently|persistence": "retry",
+    r"figures|tally": "stats, counts",
+    r"unwanted|strangers?": "orphan",
+    r"undisturbed": "shield.run_shielded",
+    r"stay_small": "process.limit_malloc_arenas",
+    r"PLAIN_ERRORS": "AdminError",
+    r"keep_access|as_source|take_private|wants_private": "acls_from_source, copy_private",
+    r"place_of": "destination_id",
+    r"HaltedError|PoolStoppedError|LookupStoppedError": "CancelledError",
+    r"About|Marks|Item|Asked|Claim|Share": "ManifestOrigin, KnownState, ExpectedObject, PendingLookup, WatermarkClaim",
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_code_speaks_the_words_of_its_field(module: str) -> None:
+    text = MODULES[module].read_text()
+    names = "|".join(OLD_WORDS)
+    found = {match[0] for match in re.finditer(rf"(?<![\w-])({names})(?![\w-])", text)}
+    # In a sentence, these are English.
+    assert found - {"About", "Share", "Claim", "Asked", "Item"} == set()
+    classes = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}
+    assert classes & {"About", "Share", "Claim", "Asked", "Item", "Marks"} == set()
+
+
 def test_no_test_module_imports_another() -> None:
     tests = Path(__file__).parent
     found = {file.name: {name for name in imports(file) if ".test_" in name} for file in tests.rglob("*.py")}

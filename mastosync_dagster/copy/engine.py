@@ -190,7 +190,7 @@ class _Queue:
         self._large_running -= 1
 
     def put_large(self, line: PlannedCopy) -> None:
-        """Give back a line that turned out to be large."""
+        """Give back a line that has proved to be large."""
         self._large.append(line)
 
     def rest(self) -> Iterator[PlannedCopy]:
