@@ -1,4 +1,4 @@
-"""Copies objects of any size: streamed, or in parts, and verified before they are published."""
+"""Copies objects of any size: streamed from one GET into one PUT, or in parts, proven before they are published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies objects by one GET and one PUT: small ones through memory, larger ones streamed from one into the other."""
+"""Copies objects whose bodies fit in memory, by one GET and one PUT."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Which objects are private: by Mastodon's rows, by their ACLs at the source, or none.
 
 Mastodon makes the media of suspended accounts and of posts removed by moderation private, and public again when that is
-undone. No column of the media has the time. So the ACL of an object of a private row, or of one on the doubt list, is
-always read at the destination (`convergence`), whatever an earlier run has recorded.
+undone: `mastodon/tables.py` says by which columns (`Owner`), and the query of `mastodon/rows.py` asks for them. No column
+of the media has the time. So the ACL of an object of a private row, or of one on the doubt list, is always read at the
+destination (`convergence`), whatever an earlier run has recorded.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Privacy(str, Enum):
-    """Which objects are written private where the destination has ACLs."""
+    """Which objects are written private where the destination has ACLs. Run config takes the members' names."""
 
-    MASTODON = "mastodon"
+    mastodon = "mastodon"
     """Those of rows that are private in Mastodon."""
-    SOURCE = "source"
+    source = "source"
     """Those that not everybody may read at the source."""
-    NONE = "none"
+    none = "none"
     """None: every object gets the permission of the destination's settings."""
 
 
@@ -39,14 +40,14 @@ class KnownState:
         check_acl: Keys of objects whose ACL a verification has found wrong.
     """
 
-    privacy: Privacy = Privacy.MASTODON
+    privacy: Privacy = Privacy.mastodon
     doubtful: Mapping[str, Container[int]] = field(default_factory=dict)
     again: AbstractSet[str] = frozenset()
     check_acl: AbstractSet[str] = frozenset()
 
     def is_private(self, row: Mapping[str, object]) -> bool:
         """Return whether a row's objects are to be written private, apart from what the source's ACLs say."""
-        return self.privacy is not Privacy.NONE and bool(row["private"])
+        return self.privacy is not Privacy.none and bool(row["private"])
 
     def is_doubtful(self, table: str, row: Mapping[str, object]) -> bool:
         """Return whether a row's objects may have a wrong ACL at the destination."""
@@ -56,11 +57,3 @@ class KnownState:
 def has_private(table: str) -> bool:
     """Return whether rows of a table are private, or can become so."""
     return bool(TABLES[table].owners) or TABLES[table].private
-
-
-def known_privacy(name: str) -> str:
-    """Return the name of a privacy policy again. `ValueError` if there is no such policy."""
-    known = [policy.value for policy in Privacy]
-    if name not in known:
-        raise ValueError(f"unknown privacy {name!r}: known are {', '.join(known)}")
-    return name

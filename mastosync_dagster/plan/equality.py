@@ -42,8 +42,10 @@ class Equality:
         self.source = Etags(source)
         self.destination = Etags(destination)
 
-    def same_content(self, here: ListedObject, there: ListedObject) -> bool:
-        """Return whether two objects of the same size are equal: unless their ETags are two different MD5s."""
+    def are_equal(self, here: ListedObject, there: ListedObject) -> bool:
+        """Return whether two objects are of one size, and their ETags are not two different MD5s."""
+        if here.size != there.size:
+            return False
         if here.etag == there.etag or not (is_md5(here.etag) and is_md5(there.etag)):
             return True
         return self.destination.mislead(there.key) or self.source.mislead(here.key)

@@ -276,7 +276,7 @@ class _Planner:
             return self._decide_absent(item, source, destination, listed=listed)
         target = found.key if item.keep_found_key else item.key
         there = destination.objects.get(target)
-        differs = there is not None and not (found.size == there.size and self._equality.same_content(found, there))
+        differs = there is not None and not self._equality.are_equal(found, there)
         if there is not None and not differs and not item.again:
             # Equal. Without ACLs, what is private there is only reported.
             exposed = item.private and not self._has_acls and self.access is None

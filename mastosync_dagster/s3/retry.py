@@ -1,4 +1,8 @@
-"""How long a failed request is retried: the policies, beside each other."""
+"""How long a failed request is retried: the policies, beside each other.
+
+The loops that follow them are `copy.endpoint.Endpoint.send` (an object's requests during a copy), `copy.multipart` (a
+body that is read and written at the same time) and `s3.storage.Storage.ask` (everything else).
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from mastosync_dagster.copy.engine import CopySettings
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.expected.privacy import Privacy, known_privacy
+from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
@@ -62,8 +62,8 @@ class PlanConfig(dg.Config):
         f" public; false: they are skipped, and that is no failure. None: {COPY_PRIVATE}; without it they are skipped,"
         " and the run fails.",
     )
-    privacy: str = Field(
-        default=Privacy.MASTODON.value,
+    privacy: Privacy = Field(
+        default=Privacy.mastodon,
         description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
         " backups; source, those that are private there, a request more each; none: all get the permission.",
     )
@@ -72,11 +72,6 @@ class PlanConfig(dg.Config):
         description="Where source and destination have an object with different bytes, copy the source's also where the"
         " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
     )
-
-    @field_validator("privacy")
-    @classmethod
-    def _known_privacy(cls, name: str) -> str:
-        return known_privacy(name)
 
     def effective_copy_private(self) -> bool | None:
         """Tell whether private objects go to a destination without ACLs too; None: neither config nor variable decides.

@@ -98,10 +98,10 @@ class Convergence:
         self._list = listed
         self._table = listed.table
         self._doubts = listed.doubts
-        self._source = run.source if marks.privacy is Privacy.SOURCE else None
+        self._source = run.source if marks.privacy is Privacy.source else None
         self._destination = run.destination
         self._has_acls = run.destination.settings.has_acls
-        self._has_private_rows = marks.privacy is not Privacy.NONE and has_private(listed.table)
+        self._has_private_rows = marks.privacy is not Privacy.none and has_private(listed.table)
         self._copy_private = config.effective_copy_private()
         self._retry_nights = retry_nights()
         # An object with the right ACL leaves the list only if no other run can still write it.

@@ -91,7 +91,7 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
     """Yield a watch over the rows that may become private while the plan is carried out; None where none can."""
     tables = [each.table for each in planned.scope.selections if TABLES[each.table].owners]
     writes = planned.counts.to_copy or planned.counts.to_set_acls
-    by_rows = Privacy(planned.config.privacy) is Privacy.MASTODON
+    by_rows = planned.config.privacy is Privacy.mastodon
     if not tables or not writes or not by_rows or not run.destination.settings.has_acls:
         yield None
         return
@@ -161,7 +161,7 @@ def _refetch(
         run.destination,
         web,
         memory_mb=config.memory_mb,
-        keep_private=Privacy(planned.config.privacy) is not Privacy.NONE,
+        keep_private=planned.config.privacy is not Privacy.none,
         copy_private=bool(planned.config.effective_copy_private() or run.destination.settings.has_acls),
         on_progress=lambda now: watcher.message(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )

@@ -86,7 +86,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     sizes = Sizes()
     with run.database.session() as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
-        hidden = hidden_source(connect, run.source) if config.privacy == Privacy.SOURCE.value else None
+        hidden = hidden_source(connect, run.source) if config.privacy is Privacy.source else None
         if hidden is not None:
             raise hidden
         counts = _plan_rows(run, config, begun, sizes)
@@ -99,7 +99,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
         seconds=time.monotonic() - started,
         database_bytes=sizes.bytes,
         begun=begun_at,
-        remark=_remark(run, begun.scope, Privacy(config.privacy)) if counts.present else None,
+        remark=_remark(run, begun.scope, config.privacy) if counts.present else None,
         claimable=begun.reading.claimable,
         newest=begun.newest,
     )
@@ -140,7 +140,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Sizes) 
             run.folder,
             listers=config.listers,
             copy_private=bool(config.effective_copy_private()),
-            acls_from_source=marks.privacy is Privacy.SOURCE,
+            acls_from_source=marks.privacy is Privacy.source,
             on_progress=watcher.planned,
             knowledge=_records(run, begun).known,
             overwrite=config.overwrite,
@@ -195,7 +195,7 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     unknown = unknown_whole | unknown_changed
     if not unknown:
         return None
-    acl_from_source = privacy is Privacy.SOURCE
+    acl_from_source = privacy is Privacy.source
     found = check_inherited(run.folder, run.source, run.destination, groups=unknown, acl_from_source=acl_from_source)
     if not found.differ:
         return None
@@ -230,7 +230,7 @@ def _marks(run: RunContext, scope: Scope, config: PlanConfig, lists: Sequence[Ru
             damaged=Damaged(run.log.warning),
         )
     doubtful = {listed.table: listed.doubts for listed in lists}
-    return KnownState(privacy=Privacy(config.privacy), doubtful=doubtful, again=found.again, check_acl=found.set_acl)
+    return KnownState(privacy=config.privacy, doubtful=doubtful, again=found.again, check_acl=found.set_acl)
 
 
 def _changes(run: RunContext, begun: Begun, selection: Selection) -> Changes | None:

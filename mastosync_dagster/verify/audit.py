@@ -259,7 +259,7 @@ class _Auditor:
     def _compare_content(self, found: ListedObject, there: ListedObject) -> tuple[Finding, str | None]:
         if found.size != there.size:
             return Finding.SIZE_DIFFERS, f"{there.size} bytes, at the source {found.size}"
-        if not self._judgement.equality.same_content(found, there):
+        if not self._judgement.equality.are_equal(found, there):
             return Finding.CONTENT_DIFFERS, f"MD5 {there.etag}, at the source {found.etag}"
         return Finding.EQUAL, None
 
@@ -311,10 +311,10 @@ class _Auditor:
         }
 
     def _some(self, comparisons: list[Comparison], depth: Depth, one_in: int) -> set[str]:
-        if depth is Depth.SAMPLE:
+        if depth is Depth.sample:
             count = min(len(comparisons), math.ceil(len(comparisons) / one_in))
             comparisons = self._random.sample(comparisons, count)
-        return set() if depth is Depth.NONE else {each.target for each in comparisons}
+        return set() if depth is Depth.none else {each.target for each in comparisons}
 
     def _write(self, comparison: Comparison, result: CheckResult | None) -> None:
         item, target, found, there, finding, detail = comparison

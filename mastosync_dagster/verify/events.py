@@ -84,7 +84,7 @@ class VerificationReport:
         """Return the asset check."""
         failed = self.different > 0 or self.wrong_source is not None
         # Who may read every object was asked for, and cannot be answered.
-        blind = self.settings.acls is Depth.ALL and self.counts.acls_unknown is not None
+        blind = self.settings.acls is Depth.all and self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
             passed=not (failed or any(self.counts.findings[finding] for finding in _WARNED) or blind),
             check_name=CHECK_NAME,

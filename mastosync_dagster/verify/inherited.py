@@ -55,7 +55,7 @@ def check_inherited(
         NotAManifestError: The plan is damaged.
     """
     checker = ObjectChecker(source, destination, AuditSettings(acl_from_source=acl_from_source))
-    acl = checker.acls is not Depth.NONE
+    acl = checker.acls is not Depth.none
     checks = []
     for line in _sample(folder, groups):
         source_key = (line.source_key or "").removeprefix(source.settings.prefix)

@@ -25,11 +25,11 @@ _Differences = list[tuple[Finding, str]]
 
 
 class Depth(str, Enum):
-    """How many objects get a check that takes a request each."""
+    """How many objects get a check that takes a request each. Run config takes the members' names."""
 
-    NONE = "none"
-    SAMPLE = "sample"
-    ALL = "all"
+    none = "none"
+    sample = "sample"
+    all = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class AuditSettings:
     """
 
     full: bool = False
-    headers: Depth = Depth.SAMPLE
-    acls: Depth = Depth.SAMPLE
+    headers: Depth = Depth.sample
+    acls: Depth = Depth.sample
     acl_from_source: bool = False
     copy_private: bool = False
     listers: int = 8
@@ -106,7 +106,7 @@ class ObjectChecker:
     """
 
     def __init__(self, source: Storage, destination: Storage, settings: AuditSettings) -> None:
-        self.acls = settings.acls if destination.settings.has_acls else Depth.NONE
+        self.acls = settings.acls if destination.settings.has_acls else Depth.none
         self.acls_unknown: str | None = None
         self._source = source
         self._destination = destination
@@ -156,7 +156,7 @@ class ObjectChecker:
                 differences.append((Finding.UNKNOWN, str(error)))
             else:
                 # If one object's ACL is not shown, no other is: it is reported once.
-                self.acls, self.acls_unknown = Depth.NONE, str(error)
+                self.acls, self.acls_unknown = Depth.none, str(error)
             return False
         if may != must:
             differences.append((Finding.ACL_DIFFERS, EXPOSED if may else HIDDEN))

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.orphans import Orphans
-from mastosync_dagster.expected.privacy import KnownState, Privacy
+from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
@@ -58,7 +58,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
         )
         with Orphans(connect, schema, table, ids) as orphans:
             counts = audit(
-                covering_batches(pages, ids, KnownState(privacy=Privacy(config.privacy))),
+                covering_batches(pages, ids, KnownState(privacy=config.privacy)),
                 source,
                 destination,
                 path,

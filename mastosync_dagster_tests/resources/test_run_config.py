@@ -278,7 +278,7 @@ def test_a_field_may_be_given_its_own_variable_and_those_that_are_made_for_it(
     assert touch_all.execute_in_process(run_config=run_config, instance=instance).success
 
 
-@pytest.mark.parametrize("field", ["changed_since", "privacy", "file_types"])
+@pytest.mark.parametrize("field", ["changed_since", "file_types"])
 def test_config_of_an_op_takes_no_variable(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:

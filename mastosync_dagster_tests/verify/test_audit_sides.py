@@ -58,7 +58,7 @@ def test_the_recorded_md5_tells_which_body_is_damaged(
         storage(source, "source"),
         storage(moto_bucket, "destination"),
         tmp_path / "findings.parquet",
-        AuditSettings(full=True, headers=Depth.NONE, acls=Depth.NONE),
+        AuditSettings(full=True, headers=Depth.none, acls=Depth.none),
         knowledge=lambda objects: [Known(Row(), record or None)] * len(objects),
         orphans=lambda *_: {},
         folders={},
