@@ -21,7 +21,7 @@ FIRST_REASONS = "first reasons"
 
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _COUNTS = ("objects", "copied", "present", "missing", "failed")
-_REDIRECTS = range(300, 400)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
 _TIMEOUT_SECONDS = 10.0
@@ -94,12 +94,10 @@ def post_alert(url: str, message: str) -> None:
                 return
         except urllib.error.HTTPError as error:
             error.close()
-            redirects = error.code in _REDIRECTS
-            why = (
-                f"it redirects ({error.code}): set {ALERT_WEBHOOK} to the address that it redirects to"
-                if redirects
-                else f"it answers {error.code}"
-            )
+            why = f"it answers {error.code}"
+            if error.code in _REDIRECTS:
+                why = f"it redirects ({error.code}): set {ALERT_WEBHOOK} to the address that it redirects to"
+                break  # it may have taken the message, and would answer the same again
         except (OSError, ValueError, http.client.HTTPException) as error:
             why = f"it cannot be reached ({type(error).__name__})"
         if attempt < _ATTEMPTS:

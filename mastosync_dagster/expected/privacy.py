@@ -1,9 +1,9 @@
 """Which objects are private: by Mastodon's rows, by their ACLs at the source, or none.
 
 Mastodon makes the media of suspended accounts and of posts removed by moderation private, and public again when that is
-undone: `mastodon/tables.py` says by which columns (`Owner`), and the query of `mastodon/rows.py` asks for them. No column
-of the media has the time. So the ACL of an object of a private row, or of one on the doubt list, is always read at the
-destination (`convergence`), whatever an earlier run has recorded.
+undone: `mastodon/tables.py` says by which columns (`Owner`), and the query of `mastodon/rows.py` asks for them. No
+column of the media has the time. So the ACL of an object of a private row, or of one on the doubt list, is always read
+at the destination (`convergence`), whatever an earlier run has recorded.
 """
 
 from __future__ import annotations
