@@ -25,7 +25,7 @@ FLAGS = "flags of rclone"
 NEW_SHARE = 0.01
 BIG_CONCURRENCY = 16
 STALLED = "first copy of 10,000"
-_FOR_BOTO3, _FOR_BOTO3_WITH_DELAY = 10_000, 3_000
+_FOR_BOTO3 = 10_000
 """So many objects for the boto3 loop: its pace is the same however many there are, and slow."""
 _FOR_FLAGS = 5_000
 
@@ -48,24 +48,19 @@ def first(rows: Rows, count: int) -> Rows:
 
 def first_copy(bench: Bench, kind: Kind, delay_ms: int, rows: Rows) -> None:
     """Copy everything to an empty destination."""
-    contenders: list[Contender] = [
-        WholeRun(),
-        Engine(),
-        Rclone(RCLONE_FIRST),
-        Rclone(RCLONE_LOOKS, name="rclone, looking first"),
-        Juicefs(),
-        Boto3Loop(),
-    ]
+    contenders: list[Contender] = [WholeRun(), Engine(), Rclone(RCLONE_FIRST), Juicefs()]
     if delay_ms:
-        # A transfer of rclone's is at one side at a time: with as many again it could be at both with all requests.
-        contenders[3:3] = [Rclone(RCLONE_FIRST, name="rclone, twice the transfers", transfers=2)]
+        # A transfer of rclone's is at one storage at a time: with as many again it could be at both with all requests.
+        contenders.append(Rclone(RCLONE_FIRST, name="rclone, twice the transfers", transfers=2))
+    else:
+        # With a delay these take minutes, and are no nearer.
+        contenders += [Rclone(RCLONE_LOOKS, name="rclone, looking first"), Boto3Loop()]
     with bench.place(delay_ms) as place, bench.server(kind, place, rows) as source:
         for repetition in range(1, bench.repetitions + 1):
             # Whoever begins, begins each time with another: no one always has the warm machine.
             turn = repetition % len(contenders)
             for contender in contenders[turn:] + contenders[:turn]:
-                slow = isinstance(contender, Boto3Loop)
-                task = first(rows, _FOR_BOTO3_WITH_DELAY if delay_ms else _FOR_BOTO3) if slow else rows
+                task = first(rows, _FOR_BOTO3) if isinstance(contender, Boto3Loop) else rows
                 with bench.server(kind, place) as destination:
                     bench.measure(FIRST, contender, task, source, destination, repetition=repetition)
 
