@@ -151,7 +151,7 @@ def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: Insta
             {},
             Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})),
             "destination delete (public)",
-            "stays behind",
+            "is left there",
         ),
         # rclone's server keeps no ACLs.
         ({"DESTINATION_S3_PERMISSION": "public-read"}, None, "destination ACL (private)", "DESTINATION_S3_PERMISSION"),
