@@ -38,11 +38,10 @@ class _OvertakenError(Aside):
 
 @dataclass
 class _Flight(Generic[_T]):
-    """A request that is under way."""
+    """A request that is under way; ``since``: when the latest one for it was sent."""
 
     since: float
     begin: Callable[[], Coroutine[Any, Any, _T]]
-    hedged: bool = False
 
 
 class Hedges:
@@ -81,8 +80,8 @@ class Hedges:
             late = time.monotonic() - max(_SOONEST_SECONDS, _TIMES_THE_MEAN * self._mean)
             for task, flight in tuple(self._flights.items()):
                 allowed = self.sent < _FEW + _SHARE * self._requests
-                if flight.since < late and not flight.hedged and allowed:
-                    flight.hedged = True
+                if flight.since < late and allowed:
+                    flight.since = time.monotonic()  # the second one may be late, too
                     self.sent += 1
                     loop.spawn(self._overtake(task, flight))
 

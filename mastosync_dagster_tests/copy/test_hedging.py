@@ -39,3 +39,20 @@ def test_a_get_that_is_late_is_overtaken_by_a_second_one(
         assert counts.source.retries == {}
         with contextlib.suppress(OSError):
             proxy.close_connections()
+
+
+def test_a_second_one_that_is_late_too_is_overtaken_by_a_third(
+    tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket
+) -> None:
+    with s3_proxy(source_bucket.server.endpoint) as proxy:
+        transfer = Transfer(tmp_path, source_bucket, destination_bucket, settings=replace(FAST))
+        transfer.source_options = {"endpoint": proxy.endpoint}
+        planned = [transfer.put(f"a/{number:03}", b"body") for number in range(100)]
+        proxy.set_rules(Rule(Stall(), kinds=frozenset({Kind.GET}), key="a/070", times=2))
+        started = time.monotonic()
+        counts, lines = transfer.run(*planned)
+        assert time.monotonic() - started < 10
+        assert {one.outcome for one in lines} == {Outcome.COPIED}
+        assert (counts.hedged, counts.source.retries) == (2, {})
+        with contextlib.suppress(OSError):
+            proxy.close_connections()
