@@ -153,7 +153,7 @@ def stalls(bench: Bench, rows: Rows) -> None:
 
 def empty(bench: Bench, rows: Rows) -> None:
     """Run over a range of ids without rows: what a run costs when there is nothing to do."""
-    nothing = replace(rows, lo=rows.hi + 10**12, hi=rows.hi + 2 * 10**12, count=0, bodies=())
+    nothing = replace(rows, lo=rows.hi + 10**15, hi=rows.hi + 2 * 10**15, count=0, bodies=())
     with (
         bench.place(0) as place,
         bench.server(Kind.RCLONE, place) as source,
