@@ -69,36 +69,27 @@ class Ratio:
 
 
 def _rate(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
-    return Ratio(
-        f"{what}, objects/s against rclone",
-        f"at least {limit:g} x",
-        setting,
-        contender,
-        lambda ours, theirs: ours.rate / theirs.rate,
-        lambda ratio: ratio >= limit,
-    )
+    def rates(ours: Figures, theirs: Figures) -> float:
+        return ours.rate / theirs.rate
+
+    bar = f"at least {limit:g} x"
+    return Ratio(f"{what}, objects/s against rclone", bar, setting, contender, rates, lambda ratio: ratio >= limit)
+
+
+def _cost(what: str, limit: float, setting: tuple[str, str, int], contender: str, figure: str) -> Ratio:
+    def costs(ours: Figures, theirs: Figures) -> float:
+        return float(getattr(ours, figure)) / float(getattr(theirs, figure))
+
+    bar = f"at most {limit:g} x"
+    return Ratio(f"{what} against rclone", bar, setting, contender, costs, lambda ratio: ratio <= limit)
 
 
 def _cpu(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
-    return Ratio(
-        f"{what}, CPU against rclone",
-        f"at most {limit:g} x",
-        setting,
-        contender,
-        lambda ours, theirs: ours.cpu_per_thousand / theirs.cpu_per_thousand,
-        lambda ratio: ratio <= limit,
-    )
+    return _cost(f"{what}, CPU", limit, setting, contender, "cpu_per_thousand")
 
 
 def _seconds(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
-    return Ratio(
-        f"{what}, seconds against rclone",
-        f"at most {limit:g} x",
-        setting,
-        contender,
-        lambda ours, theirs: ours.seconds / theirs.seconds,
-        lambda ratio: ratio <= limit,
-    )
+    return _cost(f"{what}, seconds", limit, setting, contender, "seconds")
 
 
 def _first_copies(results: Results) -> Iterator[Bar]:

@@ -142,7 +142,7 @@ def merge(
         for name in (DECIDED, COPIED, ACLS_SET, REFETCHED):
             for batch in _part(folder, name, source_prefix, destination_prefix):
                 if refetched and name != REFETCHED:
-                    batch = with_outcome(batch, Outcome.MISSING, keep=False)  # noqa: PLW2901
+                    batch = with_outcome(batch, Outcome.MISSING, keep=False)  # noqa: PLW2901  (fetched meanwhile: not missing)
                 writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     unfinished.replace(merged)
     return merged

@@ -17,7 +17,7 @@ from mastosync_dagster.mastodon import CACHE_CONTROL
 from mastosync_dagster.mastodon.keys import id_partition
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, environment_of
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.transfers import open_uploads
 
@@ -139,19 +139,6 @@ class FaultyInstallation:
 def environment(
     database: PostgresServer, source: Bucket, destination: Bucket, source_url: str, destination_url: str, home: Path
 ) -> dict[str, str]:
-    """Return the variables that point at these servers."""
-    return {
-        "DATABASE_URL": database.url,
-        "S3_BUCKET": source.name,
-        "S3_ENDPOINT": source_url,
-        "S3_REGION": source.server.region,
-        "AWS_ACCESS_KEY_ID": source.server.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": source.server.secret_access_key,
-        "DESTINATION_S3_BUCKET": destination.name,
-        "DESTINATION_S3_ENDPOINT": destination_url,
-        "DESTINATION_S3_REGION": destination.server.region,
-        "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
-        "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
-        "MASTOSYNC_ROWS_PER_PARTITION": "100000",
-        "DAGSTER_HOME": str(home),
-    }
+    """Return the variables that point at these servers; a table is one ID range."""
+    variables = environment_of(database, source, destination, source_url, destination_url, home)
+    return variables | {"MASTOSYNC_ROWS_PER_PARTITION": "100000"}

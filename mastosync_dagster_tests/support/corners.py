@@ -12,6 +12,8 @@ import psycopg2
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, boto3_client
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mypy_boto3_s3 import S3Client
 
 
@@ -49,3 +51,23 @@ def create_bucket(server: S3Server) -> Bucket:
     name = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name)
     return Bucket(server=server, name=name, client=client)
+
+
+def environment_of(
+    database: PostgresServer, source: Bucket, destination: Bucket, source_url: str, destination_url: str, home: Path
+) -> dict[str, str]:
+    """Return the variables that point at these servers, at the addresses of their proxies, and at a Dagster home."""
+    return {
+        "DATABASE_URL": database.url,
+        "S3_BUCKET": source.name,
+        "S3_ENDPOINT": source_url,
+        "S3_REGION": source.server.region,
+        "AWS_ACCESS_KEY_ID": source.server.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": source.server.secret_access_key,
+        "DESTINATION_S3_BUCKET": destination.name,
+        "DESTINATION_S3_ENDPOINT": destination_url,
+        "DESTINATION_S3_REGION": destination.server.region,
+        "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
+        "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
+        "DAGSTER_HOME": str(home),
+    }

@@ -19,7 +19,13 @@ from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
+from mastosync_dagster_tests.support.corners import (
+    Bucket,
+    create_bucket,
+    create_database,
+    drop_database,
+    environment_of,
+)
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
 if TYPE_CHECKING:
@@ -146,22 +152,11 @@ def environment_for(
 ) -> dict[str, str]:
     """Return the variables that point at these servers."""
     return {
-        "DATABASE_URL": database.url,
-        "S3_BUCKET": source.name,
-        "S3_ENDPOINT": source_url,
-        "S3_REGION": source.server.region,
-        "AWS_ACCESS_KEY_ID": source.server.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": source.server.secret_access_key,
-        "DESTINATION_S3_BUCKET": destination.name,
-        "DESTINATION_S3_ENDPOINT": destination_url,
-        "DESTINATION_S3_REGION": destination.server.region,
-        "DESTINATION_AWS_ACCESS_KEY_ID": destination.server.access_key_id,
-        "DESTINATION_AWS_SECRET_ACCESS_KEY": destination.server.secret_access_key,
+        **environment_of(database, source, destination, source_url, destination_url, home),
         # rclone's server keeps no ACLs, and nobody reads it without a signature.
         "DESTINATION_S3_PERMISSION": "",
         "MASTOSYNC_COPY_PRIVATE": "true",
         "MASTOSYNC_ROWS_PER_PARTITION": str(ROWS_PER_PARTITION),
-        "DAGSTER_HOME": str(home),
     }
 
 
