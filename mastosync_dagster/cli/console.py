@@ -2,75 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.escaping import plain
 from mastosync_dagster.records.doubts import OPEN
-from mastosync_dagster.records.summaries import counts
 from mastosync_dagster.runs.doubts import doubt_text
-from mastosync_dagster.runs.failures import root_of
-from mastosync_dagster.runs.progress import BarProgress
-from mastosync_dagster.runs.run_lock import lock
 from mastosync_dagster.sync.incremental import RESTORED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import dagster as dg
-    from rich.console import Console
-
     from mastosync_dagster.cli.estimate import Estimate
     from mastosync_dagster.cli.status import Status
-    from mastosync_dagster.records.summaries import Summary
 
 _MEGABYTE = 1_000_000
-# Dagster's own log lines would break the bar; the UI has them.
-_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
-
-
-def run_with_bar(console: Console, instance: dg.DagsterInstance, run_config: Mapping[str, object]) -> bool:
-    """Run ``sync_changes`` in this process; return whether it succeeded, that is: no object failed."""
-    job = build_definitions(BarProgress(console)).resolve_job_def("sync_changes")
-    run_id = str(uuid.uuid4())
-    # Before the run is on record: whenever this process is killed, the next command finds the run dead.
-    lock(instance, run_id)
-    result = job.execute_in_process(
-        run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
-    )
-    if result.success:
-        summary = result.output_for_node("report_changes")
-        console.print(_table(summary))
-        # Rare: after the switch, after a refetch.
-        for group, stats in summary.groups.items():
-            if stats.only_at_destination:
-                line = f"{group}: {stats.only_at_destination:,} of those present are only at the destination"
-                console.print(line, markup=False)
-        return True
-    for event in result.all_events:
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-            user_failure = event.step_failure_data.user_failure_data
-            text = user_failure.description if user_failure else None
-            message = plain(text or (root_of(error).message if error else "failed"))
-            console.print(message, style="bold red", markup=False)
-    console.print(f"run {result.run_id}: more in the Dagster UI", markup=False)
-    return False
-
-
-def _table(summary: Summary) -> Table:
-    table = Table()
-    table.add_column("file type")
-    for name in ("objects", "copied", "present", "missing", "failed", "MB"):
-        table.add_column(name, justify="right")
-    for group, stats in summary.groups.items():
-        by_name = counts(stats)
-        numbers = (f"{by_name[name]:,}" for name in ("objects", "copied", "present", "missing", "failed"))
-        table.add_row(group, *numbers, f"{by_name['bytes'] / _MEGABYTE:,.1f}")
-    return table
 
 
 def status_lines(status: Status) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,37 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scri
 _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
 
 
+_INTERRUPTED = 130
+_STATUS_IS_RESULT = frozenset({"sync", "check", "demo"})
+"""Commands whose exit status says how their work went, whatever becomes of their output."""
+
+
+class _Commands(click.Group):
+    """The commands. A terminal that is closed, full or gone changes neither their work nor their exit status."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that the process's arguments name."""
+        from mastosync_dagster.cli.streams import Output
+
+        return super().__call__(*args, obj=Output(), **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C ends it without a traceback."""
+        try:
+            result, status = super().invoke(ctx), 0
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+        except click.exceptions.Exit as ending:
+            result, status = None, ending.exit_code
+        if ctx.obj is not None and (problem := ctx.obj.problem()):
+            click.echo(f"Error: a part of the output could not be written: {problem}", err=True)
+            status = status or int(ctx.invoked_subcommand not in _STATUS_IS_RESULT)
+        if status:
+            raise click.exceptions.Exit(status)
+        return result
+
+
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
     """Convert an error that an admin can resolve into its message and exit status 1."""
@@ -41,27 +72,15 @@ def _plain_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed."""
-    import dagster as dg
-    from dagster._core.errors import DagsterHomeNotSetError
-
+    from mastosync_dagster.cli.home import opened_home
     from mastosync_dagster.runs.dead_runs import close_dead_runs
 
-    try:
-        opened = dg.DagsterInstance.get()
-    except DagsterHomeNotSetError as error:
-        raise click.ClickException(
-            "DAGSTER_HOME is not set: set it to the absolute path of a folder with dagster.yaml, where Dagster keeps"
-            " its run history"
-        ) from error
-    except dg.DagsterInvariantViolationError as error:
-        # A relative path, or no folder: Dagster's own message says which.
-        raise click.ClickException(str(error)) from error
-    with opened:
-        close_dead_runs(opened)
-        yield opened
+    with _plain_errors(), opened_home() as instance:
+        close_dead_runs(instance)
+        yield instance
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mastosync-dagster")
 def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
@@ -112,9 +131,7 @@ def sync(
 
     This is the job sync_changes; the Dagster UI shows its run. Exit status 0 only if nothing failed.
     """
-    from rich.console import Console
-
-    from mastosync_dagster.cli.console import run_with_bar
+    from mastosync_dagster.cli.sync import run_sync
 
     plan_config: dict[str, object] = {
         "file_types": list(dict.fromkeys(file_types)),
@@ -131,8 +148,7 @@ def sync(
         }
     }
     with _instance() as instance:
-        if not run_with_bar(Console(), instance, run_config):
-            raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(run_sync(instance, run_config))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The progress of a run: log lines for the UI, a bar for a terminal."""
+"""The progress of a run: log lines for the UI; for a command a bar in a terminal, or lines without one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.copy.engine import CopyProgress
     from mastosync_dagster.plan.planner import PlanCounts
+    from mastosync_dagster.records.summaries import Summary
 
 _MEGABYTE = 1_000_000
+_MINUTE = 60
 
 
 class Watcher(Protocol):
@@ -39,10 +41,23 @@ class ProgressReporter(Protocol):
     def watch(self, log: dg.DagsterLogManager) -> contextlib.AbstractContextManager[Watcher]:
         """Return a context manager whose watcher lives as long as the step."""
 
+    @property
+    def summarized(self) -> Callable[[Summary], object]:
+        """Takes the summary of the run's manifest, however the run ends."""
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in words: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    if round(seconds) < _MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / _MINUTE)
+    hours, rest = divmod(minutes, _MINUTE)
+    return f"{hours:,} h {rest} min" if hours else f"{minutes} min"
+
 
 @dataclass
-class _LogWatcher:
-    log: dg.DagsterLogManager
+class _LineWatcher:
+    write: Callable[[str], object]
     every: float
     clock: Callable[[], float]
     due: float
@@ -57,14 +72,25 @@ class _LogWatcher:
         self.message(
             f"{progress.done:,} of {progress.total:,} objects, {progress.bytes / _MEGABYTE:,.0f} MB;"
             f" {progress.objects_per_second:,.0f} objects/s,"
-            f" {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s; {progress.failed:,} failed"
+            f" {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s; {progress.failed:,} failed{_time_left(progress)}"
         )
 
     def message(self, text: str) -> None:
         # A log line costs milliseconds in Dagster's storage, so there is one every few seconds, whatever the speed.
         if self.clock() >= self.due:
             self.due = self.clock() + self.every
-            self.log.info(text)
+            self.write(text)
+
+
+def _time_left(progress: CopyProgress) -> str:
+    left = progress.total - progress.done
+    if not left or not progress.objects_per_second:
+        return ""
+    return f"; about {duration_text(left / progress.objects_per_second)} left"
+
+
+def _ignore(_: Summary) -> None:
+    """Leave it to the run's events."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +99,27 @@ class LogProgress:
 
     every: float = 10.0
     clock: Callable[[], float] = time.monotonic
+    summarized: Callable[[Summary], object] = _ignore
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:
         """Yield a watcher that logs."""
-        yield _LogWatcher(log, self.every, self.clock, due=self.clock() + self.every)
+        yield _LineWatcher(log.info, self.every, self.clock, due=self.clock() + self.every)
+
+
+@dataclass(frozen=True)
+class LineProgress:
+    """One line of a command's output every so many seconds, where there is no terminal."""
+
+    write: Callable[[str], object]
+    every: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+    summarized: Callable[[Summary], object] = _ignore
+
+    @contextlib.contextmanager
+    def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
+        """Yield a watcher that writes lines."""
+        yield _LineWatcher(self.write, self.every, self.clock, due=self.clock() + self.every)
 
 
 @dataclass(frozen=True)
@@ -108,6 +150,7 @@ class BarProgress:
     """A progress bar in a terminal: objects, bytes, rate, time left."""
 
     console: Console
+    summarized: Callable[[Summary], object] = _ignore
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)

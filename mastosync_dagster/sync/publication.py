@@ -26,6 +26,7 @@ def publish(
         destination_prefix=run.destination.settings.prefix,
     )
     summary = summaries.summarize(read_manifest(merged))
+    run.progress.summarized(summary)
     scope, outbox = planned.scope, Outbox(run.instance)
     problems: list[Exception] = []
     lists = _left_doubts(run, planned, merged, went_through=went_through)

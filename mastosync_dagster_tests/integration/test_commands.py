@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,12 +32,11 @@ def test_ranges_registers_and_prints_them_and_a_second_call_adds_none(world: Ins
     assert world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name) == keys
 
 
-def test_sync_copies_whole_tables_shows_how_far_it_is_and_ends_with_a_table(world: Installation) -> None:
+def test_sync_copies_whole_tables_and_ends_with_a_table(world: Installation) -> None:
     outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
     assert outcome.exit_code == 0, outcome.output
     assert world.compare("custom_emojis").differences == ()
     copied, lost = len(world.instance.objects_of("custom_emojis")), len(world.instance.missing_of("custom_emojis"))
-    assert re.search(rf"copying.* {copied:,}/{copied:,} objects +[\d.,]+ MB +[\d,]+/s", outcome.output)
     row = next(line for line in outcome.output.splitlines() if "│ custom_emojis" in line)
     assert row.split("│")[1:-2] == [
         " custom_emojis ",
@@ -52,6 +50,8 @@ def test_sync_ends_with_status_1_and_the_reason_where_an_object_fails(world: Ins
     assert outcome.exit_code == 1
     assert "1 of " in outcome.output
     assert "objects failed (1 object_archived)" in " ".join(outcome.output.split())
+    assert "│ custom_emojis" in outcome.output
+    assert "1 failed: `mastosync report` lists them" in outcome.output
     assert "Traceback" not in outcome.output
 
 

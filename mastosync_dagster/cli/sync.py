@@ -1,0 +1,141 @@
+"""``mastosync sync``: the job ``sync_changes`` in this process, and what a terminal shows of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.execution.plan.objects import ErrorSource
+from dagster._utils.interrupts import capture_interrupts
+from rich.console import Console
+from rich.table import Table
+
+from mastosync_dagster.cli.signals import StopSignals
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.escaping import plain
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.summaries import counts
+from mastosync_dagster.runs.failures import root_of
+from mastosync_dagster.runs.progress import BarProgress, LineProgress
+from mastosync_dagster.runs.run_lock import lock
+from mastosync_dagster.s3.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mastosync_dagster.records.summaries import Summary
+    from mastosync_dagster.runs.progress import ProgressReporter
+
+_MEGABYTE = 1_000_000
+# Dagster's own log lines would break the bar; the UI has them.
+_QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
+_WIDE = 250
+"""Columns where there is no terminal: nothing is to be cut or wrapped."""
+
+
+def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, object]) -> int:
+    """Run ``sync_changes`` and show its progress, its outcome and its counts. Returns the command's exit status.
+
+    A first SIGINT, SIGTERM or SIGHUP ends the run as canceled, with its manifest; the status is 128 and the signal.
+    """
+    console = _console()
+    found: list[Summary] = []
+    progress: ProgressReporter
+    if console.is_terminal:
+        progress = BarProgress(console, summarized=found.append)
+    else:
+        progress = LineProgress(lambda text: _say(console, text), summarized=found.append)
+    stops = StopSignals(lambda: _say(console, "Stopping: requests in flight are ended."))
+    run_id = str(uuid.uuid4())
+    # Signals that come between the ops wait for the next one: Dagster's own handlers are not set at once.
+    with stops.watched(), capture_interrupts():
+        job = build_definitions(progress).resolve_job_def("sync_changes")
+        # Before the run is on record: whenever this process is killed, the next command finds the run dead.
+        lock(instance, run_id)
+        instance.add_event_listener(run_id, lambda event: _cancel_if_interrupted(instance, event, stops))
+        result = job.execute_in_process(
+            run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
+        )
+    summary = found[-1] if found else None
+    if not result.success:
+        _show_failure(console, result, stops, summary)
+    if summary is not None:
+        _show_counts(console, summary)
+    if result.success:
+        return 0
+    return 1 if stops.first is None else stops.exit_status
+
+
+def _console() -> Console:
+    """Return the console of standard output: a terminal only where a bar can move."""
+    moves = sys.stdout.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
+    return Console(file=sys.stdout) if moves else Console(file=sys.stdout, force_terminal=False, width=_WIDE)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cancel_if_interrupted(instance: dg.DagsterInstance, entry: dg.EventLogEntry, stops: StopSignals) -> None:
+    """Record that the run is being stopped, once an op was interrupted: Dagster then calls it canceled.
+
+    Without that it would be called failed, and a daemon with `run_retries` would start it again.
+    """
+    event = entry.dagster_event
+    if event is None or not event.is_step_failure or event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
+        return
+    run = instance.get_run_by_id(entry.run_id)
+    if run is not None and run.status is dg.DagsterRunStatus.STARTED:
+        instance.report_run_canceling(run, f"mastosync sync was stopped by {stops.words}.")
+
+
+def _show_failure(
+    console: Console, result: dg.ExecuteInProcessResult, stops: StopSignals, summary: Summary | None
+) -> None:
+    """Say why a run did not succeed."""
+    if stops.first is not None:
+        _say(console, f"Stopped by {stops.words}. {_what_stays(summary)}", "bold")
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
+            error = event.step_failure_data.error
+            user_failure = event.step_failure_data.user_failure_data
+            text = user_failure.description if user_failure else None
+            _say(console, plain(text or (root_of(error).message if error else "failed")), "bold red")
+
+
+def _what_stays(summary: Summary | None) -> str:
+    """Return what a stopped run has done, and how to go on."""
+    again = "Run the same command again: it goes on from there."
+    if summary is None:
+        return f"Nothing was copied yet. {again}"
+    outcomes = summary.total.outcomes
+    copied, present = outcomes[Outcome.COPIED], outcomes[Outcome.PRESENT]
+    before = f" ({present:,} of them were there before)" if present else ""
+    return f"{copied + present:,} of {summary.total.objects:,} objects are copied and stay{before}. {again}"
+
+
+def _show_counts(console: Console, summary: Summary) -> None:
+    """Show the counts by file type, and where more is said of what is missing or failed."""
+    total = summary.total
+    left = total.reasons[Reason.NOT_ATTEMPTED]
+    table = Table()
+    table.add_column("file type")
+    for name in ("objects", "copied", "present", "missing", "failed", *(["not attempted"] if left else []), "MB"):
+        table.add_column(name, justify="right")
+    for group, stats in summary.groups.items():
+        numbers, not_attempted = counts(stats), stats.reasons[Reason.NOT_ATTEMPTED]
+        cells = [f"{numbers[name]:,}" for name in ("objects", "copied", "present", "missing")]
+        cells.append(f"{numbers['failed'] - not_attempted:,}")
+        cells += [f"{not_attempted:,}"] if left else []
+        table.add_row(group, *cells, f"{numbers['bytes'] / _MEGABYTE:,.1f}")
+    console.print(table)
+    # Rare: after the switch, after a refetch.
+    for group, stats in summary.groups.items():
+        if stats.only_at_destination:
+            _say(console, f"{group}: {stats.only_at_destination:,} of those present are only at the destination")
+    open_ = {"missing": total.outcomes[Outcome.MISSING], "failed": total.outcomes[Outcome.FAILED] - left}
+    if some := [f"{number:,} {name}" for name, number in open_.items() if number]:
+        _say(console, f"{' and '.join(some)}: `mastosync report` lists them, and what can be done about each.")

@@ -1,0 +1,174 @@
+"""``mastosync sync`` in a terminal and without one: the bar, signals, lost output."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.terminal import Terminal, executable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster_tests.support.installation import Installation
+
+SYNC = ("mastosync", "sync", "accounts", "--concurrency", "2")
+CTRL_C = "\x03"
+CLASS_NAMES = re.compile(r"Traceback|[A-Z]\w+(Error|Interrupt|Exception)\b")
+
+
+def slow_down(world: Installation, seconds: float) -> None:
+    """Let each PUT at the destination take a while."""
+    world.destination_proxy.set_rules(Rule(Delay(seconds), kinds=frozenset({Kind.PUT})))
+
+
+def ensure_stopped_well(world: Installation, text: str) -> None:
+    """Check what a stopped run says, and what it leaves in history and manifests."""
+    said = re.search(r"([\d,]+) of ([\d,]+) objects are copied and stay", text)
+    assert said, text
+    assert "same command" in text
+    assert "│ accounts" in text
+    assert not CLASS_NAMES.search(text), text
+    (run,) = world.dagster.get_runs()
+    assert run.status is dg.DagsterRunStatus.CANCELED
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (manifest,) = store.in_order("sync_changes")
+    lines = [line for batch in store.read(manifest) for line in batch]
+    copied = sum(line.outcome is Outcome.COPIED for line in lines)
+    left = [line for line in lines if line.reason is Reason.NOT_ATTEMPTED]
+    assert (f"{copied:,}", f"{len(lines):,}") == said.groups()
+    assert copied
+    assert left
+
+    world.destination_proxy.set_rules()
+    again = world.command(*SYNC)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert world.compare("accounts").differences == ()
+
+
+def test_the_bar_moves_while_objects_are_copied(world: Installation) -> None:
+    slow_down(world, 0.1)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        assert terminal.end() == 0
+        text = terminal.text
+    states = re.findall(r"copying.*?([\d,]+)/([\d,]+) objects +([\d.,]+) MB.*?([\d,]+)/s", text)
+    assert len({done for done, *_ in states}) >= 4, text
+    assert len({total for _, total, *_ in states}) == 1
+    assert re.search(r"copying.*\d:\d\d:\d\d +\d:\d\d:\d\d", text), text  # time gone, time left
+    assert "│ accounts" in text
+
+
+def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(world: Installation) -> None:
+    ended = world.command(*SYNC, FORCE_COLOR="1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\x1b" not in ended.stdout
+    assert "\r" not in ended.stdout
+    assert "│ accounts" in ended.stdout
+
+
+def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        terminal.press(CTRL_C)
+        pressed = time.monotonic()
+        assert terminal.end() == 130
+        assert time.monotonic() - pressed < 10
+        text = terminal.text
+    assert "Ctrl-C" in text
+    ensure_stopped_well(world, text)
+
+
+def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
+    slow_down(world, 0.2)
+    process = subprocess.Popen(
+        [executable(SYNC[0]), *SYNC[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT
+    )
+    wait_for_puts(world)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, text
+    ensure_stopped_well(world, text)
+
+
+def wait_for_puts(world: Installation) -> None:
+    deadline = time.monotonic() + 60
+    while world.destination_proxy.count(Kind.PUT) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        terminal.close()
+        assert terminal.end() == 129
+    (run,) = world.dagster.get_runs()
+    assert run.status is dg.DagsterRunStatus.CANCELED
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    (manifest,) = store.in_order("sync_changes")
+    assert any(line.outcome is Outcome.COPIED for batch in store.read(manifest) for line in batch)
+
+
+@pytest.mark.parametrize(
+    "shell",
+    ['"$@" > /dev/full', '"$@" >&- 2>&- <&-', '{ "$@"; echo $? > "$STATUS"; } | true; exit $(cat "$STATUS")'],
+)
+def test_what_becomes_of_the_output_changes_neither_run_nor_exit_status(
+    world: Installation, tmp_path: Path, shell: str
+) -> None:
+    command = [executable("mastosync"), "sync", "custom_emojis"]
+    environment = {**os.environ, **world.environment, "STATUS": str(tmp_path / "status")}
+    ended = subprocess.run(
+        ["sh", "-c", shell, "sh", *command], env=environment, capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    if shell == '"$@" > /dev/full':
+        assert ended.stderr == "Error: a part of the output could not be written: No space left on device\n"
+    (run,) = world.dagster.get_runs()
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert world.compare("custom_emojis").differences == ()
+
+
+def test_a_failing_run_has_its_status_on_a_full_disk_too(world: Installation) -> None:
+    world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" > /dev/full', "sh", executable("mastosync"), "sync", "custom_emojis"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("shell", "status"), [('"$@" > /dev/full', 1), ('"$@" | head -1 > /dev/null', 0)])
+def test_a_report_that_is_lost_on_a_full_disk_fails_and_one_that_nobody_reads_on_does_not(
+    world: Installation, shell: str, status: int
+) -> None:
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell, "sh", executable("mastosync"), "ranges"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert world.dagster.get_dynamic_partitions("accounts_ids")
