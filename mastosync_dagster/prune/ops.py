@@ -23,7 +23,7 @@ import dagster as dg
 
 from mastosync_dagster.prune.config import PruneConfig
 from mastosync_dagster.prune.run import Pruning
-from mastosync_dagster.ranges.partitions import FileType, registered_range
+from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import plain_failures
@@ -44,7 +44,7 @@ def prune(
     """Prune one ID range of the file type that the job is about."""
     with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.job_name.removeprefix(JOB_PREFIX))
-        ids = registered_range(context.instance, file_type, context.partition_key)
+        ids = range_of_run(context, file_type)
         run = RunContext.of(context, mastodon_db, None, destination, progress)
         pruning = Pruning(run, config, file_type, ids, context.job_name)
         try:

@@ -20,6 +20,7 @@ from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.records.findings_text import findings_table, first_findings
 from mastosync_dagster.runs import work_folder
+from mastosync_dagster.runs.failures import PlainFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,7 +79,7 @@ class Pruning:
         if error is not None:
             raise error
         if self._config.delete and refusal is not None:
-            raise dg.Failure(description=f"Nothing was deleted: {refusal}.", allow_retries=False)
+            raise PlainFailure(f"Nothing was deleted: {refusal}.")
 
     def _list(self, batches: Iterator[Batch], orphans: Orphans, stats: RangeStats, path: Path) -> None:
         """Read all rows and list all keys of the range, and record the orphans."""
@@ -132,10 +133,7 @@ class Pruning:
                     writer.write(line)
         self._publish(folder)
         if error is None and self._failed:
-            error = dg.Failure(
-                description=f"{self._failed:,} objects could not be deleted: {self._location} says why.",
-                allow_retries=False,
-            )
+            error = PlainFailure(f"{self._failed:,} objects could not be deleted: {self._location} says why.")
         return error
 
     def _delete_some(
@@ -151,10 +149,9 @@ class Pruning:
             still = orphans.among(keys, witnesses=stats.witnesses)
             deletion.delete([key for key in keys if key in still and still[key] is None])
         except WitnessMissingError:
-            error = dg.Failure(
-                description="The database no longer returns rows that it returned when the range was read: nothing more"
-                " was deleted. Run it again when the database is at rest.",
-                allow_retries=False,
+            error = PlainFailure(
+                "The database no longer returns rows that it returned when the range was read: nothing more was"
+                " deleted. Run it again when the database is at rest."
             )
         except BaseException as problem:  # noqa: BLE001  (raised again when everything is on record)
             error = problem

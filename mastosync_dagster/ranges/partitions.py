@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Connect
 
 _KEY = re.compile(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", re.ASCII)
-_KEY_FORM = "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000"
+_KEY_FORM = (
+    "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000;"
+    " `mastosync ranges` prints those that are registered"
+)
 
 
 class FileType(str, Enum):
@@ -64,13 +67,25 @@ def parse_range(key: str) -> IdRange:
     return IdRange(lo=lo, hi=hi)
 
 
+def range_of_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, file_type: FileType) -> IdRange:
+    """Return the ID range that a run is about, or raise InvalidRangeError: none, several, or one that is no range."""
+    if not context.has_partition_key:
+        raise InvalidRangeError(
+            f"A run of this job is about one ID range of {file_type.value}, and names"
+            f" {'several' if context.has_partition_key_range else 'none'}: name one that"
+            f" `mastosync ranges {file_type.value}` prints, with --partition RANGE (dg launch) or with --tags"
+            ' \'{"dagster/partition": "RANGE"}\' (dagster job execute)'
+        )
+    return registered_range(context.instance, file_type, context.partition_key)
+
+
 def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str) -> IdRange:
     """Return the ID range of a registered partition key, or raise InvalidRangeError."""
     ids = parse_range(key)
     if not instance.has_dynamic_partition(file_type.partitions_name, key):
         raise InvalidRangeError(
             f"{key} is not a registered ID range of {file_type.value}: `mastosync ranges {file_type.value}` registers"
-            f" and prints them; {_KEY_FORM}"
+            " new ones and prints all"
         )
     return ids
 

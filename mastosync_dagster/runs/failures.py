@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import psycopg2
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dagster_shared.error import SerializableErrorInfo
+    from collections.abc import Iterator, Mapping
 
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
@@ -28,6 +28,25 @@ def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
     return error
 
 
+class _SentenceError(DagsterUserCodeProcessError):
+    """Carries the error information that Dagster records: the message, without a stack."""
+
+    def __init__(self, message: str) -> None:
+        info = SerializableErrorInfo(message=f"{message}\n", stack=[], cls_name=dg.Failure.__name__)
+        super().__init__(message, user_code_process_error_infos=[info])  # type: ignore[no-untyped-call]
+
+
+class PlainFailure(dg.Failure, _SentenceError):  # noqa: N818  (a Failure, in Dagster's words)
+    """A failure of a step that a sentence says all about, and that Dagster does not retry.
+
+    Dagster takes the error information of a `DagsterUserCodeProcessError` as it is. So log, UI and terminal show the
+    sentence alone: the stack below it is Dagster's and ours, and tells an admin nothing.
+    """
+
+    def __init__(self, message: str, metadata: Mapping[str, Any] | None = None) -> None:
+        super().__init__(description=message, metadata=metadata, allow_retries=False)
+
+
 @contextlib.contextmanager
 def plain_failures() -> Iterator[None]:
     """Turn an error for admins into a failure of the step, with its message and without a traceback.
@@ -37,7 +56,7 @@ def plain_failures() -> Iterator[None]:
     try:
         yield
     except AdminError as error:
-        raise dg.Failure(description=plain(str(error)), allow_retries=False) from None
+        raise PlainFailure(plain(str(error))) from None
     except OSError as error:
         # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no
         # file, and gives the system's error number alone.
@@ -46,9 +65,9 @@ def plain_failures() -> Iterator[None]:
         where = error.filename or "the run's folder"
         what = os.strerror(error.errno) if error.errno else error.strerror
         message = f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?"
-        raise dg.Failure(description=message, allow_retries=False) from None
+        raise PlainFailure(message) from None
     except psycopg2.Error as error:
         # Before the first page: the reader of rows connects again, and raises an AdminError where that fails.
         first = plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
         message = f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?"
-        raise dg.Failure(description=message, allow_retries=False) from None
+        raise PlainFailure(message) from None

@@ -11,6 +11,7 @@ from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs import history
+from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.models import Copied
@@ -128,8 +129,7 @@ class RunReport:
         if self.has_failed:
             stopped = self.copied.stopped
             reasons = dg.MetadataValue.text(summaries.first_reasons(self.summary))
-            raise dg.Failure(
-                description=summaries.failure_text(self.summary, plain(str(stopped)) if stopped else None),
-                metadata={**self.metadata(), FIRST_REASONS: reasons},
-                allow_retries=False,
+            raise PlainFailure(
+                summaries.failure_text(self.summary, plain(str(stopped)) if stopped else None),
+                {**self.metadata(), FIRST_REASONS: reasons},
             )

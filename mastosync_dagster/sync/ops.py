@@ -12,7 +12,7 @@ import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
 from mastosync_dagster.mastodon import Selection
-from mastosync_dagster.ranges.partitions import FileType, registered_range
+from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.records import summaries
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
@@ -44,7 +44,7 @@ def plan(
     """Plan one ID range of the asset that the op runs for."""
     with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.assets_def.key.to_user_string())
-        ids = registered_range(context.instance, file_type, context.partition_key)
+        ids = range_of_run(context, file_type)
         scope = Scope(file_type.value, context.partition_key, selections=(Selection(file_type.value, ids=ids),))
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         return make_run_plan(run, lambda *_: scope, config, claims=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from mastosync_dagster.ranges.partitions import FileType, registered_range
+from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import plain_failures
@@ -52,7 +52,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
         progress: dg.ResourceParam[ProgressReporter],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         with plain_failures(), working(context.instance, context.run.run_id):
-            ids = registered_range(context.instance, file_type, context.partition_key)
+            ids = range_of_run(context, file_type)
             run = RunContext.of(context, mastodon_db, source, destination, progress)
             report = verify(run, config, file_type, ids)
         failure = report.failure()

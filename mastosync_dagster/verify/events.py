@@ -10,6 +10,7 @@ import dagster as dg
 from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
 from mastosync_dagster.records.summaries import ONLY_THERE
+from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.verify.object_checks import AuditSettings, Depth
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class VerificationReport:
             " and sync them with overwrite: true in the plan's config to take the source's."
         )
 
-    def failure(self) -> dg.Failure | None:
+    def failure(self) -> PlainFailure | None:
         """Return the failure of a run whose source proves nothing, or that found differences."""
         if self.wrong_source is not None:
             text = f"{self.wrong_source}. What was found proves nothing, and is not kept: {self.summary}"
@@ -140,4 +141,4 @@ class VerificationReport:
             text = f"{different}: {self.summary}. {self._remedy}"
         else:
             return None
-        return dg.Failure(description=text, metadata=self.metadata(), allow_retries=False)
+        return PlainFailure(text, self.metadata())

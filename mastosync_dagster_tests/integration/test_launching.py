@@ -1,0 +1,106 @@
+"""Runs without a good ID range, and commands of ``dagster`` and ``dg``: what they say. None of it needs a server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster_tests.support.installation import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NONE = "A run of this job is about one ID range of accounts, and names none"
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as made:
+        made.add_dynamic_partitions("accounts_ids", ["5-6", "7-8"])
+        yield made
+
+
+@pytest.mark.parametrize("job", ["sync_accounts", "verify_accounts", "prune_accounts"])
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({}, NONE),
+        ({"dagster/partition": "1-2"}, "1-2 is not a registered ID range of accounts"),
+        ({"dagster/partition": "accounts"}, "'accounts' is not an ID range"),
+        (
+            {"dagster/asset_partition_range_start": "5-6", "dagster/asset_partition_range_end": "7-8"},
+            "is about one ID range of accounts, and names several",
+        ),
+    ],
+)
+def test_a_run_without_one_registered_range_fails_with_one_sentence(
+    instance: dg.DagsterInstance, job: str, tags: Mapping[str, str], says: str
+) -> None:
+    result = (
+        build_definitions()
+        .resolve_job_def(job)
+        .execute_in_process(instance=instance, tags=dict(tags), raise_on_error=False)
+    )
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    error = event.step_failure_data.error
+    assert error is not None
+    assert says in error.message
+    assert "mastosync ranges" in error.message
+    # What the UI, the log and the terminal show is the sentence alone.
+    assert error.to_string() == error.message
+    assert len(error.message.splitlines()) == 1
+
+
+def shell(*words: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "COLUMNS": "200"},
+    )
+
+
+@pytest.mark.usefixtures("instance")
+def test_dagster_job_execute_without_a_range_shows_no_stack() -> None:
+    outcome = shell("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_accounts")
+    assert outcome.returncode == 1
+    assert NONE in outcome.stderr
+    for noise in ("Traceback", "Stack Trace", "DagsterInvariantViolationError", 'File "'):
+        assert noise not in outcome.stdout + outcome.stderr
+
+
+@pytest.mark.usefixtures("instance")
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["check", "defs"], 0, "All definitions loaded successfully"),
+        (["check", "toml"], 0, "All TOML configuration files are valid"),
+        (["launch", "--job", "sync_accounts"], 1, NONE),
+    ],
+)
+def test_dg_knows_the_project_and_warns_of_nothing(words: list[str], status: int, says: str) -> None:
+    outcome = shell("dg", *words)
+    output = outcome.stdout + outcome.stderr
+    assert outcome.returncode == status, output
+    assert says in output
+    assert not re.search("deprecat|supersed|does not match|Traceback|Stack Trace", output), output
+
+
+@pytest.mark.usefixtures("instance")
+def test_dg_launches_from_any_folder_where_the_module_is_named(tmp_path: Path) -> None:
+    outcome = shell("dg", "launch", "-m", "mastosync_dagster", "--job", "verify_accounts", cwd=tmp_path)
+    assert NONE in outcome.stderr
+    assert "Warning" not in outcome.stderr
