@@ -28,9 +28,11 @@ ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
+SOURCE_URL = "MASTOSYNC_SOURCE_URL"
+DESTINATION_URL = "MASTOSYNC_DESTINATION_URL"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
-    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS),
+    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, SOURCE_URL, DESTINATION_URL),
 )
 """Our own variables."""
 
@@ -66,12 +68,18 @@ BUCKET: Mapping[str, str] = {
 }
 """Which variable each field of the source falls back to; the destination's have `DESTINATION_PREFIX` before them."""
 
+MASTODON_STORAGE = ("S3_ALIAS_HOST", "S3_CLOUDFRONT_HOST", "S3_FORCE_SINGLE_REQUEST", "S3_MULTIPART_THRESHOLD")
+"""Mastodon's other variables of its storage: a copy does not need them, the switch does."""
+
 DESTINATION_PREFIX = "DESTINATION_"
 SECRET_PREFIX = "MASTOSYNC_SECRET_"  # noqa: S105  (the beginning of names)
 """Variables with this prefix may be named in run config, as ``{env: MASTOSYNC_SECRET_…}``."""
 
 _KNOWN = frozenset(
-    {*VARIABLES, *DATABASE.values(), *BUCKET.values(), *(DESTINATION_PREFIX + name for name in BUCKET.values())}
+    {
+        *(*VARIABLES, *DATABASE.values(), *BUCKET.values(), *MASTODON_STORAGE),
+        *(DESTINATION_PREFIX + name for name in BUCKET.values()),
+    }
 )
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)

@@ -170,6 +170,7 @@ def test_the_example_file_explains_every_variable_and_no_other() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     known = {
         *environment.VARIABLES,
+        *environment.MASTODON_STORAGE,
         *MastodonDatabase.VARIABLES.values(),
         *S3Bucket.source().variables.values(),
         *S3Bucket.destination().variables.values(),

@@ -273,6 +273,87 @@ def estimate(
     click.echo(json.dumps(asdict(result), indent=2) if as_json else "\n".join(estimate_lines(result)))
 
 
+@main.group()
+def cutover() -> None:
+    """Switch Mastodon to the new bucket: the checklist, and whether it is time."""
+
+
+@cutover.command("plan")
+@click.option(
+    "--nginx", "stage", type=click.Choice(["old", "both", "new"]), help="Only the media host's configuration."
+)
+@click.option("--env", "only_env", is_flag=True, help="Only the lines for .env.production.")
+@click.option("--resolver", metavar="IP", help="Name server for nginx; by default the first of this machine's.")
+def cutover_plan(stage: str | None, resolver: str | None, *, only_env: bool) -> None:
+    """Print this instance's own checklist, its .env.production lines and its nginx configuration.
+
+    It reads settings and records, and changes nothing.
+    """
+    from mastosync_dagster.cli.cutover import print_env, print_nginx, print_plan
+
+    with _plain_errors():
+        if stage is not None:
+            print_nginx(stage, resolver)
+        elif only_env:
+            print_env()
+        else:
+            with _instance() as instance:
+                print_plan(instance, resolver)
+
+
+@cutover.command("check")
+@click.option("--old-bucket", is_flag=True, help="May the old bucket be deleted? (After the switch.)")
+@click.option("--accept", multiple=True, metavar="NAME", help="With --old-bucket: not needed; repeatable.")
+@click.option("--full", is_flag=True, help="With --old-bucket: read every body at both buckets.")
+@click.option("--quick", is_flag=True, help="Go by the records of runs: compare no objects, ask nobody.")
+@click.option(
+    "--max-age", type=click.IntRange(min=1), default=60, show_default=True, help="Minutes: age of the last delta."
+)
+@_AS_JSON
+def cutover_check(
+    accept: tuple[str, ...], max_age: int, *, old_bucket: bool, full: bool, quick: bool, as_json: bool
+) -> None:
+    """Say whether Mastodon may be switched to the new bucket now; exit status 0 only if it may.
+
+    Every object that a row expects is compared at both buckets, every private one is asked for without a signature. It
+    changes nothing. With --old-bucket: whether the old bucket may be deleted; NAME is what you have looked at and do
+    not need: a folder or file at its top, or one of private, orphans, foreign.
+    """
+    from datetime import timedelta
+
+    from mastosync_dagster.cli.cutover import print_answers, show_progress, sides, table_progress
+    from mastosync_dagster.cutover.old_bucket import check_old_bucket
+    from mastosync_dagster.cutover.switch import check_switch
+    from mastosync_dagster.resources import MastodonDatabase
+
+    if not old_bucket and (accept or full):
+        raise click.UsageError("--accept and --full are for --old-bucket.")
+    if old_bucket and quick:
+        raise click.UsageError("--quick is not for --old-bucket: what is deleted is gone.")
+    with _plain_errors(), _instance() as instance:
+        tables, both, database = table_progress(instance), sides(instance), MastodonDatabase()
+        if old_bucket:
+            question = "May the old bucket be deleted?"
+            lines = check_old_bucket(database, both, tables, accept=accept, full=full, on_progress=show_progress)
+        else:
+            question, age = "May Mastodon be switched now?", timedelta(minutes=max_age)
+            lines = check_switch(database, both, tables, max_age=age, quick=quick, on_progress=show_progress)
+        yes = print_answers(lines, question, as_json=as_json)
+    if not yes:
+        raise click.exceptions.Exit(1)
+
+
+@cutover.command("private")
+def cutover_private() -> None:
+    """Print the rows whose media is private, for the nginx configuration: never taken from the old bucket."""
+    from mastosync_dagster.cutover.nginx import private_rows
+    from mastosync_dagster.resources import MastodonDatabase
+
+    with _plain_errors():
+        for line in private_rows(MastodonDatabase()):
+            click.echo(line)
+
+
 @main.command()
 @click.option("--ui", is_flag=True, help="Serve the Dagster UI on loopback afterwards, until Ctrl-C.")
 @click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Folder for its files.")

@@ -312,7 +312,7 @@ class _Auditor:
 
     def _some(self, comparisons: list[Comparison], depth: Depth, one_in: int) -> set[str]:
         if depth is Depth.sample:
-            count = min(len(comparisons), math.ceil(len(comparisons) / one_in))
+            count = min(len(comparisons), math.ceil(len(comparisons) / (self._settings.sample_one_in or one_in)))
             comparisons = self._random.sample(comparisons, count)
         return set() if depth is Depth.none else {each.target for each in comparisons}
 

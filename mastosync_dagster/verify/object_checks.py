@@ -42,6 +42,8 @@ class AuditSettings:
         acls: Ask who may read an object: of how many objects.
         acl_from_source: An object must be readable by everybody iff it is at the source; else the item says.
         copy_private: Private objects are wanted at a destination without ACLs too.
+        sample_one_in: A sample is one object in so many, and one of each batch; None: few enough to cost less than the
+            listings.
         listers: Listings in flight at a time.
         readers: Objects checked at a time.
     """
@@ -51,6 +53,7 @@ class AuditSettings:
     acls: Depth = Depth.sample
     acl_from_source: bool = False
     copy_private: bool = False
+    sample_one_in: int | None = None
     listers: int = 8
     readers: int = 16
 

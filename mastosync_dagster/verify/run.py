@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.verify.object_checks import AuditSettings
 
 # Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
-_FOLDERS: Mapping[str, frozenset[str]] = {
+COPIED_FOLDERS: Mapping[str, frozenset[str]] = {
     "": frozenset({CACHE, *(f"{file_type.value}/" for file_type in FileType)}),
     CACHE: frozenset(f"{CACHE}{file_type.value}/" for file_type in FileType) & CACHE_FOLDERS,
 }
@@ -65,7 +65,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
                 settings,
                 knowledge=records.known,
                 orphans=orphans.among,
-                folders=_FOLDERS,
+                folders=COPIED_FOLDERS,
                 origin=run.origin.metadata(),
                 on_progress=lambda counts: watcher.message(
                     f"compared {counts.rows:,} rows: {counted(counts.findings, list(Finding))}"

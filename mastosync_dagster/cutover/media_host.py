@@ -1,0 +1,110 @@
+"""Under which addresses everybody reads media: of the instance, and of each bucket."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from mastosync_dagster.environment import DESTINATION_URL, SOURCE_URL, Environment, SettingsError
+
+if TYPE_CHECKING:
+    from mastosync_dagster.s3.storage import Storage
+
+ALIASES = ("S3_ALIAS_HOST", "S3_CLOUDFRONT_HOST")
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", re.ASCII)
+_PATH = re.compile(r"(/[A-Za-z0-9._~%:@!&'()*+,=-]+)*", re.ASCII)
+"""What stands in an nginx configuration without quotes and without a meaning of its own."""
+_ANY_BUCKET = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicUrl:
+    """The address of a bucket's objects, without the key.
+
+    Attributes:
+        host: Name or address, with a port that is not the scheme's.
+        path: Begins with a slash, or is empty; does not end with one.
+    """
+
+    scheme: str
+    host: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}{self.path}"
+
+    def of(self, key: str) -> str:
+        """Return the address of an object, given its full key."""
+        return f"{self}/{quote(key)}"
+
+
+def media_host(environment: Environment | None = None) -> str | None:
+    """Return the host of all media URLs (S3_ALIAS_HOST); None: the provider's own host is in them.
+
+    Raises:
+        SettingsError: It is no host name.
+    """
+    environment = environment or Environment.read()
+    name = next((name for name in ALIASES if environment.text(name)), None)
+    if name is None:
+        return None
+    host = (environment.text(name) or "").strip().rpartition("//")[2].strip("/")
+    if "/" in host:
+        # A folder at a provider's host, as Backblaze has it: that is no host of one's own.
+        return None
+    if not _HOST.fullmatch(host):
+        raise SettingsError(f"{name} must be the name of the media host, such as files.example.com.")
+    return host
+
+
+def source_url(storage: Storage) -> PublicUrl:
+    """Return the public address of the bucket that Mastodon uses now: MASTOSYNC_SOURCE_URL, else its endpoint."""
+    return _public_url(storage, SOURCE_URL)
+
+
+def destination_url(storage: Storage) -> PublicUrl:
+    """Return the public address of the new bucket: MASTOSYNC_DESTINATION_URL, else its endpoint."""
+    return _public_url(storage, DESTINATION_URL)
+
+
+def has_own_url(name: str) -> bool:
+    """Return whether a public address is set that differs from the endpoint: `SOURCE_URL`, `DESTINATION_URL`."""
+    return Environment.read().text(name) is not None
+
+
+def _public_url(storage: Storage, variable: str) -> PublicUrl:
+    """Raise a SettingsError where the variable is no URL, and a StorageError where Amazon does not name a region."""
+    text = Environment.read().text(variable)
+    if text is not None:
+        return _parsed(text, variable)
+    settings = storage.settings
+    if settings.endpoint_url is None:
+        suffix = ".cn" if storage.region.startswith("cn-") else ""
+        url = _parsed(f"https://s3.{storage.region}.amazonaws.com{suffix}", settings.variable("S3_REGION"))
+    else:
+        url = _parsed(settings.endpoint_url, settings.variable("S3_ENDPOINT"))
+    # Amazon takes both forms; its certificate does not cover names with dots.
+    in_path = settings.path_style if settings.endpoint_url else not _ANY_BUCKET.fullmatch(settings.bucket)
+    if in_path:
+        return PublicUrl(url.scheme, url.host, f"{url.path}/{settings.bucket}")
+    return PublicUrl(url.scheme, f"{settings.bucket}.{url.host}", url.path)
+
+
+def _parsed(text: str, variable: str) -> PublicUrl:
+    problem = SettingsError(
+        f"{variable} must be a URL such as https://new-bucket.example.com, without user, query and fragment."
+    )
+    try:
+        url = urlsplit(text.strip())
+        host = url.netloc.lower()
+        url.port  # noqa: B018  (it raises if the port is invalid)
+    except ValueError:
+        raise problem from None
+    path = url.path.rstrip("/")
+    if url.scheme not in {"http", "https"} or url.query or url.fragment:
+        raise problem
+    if not _HOST.fullmatch(host) or not _PATH.fullmatch(path):
+        raise problem
+    return PublicUrl(url.scheme, host, path)

@@ -1,0 +1,238 @@
+"""May the old bucket be deleted? Only if nothing that anybody needs is in it alone."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
+from mastosync_dagster.cutover.comparison import EVERY_ID, compare_table
+from mastosync_dagster.cutover.switch import private_line, public_line
+from mastosync_dagster.escaping import one_line
+from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
+from mastosync_dagster.mastodon import is_remote, owners, read_schema, rows_at_the_ends, stored_objects
+from mastosync_dagster.mastodon.keys import CACHE
+from mastosync_dagster.plan.orphan_listing import list_top
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.doubts import OPEN, Doubt
+from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.runs.doubts import doubt_text
+from mastosync_dagster.s3.listing import KeyRange
+from mastosync_dagster.s3.storage import Storage
+from mastosync_dagster.verify.run import COPIED_FOLDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from mastosync_dagster.cutover.comparison import Sides, TableComparison
+    from mastosync_dagster.cutover.progress import TableProgress
+    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.resources import MastodonDatabase
+
+ORPHANS, PRIVATE, FOREIGN = "orphans", "private", "foreign"
+"""What `accept` may name beside folders and files at the top of the old bucket."""
+_NAMES = 10
+_EXAMPLES = 3
+_NEWEST_ROWS = 50
+_UPLOAD = "Upload a picture (a draft will do), and check again"
+
+
+def check_old_bucket(
+    database: MastodonDatabase,
+    sides: Sides,
+    tables: Sequence[TableProgress],
+    *,
+    accept: Collection[str],
+    full: bool,
+    on_progress: Callable[[str], None],
+) -> Iterator[Line]:
+    """Answer every question, and yield each answer as it comes; the old bucket may go if all pass.
+
+    Args:
+        database: Mastodon's.
+        sides: The old bucket and the new one.
+        tables: All tables that are copied.
+        accept: What an admin has looked at and does not need: `ORPHANS`, `PRIVATE`, `FOREIGN`, names at the top.
+        full: Read every body at both buckets, and compare those.
+        on_progress: Gets messages while objects are compared.
+
+    Raises:
+        AdminError: A storage or the database does not answer: then nothing is known.
+    """
+    with database.session() as connect:
+        with contextlib.closing(connect()) as connection:
+            schema = read_schema(connection, [each.table for each in tables])
+        yield _switched(connect, schema, sides)
+        comparisons = [
+            compare_table(
+                connect,
+                schema,
+                each.table,
+                sides,
+                objects=each.objects,
+                since=None,
+                full=full,
+                on_progress=on_progress,
+            )
+            for each in tables
+        ]
+        yield from _objects(comparisons, full=full, accepted=PRIVATE in accept)
+        yield private_line(connect, schema, sides.destination, on_progress)
+        yield public_line(sides.destination, comparisons)
+        yield from _at_source(connect, schema, sides.source, accept, on_progress)
+    yield _in_doubt(tables)
+
+
+def _in_doubt(tables: Sequence[TableProgress]) -> Line:
+    problems = []
+    for each in tables:
+        # What was missing is looked for above, at both storages.
+        counts: dict[Doubt, int] = {why: each.in_doubt.get(why, 0) for why in OPEN if why is not Doubt.MISSING}
+        if any(counts.values()):
+            problems.append(f"{each.table}: {doubt_text(counts)}")
+    return yes_or_no("failed objects", problems, "none")
+
+
+def _switched(connect: Connect, schema: Schema, sides: Sides) -> Line:
+    """Answer whether Mastodon writes to the new bucket: the newest upload lies there alone."""
+    table = FileType.MEDIA_ATTACHMENTS.value
+    ends = rows_at_the_ends(connect, schema, table, _NEWEST_ROWS)
+    uploads = [row for rows in ends[-1:] for row in rows if not is_remote(table, row)]
+    if not uploads:
+        return Line("switched", Answer.NO, f"nothing shows it: no upload is among the newest media. {_UPLOAD}")
+    newest = stored_objects(table, max(uploads, key=lambda row: int(str(row["id"]))))[0]
+    keys = (newest.key, *newest.candidates)
+    here, there = (
+        next((key for key in keys if storage.head(key) is not None), None)
+        for storage in (sides.source, sides.destination)
+    )
+    if here is not None:
+        return Line(
+            "switched",
+            Answer.NO,
+            f"the newest upload ({sides.source.full_key(here)}) lies in the old bucket: Mastodon writes there, or"
+            f" nobody has uploaded anything since the switch. {_UPLOAD}",
+        )
+    if there is None:
+        return Line("switched", Answer.NO, f"the newest upload ({newest.key}) is in neither bucket. {_UPLOAD}")
+    return Line("switched", Answer.YES, "the newest upload lies in the new bucket alone")
+
+
+def _objects(comparisons: Sequence[TableComparison], *, full: bool, accepted: bool) -> Iterator[Line]:
+    total = sum(each.objects for each in comparisons)
+    problems = [problem for each in comparisons if (problem := each.problem()) is not None]
+    how = "compared byte by byte" if full else "compared by size and checksum"
+    remedy = "A sync of the table, or of its ID ranges, puts them right" if problems else ""
+    line = yes_or_no("objects", problems, f"{total:,} {how}; what the old bucket has of them, the new one has too")
+    yield replace(line, text=f"{line.text}. {remedy}") if problems else line
+    if left_out := sum(each.left_out for each in comparisons):
+        yield Line(
+            "left out",
+            Answer.NOTE if accepted else Answer.NO,
+            f"{left_out:,} private objects are in the old bucket alone. Who is unsuspended, or wins an appeal, has lost"
+            f" them with it{'' if accepted else f'. --accept {PRIVATE} accepts that'}",
+        )
+    if missing := sum(each.findings[Finding.MISSING] for each in comparisons):
+        yield Line("lost objects", Answer.NOTE, f"{missing:,} are in neither bucket: mastosync report says which")
+
+
+@dataclass
+class _Found:
+    """Objects of one kind in the old bucket: how many, and the first keys."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, key: str) -> None:
+        """Count an object."""
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(key)
+
+    def __str__(self) -> str:
+        return f"{self.count:,} (such as {', '.join(map(one_line, self.examples))})"
+
+
+def _at_source(
+    connect: Connect, schema: Schema, source: Storage, accept: Collection[str], on_progress: Callable[[str], None]
+) -> Iterator[Line]:
+    """Answer what lies in the old bucket that no row expects."""
+    names = _foreign_names(source)
+    if names is None:
+        yield Line(
+            "other objects",
+            Answer.NO,
+            "the old bucket may not be listed, so what lies there beside Mastodon's folders is unknown: give the key"
+            " the right to s3:ListBucket",
+        )
+        return
+    found = _Rowless()
+    for table in (file_type.value for file_type in FileType):
+        if schema.has(table):
+            with Orphans(connect, schema, table, EVERY_ID) as known:
+                for keys in _pages(source, table):
+                    found.add(source, keys, known.among(keys))
+                    on_progress(f"{table}: {found.orphans.count:,} objects of no row at the old bucket")
+    accepted = {name.rstrip("/") for name in accept}
+    left = [name for name in names if name.rstrip("/") not in accepted]
+    shown = ", ".join(one_line(name) for name in left[:_NAMES]) + (" and more" if len(left) > _NAMES else "")
+    problems = [f"beside Mastodon's folders lie {shown}"] if left else []
+    if found.foreign.count and FOREIGN not in accepted:
+        problems.append(f"in Mastodon's folders lie objects of no table: {found.foreign} (--accept {FOREIGN})")
+    remedy = "copy what you need, and name the rest with --accept NAME"
+    yield yes_or_no("other objects", [*problems, remedy] if problems else [], "none that was not accepted")
+    if found.unknown.count:
+        text = f"{found.unknown} are {UNKNOWN_STYLE}. Update mastosync, and sync again"
+        yield Line("unknown styles", Answer.NO, text)
+    if found.orphans.count:
+        text = f"{found.orphans} belong to no row: deleted posts and accounts, mostly"
+        known_to_admin = ORPHANS in accepted
+        text += "" if known_to_admin else f". Look at them, then --accept {ORPHANS}"
+        yield Line(ORPHANS, Answer.NOTE if known_to_admin else Answer.NO, text)
+
+
+@dataclass
+class _Rowless:
+    """What lies in Mastodon's folders and no row expects: of no table at all, of no row, in a style not known."""
+
+    foreign: _Found = field(default_factory=_Found)
+    orphans: _Found = field(default_factory=_Found)
+    unknown: _Found = field(default_factory=_Found)
+
+    def add(self, source: Storage, keys: Sequence[str], orphans: Mapping[str, str | None]) -> None:
+        """Count those of some keys that are one of these."""
+        for key in keys:
+            if owners(key) is None:
+                self.foreign.add(source.full_key(key))
+            elif key in orphans:
+                (self.unknown if orphans[key] == UNKNOWN_STYLE else self.orphans).add(source.full_key(key))
+
+
+def _foreign_names(source: Storage) -> list[str] | None:
+    """Return what lies at the top of the bucket and beside its key prefix; None: it may not be listed."""
+    top = list_top(source, COPIED_FOLDERS)
+    if not top.listed:
+        return None
+    names = [name for name, is_foreign in top.names.items() if is_foreign]
+    prefix = source.settings.prefix
+    if not prefix:
+        return names
+    # The bucket may hold other things than what lies behind the key prefix.
+    bucket = Storage(replace(source.settings, prefix=""))
+    parts = prefix.split("/")[:-1]
+    folders = {
+        "".join(f"{part}/" for part in parts[:depth]): ["".join(f"{part}/" for part in parts[: depth + 1])]
+        for depth in range(len(parts))
+    }
+    beside = list_top(bucket, folders)
+    if not beside.listed:
+        return None
+    return [*(prefix + name for name in names), *(name for name, is_foreign in beside.names.items() if is_foreign)]
+
+
+def _pages(source: Storage, table: str) -> Iterator[list[str]]:
+    """Yield the keys of a table's folders, a page at a time."""
+    for folder in (f"{table}/", f"{CACHE}{table}/"):
+        for page in source.list_pages(KeyRange(folder, folder, f"{folder[:-1]}0")):
+            yield [entry.key for entry in page]

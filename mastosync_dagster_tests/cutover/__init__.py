@@ -1,0 +1,1 @@
+"""Tests of the switch to the new bucket."""

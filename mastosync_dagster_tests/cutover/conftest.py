@@ -1,0 +1,95 @@
+"""A small instance that lives, its first copy done, into a bucket that enforces ACLs."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.demo.instance.cases import CASES
+from mastosync_dagster.demo.instance.load import build
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.corners import create_bucket, create_database
+from mastosync_dagster_tests.support.installation import Installation, Original, make_world
+from mastosync_dagster_tests.support.living import LivingInstance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dagster as dg
+
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
+
+ROWS = 90
+
+
+@dataclass
+class Copied:
+    """An instance, and a copy of it that deltas keep current."""
+
+    world: Installation
+    living: LivingInstance
+    definitions: dg.Definitions
+
+    def run(self, job: str, partition: str | None = None, config: dict[str, object] | None = None) -> bool:
+        """Run a job in this process, without Dagster's lines; return whether it succeeded."""
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.world.dagster,
+            partition_key=partition,
+            run_config={**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+        return result.success
+
+    def delta(self) -> bool:
+        """Do what a night does; return whether it succeeded."""
+        return self.run("sync_changes", None, {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}})
+
+
+@contextlib.contextmanager
+def copied_instance(
+    postgres_server: PostgresServer,
+    source_server: S3Server,
+    destination_server: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Copied]:
+    """Generate an instance, and copy it by its ID ranges and a delta."""
+    database, bucket = create_database(postgres_server), create_bucket(source_server)
+    with contextlib.closing(psycopg2.connect(database.url)) as connection:
+        instance = build(connection, source_server, bucket.name, cases=CASES, rows=ROWS)
+        connection.cursor().execute("UPDATE media_attachments SET processing = 2 WHERE processing IN (0, 1)")
+        connection.commit()
+    home = tmp_path_factory.mktemp("cutover") / "home"
+    original = Original(instance, database, bucket)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        make_world(original, create_bucket(destination_server), home, patch) as world,
+    ):
+        for name, value in {
+            "MASTOSYNC_ROWS_PER_PARTITION": "1000",
+            "DESTINATION_S3_PERMISSION": "public-read",
+            "S3_ALIAS_HOST": "files.example.com",
+        }.items():
+            patch.setenv(name, value)
+        patch.delenv("MASTOSYNC_COPY_PRIVATE")
+        living = LivingInstance.of(world.database, world.source, instance.objects_of(*FileType))
+        copied = Copied(world, living, build_definitions())
+        for file_type, keys in world.register().items():
+            for key in keys:
+                assert copied.run(f"sync_{file_type.value}", key)
+        assert copied.delta()
+        yield copied
+
+
+@pytest.fixture(scope="module")
+def copied(
+    postgres_server: PostgresServer, source_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Copied]:
+    """One for the tests of a module, which leave it as they have found it."""
+    with acl_server() as server, copied_instance(postgres_server, source_server, server, tmp_path_factory) as made:
+        yield made
