@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +54,7 @@ _NO_UPLOAD = "NoSuchUpload"
 _LOST = frozenset({_NO_UPLOAD, "BadDigest"})
 """Codes of a server that has dropped an upload, as rclone does with a part that arrives damaged: start again."""
 _OWN_KEY_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
+_EMPTY_MD5 = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _MOST_BUFFERED = 64 * 1024 * 1024
 """Bytes of a part, at most: it is held in memory, to be sent again."""
 
@@ -104,21 +106,35 @@ class LargeObjects:
         reading = Reading(self.source, work.source_key)
         try:
             await reading.open()
-            if is_md5(reading.etag) and has_md5(reading.headers) and 0 < reading.size <= self.single_limit:
-                return await self._copy_streamed(reading, work.key, private=work.private)
+            etag = await self._md5_for_one_put(reading, work)
+            if etag is not None:
+                return await self._copy_streamed(reading, etag, work)
             return await self._copy_in_parts(reading, work)
         finally:
             reading.close()
 
     # ---- in one request ----
 
-    async def _copy_streamed(self, reading: Reading, key: str, *, private: bool) -> Copied:
+    async def _md5_for_one_put(self, reading: Reading, work: _Work) -> str | None:
+        """Return the MD5 of a body that goes in one PUT; None: it goes in parts."""
+        if is_md5(reading.etag) and has_md5(reading.headers):
+            return reading.etag if reading.size <= self.single_limit else None
+        if reading.size:
+            return None
+        # S3 refuses to complete an upload that has no part.
+        with _restarting(self.source, reading.key):
+            await check_length(self.source, reading.key, 0, reading.etag, work.planned)
+        return _EMPTY_MD5
+
+    async def _copy_streamed(self, reading: Reading, etag: str, work: _Work) -> Copied:
         """Send the body while it comes. Its last byte follows when all of it is known to be the right one."""
-        destination, pipe, etag = self.destination, reading.pipe, reading.etag or ""
+        destination, pipe, key = self.destination, reading.pipe, work.key
         vouched = self.proof.vouches_for(reading.headers)
         self.proof.hashed_bytes += 0 if vouched else reading.size
         pipe.expect(None if vouched else etag)
-        headers = destination.storage.write_headers(shown(reading.headers), private=private)
+        if pipe.wrong:  # it is empty, and must not be: there is no byte to hold back
+            raise RestartError(self.source, wrong_body(self.source))
+        headers = destination.storage.write_headers(shown(reading.headers), private=work.private)
         await destination.permit()
         await destination.take_bytes(reading.size)
         try:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+_REGION = r"[a-z]{2,4}(-[a-z]+)+-\d"
 _AMAZON = re.compile(
-    r"(^|\.)s3(-(fips|accelerate|external-1|[a-z]{2}(-[a-z]+)+-\d))?(\.dualstack)?"
-    r"(\.[a-z]{2}(-[a-z]+)+-\d)?(\.vpce)?\.amazonaws\.com(\.cn)?\Z"
+    rf"(^|\.)s3(-(fips|accelerate|external-1))?([.-]dualstack)?([.-](?P<region>{_REGION}))?(\.vpce)?"
+    r"\.(?P<domain>amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu)\Z"
 )
 """Host names of Amazon S3. Other servers have names below amazonaws.com too: load balancers, and machines of EC2."""
-_APART = re.compile(r"(?<![a-z])(cn|us-gov)-")
-"""Regions whose bucket names are apart from those of the others."""
 _AMAZON_S3 = "Amazon S3"
+
+
+class _Partition(NamedTuple):
+    """Regions of Amazon whose bucket names are apart from those of the others: see botocore's ``partitions.json``."""
+
+    name: str
+    domain: str
+
+
+_OTHER_REGIONS = _Partition("", "amazonaws.com")
+_PARTITIONS = (
+    _Partition("cn", "amazonaws.com.cn"),
+    _Partition("us-gov", "amazonaws.com"),
+    _Partition("eusc", "amazonaws.eu"),
+)
 _PUBLIC = frozenset({"public-read", "public-read-write"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -39,12 +54,25 @@ def _server(endpoint_url: str | None, region: str | None) -> str:
     """
     url = urlsplit(endpoint_url or "")
     host = (url.hostname or "").rstrip(".")
-    if not endpoint_url or _AMAZON.search(host):
-        apart = _APART.search(host) or _APART.match(region or "")
-        return f"{_AMAZON_S3} {apart[1]}" if apart else _AMAZON_S3
+    amazon = _AMAZON.search(host)
+    if not endpoint_url or amazon:
+        named, domain = (amazon["region"], amazon["domain"]) if amazon else (None, None)
+        return f"{_AMAZON_S3} {_partition(named or region, domain).name}".rstrip()
     name = f"[{host}]" if ":" in host else host
     port = "" if url.port in {None, _DEFAULT_PORTS.get(url.scheme)} else f":{url.port}"
     return f"{name}{port}{url.path.rstrip('/')}"
+
+
+def _partition(region: str | None, domain: str | None = None) -> _Partition:
+    """Return the partition of a region, or else of a domain that only one has."""
+    by_region = (each for each in _PARTITIONS if region is not None and region.startswith(f"{each.name}-"))
+    by_domain = (each for each in _PARTITIONS if each.domain == domain != _OTHER_REGIONS.domain)
+    return next(by_region, None) or next(by_domain, _OTHER_REGIONS)
+
+
+def amazon_endpoint(region: str) -> str:
+    """Return the URL of Amazon S3 in a region."""
+    return f"https://s3.{region}.{_partition(region).domain}"
 
 
 @dataclass(frozen=True)

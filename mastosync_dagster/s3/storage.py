@@ -21,7 +21,7 @@ from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry import CHECK, LISTING, SINGLE, RetryPolicy
-from mastosync_dagster.s3.settings import StorageSettings
+from mastosync_dagster.s3.settings import StorageSettings, amazon_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -132,7 +132,7 @@ class Storage:
     def _endpoint(self, region: str) -> str:
         if self.settings.endpoint_url:
             return self.settings.endpoint_url.rstrip("/")
-        return f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+        return amazon_endpoint(region)
 
     def _read_certificates(self, ca_file: str) -> None:
         try:

@@ -8,7 +8,7 @@ import os
 import uuid
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -198,6 +198,28 @@ def test_the_etag_of_an_object_encrypted_with_a_key_of_its_own_is_no_md5(
         _, lines = back.run(line("a", body, etag=etag))
         assert lines[0].outcome is Outcome.COPIED
         assert back.fetched("a") == body
+
+
+@pytest.mark.parametrize("single_put_mb", [0, 200])
+@pytest.mark.parametrize("encryption", [{}, {"ServerSideEncryption": "aws:kms"}], ids=["md5", "no md5"])
+def test_an_object_that_the_plan_took_for_large_and_is_empty_goes_in_one_put(
+    tmp_path: Path, transfer: Transfer, moto: S3Server, encryption: dict[str, Any], single_put_mb: int
+) -> None:
+    """S3 refuses to complete an upload that has no part."""
+    client = boto3_client(moto)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    both = Transfer(tmp_path, Bucket(moto, name, client), transfer.destination)
+    both.settings = replace(transfer.settings, single_put_mb=single_put_mb)
+    both.put("a", b"", ContentType="image/png", **encryption)
+    etag = client.head_object(Bucket=name, Key="a")["ETag"].strip('"')
+    with s3_proxy(moto.endpoint) as proxy:
+        both.destination_options = {"endpoint": proxy.endpoint, "permission": "public-read"}
+        _, lines = both.run(line("a", LARGE, etag=etag))
+        assert (lines[0].outcome, lines[0].size) == (Outcome.COPIED, 0)
+        assert (proxy.count(Kind.PUT), proxy.count(Kind.CREATE_UPLOAD)) == (1, 0)
+    reply = transfer.destination.client.get_object(Bucket=transfer.destination.name, Key="a")
+    assert (reply["Body"].read(), reply["ContentType"]) == (b"", "image/png")
 
 
 def test_reasons_are_plain_when_the_destination_is_not_there(transfer: Transfer) -> None:
