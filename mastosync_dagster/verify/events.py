@@ -11,7 +11,7 @@ from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
 from mastosync_dagster.records.summaries import ONLY_THERE
 from mastosync_dagster.runs.failures import PlainFailure
-from mastosync_dagster.verify.object_checks import AuditSettings, Depth
+from mastosync_dagster.verify.object_checks import AuditSettings
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError
@@ -84,8 +84,8 @@ class VerificationReport:
     def check(self) -> dg.AssetCheckResult:
         """Return the asset check."""
         failed = self.different > 0 or self.wrong_source is not None
-        # Who may read every object was asked for, and cannot be answered.
-        blind = self.settings.acls is Depth.all and self.counts.acls_unknown is not None
+        # Who may read the objects was asked for, and cannot be answered.
+        blind = self.counts.acls_unknown is not None
         return dg.AssetCheckResult(
             passed=not (failed or any(self.counts.findings[finding] for finding in _WARNED) or blind),
             check_name=CHECK_NAME,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.s3.acl import is_public, is_readable, is_readable_at_source
 from mastosync_dagster.s3.digests import Digest, read_digest
-from mastosync_dagster.s3.errors import StorageError, is_not_found
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     import threading
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 EXPOSED = "everybody may read it, and must not"
 HIDDEN = "not everybody may read it, and must"
+
+_NO_ACLS_AT_ALL = frozenset({Reason.ACL_REFUSED, Reason.ACCESS_DENIED})
+"""A server that keeps no ACLs, and a key without the right to read them."""
 
 _Differences = list[tuple[Finding, str]]
 """Findings, the gravest first, each with a remark."""
@@ -154,12 +158,12 @@ class ObjectChecker:
             ask = is_public if must else is_readable
             may = ask(self._destination, comparison.target, halt)
         except StorageError as error:
-            if is_not_found(error):
-                # Deleted since it was listed.
-                differences.append((Finding.UNKNOWN, str(error)))
-            else:
+            if error.reason in _NO_ACLS_AT_ALL:
                 # If one object's ACL is not shown, no other is: it is reported once.
                 self.acls, self.acls_unknown = Depth.none, str(error)
+            else:
+                # Deleted since it was listed, or a failure that says nothing of the next object.
+                differences.append((Finding.UNKNOWN, str(error)))
             return False
         if may != must:
             differences.append((Finding.ACL_DIFFERS, EXPOSED if may else HIDDEN))

@@ -18,7 +18,7 @@ from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 from mastosync_dagster_tests.support.transfers import put_many
-from mastosync_dagster_tests.support.verifying import MEDIA, findings, media_range, metadata, unequal, verify
+from mastosync_dagster_tests.support.verifying import MEDIA, check, findings, media_range, metadata, unequal, verify
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import GeneratedObject
@@ -54,6 +54,35 @@ def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: In
         assert metadata(found)["acls_compared"] == asked
     if depth == "all":
         assert {line.detail for line in findings(world) if line.finding is Finding.ACL_DIFFERS} == {EXPOSED}
+
+
+def test_an_acl_that_fails_to_come_is_unknown_and_the_others_are_read(synced_with_acls: Installation) -> None:
+    world = synced_with_acls
+    everything = world.instance.objects_of(MEDIA)
+    exposed = next(each for each in everything if each.private)
+    world.destination.client.put_object_acl(Bucket=world.destination.name, Key=exposed.key, ACL="public-read")
+    failing = min((each.key for each in everything if not each.private))
+    key = f"^{re.escape(failing)}$"
+    world.destination_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.OTHER}), key=key))
+    assert not verify(world, acls="all", headers="none").success
+    assert unequal(world) == {failing: Finding.UNKNOWN, exposed.key: Finding.ACL_DIFFERS}
+
+
+@pytest.mark.parametrize("depth", ["sample", "all"])
+@pytest.mark.parametrize(
+    "answer", [Answer(501, "NotImplemented"), Answer(403, "AccessDenied")], ids=["no acls", "no right"]
+)
+def test_acls_that_nobody_may_read_are_asked_for_once_and_the_check_does_not_pass(
+    synced_with_acls: Installation, depth: str, answer: Answer
+) -> None:
+    world = synced_with_acls
+    world.destination_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.OTHER})))
+    world.forget()
+    result = verify(world, acls=depth, headers="none", readers=1)
+    assert result.success
+    assert acl_requests(world) == 1
+    assert (check(result).passed, metadata(result)["acls_compared"]) == (False, 0)
+    assert "who may read the objects is not known" in str(check(result).description)
 
 
 def damage_in_secret(world: Installation, each: GeneratedObject) -> None:
