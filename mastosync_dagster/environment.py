@@ -28,11 +28,12 @@ ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
+CACHE_LOST = "MASTOSYNC_CACHE_LOST"
 SOURCE_URL = "MASTOSYNC_SOURCE_URL"
 DESTINATION_URL = "MASTOSYNC_DESTINATION_URL"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
-    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, SOURCE_URL, DESTINATION_URL),
+    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
 )
 """Our own variables."""
 
@@ -175,17 +176,26 @@ def retry_nights() -> int:
 
 def copy_private() -> bool | None:
     """Return whether private objects are copied to a destination without ACLs: MASTOSYNC_COPY_PRIVATE; None: unset."""
-    text = Environment.read().text(COPY_PRIVATE)
-    known = {None: None, "true": True, "false": False}
-    value = None if text is None else text.strip().lower()
-    if value not in known:
-        raise SettingsError(f"{COPY_PRIVATE} must be true or false.")
-    return known[value]
+    return _choice(COPY_PRIVATE)
+
+
+def cache_lost() -> bool:
+    """Return whether a source without any remote file may be the right one: MASTOSYNC_CACHE_LOST."""
+    return bool(_choice(CACHE_LOST))
 
 
 def manifests_location() -> str | None:
     """Return where manifests go, a folder or an ``s3://`` URL: MASTOSYNC_MANIFESTS; None: under the Dagster home."""
     return Environment.read().text(MANIFESTS)
+
+
+def _choice(name: str) -> bool | None:
+    text = Environment.read().text(name)
+    known = {None: None, "true": True, "false": False}
+    value = None if text is None else text.strip().lower()
+    if value not in known:
+        raise SettingsError(f"{name} must be true or false.")
+    return known[value]
 
 
 def _number(name: str, *, default: int, lowest: int = 1, highest: int) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.environment import CACHE_LOST, cache_lost
 from mastosync_dagster.mastodon import TABLES, is_remote, read_schema, rows_at_the_ends, stored_objects
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.s3.acl import is_readable_at_source
@@ -14,7 +16,7 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.s3.storage import Storage
@@ -67,9 +69,20 @@ class OriginalsCheck(OriginalCounts):
 
     Attributes:
         newest: Counts of the newest of them, where there are enough: of each table, and of all together.
+        remote: They are all files of other servers, for no row has a local one.
     """
 
     newest: tuple[OriginalCounts, ...] = ()
+    remote: bool = False
+
+    @property
+    def is_lost_cache(self) -> bool:
+        """Whether the admin says that this is what the right source looks like.
+
+        Raises:
+            SettingsError: MASTOSYNC_CACHE_LOST is neither true nor false.
+        """
+        return self.remote and self.lacks_nearly_all and cache_lost()
 
     @property
     def stale(self) -> OriginalCounts | None:
@@ -83,8 +96,8 @@ class OriginalsCheck(OriginalCounts):
 
     @property
     def is_wrong_source(self) -> bool:
-        """Whether the source has none or nearly none of them, or of the newest of them."""
-        return self.lacks_nearly_all or self.stale is not None
+        """Whether the source has none or nearly none of them, or of the newest of them, for no reason that is known."""
+        return (self.lacks_nearly_all or self.stale is not None) and not self.is_lost_cache
 
     @property
     def has_gaps(self) -> bool:
@@ -105,12 +118,18 @@ class OriginalsCheck(OriginalCounts):
             f"the source ({here.identity}) has {self.at_source:,} of {self.asked:,} originals that some rows of the"
             f" database have, and the destination has {self.at_destination:,}"
         )
+        lost = (
+            f". All of them are files of other servers: if the source has lost those, set {CACHE_LOST}=true, and they"
+            " are recorded as missing"
+            if self.remote
+            else ""
+        )
         if self.at_destination >= self.asked * _NEARLY_ALL:
             return (
                 f"{found}: source and destination are swapped, or the source was emptied. Check {names} and"
-                f" {there.variable('S3_BUCKET')}"
+                f" {there.variable('S3_BUCKET')}{lost}"
             )
-        return f"{found}: these are not the files of this database. Check {names}, and DATABASE_URL or DB_NAME"
+        return f"{found}: these are not the files of this database. Check {names}, and DATABASE_URL or DB_NAME{lost}"
 
 
 def wrong_source(
@@ -173,6 +192,7 @@ def check_originals(
         sum(here),
         sum(there),
         newest=tuple(_counts(lines) for lines in (*of_tables, newest) if len(lines) >= _FEWEST),
+        remote=not local,
     )
 
 
@@ -189,23 +209,21 @@ def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
     with contextlib.closing(connect()) as connection:
         schema = read_schema(connection)
     checked = 0
-    public = (
-        key
+    ends = [
+        _public_keys(table, rows)
         for table in TABLES
         if schema.has(table)
         for rows in rows_at_the_ends(connect, schema, table, _ROWS_AT_AN_END)
-        for row in rows
-        if not row["private"]
-        for stored in stored_objects(table, row)
-        for key in (stored.key, *stored.candidates)
-    )
-    for key in itertools.islice(public, _KEYS):
+    ]
+    # In turn: a table whose files the source has lost must not use up the keys.
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*ends))
+    for key in itertools.islice(filter(None, in_turn), _KEYS):
         if checked < _MANY and _shows(source, key):
             if is_readable_at_source(source, key):
                 return None
             checked += 1
-    # So few objects prove nothing: they may all have been made private.
-    if checked < _FEWEST:
+    # However few they are: Mastodon shows every object of a public row to everybody.
+    if not checked:
         return None
     return StorageError(
         f"the source shows none of {checked:,} objects of public rows to everybody, by ACL or without a signature, so"
@@ -214,6 +232,14 @@ def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
         reason=Reason.ACCESS_DENIED,
         permanent=True,
     )
+
+
+def _public_keys(table: str, rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Yield the keys of public rows, local ones first: their files are the last to be lost."""
+    for row in sorted(rows, key=partial(is_remote, table)):
+        if not row["private"]:
+            for stored in stored_objects(table, row):
+                yield from (stored.key, *stored.candidates)
 
 
 def _counts(lines: Sequence[tuple[_Original, bool, bool]]) -> OriginalCounts:

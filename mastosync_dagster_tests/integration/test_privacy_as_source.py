@@ -139,18 +139,17 @@ def test_what_everybody_may_read_by_a_policy_of_the_bucket_is_not_private(
 
 
 @pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("lost", [0, 1], ids=["four objects", "two objects"])
 def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_can_read(
-    world_with_acls: Installation, source: Bucket
+    world_with_acls: Installation, source: Bucket, lost: int
 ) -> None:
     world = world_with_acls
-    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
-        for row_id in range(10, 15):
-            add_row(cursor, row_id, ACTIVE)
-            source.client.put_object(Bucket=source.name, Key=key(row_id), Body=b"body", ACL="private")
-        connection.commit()
     for row_id in ROWS:
         source.client.put_object_acl(Bucket=source.name, Key=key(row_id), ACL="private")
+    for row_id in list(ROWS)[:lost]:
+        source.client.delete_object(Bucket=source.name, Key=key(row_id))
     assert "privacy=source" in failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
+    assert world.destination.client.list_objects_v2(Bucket=world.destination.name)["KeyCount"] == 0
 
 
 def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_acls: Installation) -> None:
@@ -178,6 +177,10 @@ def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_m
     world = world_with_acls
     for row_id in (1, 3):
         source.client.delete_object(Bucket=source.name, Key=key(row_id))
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        add_row(cursor, 5, ACTIVE)
+        connection.commit()
+    source.client.put_object(Bucket=source.name, Key=key(5), Body=b"body", ACL="public-read")
     config = {"plan": {"config": {"privacy": "source"}}, "copy": {"config": {"refetch": True}}}
     with hostile_web(tmp_path) as web:
         with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:

@@ -178,23 +178,55 @@ def test_a_source_with_old_files_alone_is_not_done(one_range: Installation, monk
     assert "old copy" in failure_of(result)
 
 
+def remove_local_files(world: Installation, but_avatars: int = 0) -> None:
+    """Leave the rows no local file but so many avatars."""
+    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM accounts WHERE domain IS NULL AND avatar_file_name IS NOT NULL ORDER BY id")
+        kept = [row_id for (row_id,) in cursor.fetchall()][:but_avatars]
+        cursor.execute(
+            "UPDATE accounts SET avatar_file_name = NULL WHERE domain IS NULL AND NOT id = ANY(%s::bigint[])", [kept]
+        )
+        cursor.execute("UPDATE accounts SET header_file_name = NULL WHERE domain IS NULL")
+        cursor.execute("UPDATE custom_emojis SET image_file_name = NULL WHERE domain IS NULL")
+        cursor.execute("UPDATE site_uploads SET file_file_name = NULL")
+        cursor.execute("UPDATE backups SET dump_file_name = NULL")
+        cursor.execute(r"DELETE FROM media_attachments WHERE COALESCE(remote_url, '') !~ '\S'")
+        connection.commit()
+
+
+def test_an_instance_without_local_files_that_has_lost_its_cache_is_told_the_way_on(
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = one_range
+    remove_local_files(world)
+    monkeypatch.setenv("S3_BUCKET", create_bucket(world.source.server).name)
+    result = sync(world, FileType.ACCOUNTS)
+    assert_not_done(world, result)
+    assert "MASTOSYNC_CACHE_LOST=true" in failure_of(result)
+
+    monkeypatch.setenv("MASTOSYNC_CACHE_LOST", "true")
+    (key,) = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
+    result = world.run("sync_accounts", key)
+    assert result.success, failure_of(result)
+    told = metadata_of(result, "accounts")
+    assert (told["missing"], told["copied"]) == (told["objects"], 0)
+
+
+def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_CACHE_LOST", "true")
+    monkeypatch.setenv("S3_BUCKET", create_bucket(one_range.source.server).name)
+    result = sync(one_range, FileType.ACCOUNTS)
+    assert_not_done(one_range, result)
+    assert "MASTOSYNC_CACHE_LOST" not in failure_of(result)
+
+
 def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = one_range
-    with contextlib.closing(psycopg2.connect(world.database.url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM accounts WHERE domain IS NULL AND avatar_file_name IS NOT NULL ORDER BY id")
-        (kept, *_) = (row_id for (row_id,) in cursor.fetchall())
-        cursor.execute(
-            "UPDATE accounts SET avatar_file_name = NULL, header_file_name = NULL WHERE domain IS NULL AND id <> %s",
-            [kept],
-        )
-        cursor.execute("UPDATE accounts SET header_file_name = NULL WHERE id = %s", [kept])
-        cursor.execute("UPDATE custom_emojis SET image_file_name = NULL WHERE domain IS NULL")
-        cursor.execute("UPDATE site_uploads SET file_file_name = NULL")
-        cursor.execute("UPDATE backups SET dump_file_name = NULL")
-        cursor.execute("DELETE FROM media_attachments WHERE remote_url = ''")
-        connection.commit()
+    remove_local_files(world, but_avatars=1)
     monkeypatch.setenv("S3_BUCKET", without_cache(world).name)
     result = sync(world, FileType.ACCOUNTS)
     assert result.success
