@@ -6,6 +6,7 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.history import SYNC_CHANGES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from typing_extensions import Self
 
@@ -37,6 +38,7 @@ _SPOOL = pa.schema(
         (_AGE, pa.int32()),
     ]
 )
+_RANGES_A_MANIFEST = 10_000
 _SPOOL_LINES = 4 * GROUP_LINES
 
 
@@ -80,7 +82,7 @@ class Inventory:
         chosen = (pa.array([outcome.value for outcome in outcomes], pa.string()), pa.array(list(details), pa.string()))
         # Manifests without an ID range are not this project's.
         manifests = [manifest for manifest in self._store.newest(self._file_type.value) if _ids(manifest) is not None]
-        ranges = _Ranges(manifests)
+        ranges = _Ranges(manifests, self._store.is_later)
         used: set[int] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, _Spool(Path(folder)) as spool:
             rest = _Rest()
@@ -144,14 +146,17 @@ def _attachments(batch: pa.RecordBatch) -> list[str]:
 class _Ranges:
     """The ID ranges of manifests, numbered in their order."""
 
-    def __init__(self, manifests: list[StoredManifest]) -> None:
+    def __init__(
+        self, manifests: list[StoredManifest], is_later: Callable[[StoredManifest, StoredManifest], bool]
+    ) -> None:
         ordered = sorted(
             ((ids, manifest) for manifest in manifests for ids in [_ids(manifest)] if ids is not None),
             key=lambda pair: pair[0].lo,
         )
         self._los = [ids.lo for ids, _ in ordered]
         self._his = [ids.hi for ids, _ in ordered]
-        self._written = [manifest.written for _, manifest in ordered]
+        self._manifests = [manifest for _, manifest in ordered]
+        self._is_later = lru_cache(maxsize=_RANGES_A_MANIFEST)(is_later)
         self._numbers = {manifest.partition: number for number, (_, manifest) in enumerate(ordered)}
 
     def number_of(self, row_id: int) -> int | None:
@@ -165,7 +170,7 @@ class _Ranges:
 
     def if_older(self, number: int | None, manifest: StoredManifest) -> int | None:
         """Return the number again if the manifest of that range is older than this one, else None."""
-        return number if number is not None and self._written[number] < manifest.written else None
+        return number if number is not None and self._is_later(manifest, self._manifests[number]) else None
 
 
 class _Spool:

@@ -98,8 +98,8 @@ class Records:
 
     def _manifests(self, table: str, ids: Sequence[int]) -> list[StoredManifest]:
         """Return the manifests that may have lines of rows of a table, newest first."""
-        own = [manifest for manifest in self.store.in_order(table) if _holds_any(manifest, ids)]
-        return sorted([*own, *self.store.in_order(SYNC_CHANGES)], key=lambda found: found.written, reverse=True)
+        own = (manifest for manifest in self.store.files(table) if _holds_any(manifest, ids))
+        return self.store.ordered([*own, *self.store.files(SYNC_CHANGES)])[::-1]
 
     def _agreed(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, Record]:
         """Return a manifest's records of keys whose objects were copied or found equal."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
@@ -25,6 +26,8 @@ GROUP_LINES = 4096
 
 WORD = pa.dictionary(pa.int32(), pa.string())
 """Type of a column with few different texts."""
+
+_BEGUN_AT = b"mastosync.written"
 
 _Line = TypeVar("_Line", bound="tuple[Any, ...]")
 
@@ -53,8 +56,9 @@ class Format:
     columns: tuple[pa.Field[Any], ...]
 
     def schema(self, origin: Mapping[str, str] | None = None) -> pa.Schema:
-        """Return the schema of a file, with its version and origin in the metadata."""
+        """Return the schema of a file, with its version, origin and the time in the metadata."""
         metadata: dict[bytes | str, bytes | str] = {self.key: str(self.version)}
+        metadata[_BEGUN_AT] = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         metadata.update({name.encode(): value for name, value in (origin or {}).items()})
         return pa.schema(self.columns, metadata=metadata)
 
@@ -120,6 +124,14 @@ class Format:
             field.name: batch.column(field.name).to_pylist() if field.name in present else nothing
             for field in self.columns
         }
+
+
+def begun_at(path: Path) -> str:
+    """Return when a file was begun, as a text that sorts by time; empty: it does not say, or is none of ours."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(_BEGUN_AT, b"").decode()
+    except (pa.ArrowException, OSError):
+        return ""
 
 
 def _is_disk_error(error: Exception) -> bool:

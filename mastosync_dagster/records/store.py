@@ -8,19 +8,22 @@ import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
+from mastosync_dagster.records.parquet import begun_at
 from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.http import FileSink, FileSource
 from mastosync_dagster.s3.listing import KeyRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mastosync_dagster.s3.storage import Storage
 
@@ -73,20 +76,48 @@ class ManifestStore(ABC):
 
     def newest(self, group: str) -> Iterator[StoredManifest]:
         """Yield the newest manifest of each partition of a group, ordered by partition."""
-        latest: dict[str, StoredManifest] = {}
+        by_partition: defaultdict[str, list[StoredManifest]] = defaultdict(list)
         for manifest in self._all(group):
-            known = latest.get(manifest.partition)
-            if known is None or known < manifest:
-                latest[manifest.partition] = manifest
-        yield from (latest[partition] for partition in sorted(latest))
+            by_partition[manifest.partition].append(manifest)
+        yield from (self._newest_among(by_partition[partition]) for partition in sorted(by_partition))
 
     def newest_of(self, group: str, partition: str) -> StoredManifest | None:
         """Return the newest manifest of one partition of a group; None where there is none."""
-        return max(self._all(group, partition), default=None)
+        found = list(self._all(group, partition))
+        return self._newest_among(found) if found else None
 
     def in_order(self, group: str, partition: str | None = None) -> list[StoredManifest]:
         """Return all manifests of a group, or of one of its partitions, oldest first."""
-        return sorted(self._all(group, partition), key=lambda manifest: (manifest.written, manifest))
+        return self.ordered(self._all(group, partition))
+
+    def ordered(self, manifests: Iterable[StoredManifest]) -> list[StoredManifest]:
+        """Return manifests, of any groups, oldest first.
+
+        S3 and some file systems give times in whole seconds. Where several have the same, the files themselves say
+        which was written first.
+        """
+        found = sorted(manifests, key=_written)
+        by_time = ([*same] for _, same in groupby(found, _written))
+        return [each for same in by_time for each in (same if len(same) == 1 else sorted(same, key=self._begun))]
+
+    def is_later(self, one: StoredManifest, other: StoredManifest) -> bool:
+        """Return whether a manifest was written after another."""
+        return self.ordered([one, other])[-1] is one
+
+    def _newest_among(self, manifests: Sequence[StoredManifest]) -> StoredManifest:
+        newest = max(map(_written, manifests))
+        return self.ordered(each for each in manifests if each.written == newest)[-1]
+
+    def _begun(self, manifest: StoredManifest) -> tuple[str, StoredManifest]:
+        try:
+            with self.file(manifest) as path:
+                return begun_at(path), manifest
+        except ManifestNotFoundError:  # another file has replaced it meanwhile
+            return "", manifest
+
+    def files(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
+        """Yield all files of a group, or of one of its partitions, in no order."""
+        return self._all(group, partition)
 
     def runs(self, group: str) -> set[str]:
         """Return the runs that have a manifest in a group."""
@@ -119,6 +150,10 @@ class ManifestStore(ABC):
 
     @abstractmethod
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]: ...
+
+
+def _written(manifest: StoredManifest) -> datetime:
+    return manifest.written
 
 
 def _sync_folder(folder: Path) -> None:

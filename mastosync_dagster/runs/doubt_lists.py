@@ -120,8 +120,8 @@ class DoubtList:
     def files(self, partitions: Sequence[str] = ()) -> list[StoredManifest]:
         """Return the lists of some partitions' runs; of all runs, if no partition is named."""
         if not partitions:
-            return self._store.in_order(self._group)
-        return [file for partition in partitions for file in self._store.in_order(self._group, partition)]
+            return list(self._store.files(self._group))
+        return [file for partition in partitions for file in self._store.files(self._group, partition)]
 
     def read(
         self, damaged: Damaged, partitions: Sequence[str] = (), ids: IdRange | None = None

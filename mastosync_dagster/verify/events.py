@@ -11,11 +11,11 @@ from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
 from mastosync_dagster.records.summaries import ONLY_THERE
 from mastosync_dagster.runs.failures import PlainFailure
-from mastosync_dagster.verify.object_checks import AuditSettings
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.verify.audit import AuditCounts
+    from mastosync_dagster.verify.object_checks import AuditSettings
 
 CHECK_NAME = "verified"
 

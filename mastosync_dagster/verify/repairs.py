@@ -52,7 +52,7 @@ def repairs(
     if verified is None:
         return Repairs()
     left: set[str] | None = None
-    if synced is not None and synced.written > verified.written:
+    if synced is not None and store.is_later(synced, verified):
         with damaged.passed_over(synced):
             left = _failed(store, origin, synced, prefix)
     if left is not None and not left:

@@ -61,7 +61,7 @@ def test_an_acl_that_fails_to_come_is_unknown_and_the_others_are_read(synced_wit
     everything = world.instance.objects_of(MEDIA)
     exposed = next(each for each in everything if each.private)
     world.destination.client.put_object_acl(Bucket=world.destination.name, Key=exposed.key, ACL="public-read")
-    failing = min((each.key for each in everything if not each.private))
+    failing = min(each.key for each in everything if not each.private)
     key = f"^{re.escape(failing)}$"
     world.destination_proxy.set_rules(Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.OTHER}), key=key))
     assert not verify(world, acls="all", headers="none").success

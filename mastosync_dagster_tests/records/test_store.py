@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ManifestStore:
     """Each kind of store in turn, empty."""
     if request.param == "folder":
         return FolderManifests(tmp_path / "kept")
-    bucket: Bucket = request.getfixturevalue("destination_bucket")
+    bucket: Bucket = request.getfixturevalue("moto_bucket")  # its times are in whole seconds, as those of S3
     return BucketManifests(storage(bucket, "destination", prefix="manifests/"))
 
 
@@ -65,8 +65,6 @@ def test_the_newest_of_each_partition_counts(store: ManifestStore, tmp_path: Pat
     # Names do not tell the age.
     for number, (partition, run) in enumerate([("1-9", "z"), ("10-19", "b"), ("1-9", "a")], start=1):
         store.write(manifest(tmp_path, number), "media", partition, run)
-        if partition == "1-9" and run == "z":
-            time.sleep(1.1)  # S3 tells the time to the second
     store.write(manifest(tmp_path, 9), "accounts", "1-9", "other")
     assert [(kept.partition, kept.run_id, rows(store, kept)) for kept in store.newest("media")] == [
         ("1-9", "a", [3]),
@@ -76,6 +74,28 @@ def test_the_newest_of_each_partition_counts(store: ManifestStore, tmp_path: Pat
     assert newest is not None
     assert newest.run_id == "a"
     assert store.in_order("media")[0].run_id == "z"
+
+
+def test_of_two_within_a_second_the_one_that_was_written_later_is_the_newer(
+    store: ManifestStore, tmp_path: Path
+) -> None:
+    files = []
+    for number, run in enumerate(["z", "m", "a"]):
+        folder = tmp_path / run
+        folder.mkdir()
+        files.append((manifest(folder, number), run))
+    time.sleep(1 - time.time() % 1)
+    for file, run in reversed(files):
+        place = store.write(file, "media", "1-9", run)
+        if "://" not in place:
+            os.utime(place, (1_700_000_000, 1_700_000_000))
+    kept = {each.run_id: each for each in store.files("media")}
+    assert len({each.written for each in kept.values()}) == 1
+    assert [each.run_id for each in store.in_order("media")] == ["z", "m", "a"]
+    newest = store.newest_of("media", "1-9")
+    assert [newest, *store.newest("media")] == [kept["a"], kept["a"]]
+    assert store.is_later(kept["a"], kept["z"])
+    assert not store.is_later(kept["z"], kept["m"])
 
 
 def test_an_empty_store_has_none(store: ManifestStore) -> None:

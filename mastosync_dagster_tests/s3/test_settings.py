@@ -108,7 +108,10 @@ def test_a_server_of_ones_own_at_amazon_is_not_amazon_s3(endpoint: str) -> None:
         ({"endpoint_url": None}, {"endpoint_url": "https://s3.us-gov-west-1.amazonaws.com"}),
         ({"endpoint_url": None}, {"endpoint_url": None, "region": "eusc-de-east-1"}),
         # The bucket's name is no region.
-        ({"endpoint_url": None, "region": "cn-north-1"}, {"endpoint_url": "https://cn-media.s3.eu-west-1.amazonaws.com"}),
+        (
+            {"endpoint_url": None, "region": "cn-north-1"},
+            {"endpoint_url": "https://cn-media.s3.eu-west-1.amazonaws.com"},
+        ),
     ],
 )
 def test_different_places_stay_different(one: dict[str, Any], other: dict[str, Any]) -> None:
