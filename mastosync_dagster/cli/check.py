@@ -20,11 +20,11 @@ from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.clocks import destination_now
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

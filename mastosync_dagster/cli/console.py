@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.sync.incremental import RESTORED
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from mastosync_dagster.cli.estimate import Estimate
     from mastosync_dagster.cli.status import Status
-
-_MEGABYTE = 1_000_000
 
 
 def status_lines(status: Status) -> list[str]:
@@ -24,7 +23,7 @@ def status_lines(status: Status) -> list[str]:
     done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     rest = "all taken, some in doubt" if status.in_doubt and not left.objects else f"{left.objects:,} left"
     incremental = f"run {known.run_id}, watermark {known.timestamp.isoformat(' ', 'seconds')}" if known else "none yet"
-    done_mb, left_mb = status.bytes_done / _MEGABYTE, left.bytes / _MEGABYTE
+    done_mb, left_mb = status.bytes_done / MEGABYTE, left.bytes / MEGABYTE
     return [
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
@@ -64,7 +63,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     hours = "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives a rate"
     return [
         f"objects   {estimate.objects:,}",
-        f"size      {estimate.bytes / _MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
+        f"size      {estimate.bytes / MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
         f"requests  {estimate.lists:,} list, {estimate.gets:,} get, {estimate.puts:,} put",
         f"cost      {estimate.dollars:,.2f} US dollars for the copy, {monthly:,.2f} a month to keep it",
         f"hours     {hours if estimate.hours is None else f'{estimate.hours:,.2f}, one run at a time'}",

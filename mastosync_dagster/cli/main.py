@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mastosync_dagster.process import keep_files_private
+from mastosync_dagster.ranges.file_types import FILE_TYPES
+from mastosync_dagster.units import MEGABYTE
 
 # Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
 # (see the PLC0415 of this module in pyproject.toml).
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups")
-_MEGABYTE = 1_000_000
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
 _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
 
@@ -262,7 +262,7 @@ def estimate(
             whole_tables(MastodonDatabase(), chosen) if everything else sum((each.left for each in found), TableSize())
         )
         measured = measured_rate(read for each in found for read in each.reads.values())
-    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * _MEGABYTE)
+    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * MEGABYTE)
     result = estimated(
         size,
         table[source],

@@ -22,6 +22,7 @@ from mastosync_dagster.refetch.remedies import Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.cli.latest_outcomes import Totals
     from mastosync_dagster.refetch.remedies import Remedy
 
-_MEGABYTE = 1_000_000
 _COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")
 
 
@@ -115,7 +115,7 @@ class _Table:
         click.echo(f"{'file type':<20}{'manifests':>10}" + "".join(f"{name:>14}" for name in [*names, "MB copied"]))
         for name, total in totals.items():
             counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
-            click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / _MEGABYTE:>14,.1f}")
+            click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / MEGABYTE:>14,.1f}")
         for name, total in totals.items():
             if total.in_doubt:
                 click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")

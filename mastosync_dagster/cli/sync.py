@@ -22,6 +22,7 @@ from mastosync_dagster.runs.failures import root_of
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
 from mastosync_dagster.runs.run_lock import lock
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.summaries import Summary
     from mastosync_dagster.runs.progress import ProgressReporter
 
-_MEGABYTE = 1_000_000
 # Dagster's own log lines would break the bar; the UI has them.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 _WIDE = 250
@@ -130,7 +130,7 @@ def _show_counts(console: Console, summary: Summary) -> None:
         cells = [f"{numbers[name]:,}" for name in ("objects", "copied", "present", "missing")]
         cells.append(f"{numbers['failed'] - not_attempted:,}")
         cells += [f"{not_attempted:,}"] if left else []
-        table.add_row(group, *cells, f"{numbers['bytes'] / _MEGABYTE:,.1f}")
+        table.add_row(group, *cells, f"{numbers['bytes'] / MEGABYTE:,.1f}")
     console.print(table)
     # Rare: after the switch, after a refetch.
     for group, stats in summary.groups.items():

@@ -27,11 +27,11 @@ from mastosync_dagster.records.manifest import line_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.etags import MIB
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry import COPY
 from mastosync_dagster.shield import run_shielded
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,10 +22,12 @@ from mastosync_dagster.demo.home import (
     fresh_home,
 )
 from mastosync_dagster.demo.instance.cases import CASES
-from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, grow
+from mastosync_dagster.demo.instance.load import Instance, build, grow
 from mastosync_dagster.demo.servers.processes import StopRequested, stop_requests
 from mastosync_dagster.demo.servers.start import LOOPBACK, ServerError, postgres, rclone_s3
 from mastosync_dagster.demo.verdict import table, total, unexpected
+from mastosync_dagster.ranges.file_types import FILE_TYPES
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +39,6 @@ _ROWS = 3000
 _NEW_ROWS = 600
 _WRONG_LINES = 20
 _SIGNALLED = 128  # what shells add to the number of the signal that ended a command
-_MEGABYTE = 1_000_000
 
 
 def run_demo(*, ui: bool, directory: Path) -> int:
@@ -140,7 +141,7 @@ def _serve(console: Console, home: Path, environment: Mapping[str, str]) -> None
 
 def _described(instance: Instance) -> str:
     rows = sum(len(rows) for table, rows in instance.rows.items() if table != "statuses")
-    megabytes = sum(expected.size for expected in instance.objects) / _MEGABYTE
+    megabytes = sum(expected.size for expected in instance.objects) / MEGABYTE
     return f"{rows:,} rows, {len(instance.objects):,} objects, {megabytes:.1f} MB"
 
 

@@ -9,17 +9,16 @@ from rich import box
 from rich.table import Table
 
 from mastosync_dagster.demo.dagster_processes import COUNTS
-from mastosync_dagster.demo.instance.load import FILE_TYPES
+from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mastosync_dagster.demo.dagster_processes import RunReport
     from mastosync_dagster.demo.instance.load import Instance
-
-_MEGABYTE = 1_000_000
 
 
 def total(runs: Sequence[RunReport]) -> dict[str, int]:
@@ -41,7 +40,7 @@ def table(runs: Sequence[RunReport]) -> Table:
             file_type,
             f"{len(its_runs):,}",
             *(f"{counts[name]:,}" for name in outcomes),
-            f"{counts['bytes'] / _MEGABYTE:,.1f}",
+            f"{counts['bytes'] / MEGABYTE:,.1f}",
             f"{sum(run.seconds for run in its_runs):.1f}",
         )
     return lines

@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon.keys import is_blank
-from mastosync_dagster.mastodon.tables import MIB, ORIGINAL
+from mastosync_dagster.mastodon.tables import ORIGINAL
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

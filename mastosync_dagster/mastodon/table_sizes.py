@@ -10,7 +10,8 @@ from psycopg2 import sql
 from mastosync_dagster.mastodon.changes import CREATED_AT, without_zone
 from mastosync_dagster.mastodon.connection import Reader
 from mastosync_dagster.mastodon.rows import has_name
-from mastosync_dagster.mastodon.tables import BLANK, MIB, table_named
+from mastosync_dagster.mastodon.tables import BLANK, table_named
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

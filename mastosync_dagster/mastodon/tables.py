@@ -20,7 +20,6 @@ BLANK = (
 )
 """Characters that Ruby's ``[[:space:]]`` matches. Python's ``str.isspace`` has four more (U+001C to U+001F)."""
 
-MIB = 1024 * 1024
 
 PROCESSING = "processing"
 """The column of media_attachments with the state of its processing."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mastosync_dagster.plan.decisions import Decision, Difference, SideObject, decide
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.etags import MIB, is_md5
+from mastosync_dagster.s3.etags import is_md5
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -44,7 +44,8 @@ class PlanCounts:
     Attributes:
         objects: Distinct keys at the destination.
         present: Already at the destination and equal, those included that get another ACL.
-        to_set_acls: Of those present, the ones whose ACL is asked for, and set if wrong.
+        to_set_acls: Of those present, and of those failed since nothing tells which bytes are right, the ones whose
+            ACL is asked for, and set if wrong.
         missing: Neither at the source nor at the destination.
         only_at_destination: Of those present, the ones that the source does not have.
         bytes_to_copy: Only of objects whose size is known.
@@ -334,7 +335,8 @@ class _Planner:
         if not (item.check_acl and self._has_acls):
             self._write(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
-        self._outcomes[Outcome.PRESENT] += 1
+        # That nothing tells which bytes are right is a failure, whoever may read them.
+        self._outcomes[Outcome.FAILED if undecided else Outcome.PRESENT] += 1
         self._to_set_acls += 1
         line = self._line(item, target, [found.key if found else ""], there)
         line = line._replace(etag=self._md5(found, there), detail=detail, undecided=undecided)

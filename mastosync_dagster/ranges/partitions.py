@@ -6,15 +6,15 @@ import contextlib
 import math
 import re
 import time
-from enum import Enum
 from typing import TYPE_CHECKING
-
-import dagster as dg
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon import HIGHEST_ID, IdRange, id_boundaries
+from mastosync_dagster.ranges.file_types import FileType as FileType  # noqa: PLC0414, TC001  (imported from here too)
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from mastosync_dagster.mastodon import Connect
 
 _KEY = re.compile(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", re.ASCII)
@@ -22,27 +22,6 @@ _KEY_FORM = (
     "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000;"
     " `mastosync ranges` prints those that are registered"
 )
-
-
-class FileType(str, Enum):
-    """Mastodon's tables with attachments that are assets; the values are asset and table names."""
-
-    MEDIA_ATTACHMENTS = "media_attachments"
-    ACCOUNTS = "accounts"
-    CUSTOM_EMOJIS = "custom_emojis"
-    PREVIEW_CARDS = "preview_cards"
-    SITE_UPLOADS = "site_uploads"
-    BACKUPS = "backups"
-
-    @property
-    def partitions_name(self) -> str:
-        """Name of the dynamic partitions, as ``accounts_ids``."""
-        return f"{self.value}_ids"
-
-    @property
-    def partitions(self) -> dg.DynamicPartitionsDefinition:
-        """The partitions definition that the asset and its jobs share."""
-        return dg.DynamicPartitionsDefinition(name=self.partitions_name)
 
 
 class InvalidRangeError(AdminError):

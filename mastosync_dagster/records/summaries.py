@@ -11,6 +11,7 @@ from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.escaping import cell, code_cell
 from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,6 @@ ONLY_THERE = "only_at_destination"
 """Metadata key: number of present objects that the source does not have."""
 
 FIRST_LINES = 50
-_MEGABYTE = 1_000_000
 _ALERT_LINES = 5
 _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter("group", "outcome", "reason")
 
@@ -94,7 +94,7 @@ def counts(of: OutcomeCounts) -> dict[str, int]:
 def rates(of: OutcomeCounts, seconds: float) -> dict[str, float]:
     """Return what was copied per second: objects, and megabytes of 10^6 bytes."""
     span = max(seconds, 1e-3)
-    copied, megabytes = of.outcomes[Outcome.COPIED], of.bytes / _MEGABYTE
+    copied, megabytes = of.outcomes[Outcome.COPIED], of.bytes / MEGABYTE
     return {"objects/s": round(copied / span, 1), "MB/s": round(megabytes / span, 2)}
 
 

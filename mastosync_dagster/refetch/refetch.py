@@ -20,9 +20,10 @@ from mastosync_dagster.refetch.budget import MemoryBudget
 from mastosync_dagster.refetch.fetch import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.etags import MIB, bare, is_md5
+from mastosync_dagster.s3.etags import bare, is_md5
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mastosync_dagster.units import MEGABYTE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.plan.planner import PlanCounts
     from mastosync_dagster.records.summaries import Summary
 
-_MEGABYTE = 1_000_000
 _MINUTE = 60
 
 
@@ -70,9 +71,9 @@ class _LineWatcher:
 
     def copied(self, progress: CopyProgress) -> None:
         self.message(
-            f"{progress.done:,} of {progress.total:,} objects, {progress.bytes / _MEGABYTE:,.0f} MB;"
+            f"{progress.done:,} of {progress.total:,} objects, {progress.bytes / MEGABYTE:,.0f} MB;"
             f" {progress.objects_per_second:,.0f} objects/s,"
-            f" {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s; {progress.failed:,} failed{_time_left(progress)}"
+            f" {progress.bytes_per_second / MEGABYTE:,.1f} MB/s; {progress.failed:,} failed{_time_left(progress)}"
         )
 
     def message(self, text: str) -> None:
@@ -137,8 +138,8 @@ class _BarWatcher:
             visible=True,
             total=progress.total,
             completed=progress.done,
-            numbers=f"{progress.done:,}/{progress.total:,} objects  {progress.bytes / _MEGABYTE:,.1f} MB"
-            f"  {progress.objects_per_second:,.0f}/s  {progress.bytes_per_second / _MEGABYTE:,.1f} MB/s",
+            numbers=f"{progress.done:,}/{progress.total:,} objects  {progress.bytes / MEGABYTE:,.1f} MB"
+            f"  {progress.objects_per_second:,.0f}/s  {progress.bytes_per_second / MEGABYTE:,.1f} MB/s",
         )
 
     def message(self, text: str) -> None:

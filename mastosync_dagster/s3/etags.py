@@ -6,7 +6,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-MIB = 1024 * 1024
+from mastosync_dagster.units import MIB
+
 SMALLEST_PART = 5 * MIB
 """S3 takes no smaller part, but for the last. Mastodon uploads in parts of this size (fog's default)."""
 FEW_PARTS = 1_000

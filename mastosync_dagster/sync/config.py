@@ -15,9 +15,9 @@ from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
+from mastosync_dagster.units import MEGABYTE
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MEGABYTE = 1_000_000
 
 
 class InvalidTimestampError(AdminError, ValueError):
@@ -175,4 +175,4 @@ class CopyConfig(dg.Config):
 
 
 def _bytes(megabytes: float | None) -> float | None:
-    return None if megabytes is None else megabytes * _MEGABYTE
+    return None if megabytes is None else megabytes * MEGABYTE

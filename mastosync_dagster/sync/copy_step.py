@@ -27,6 +27,7 @@ from mastosync_dagster.sync.models import Copied, Planned
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.privacy_watch import PrivacyWatch
 from mastosync_dagster.sync.publication import publish
+from mastosync_dagster.units import MEGABYTE
 
 
 def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: FetchSettings) -> Copied:
@@ -166,7 +167,7 @@ def _refetch(
         on_progress=lambda now: watcher.message(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )
     run.log.info(
-        f"{counts.refetched:,} missing objects fetched from their servers ({counts.bytes / 1e6:,.1f} MB),"
+        f"{counts.refetched:,} missing objects fetched from their servers ({counts.bytes / MEGABYTE:,.1f} MB),"
         f" {counts.refused:,} not; the manifest says why"
     )
     return counts

@@ -35,6 +35,7 @@ from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
 from mastosync_dagster.sync.incremental import is_cut
 from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, settles
+from mastosync_dagster.units import MEGABYTE
 from mastosync_dagster.verify.inherited import check_inherited
 from mastosync_dagster.verify.repairs import Repairs, repairs
 
@@ -177,7 +178,7 @@ def _note(run: RunContext, planned: Planned, read_until: datetime) -> None:
     counts = planned.counts
     run.log.info(
         f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
-        f" copy ({counts.bytes_to_copy / 1e6:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
+        f" copy ({counts.bytes_to_copy / MEGABYTE:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
     )
 

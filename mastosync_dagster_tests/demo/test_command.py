@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 import mastosync_dagster
-from mastosync_dagster.demo.instance.load import FILE_TYPES
+from mastosync_dagster.ranges.file_types import FILE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

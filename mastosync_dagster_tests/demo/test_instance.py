@@ -14,9 +14,10 @@ from psycopg2 import sql
 
 from mastosync_dagster.demo.comparison import compare, list_keys
 from mastosync_dagster.demo.instance.cases import CASES
-from mastosync_dagster.demo.instance.load import FILE_TYPES, Instance, build, grow
+from mastosync_dagster.demo.instance.load import Instance, build, grow
 from mastosync_dagster.demo.instance.media_files import FileMaker, Kind
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, boto3_client
+from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster_tests.support.corners import Bucket
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.media_kinds import RareKind

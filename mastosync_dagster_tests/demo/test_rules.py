@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from mastosync_dagster.demo.instance.load import FILE_TYPES, build
+from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import Selection, key_spans, read_schema, stored_objects, walk_rows
+from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mastosync_dagster.plan.decisions import Known, Row
 from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.plan.planner import SOURCE_DIFFERS, PlanCounts, make_plan
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
@@ -96,6 +97,23 @@ class TwoBuckets:
 def world(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) -> Iterator[TwoBuckets]:
     with s3_proxy(source_bucket.server.endpoint) as source, s3_proxy(destination_bucket.server.endpoint) as destination:
         yield TwoBuckets(tmp_path, source_bucket, destination_bucket, (source, destination))
+
+
+def test_an_object_that_nothing_decides_has_failed_also_if_its_acl_is_set_first(world: TwoBuckets) -> None:
+    world.set_destination(permission="public-read")
+    world.at_source(key("a"), body=b"one")
+    world.at_destination(key("a"), body=b"two")
+    items = (item("a", check_acl=True),)
+    batch = Batch(items, RANGES, rows=1)
+    counts = make_plan(
+        [batch],
+        world.source,
+        world.destination,
+        world.folder,
+        copy_private=False,
+        knowledge=lambda objects: [Known(Row(), None)] * len(objects),
+    )
+    assert (counts.failed, counts.present, counts.to_copy, counts.to_set_acls) == (1, 0, 0, 1)
 
 
 def key(name: str) -> str:

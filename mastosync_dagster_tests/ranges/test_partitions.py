@@ -9,7 +9,6 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mastosync_dagster.cli.main import FILE_TYPES
 from mastosync_dagster.mastodon import IdRange
 from mastosync_dagster.ranges.partitions import (
     FileType,
@@ -140,7 +139,3 @@ def test_a_key_that_somebody_typed_in_the_ui_does_not_stop_registration(
     instance.add_dynamic_partitions(ACCOUNTS.partitions_name, ["everything", "9-6", f"1-{2**63}"])
     insert(connect, 1)
     assert register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3) == [IdRange(1, 1)]
-
-
-def test_the_command_knows_the_file_types_that_there_are() -> None:
-    assert tuple(file_type.value for file_type in FileType) == FILE_TYPES

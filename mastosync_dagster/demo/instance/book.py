@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FILE_TYPES = ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups")
 """The tables that have an asset."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 from psycopg2.extras import execute_values
 
-from mastosync_dagster.demo.instance.book import FILE_TYPES, GeneratedObject, Instance, MissingObject
+from mastosync_dagster.demo.instance.book import GeneratedObject, Instance, MissingObject
 from mastosync_dagster.demo.instance.case import Case, Ids
 from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.generator import ATTACHMENTS, Generator, Upload
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster.s3.client import Client
 
-__all__ = ["FILE_TYPES", "GeneratedObject", "Instance", "MissingObject", "build", "grow"]
+__all__ = ["GeneratedObject", "Instance", "MissingObject", "build", "grow"]
 
 # Shares of the rows; the other tables get one row a case.
 _SHARES = {"media_attachments": 0.55, "accounts": 0.22, "custom_emojis": 0.12, "preview_cards": 0.11}
