@@ -16,7 +16,7 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     import pycurl
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.http import Reply
 
 _OK = 200
-_HEDGED_BYTES = 256 * 1024
-"""Bodies above this take as long as they take."""
+_SMALL_BYTES = 256 * 1024
+"""A body of so many bytes at most may be read twice at once; of a larger one the second request is for the head."""
 _UNKNOWN_SIZE = 256 * 1024
 """Bytes that are held for a body of which nothing is known yet."""
 
@@ -76,11 +76,12 @@ class _Body(NamedTuple):
 class _Memory:
     """Keeps a body in memory, as long as it has room (a `Sink`)."""
 
-    __slots__ = ("_after", "_chunks", "_left", "older", "refused", "size")
+    __slots__ = ("_after", "_chunks", "_left", "_take_head", "older", "refused", "size")
 
-    def __init__(self, room: int, after: datetime | None) -> None:
+    def __init__(self, room: int, after: datetime | None, take_head: Callable[[], bool]) -> None:
         self._left = room
         self._after = after
+        self._take_head = take_head
         self._chunks: list[bytes] = []
         self.size: int | None = None
         self.refused = False
@@ -96,7 +97,8 @@ class _Memory:
             found = listed("", reply.headers)
             if found.modified is not None and found.modified <= self._after:
                 self.older = OlderError(found.size, found.etag)
-        self.refused = (self.size or 0) > self._left or self.older is not None
+        # In this order: a body that is refused is an answer, too.
+        self.refused = not self._take_head() or (self.size or 0) > self._left or self.older is not None
         return True
 
     def write(self, data: bytes) -> int | None:
@@ -179,10 +181,8 @@ class SingleObjects:
         unhashed: bool,  # noqa: FBT001  (through `Endpoint.send`)
     ) -> _Body:
         source = self.source
-        if planned is not None and planned <= _HEDGED_BYTES:
-            sink, reply = await self.hedges.run(lambda: self._get(key, room, after))
-        else:
-            sink, reply = await self._get(key, room, after)
+        large = planned is None or planned > _SMALL_BYTES
+        sink, reply = await self.hedges.run(lambda take_head: self._get(key, room, after, take_head), large=large)
         data = sink.data
         await source.take_bytes(len(data))
         if sink.size is not None and len(data) != sink.size:
@@ -195,9 +195,11 @@ class SingleObjects:
             await self._check_source(key, data, md5, etag, planned)
         return _Body(data, md5, proven=True, headers=reply.headers)
 
-    async def _get(self, key: str, room: int, after: datetime | None) -> tuple[_Memory, Reply]:
+    async def _get(
+        self, key: str, room: int, after: datetime | None, take_head: Callable[[], bool]
+    ) -> tuple[_Memory, Reply]:
         """Read a body into memory."""
-        sink, source = _Memory(room, after), self.source
+        sink, source = _Memory(room, after, take_head), self.source
         try:
             reply = await source.client.get(source.storage.full_key(key), limit=self.limit, sink=sink)
         except TransportError as error:

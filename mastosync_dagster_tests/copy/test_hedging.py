@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster_tests.support.proxy import Kind, Rule, Stall, Trickle, s3_proxy
+from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule, Stall, Trickle, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer
 
 if TYPE_CHECKING:
@@ -54,5 +54,50 @@ def test_a_second_one_that_is_late_too_is_overtaken_by_a_third(
         assert time.monotonic() - started < 10
         assert {one.outcome for one in lines} == {Outcome.COPIED}
         assert (counts.hedged, counts.source.retries) == (2, {})
+        with contextlib.suppress(OSError):
+            proxy.close_connections()
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
+def test_a_large_body_whose_head_is_late_is_read_once_by_a_second_request(
+    tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket, size: int
+) -> None:
+    with s3_proxy(source_bucket.server.endpoint) as proxy:
+        transfer = Transfer(tmp_path, source_bucket, destination_bucket, settings=replace(FAST))
+        transfer.source_options = {"endpoint": proxy.endpoint}
+        bodies = {f"a/{number:03}": bytes([number]) * size for number in range(40)}
+        planned = [transfer.put(key, body) for key, body in bodies.items()]
+        proxy.set_rules(Rule(Stall(), kinds=frozenset({Kind.GET}), skip=20, times=3))
+        started = time.monotonic()
+        counts, lines = transfer.run(*planned)
+        assert time.monotonic() - started < 10
+        assert {one.outcome for one in lines} == {Outcome.COPIED}
+        assert {key: transfer.fetched(key) for key in bodies} == bodies
+        assert (counts.hedged, counts.source.retries) == (3, {})
+        assert counts.bytes == 40 * size
+        with contextlib.suppress(OSError):
+            proxy.close_connections()
+
+
+def test_two_heads_that_arrive_late_and_together_give_one_body(
+    tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket
+) -> None:
+    with s3_proxy(source_bucket.server.endpoint) as proxy:
+        transfer = Transfer(tmp_path, source_bucket, destination_bucket, settings=replace(FAST, concurrency=4))
+        transfer.source_options = {"endpoint": proxy.endpoint}
+        bodies = {f"a/{number:03}": bytes([number]) * 400_000 for number in range(60)}
+        planned = [transfer.put(key, body) for key, body in bodies.items()]
+        # The first ones are late by as much as it takes for a second one to be sent, and a little more or less.
+        proxy.set_rules(
+            *(
+                Rule(Delay(0.5 + number / 100), kinds=frozenset({Kind.GET}), key=f"a/{number:03}", times=1)
+                for number in range(20, 60, 3)
+            )
+        )
+        counts, lines = transfer.run(*planned)
+        assert {one.outcome for one in lines} == {Outcome.COPIED}
+        assert {key: transfer.fetched(key) for key in bodies} == bodies
+        assert counts.hedged > 0
+        assert counts.source.retries == {}
         with contextlib.suppress(OSError):
             proxy.close_connections()
