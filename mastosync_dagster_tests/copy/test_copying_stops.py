@@ -78,7 +78,10 @@ def test_a_stop_ends_the_copy_with_the_requests_in_flight(transfer: Stoppable) -
     assert time.monotonic() - moments[0] < 0.5 + 2
     assert len(lines) == 200
     assert 0 < counts.copied <= 2 * transfer.settings.concurrency
-    assert transfer.keys() == {one.key for one in lines if one.outcome is Outcome.COPIED}
+    copied = {one.key for one in lines if one.outcome is Outcome.COPIED}
+    # On a busy machine a PUT outlasts the time that it is given, and the server finishes it nevertheless.
+    assert copied <= transfer.keys()
+    assert len(transfer.keys() - copied) <= transfer.settings.concurrency
     left = [one for one in lines if one.outcome is not Outcome.COPIED]
     # rclone's server fails a request now and then by itself; after the stop it is not repeated.
     spontaneous = [one for one in left if one.reason is Reason.SERVER_ERROR]
@@ -174,7 +177,10 @@ def test_an_interrupt_of_the_main_thread_goes_on_upwards_when_all_is_written_dow
     assert time.monotonic() - interrupted[0] < 0.3 + 2
     lines = transfer.result()
     assert len(lines) == 201
-    assert {one.key for one in lines if one.outcome is Outcome.COPIED} == transfer.keys()
+    copied = {one.key for one in lines if one.outcome is Outcome.COPIED}
+    # A PUT that is cut off when its body has been sent: nobody knows here whether the server has finished it.
+    assert copied <= transfer.keys()
+    assert len(transfer.keys() - copied) <= transfer.settings.concurrency
     assert {one.reason for one in lines} == {None, Reason.NOT_ATTEMPTED}
     assert transfer.uploads() == []
 
