@@ -1,4 +1,4 @@
-"""A body on its way: what one request receives, another sends. It never holds more of it than a few megabytes."""
+"""A body on its way: what one request receives, another sends. It never holds more of it than a megabyte or two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.http import Reply
     from mastosync_dagster.s3.loop import Loop, Task
 
-READ_AHEAD = 4 * 1024 * 1024
+READ_AHEAD = 1024 * 1024
 """Bytes that are received before they are sent."""
 
 
@@ -40,7 +40,8 @@ class Pipe:
         self._loop = loop
         self._on_begin = on_begin
         self._rate = rate
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: deque[bytes] = deque()
+        self._taken = 0  # of the first one
         self._buffered = 0
         self._given = 0
         self._getting: pycurl.Curl | None = None
@@ -69,7 +70,7 @@ class Pipe:
         if self._buffered >= max(READ_AHEAD, self._wanted) or self._is_held():
             self._get_paused = True
             return pycurl.WRITEFUNC_PAUSE
-        self._chunks.append(memoryview(data))
+        self._chunks.append(data)
         self._buffered += len(data)
         self.received += len(data)
         if self._hashing:
@@ -176,20 +177,23 @@ class Pipe:
                 return pycurl.READFUNC_ABORT
             self._put_paused = True
             return pycurl.READFUNC_PAUSE
-        return self._take(min(size, available, len(self._chunks[0])))
+        return self._take(min(size, available))
 
     def _take(self, size: int) -> bytes:
-        """Give so many bytes, which the first chunk has."""
-        chunk = self._chunks[0]
-        if size == len(chunk):
+        """Give so many bytes at most: what is left of the first chunk."""
+        chunk, begin = self._chunks[0], self._taken
+        size = min(size, len(chunk) - begin)
+        if begin + size == len(chunk):
             self._chunks.popleft()
+            self._taken = 0
         else:
-            self._chunks[0] = chunk[size:]
+            self._taken += size
         self._buffered -= size
         self._given += size
         if self._buffered <= READ_AHEAD // 2:
             self._resume_get()
-        return bytes(chunk[:size])
+        # (Of a whole chunk Python makes no copy.)
+        return chunk[begin : begin + size]
 
     async def piece(self, size: int) -> bytearray | None:
         """Return the next bytes, exactly so many; None where no more will come."""
@@ -203,7 +207,7 @@ class Pipe:
             return None
         piece = bytearray()
         while len(piece) < size:
-            piece += self._take(min(size - len(piece), len(self._chunks[0])))
+            piece += self._take(size - len(piece))
         return piece
 
     def _keep_reader(self, parked: tuple[Task[Any], int]) -> None:

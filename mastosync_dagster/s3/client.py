@@ -138,6 +138,7 @@ class Client:
         self._site = f"{url.scheme}://{netloc}"
         self._root = quoted_path(root)
         self._host = host_of(self._site)
+        self._lists_version = 2
         self._http = Http(loop, transport)
         self._signer = Signer(region, credentials)
         self._silence = silence
@@ -251,15 +252,26 @@ class Client:
         """List at most ``keys`` objects (ListObjectsV2) by the prefix of their full keys.
 
         The listing goes on behind ``after`` (a full key), or at the token of an earlier page, which wins. What lies
-        behind a delimiter counts as a folder, and is not listed.
+        behind a delimiter counts as a folder, and is not listed. A server that knows no ListObjectsV2 is sent ListObjects.
         """
-        query = [("list-type", "2"), ("max-keys", str(keys)), ("prefix", prefix)]
+        query = [("max-keys", str(keys)), ("prefix", prefix)]
         if delimiter:
             query.append(("delimiter", delimiter))
+        if self._lists_version == 1:
+            return await self._page([*query, ("marker", after)] if after is not None else query)
+        second = [("list-type", "2"), *query]
         if token is not None:
-            query.append(("continuation-token", token))
+            second.append(("continuation-token", token))
         elif after is not None:
-            query.append(("start-after", after))
+            second.append(("start-after", after))
+        page = await self._page(second)
+        self._lists_version = page.version
+        if page.version == 1 and after is not None:
+            # It began at the first key, since it knows no `start-after`.
+            return await self._page([*query, ("marker", after)])
+        return page
+
+    async def _page(self, query: list[tuple[str, str]]) -> Page:
         reply = await self._send("GET", None, query=query)
         try:
             return parse_page(reply.body)

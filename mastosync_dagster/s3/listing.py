@@ -52,12 +52,14 @@ class Page(NamedTuple):
         folders: What lies behind a delimiter, up to it.
         token: Of the next page; None: there is none.
         truncated: Whether more follows.
+        version: Of the listing: 1 where the server overlooked that the second one was wanted, `start-after` included.
     """
 
     entries: list[Entry]
     folders: list[str]
     token: str | None
     truncated: bool
+    version: int
 
 
 class Document(NamedTuple):
@@ -98,7 +100,7 @@ def parse(body: bytes) -> Document:
 
 
 def parse_page(body: bytes) -> Page:
-    """Parse one page of ListObjectsV2. Raises `NotXmlError` where it is none."""
+    """Parse one page of ListObjectsV2, or of ListObjects. Raises `NotXmlError` where it is none."""
     document = parse(body)
     if document.tag != "ListBucketResult":
         raise NotXmlError(f"the answer is a {document.tag}, not a listing")
@@ -120,4 +122,7 @@ def parse_page(body: bytes) -> Page:
     folders = [document.text("Prefix", element) or "" for element in document.all("CommonPrefixes")]
     if encoded:
         folders = [unquote_plus(name, errors="surrogateescape") for name in folders]
-    return Page(entries, folders, token, document.text("IsTruncated") == "true")
+    truncated = document.text("IsTruncated") == "true"
+    # In Amazon's API reference every page of the second version has a KeyCount, and a token where more follows.
+    version = 1 if truncated and token is None and document.text("KeyCount") is None else 2
+    return Page(entries, folders, token, truncated, version)

@@ -26,7 +26,7 @@ from mastosync_dagster.s3.storage import (
     _before,
     _folder,
 )
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Reset, Rule, s3_proxy
+from mastosync_dagster_tests.support.proxy import Answer, FirstVersion, Kind, Reset, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 
 if TYPE_CHECKING:
@@ -95,6 +95,20 @@ def test_a_listing_that_fails_is_repeated(source_bucket: Bucket) -> None:
     with s3_proxy(source_bucket.server.endpoint, Rule(Answer(503, "SlowDown"), times=2)) as proxy:
         assert listed(storage(source_bucket, "source", endpoint=proxy.endpoint), whole(FILES)) == [f"{FILES}1"]
         assert proxy.count() == 3
+
+
+def test_a_server_that_knows_the_first_listing_alone_is_listed_to_its_end(moto_bucket: Bucket) -> None:
+    keys = sorted(f"b/{number:04}" for number in range(2100))
+    for key in ["a/1", *keys, "c/1"]:
+        moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"")
+    with s3_proxy(moto_bucket.server.endpoint, Rule(FirstVersion(), kinds=frozenset({Kind.LIST}))) as proxy:
+        side = storage(moto_bucket, "source", endpoint=proxy.endpoint)
+        assert listed(side, whole("b/")) == keys
+        assert proxy.count(Kind.LIST) == 3
+        assert listed(side, KeyRange("b/", "b/1050", "b/2060")) == keys[1050:2060]
+        # A client that does not know yet, and begins in the middle.
+        other = storage(moto_bucket, "source", endpoint=proxy.endpoint)
+        assert listed(other, KeyRange("b/", "b/1050", "b/2060")) == keys[1050:2060]
 
 
 def test_credentials_that_may_not_list_are_told_apart(source_bucket: Bucket) -> None:
