@@ -252,7 +252,7 @@ class Client:
         """List at most ``keys`` objects (ListObjectsV2) by the prefix of their full keys.
 
         The listing goes on behind ``after`` (a full key), or at the token of an earlier page, which wins. What lies
-        behind a delimiter counts as a folder, and is not listed. Where a server knows no ListObjectsV2, it is ListObjects.
+        behind a delimiter counts as a folder, and is not listed. Old servers get ListObjects.
         """
         query = [("max-keys", str(keys)), ("prefix", prefix)]
         if delimiter:
