@@ -5,14 +5,14 @@ Nothing is read at import.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dotenv.parser import parse_stream
-
+from mastosync_dagster import env_file
 from mastosync_dagster.errors import AdminError
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ _KNOWN = frozenset(
         *(DESTINATION_PREFIX + name for name in BUCKET.values()),
     }
 )
+_OWN_PREFIXES = ("MASTOSYNC_", DESTINATION_PREFIX, "SSH_TUNNEL_")
+_OWN = sorted(name for name in _KNOWN if name.startswith(_OWN_PREFIXES))
+"""Variables that nobody but mastosync has."""
+_ALIKE = 0.75
+"""From this share of common characters on, one name is taken for a misspelling of another."""
+_LARGEST_FILE = 2**20
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -117,17 +123,55 @@ def allowed_names(own: Collection[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The settings at the time they were read: the process's variables, which win over the known ones of the file."""
+    """The settings at the time they were read: the process's variables, which win over the known ones of the file.
+
+    Attributes:
+        path: The file; None: there is none.
+        unknown: The line, from 1, of every other variable of the file. Their values are not kept.
+        file_remarks: What an admin should know of the file's lines.
+    """
 
     process: Mapping[str, str] = field(repr=False)
     file: Mapping[str, str] = field(repr=False)
+    path: Path | None = None
+    unknown: Mapping[str, int] = field(default_factory=dict, repr=False)
+    file_remarks: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, process: Mapping[str, str] | None = None) -> Environment:
         """Read the variables (None: ``os.environ``) and the file."""
         variables = dict(os.environ if process is None else process)
         path = variables.get(ENV_FILE)
-        return cls(process=variables, file=_read_file(Path(path).expanduser()) if path else {})
+        return _with_file(variables, Path(path).expanduser()) if path else cls(process=variables, file={})
+
+    def remarks(self) -> list[str]:
+        """Return what an admin should know: names that nothing reads, and odd lines of the file; a sentence each."""
+        found = []
+        for name in sorted({*self.process, *self.unknown}):
+            if may_be_named(name, _KNOWN):
+                continue
+            own = name.upper().startswith(_OWN_PREFIXES)
+            meant = _alike(name, _OWN)
+            # The process may have variables of other programs that begin with one of the words in common use.
+            if meant or (own and (name in self.unknown or name.startswith("MASTOSYNC_"))):
+                where = (
+                    f"line {self.unknown[name]} of {self.path} sets {name}"
+                    if name in self.unknown
+                    else f"{name} is set"
+                )
+                asked = f": {meant} is probably meant" if meant else ""
+                found.append(f"{where}, which mastosync does not know{asked}")
+        return [*found, *self.file_remarks]
+
+    def missing(self, *names: str) -> str:
+        """Return a sentence that says why variables may be missing, to be put after a message that names them."""
+        known = [name for name in {*self.process, *self.unknown} if not may_be_named(name, _KNOWN)]
+        alike = [(found, name) for name in names if (found := _alike(name, known))]
+        if alike:
+            return " ".join(f"{found} is set: {name} is probably meant." for found, name in alike)
+        if self.path is None:
+            return f"{ENV_FILE}, which names the file with such settings, is not set."
+        return f"The file {self.path}, which {ENV_FILE} names, does not set {' or '.join(names)}."
 
     def text(self, name: str) -> str | None:
         """Return a variable's value; None where it is unset or empty."""
@@ -150,7 +194,7 @@ class Environment:
             )
         value = self.text(name)
         if value is None:
-            raise MissingSettingError(f"{name} is not set; {wanted_by} reads it.")
+            raise MissingSettingError(f"{name} is not set; {wanted_by} reads it. {self.missing(name)}")
         return value
 
 
@@ -203,27 +247,68 @@ def _number(name: str, *, default: int, lowest: int = 1, highest: int) -> int:
     return default if text is None else whole_number(text, name=name, lowest=lowest, highest=highest)
 
 
-def _read_file(path: Path) -> dict[str, str]:
-    """Return the known variables of a file such as Mastodon's ``.env.production``.
+def _alike(name: str, others: Collection[str]) -> str:
+    """Return the one of some names that is most like another; empty where none is."""
+    by_capitals = {other.upper(): other for other in others}
+    found = difflib.get_close_matches(name.upper(), by_capitals, n=1, cutoff=_ALIKE)
+    return by_capitals[found[0]] if found else ""
 
-    Values are not interpolated: a password may hold a dollar sign. Other variables are ignored: Mastodon's file holds
-    the secrets of its sessions and its mail.
+
+def _with_file(process: Mapping[str, str], path: Path) -> Environment:
+    """Return the settings with those of a file such as Mastodon's ``.env.production``.
+
+    The values of other variables are not kept: Mastodon's file holds the secrets of its sessions and its mail. No error
+    repeats a line.
     """
+    named = f"{ENV_FILE} names {path}"
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
+        found = env_file.parse(_read_text(path), process)
     except OSError as error:
-        raise SettingsError(f"{ENV_FILE} names {path}, which cannot be read: {error.strerror}.") from error
+        raise SettingsError(f"{named}, which cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         # The decoder's own error holds the file's content.
-        raise SettingsError(f"{ENV_FILE} names {path}, which is not UTF-8 text.") from None
-    for binding in bindings:
-        if binding.error:
-            text = binding.original.string
-            line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
-            raise SettingsError(f"{ENV_FILE} names {path}, whose line {line} is not NAME=value.")
-    return {
-        binding.key: binding.value
-        for binding in bindings
-        if binding.key and binding.value is not None and may_be_named(binding.key, _KNOWN)
-    }
+        raise SettingsError(f"{named}, which is not UTF-8 text.") from None
+    except env_file.UnsetExportError as error:
+        raise SettingsError(
+            f"{named}, whose line {error.line} exports a variable without a value, which Mastodon refuses too: write"
+            " NAME=value, or remove the line."
+        ) from None
+    known, unknown, remarks = {}, {}, []
+    for name, line in found.assignments.items():
+        if not may_be_named(name, _KNOWN):
+            unknown[name] = line.line
+            continue
+        known[name] = line.value
+        if process.get(name):
+            continue
+        if line.command:
+            raise SettingsError(
+                f"{named}, whose line {line.line} takes {name} from a command, $(…), which is not run here: write the"
+                f" value there, or set {name} in the process's environment."
+            )
+        remarks += [f"line {line.line} of {path}: the value of {name} {text}" for text in _oddities(line)]
+    remarks += [f"line {number} of {path} is not NAME=value, and is not read" for number in found.ignored]
+    return Environment(process, known, path, unknown, tuple(remarks))
+
+
+def _oddities(line: env_file.Assignment) -> list[str]:
+    """Return what is odd about a value, which is taken all the same."""
+    found = []
+    if line.unclosed:
+        found.append(
+            "begins with a quotation mark that does not enclose it, and is taken with the mark, as Mastodon takes it"
+        )
+    if line.unset:
+        found.append(
+            "has a $ before a name that nothing sets, and nothing is put there, as Mastodon does; for the character $,"
+            " put the value in single quotation marks"
+        )
+    return found
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as stream:
+        content = stream.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise SettingsError(f"{ENV_FILE} names {path}, which is larger than a file of settings can be (1 MiB).")
+    return content.decode("utf-8-sig")

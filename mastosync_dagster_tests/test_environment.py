@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from dotenv.parser import parse_stream
 
 from mastosync_dagster import environment
 from mastosync_dagster.environment import Environment, MissingSettingError, SettingsError
@@ -31,15 +30,16 @@ def read(tmp_path: Path, content: str, **process: str) -> Environment:
         ("DB_PASS='with space'", "with space"),
         ('DB_PASS="with space"', "with space"),
         ("DB_PASS=value # a comment", "value"),
-        ("DB_PASS=va#lue", "va#lue"),
+        ("DB_PASS=va#lue", "va"),
         ("DB_PASS='va # lue'", "va # lue"),
         ("# DB_PASS=value", None),
         ("DB_PASS=", None),
         ("DB_PASS=''", None),
         ("DB_PASS", None),
-        # Nothing is interpolated: a dollar in a password is a dollar.
-        ("DB_PASS=a$HOME-${HOME}", "a$HOME-${HOME}"),
-        ('DB_PASS="a$HOME-${HOME}"', "a$HOME-${HOME}"),
+        ("DB_PASS=a$OTHER-${OTHER}", "ax-x"),
+        ('DB_PASS="a$OTHER-${OTHER}"', "ax-x"),
+        ("DB_PASS='a$OTHER-${OTHER}'", "a$OTHER-${OTHER}"),
+        ("DB_PASS='end\\'\nDB_HOST='x'", "end\\"),
         ("\ufeffDB_PASS=value", "value"),
         ("DB_PASS=value\r\nDB_HOST=1\r", "value"),
         ("DB_PASS=first\nDB_PASS=second", "second"),
@@ -49,7 +49,7 @@ def read(tmp_path: Path, content: str, **process: str) -> Environment:
 def test_a_line_of_the_file_is_understood_as_mastodon_understands_it(
     tmp_path: Path, line: str, value: str | None
 ) -> None:
-    assert read(tmp_path, line).text("DB_PASS") == value
+    assert read(tmp_path, line, OTHER="x").text("DB_PASS") == value
 
 
 def test_the_process_wins_over_the_file_unless_its_value_is_empty(tmp_path: Path) -> None:
@@ -72,12 +72,88 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Environment.read({"MASTOSYNC_ENV_FILE": str(tmp_path)})
 
 
-@pytest.mark.parametrize("line", ["NAME='s3cret", "NAME='s3'cret", '="s3cret"'])
-def test_a_line_that_cannot_be_read_is_numbered_and_not_repeated(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("export DB_PASS", "whose line 4 exports a variable without a value"),
+        ("DB_PASS=$(cat s3cret)", "whose line 4 takes DB_PASS from a command"),
+        ("X=$(cat s3cret)\nDB_PASS=$X", "whose line 5 takes DB_PASS from a command"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_numbered_and_not_repeated(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, f"FIRST=1\n\n# a comment\n{line}\nLAST=1\n")
-    assert "whose line 4 is not NAME=value" in str(caught.value)
+    assert says in str(caught.value)
     assert "s3" not in repr(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_command_of_a_variable_that_the_process_has_or_nobody_reads_is_no_matter(tmp_path: Path) -> None:
+    content = "DB_PASS=$(cat s3cret)\nSMTP_PASSWORD=$(cat s3cret)\n"
+    assert read(tmp_path, content, DB_PASS="1").text("DB_PASS") == "1"
+
+
+def test_a_file_too_large_for_settings_is_refused() -> None:
+    with pytest.raises(SettingsError, match="larger than a file of settings"):
+        Environment.read({"MASTOSYNC_ENV_FILE": "/dev/zero"})
+
+
+def test_odd_lines_are_told_by_number_alone(tmp_path: Path) -> None:
+    content = "-----BEGIN s3cret-----\nDB_PASS='s3cret\n\nSMTP_PASSWORD='s3cret\nDB_USER=a$s3cret\n"
+    remarks = read(tmp_path, content).remarks()
+    path = tmp_path / ".env.production"
+    unclosed, unset, ignored = remarks
+    assert unclosed.startswith(f"line 2 of {path}: the value of DB_PASS begins with a quotation mark")
+    assert unset.startswith(f"line 5 of {path}: the value of DB_USER has a $ before a name that nothing sets")
+    assert ignored == f"line 1 of {path} is not NAME=value, and is not read"
+    assert "s3" not in str(remarks).replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DESTINATION_S3_BUKET", "DESTINATION_S3_BUCKET"),
+        ("DESTINATION_BUCKET", "DESTINATION_S3_BUCKET"),
+        ("DESTINATON_S3_ENDPOINT", "DESTINATION_S3_ENDPOINT"),
+        ("DEST_S3_BUCKET", "DESTINATION_S3_BUCKET"),
+        ("DESTINATION_ACCESS_KEY_ID", "DESTINATION_AWS_ACCESS_KEY_ID"),
+        ("destination_s3_bucket", "DESTINATION_S3_BUCKET"),
+        ("MASTOSYNC_COPY_PRIVAT", "MASTOSYNC_COPY_PRIVATE"),
+        ("MASTOSNYC_CONCURRENCY", "MASTOSYNC_CONCURRENCY"),
+        ("SSH_TUNNEL_PASS", "SSH_TUNNEL_PASSWORD"),
+        ("SSH_TUNEL_HOST", "SSH_TUNNEL_HOST"),
+        ("SSH_TUNNEL_KNOWN_HOST", "SSH_TUNNEL_KNOWN_HOSTS"),
+        ("MASTOSYNC_BANANA", ""),
+    ],
+)
+def test_a_misspelt_name_is_told_with_what_it_probably_means(tmp_path: Path, name: str, meant: str) -> None:
+    path = tmp_path / ".env.production"
+    tail = f", which mastosync does not know{f': {meant} is probably meant' if meant else ''}"
+    assert read(tmp_path, f"\n{name}=s3cret").remarks() == [f"line 2 of {path} sets {name}{tail}"]
+    assert read(tmp_path, "", **{name: "s3cret"}).remarks() == [f"{name} is set{tail}"]
+
+
+def test_names_of_other_programs_are_no_misspellings(tmp_path: Path) -> None:
+    others = "SSH_CONNECTION SSH_AUTH_SOCK DESTINATION_URL S3_ALIAS_HOST S3_HOSTNAME AWS_REGION SMTP_SERVER DB_POOL"
+    others += " LOCAL_DOMAIN REDIS_HOST ES_HOST MASTODON_VERSION_METADATA HOME PATH SINGLE_USER_MODE"
+    assert read(tmp_path, "MASTOSYNC_SECRET_X=1", **dict.fromkeys(others.split(), "x")).remarks() == []
+    mastodon = [name for name in others.split() if not name.startswith("DESTINATION_")]
+    assert read(tmp_path, "\n".join(f"{name}=x" for name in mastodon)).remarks() == []
+
+
+def test_a_missing_variable_is_told_with_why_it_may_be_missing(tmp_path: Path) -> None:
+    file = tmp_path / ".env.production"
+    cases: list[tuple[str, dict[str, str], str]] = [
+        ("", {}, "MASTOSYNC_ENV_FILE, which names the file with such settings, is not set."),
+        ("X=1", {"MASTOSYNC_ENV_FILE": str(file)}, f"The file {file}, which MASTOSYNC_ENV_FILE names, does not set"),
+        ("S3_BUKET=1", {"MASTOSYNC_ENV_FILE": str(file)}, "S3_BUKET is set: S3_BUCKET is probably meant."),
+        ("", {"S3_BUCKET_NAME": "1"}, "S3_BUCKET_NAME is set: S3_BUCKET is probably meant."),
+    ]
+    for content, process, says in cases:
+        file.write_text(content)
+        with pytest.raises(MissingSettingError) as caught:
+            S3Bucket.source().settings(Environment.read(process))
+        assert "S3_BUCKET is not set" in str(caught.value)
+        assert says in str(caught.value)
 
 
 def test_a_file_in_another_encoding_is_refused_without_repeating_it(tmp_path: Path) -> None:
@@ -186,9 +262,7 @@ def test_the_example_file_explains_every_variable_and_no_other() -> None:
 
 
 def test_the_example_file_can_be_read_and_is_complete_enough_to_start_from() -> None:
-    with (ROOT / ".env.example").open(encoding="utf-8") as stream:
-        bindings = list(parse_stream(stream))
-    assert not [binding for binding in bindings if binding.error]
-    settings = Environment(process={}, file={b.key: b.value for b in bindings if b.key and b.value})
+    settings = Environment.read({"MASTOSYNC_ENV_FILE": str(ROOT / ".env.example")})
+    assert settings.remarks() == []
     assert S3Bucket.source().settings(settings).bucket
     assert S3Bucket.destination().settings(settings).bucket

@@ -77,6 +77,7 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
     """Run all checks, and yield a line for each as it ends. A failure skips only the checks that depend on it."""
     failed = set[str]()
     for line in itertools.chain(
+        [_line("settings", _settings)],
         _check_database(database),
         _check_source(source),
         _check_buckets_differ(source, destination),
@@ -89,6 +90,16 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
         yield Line("originals", Verdict.SKIPPED, f"without the {' and the '.join(sorted(failed))}")
     else:
         yield _line("originals", lambda: _originals(database, source.storage(), destination.storage()))
+
+
+def _settings() -> str:
+    environment = Environment.read()
+    remarks = environment.remarks()
+    if remarks:
+        raise _Warned("; ".join(remarks))
+    if environment.path is None:
+        return "from variables of the process alone; MASTOSYNC_ENV_FILE is not set"
+    return f"from {environment.path}, and variables of the process"
 
 
 def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:

@@ -338,8 +338,11 @@ def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> Connecti
         reason = reason.replace(target.password, "***")
     cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), _ELSE)
     check = " and ".join(dict.fromkeys(fields.name(name) for name in cause.check))
+    hint = cause.hint
+    if not any(fields.text(name) for name in ("host", "port", "dbname", "user", "password")):
+        hint += f" Nothing says where the database is. {fields.environment.missing('DATABASE_URL', 'DB_HOST')}"
     return ConnectionFailedError(
         f"Cannot connect to the database {target.dbname} at {target.host}:{target.port} as {target.user}: {reason}. "
-        f"Check {check}.{cause.hint}",
+        f"Check {check}.{hint}",
         permanent=cause.permanent,
     )

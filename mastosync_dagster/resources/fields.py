@@ -85,7 +85,10 @@ class Fields:
         """Return a field's text; MissingSettingError if it is not set."""
         value = self.text(name)
         if value is None:
-            raise MissingSettingError(f"{self.variables[name]} is not set: set it, or {self.path(name)}.")
+            variable = self.variables[name]
+            raise MissingSettingError(
+                f"{variable} is not set: set it, or {self.path(name)}. {self.environment.missing(variable)}"
+            )
         return value
 
     def text_or_empty(self, name: str, *, default: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.environment import Environment
 from mastosync_dagster.resources import ensure_different
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
@@ -78,6 +79,11 @@ class RunContext:
     def folder(self) -> Path:
         """The run's own folder, which need not exist."""
         return work_folder(self.instance, self.run_id)
+
+    def log_remarks(self) -> None:
+        """Log what an admin should know of the settings, such as a misspelt variable."""
+        for remark in Environment.read().remarks():
+            self.log.warning(remark)
 
     def ensure_different(self) -> None:
         """Raise a SettingsError where source and destination are one bucket with one key prefix."""

@@ -82,6 +82,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     """Plan into the run's folder, from the rows and both listings; ``claims``: the run may move a watermark."""
     started, begun_at = time.monotonic(), datetime.now(timezone.utc)
     work_folder.create_work_folder(run.instance, run.run_id)
+    run.log_remarks()
     run.ensure_different()
     Outbox(run.instance).publish_waiting(run.store, run.log.warning)
     sizes = Sizes()

@@ -41,6 +41,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
     """Verify one ID range, and publish the findings."""
     started = time.monotonic()
     source, destination = run.source, run.destination
+    run.log_remarks()
     run.ensure_different()
     path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
     settings, table = config.audit_settings(), file_type.value

@@ -91,6 +91,19 @@ def test_a_server_that_takes_an_acl_for_a_body_fails(world_with_acls: Installati
     assert left_behind(world_with_acls) == frozenset()
 
 
+def test_a_misspelt_variable_is_warned_of_before_anything_else(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVAT", "true")
+    monkeypatch.delenv("DESTINATION_S3_BUCKET")
+    monkeypatch.setenv("DESTINATION_S3_BUKET", world_with_acls.destination.name)
+    outcome = CliRunner().invoke(main, ["check", "--json"])
+    first, *others = json.loads(outcome.output)
+    assert (first["name"], first["verdict"]) == ("settings", "warned")
+    assert "MASTOSYNC_COPY_PRIVATE is probably meant" in first["text"]
+    assert "DESTINATION_S3_BUKET is set: DESTINATION_S3_BUCKET is probably meant" in str(others)
+
+
 # --- originals of some rows, looked for at both sides ----------------------------------------------------------------
 
 

@@ -137,6 +137,8 @@ def test_settings_may_come_from_mastodons_own_file(
 def test_without_settings_the_defaults_are_those_of_mastodon() -> None:
     message = failure(MastodonDatabase(port=free_port()))
     assert "Cannot connect to the database mastodon_production at localhost:" in message
+    assert "MASTOSYNC_ENV_FILE" not in message
+    assert "MASTOSYNC_ENV_FILE, which names the file with such settings, is not set." in failure(MastodonDatabase())
     assert "as mastodon: Connection refused" in message
     assert "DB_HOST (or resources.mastodon_db.config.host)" in message
     assert "resources.mastodon_db.config.port" in message
