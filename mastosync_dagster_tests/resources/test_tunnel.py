@@ -115,6 +115,17 @@ def test_the_password_is_tried_where_the_key_is_refused(
         assert answer(configure(server, SSH_TUNNEL_KEY_FILE=str(file))) == 42
 
 
+def test_a_password_that_the_server_asks_for_itself_opens_the_tunnel(
+    configure: Callable[..., MastodonDatabase],
+) -> None:
+    # asyncssh ends a connection that requests the service "ssh-userauth" a second time.
+    with ssh_server(asks=True) as server:
+        assert answer(configure(server)) == 42
+        message = failure(configure(server, SSH_TUNNEL_PASSWORD="wrong"))
+        assert f"does not let the user {USER} in" in message
+        assert "SSH_TUNNEL_PASSWORD" in message
+
+
 @pytest.mark.parametrize(
     ("content", "passphrase", "message"),
     [

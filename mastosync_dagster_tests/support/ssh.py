@@ -100,6 +100,7 @@ class _State:
     password: str | None
     client_keys: Sequence[asyncssh.SSHKey]
     forwarding: bool
+    asks: bool
     connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
     logins: list[str] = field(default_factory=list)
     forwards: list[tuple[str, int]] = field(default_factory=list)
@@ -127,7 +128,19 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        return self._state.password is not None
+        return self._state.password is not None and not self._state.asks
+
+    def kbdint_auth_supported(self) -> bool:
+        return self._state.password is not None and self._state.asks
+
+    def get_kbdint_challenge(
+        self, username: str, lang: str, submethods: str
+    ) -> tuple[str, str, str, list[tuple[str, bool]]]:
+        del username, lang, submethods
+        return "", "", "", [("Password: ", False)]
+
+    def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
+        return (username, list(responses)) == (USER, [self._state.password])
 
     def validate_password(self, username: str, password: str) -> bool:
         return (username, password) == (USER, self._state.password)
@@ -160,6 +173,7 @@ def ssh_server(
     client_keys: Sequence[asyncssh.SSHKey] = (),
     host_key_types: Sequence[str] = ("ssh-ed25519",),
     forwarding: bool = True,
+    asks: bool = False,
 ) -> Iterator[SSHServer]:
     """Run an SSH server until the block ends.
 
@@ -168,8 +182,9 @@ def ssh_server(
         client_keys: Keys that let `USER` in.
         host_key_types: A host key of each type is made.
         forwarding: Whether it lets clients forward.
+        asks: It takes the password as the answer to a question alone (keyboard-interactive), as through PAM.
     """
-    state = _State(password=password, client_keys=client_keys, forwarding=forwarding)
+    state = _State(password=password, client_keys=client_keys, forwarding=forwarding, asks=asks)
     keys = [asyncssh.generate_private_key(kind) for kind in host_key_types]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="ssh-server")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -21,7 +22,7 @@ from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_pri
 from mastosync_dagster.resources.ssh.settings import TunnelSettings, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mastosync_dagster.resources.ssh.known_hosts import KnownHost
 
@@ -31,11 +32,37 @@ _KEEPALIVE_SECONDS = 15
 _LOST_MILLISECONDS = 45_000
 _STOP_SECONDS = 10.0
 _ADMINISTRATIVELY_PROHIBITED = 1
+_POLL_SECONDS = 0.02
+_INTERACTIVE = "keyboard-interactive"
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 class _RefusedError(ConnectionFailedError):
     """The SSH server refused the login."""
+
+
+class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defined,misc]  # newer than its types
+    """paramiko's connection that requests the service "ssh-userauth" once, as OpenSSH does, with a time limit.
+
+    `paramiko.Transport` requests it before each method, and some servers end the connection at the second request.
+    """
+
+    _service_userauth_accepted: bool
+
+    def ensure_session(self) -> None:
+        """Request the service; paramiko's own method waits without limit, also where the connection was lost."""
+        if self._service_userauth_accepted:
+            return
+        request = paramiko.Message()
+        request.add_byte(paramiko.common.cMSG_SERVICE_REQUEST)
+        request.add_string("ssh-userauth")
+        self._send_message(request)
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while not self._service_userauth_accepted:
+            if not self.is_active() or time.monotonic() > deadline:
+                raise paramiko.SSHException("it does not let anybody log in")
+            time.sleep(_POLL_SECONDS)
+        self.auth_handler = self.get_auth_handler()
 
 
 class Tunnel:
@@ -171,7 +198,7 @@ def _log_in(settings: TunnelSettings) -> paramiko.Transport:
 
 def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | None) -> paramiko.Transport:
     connection = _connect(settings)
-    transport = paramiko.Transport(connection)
+    transport = _Transport(connection)
     try:
         transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
@@ -291,7 +318,7 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
         if key is not None:
             allowed = transport.auth_publickey(settings.user, key)
         if settings.password is not None and not transport.is_authenticated():
-            allowed = transport.auth_password(settings.user, settings.password)
+            allowed = _send_password(transport, settings.user, settings.password)
     except paramiko.BadAuthenticationType as error:
         allowed, cause = error.allowed_types, error
     except paramiko.AuthenticationException as error:
@@ -310,6 +337,23 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
         f"Check {', '.join([setting('user'), *tried])}.",
         permanent=True,
     ) from cause
+
+
+def _send_password(transport: paramiko.Transport, user: str, password: str) -> list[str]:
+    """Log in with a password. Returns the methods that are required beside it; BadAuthenticationType as paramiko.
+
+    A server whose passwords go through PAM may ask for them itself (keyboard-interactive), and do so alone.
+    """
+
+    def answers(_title: str, _instructions: str, prompts: Sequence[tuple[str, bool]]) -> list[str]:
+        return ["" if shown else password for _, shown in prompts]
+
+    try:
+        return transport.auth_password(user, password, fallback=False)
+    except paramiko.BadAuthenticationType as error:
+        if _INTERACTIVE not in error.allowed_types:
+            raise
+        return transport.auth_interactive(user, answers)
 
 
 def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> ConnectionFailedError:
