@@ -74,11 +74,12 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed."""
     from mastosync_dagster.cli.home import opened_home
     from mastosync_dagster.environment import Environment
+    from mastosync_dagster.escaping import plain
     from mastosync_dagster.runs.dead_runs import close_dead_runs
 
     with _plain_errors(), opened_home() as instance:
         for remark in Environment.read().remarks():
-            click.echo(f"Warning: {remark}", err=True)
+            click.echo(f"Warning: {plain(remark)}", err=True)
         close_dead_runs(instance)
         yield instance
 

@@ -203,6 +203,12 @@ class Reader:
             raise not_mastodon(self._database, _first_line(error)) from error
         if isinstance(error, errors.InsufficientPrivilege):
             raise may_not_read(self._database, f"what it must ({_first_line(error)})") from error
+        if isinstance(error, errors.CharacterNotInRepertoire | errors.UntranslatableCharacter):
+            raise DatabaseReadError(
+                f"The database {self._database!r} holds text that is not UTF-8 ({_first_line(error)}), which its"
+                " encoding (SHOW server_encoding) lets in: find the row with these bytes in a file name or an address,"
+                " and correct it."
+            ) from error
         # For a broken connection psycopg2 sometimes raises only its base class.
         if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not connection.closed:
             raise DatabaseReadError(f"Reading the database {self._database!r} failed: {_first_line(error)}") from error

@@ -16,7 +16,7 @@ from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, chang
 from mastosync_dagster.mastodon.connection import Reader
 from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID, IdRange
 from mastosync_dagster.mastodon.keys import id_class
-from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, Remote, table_named
+from mastosync_dagster.mastodon.tables import PROCESSING, Remote, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -99,7 +99,7 @@ def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowP
         "last": selection.ids.hi if selection.ids else HIGHEST_ID,
         "offset": selection.offset,
         "limit": selection.limit,
-        "blank": BLANK,
+        "blank": schema.blank,
         "since": without_zone(since),
         "all_above": HIGHEST_ID if selection.all_above is None else selection.all_above,
     }

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psycopg2 import sql
+from psycopg2.extensions import encodings
 
-from mastosync_dagster.mastodon.connection import may_not_read, not_mastodon, single_transaction
-from mastosync_dagster.mastodon.tables import PROCESSING, TABLES, Table, table_named
+from mastosync_dagster.mastodon.connection import NotMastodonError, may_not_read, not_mastodon, single_transaction
+from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, Table, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,12 +49,14 @@ class Schema:
         columns: The columns that its user may read, by table.
         unreadable: The existing columns that its user may not read, by table.
         namespaces: The PostgreSQL schema of each table (the first of the search path that has it).
+        blank: Those of `BLANK` that the database's encoding has: a query with another one fails.
     """
 
     database: str
     columns: Mapping[str, frozenset[str]]
     unreadable: Mapping[str, frozenset[str]]
     namespaces: Mapping[str, str]
+    blank: str
 
     def has(self, table: str, *columns: str) -> bool:
         """Return whether the table exists, with all these columns."""
@@ -143,9 +146,45 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
         },
         unreadable=unreadable,
         namespaces=namespaces,
+        blank=_known_to(connection, BLANK),
     )
-    schema.require(required)
+    try:
+        schema.require(required)
+    except NotMastodonError as error:
+        raise NotMastodonError(f"{error}{_elsewhere(connection, required)}") from error
     return schema
+
+
+def _known_to(connection: Connection, characters: str) -> str:
+    """Return those characters that the database's encoding has; in SQL_ASCII nothing but ASCII is a character."""
+    codec = encodings.get(connection.info.parameter_status("server_encoding") or "UTF8", "ascii")
+    return "".join(character for character in characters if character.encode(codec, "ignore"))
+
+
+def _elsewhere(connection: Connection, tables: Sequence[str]) -> str:
+    """Return a sentence on tables in schemas that the search path has not, or that the user may not look into."""
+    with single_transaction(connection) as cursor:
+        cursor.execute(
+            """
+            SELECT n.nspname::text, has_schema_privilege(n.oid, 'USAGE'), current_user::text, current_database()::text
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relname::text = ANY (%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+            AND n.nspname <> ALL (current_schemas(false)) GROUP BY n.oid, n.nspname ORDER BY count(*) DESC, n.nspname
+            """,
+            (list(tables),),
+        )
+        found = cursor.fetchall()
+    if not found:
+        return ""
+    names = ", ".join(f'"{name}"' for name, *_ in found)
+    name, usable, user, database = found[0]
+    cure = (
+        f'ALTER ROLE "{user}" IN DATABASE "{database}" SET search_path = "{name}", public'
+        if usable
+        else f'GRANT USAGE ON SCHEMA "{name}" TO "{user}"'
+    )
+    why = "not in its user's search path" if usable else "not open to its user"
+    return f" It has tables of these names in the schema {names}, which is {why}: {cure};"
 
 
 def _by_table(found: Iterable[tuple[str, str, str]], namespaces: Mapping[str, str]) -> dict[str, frozenset[str]]:

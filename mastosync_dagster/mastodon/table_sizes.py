@@ -10,7 +10,7 @@ from psycopg2 import sql
 from mastosync_dagster.mastodon.changes import CREATED_AT, without_zone
 from mastosync_dagster.mastodon.connection import Reader
 from mastosync_dagster.mastodon.rows import has_name
-from mastosync_dagster.mastodon.tables import BLANK, table_named
+from mastosync_dagster.mastodon.tables import table_named
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def split_size(
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
     reader = Reader(connect, rows=_PAGE_ROWS)
     query, sizes = _query(facts, schema, attachments), {False: TableSize(), True: TableSize()}
-    parameters = {"blank": BLANK, "large": _LARGE_BYTES, "part": _PART_BYTES, "since": without_zone(since)}
+    parameters = {"blank": schema.blank, "large": _LARGE_BYTES, "part": _PART_BYTES, "since": without_zone(since)}
     try:
         for ids in ranges:
             first: int | None = ids.lo

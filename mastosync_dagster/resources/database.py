@@ -166,6 +166,8 @@ class _Database:
             **self._login(through_tunnel="hostaddr" in address),
             **self.target.other,
             **address,
+            # A client that sets none gets the server's: LATIN1, or SQL_ASCII, in which no other letter can be sent.
+            "client_encoding": "UTF8",
             "dbname": self.target.dbname,
             "user": self.target.user,
             "sslmode": self.target.sslmode,
@@ -314,6 +316,12 @@ class _Cause:
 
 # Matched by text, since psycopg2 passes no error code on while it connects.
 _CAUSES = (
+    _Cause(
+        r"(?i)(peer|ident) authentication failed",
+        ("host", "user", "password"),
+        hint=" The server asks there for no password, and lets in the OS user of the role's name alone: run mastosync"
+        " as that user, or name a role that has a password, at the host 127.0.0.1.",
+    ),
     _Cause(r"password authentication failed|no password supplied|authentication failed", ("user", "password")),
     _Cause(
         r"requested a cleartext password",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +15,10 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 
-from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
+from mastosync_dagster.demo.servers.start import LOOPBACK, free_port, postgres
 from mastosync_dagster.environment import MissingSettingError, SettingsError
 from mastosync_dagster.resources import ConnectionFailedError, MastodonDatabase, Secret
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +81,30 @@ def test_connections_say_who_they_are_and_send_no_options_which_pgbouncer_refuse
         assert connection.info.options == ""
         assert connection.info.dsn_parameters["connect_timeout"] == "10"
         assert connection.info.dsn_parameters["keepalives"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("where", "rule"), [("socket", "local all all peer"), (LOOPBACK, "host all all 127.0.0.1/32 ident")]
+)
+def test_a_server_that_asks_the_operating_system_who_it_is_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, where: str, rule: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="mastosync-pg-") as folder:
+        socket_folder = Path(folder) / "socket"
+        socket_folder.mkdir()
+        Path(folder).chmod(0o755)
+        socket_folder.chmod(0o777)
+        with postgres(Path(folder), f"unix_socket_directories={socket_folder}") as server:
+            (Path(folder) / "data" / "pg_hba.conf").write_text(f"{rule}\n")
+            os.kill(server.pid, signal.SIGHUP)
+            monkeypatch.setenv("DB_HOST", where if where == LOOPBACK else str(socket_folder))
+            monkeypatch.setenv("DB_PORT", str(server.port))
+            monkeypatch.setenv("DB_USER", "nobody_here")
+            wait_until(lambda: "authentication failed for user" in failure(MastodonDatabase()))
+            message = failure(MastodonDatabase())
+    assert "run mastosync as that user, or name a role that has a password, at the host 127.0.0.1" in message
+    assert "DB_HOST" in message
+    assert "DB_USER" in message
 
 
 @pytest.mark.usefixtures("variables")
@@ -426,7 +453,8 @@ def test_a_password_with_a_line_break_is_refused_by_name(monkeypatch: pytest.Mon
 def test_a_variable_that_a_field_names_must_be_set() -> None:
     with pytest.raises(MissingSettingError) as caught:
         ask(MastodonDatabase(password=Secret(env="MASTOSYNC_SECRET_X")))
-    assert str(caught.value) == "MASTOSYNC_SECRET_X is not set; resources.mastodon_db.config.password reads it."
+    says = "MASTOSYNC_SECRET_X is not set; resources.mastodon_db.config.password reads it."
+    assert str(caught.value).startswith(says)
 
 
 def test_a_secret_in_the_place_of_a_variables_name_is_not_repeated() -> None:

@@ -31,6 +31,13 @@ def create_database(server: PostgresServer, template: str = "template1") -> Post
     return replace(server, database=name)
 
 
+def create_database_in(server: PostgresServer, encoding: str) -> PostgresServer:
+    """Create an empty database in an encoding such as LATIN1."""
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(server, f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+    return replace(server, database=name)
+
+
 def drop_database(server: PostgresServer) -> None:
     """Drop a database, whoever is connected to it."""
     _execute(server, f'DROP DATABASE "{server.database}" WITH (FORCE)')

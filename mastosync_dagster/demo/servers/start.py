@@ -113,10 +113,11 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
+def postgres(directory: Path | None = None, *settings: str) -> Iterator[PostgresServer]:
     """Run PostgreSQL on a free loopback port until the block ends. `ServerError` if it does not start.
 
-    Its data stays in ``directory``; None: in a temporary one, removed at the end.
+    Its data stays in ``directory``; None: in a temporary one, removed at the end. ``settings`` are of the form
+    ``name=value``.
     """
     # On import the wheel's module warns if the system has no runtime directory.
     with warnings.catch_warnings():
@@ -147,7 +148,7 @@ def postgres(directory: Path | None = None) -> Iterator[PostgresServer]:
             ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
             shutil.chown(data, account)
         password = _initialize(POSTGRES_BIN_PATH, base, data, account)
-        settings = ["unix_socket_directories=", "max_connections=100", "fsync=off"]
+        settings = ("unix_socket_directories=", "max_connections=100", "fsync=off", *settings)
         pid, port = stack.enter_context(
             _listening(
                 lambda port: (
