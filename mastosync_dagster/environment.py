@@ -45,6 +45,7 @@ DATABASE: Mapping[str, str] = {
     "user": "DB_USER",
     "password": "DB_PASS",
     "sslmode": "DB_SSLMODE",
+    "connect_timeout": "DB_CONNECT_TIMEOUT",
     "ssh_tunnel_host": "SSH_TUNNEL_HOST",
     "ssh_tunnel_port": "SSH_TUNNEL_PORT",
     "ssh_tunnel_user": "SSH_TUNNEL_USER",
@@ -66,6 +67,12 @@ BUCKET: Mapping[str, str] = {
     "aws_access_key_id": "AWS_ACCESS_KEY_ID",
     "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
     "aws_session_token": "AWS_SESSION_TOKEN",
+    "profile_name": "AWS_PROFILE",
+    "ca_file": "S3_CA_FILE",
+    "verify": "S3_VERIFY",
+    "connect_timeout": "S3_CONNECT_TIMEOUT",
+    "read_timeout": "S3_ANSWER_TIMEOUT",
+    "upload_timeout": "S3_UPLOAD_TIMEOUT",
 }
 """Which variable each field of the source falls back to; the destination's have `DESTINATION_PREFIX` before them."""
 

@@ -11,11 +11,15 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import psycopg2
+
+from mastosync_dagster.cli.age import check_age
+from mastosync_dagster.cli.connections import free_connections
 from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
-from mastosync_dagster.mastodon.connection import short_transaction
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
@@ -28,7 +32,9 @@ from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
+    import dagster as dg
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
     from mastosync_dagster.resources import S3Bucket
@@ -73,6 +79,18 @@ class _Warned(Exception):  # noqa: N818  (as above)
     """A check found something that may be right or wrong; the message says what."""
 
 
+def check_last_night(
+    open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], destination: S3Bucket, limit: timedelta
+) -> Line:
+    """Check that the last good night is not older than a limit."""
+
+    def check() -> str:
+        with open_home() as instance:
+            return check_age(instance, destination.storage().settings.identity, limit)
+
+    return _line("last night", check)
+
+
 def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:
     """Run all checks, and yield a line for each as it ends. A failure skips only the checks that depend on it."""
     failed = set[str]()
@@ -106,7 +124,9 @@ def _originals(database: MastodonDatabase, source: Storage, destination: Storage
     with database.session() as connect:
         found = check_originals(connect, source, destination)
     if found.is_wrong_source:
-        raise _Failed(found.complaint(source, destination))
+        refusal = source.check()
+        denied = f". Or its access key may not read it, as it may not list it: {refusal.in_full()}" if refusal else ""
+        raise _Failed(found.complaint(source, destination) + denied)
     if not found.asked:
         return "not tried: no row has a file"
     message = (
@@ -127,8 +147,13 @@ def _line(name: str, check: Callable[[], str]) -> Line:
         return Line(name, Verdict.OK, check())
     except _Warned as warning:
         return Line(name, Verdict.WARNED, str(warning))
+    except StorageError as error:
+        return Line(name, Verdict.FAILED, error.in_full())
     except (AdminError, _Failed) as error:
         return Line(name, Verdict.FAILED, str(error))
+    except psycopg2.Error as error:
+        reason = one_line(str(error).strip() or type(error).__name__)
+        return Line(name, Verdict.FAILED, f"the connection to the database broke ({reason}): is its server up?")
 
 
 # --- the database ----------------------------------------------------------------------------------------------------
@@ -167,18 +192,13 @@ def _tables(connection: Connection) -> str:
 
 
 def _connections(connection: Connection) -> str:
-    with short_transaction(connection) as cursor:
-        cursor.execute(
-            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-            " - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
-        )
-        ((free,),) = cursor.fetchall()
-    if free < _FEWEST_CONNECTIONS:
+    free = free_connections(connection)
+    if free.left < _FEWEST_CONNECTIONS:
         raise _Failed(
-            f"{free} connections are free, and a run needs {_FEWEST_CONNECTIONS}: raise max_connections of PostgreSQL,"
-            " or let DATABASE_URL or DB_HOST and DB_PORT name a pgbouncer"
+            f"{free.left} are free of {free.of:,} ({free.limit}), and a run needs {_FEWEST_CONNECTIONS}: raise that"
+            " limit, or let DATABASE_URL or DB_HOST and DB_PORT name a pgbouncer"
         )
-    return f"{free} are free; a run needs {_FEWEST_CONNECTIONS}"
+    return f"{free.left:,} are free of {free.of:,} ({free.limit}); a run needs {_FEWEST_CONNECTIONS}"
 
 
 # --- the buckets -----------------------------------------------------------------------------------------------------
@@ -195,7 +215,7 @@ def _check_buckets_differ(source: S3Bucket, destination: S3Bucket) -> Iterator[L
 def _check_source(bucket: S3Bucket) -> Iterator[Line]:
     listing = _line("source", lambda: _reach(bucket.storage()))
     yield listing
-    if listing.verdict is not Verdict.OK:
+    if listing.verdict is Verdict.FAILED:
         yield Line("source read", Verdict.SKIPPED, "without the source")
         return
     yield _line("source read", lambda: _read(bucket.storage()))
@@ -207,11 +227,12 @@ def _reach(storage: Storage) -> str:
     at = f"{settings.bucket} at {settings.endpoint_url or 'Amazon'}" + (
         f", keys behind {settings.prefix}" if settings.prefix else ""
     )
-    if storage.check():
+    refusal = storage.check()
+    if refusal is None:
         return at
-    return (
-        f"{at}; its access key may not list it, so each object takes a request: slower and more expensive. Give the key"
-        " the right to s3:ListBucket"
+    raise _Warned(
+        f"{at}; it may not be listed, so each object takes a request: slower, and more expensive. Give the access key"
+        f" the right to s3:ListBucket. {refusal.in_full()}"
     )
 
 
@@ -220,7 +241,7 @@ def _read(storage: Storage) -> str:
     try:
         page = storage.ask(lambda client: client.list_page(settings.prefix, keys=1))
     except StorageError as problem:
-        return f"not tried: without listing, no object is known ({problem.reason.value})"
+        return f"not tried here: without listing, no key is known ({problem.reason.value})"
     if not page.entries:
         return "not tried: there is no object" + (f" behind {settings.prefix}" if settings.prefix else "")
     key = page.entries[0].key
@@ -245,7 +266,7 @@ def _skew(now: datetime) -> str:
 def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
     listing = _line("destination", lambda: _reach(bucket.storage()))
     yield listing
-    if listing.verdict is not Verdict.OK:
+    if listing.verdict is Verdict.FAILED:
         yield Line("destination write", Verdict.SKIPPED, "without the destination")
         return
     storage = bucket.storage()
@@ -336,5 +357,5 @@ def _delete(storage: Storage, key: str) -> str:
     try:
         storage.ask(lambda client: client.delete(key), key.removeprefix(storage.settings.prefix))
     except StorageError as problem:
-        raise _Failed(f"{problem}. {key} is left there: delete it") from problem
+        raise _Failed(f"{problem.in_full()}. {key} is left there: delete it") from problem
     return f"{key} was deleted"

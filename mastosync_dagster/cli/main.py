@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE
 
 
 _INTERRUPTED = 130
+_ONLY_WARNINGS = 3
+"""Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
 _STATUS_IS_RESULT = frozenset({"sync", "check", "demo"})
 """Commands whose exit status says how their work went, whatever becomes of their output."""
 
@@ -196,19 +199,25 @@ def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
 
 @main.command()
 @_AS_JSON
-def check(*, as_json: bool) -> None:
+@click.option("--strict", is_flag=True, help="Exit status 3 where something is warned of and nothing failed.")
+@click.option("--max-age", metavar="AGE", help="Fail where the last good night is older: 26h, 90m, 2d.")
+def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
     """Try every connection and permission that a run needs.
 
-    It writes, reads and deletes small objects of its own at the destination, and changes nothing else. Exit status 0
-    only if nothing failed.
+    It writes, reads and deletes small objects of its own at the destination, and changes nothing else. Exit status: 0
+    if nothing failed, 1 if something did, 2 if the command is misspelt; with --strict, 3 if there are warnings alone.
     """
-    from mastosync_dagster.cli.check import Verdict, check_everything
+    from mastosync_dagster.cli.age import parse_age
+    from mastosync_dagster.cli.check import Verdict, check_everything, check_last_night
+    from mastosync_dagster.cli.home import opened_home
     from mastosync_dagster.escaping import plain
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
     lines = []
     with _plain_errors():
-        for line in check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination()):
+        limit = None if max_age is None else parse_age(max_age)
+        night = [] if limit is None else [check_last_night(opened_home, S3Bucket.destination(), limit)]
+        for line in chain(night, check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination())):
             lines.append(line)
             if not as_json:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")
@@ -216,8 +225,11 @@ def check(*, as_json: bool) -> None:
     if as_json:
         results = [{"name": line.name, "verdict": line.verdict.value, "text": line.text} for line in lines]
         click.echo(json.dumps(results, indent=2))
-    if any(line.verdict is Verdict.FAILED for line in lines):
+    verdicts = {line.verdict for line in lines}
+    if Verdict.FAILED in verdicts:
         raise click.exceptions.Exit(1)
+    if strict and Verdict.WARNED in verdicts:
+        raise click.exceptions.Exit(_ONLY_WARNINGS)
 
 
 @main.command()

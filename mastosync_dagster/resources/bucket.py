@@ -99,7 +99,25 @@ class S3Bucket(S3Resource):
         default=None, description="Token of temporary credentials, as {env: NAME}. Unset: AWS_SESSION_TOKEN."
     )
     ca_file: str | None = Field(
-        default=None, description="PEM file with the certificates that the server's is checked against."
+        default=None,
+        description="PEM file with the certificates that the server's is checked against. Unset: S3_CA_FILE, else the"
+        " file of AWS_CA_BUNDLE or SSL_CERT_FILE.",
+    )
+    connect_timeout: int | None = Field(
+        default=None, ge=1, le=600, description="Seconds until a connection stands. Unset: S3_CONNECT_TIMEOUT, else 10."
+    )
+    read_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        le=3_600,
+        description="Seconds without a byte until a request is repeated. Unset: S3_ANSWER_TIMEOUT, else 50.",
+    )
+    upload_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        le=3_600,
+        description="Seconds that the storage may take to answer once a large body has been sent. Unset:"
+        " S3_UPLOAD_TIMEOUT, else 300.",
     )
 
     @staticmethod
@@ -129,7 +147,7 @@ class S3Bucket(S3Resource):
     def get_client(self) -> S3Client:
         """Return a boto3 client."""
         settings = self.settings()
-        profile = f"resources.{self.storage_name}.config.profile_name and the AWS configuration files"
+        profile = f"{settings.profile_settings} and the AWS configuration files"
         try:
             session = botocore.session.Session(profile=settings.profile)
             if settings.variable_prefix:
@@ -143,7 +161,7 @@ class S3Bucket(S3Resource):
                 region_name=settings.region or "us-east-1",
                 endpoint_url=settings.endpoint_url,
                 use_ssl=self.use_ssl,
-                verify=settings.ca_file if settings.verify and settings.ca_file else self.verify,
+                verify=(settings.ca_file or None) if settings.verify else False,
                 aws_access_key_id=settings.access_key_id,
                 aws_secret_access_key=settings.secret_access_key,
                 aws_session_token=settings.session_token,
@@ -183,11 +201,14 @@ class S3Bucket(S3Resource):
             access_key_id=key,
             secret_access_key=secret,
             session_token=token,
-            profile=self.profile_name,
-            verify=self.verify is not False,
-            ca_file=self.ca_file,
+            profile=fields.text("profile_name"),
+            verify=_verifies(fields),
+            ca_file=fields.text("ca_file"),
             permission=_permission(fields),
             storage_class=fields.text("storage_class"),
+            connect_timeout=fields.number("connect_timeout", lowest=1, highest=600, default=10),
+            read_timeout=fields.number("read_timeout", lowest=1, highest=3_600, default=50),
+            upload_timeout=fields.number("upload_timeout", lowest=1, highest=3_600, default=300),
         )
 
     def _path_style(self, fields: Fields, bucket: str, endpoint: str | None) -> bool:
@@ -335,6 +356,10 @@ def _ensure_sendable(session: botocore.session.Session, where: str) -> None:
 
 def _unsendable(where: str) -> SettingsError:
     return SettingsError(f"{where} holds a character that cannot be sent: it must be printable ASCII.")
+
+
+def _verifies(fields: Fields) -> bool:
+    return fields.one_of("verify", ("true", "false", "True", "False"), default="true").lower() == "true"
 
 
 def _permission(fields: Fields) -> str:

@@ -80,7 +80,12 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
     sslmode: str | None = Field(
         default=None, description=f"One of {', '.join(_SSL_MODES)}. Unset: DB_SSLMODE, else prefer."
     )
-    connect_timeout: int = Field(default=10, ge=1, le=600, description="Seconds until a connection attempt fails.")
+    connect_timeout: int | None = Field(
+        default=None,
+        ge=1,
+        le=600,
+        description="Seconds until a connection attempt fails. Unset: DB_CONNECT_TIMEOUT, else 10.",
+    )
     ssh_tunnel_host: str | None = Field(
         default=None, description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel."
     )
@@ -116,7 +121,8 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         lost tunnel. It raises ConnectionFailedError, as does opening the tunnel.
         """
         fields = _fields(self, Environment.read())
-        database = _Database(fields=fields, target=_target(fields), connect_timeout=self.connect_timeout)
+        timeout = fields.number("connect_timeout", lowest=1, highest=600, default=10)
+        database = _Database(fields=fields, target=_target(fields), connect_timeout=timeout)
         tunnel_settings = _tunnel_settings(fields, database.target)
         if tunnel_settings is None:
             yield database.connect

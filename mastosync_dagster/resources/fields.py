@@ -122,10 +122,14 @@ class Fields:
             f"{' and '.join(map(self.path, credentials))} there too, a secret as {{env: {SECRET_PREFIX}…}}."
         )
 
+    def number(self, name: str, *, lowest: int, highest: int, default: int) -> int:
+        """Return a whole number within bounds, both included."""
+        value = self.text(name)
+        return default if value is None else whole_number(value, name=self.name(name), lowest=lowest, highest=highest)
+
     def port(self, name: str, *, default: int) -> int:
         """Return a TCP port."""
-        value = self.text(name)
-        return default if value is None else whole_number(value, name=self.name(name), lowest=1, highest=65535)
+        return self.number(name, lowest=1, highest=65535, default=default)
 
     def one_of(self, name: str, allowed: Sequence[str], *, default: str) -> str:
         """Return a field's text, which must be one of ``allowed``."""

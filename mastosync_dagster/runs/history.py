@@ -83,6 +83,21 @@ def watermark(
     return _watermarks(instance, file_type, latest).get(destination_id)
 
 
+def last_good(instance: DagsterInstance, file_type: FileType, destination_id: str) -> datetime | None:
+    """Return the watermark of the latest incremental run that has succeeded, as a whole; None: there is none."""
+    latest = believable(datetime.now(timezone.utc))
+    for record in _observations(instance, file_type):  # the newest first
+        observed = record.asset_observation
+        values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
+        seconds, written = values.get(WATERMARK), values.get(DESTINATION)
+        if not isinstance(seconds, float) or not isinstance(written, str) or one_spelling(written) != destination_id:
+            continue
+        run = instance.get_run_by_id(record.run_id)
+        if run is not None and run.is_success and _utc(seconds) <= latest:
+            return _utc(seconds)
+    return None
+
+
 def believable(*clocks: datetime) -> datetime:
     """Return the latest timestamp of a watermark that is believed."""
     return min(clocks) + OVERLAP

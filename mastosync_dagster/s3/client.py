@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.signing import Credentials
 
 _OK = range(200, 300)
+_MARKUP = re.compile(r"<(script|style)\b.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)|<[^>]*(>|\Z)", re.DOTALL | re.IGNORECASE)
+_PAGE_BYTES = 10_000
 _EXPECTED_REGION = re.compile(r"expecting '([\w-]+)'")
 _STREAMED_BYTES = 1024 * 1024
 """Bodies above this are handed to libcurl in pieces: it would copy them whole."""
@@ -37,7 +39,7 @@ class S3Error(Exception):
     Attributes:
         on_bucket: The request was about the bucket, not an object.
         code: S3's word for the error; empty where the answer has none (to a HEAD there is no body).
-        text: The server's own sentence, or the beginning of an answer that is no XML; empty where there is none.
+        text: The server's own sentence, or what a page says that is no answer of S3's; empty where there is none.
         region: Where the bucket lives, if the answer names it; else empty.
     """
 
@@ -46,17 +48,19 @@ class S3Error(Exception):
         self.method = method
         self.on_bucket = on_bucket
         self.reply = reply
-        self.code = self.text = self.region = ""
+        self.code = self.text = self.region = self._endpoint = ""
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:
-            # A firewall's page, or a proxy's sentence.
-            self.text = reply.body[:400].decode("utf-8", "replace")
             document = None
         if document is not None and document.tag == "Error":
             self.code = document.text("Code") or ""
             self.text = document.text("Message") or ""
             self.region = document.text("Region") or ""
+            self._endpoint = document.text("Endpoint") or ""
+        else:
+            # A firewall's page, or a proxy's sentence.
+            self.text = _page_text(reply.body[:_PAGE_BYTES].decode("utf-8", "replace"))
         expected = _EXPECTED_REGION.search(self.text)
         self.region = reply.headers.get("x-amz-bucket-region") or self.region or (expected[1] if expected else "")
 
@@ -73,8 +77,13 @@ class S3Error(Exception):
 
     @property
     def location(self) -> str:
-        """The target of a redirect; empty where the answer names none."""
-        return self.reply.headers.get("location", "")
+        """The target of a redirect (a URL, or Amazon's host name); empty where the answer names none."""
+        return self.reply.headers.get("location") or self._endpoint
+
+
+def _page_text(page: str) -> str:
+    """Return what a page in HTML says, or a text as it is."""
+    return " ".join(_MARKUP.sub(" ", page).split())
 
 
 class Acl(NamedTuple):

@@ -73,12 +73,12 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
     except BotoCoreError as error:
         raise _bad(
             f"the {settings.name}'s credentials cannot be read: {error}; "
-            f"check {settings.field('profile_name')} and the AWS configuration files"
+            f"check {settings.profile_settings} and the AWS configuration files"
         ) from error
     if credentials is None:
         raise _bad(
             f"the {settings.name} has no credentials: set {settings.variable('AWS_ACCESS_KEY_ID')} and "
-            f"{settings.variable('AWS_SECRET_ACCESS_KEY')}, {settings.field('profile_name')}, "
+            f"{settings.variable('AWS_SECRET_ACCESS_KEY')}, {settings.variable('AWS_PROFILE')}, "
             "or run where an instance role gives them"
         )
 
@@ -90,7 +90,7 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
         if now >= until:
             frozen = credentials.get_frozen_credentials()
             if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
-                raise _unsendable(settings, settings.field("profile_name"))
+                raise _unsendable(settings, settings.profile_settings)
             held = Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token)
             until = now + _HOLD_SECONDS
         return held

@@ -50,6 +50,7 @@ class StorageError(AdminError):
         may_pass: After other requests have succeeded, such an answer may be temporary, or concern this object alone:
             it is permanent only if many follow upon each other.
         key: The relative key of the object; empty: the bucket.
+        said: The storage's own sentence; empty where it has none. It may name the object.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class StorageError(AdminError):
         reached: bool = True,
         may_pass: bool | None = None,
         key: str = "",
+        said: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -72,17 +74,22 @@ class StorageError(AdminError):
         self.reached = reached
         self.may_pass = reason in _MAY_PASS if may_pass is None else may_pass
         self.key = key
+        self.said = said
+
+    def in_full(self) -> str:
+        """Return the message with the storage's own sentence, for one error and not for the thousands of a run."""
+        return f'{self}. It says: "{self.said}"' if self.said and self.said not in str(self) else str(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let it be pickled, as Dagster does with what an op returns: exceptions forget keyword-only arguments."""
-        names = ("reason", "permanent", "retryable", "retry_after", "reached", "may_pass", "key")
+        names = ("reason", "permanent", "retryable", "retry_after", "reached", "may_pass", "key", "said")
         named = {name: getattr(self, name) for name in names}
         return partial(StorageError, **named), self.args
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a kind of error means. ``{name}``, ``{code}``, ``{text}``, ``{region}`` and variables may stand in it."""
+    """What a kind of error means. Fields of `classify` and variables may stand in the message, in braces."""
 
     reason: Reason
     message: str
@@ -98,6 +105,7 @@ _SETTINGS = {
     "S3_BUCKET": "bucket",
     "S3_ENDPOINT": "endpoint_url",
     "S3_REGION": "region_name",
+    "S3_CA_FILE": "ca_file",
     "S3_PERMISSION": "permission",
     "S3_STORAGE_CLASS": "storage_class",
 }
@@ -134,7 +142,7 @@ _NO_BUCKET = _Rule(
 )
 _REGION = _Rule(
     Reason.WRONG_REGION,
-    "the {name}'s bucket is in another region{region} ({code}): check {S3_REGION}, and {S3_ENDPOINT}",
+    "the {name}'s bucket is in another region{region}{target} ({code}): check {S3_REGION}, and {S3_ENDPOINT}",
     permanent=True,
 )
 _ACL = _Rule(
@@ -179,7 +187,7 @@ _UNREACHABLE = _Rule(
 _BROKEN = _Rule(Reason.CONNECTION, "the connection to the {name} broke ({text})", retryable=True)
 _CERTIFICATE = _Rule(
     Reason.CONNECTION,
-    "the {name}'s certificate is not trusted ({text}): name its CA's file in {ca_file}, or check {S3_ENDPOINT}",
+    "the {name}'s certificate is not trusted ({text}): name its CA's file in {S3_CA_FILE}, or check {S3_ENDPOINT}",
     permanent=True,
 )
 _NO_CREDENTIALS = _Rule(
@@ -295,13 +303,16 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
     else:
         rule, code = _UNEXPECTED, type(error).__name__
     code = code or "no answer"
+    said = _quote(text, settings) if isinstance(error, S3Error) else ""
+    if _letters(said) == _letters(code):
+        said = ""  # "Access Denied" is what AccessDenied has said
     message = rule.message.format(
         name=settings.name,
         code=code,
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",
         location=_quote(location, settings),
-        ca_file=settings.field("ca_file"),
+        target=f", at {_quote(location, settings)}" if location else "",
         **{name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()},
     )
     return StorageError(
@@ -313,7 +324,12 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         reached=rule.reached,
         may_pass=rule is _SECRET or None,
         key=key,
+        said=said,
     )
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalpha, text)).lower()
 
 
 def _quote(text: str, settings: StorageSettings) -> str:

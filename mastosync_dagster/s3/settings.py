@@ -148,6 +148,11 @@ class StorageSettings:
         """Return the environment variable of this storage, for messages: ``DESTINATION_S3_BUCKET``."""
         return f"{self.variable_prefix}{name}"
 
+    @property
+    def profile_settings(self) -> str:
+        """What sets the profile, for messages."""
+        return f"{self.variable('AWS_PROFILE')} or {self.field('profile_name')}"
+
     def field(self, name: str) -> str:
         """Return the path of a field in the run config, for messages: ``resources.source.config.bucket``."""
         return f"resources.{self.name}.config.{name}"

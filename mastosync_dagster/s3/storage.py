@@ -140,7 +140,7 @@ class Storage:
         except OSError as error:
             raise StorageError(
                 f"the {self.settings.name}'s CA file {ca_file} cannot be read ({error.strerror}): "
-                f"check {self.settings.field('ca_file')}",
+                f"check {self.settings.variable('S3_CA_FILE')} or {self.settings.field('ca_file')}",
                 reason=Reason.CONNECTION,
                 permanent=True,
             ) from error
@@ -211,8 +211,8 @@ class Storage:
             headers["x-amz-acl"] = "private" if private else self.settings.permission
         return headers
 
-    def check(self) -> bool:
-        """Check that the storage answers and takes the credentials. Returns whether it may be listed.
+    def check(self) -> StorageError | None:
+        """Check that the storage answers and takes the credentials. Returns why it may not be listed; None: it may.
 
         Raises:
             StorageError: Permanent: wrong secret, bucket or region, or nobody there. The message names what to change.
@@ -221,10 +221,10 @@ class Storage:
             self.ask(lambda client: client.list_page(self.settings.prefix, keys=1), policy=CHECK)
         except StorageError as error:
             if error.reason is Reason.ACCESS_DENIED:
-                return False
+                return error
             error.permanent = True
             raise
-        return True
+        return None
 
     def list_pages(self, keys: KeyRange, halt: threading.Event | None = None) -> Iterator[list[ListedObject]]:
         """List a range of keys in byte order, a request (up to 1,000 keys) at a time; the only page may be empty.

@@ -83,6 +83,17 @@ def test_connections_say_who_they_are_and_send_no_options_which_pgbouncer_refuse
         assert connection.info.dsn_parameters["keepalives"] == "1"
 
 
+@pytest.mark.usefixtures("variables")
+def test_the_time_limit_of_a_connection_may_come_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_CONNECT_TIMEOUT", "7")
+    with MastodonDatabase().session() as connect, contextlib.closing(connect()) as connection:
+        assert connection.info.dsn_parameters["connect_timeout"] == "7"
+    with MastodonDatabase(connect_timeout=5).session() as connect, contextlib.closing(connect()) as connection:
+        assert connection.info.dsn_parameters["connect_timeout"] == "5"
+    monkeypatch.setenv("DB_CONNECT_TIMEOUT", "soon")
+    assert "DB_CONNECT_TIMEOUT" in failure(MastodonDatabase())
+
+
 @pytest.mark.parametrize(
     ("where", "rule"), [("socket", "local all all peer"), (LOOPBACK, "host all all 127.0.0.1/32 ident")]
 )

@@ -42,7 +42,7 @@ def touch(mastodon_db: MastodonDatabase, source: S3Bucket, destination: S3Bucket
     with mastodon_db.session() as connect, contextlib.closing(connect()) as connection:
         name = str(connection.info.dbname)
     sides = [side.storage() for side in (source, destination)]
-    assert all(side.check() for side in sides)
+    assert all(side.check() is None for side in sides)
     return [name, *[side.settings.bucket for side in sides]]
 
 

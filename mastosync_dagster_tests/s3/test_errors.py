@@ -13,8 +13,10 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, boto3_client, free_port
+from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError, classify
 from mastosync_dagster.s3.headers import Attributes
+from mastosync_dagster.s3.http import Reply
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Cut, Kind, Reset, Rule, Stall, When, s3_proxy
 from mastosync_dagster_tests.support.tls import tls_server
@@ -302,6 +304,40 @@ def test_what_stands_before_a_storage_is_told(destination_bucket: Bucket, status
         server.shutdown()
         thread.join()
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            403,
+            (
+                b"<!DOCTYPE html><html><head><title>Access denied</title><style>p{}</style></head><body><p>You are"
+                b" unable to access <b>media.example</b><script>alert(1)</script></p>"
+            ),
+            'It says: "Access denied You are unable to access media.example"',
+        ),
+        (403, b"<html><body>Blocked by the firewall</body></html>", 'It says: "Blocked by the firewall"'),
+        (403, b"blocked", 'It says: "blocked"'),
+        (403, b"<Error><Code>AccessDenied</Code><Message>Cap exceeded</Message></Error>", 'It says: "Cap exceeded"'),
+        (
+            301,
+            (b"<Error><Code>PermanentRedirect</Code><Endpoint>media.s3-eu-west-1.amazonaws.com</Endpoint></Error>"),
+            "in another region, at media.s3-eu-west-1.amazonaws.com (PermanentRedirect)",
+        ),
+    ],
+)
+def test_what_a_storage_says_is_quoted_in_full_alone(side: Storage, status: int, body: bytes, words: str) -> None:
+    error = classify(S3Error("GET", Reply(status, {}, body), on_bucket=True), side.settings)
+    assert words in error.in_full()
+    if status == 403:
+        assert "It says" not in str(error)
+
+
+def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(side: Storage) -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+    error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), side.settings)
+    assert error.in_full() == str(error)
 
 
 def test_one_signature_that_a_server_computes_otherwise_may_concern_its_object_alone(

@@ -20,6 +20,7 @@ from enum import Enum
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 from mastosync_dagster_tests.support.listening import stop_listening, turns
 
@@ -330,7 +331,7 @@ def _kind(method: str, key: str, query: dict[str, str], head: _Head) -> Kind:  #
 def _error_document(answer: Answer, seen: Seen) -> bytes:
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{answer.code}</Code>'
-        f"<Message>{answer.message}</Message><Key>{seen.key}</Key></Error>"
+        f"<Message>{escape(answer.message)}</Message><Key>{escape(seen.key)}</Key></Error>"
     )
     return b"" if seen.method == "HEAD" else text.encode()
 

@@ -1,0 +1,186 @@
+"""``mastosync check``: what its lines say, its exit status, and how old the last good night may be."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import psycopg2
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.age import AgeError, check_age
+from mastosync_dagster.cli.check import Verdict, check_everything
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster_tests.support.installation import Installation
+
+CAP = "Transaction cap exceeded, see the Caps & Alerts page to increase your cap."
+LISTED = frozenset({Kind.LIST})
+
+
+def check(*options: str) -> tuple[dict[str, tuple[str, str]], int]:
+    """Return verdict and text of each line by its name, and the exit status."""
+    outcome = CliRunner().invoke(main, ["check", "--json", *options])
+    return {line["name"]: (line["verdict"], line["text"]) for line in json.loads(outcome.output)}, outcome.exit_code
+
+
+@pytest.fixture(autouse=True)
+def _no_acls(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+
+
+def test_without_the_right_to_list_it_passes_and_warns_and_the_status_can_tell(world: Installation) -> None:
+    assert check("--strict")[1] == 0
+    rule = Rule(Answer(403, "AccessDenied", message=CAP), kinds=LISTED)
+    world.source_proxy.set_rules(rule)
+    world.destination_proxy.set_rules(rule)
+    lines, status = check()
+    assert {name for name, (verdict, _) in lines.items() if verdict == "warned"} == {"source", "destination"}
+    assert status == 0
+    for side in ("source", "destination"):
+        assert "s3:ListBucket" in lines[side][1]
+        assert f'It says: "{CAP}"' in lines[side][1]
+    assert lines["originals"][0] == "ok"
+    assert check("--strict")[1] == 3
+    assert list_keys(world.destination.server, world.destination.name) == frozenset()
+
+
+def test_a_key_that_may_do_nothing_fails_with_what_the_storage_says(world: Installation) -> None:
+    rule = Rule(Answer(403, "AccessDenied", message=CAP))
+    world.source_proxy.set_rules(rule)
+    world.destination_proxy.set_rules(rule)
+    lines, status = check("--strict")
+    assert status == 1
+    for name in ("destination write (public)", "originals"):
+        assert lines[name][0] == "failed"
+        assert f'It says: "{CAP}"' in lines[name][1]
+
+
+def test_a_connection_that_dies_during_the_check_is_a_line(world: Installation) -> None:
+    lines = check_everything(MastodonDatabase(), S3Bucket.source(), S3Bucket.destination())
+    found = {}
+    for line in lines:
+        found[line.name] = line
+        if line.name == "database":
+            with contextlib.closing(psycopg2.connect(world.database.url)) as admin, admin, admin.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+    for name in ("tables", "connections", "database clock"):
+        assert found[name].verdict is Verdict.FAILED
+        assert "database" in found[name].text
+        assert "\n" not in found[name].text
+    assert found["destination"].verdict is Verdict.OK
+    assert found["originals"].text == "without the tables"
+
+
+@contextlib.contextmanager
+def sessions(server: PostgresServer, number: int) -> Iterator[None]:
+    """Keep so many sessions of the superuser open."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(contextlib.closing(psycopg2.connect(server.url)))
+        yield
+
+
+def free(text: str) -> int:
+    return int(text.split(" ", maxsplit=1)[0])
+
+
+def test_free_connections_count_sessions_that_the_role_may_not_look_into(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = world.database
+    with contextlib.closing(psycopg2.connect(server.url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute("CREATE ROLE looks_in LOGIN PASSWORD 'word' CONNECTION LIMIT 4")
+        try:
+            cursor.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looks_in")
+            monkeypatch.setenv(
+                "DATABASE_URL", f"postgresql://looks_in:word@{server.host}:{server.port}/{server.database}"
+            )
+            verdict, text = check()[0]["connections"]
+            assert (verdict, text.partition(";")[0]) == ("ok", "3 are free of 4 (CONNECTION LIMIT of the role)")
+            cursor.execute("ALTER ROLE looks_in CONNECTION LIMIT -1")
+            before = free(check()[0]["connections"][1])
+            with sessions(server, 10):
+                after = free(check()[0]["connections"][1])
+            # Other tests' servers are others; PostgreSQL's own processes come and go.
+            assert 8 <= before - after <= 12
+            cursor.execute("ALTER ROLE looks_in CONNECTION LIMIT 2")
+            verdict, text = check()[0]["connections"]
+            assert (verdict, free(text)) == ("failed", 1)
+        finally:
+            cursor.execute("DROP OWNED BY looks_in; DROP ROLE looks_in")
+
+
+ROLES = re.findall(r"```sql\n(.*?)```", (PROJECT / "docs" / "deploy.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("statements", ROLES, ids=["columns", "pg_read_all_data"])
+def test_the_roles_that_the_documentation_makes_are_enough(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, statements: str
+) -> None:
+    server, word = world.database, "choose one"
+    with contextlib.closing(psycopg2.connect(server.url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute(statements)
+        try:
+            address = f"{server.host}:{server.port}/{server.database}"
+            monkeypatch.setenv("DATABASE_URL", f"postgresql://mastosync:{quote(word)}@{address}")
+            lines, status = check()
+            assert ([name for name, (verdict, _) in lines.items() if verdict != "ok"], status) == ([], 0)
+            if "deleted_at" in statements:
+                assert night(world, since=None)
+                for command in (["report"], ["status"]):
+                    outcome = CliRunner().invoke(main, command)
+                    assert outcome.exit_code == 0, outcome.output
+        finally:
+            cursor.execute("DROP OWNED BY mastosync; DROP ROLE mastosync")
+
+
+def night(world: Installation, *, since: str | None = "last", **config: object) -> bool:
+    plan = {"changed_since": since, "copy_private": True, **config}
+    return world.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}}).success
+
+
+def test_the_last_good_night_may_not_be_older_than_it_is_told(world: Installation) -> None:
+    verdict, text = check("--max-age", "26h")[0]["last night"]
+    assert verdict == "failed"
+    assert "no run of sync_changes" in text
+    # One object fails: the watermark moves, but it was no good night.
+    refused = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.GET}), times=1)
+    world.source_proxy.set_rules(refused)
+    assert not night(world)
+    assert check("--max-age", "26h")[0]["last night"][0] == "failed"
+    assert night(world)
+    lines, status = check("--max-age", "26h")
+    assert (lines["last night"][0], status) == ("ok", 0)
+    identity, now = S3Bucket.destination().settings().identity, datetime.now(timezone.utc)
+    with pytest.raises(AgeError, match=r"^49 h 0 min old: .* It may be 48 h 0 min old: .*nightly_incremental"):
+        check_age(world.dagster, identity, timedelta(days=2), now + timedelta(hours=49))
+    assert check_age(world.dagster, identity, timedelta(days=3), now + timedelta(hours=49))
+
+
+@pytest.mark.parametrize("age", ["", "0h", "tomorrow", "26", "-1h", "1e3h", "26h 1x"])
+def test_an_age_that_is_none_is_refused(age: str) -> None:
+    outcome = CliRunner().invoke(main, ["check", "--max-age", age])
+    assert outcome.exit_code == 1
+    assert "write 26h, 90m, 2d or 1d12h" in outcome.output
