@@ -34,6 +34,11 @@ DESTINATION_URL = "MASTOSYNC_DESTINATION_URL"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
     *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
+    *(
+        f"MASTOSYNC_{side}_{unit}_PER_SECOND"
+        for side in ("SOURCE", "DESTINATION")
+        for unit in ("REQUESTS", "MEGABYTES")
+    ),
 )
 """Our own variables."""
 
@@ -96,6 +101,7 @@ _ALIKE = 0.75
 """From this share of common characters on, one name is taken for a misspelling of another."""
 _LARGEST_FILE = 2**20
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -233,6 +239,17 @@ def copy_private() -> bool | None:
 def cache_lost() -> bool:
     """Return whether a source without any remote file may be the right one: MASTOSYNC_CACHE_LOST."""
     return bool(_choice(CACHE_LOST))
+
+
+def rate(field_name: str) -> float | None:
+    """Return the limit of a field of the copy's run config such as ``source_requests_per_second``; None: no limit."""
+    name = f"MASTOSYNC_{field_name.upper()}"
+    text = Environment.read().text(name)
+    if text is None:
+        return None
+    if not _DECIMAL.fullmatch(text.strip()) or not float(text):
+        raise SettingsError(f"{name} must be a number above 0, such as 20 or 0.5; unset, there is no limit.")
+    return float(text)
 
 
 def manifests_location() -> str | None:

@@ -9,7 +9,7 @@ from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
 from mastosync_dagster.copy.engine import CopySettings
-from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private
+from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private, rate
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
@@ -18,6 +18,7 @@ from mastosync_dagster.sync.incremental import LAST, History, TableSelection, ev
 from mastosync_dagster.units import MEGABYTE
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NO_RATE = "None: the variable of this name, in capitals and after MASTOSYNC_; else no limit."
 
 
 class InvalidTimestampError(AdminError, ValueError):
@@ -144,10 +145,10 @@ class CopyConfig(dg.Config):
         " before the storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
     )
     max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
-    source_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
-    source_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
-    destination_requests_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
-    destination_megabytes_per_second: float | None = Field(default=None, gt=0, description="None: no limit.")
+    source_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
+    source_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
+    destination_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
+    destination_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
     refetch: bool = Field(
         default=False,
         description="Fetch originals that the source has lost from the servers that they are copies of, where the"
@@ -158,7 +159,7 @@ class CopyConfig(dg.Config):
         """Return the settings of the copy.
 
         Raises:
-            SettingsError: MASTOSYNC_CONCURRENCY is needed and is no number.
+            SettingsError: A variable is needed and is no number.
         """
         return CopySettings(
             concurrency=self.concurrency or concurrency(),
@@ -167,11 +168,15 @@ class CopyConfig(dg.Config):
             large_in_flight=self.large_in_flight,
             single_put_mb=self.single_put_mb,
             max_attempts=self.max_attempts,
-            source_requests_per_second=self.source_requests_per_second,
-            source_bytes_per_second=_bytes(self.source_megabytes_per_second),
-            destination_requests_per_second=self.destination_requests_per_second,
-            destination_bytes_per_second=_bytes(self.destination_megabytes_per_second),
+            source_requests_per_second=self._rate("source_requests_per_second"),
+            source_bytes_per_second=_bytes(self._rate("source_megabytes_per_second")),
+            destination_requests_per_second=self._rate("destination_requests_per_second"),
+            destination_bytes_per_second=_bytes(self._rate("destination_megabytes_per_second")),
         )
+
+    def _rate(self, name: str) -> float | None:
+        own: float | None = getattr(self, name)
+        return rate(name) if own is None else own
 
 
 def _bytes(megabytes: float | None) -> float | None:

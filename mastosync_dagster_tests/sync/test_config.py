@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
+from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.mastodon import Selection
-from mastosync_dagster.sync.config import ChangesConfig, InvalidTimestampError, parse_timestamp
+from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, InvalidTimestampError, parse_timestamp
 from mastosync_dagster.sync.incremental import History
 
 if TYPE_CHECKING:
@@ -78,3 +79,16 @@ def test_an_unknown_file_type_is_named_together_with_the_known_ones() -> None:
 def test_negative_bounds_are_refused(field: str) -> None:
     with pytest.raises(ValidationError, match=r"greater than or equal to 0"):
         ChangesConfig.model_validate({field: -1})
+
+
+def test_rates_may_come_from_variables_and_run_config_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTOSYNC_SOURCE_MEGABYTES_PER_SECOND", "2.5")
+    monkeypatch.setenv("MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND", "20")
+    settings = CopyConfig(destination_requests_per_second=7).copy_settings()
+    assert settings.source_bytes_per_second == 2_500_000
+    assert settings.destination_requests_per_second == 7
+    assert settings.source_requests_per_second is None
+    for wrong in ("0", "-1", "1e3", "nan", "fast", "1,5"):
+        monkeypatch.setenv("MASTOSYNC_SOURCE_MEGABYTES_PER_SECOND", wrong)
+        with pytest.raises(SettingsError, match="MASTOSYNC_SOURCE_MEGABYTES_PER_SECOND must be a number above 0"):
+            CopyConfig().copy_settings()
