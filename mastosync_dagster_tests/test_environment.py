@@ -133,7 +133,7 @@ def test_a_misspelt_name_is_told_with_what_it_probably_means(tmp_path: Path, nam
 
 
 def test_names_of_other_programs_are_no_misspellings(tmp_path: Path) -> None:
-    others = "SSH_CONNECTION SSH_AUTH_SOCK DESTINATION_URL S3_ALIAS_HOST S3_HOSTNAME AWS_REGION SMTP_SERVER DB_POOL"
+    others = "SSH_CONNECTION SSH_AUTH_SOCK DESTINATION_DIR S3_ALIAS_HOST S3_HOSTNAME AWS_REGION SMTP_SERVER DB_POOL"
     others += " LOCAL_DOMAIN REDIS_HOST ES_HOST MASTODON_VERSION_METADATA HOME PATH SINGLE_USER_MODE"
     assert read(tmp_path, "MASTOSYNC_SECRET_X=1", **dict.fromkeys(others.split(), "x")).remarks() == []
     mastodon = [name for name in others.split() if not name.startswith("DESTINATION_")]

@@ -10,7 +10,7 @@ from psycopg2 import sql
 from mastosync_dagster.mastodon.changes import CREATED_AT
 from mastosync_dagster.mastodon.connection import Reader
 from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID
-from mastosync_dagster.mastodon.tables import BLANK, PROCESSING
+from mastosync_dagster.mastodon.tables import PROCESSING
 
 if TYPE_CHECKING:
     from mastosync_dagster.mastodon.connection import Connect
@@ -61,7 +61,7 @@ def media_in_processing(connect: Connect, schema: Schema) -> Processing:
     found, after = Processing(), LOWEST_ID
     try:
         while after < HIGHEST_ID:
-            ((last, count, stuck, ids),) = reader.fetch(query, {"after": after, "blank": BLANK})
+            ((last, count, stuck, ids),) = reader.fetch(query, {"after": after, "blank": schema.blank})
             if last is None:
                 break
             examples = (*(ids or ()), *found.examples)[:_EXAMPLES]
