@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import time
 import uuid
@@ -326,7 +327,9 @@ def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
 def _write(storage: Storage, key: str, *, private: bool) -> str:
     headers = storage.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=private)
     relative = key.removeprefix(storage.settings.prefix)
-    storage.ask(lambda client: client.put(key, _BODY, headers, None), relative)
+    # A bucket with Object Lock takes nothing without an MD5.
+    md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
+    storage.ask(lambda client: client.put(key, _BODY, headers, md5), relative)
     found = storage.ask(lambda client: client.get(key, limit=MIB), relative).body
     if found != _BODY:
         raise _Failed(f"{key} was written, and something else was read back: is there a cache in front of the storage?")

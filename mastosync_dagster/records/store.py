@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from mastosync_dagster.records.parquet import begun_at
 from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.http import FileSink, FileSource
 from mastosync_dagster.s3.listing import KeyRange
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -240,9 +242,13 @@ class BucketManifests(ManifestStore):
     def _write(self, file: Path, name: str) -> str:
         full = self._storage.full_key(name)
         headers = self._storage.own_headers(private=True)
+        # A bucket with Object Lock takes nothing without an MD5.
+        digest = hashlib.md5(usedforsecurity=False)
         with file.open("rb") as body:
+            while piece := body.read(MIB):
+                digest.update(piece)
             source = FileSource(body, file.stat().st_size)
-            self._storage.ask(lambda client: client.put(full, source, headers, None), name)
+            self._storage.ask(lambda client: client.put(full, source, headers, digest.digest()), name)
         return f"s3://{self._storage.settings.bucket}/{full}"
 
     def remove(self, manifest: StoredManifest) -> None:

@@ -12,7 +12,8 @@ import pytest
 from mastosync_dagster.records.manifest import ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.support.transfers import Transfer, line
+from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
+from mastosync_dagster_tests.support.transfers import FAST, Transfer, line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,3 +171,21 @@ def test_a_stop_before_the_beginning_attempts_nothing(transfer: Transfer) -> Non
     assert (counts.copied, counts.failed, len(lines)) == (0, 100, 100)
     assert {one.reason for one in lines} == {Reason.NOT_ATTEMPTED}
     assert transfer.keys() == set()
+
+
+def test_every_body_is_sent_with_its_md5_as_a_bucket_with_object_lock_wants_it(
+    tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket
+) -> None:
+    with s3_proxy(destination_bucket.server.endpoint) as proxy:
+        transfer = Transfer(tmp_path, source_bucket, destination_bucket)
+        transfer.destination_options = {"endpoint": proxy.endpoint}
+        transfer.settings = replace(FAST, single_put_mb=20)
+        planned = [
+            transfer.put(f"a/{number}", os.urandom(size))
+            for number, size in enumerate([0, 100, 300_000, 12 * MIB, 18 * MIB, 30 * MIB])
+        ]
+        counts, _ = transfer.run(*planned)
+        assert counts.copied == len(planned)
+        writes = [seen for seen in proxy.requests if seen.method == "PUT" and seen.kind is not Kind.OTHER]
+        assert {seen.kind for seen in writes} == {Kind.PUT, Kind.UPLOAD_PART}
+        assert [seen.key for seen in writes if "content-md5" not in seen.headers] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -225,3 +227,13 @@ def test_manifests_are_private(
         side = storage(destination_bucket, "destination", endpoint=proxy.endpoint, permission=permission)
         BucketManifests(side).write(manifest(tmp_path, 1), "media", "1-9", "run")
         assert [seen.headers.get("x-amz-acl") for seen in proxy.requests] == [acl]
+
+
+def test_a_manifest_is_sent_with_its_md5(tmp_path: Path, destination_bucket: Bucket) -> None:
+    with s3_proxy(destination_bucket.server.endpoint) as proxy:
+        store = BucketManifests(storage(destination_bucket, "destination", endpoint=proxy.endpoint))
+        file = manifest(tmp_path, 3)
+        store.write(file, "media", "1-9", "run")
+        (sent,) = [seen for seen in proxy.requests if seen.method == "PUT"]
+        md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()
+        assert sent.headers["content-md5"] == base64.b64encode(md5).decode()
