@@ -148,10 +148,10 @@ def _line(name: str, check: Callable[[], str]) -> Line:
         return Line(name, Verdict.OK, check())
     except _Warned as warning:
         return Line(name, Verdict.WARNED, str(warning))
-    except StorageError as error:
+    except AdminError as error:
         return Line(name, Verdict.FAILED, error.in_full())
-    except (AdminError, _Failed) as error:
-        return Line(name, Verdict.FAILED, str(error))
+    except _Failed as failure:
+        return Line(name, Verdict.FAILED, str(failure))
     except psycopg2.Error as error:
         reason = one_line(str(error).strip() or type(error).__name__)
         return Line(name, Verdict.FAILED, f"the connection to the database broke ({reason}): is its server up?")

@@ -69,7 +69,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except AdminError as error:
-        raise click.ClickException(plain(str(error))) from error
+        raise click.ClickException(plain(error.in_full())) from error
 
 
 @contextlib.contextmanager

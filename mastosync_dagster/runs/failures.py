@@ -56,7 +56,7 @@ def plain_failures() -> Iterator[None]:
     try:
         yield
     except AdminError as error:
-        raise PlainFailure(plain(str(error))) from None
+        raise PlainFailure(plain(error.in_full())) from None
     except OSError as error:
         # The disk is full or not writable: planning, copying and reporting write to the run's folder. Arrow names no
         # file, and gives the system's error number alone.

@@ -77,7 +77,7 @@ class StorageError(AdminError):
         self.said = said
 
     def in_full(self) -> str:
-        """Return the message with the storage's own sentence, for one error and not for the thousands of a run."""
+        """Return the message with the storage's own sentence."""
         return f'{self}. It says: "{self.said}"' if self.said and self.said not in str(self) else str(self)
 
     def __reduce__(self) -> tuple[object, ...]:

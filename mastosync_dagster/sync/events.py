@@ -130,6 +130,6 @@ class RunReport:
             stopped = self.copied.stopped
             reasons = dg.MetadataValue.text(summaries.first_reasons(self.summary))
             raise PlainFailure(
-                summaries.failure_text(self.summary, plain(str(stopped)) if stopped else None),
+                summaries.failure_text(self.summary, plain(stopped.in_full()) if stopped else None),
                 {**self.metadata(), FIRST_REASONS: reasons},
             )

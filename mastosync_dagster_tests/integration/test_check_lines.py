@@ -17,8 +17,9 @@ from mastosync_dagster.cli.age import AgeError, check_age
 from mastosync_dagster.cli.check import Verdict, check_everything
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.installation import PROJECT, failure_of
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def test_a_key_that_may_do_nothing_fails_with_what_the_storage_says(world: Insta
     for name in ("destination write (public)", "originals"):
         assert lines[name][0] == "failed"
         assert f'It says: "{CAP}"' in lines[name][1]
+
+
+def test_a_run_that_a_storage_ends_quotes_it_too(world: Installation) -> None:
+    world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied", message=CAP), kinds=frozenset({Kind.PUT})))
+    (key, *_) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    assert f'It says: "{CAP}"' in failure_of(world.run("sync_custom_emojis", key))
 
 
 def test_a_connection_that_dies_during_the_check_is_a_line(world: Installation) -> None:
