@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.runs.doubts import doubt_text
+from mastosync_dagster.runs.progress import duration_text
 from mastosync_dagster.sync.incremental import RESTORED
 from mastosync_dagster.units import MEGABYTE
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 def status_lines(status: Status) -> list[str]:
     """Return the lines about a file type."""
     left, known = status.left, status.watermark
-    kinds = ("materialized", "failed", "running", "missing")
-    ranges = ", ".join(f"{getattr(status, kind):,} {kind}" for kind in kinds)
+    kinds = {"materialized": status.materialized, "failed": status.failed, "running": status.running}
+    ranges = ", ".join(f"{number:,} {kind}" for kind, number in {**kinds, "not run yet": status.not_run}.items())
     there = status.only_at_destination
     done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     rest = "all taken, some in doubt" if status.in_doubt and not left.objects else f"{left.objects:,} left"
@@ -44,7 +45,8 @@ def status_json(status: Status) -> dict[str, object]:
         "materialized": status.materialized,
         "failed": status.failed,
         "running": status.running,
-        "missing": status.missing,
+        "not_run": status.not_run,
+        "missing": status.not_run,  # what `not_run` was called when scripts began to read it
         "objects_done": status.objects_done,
         "objects_missing": status.objects_missing,
         "objects_only_at_destination": status.only_at_destination,
@@ -59,12 +61,31 @@ def status_json(status: Status) -> dict[str, object]:
 
 def estimate_lines(estimate: Estimate) -> list[str]:
     """Return the lines of an estimate."""
-    monthly = estimate.dollars_a_month
-    hours = "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives a rate"
     return [
         f"objects   {estimate.objects:,}",
         f"size      {estimate.bytes / MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
         f"requests  {estimate.lists:,} list, {estimate.gets:,} get, {estimate.puts:,} put",
-        f"cost      {estimate.dollars:,.2f} US dollars for the copy, {monthly:,.2f} a month to keep it",
-        f"hours     {hours if estimate.hours is None else f'{estimate.hours:,.2f}, one run at a time'}",
+        f"cost      {_cost(estimate)}",
+        f"rate      {_rate(estimate)}",
+        *([] if estimate.hours is None else [f"time      {duration_text(estimate.hours * 3600)}, one run at a time"]),
     ]
+
+
+def _cost(estimate: Estimate) -> str:
+    absent = [option for option, name in (("--from", estimate.source), ("--to", estimate.destination)) if name is None]
+    if len(absent) > 1:
+        return "not known: name the providers with --from and --to, and prices of your own with --prices"
+    known = f"{estimate.dollars:,.2f} US dollars for the copy, {estimate.dollars_a_month:,.2f} a month to keep it"
+    names = f"{estimate.source or 'no prices'} to {estimate.destination or 'no prices'}"
+    return f"{known}, from {names}" + (f"; {absent[0]} names the other provider" if absent else "")
+
+
+def _rate(estimate: Estimate) -> str:
+    rate = estimate.rate
+    parts = [
+        *([f"{rate.objects:,.1f} objects/s"] if rate.objects else []),
+        *([f"{rate.bytes / MEGABYTE:,.2f} MB/s"] if rate.bytes else []),
+    ]
+    if not parts:
+        return "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives one"
+    return f"{' and '.join(parts)}, {'as given' if rate.given else 'measured over the latest runs of the ID ranges'}"

@@ -76,7 +76,7 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
             ranges=each.ranges,
             failed=each.failed,
             running=each.running,
-            not_run=each.missing,
+            not_run=each.not_run,
             every_row=each.watermark is not None and each.watermark.every_row,
             objects=each.objects_done + each.objects_missing + each.left.objects,
             left=each.left.objects,

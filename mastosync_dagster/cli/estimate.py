@@ -39,12 +39,16 @@ class Prices:
     month: float
 
 
+FREE = Prices(list=0, put=0, get=0, egress=0, month=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many objects and bytes a run copies per second; None: not known."""
+    """How many objects and bytes a run copies per second; None: not known. ``given``: by the admin, not measured."""
 
     objects: float | None
     bytes: float | None
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,9 @@ class Estimate:
         dollars: For requests and traffic of the copy.
         dollars_a_month: For storing it at the destination.
         hours: Of one run after the other; None: no rate is known.
+        rate: By which the hours are estimated.
+        source: The source's name in the table of prices; None: it costs nothing, for its prices are not known.
+        destination: The same of the destination.
     """
 
     objects: int
@@ -68,6 +75,9 @@ class Estimate:
     dollars: float
     dollars_a_month: float
     hours: float | None
+    rate: Rate
+    source: str | None = None
+    destination: str | None = None
 
 
 def price_table(path: Path | None = None) -> dict[str, Prices]:
@@ -99,10 +109,19 @@ def measured_rate(reads: Iterable[RangeRead]) -> Rate:
     return Rate(copied / seconds, size / seconds) if seconds else Rate(None, None)
 
 
-def estimate(size: TableSize, source: Prices, destination: Prices, rate: Rate, *, preview_bytes: int) -> Estimate:
+def estimate(
+    size: TableSize,
+    source: Prices,
+    destination: Prices,
+    rate: Rate,
+    *,
+    preview_bytes: int,
+    names: tuple[str | None, str | None] = (None, None),
+) -> Estimate:
     """Return what the copy of some objects will take.
 
-    ``preview_bytes`` is the size of every object that is not an original: the database has none.
+    ``preview_bytes`` is the size of every object that is not an original: the database has none. ``names`` are those
+    of source and destination in the table of prices; None: no prices are known, and those given are zero.
     """
     total = size.bytes + (size.objects - size.originals) * preview_bytes
     pages = math.ceil(size.objects / _KEYS_OF_A_PAGE)
@@ -122,5 +141,8 @@ def estimate(size: TableSize, source: Prices, destination: Prices, rate: Rate, *
         puts=puts,
         dollars=round(dollars, 2),
         dollars_a_month=round(total / _GIGABYTE * destination.month, 2),
-        hours=round(max(times) / _HOUR, 2) if times else None,
+        hours=round(max(times) / _HOUR, 4) if times else None,
+        rate=rate,
+        source=names[0],
+        destination=names[1],
     )

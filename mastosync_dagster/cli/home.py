@@ -1,15 +1,26 @@
-"""Dagster's home for a command: opened, or one sentence about why it cannot be."""
+"""Dagster's home for a command: opened, or one sentence about why it cannot be used."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import pwd
+import shlex
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import yaml
+from dagster._check import CheckError
 from dagster._core.errors import DagsterHomeNotSetError
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.escaping import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +28,12 @@ if TYPE_CHECKING:
 _NO_CAPTURE = ConfigurableClassData(
     "dagster._core.storage.noop_compute_log_manager", "NoOpComputeLogManager", config_yaml="{}"
 )
+_WRITTEN = ("history", "history/runs", "schedules", "storage")
+"""Folders of the home that Dagster makes and writes to."""
+_PROBE_BYTES = 64 * 1024
+"""More than a write to the history takes: a disk may have a little room left."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
 
 class HomeError(AdminError):
@@ -25,7 +42,44 @@ class HomeError(AdminError):
 
 @contextlib.contextmanager
 def opened_home() -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance of DAGSTER_HOME."""
+    """Open the Dagster instance of DAGSTER_HOME. Errors of its files and its history are a `HomeError`, then and later.
+
+    Raises:
+        HomeError: It is not set, not there, another user's, not writable, full, or its dagster.yaml is wrong.
+    """
+    home = _home()
+    try:
+        with _opened(home) as instance:
+            yield instance
+    except AdminError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL | _FORBIDDEN | {errno.EROFS} and (error.filename is None or _is_below(home, error)):
+            raise _file_error(home, error) from None
+        raise
+    except Exception as error:
+        # SQLAlchemy's errors are Dagster's alone; its own class for PostgreSQL is raised from one.
+        causes = (error, error.__cause__)
+        history = next((cause for cause in causes if isinstance(cause, SQLAlchemyError)), None)
+        if history is None:
+            raise
+        raise _history_error(home, history) from None
+
+
+def _home() -> Path:
+    """Return the folder that DAGSTER_HOME names; another user's is refused."""
+    home = Path(os.environ.get("DAGSTER_HOME") or "").expanduser()
+    with contextlib.suppress(OSError):  # Dagster says that it is not there
+        data = next((folder for name in _WRITTEN if _is_visible(folder := home / name)), home)
+        owner = data.stat().st_uid
+        # Files that root writes there its owner could not write any more, nor read.
+        if owner != os.geteuid() and (os.geteuid() == 0 or data != home or not os.access(home, os.W_OK)):
+            raise _others(home, data)
+    return home
+
+
+@contextlib.contextmanager
+def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
     try:
         found = dg.DagsterInstance.get()
     except DagsterHomeNotSetError:
@@ -36,8 +90,95 @@ def opened_home() -> Iterator[dg.DagsterInstance]:
     except dg.DagsterInvariantViolationError as error:
         # A relative path, or no folder: Dagster's own message says which.
         raise HomeError(str(error)) from None
+    except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError) as error:
+        raise HomeError(f"{home / 'dagster.yaml'} cannot be used: {one_line(str(error))}") from None
     with found:
         # While a run's output is captured, standard output is a file, and no bar moves.
         uncaptured = found.get_ref()._replace(compute_logs_data=_NO_CAPTURE)
     with dg.DagsterInstance.from_ref(uncaptured) as instance:
         yield instance
+
+
+def _is_below(home: Path, error: OSError) -> bool:
+    return Path(os.fsdecode(error.filename)).is_relative_to(home)
+
+
+def _history_error(home: Path, error: SQLAlchemyError) -> HomeError:
+    """Return the error of a history that cannot be used. SQLite does not say why: writing a file does."""
+    first = one_line(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
+    try:
+        _try_writing(home)
+    except OSError as problem:
+        return _file_error(home, problem)
+    if "is full" in first:
+        return _file_error(home, OSError(errno.ENOSPC, first))
+    if "locked" in first:
+        return HomeError(
+            f"Dagster's history in {home} is locked ({first}): another process writes to it all the time, or the file"
+            " system has no locks (NFS with nolock). Wait, or put DAGSTER_HOME on a local disk."
+        )
+    if "malformed" in first or "not a database" in first:
+        return HomeError(
+            f"Dagster's history in {home / 'history'} is damaged ({first}): restore the folder from a backup, or move"
+            " it away to begin anew; nothing that has been copied is copied again."
+        )
+    return HomeError(
+        f"Dagster's history cannot be used ({first}). Look at the section storage of {home / 'dagster.yaml'}, and"
+        " whether the server that it names is up."
+    )
+
+
+def _try_writing(home: Path) -> None:
+    """Write a file where Dagster writes, or raise the OSError that it meets."""
+    for folder in [home, *(home / name for name in _WRITTEN)]:
+        if not folder.exists():
+            continue
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+        for database in folder.glob("*.db"):
+            if not os.access(database, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(database))
+
+
+def _file_error(home: Path, error: OSError) -> HomeError:
+    """Return the error of a home whose files cannot be written."""
+    if error.errno in _FULL:
+        return HomeError(
+            f"The disk of DAGSTER_HOME, {home}, is full ({error.strerror}): make room, files count too (df -h, df -i)."
+            " Then run the same command again: it goes on from there."
+        )
+    if error.errno == errno.EROFS:
+        return HomeError(
+            f"DAGSTER_HOME, {home}, is read-only: mount it writable, or let DAGSTER_HOME name a folder that is."
+        )
+    return _others(home, Path(os.fsdecode(error.filename)) if error.filename else home)
+
+
+def _others(home: Path, path: Path) -> HomeError:
+    """Return the error of a home in which something belongs to another user."""
+    while not _is_visible(path) and path != home:
+        path = path.parent
+    owner, me = path.stat().st_uid, os.geteuid()
+    if owner == me:
+        return HomeError(f"{path}, in DAGSTER_HOME, may not be written: chmod u+rwX {shlex.quote(str(path))}")
+    command = shlex.join(["sudo", "-H", "-u", _name(owner), "--preserve-env", *sys.argv])
+    return HomeError(
+        f"{path}, in DAGSTER_HOME, belongs to {_name(owner)}, and this command runs as {_name(me)}: run it as"
+        f" {_name(owner)} ({command}), or let DAGSTER_HOME name a folder of your own."
+    )
+
+
+def _is_visible(path: Path) -> bool:
+    """Tell whether a path exists, as far as this user may look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"#{user}"

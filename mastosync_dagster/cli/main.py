@@ -117,7 +117,7 @@ def ranges(file_types: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("file_types", nargs=-1, required=True, type=click.Choice(FILE_TYPES), metavar="FILE_TYPE...")
+@_SOME_FILE_TYPES
 @click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to skip first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
@@ -136,12 +136,14 @@ def sync(
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
-    This is the job sync_changes; the Dagster UI shows its run. Exit status 0 only if nothing failed.
+    FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default. This is
+    the job sync_changes; the Dagster UI shows its run, and the ID ranges that it has finished. Exit status 0 only if
+    nothing failed.
     """
     from mastosync_dagster.cli.sync import run_sync
 
     plan_config: dict[str, object] = {
-        "file_types": list(dict.fromkeys(file_types)),
+        "file_types": list(dict.fromkeys(file_types or FILE_TYPES)),
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
@@ -238,8 +240,8 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
 @click.option(
     "--prices", type=click.Path(path_type=Path), help="A table of prices, like mastosync_dagster/cli/prices.yaml."
 )
-@click.option("--from", "source", default="free", help="The source's name in that table (default free).")
-@click.option("--to", "destination", default="free", help="The destination's name in it (default free).")
+@click.option("--from", "source", help="The source's name in that table, such as amazon.")
+@click.option("--to", "destination", help="The destination's name in it.")
 @click.option(
     "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate instead of the measured one."
 )
@@ -251,8 +253,8 @@ def estimate(
     *,
     everything: bool,
     prices: Path | None,
-    source: str,
-    destination: str,
+    source: str | None,
+    destination: str | None,
     objects_per_second: float | None,
     megabytes_per_second: float | None,
     preview_kilobytes: int,
@@ -260,7 +262,7 @@ def estimate(
 ) -> None:
     """Estimate what the copy will take, without copying: objects, bytes, requests, cost, hours."""
     from mastosync_dagster.cli.console import estimate_lines
-    from mastosync_dagster.cli.estimate import Rate, measured_rate, price_table
+    from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate, price_table
     from mastosync_dagster.cli.estimate import estimate as estimated
     from mastosync_dagster.cli.status import statuses, whole_tables
     from mastosync_dagster.mastodon import TableSize
@@ -271,20 +273,21 @@ def estimate(
     with _plain_errors(), _instance() as instance:
         table = price_table(prices)
         for name in (source, destination):
-            if name not in table:
+            if name is not None and name not in table:
                 raise click.ClickException(f"the price table has no {name}; it has {', '.join(table)}")
         found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen)
         size = (
             whole_tables(MastodonDatabase(), chosen) if everything else sum((each.left for each in found), TableSize())
         )
         measured = measured_rate(read for each in found for read in each.reads.values())
-    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * MEGABYTE)
+    given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * MEGABYTE, given=True)
     result = estimated(
         size,
-        table[source],
-        table[destination],
+        FREE if source is None else table[source],
+        FREE if destination is None else table[destination],
         given if objects_per_second or megabytes_per_second else measured,
         preview_bytes=preview_kilobytes * 1000,
+        names=(source, destination),
     )
     click.echo(json.dumps(asdict(result), indent=2) if as_json else "\n".join(estimate_lines(result)))
 

@@ -39,7 +39,7 @@ class Status:
         materialized: Their last run succeeded.
         failed: Their last run failed.
         running: A run is under way or queued.
-        missing: No run, or none into this destination.
+        not_run: No run, or none into this destination.
         objects_done: Objects at the destination.
         objects_missing: Objects that runs have found at neither storage; outside of ranges, as long as incremental runs
             retry them.
@@ -59,7 +59,7 @@ class Status:
     materialized: int
     failed: int
     running: int
-    missing: int
+    not_run: int
     objects_done: int
     objects_missing: int
     only_at_destination: int
@@ -105,7 +105,7 @@ def _status(
     reads = range_reads(instance, file_type, destination_id)
     known, restored = history.watermark(file_type), bool(history.restored)
     partitions = _partition_statuses(instance, file_type, ranges)
-    counts = dict.fromkeys(("materialized", "failed", "running", "missing"), 0)
+    counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
     for ids in ranges:
         counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
 
@@ -164,7 +164,7 @@ def _kind(status: dg.AssetPartitionStatus | None, *, read: bool) -> str:
         return "running"
     if status is dg.AssetPartitionStatus.FAILED:
         return "failed"
-    return "materialized" if read else "missing"
+    return "materialized" if read else "not_run"
 
 
 def _joined(ranges: Sequence[IdRange]) -> list[IdRange]:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import uuid
-from typing import TYPE_CHECKING
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 from dagster._core.execution.plan.objects import ErrorSource
 from dagster._utils.interrupts import capture_interrupts
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
+from mastosync_dagster.cli.preflight import check_settings
 from mastosync_dagster.cli.signals import StopSignals
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
 from mastosync_dagster.runs.failures import root_of
+from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
-from mastosync_dagster.runs.run_lock import lock
+from mastosync_dagster.runs.run_lock import living, lock
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mastosync_dagster.records.summaries import Summary
     from mastosync_dagster.runs.progress import ProgressReporter
@@ -36,10 +45,13 @@ _WIDE = 250
 """Columns where there is no terminal: nothing is to be cut or wrapped."""
 
 
-def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, object]) -> int:
+def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, Any]) -> int:
     """Run ``sync_changes`` and show its progress, its outcome and its counts. Returns the command's exit status.
 
     A first SIGINT, SIGTERM or SIGHUP ends the run as canceled, with its manifest; the status is 128 and the signal.
+
+    Raises:
+        AdminError: A setting is wrong, or the database or a storage refuses the login. No run has begun.
     """
     console = _console()
     found: list[Summary] = []
@@ -50,23 +62,46 @@ def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, object]) -> 
         progress = LineProgress(lambda text: _say(console, text), summarized=found.append)
     stops = StopSignals(lambda: _say(console, "Stopping: requests in flight are ended."))
     run_id = str(uuid.uuid4())
+    plan = ChangesConfig(**run_config["ops"]["plan_changes"]["config"])
+    check_settings(instance, plan, CopyConfig(**run_config["ops"]["copy"]["config"]))
+    _name_other_run(console, instance, plan)
     # Signals that come between the ops wait for the next one: Dagster's own handlers are not set at once.
     with stops.watched(), capture_interrupts():
         job = build_definitions(progress).resolve_job_def("sync_changes")
         # Before the run is on record: whenever this process is killed, the next command finds the run dead.
         lock(instance, run_id)
         instance.add_event_listener(run_id, lambda event: _cancel_if_interrupted(instance, event, stops))
-        result = job.execute_in_process(
-            run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
-        )
+        with _without_dagsters_errors():
+            result = job.execute_in_process(
+                run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
+            )
     summary = found[-1] if found else None
     if not result.success:
         _show_failure(console, result, stops, summary)
     if summary is not None:
         _show_counts(console, summary)
+        if trial := _trial(plan):
+            _say(console, trial)
     if result.success:
         return 0
     return 1 if stops.first is None else stops.exit_status
+
+
+@contextlib.contextmanager
+def _without_dagsters_errors() -> Iterator[None]:
+    """Keep back what Dagster writes to standard error, such as each event that a full disk refuses.
+
+    The run's own errors are events. Only where something unexpected ends the block it is shown after all.
+    """
+    kept = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(kept):
+            yield
+    except (AdminError, SQLAlchemyError, OSError):
+        raise
+    except Exception:
+        sys.stderr.write(kept.getvalue())
+        raise
 
 
 def _console() -> Console:
@@ -139,3 +174,39 @@ def _show_counts(console: Console, summary: Summary) -> None:
     open_ = {"missing": total.outcomes[Outcome.MISSING], "failed": total.outcomes[Outcome.FAILED] - left}
     if some := [f"{number:,} {name}" for name, number in open_.items() if number]:
         _say(console, f"{' and '.join(some)}: `mastosync report` lists them, and what can be done about each.")
+
+
+def _trial(config: ChangesConfig) -> str | None:
+    """Return what a trial was, and what it was not; None: the run was none."""
+    if config.limit is None and not config.offset:
+        return None
+    rows = "all rows" if config.limit is None else f"{config.limit:,} rows at most"
+    offset = f", after the first {config.offset:,}" if config.offset else ""
+    return (
+        f"This was a trial: {rows} of each file type{offset}, by id. Other rows were not looked at, and no watermark"
+        " has moved. Without --limit and --offset the command takes every row."
+    )
+
+
+def _name_other_run(console: Console, instance: dg.DagsterInstance, plan: ChangesConfig) -> None:
+    """Say that another run copies objects of the same file types."""
+    for run_id in living(instance):
+        record = instance.get_run_record_by_id(run_id)
+        if record is None or not any(_copies(record.dagster_run, file_type) for file_type in plan.file_types):
+            continue
+        began = record.start_time or record.create_timestamp.timestamp()
+        since = datetime.fromtimestamp(began, timezone.utc).astimezone()
+        _say(
+            console,
+            f"Another sync of these file types is running since {since:%H:%M:%S}: run {run_id} of"
+            f" {record.dagster_run.job_name}. Both go on; what both find lacking is copied twice. Ctrl-C stops this"
+            " one.",
+        )
+        return
+
+
+def _copies(run: dg.DagsterRun, file_type: str) -> bool:
+    """Tell whether a run copies objects of a file type; of `sync_changes` its config says which."""
+    ops = cast("dict[str, Any]", run.run_config.get("ops") or {})
+    chosen = ops.get("plan_changes", {}).get("config", {}).get("file_types", [file_type])
+    return copies(run, FileType(file_type)) and file_type in chosen

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
 from mastosync_dagster.plan.items import Batch, ExpectedObject
+from mastosync_dagster.ranges.partitions import RangeIndex
 from mastosync_dagster.s3.listing import KeyRange
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import datetime
 
-    from mastosync_dagster.mastodon import RowPage, StoredObject
+    from mastosync_dagster.mastodon import IdRange, RowPage, StoredObject
 
 # Listing a page's key ranges costs about one request per thousand keys that lie there, a HEAD for each object one
 # request an object. Below this share of rows with expected objects, HEAD requests cost less.
@@ -25,9 +27,18 @@ _LISTING_PAYS_FROM = 1 / 50
 
 @dataclass
 class Sizes:
-    """Sums the sizes of originals; the database has no others."""
+    """Sums the sizes of originals, in total and by ID range; the database has no others."""
 
     bytes: int = 0
+    ranges: RangeIndex = field(default_factory=RangeIndex)
+    by_range: Counter[IdRange] = field(default_factory=Counter)
+
+    def add(self, row_id: int, size: int) -> None:
+        """Add the size of a row's original."""
+        self.bytes += size
+        ids = self.ranges.find(row_id)
+        if ids is not None:
+            self.by_range[ids] += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,8 @@ def items_of(
     doubtful = state.is_doubtful(table, row)
     written_after = None if changes is None else changes.written_after
     for stored, new in _objects(table, row, changes):
-        sizes.bytes += stored.size or 0
+        if stored.size:
+            sizes.add(row_id, stored.size)
         # Positional, since keywords take twice as long and this runs for each object. Both sets of keys are empty
         # except after a verification that has found something.
         yield ExpectedObject(

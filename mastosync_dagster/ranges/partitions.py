@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 import re
@@ -13,6 +14,8 @@ from mastosync_dagster.mastodon import HIGHEST_ID, IdRange, id_boundaries
 from mastosync_dagster.ranges.file_types import FileType as FileType  # noqa: PLC0414, TC001  (imported from here too)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import dagster as dg
 
     from mastosync_dagster.mastodon import Connect
@@ -79,6 +82,19 @@ def registered_ranges(instance: dg.DagsterInstance, file_type: FileType) -> list
         with contextlib.suppress(InvalidRangeError):
             found.append(parse_range(key))
     return found
+
+
+class RangeIndex:
+    """Finds the range of an id among ranges that do not overlap."""
+
+    def __init__(self, ranges: Iterable[IdRange] = ()) -> None:
+        self.ranges = sorted(ranges, key=lambda ids: ids.lo)
+        self._lowest = [ids.lo for ids in self.ranges]
+
+    def find(self, row_id: int) -> IdRange | None:
+        """Return the range that holds an id; None: none does."""
+        index = bisect.bisect_right(self._lowest, row_id) - 1
+        return self.ranges[index] if index >= 0 and row_id <= self.ranges[index].hi else None
 
 
 def register_ranges(

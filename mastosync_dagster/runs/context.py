@@ -12,6 +12,7 @@ from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import dagster as dg
@@ -36,6 +37,7 @@ class RunContext:
     source_bucket: S3Bucket | None
     destination_bucket: S3Bucket
     progress: ProgressReporter
+    log_event: Callable[[dg.AssetMaterialization], None]
 
     @classmethod
     def of(
@@ -47,7 +49,8 @@ class RunContext:
         progress: ProgressReporter,
     ) -> RunContext:
         """Return the context of the run that executes an op."""
-        return cls(context.instance, context.run.run_id, context.log, database, source, destination, progress)
+        log, log_event = context.log, context.log_event
+        return cls(context.instance, context.run.run_id, log, database, source, destination, progress, log_event)
 
     @cached_property
     def source(self) -> Storage:

@@ -165,7 +165,7 @@ class BarProgress:
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
         )
-        with progress.Progress(*columns, console=self.console) as bar:
+        with progress.Progress(*columns, console=self.console, redirect_stderr=False) as bar:
             yield _BarWatcher(
                 bar,
                 plan=bar.add_task("planning", total=None, visible=False, numbers=""),

@@ -23,6 +23,8 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import prove_private
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.config import CopyConfig
+from mastosync_dagster.sync.events import log_finished_ranges
+from mastosync_dagster.sync.finished_ranges import RangeCounts
 from mastosync_dagster.sync.models import Copied, Planned
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.privacy_watch import PrivacyWatch
@@ -47,7 +49,7 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
         # Terminated, or worse: the manifest must have what was done all the same.
         try:
             # Shielded: a further signal would lose the outcome of every object.
-            run_shielded(lambda: publish(run, planned, Passed(), went_through=False), lambda _: None)
+            run_shielded(lambda: _publish_what_is_done(run, planned), lambda _: None)
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not hide the error that ended the run)
             run.log.warning(f"the outcome of what was done until here could not be published: {plain(str(problem))}")
         raise
@@ -55,6 +57,12 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
         repeated = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
         run.log.info(f"requests that had to be repeated: {repeated}")
     return Copied(planned=planned, config=config, counts=counts, acls=acls, refetched=refetched, wrong_source=wrong)
+
+
+def _publish_what_is_done(run: RunContext, planned: Planned) -> None:
+    ranges = RangeCounts(planned.ranges)
+    summary, location = publish(run, planned, Passed(), ranges, went_through=False)
+    log_finished_ranges(run, planned, ranges, summary, location, unchecked=True)
 
 
 def _carry_out(

@@ -1,6 +1,7 @@
 """The events of a run in the UI: metadata, the asset check, observations, the failure."""
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import dagster as dg
 
@@ -8,13 +9,16 @@ from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.ranges.partitions import range_key
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs import history
+from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.sync.models import Copied
+from mastosync_dagster.sync.finished_ranges import RangeCounts, lacks_too_much
+from mastosync_dagster.sync.models import Copied, Planned
 
 
 def check_result(
@@ -116,8 +120,7 @@ class RunReport:
 
     def failed(self, counts: summaries.OutcomeCounts) -> int:
         """Return how many objects failed. Where an admin has said so, those skipped as private are no failures."""
-        on_purpose = self.copied.planned.config.effective_copy_private() is False
-        return counts.outcomes[Outcome.FAILED] - (counts.reasons[Reason.PRIVATE_NOT_COPIED] if on_purpose else 0)
+        return _failed(self.copied.planned, counts)
 
     @property
     def has_failed(self) -> bool:
@@ -133,3 +136,41 @@ class RunReport:
                 summaries.failure_text(self.summary, plain(stopped.in_full()) if stopped else None),
                 {**self.metadata(), FIRST_REASONS: reasons},
             )
+
+
+def _failed(planned: Planned, counts: summaries.OutcomeCounts) -> int:
+    on_purpose = planned.config.effective_copy_private() is False
+    return counts.outcomes[Outcome.FAILED] - (counts.reasons[Reason.PRIVATE_NOT_COPIED] if on_purpose else 0)
+
+
+def log_finished_ranges(
+    run: RunContext,
+    planned: Planned,
+    ranges: RangeCounts,
+    summary: summaries.Summary,
+    manifest: str,
+    *,
+    unchecked: bool,
+) -> None:
+    """Materialize the ID ranges that a run over whole tables has finished: no object of them has failed or is left.
+
+    ``unchecked``: the run has ended before it could check whether the source is the right one.
+    """
+    if unchecked and lacks_too_much(summary.total):
+        return
+    seconds = (datetime.now(timezone.utc) - planned.begun).total_seconds()
+    for table, finished, counts in ranges.each():
+        if _failed(planned, counts):
+            continue
+        share = seconds * counts.objects / max(summary.total.objects, 1)
+        metadata: dict[str, dg.RawMetadataValue] = {
+            **summaries.counts(counts),
+            summaries.ONLY_THERE: counts.only_at_destination,
+            "seconds": round(share, 3),
+            **summaries.rates(counts, share),
+            history.DATABASE_BYTES: finished.database_bytes,
+            "manifest": dg.MetadataValue.path(manifest),
+            history.READ_AT: dg.MetadataValue.timestamp(planned.read_at),
+            history.DESTINATION: dg.MetadataValue.text(run.destination_id),
+        }
+        run.log_event(dg.AssetMaterialization(table, partition=range_key(finished.ids), metadata=metadata))

@@ -1,7 +1,7 @@
 """The values that the ops of a run hand to each other."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
@@ -15,6 +15,7 @@ from mastosync_dagster.runs.manifests import Passed, RunTimes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import CopyConfig, PlanConfig
+from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.incremental import WatermarkClaim, is_cut
 
 
@@ -67,6 +68,7 @@ class Planned:
         begun: When planning began, by this machine's clock.
         remark: A warning about the objects that were at the destination before; None: there is none.
         newest: The newest row of each table before the first one was read.
+        ranges: The registered ranges of each table that the run goes through as a whole.
     """
 
     scope: Scope
@@ -80,6 +82,7 @@ class Planned:
     remark: str | None = None
     claimable: bool = True
     newest: tuple[NewestRow, ...] = ()
+    ranges: Mapping[str, tuple[PlannedRange, ...]] = field(default_factory=dict)
 
     @property
     def times(self) -> RunTimes:

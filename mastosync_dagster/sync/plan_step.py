@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
@@ -23,7 +23,7 @@ from mastosync_dagster.mastodon import (
 )
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.planner import PlanCounts, make_plan
-from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.ranges.partitions import FileType, RangeIndex, registered_ranges
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES, RunDoubts
@@ -33,6 +33,7 @@ from mastosync_dagster.runs.outbox import Outbox
 from mastosync_dagster.sync.clocks import Reading, begin_reading
 from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
+from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.incremental import is_cut
 from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, settles
 from mastosync_dagster.units import MEGABYTE
@@ -85,13 +86,17 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     run.log_remarks()
     run.ensure_different()
     Outbox(run.instance).publish_waiting(run.store, run.log.warning)
-    sizes = Sizes()
     with run.database.session() as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
+        sizes = _sizes(run, begun.scope)
         hidden = hidden_source(connect, run.source) if config.privacy is Privacy.source else None
         if hidden is not None:
             raise hidden
         counts = _plan_rows(run, config, begun, sizes)
+    ranges = {
+        table: tuple(PlannedRange(ids, size.by_range[ids]) for ids in size.ranges.ranges)
+        for table, size in sizes.items()
+    }
     planned = Planned(
         scope=begun.scope,
         config=config,
@@ -99,17 +104,29 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
         counts=counts,
         read_at=begun.reading.read_at,
         seconds=time.monotonic() - started,
-        database_bytes=sizes.bytes,
+        database_bytes=sum(size.bytes for size in sizes.values()),
         begun=begun_at,
         remark=_remark(run, begun.scope, config.privacy) if counts.present else None,
         claimable=begun.reading.claimable,
         newest=begun.newest,
+        ranges=ranges,
     )
     _note(run, planned, begun.reading.latest + timedelta(seconds=time.monotonic() - begun.at))
     return planned
 
 
-def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Sizes) -> PlanCounts:
+def _sizes(run: RunContext, scope: Scope) -> dict[str, Sizes]:
+    """Return sums to be made for each table; by ID range, where all rows of all of its ranges are planned."""
+
+    def ranges(selection: Selection) -> RangeIndex:
+        if scope.partition != CHANGES or selection.changed_since is not None or is_cut(selection):
+            return RangeIndex()
+        return RangeIndex(registered_ranges(run.instance, FileType(selection.table)))
+
+    return {selection.table: Sizes(ranges=ranges(selection)) for selection in scope.selections}
+
+
+def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping[str, Sizes]) -> PlanCounts:
     """Make the plan, and publish what carrying it out puts in doubt."""
     connect, scope, schema = begun.connect, begun.scope, begun.schema
     lists = [
@@ -134,7 +151,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Sizes) 
         ]
         counts = make_plan(
             itertools.chain.from_iterable(
-                _wanted(run, config, begun, selection, convergence, sizes)
+                _wanted(run, config, begun, selection, convergence, sizes[selection.table])
                 for selection, convergence in zip(scope.selections, convergences, strict=True)
             ),
             run.source,

@@ -12,20 +12,24 @@ from mastosync_dagster.runs.doubts import leave_doubts
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.outbox import Outbox
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.sync.finished_ranges import RangeCounts
 from mastosync_dagster.sync.models import Planned, settles
 
 
 def publish(
-    run: RunContext, planned: Planned, gone_through: Passed, *, went_through: bool
+    run: RunContext, planned: Planned, gone_through: Passed, ranges: RangeCounts, *, went_through: bool
 ) -> tuple[summaries.Summary, str]:
-    """Publish the manifest, remove the run's folder, and return the summary and the manifest's location."""
+    """Publish the manifest, remove the run's folder, and return the summary and the manifest's location.
+
+    Its lines are counted by `ranges` too.
+    """
     merged = merge(
         run.folder,
         {**run.origin.metadata(), **planned.times.metadata(), **gone_through.metadata()},
         source_prefix=run.source.settings.prefix,
         destination_prefix=run.destination.settings.prefix,
     )
-    summary = summaries.summarize(read_manifest(merged))
+    summary = summaries.summarize(ranges.passing(read_manifest(merged)))
     run.progress.summarized(summary)
     scope, outbox = planned.scope, Outbox(run.instance)
     problems: list[Exception] = []

@@ -5,7 +5,8 @@ from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.copy_step import copy_planned
-from mastosync_dagster.sync.events import RunReport
+from mastosync_dagster.sync.events import RunReport, log_finished_ranges
+from mastosync_dagster.sync.finished_ranges import RangeCounts
 from mastosync_dagster.sync.models import Copied
 from mastosync_dagster.sync.publication import publish
 
@@ -19,10 +20,13 @@ def finish(run: RunContext, copied: Copied, web: FetchSettings) -> RunReport:
     scope = copied.planned.scope
     # What the run has not come to may have been put there by another tool.
     gone_through = Passed() if copied.stopped or scope.is_cut else scope.tables
+    ranges = RangeCounts(copied.planned.ranges)
     summary, location = run_shielded(
-        lambda: publish(run, copied.planned, gone_through, went_through=copied.stopped is None),
+        lambda: publish(run, copied.planned, gone_through, ranges, went_through=copied.stopped is None),
         interrupts.append,
     )
+    if copied.wrong_source is None:
+        log_finished_ranges(run, copied.planned, ranges, summary, location, unchecked=copied.stopped is not None)
     if interrupts:
         raise interrupts[0]
     return RunReport(summary=summary, manifest=location, destination_id=run.destination_id, copied=copied)

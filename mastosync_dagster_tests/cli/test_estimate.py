@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster.cli.console import estimate_lines
 from mastosync_dagster.cli.estimate import Prices, Rate, estimate, measured_rate, price_table
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.mastodon import TableSize
@@ -64,3 +65,31 @@ def test_a_file_that_is_no_table_of_prices_is_refused_with_a_line_that_would_do(
         price_table(tmp_path / "prices.yaml")
     with pytest.raises(SettingsError, match="cannot be read"):
         price_table(tmp_path / "absent.yaml")
+
+
+def shown(rate: Rate, names: tuple[str | None, str | None] = (None, None)) -> str:
+    """The lines of an estimate in a terminal."""
+    return "\n".join(estimate_lines(estimate(SIZE, SOURCE, DESTINATION, rate, preview_bytes=0, names=names)))
+
+
+def test_without_prices_it_asks_for_them_and_shows_no_sum_that_looks_like_nothing() -> None:
+    text = shown(NO_RATE)
+    assert "dollars" not in text
+    assert "--from and --to" in text
+    assert "--prices" in text
+    assert "--to names the other provider" in shown(NO_RATE, ("amazon", None))
+    assert "from amazon to cloudflare" in shown(NO_RATE, ("amazon", "cloudflare"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "time", "named"),
+    [
+        (Rate(10, None, given=True), "3 min,", "10.0 objects/s, as given"),
+        (Rate(100, 500_000.0), "1 h 7 min,", "100.0 objects/s and 0.50 MB/s, measured"),
+        (Rate(100, None), "18 s,", "100.0 objects/s, measured"),
+    ],
+)
+def test_it_names_its_rate_and_shows_minutes(rate: Rate, time: str, named: str) -> None:
+    text = shown(rate)
+    assert f"time      {time}" in text
+    assert f"rate      {named}" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
@@ -21,8 +25,10 @@ from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 from mastosync_dagster_tests.support.terminal import Terminal, executable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.support.installation import Installation
 
 SYNC = ("mastosync", "sync", "accounts", "--concurrency", "2")
@@ -35,7 +41,28 @@ def slow_down(world: Installation, seconds: float) -> None:
     world.destination_proxy.set_rules(Rule(Delay(seconds), kinds=frozenset({Kind.PUT})))
 
 
-def ensure_stopped_well(world: Installation, text: str) -> None:
+def newest_lines(world: Installation) -> list[ManifestLine]:
+    """Return the lines of the newest manifest."""
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    *_, manifest = store.in_order("sync_changes")
+    return [line for batch in store.read(manifest) for line in batch]
+
+
+def holds(key: str, row_id: int) -> bool:
+    """Whether a range holds a row."""
+    ids = parse_range(key)
+    return ids.lo <= row_id <= ids.hi
+
+
+def status(*arguments: str) -> list[dict[str, int]]:
+    """What ``mastosync status`` says of file types."""
+    outcome = CliRunner().invoke(main, ["status", *arguments, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    found: list[dict[str, int]] = json.loads(outcome.output)
+    return found
+
+
+def ensure_stopped_well(world: Installation, text: str, keys: Sequence[str] = ()) -> None:
     """Check what a stopped run says, and what it leaves in history and manifests."""
     said = re.search(r"([\d,]+) of ([\d,]+) objects are copied and stay", text)
     assert said, text
@@ -44,9 +71,9 @@ def ensure_stopped_well(world: Installation, text: str) -> None:
     assert not CLASS_NAMES.search(text), text
     (run,) = world.dagster.get_runs()
     assert run.status is dg.DagsterRunStatus.CANCELED
-    store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.in_order("sync_changes")
-    lines = [line for batch in store.read(manifest) for line in batch]
+    lines = newest_lines(world)
+    done = {key for key in keys if not any(line.reason and holds(key, line.row_id) for line in lines)}
+    assert materialized(world, FileType.ACCOUNTS) == done
     copied = sum(line.outcome is Outcome.COPIED for line in lines)
     left = [line for line in lines if line.reason is Reason.NOT_ATTEMPTED]
     assert (f"{copied:,}", f"{len(lines):,}") == said.groups()
@@ -57,6 +84,15 @@ def ensure_stopped_well(world: Installation, text: str) -> None:
     again = world.command(*SYNC)
     assert (again.returncode, again.stderr) == (0, "")
     assert world.compare("accounts").differences == ()
+
+
+def materialized(world: Installation, *file_types: FileType) -> set[str]:
+    """Return the materialized ranges."""
+    return {
+        key
+        for file_type in file_types
+        for key in world.dagster.get_materialized_partitions(dg.AssetKey(file_type.value))
+    }
 
 
 def test_the_bar_moves_while_objects_are_copied(world: Installation) -> None:
@@ -80,6 +116,7 @@ def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(w
 
 
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Installation) -> None:
+    keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:
         terminal.wait_for(r"copying.* [1-9]\d*/")
@@ -89,7 +126,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
         assert time.monotonic() - pressed < 10
         text = terminal.text
     assert "Ctrl-C" in text
-    ensure_stopped_well(world, text)
+    ensure_stopped_well(world, text, keys)
 
 
 def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
@@ -172,3 +209,64 @@ def test_a_report_that_is_lost_on_a_full_disk_fails_and_one_that_nobody_reads_on
     assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
     assert world.dagster.get_dynamic_partitions("accounts_ids")
+
+
+def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_same_of_them(world: Installation) -> None:
+    keys = world.register(FileType.ACCOUNTS, FileType.CUSTOM_EMOJIS)
+    (before,) = status("accounts")
+    assert (before["not_run"], before["missing"]) == (len(keys[FileType.ACCOUNTS]),) * 2
+    outcome = CliRunner().invoke(main, ["sync", "accounts"])
+    assert outcome.exit_code == 0, outcome.output
+    assert materialized(world, *FileType) == set(keys[FileType.ACCOUNTS])
+
+    (after,) = status("accounts")
+    assert (after["materialized"], after["not_run"], after["failed"]) == (len(keys[FileType.ACCOUNTS]), 0, 0)
+    assert (after["objects_left"], after["bytes_left"]) == (0, 0)
+    for key in keys[FileType.ACCOUNTS]:
+        assert world.run("sync_accounts", key).success
+    (by_ranges,) = status("accounts")
+    names = ("materialized", "objects_done", "objects_missing", "objects_left", "bytes_done", "bytes_left")
+    assert [after[name] for name in names] == [by_ranges[name] for name in names]
+
+
+def test_a_range_with_a_failed_object_is_not_materialized_and_the_others_are(world: Installation) -> None:
+    keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
+    world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
+    assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 1
+    failed = {line.row_id for line in newest_lines(world) if line.outcome is Outcome.FAILED}
+    assert len(failed) == 1
+    assert {key for key in keys if any(holds(key, row_id) for row_id in failed)} == set(keys) - materialized(
+        world, FileType.ACCOUNTS
+    )
+
+
+def test_a_trial_says_what_it_was_and_materializes_nothing(world: Installation) -> None:
+    world.register(FileType.ACCOUNTS)
+    outcome = CliRunner().invoke(main, ["sync", "accounts", "--limit", "10"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "trial: 10 rows at most of each file type" in outcome.output
+    assert materialized(world, FileType.ACCOUNTS) == set()
+
+
+def test_without_a_file_type_sync_takes_all_and_points_at_the_report_of_what_is_missing(world: Installation) -> None:
+    outcome = CliRunner().invoke(main, ["sync"])
+    assert outcome.exit_code == 0, outcome.output
+    assert world.compare().differences == ()
+    (line,) = [line for line in outcome.output.splitlines() if "mastosync report" in line]
+    assert f"{len(world.instance.missing_of(*FileType)):,} missing" in line
+
+
+def test_a_second_sync_says_that_another_one_is_running(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        (first,) = world.dagster.get_runs()
+        beside = CliRunner().invoke(main, ["sync", "accounts", "--limit", "1"])
+        elsewhere = CliRunner().invoke(main, ["sync", "custom_emojis", "--limit", "1"])
+        terminal.press(CTRL_C)
+        terminal.end()
+    assert "Another sync of these file types is running since" in beside.output
+    assert first.run_id in beside.output
+    assert beside.exit_code == elsewhere.exit_code == 0
+    assert "Another sync" not in elsewhere.output
+    assert "Another sync" not in CliRunner().invoke(main, ["sync", "accounts", "--limit", "1"]).output

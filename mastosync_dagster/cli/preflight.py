@@ -1,0 +1,52 @@
+"""What a sync needs, looked at before there is a run: a wrong setting leaves no failed run in the history."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.environment import retry_nights
+from mastosync_dagster.mastodon import database_now, read_schema
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.resources.errors import ConnectionFailedError
+from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.sync.config import parse_timestamp
+from mastosync_dagster.sync.incremental import LAST
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
+
+_SETTINGS = frozenset({Reason.BAD_CREDENTIALS, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
+"""What a storage answers where a setting is wrong. Other errors may pass: the run retries, and records them."""
+
+
+def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: CopyConfig) -> None:
+    """Read every setting of a sync, connect to the database, and ask both storages once. Raises an `AdminError`."""
+    source, destination = S3Bucket.source(), S3Bucket.destination()
+    ensure_different(source, destination)
+    manifest_store(instance, destination, source)
+    copy.copy_settings()
+    plan.effective_copy_private()
+    retry_nights()
+    _check_database(plan)
+    for bucket in (source, destination):
+        try:
+            bucket.storage().check()
+        except StorageError as error:  # noqa: PERF203  (two of them)
+            if error.reason in _SETTINGS:
+                raise
+
+
+def _check_database(plan: ChangesConfig) -> None:
+    try:
+        with MastodonDatabase().session() as connect, contextlib.closing(connect()) as connection:
+            read_schema(connection, plan.file_types)
+            if plan.changed_since is not None and plan.changed_since.strip() != LAST:
+                parse_timestamp(plan.changed_since, now=database_now(connection))
+    except ConnectionFailedError as error:
+        if error.permanent:
+            raise

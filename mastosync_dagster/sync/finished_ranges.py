@@ -1,0 +1,57 @@
+"""ID ranges that a run over whole tables has finished: to Dagster they are materialized, as by runs of their own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.ranges.partitions import RangeIndex
+from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, Outcome
+from mastosync_dagster.records.summaries import OutcomeCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mastosync_dagster.mastodon import IdRange
+    from mastosync_dagster.records.manifest import ManifestLine
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRange:
+    """A registered range whose rows are all planned; ``database_bytes`` as in `Planned`."""
+
+    ids: IdRange
+    database_bytes: int
+
+
+class RangeCounts:
+    """Counts the lines of a manifest by registered range: what grows in memory is the number of ranges."""
+
+    def __init__(self, planned: Mapping[str, Sequence[PlannedRange]]) -> None:
+        self._planned = planned
+        self._ranges = {table: RangeIndex(each.ids for each in ranges) for table, ranges in planned.items() if ranges}
+        self._counts: defaultdict[tuple[str, IdRange], OutcomeCounts] = defaultdict(OutcomeCounts)
+
+    def passing(self, batches: Iterable[Sequence[ManifestLine]]) -> Iterator[Sequence[ManifestLine]]:
+        """Count the lines of a manifest on their way to a reader."""
+        for batch in batches:
+            for line in batch if self._ranges else ():
+                ranges = self._ranges.get(line.group)
+                ids = None if ranges is None else ranges.find(line.row_id)
+                if ids is not None:
+                    counts = self._counts[line.group, ids]
+                    counts.add(line.outcome, line.reason, 1, line.size or 0)
+                    counts.only_at_destination += line.detail == ONLY_AT_DESTINATION
+            yield batch
+
+    def each(self) -> Iterator[tuple[str, PlannedRange, OutcomeCounts]]:
+        """Yield every planned range with its table and the counts of its objects."""
+        for table, ranges in self._planned.items():
+            for planned in ranges:
+                yield table, planned, self._counts.get((table, planned.ids), OutcomeCounts())
+
+
+def lacks_too_much(total: OutcomeCounts) -> bool:
+    """Tell whether the source lacks so much that a run has to check first whether it is the right one."""
+    return 2 * (total.outcomes[Outcome.MISSING] + total.only_at_destination) > total.objects

@@ -1,0 +1,144 @@
+"""A home that a command cannot use, and settings that are wrong: one sentence with what to do, and no failed run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.terminal import executable
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.support.installation import Installation
+
+READ_ONLY = 'mount --bind "$DAGSTER_HOME" "$DAGSTER_HOME" && mount -o remount,ro,bind "$DAGSTER_HOME" && exec "$@"'
+SMALL = (
+    'cp "$DAGSTER_HOME/dagster.yaml" "$DAGSTER_HOME.yaml" && mount -t tmpfs -o "size=$SIZE" none "$DAGSTER_HOME"'
+    ' && cp "$DAGSTER_HOME.yaml" "$DAGSTER_HOME/dagster.yaml" && exec "$@"'
+)
+INSIDE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+"""Runs a script in name spaces of its own, in which any user may mount something."""
+
+
+def sentence_of(home: Path, script: str, *command: str, **environment: str) -> str:
+    """Return the only line that a command says which ends with status 1."""
+    ended = subprocess.run(
+        [*INSIDE, script, "sh", executable("mastosync"), *command],
+        env={**os.environ, "DAGSTER_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    if ended.stderr.startswith("unshare:"):
+        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    return line
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home that nobody has used."""
+    made = tmp_path / "own"
+    made.mkdir()
+    (made / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    return made
+
+
+def test_a_read_only_home_is_said_in_a_sentence_new_and_used(home: Path, world: Installation) -> None:
+    for folder in (home, Path(world.dagster.root_directory)):
+        line = sentence_of(folder, READ_ONLY, "ranges")
+        assert line.startswith("Error: DAGSTER_HOME")
+        assert "is read-only: mount it writable" in line
+    assert world.dagster.get_runs() == []
+
+
+@pytest.mark.parametrize("size", ["40k", "420k"])
+def test_a_home_on_a_full_disk_is_said_in_a_sentence_at_its_start_and_in_a_run(
+    home: Path, world: Installation, size: str
+) -> None:
+    line = sentence_of(home, SMALL, "sync", "custom_emojis", SIZE=size)
+    assert line.startswith("Error: The disk of DAGSTER_HOME")
+    assert "make room" in line
+    assert world
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_the_home_of_another_user_is_refused_with_the_command_that_works(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(home, 65_534, -1)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    outcome = CliRunner().invoke(main, ["ranges"])
+    assert outcome.exit_code == 1
+    assert "sudo -H -u nobody --preserve-env" in outcome.output
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", executable("mastosync"), "ranges"]
+    # What another user may reach at all: pytest's own folder is closed to others.
+    monkeypatch.setenv("DAGSTER_HOME", "/root")
+    ended = subprocess.run(as_nobody, capture_output=True, text=True, check=False, cwd="/")
+    if "ModuleNotFoundError" in ended.stderr or "Permission denied" in ended.stderr:
+        pytest.skip("another user may not read this project")
+    assert ended.returncode == 1
+    assert "belongs to root, and this command runs as nobody" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    for text in ("telemetry: {enabled: ", "telemetri: {}", "storage: {postgres: {}}"):
+        (home / "dagster.yaml").write_text(text)
+        outcome = CliRunner().invoke(main, ["ranges"])
+        assert outcome.exit_code == 1, text
+        (line,) = outcome.output.splitlines()
+        assert line.startswith(f"Error: {home / 'dagster.yaml'} cannot be used: "), text
+
+
+def test_a_history_whose_server_is_down_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    url = "postgresql+psycopg2://dagster:secret@127.0.0.1:1/dagster"
+    (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+    outcome = CliRunner().invoke(main, ["ranges"])
+    assert outcome.exit_code == 1
+    assert outcome.output.startswith("Error: Dagster's history cannot be used (")
+    assert "whether the server that it names is up" in outcome.output
+    assert "secret" not in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        ({"S3_BUCKET": ""}, (), "S3_BUCKET is not set"),
+        ({"DESTINATION_AWS_SECRET_ACCESS_KEY": "wrong"}, (), "DESTINATION_AWS_SECRET_ACCESS_KEY"),
+        ({"DESTINATION_S3_BUCKET": "no-such-bucket"}, (), "has no such bucket"),
+        ({"DATABASE_URL": "postgresql://mastodon:wrong@127.0.0.1:{port}/{database}"}, (), "password"),
+        ({"MASTOSYNC_CONCURRENCY": "many"}, (), "MASTOSYNC_CONCURRENCY must be"),
+        ({"MASTOSYNC_COPY_PRIVATE": "perhaps"}, (), "MASTOSYNC_COPY_PRIVATE must be true or false"),
+        ({"MASTOSYNC_MANIFESTS": "relative"}, (), "MASTOSYNC_MANIFESTS must be an absolute path"),
+        ({}, ("--changed-since", "yesterday"), "is not a timestamp"),
+        ({}, ("--changed-since", "2999-01-01T00:00:00Z"), "lies in the future"),
+    ],
+)
+def test_a_wrong_setting_leaves_no_run_behind(
+    world: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    arguments: tuple[str, ...],
+    says: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(port=world.database.port, database=world.database.database))
+    outcome = CliRunner().invoke(main, ["sync", "custom_emojis", *arguments])
+    assert outcome.exit_code == 1
+    (line,) = outcome.output.splitlines()
+    assert line.startswith("Error: ")
+    assert says in line
+    assert world.dagster.get_runs() == []
