@@ -39,6 +39,8 @@ _SPOOL = pa.schema(
     ]
 )
 _RANGES_A_MANIFEST = 10_000
+_REST = range(-64, 0)
+"""Numbers for the rows in no ID range: so many parts of them, of which one is in memory at a time."""
 _SPOOL_LINES = 4 * GROUP_LINES
 
 
@@ -85,26 +87,20 @@ class Inventory:
         ranges = _Ranges(manifests, self._store.is_later)
         used: set[int] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, _Spool(Path(folder)) as spool:
-            rest = _Rest()
             for age, manifest in enumerate(reversed(self._store.in_order(SYNC_CHANGES))):
                 for batch in self._batches(manifest):
-                    numbers = [ranges.number_of(row_id) for row_id in _values(batch, "row_id")]
-                    spool.add(batch, [ranges.if_older(number, manifest) for number in numbers], age)
-                    found = rest.of(batch.filter(pa.array([number is None for number in numbers], pa.bool_())))
-                    if found.num_rows:
-                        used.add(age)
-                        yield from self._counted(found, chosen)
-                rest.end_manifest()
+                    spool.add(batch, [ranges.number_for(row_id, manifest) for row_id in _values(batch, "row_id")], age)
             spool.close()
-            for manifest in manifests:
-                self.totals.manifests += 1
+            for number in (*_REST, *(ranges.number_named(manifest) for manifest in manifests)):
                 later = _Later()
-                for batch in spool.lines_of(ranges.number_named(manifest)):
+                for batch in spool.lines_of(number):
                     found = later.newest_of(batch)
                     used.update(_values(found, _AGE))
                     yield from self._counted(found, chosen)
-                for batch in self._batches(manifest):
-                    yield from self._counted(later.rest_of(batch), chosen)
+                if number >= 0:
+                    self.totals.manifests += 1
+                    for batch in self._batches(ranges.manifest(number)):
+                        yield from self._counted(later.rest_of(batch), chosen)
         self.totals.manifests += len(used)
 
     def _batches(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
@@ -159,18 +155,23 @@ class _Ranges:
         self._is_later = lru_cache(maxsize=_RANGES_A_MANIFEST)(is_later)
         self._numbers = {manifest.partition: number for number, (_, manifest) in enumerate(ordered)}
 
-    def number_of(self, row_id: int) -> int | None:
-        """Return the number of the range that holds a row; None: none does."""
+    def number_for(self, row_id: int, manifest: StoredManifest) -> int | None:
+        """Return the number of the range that holds a row; None: that range's own manifest is the later one.
+
+        Rows in no range have a number of `_REST`.
+        """
         before = bisect_right(self._los, row_id) - 1
-        return None if before < 0 or row_id > self._his[before] else before
+        if before < 0 or row_id > self._his[before]:
+            return _REST[row_id % len(_REST)]
+        return before if self._is_later(manifest, self._manifests[before]) else None
 
-    def number_named(self, manifest: StoredManifest) -> int | None:
-        """Return the number of a manifest's range; None: it has none."""
-        return self._numbers.get(manifest.partition)
+    def number_named(self, manifest: StoredManifest) -> int:
+        """Return the number of a manifest's range."""
+        return self._numbers[manifest.partition]
 
-    def if_older(self, number: int | None, manifest: StoredManifest) -> int | None:
-        """Return the number again if the manifest of that range is older than this one, else None."""
-        return number if number is not None and self._is_later(manifest, self._manifests[number]) else None
+    def manifest(self, number: int) -> StoredManifest:
+        """Return the manifest of a range."""
+        return self._manifests[number]
 
 
 class _Spool:
@@ -184,7 +185,7 @@ class _Spool:
         self._writer = pa.ipc.new_file(str(self._path), _SPOOL)
         self._waiting: list[pa.RecordBatch] = []
         self._lines = self._written = 0
-        self._batches: defaultdict[int | None, list[int]] = defaultdict(list)
+        self._batches: defaultdict[int, list[int]] = defaultdict(list)
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +217,8 @@ class _Spool:
         table = table.take(order).combine_chunks()
         start = 0
         # A Counter keeps the order of first occurrence.
-        for number, lines in Counter(table.column(_RANGE).to_pylist()).items():
+        numbers: list[int] = table.column(_RANGE).to_pylist()  # type: ignore[assignment]  # those without were left out
+        for number, lines in Counter(numbers).items():
             for batch in table.slice(start, lines).to_batches():
                 self._write(batch)
                 self._batches[number].append(self._written)
@@ -236,7 +238,7 @@ class _Spool:
             self._flush()
         self._writer.close()
 
-    def lines_of(self, number: int | None) -> Iterator[pa.RecordBatch]:
+    def lines_of(self, number: int) -> Iterator[pa.RecordBatch]:
         """Yield the lines of a range, the latest run's first."""
         indexes = self._batches.get(number)
         if not indexes:
@@ -264,28 +266,3 @@ class _Later:
             return batch
         named = zip(_values(batch, "row_id"), _attachments(batch), strict=True)
         return batch.filter(pa.array([name not in self._ages for name in named], pa.bool_()))
-
-
-class _Rest:
-    """Selects the newest lines of rows in no ID range. Keeps eight bytes for each attachment of a row."""
-
-    def __init__(self) -> None:
-        self._known: defaultdict[str, pa.Array[Any]] = defaultdict(lambda: pa.array([], pa.int64()))
-        self._new: defaultdict[str, list[pa.Array[Any]]] = defaultdict(list)
-
-    def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the lines of a batch whose attachment no later manifest has."""
-        names, ids = _attachments(batch), batch.column("row_id")
-        newest = pa.array([False] * batch.num_rows, pa.bool_())
-        for attachment in set(names):
-            unknown = pa.array([name == attachment for name in names], pa.bool_())
-            unknown = pc.and_(unknown, pc.invert(pc.is_in(ids, value_set=self._known[attachment])))
-            self._new[attachment].append(ids.filter(unknown))
-            newest = pc.or_(newest, unknown)
-        return batch.filter(newest)
-
-    def end_manifest(self) -> None:
-        """Remember the rows of the manifest that was read last."""
-        for attachment, ids in self._new.items():
-            self._known[attachment] = pc.unique(pa.concat_arrays([self._known[attachment], *ids]))
-        self._new.clear()
