@@ -6,6 +6,8 @@ import contextlib
 import csv
 import json
 import sys
+from collections import Counter
+from shlex import quote
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -18,7 +20,7 @@ from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.refetch.remedies import Remedies
+from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
@@ -91,17 +93,27 @@ def _fields(remedy: Remedy) -> dict[str, object]:
     return dict(zip(_COLUMNS, (*values, remedy.remote, remedy.command, remedy.words), strict=True))
 
 
+_MOST_COMMANDS = 20
+"""Rows of a table with a command each; for more there is one command for all."""
+
+
 class _Table:
     """For people: objects, what to do below those of each row, and the totals at the end."""
 
     def __init__(self) -> None:
         self._before: tuple[str, int, str] | None = None
+        self._commands: Counter[str] = Counter()
 
     def line(self, remedy: Remedy) -> None:
         line = remedy.line
         remark = ": ".join(filter(None, [line.reason.value if line.reason else None, line.detail]))
         text = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
         what = remedy.command or remedy.words
+        same_row = self._before is not None and self._before[:2] == (line.group, line.row_id)
+        if remedy.remote and remedy.command and line.group in ALL_AT_ONCE:
+            self._commands[line.group] += not same_row
+            if self._commands[line.group] > _MOST_COMMANDS:
+                what = f"{remedy.words}: see below"
         # Objects of a row with the same remedy share its line.
         if self._before is not None and self._before != (line.group, line.row_id, what):
             click.echo(one_line(f"    -> {self._before[2]}"))
@@ -116,6 +128,14 @@ class _Table:
         for name, total in totals.items():
             counts = "".join(f"{total.outcomes[outcome]:>14,}" for outcome in Outcome)
             click.echo(f"{name:<20}{total.manifests:>10,}{counts}{total.bytes / MEGABYTE:>14,.1f}")
+        for name, rows in self._commands.items():
+            if rows > _MOST_COMMANDS:
+                click.echo(
+                    f"\n{rows:,} rows of {name} have lost files of other servers. All of them at once, on Mastodon's"
+                    f" machine, beside missing.csv:\n"
+                    f"    mastosync report {name} --outcome missing --format csv > missing.csv\n"
+                    f"    RAILS_ENV=production bin/rails runner {quote(ALL_AT_ONCE[name])}\n"
+                )
         for name, total in totals.items():
             if total.in_doubt:
                 click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")

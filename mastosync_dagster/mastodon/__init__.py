@@ -8,7 +8,13 @@ from mastosync_dagster.mastodon.key_owners import CACHE_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.keys import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
 from mastosync_dagster.mastodon.processing import Processing, media_in_processing
-from mastosync_dagster.mastodon.remote_files import CACHE_CONTROL, RemoteFile, remote_file, remote_file_columns
+from mastosync_dagster.mastodon.remote_files import (
+    CACHE_CONTROL,
+    RemoteFile,
+    remote_file,
+    remote_file_columns,
+    unavailable_domains,
+)
 from mastosync_dagster.mastodon.rows import RowPage, Selection, walk_rows
 from mastosync_dagster.mastodon.rows_by_id import PrivateRows, Rows
 from mastosync_dagster.mastodon.schema import Schema, read_schema
@@ -31,7 +37,7 @@ __all__ += ["Connect", "DatabaseReadError", "NotMastodonError", "Schema", "read_
 __all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "highest_id", "id_boundaries"]
 __all__ += ["CACHE_FOLDERS", "KeySpan", "Owners", "id_partition", "key_spans", "owners", "prefixed", "split_name"]
 __all__ += ["TABLES", "RowError", "StoredObject", "is_remote", "stored_objects"]
-__all__ += ["CACHE_CONTROL", "RemoteFile", "remote_file", "remote_file_columns"]
+__all__ += ["CACHE_CONTROL", "RemoteFile", "remote_file", "remote_file_columns", "unavailable_domains"]
 __all__ += ["PrivateRows", "RowPage", "Rows", "Selection", "rows_at_the_ends", "walk_rows"]
 __all__ += ["NewestRow", "Snapshot", "is_there", "newest_row", "newest_row_of", "read_snapshot"]
 __all__ += ["database_now", "rows_as_of", "wait_for_open_transactions"]

@@ -8,16 +8,23 @@ with the address of their picture.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from psycopg2 import sql
+
+from mastosync_dagster.mastodon.connection import single_transaction
 from mastosync_dagster.mastodon.keys import is_blank
 from mastosync_dagster.mastodon.tables import ORIGINAL
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from mastosync_dagster.mastodon.connection import Connect
+    from mastosync_dagster.mastodon.schema import Schema
 
 CACHE_CONTROL = "public, max-age=315576000, immutable"
 """The header of every object that Mastodon writes (``config/initializers/paperclip.rb``)."""
@@ -87,3 +94,18 @@ def remote_file(table: str, row: Mapping[str, object], part: str) -> RemoteFile 
     if not isinstance(known, str) or is_blank(known):
         return RemoteFile(url, accepted)
     return RemoteFile(url, {known: accepted[known]} if known in accepted else {})
+
+
+def unavailable_domains(connect: Connect, schema: Schema, domains: Iterable[str]) -> set[str]:
+    """Return those of some servers to which Mastodon has failed to deliver for a week.
+
+    Its ``DeliveryFailureTracker`` adds them to a table (since 3.2), and takes them out when they answer. Where the
+    table does not exist, or the role may not read it, there are none.
+    """
+    table = schema.beside("accounts", "unavailable_domains")
+    with contextlib.closing(connect()) as connection, single_transaction(connection) as cursor:
+        cursor.execute("SELECT has_table_privilege(to_regclass(%s), 'SELECT')", (table.as_string(cursor),))
+        if cursor.fetchone() != (True,):
+            return set()
+        cursor.execute(sql.SQL("SELECT domain FROM {} WHERE domain = ANY(%s)").format(table), (sorted(set(domains)),))
+        return {domain for (domain,) in cursor.fetchall()}

@@ -66,6 +66,10 @@ class Schema:
         """Return the table's name with its schema, since a pooler's sessions may differ in search path."""
         return sql.Identifier(self.namespaces[table], table)
 
+    def beside(self, table: str, other: str) -> sql.Identifier:
+        """Return the name of another table in the same schema, whether or not it exists."""
+        return sql.Identifier(self.namespaces[table], other)
+
     def require(self, tables: Sequence[str]) -> None:
         """Make sure that tables exist, with the columns that mastosync needs.
 

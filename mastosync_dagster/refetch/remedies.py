@@ -1,16 +1,18 @@
 """What can be done about objects that are missing, failed or damaged.
 
 ``tootctl media refresh`` and ``tootctl accounts refresh`` fetch remote files again; no command does that
-for custom emoji and preview cards (Mastodon's ``lib/mastodon/cli``). Local uploads exist nowhere else.
+for custom emoji and preview cards (Mastodon's ``lib/mastodon/cli``). Local uploads exist nowhere else, but what
+Mastodon makes from them it makes again: ``reprocess!`` of kt-paperclip's ``attachment.rb`` writes the named style
+alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.mastodon import Rows, is_remote, stored_objects
+from mastosync_dagster.mastodon import Rows, is_remote, stored_objects, unavailable_domains
 from mastosync_dagster.records.outcomes import HARMLESS, Outcome
 from mastosync_dagster.s3.reasons import Reason
 
@@ -36,6 +38,9 @@ CARD = "Mastodon fetches it again when the link is posted again, two weeks after
 REMOTE = "of another server: tootctl can fetch it again; if the database is reachable, this report prints the command"
 UNKNOWN = "not known whether it is of another server; if the database is reachable, this report shows it"
 
+MADE_AGAIN = "Mastodon makes it from its original, which is there"
+UNAVAILABLE = "its server has not answered Mastodon for a week: nothing can fetch it unless it comes back"
+
 _LOST = "lost: it was uploaded here, and the source does not have it; without a backup of it "
 _LOST_BY_TABLE = {
     "media_attachments": f"{_LOST}nobody does",
@@ -44,6 +49,23 @@ _LOST_BY_TABLE = {
     "site_uploads": f"{_LOST}upload it again in the administration",
     "backups": "lost, or expired: its owner can ask for a new archive",
 }
+_MODELS = {
+    "media_attachments": "MediaAttachment",
+    "accounts": "Account",
+    "custom_emojis": "CustomEmoji",
+    "site_uploads": "SiteUpload",
+}
+_IDS = 'CSV.foreach("missing.csv", headers: true).map { |line| line["id"].to_i }.uniq.each_slice(1000)'
+ALL_AT_ONCE = {
+    # As `tootctl media remove` leaves them: Mastodon fetches a file without a name when somebody looks at it.
+    "media_attachments": f'require "csv"; {_IDS} {{ |ids|'
+    " MediaAttachment.remote.where(id: ids).update_all(file_file_name: nil) }",
+    # As `tootctl accounts refresh` does it.
+    "accounts": f'require "csv"; {_IDS} {{ |ids| Account.remote.where(id: ids).find_each {{ |account|'
+    " begin; account.reset_avatar!; account.reset_header!; account.save; rescue => e; warn(account.acct); end } }",
+}
+"""Ruby that has Mastodon fetch all remote files of a CSV report again, by table."""
+_NOT_THERE = frozenset({Outcome.MISSING, Outcome.FAILED})
 _WITHOUT_COMMAND = {"custom_emojis": EMOJI, "preview_cards": CARD}
 
 
@@ -54,7 +76,7 @@ class Remedy:
     Attributes:
         remote: Whether the object is another server's; None: not known.
         command: To be run on Mastodon's machine; None: no command helps.
-        words: What to do, in words.
+        words: What to do, or what the command does, in words.
     """
 
     line: ManifestLine
@@ -84,13 +106,19 @@ class Remedies:
         """
         rows = self._rows(table, [line for line in lines if _is_lost(line)])
         accounts = self._accounts(row.get("account_id") for row in rows.values()) if rows else {}
+        page = _Page(
+            accounts,
+            self._unavailable((rows or {}).values(), accounts),
+            # Lines of one row stand together; where a page ends between them, the command finds no original.
+            frozenset((line.row_id, line.part) for line in lines if line.outcome in _NOT_THERE),
+        )
         for line in lines:
             if not _is_lost(line):
                 yield Remedy(line, line.remote, None, _words_if_not_lost(line))
             elif rows is None:
                 yield _by_manifest(table, line)
             else:
-                yield self._by_row(table, line, rows.get(line.row_id), accounts)
+                yield self._by_row(table, line, rows.get(line.row_id), page)
 
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]] | None:
         if self.connect is None or self.schema is None:
@@ -107,25 +135,60 @@ class Remedies:
         with Rows(self.connect, self.schema, "accounts", more_columns=("username",)) as rows:
             return {row["id"]: f"{row['username']}@{row['domain']}" for row in rows.of(wanted) if row["domain"]}
 
-    def _by_row(
-        self, table: str, line: ManifestLine, row: Mapping[str, object] | None, accounts: Mapping[object, str]
-    ) -> Remedy:
+    def _unavailable(self, rows: Iterable[Mapping[str, object]], accounts: Mapping[object, str]) -> frozenset[str]:
+        """Return the servers of rows and accounts that have not answered Mastodon for a week."""
+        if self.connect is None or self.schema is None:
+            return frozenset()
+        domains = {str(row["domain"]) for row in rows if row.get("domain")} | set(map(_domain, accounts.values()))
+        return frozenset(unavailable_domains(self.connect, self.schema, domains) if domains else ())
+
+    def _by_row(self, table: str, line: ManifestLine, row: Mapping[str, object] | None, page: _Page) -> Remedy:
         if row is None:
             return Remedy(line, line.remote, None, ROW_GONE)
         if line.key.removeprefix(self.prefix) not in {stored.key for stored in stored_objects(table, row)}:
             return Remedy(line, line.remote, None, ROW_CHANGED)
         if not is_remote(table, row):
-            return Remedy(line, remote=False, command=None, words=_lost_words(table))
+            return _of_local(table, line, page)
+        account = page.accounts.get(row.get("account_id"))
         if table == "accounts" and row.get("domain"):
-            handle = f"{row['username']}@{row['domain']}"
-            command = f"tootctl accounts refresh {quote(handle)}"
+            account = f"{row['username']}@{row['domain']}"
+            command = f"tootctl accounts refresh {quote(account)}"
         elif table == "media_attachments" and row.get("status_id") is not None:
             command = f"tootctl media refresh --status {row['status_id']} --force"
-        elif table == "media_attachments" and row.get("account_id") in accounts:
-            command = f"tootctl media refresh --account {quote(accounts[row['account_id']])} --force"
+        elif table == "media_attachments" and account is not None:
+            command = f"tootctl media refresh --account {quote(account)} --force"
         else:
             return Remedy(line, remote=True, command=None, words=_WITHOUT_COMMAND.get(table, NO_POST))
+        if account is not None and _domain(account) in page.unavailable:
+            return Remedy(line, remote=True, command=None, words=UNAVAILABLE)
         return Remedy(line, remote=True, command=command, words=FETCH_AGAIN)
+
+
+class _Page(NamedTuple):
+    """What is known of a page's lines besides their rows.
+
+    Attributes:
+        accounts: Handles of the remote accounts of media, by id.
+        unavailable: Domains of servers that do not answer.
+        not_there: Row and part of each line whose object is missing or failed.
+    """
+
+    accounts: Mapping[object, str]
+    unavailable: frozenset[str]
+    not_there: frozenset[tuple[int, str]]
+
+
+def _domain(handle: str) -> str:
+    return handle.rpartition("@")[2]
+
+
+def _of_local(table: str, line: ManifestLine, page: _Page) -> Remedy:
+    attachment, _, style = line.part.partition("/")
+    original_lost = (line.row_id, f"{attachment}/original") in page.not_there
+    if style == "original" or original_lost or table not in _MODELS:
+        return Remedy(line, remote=False, command=None, words=_lost_words(table))
+    ruby = f'{_MODELS[table]}.find({line.row_id}).{attachment}.reprocess!("{style}")'
+    return Remedy(line, remote=False, command=f"bin/rails runner {quote(ruby)}", words=MADE_AGAIN)
 
 
 def _is_lost(line: ManifestLine) -> bool:

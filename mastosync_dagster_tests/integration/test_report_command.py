@@ -17,11 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
+from mastosync_dagster.mastodon import stored_objects
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.refetch import remedies
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
@@ -89,8 +92,11 @@ def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(w
             assert each["command"] == f"tootctl media refresh --status {row['status_id']} --force"
         elif each["remote"]:
             assert each["what_to_do"] in {remedies.EMOJI, remedies.CARD}
-        else:
+        elif each["command"] is None:
             assert each["what_to_do"].startswith("lost")
+        else:
+            assert not each["part"].endswith("/original")
+            assert each["what_to_do"] == remedies.MADE_AGAIN
     for begins in ("tootctl accounts", "tootctl media"):
         assert any(str(each["command"]).startswith(begins) for each in listed.values())
 
@@ -121,6 +127,56 @@ def test_manifests_in_a_private_bucket_are_read_from_there(
     assert "no-such-bucket" in refused.output or "bucket" in refused.output
 
 
+def lost_accounts(world: Installation, *, remote: bool) -> list[ManifestLine]:
+    """Return lines of all objects of the local or the remote accounts, as if they were lost."""
+    rows = [row for row in world.instance.rows["accounts"] if bool(row.get("domain")) is remote]
+    return [
+        line(int(str(row["id"])), key=stored.key, part=f"{stored.attachment}/{stored.style}", remote=remote)
+        for row in rows
+        for stored in stored_objects("accounts", row)
+    ]
+
+
+def test_what_mastodon_makes_from_a_local_file_is_not_lost_unless_that_is(world: Installation, tmp_path: Path) -> None:
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    assert isinstance(store, FolderManifests)
+    lines = lost_accounts(world, remote=False)
+    static = next(each for each in lines if each.part == "avatar/static")
+    keep(store, tmp_path, "accounts", "1-5", "run", static)
+    ((key, what, command),) = (
+        (each["key"], each["what_to_do"], each["command"])
+        for each in json.loads(report("accounts", "--format", "json"))["objects"]
+    )
+    assert (key, what) == (static.key, remedies.MADE_AGAIN)
+    assert command == f"bin/rails runner 'Account.find({static.row_id}).avatar.reprocess!(\"static\")'"
+    keep(store, tmp_path, "accounts", "1-5", "run", *(each for each in lines if each.row_id == static.row_id))
+    told = json.loads(report("accounts", "--format", "json"))["objects"]
+    assert {each["what_to_do"][:4] for each in told if each["part"].startswith("avatar/")} == {"lost"}
+
+
+def test_for_many_remote_rows_there_is_one_command_and_none_for_dead_servers(
+    world: Installation, tmp_path: Path
+) -> None:
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    assert isinstance(store, FolderManifests)
+    lines = [each for each in lost_accounts(world, remote=True) if each.part == "avatar/original"]
+    assert len(lines) > 20
+    keep(store, tmp_path, "accounts", "1-5", "run", *lines)
+    told = report("accounts")
+    assert told.count("-> tootctl accounts refresh") == 20
+    assert told.count('RAILS_ENV=production bin/rails runner \'require "csv"; CSV.foreach') == 1
+
+    dead = next(str(row["domain"]) for row in world.instance.rows["accounts"] if row["id"] == lines[0].row_id)
+    with contextlib.closing(psycopg2.connect(world.database.url)) as admin, admin.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS unavailable_domains (id bigserial, domain varchar)")
+        cursor.execute("INSERT INTO unavailable_domains (domain) VALUES (%s)", (dead,))
+        admin.commit()
+    for each in json.loads(report("accounts", "--format", "json"))["objects"]:
+        row = next(row for row in world.instance.rows["accounts"] if row["id"] == each["id"])
+        assert (each["what_to_do"] == remedies.UNAVAILABLE) is (row["domain"] == dead)
+        assert (each["command"] is None) is (row["domain"] == dead)
+
+
 def test_rows_that_have_gone_or_changed_need_nothing(world: Installation) -> None:
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"file_types": ["accounts"]}}}}).success
     lost = {each.row_id for each in world.instance.missing_of("accounts") if not each.harmless}
@@ -142,10 +198,10 @@ def test_the_newest_word_about_every_row_counts_once(manifests: FolderManifests,
     keep(manifests, tmp_path, "accounts", "1-5", "run-3", line(1, present), line(2, remote=False))
     keep(manifests, tmp_path, "sync_changes", "changes", "run-4", line(8, present), line(10, Outcome.FAILED))
     told = json.loads(report("accounts", "--format", "json"))
-    assert [(each["id"], each["outcome"]) for each in told["objects"]] == [
-        (10, "failed"),
-        (9, "missing"),
+    assert sorted((each["id"], each["outcome"]) for each in told["objects"]) == [
         (2, "missing"),
+        (9, "missing"),
+        (10, "failed"),
     ]
     in_doubt = told["totals"]["accounts"].pop("in_doubt")
     assert set(in_doubt.values()) == {0}
