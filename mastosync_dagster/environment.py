@@ -179,7 +179,8 @@ class Environment:
     def missing(self, *names: str) -> str:
         """Return a sentence that says why variables may be missing, to be put after a message that names them."""
         known = [name for name in {*self.process, *self.unknown} if not may_be_named(name, _KNOWN)]
-        alike = [(found, name) for name in names if (found := _alike(name, known))]
+        asked = names if self.path else (*names, ENV_FILE)
+        alike = [(found, name) for name in asked if (found := _alike(name, known))]
         if alike:
             return " ".join(f"{found} is set: {name} is probably meant." for found, name in alike)
         if self.path is None:

@@ -147,6 +147,7 @@ def test_a_missing_variable_is_told_with_why_it_may_be_missing(tmp_path: Path) -
         ("X=1", {"MASTOSYNC_ENV_FILE": str(file)}, f"The file {file}, which MASTOSYNC_ENV_FILE names, does not set"),
         ("S3_BUKET=1", {"MASTOSYNC_ENV_FILE": str(file)}, "S3_BUKET is set: S3_BUCKET is probably meant."),
         ("", {"S3_BUCKET_NAME": "1"}, "S3_BUCKET_NAME is set: S3_BUCKET is probably meant."),
+        ("", {"MASTOSYNC_ENVFILE": str(file)}, "MASTOSYNC_ENVFILE is set: MASTOSYNC_ENV_FILE is probably meant."),
     ]
     for content, process, says in cases:
         file.write_text(content)
