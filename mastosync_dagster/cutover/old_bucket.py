@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import EVERY_ID, compare_table
-from mastosync_dagster.cutover.switch import private_line, public_line
+from mastosync_dagster.cutover.switch import private_line, public_line, source_line
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
 from mastosync_dagster.mastodon import is_remote, owners, read_schema, rows_at_the_ends, stored_objects
@@ -63,6 +63,7 @@ def check_old_bucket(
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [each.table for each in tables])
+        yield source_line(connect, sides)
         yield _switched(connect, schema, sides)
         comparisons = [
             compare_table(
@@ -235,4 +236,5 @@ def _pages(source: Storage, table: str) -> Iterator[list[str]]:
     """Yield the keys of a table's folders, a page at a time."""
     for folder in (f"{table}/", f"{CACHE}{table}/"):
         for page in source.list_pages(KeyRange(folder, folder, f"{folder[:-1]}0")):
-            yield [entry.key for entry in page]
+            # Some tools leave an empty object as the mark of a folder.
+            yield [entry.key for entry in page if entry.size or not entry.key.endswith("/")]

@@ -14,6 +14,7 @@ from mastosync_dagster.cutover.public_access import PublicReader
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import database_now, media_in_processing, read_schema
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import Doubt
@@ -61,6 +62,7 @@ def check_switch(
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [each.table for each in tables])
+            yield source_line(connect, sides)
             yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
             yield _last_delta(connection, tables, max_age)
             yield _in_doubt(tables)
@@ -84,6 +86,15 @@ def check_switch(
             yield private_line(connect, schema, sides.destination, on_progress)
             yield public_line(sides.destination, comparisons)
     yield _media_host()
+
+
+def source_line(connect: Connect, sides: Sides) -> Line:
+    """Answer whether the old bucket is the one of the database: else all that it lacks would count as lost."""
+    found = check_originals(connect, sides.source, sides.destination)
+    problems = [found.complaint(sides.source, sides.destination)] if found.is_wrong_source else []
+    return yes_or_no(
+        "old bucket", problems, f"has {found.at_source:,} of {found.asked:,} originals that were asked for"
+    )
 
 
 def _last_delta(connection: Connection, tables: Sequence[TableProgress], max_age: timedelta) -> Line:

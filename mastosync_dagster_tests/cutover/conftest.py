@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
-ROWS = 90
+ROWS = len(CASES)
 
 
 @dataclass

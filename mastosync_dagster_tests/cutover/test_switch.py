@@ -15,6 +15,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -199,7 +200,16 @@ def nothing(copied: Copied, random: Random) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def another_source(copied: Copied, random: Random) -> Iterator[None]:
+    assert random
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S3_BUCKET", create_bucket(copied.world.source.server).name)
+        yield
+
+
 WRONG: list[tuple[Wrong, set[str]]] = [
+    (another_source, {"old bucket"}),
     (a_range_that_has_not_run, {"ranges"}),
     (a_failed_object, {"failed objects", "objects"}),
     (a_missing_object_that_the_source_has_again, {"objects"}),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from typing_extensions import Self
 
     from mastosync_dagster.demo.instance.load import GeneratedObject
     from mastosync_dagster.demo.servers.start import PostgresServer
@@ -70,7 +71,7 @@ class LivingInstance:
     _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
-    def of(cls, database: PostgresServer, source: Bucket, objects: Iterable[GeneratedObject]) -> LivingInstance:
+    def of(cls, database: PostgresServer, source: Bucket, objects: Iterable[GeneratedObject]) -> Self:
         """Bring a generated instance to life."""
         expected = {each.key: each.md5 for each in objects}
         instance = cls(database, source, expected, Counter(expected.keys()))

@@ -1,0 +1,192 @@
+"""``mastosync cutover check --old-bucket`` says yes only when nothing is in the old bucket alone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from mastosync_dagster_tests.cutover.conftest import Copied
+
+    Wrong = Callable[[Copied, Random], AbstractContextManager[None]]
+
+
+def against(*options: str) -> dict[str, str]:
+    """Return the texts of the answers that are against it by their names; none exactly where the status is 0."""
+    outcome = CliRunner().invoke(main, ["cutover", "check", "--old-bucket", "--json", *options])
+    assert outcome.exit_code in {0, 1}, outcome.output
+    found = {
+        line["name"]: line["text"]
+        for line in json.loads(outcome.output)["answers"]
+        if line["answer"] not in {"ok", "note"}
+    }
+    assert outcome.exit_code == bool(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def switched(copied: Copied) -> Copied:
+    """Mastodon writes to the new bucket by now."""
+    copied.living.source = copied.world.destination
+    key = copied.living.original(copied.living.post_picture())
+    for each in [key, key.replace("/original/", "/small/")]:
+        bucket = copied.world.destination
+        bucket.client.put_object_acl(Bucket=bucket.name, Key=each, ACL="public-read")
+    return copied
+
+
+@contextmanager
+def put_at_source(copied: Copied, key: str) -> Iterator[None]:
+    bucket = copied.world.source
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"here alone")
+    yield
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+
+
+@contextmanager
+def nothing(copied: Copied, random: Random) -> Iterator[None]:
+    assert copied
+    assert random
+    yield
+
+
+def a_foreign_folder(copied: Copied, random: Random) -> AbstractContextManager[None]:
+    return put_at_source(
+        copied, random.choice(["imports/data/000/000/001/original/a.csv", "dump.sql", "cache/imports/b"])
+    )
+
+
+def a_foreign_object_in_mastodons_folders(copied: Copied, random: Random) -> AbstractContextManager[None]:
+    return put_at_source(copied, random.choice(["accounts/avatars/readme.txt", "media_attachments/copy/1.png"]))
+
+
+def an_object_of_no_row(copied: Copied, random: Random) -> AbstractContextManager[None]:
+    return put_at_source(copied, f"media_attachments/files/000/000/{random.randrange(900, 999)}/original/a.png")
+
+
+def a_style_that_is_not_known(copied: Copied, random: Random) -> AbstractContextManager[None]:
+    keys = sorted(
+        each.key for each in copied.world.instance.objects_of("media_attachments") if "/original/" in each.key
+    )
+    return put_at_source(copied, random.choice(keys).replace("/original/", "/large/"))
+
+
+@contextmanager
+def an_object_that_the_new_bucket_lacks(copied: Copied, random: Random) -> Iterator[None]:
+    bucket: Any = copied.world.destination
+    there = list_keys(bucket.server, bucket.name)
+    here = list_keys(copied.world.source.server, copied.world.source.name)
+    key = random.choice(sorted(each.key for each in copied.world.instance.objects if each.key in there & here))
+    own = bucket.client.get_object(Bucket=bucket.name, Key=key)
+    body = own["Body"].read()
+    acl = bucket.client.get_object_acl(Bucket=bucket.name, Key=key)["Grants"]
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    yield
+    kept = {name: own[name] for name in ("ContentType", "CacheControl", "Metadata") if name in own}
+    public = "public-read" if len(acl) > 1 else "private"
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ACL=public, **kept)
+
+
+@contextmanager
+def mastodon_that_writes_to_the_old_bucket(copied: Copied, random: Random) -> Iterator[None]:
+    assert random
+    copied.living.source = copied.world.source
+    row = copied.living.post_picture()
+    yield
+    copied.living.delete_post(row)
+    copied.living.source = copied.world.destination
+
+
+WRONG: list[tuple[Wrong, str]] = [
+    (a_foreign_folder, "other objects"),
+    (a_foreign_object_in_mastodons_folders, "other objects"),
+    (an_object_of_no_row, "orphans"),
+    (a_style_that_is_not_known, "unknown styles"),
+    (an_object_that_the_new_bucket_lacks, "objects"),
+    (mastodon_that_writes_to_the_old_bucket, "switched"),
+    (nothing, ""),
+]
+
+
+@pytest.mark.parametrize(("wrong", "name"), WRONG)
+def test_it_says_yes_when_nothing_is_wrong_and_no_when_one_thing_is(switched: Copied, wrong: Wrong, name: str) -> None:
+    with wrong(switched, Random(name)):
+        found = against()
+    assert found.keys() - {"objects"} == {name} - {"", "objects"}
+    assert ("objects" in found) == (name in {"objects", "switched"})
+
+
+def test_what_an_admin_has_looked_at_is_not_in_the_way(switched: Copied) -> None:
+    with (
+        put_at_source(switched, "imports/data/1.csv"),
+        put_at_source(switched, "dump.sql"),
+        put_at_source(switched, "accounts/avatars/readme.txt"),
+        put_at_source(switched, "accounts/avatars/000/000/999/original/a.png"),
+    ):
+        found = against("--accept", "imports")
+        assert found.keys() == {"other objects", "orphans"}
+        assert "imports" not in found["other objects"]
+        assert "dump.sql" in found["other objects"]
+        assert "accounts/avatars/readme.txt" in found["other objects"]
+        accepted = ("imports/", "dump.sql", "foreign", "orphans")
+        assert against(*(word for name in accepted for word in ("--accept", name))) == {}
+
+
+def test_what_lies_beside_the_key_prefix_goes_with_the_bucket_too(
+    switched: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Everything once more, behind a prefix.
+    bucket: Any = switched.world.source
+    keys = list_keys(bucket.server, bucket.name)
+    for key in keys:
+        bucket.client.copy_object(Bucket=bucket.name, Key=f"a/b/{key}", CopySource={"Bucket": bucket.name, "Key": key})
+    monkeypatch.setenv("S3_KEY_PREFIX", "a/b")
+    try:
+        found = against()
+    finally:
+        for key in keys:
+            bucket.client.delete_object(Bucket=bucket.name, Key=f"a/b/{key}")
+    # This server's copies have other headers.
+    assert found.keys() - {"objects"} == {"other objects"}
+    assert "media_attachments/" in found["other objects"]
+    assert "a/b" not in found["other objects"]
+
+
+def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(
+    switched: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The same destination, as one without ACLs.
+    bucket = switched.world.destination
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    private = [each.key for each in switched.world.instance.objects_of(*FileType) if each.private]
+    bodies = {key: bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() for key in private}
+    for key in private:
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    try:
+        found = against()
+        assert found.keys() == {"left out"}
+        assert f"{len(private)} private objects" in found["left out"]
+        assert against("--accept", "private") == {}
+    finally:
+        for key, body in bodies.items():
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ACL="private")
+
+
+@pytest.mark.parametrize("options", [["--accept", "orphans"], ["--full"], ["--old-bucket", "--quick"]])
+def test_options_that_do_not_fit_are_refused(options: list[str]) -> None:
+    outcome = CliRunner().invoke(main, ["cutover", "check", *options])
+    assert outcome.exit_code == 2
+    assert "--old-bucket" in outcome.output
