@@ -174,6 +174,7 @@ def ssh_server(
     host_key_types: Sequence[str] = ("ssh-ed25519",),
     forwarding: bool = True,
     asks: bool = False,
+    host: str = LOOPBACK,
 ) -> Iterator[SSHServer]:
     """Run an SSH server until the block ends.
 
@@ -183,6 +184,7 @@ def ssh_server(
         host_key_types: A host key of each type is made.
         forwarding: Whether it lets clients forward.
         asks: It takes the password as the answer to a question alone (keyboard-interactive), as through PAM.
+        host: The address on which it listens.
     """
     state = _State(password=password, client_keys=client_keys, forwarding=forwarding, asks=asks)
     keys = [asyncssh.generate_private_key(kind) for kind in host_key_types]
@@ -196,10 +198,10 @@ def ssh_server(
     try:
 
         async def listen() -> asyncssh.SSHAcceptor:
-            return await asyncssh.create_server(lambda: _Login(state), LOOPBACK, 0, server_host_keys=keys)
+            return await asyncssh.create_server(lambda: _Login(state), host, 0, server_host_keys=keys)
 
         acceptor = run(listen())
-        server = SSHServer(port=acceptor.get_port(), host_keys=keys, loop=loop, state=state)
+        server = SSHServer(port=acceptor.get_port(), host_keys=keys, loop=loop, state=state, host=host)
         try:
             yield server
         finally:

@@ -53,15 +53,15 @@ def tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, name: str) -> None:
+def _wait_until_listening(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path, name: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ServerError(f"{name} ended while starting:\n{tail(log)}")
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=1):
             return
         time.sleep(0.05)
-    raise ServerError(f"{name} did not listen on port {port} within {_START_SECONDS:.0f} s:\n{tail(log)}")
+    raise ServerError(f"{name} did not listen on port {address[1]} within {_START_SECONDS:.0f} s:\n{tail(log)}")
 
 
 @contextlib.contextmanager
@@ -70,6 +70,7 @@ def _listening(
     *,
     name: str,
     log: Path,
+    host: str = LOOPBACK,
     stop_by: signal.Signals = signal.SIGTERM,
     user: str | None = None,
     env: Mapping[str, str] | None = None,
@@ -79,7 +80,7 @@ def _listening(
         port = free_port()
         with running(command(port), log=log, stop_by=stop_by, user=user, cwd="/", env=env) as process:
             try:
-                _wait_until_listening(process, port, log, name)
+                _wait_until_listening(process, (host, port), log, name)
             except ServerError:
                 # Another process may have taken the port meanwhile.
                 if attempt + 1 < _START_ATTEMPTS and "address already in use" in tail(log).lower():
@@ -113,8 +114,8 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres(directory: Path | None = None, *settings: str) -> Iterator[PostgresServer]:
-    """Run PostgreSQL on a free loopback port until the block ends. `ServerError` if it does not start.
+def postgres(directory: Path | None = None, *settings: str, host: str = LOOPBACK) -> Iterator[PostgresServer]:
+    """Run PostgreSQL on a free port of ``host`` until the block ends. `ServerError` if it does not start.
 
     Its data stays in ``directory``; None: in a temporary one, removed at the end. ``settings`` are of the form
     ``name=value``.
@@ -148,20 +149,24 @@ def postgres(directory: Path | None = None, *settings: str) -> Iterator[Postgres
             ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
             shutil.chown(data, account)
         password = _initialize(POSTGRES_BIN_PATH, base, data, account)
+        if host != LOOPBACK:
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all scram-sha-256\n")
         settings = ("unix_socket_directories=", "max_connections=100", "fsync=off", *settings)
         pid, port = stack.enter_context(
             _listening(
                 lambda port: (
-                    [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(data), "-h", LOOPBACK, "-p", str(port)]
+                    [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(data), "-h", host, "-p", str(port)]
                     + [word for setting in settings for word in ("-c", setting)]
                 ),
                 name="PostgreSQL",
+                host=host,
                 log=base / "postgres.log",
                 stop_by=signal.SIGINT,  # "fast" shutdown, which does not wait for clients
                 user=account,
             )
         )
-        server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=pid)
+        server = PostgresServer(port=port, user="mastodon", password=password, database="mastodon", pid=pid, host=host)
         _create_database(server)
         yield server
 
@@ -293,8 +298,8 @@ def rclone_binary() -> Path:
 
 
 @contextlib.contextmanager
-def rclone_s3(*, buckets: tuple[str, ...] = ()) -> Iterator[S3Server]:
-    """Run ``rclone serve s3 :memory:`` until the block ends. `ServerError` if it does not start."""
+def rclone_s3(*, buckets: tuple[str, ...] = (), host: str = LOOPBACK) -> Iterator[S3Server]:
+    """Run ``rclone serve s3 :memory:`` on ``host`` until the block ends. `ServerError` if it does not start."""
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-s3-")))
         log = base / "rclone.log"
@@ -302,18 +307,19 @@ def rclone_s3(*, buckets: tuple[str, ...] = ()) -> Iterator[S3Server]:
         pid, port = stack.enter_context(
             _listening(
                 lambda port: (
-                    [str(rclone_binary()), "serve", "s3", "--addr", f"{LOOPBACK}:{port}", "--config", ""]
+                    [str(rclone_binary()), "serve", "s3", "--addr", f"{host}:{port}", "--config", ""]
                     + ["--cache-dir", str(base / "cache"), "--vfs-cache-mode", "off", "-q"]
                     + [":memory:"]
                 ),
                 name="rclone serve s3",
+                host=host,
                 log=log,
                 # Not on the command line, which every user of the machine can read.
                 env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'},
             )
         )
         server = S3Server(
-            endpoint=f"http://{LOOPBACK}:{port}",
+            endpoint=f"http://{host}:{port}",
             access_key_id=key,
             secret_access_key=secret,
             pid=pid,

@@ -1,0 +1,216 @@
+"""A small instance on hosts of its own, and commands that run on the host ``client`` and see the network fall silent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from mastosync_dagster.demo.instance.load import build
+from mastosync_dagster.demo.servers.start import PostgresServer, postgres, rclone_s3
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, environment_of
+from mastosync_dagster_tests.support.instance_cases import ALL_CASES
+from mastosync_dagster_tests.support.network import Line, Network, make_network
+from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, ssh_server
+from mastosync_dagster_tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster.demo.instance.book import Instance
+
+PROJECT = Path(__file__).parents[2]
+_ROWS = 40
+_END_SECONDS = 150.0
+
+
+@dataclass
+class Ended:
+    """A command that has ended: its status, its whole output, and the seconds that it took."""
+
+    status: int
+    output: str
+    seconds: float
+
+
+@dataclass
+class Running:
+    """A command that runs on the client."""
+
+    process: subprocess.Popen[str]
+    started: float = field(default_factory=time.monotonic)
+
+    def end(self, seconds: float = _END_SECONDS) -> Ended:
+        """Wait for its end. The seconds count from now."""
+        now = time.monotonic()
+        try:
+            output, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            output, _ = self.process.communicate()
+            raise AssertionError(f"it has not ended within {seconds} s:\n{output}") from None
+        return Ended(self.process.returncode, output, time.monotonic() - now)
+
+    def signal(self, number: signal.Signals, seconds: float = _END_SECONDS) -> Ended:
+        """Send a signal, and wait for the end."""
+        self.process.send_signal(number)
+        return self.end(seconds)
+
+    def wait_for(self, line: str) -> str:
+        """Read its output until a line has this text; returns what was read."""
+        assert self.process.stdout is not None
+        read = ""
+        while line not in read:
+            more = self.process.stdout.readline()
+            assert more, f"it ended without {line!r}:\n{read}"
+            read += more
+        return read
+
+
+@dataclass(frozen=True)
+class Site:
+    """The hosts ``client``, ``db``, ``ssh``, ``s3a`` (source) and ``s3b`` (destination)."""
+
+    network: Network
+    instance: Instance
+    database: PostgresServer
+    source: Bucket
+    destination: Bucket
+    ssh: SSHServer
+    folder: Path
+
+    def home(self, name: str) -> Path:
+        """Return a Dagster home of that name."""
+        home = self.folder / name
+        if not home.exists():
+            home.mkdir()
+            (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+        return home
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables of a command on the client."""
+        clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
+        return {
+            **clean,
+            **environment_of(
+                self.database,
+                self.source,
+                self.destination,
+                self.source.server.endpoint,
+                self.destination.server.endpoint,
+                home,
+            ),
+            "DESTINATION_S3_PERMISSION": "",
+            "MASTOSYNC_COPY_PRIVATE": "true",
+            "MASTOSYNC_ROWS_PER_PARTITION": "10",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def tunnel(self) -> dict[str, str]:
+        """Return the variables of the tunnel."""
+        known_hosts = self.folder / "known_hosts"
+        known_hosts.write_text(self.ssh.known_hosts_line())
+        return {
+            "SSH_TUNNEL_HOST": self.ssh.host,
+            "SSH_TUNNEL_PORT": str(self.ssh.port),
+            "SSH_TUNNEL_USER": USER,
+            "SSH_TUNNEL_PASSWORD": PASSWORD,
+            "SSH_TUNNEL_KNOWN_HOSTS": str(known_hosts),
+        }
+
+    def start(self, *command: str, home: str = "home", **environment: str) -> Running:
+        """Start a command on the client: ``mastosync …``, ``dagster …`` or ``python -c …``."""
+        program = str(Path(sys.executable).with_name(command[0]))
+        return Running(
+            subprocess.Popen(
+                self.network.command("client", program, *command[1:]),
+                env={**self.environment(self.home(home)), **environment},
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+
+    def run(self, *command: str, home: str = "home", seconds: float = _END_SECONDS, **environment: str) -> Ended:
+        """Run a command on the client to its end."""
+        return self.start(*command, home=home, **environment).end(seconds)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[psycopg2.extensions.connection]:
+        """Yield a connection from the database's own host."""
+        with self.network.inside("db"):
+            made = psycopg2.connect(self.database.url)
+        with contextlib.closing(made):
+            made.autocommit = True
+            yield made
+
+    def sessions(self) -> list[tuple[str, str]]:
+        """Return the sessions on the instance's database that are not the tests': the state, and the query."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT state, query FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend' AND application_name <> 'test'",
+                (self.database.database,),
+            )
+            return cursor.fetchall()
+
+    def wait_for_sockets(self, state: str, address: str, seconds: float = 30) -> None:
+        """Wait until the client has a socket in a state (``syn-sent``, ``established``) to an address."""
+
+        def found() -> bool:
+            command = self.network.command("client", "ss", "-Hntu", "state", state, "dst", address)
+            return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+        wait_until(found, seconds)
+
+
+@contextlib.contextmanager
+def make_site(folder: Path, line: Line | None = None) -> Iterator[Site]:
+    """Make the hosts, their servers, and a small instance."""
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(make_network("db", "ssh", "s3a", "s3b", client_line=line))
+        with network.inside("db"):
+            server = stack.enter_context(postgres(host=network.address("db")))
+        buckets = []
+        for host in ("s3a", "s3b"):
+            with network.inside(host):
+                s3 = stack.enter_context(rclone_s3(host=network.address(host)))
+                buckets.append(create_bucket(s3))
+        with network.inside("ssh"):
+            ssh = stack.enter_context(ssh_server(host=network.address("ssh")))
+        with network.inside("db"):
+            database = create_database(server)
+        with network.inside("s3a"):
+            connection = stack.enter_context(_inside(network, "db", database))
+            instance = build(connection, buckets[0].server, buckets[0].name, cases=ALL_CASES, rows=_ROWS)
+            connection.close()
+        yield Site(network, instance, database, *buckets, ssh, folder)
+
+
+@contextlib.contextmanager
+def _inside(network: Network, host: str, database: PostgresServer) -> Iterator[psycopg2.extensions.connection]:
+    with network.inside(host):
+        made = psycopg2.connect(database.url)
+    with contextlib.closing(made):
+        yield made
+
+
+def another_bucket(site: Site, host: str, bucket: Bucket) -> Bucket:
+    """Return an empty bucket on the same server."""
+    with site.network.inside(host):
+        return create_bucket(bucket.server)
+
+
+def with_destination(site: Site) -> Site:
+    """Return the site with an empty destination."""
+    return replace(site, destination=another_bucket(site, "s3b", site.destination))
