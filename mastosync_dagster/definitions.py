@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.alerts import alert_on_failure
+from mastosync_dagster.alerts import alert_on_failed_tick, alert_on_failure
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.prune.ops import prune_job
 from mastosync_dagster.ranges.partitions import FileType
@@ -40,7 +40,7 @@ def build_definitions(
         jobs=[*range_jobs, *verify_jobs, *prune_jobs, sync_changes, delete_old_runs],
         # Schedules are off until somebody switches them on.
         schedules=[nightly_incremental(nightly or Nightly()), delete_old_runs_daily],
-        sensors=[new_ranges(range_jobs), alert_on_failure],
+        sensors=[new_ranges(range_jobs), alert_on_failure, alert_on_failed_tick],
         resources={
             "mastodon_db": MastodonDatabase(),
             "source": S3Bucket.source(),

@@ -7,9 +7,7 @@ prepared statements, no session settings.
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import threading
+import math
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +15,7 @@ import psycopg2
 from psycopg2 import errors, sql
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812  (as above)
 
 Connect: TypeAlias = "Callable[[], Connection]"
-"""Opens a new connection, which the caller closes. It should set ``connect_timeout`` and TCP keepalives."""
+"""Opens a new connection, which the caller closes. It should be a `LimitedConnection`, of a `Reconnecting`."""
 
 _STATEMENT_TIMEOUT_MS = 30_000
 _RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds before each retry of a query: together about as long as PostgreSQL needs to restart."""
+"""Seconds before each retry of a connection or a query: together about as long as PostgreSQL needs to restart."""
+_PATIENCE_SECONDS = 180.0
+"""No retry begins later than this after the first failure."""
 
 # With old or no statistics PostgreSQL may expect few rows after an id, and read and sort all of them for each page.
 # With these settings it walks the primary key in order.
@@ -40,8 +41,42 @@ _FIRST_WITH_JIT = 110000  # PostgreSQL 11
 
 _SILENCE_SECONDS = 25.0
 """Seconds after its time limit at which an unanswered statement counts as lost."""
+_ROLLBACK_SECONDS = 1.0
+"""How long the end of a failed transaction may take; then the connection is closed, which ends it too."""
 _APPLICATION_NAME = "mastosync"
 _FEWEST_ROWS = 100
+_IDLE_SECONDS = 30.0
+"""A connection that has not been used for so long is opened anew: the server ends idle sessions (`_SESSION`)."""
+
+# Nobody's migration waits for a client that is gone. While a query runs, its own limit ends it, or the server notices
+# that the client has hung up; between two queries the transaction has a limit; and where an answer does not get through
+# (to a pooler or an SSH server that cannot pass it on, too), TCP has one. All end with the transaction.
+_TRANSACTION = (
+    ("idle_in_transaction_session_timeout", "15s", 90600),
+    ("tcp_keepalives_idle", "15", 0),
+    ("tcp_keepalives_interval", "5", 0),
+    ("tcp_keepalives_count", "3", 0),
+    ("tcp_user_timeout", "25s", 120000),
+    # PostgreSQL 14 has it, and refuses it on any other system than Linux.
+    ("client_connection_check_interval", "5s", 150000),
+)
+"""Settings of a transaction, each with the first version of PostgreSQL to be given it."""
+
+_SESSION = {
+    "tcp_user_timeout": "25s",
+    "tcp_keepalives_idle": "20",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "idle_session_timeout": "60s",
+}
+"""What a session of our own is set to, so that the server ends it soon when this machine is gone."""
+_SET_UP_SECONDS = 10.0
+_SET_UP_SESSION = """
+    SELECT set_config(wanted.name, wanted.value, false)
+    FROM unnest(%(names)s, %(values)s) AS wanted (name, value)
+    JOIN pg_catalog.pg_settings USING (name)
+    WHERE pg_catalog.pg_backend_pid() = %(pid)s
+"""
 
 # A smaller page may avoid these: the statement timeout, and a standby that had to continue its replay.
 _TOO_SLOW = (errors.QueryCanceled, errors.SerializationFailure)
@@ -71,36 +106,113 @@ def may_not_read(database: str, what: str) -> DatabaseReadError:
     )
 
 
+class Reconnecting:
+    """Opens connections, the first one and later ones by one policy: what may pass is retried for some minutes.
+
+    Thread-safe. Only where somebody waits for the first one, that one is tried once: most likely a setting is wrong.
+
+    Args:
+        connect: Opens a connection, or raises a psycopg2.OperationalError, which may say that it is ``permanent``.
+        at_once: The first connection is tried once.
+        warn: Gets a sentence when the database is lost, and when it is back.
+        deadline: No retry begins later, by the monotonic clock.
+    """
+
+    def __init__(
+        self, connect: Connect, *, at_once: bool, warn: Callable[[str], object], deadline: float = math.inf
+    ) -> None:
+        self._connect = connect
+        self._at_once = at_once
+        self._warn = warn
+        self._deadline = deadline
+        self._lost_at: float | None = None
+
+    def __call__(self) -> Connection:
+        """Open a connection.
+
+        Raises:
+            psycopg2.OperationalError: What ``connect`` raised last.
+        """
+        until = min(time.monotonic() + _PATIENCE_SECONDS, self._deadline)
+        for delay in (*_RETRY_DELAYS, None):
+            try:
+                connection = self._connect()
+            except psycopg2.OperationalError as error:
+                late = time.monotonic() + (delay or 0) > until
+                if self._at_once or delay is None or late or getattr(error, "permanent", False):
+                    raise
+                self._lost(f"{_first_line(error)}. It is tried again for up to {_PATIENCE_SECONDS / 60:.0f} minutes")
+            else:
+                self._found()
+                if isinstance(connection, LimitedConnection):
+                    connection.on_silence = self._lost
+                return connection
+            time.sleep(delay)
+        raise AssertionError  # the last attempt returns or raises
+
+    def _lost(self, what: str) -> None:
+        """Say that the database is lost, once."""
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._warn(what)
+
+    def _found(self) -> None:
+        self._at_once = False
+        if self._lost_at is not None:
+            seconds, self._lost_at = time.monotonic() - self._lost_at, None
+            self._warn(f"the database answers again, after {seconds:.0f} s")
+
+
+def set_up_session(connection: Connection) -> None:
+    """Have the server end a new connection's session soon after this machine is gone, if the session is ours alone.
+
+    A pooler's session has another process id than the one that the pooler told us, and is left as it is.
+    """
+    before, connection.autocommit = connection.autocommit, True
+    if isinstance(connection, LimitedConnection):
+        connection.until = time.monotonic() + _SET_UP_SECONDS
+    try:
+        with connection.cursor() as cursor:
+            parameters = {"names": list(_SESSION), "values": list(_SESSION.values())}
+            cursor.execute(_SET_UP_SESSION, {**parameters, "pid": connection.info.backend_pid})
+    except psycopg2.DatabaseError:
+        # A server that only speaks PostgreSQL's protocol may know no such settings. It may still be read.
+        if connection.closed:
+            raise
+    finally:
+        if isinstance(connection, LimitedConnection):
+            connection.until = math.inf
+        if not connection.closed:
+            connection.autocommit = before
+
+
 @contextlib.contextmanager
 def short_transaction(connection: Connection, statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS) -> Iterator[Cursor]:
     """Yield a cursor in a read-only transaction that ends with the block. The connection must be in none."""
-    # The server's own limit does not help if the server, or the network, stops answering.
-    deadline = threading.Timer(statement_timeout_ms / 1000 + _SILENCE_SECONDS, _hang_up, (connection,))
-    deadline.daemon = True
-    deadline.start()
+    limited = connection if isinstance(connection, LimitedConnection) else None
+    if limited is not None:
+        # The server's own limit does not help if the server, or the network, stops answering.
+        limited.until = time.monotonic() + statement_timeout_ms / 1000 + _SILENCE_SECONDS
     try:
         with _transaction(connection, statement_timeout_ms) as cursor:
             yield cursor
     finally:
-        deadline.cancel()
-
-
-def _hang_up(connection: Connection) -> None:
-    """Shut down a connection's socket, so that the thread that waits for an answer gets an error at once."""
-    with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
+        if limited is not None:
+            limited.until = math.inf
 
 
 @contextlib.contextmanager
 def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[Cursor]:
     # In autocommit mode BEGIN is sent here with the settings: one round trip less, which counts through a tunnel.
     begin, commit = ("BEGIN; ", "COMMIT") if connection.autocommit else ("", None)
+    version = connection.server_version
+    limits = "".join(f"; SET LOCAL {name} = '{value}'" for name, value, first in _TRANSACTION if version >= first)
     with connection.cursor() as cursor:
         try:
             cursor.execute(
                 # A pooler's session may have settings of other clients: pg_dump empties the search path.
                 begin + "SET TRANSACTION READ ONLY; SET LOCAL search_path TO DEFAULT;"
-                " SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s",
+                " SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s" + limits,
                 (statement_timeout_ms, _APPLICATION_NAME),
             )
             yield cursor
@@ -109,6 +221,8 @@ def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[
             else:
                 connection.commit()
         except BaseException:  # also after an interrupt: the connection must not stay in a transaction
+            if isinstance(connection, LimitedConnection):
+                connection.until = min(connection.until, time.monotonic() + _ROLLBACK_SECONDS)
             with contextlib.suppress(psycopg2.Error):  # the first error is the one to report
                 if commit:
                     cursor.execute("ROLLBACK")
@@ -120,65 +234,84 @@ def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[
 @contextlib.contextmanager
 def single_transaction(connection: Connection) -> Iterator[Cursor]:
     """Yield a cursor as `short_transaction` does, for queries without retries. A failure is a DatabaseReadError."""
+    database = connection.info.dbname
     try:
         with short_transaction(connection) as cursor:
             yield cursor
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        raise DatabaseReadError(
-            f"Reading the database {connection.info.dbname!r} failed: {_first_line(error)}."
-            " Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
-        ) from error
+    except psycopg2.Error as error:
+        raise _unreadable(database, connection, error) from error
+
+
+def _unreadable(database: str, connection: Connection, error: psycopg2.Error) -> AdminError:
+    """Return in words for an admin why a query failed."""
+    if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
+        return not_mastodon(database, _first_line(error))
+    if isinstance(error, errors.InsufficientPrivilege):
+        return may_not_read(database, f"what it must ({_first_line(error)})")
+    if isinstance(error, errors.CharacterNotInRepertoire | errors.UntranslatableCharacter):
+        return DatabaseReadError(
+            f"The database {database!r} holds text that is not UTF-8 ({_first_line(error)}), which its encoding (SHOW"
+            " server_encoding) lets in: find the row with these bytes in a file name or an address, and correct it."
+        )
+    message = f"Reading the database {database!r} failed: {_first_line(error)}."
+    if _is_lost(error, connection):
+        message += " Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
+    return DatabaseReadError(message)
+
+
+def _is_lost(error: psycopg2.Error, connection: Connection) -> bool:
+    """Return whether a query failed because of the connection, so that another one may help."""
+    # For a broken connection psycopg2 sometimes raises only its base class.
+    return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or bool(connection.closed)
 
 
 class Reader:
     """Runs queries that read a bounded number of rows each, and reconnects after a lost connection.
 
-    ``rows`` is the limit of a query, halved for good after each timeout. ``database`` is the name of a database that
-    has been reached before: its settings are right, so the first connection is retried too.
+    ``rows`` is the limit of a query, halved for good after each timeout.
     """
 
-    def __init__(self, connect: Connect, *, rows: int, database: str = "") -> None:
+    def __init__(self, connect: Connect, *, rows: int) -> None:
         if rows < 1:
             raise ValueError(f"a query must read at least one row, not {rows}")
         self.rows = rows
         self._connect = connect
         self._connection: Connection | None = None
-        self._connected = False
-        self._database = database
+        self._used = 0.0
 
     def fetch(self, query: sql.Composed, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Return all rows of a query; its parameter ``rows`` is how many rows of the table it may read.
 
         Errors are NotMastodonError for an absent table or column, DatabaseReadError after all retries or if none helps,
-        and that of the first connection to a database not reached before, as it is.
+        and that of ``connect``, which has retries of its own, as it is.
         """
+        started = time.monotonic()
+        attempts = 0
         for delay in (*_RETRY_DELAYS, None):
+            attempts += 1
+            connection = self._open()
+            database = connection.info.dbname
             try:
-                connection = self._open()
-            except Exception as error:  # of the driver or of the tunnel
-                temporary = isinstance(error, psycopg2.OperationalError) and not getattr(error, "permanent", False)
-                # Until a database has been reached, a failure is most likely a wrong setting.
-                if not self._connected and not (self._database and temporary):
-                    raise
+                with short_transaction(connection, _STATEMENT_TIMEOUT_MS) as cursor:
+                    settings = _WALK_THE_INDEX
+                    if connection.server_version >= _FIRST_WITH_JIT:
+                        settings += _DO_NOT_COMPILE
+                    cursor.execute(sql.SQL(settings) + query, {**parameters, "rows": self.rows})
+                    return cursor.fetchall()
+            except psycopg2.Error as error:
+                if not _is_lost(error, connection):
+                    raise _unreadable(database, connection, error) from error
                 failure = error
-            else:
-                try:
-                    with short_transaction(connection, _STATEMENT_TIMEOUT_MS) as cursor:
-                        settings = _WALK_THE_INDEX
-                        if connection.server_version >= _FIRST_WITH_JIT:
-                            settings += _DO_NOT_COMPILE
-                        cursor.execute(sql.SQL(settings) + query, {**parameters, "rows": self.rows})
-                        return cursor.fetchall()
-                except psycopg2.Error as error:
-                    self._raise_if_permanent(error, connection)
-                    failure = error
-                    if isinstance(error, _TOO_SLOW):
-                        self.rows = max(self.rows // 2, min(self.rows, _FEWEST_ROWS))
-                    self.close()
-            if delay is not None:
-                time.sleep(delay)
+                if isinstance(error, (*_TOO_SLOW, SilentError)):
+                    self.rows = max(self.rows // 2, min(self.rows, _FEWEST_ROWS))
+                self.close()
+            finally:
+                self._used = time.monotonic()
+            if delay is None or time.monotonic() - started + delay > _PATIENCE_SECONDS:
+                break
+            time.sleep(delay)
         raise DatabaseReadError(
-            f"Reading the database {self._database!r} failed {len(_RETRY_DELAYS) + 1} times in a row, the last"
+            f"Reading the database {database!r} failed {attempts} times in a row, the last"
             f" time with: {_first_line(failure)}. Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
         ) from failure
 
@@ -190,28 +323,13 @@ class Reader:
             self._connection = None
 
     def _open(self) -> Connection:
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            self.close()
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
             if not self._connection.autocommit:
                 self._connection.autocommit = True  # a setting of psycopg2 alone: nothing is sent
-            self._connected = True
-            self._database = self._connection.info.dbname
         return self._connection
-
-    def _raise_if_permanent(self, error: psycopg2.Error, connection: Connection) -> None:
-        if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-            raise not_mastodon(self._database, _first_line(error)) from error
-        if isinstance(error, errors.InsufficientPrivilege):
-            raise may_not_read(self._database, f"what it must ({_first_line(error)})") from error
-        if isinstance(error, errors.CharacterNotInRepertoire | errors.UntranslatableCharacter):
-            raise DatabaseReadError(
-                f"The database {self._database!r} holds text that is not UTF-8 ({_first_line(error)}), which its"
-                " encoding (SHOW server_encoding) lets in: find the row with these bytes in a file name or an address,"
-                " and correct it."
-            ) from error
-        # For a broken connection psycopg2 sometimes raises only its base class.
-        if not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not connection.closed:
-            raise DatabaseReadError(f"Reading the database {self._database!r} failed: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -81,7 +81,7 @@ def walk_rows(connect: Connect, schema: Schema, selection: Selection, *, page_ro
     yielded too, so that the caller knows how far the walk is. See `Reader` for the errors.
     """
     schema.require([selection.table])
-    return _walk(Reader(connect, rows=page_rows, database=schema.database), schema, selection)
+    return _walk(Reader(connect, rows=page_rows), schema, selection)
 
 
 def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowPage]:

@@ -59,7 +59,7 @@ class Pruning:
         """List the orphans, delete those that may be deleted, and report."""
         folder = work_folder.create_work_folder(self._run.instance, self._run.run_id)
         table = self._file_type.value
-        with self._run.database.session() as connect:
+        with self._run.connections(first=True) as connect:
             with contextlib.closing(connect()) as connection:
                 schema = read_schema(connection, [table])
                 stats = RangeStats(read_at=shown_at(connection))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import psycopg2
 
 # A schedule can request runs of one job only. For new ranges of several jobs it requests backfills, as the UI does.
 # Dagster has no public call for that; these names were tried on 1.13.
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import Connect
 
-_SECONDS = 20.0
-"""How long one call reads all tables together: Dagster gives up a tick after a minute."""
+LOOK_SECONDS = 15.0
+"""How long one call takes at the most, whatever does not answer: Dagster gives up a tick after a minute."""
+_READ_SECONDS = 10.0
+"""After so many of these no further range is looked for: the next call does it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Growth:
 def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Growth:
     """Register the ranges that the tail of each table has filled. A long tail takes several calls.
 
-    If a table cannot be read, the new ranges of the others are returned all the same: they are new only once.
+    If a table cannot be read, the new ranges of the others are returned all the same: they are new only once. If the
+    database cannot be reached, no other table is tried.
     """
-    rows, deadline = rows_per_partition(), time.monotonic() + _SECONDS
+    rows, deadline = rows_per_partition(), time.monotonic() + _READ_SECONDS
     found: dict[FileType, list[str]] = {}
     problems: list[str] = []
     for done, file_type in enumerate(FileType):
@@ -53,6 +57,8 @@ def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Grow
             new = register_ranges(instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=share)
         except AdminError as error:
             problems.append(f"{file_type.value}: {one_line(str(error))}")
+            if isinstance(error, psycopg2.OperationalError):  # the connection failed
+                break
             continue
         if new:
             found[file_type] = [range_key(ids) for ids in new]

@@ -64,7 +64,7 @@ def refetch_missing(
         DatabaseReadError: The rows could not be read, after all retries.
         NotMastodonError: A table or column does not exist.
     """
-    with database.session() as connect:
+    with database.session(patient=True) as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection)
         finder = _Finder(connect, schema, destination.settings.prefix, keep_private=keep_private)

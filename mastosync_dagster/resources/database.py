@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import getpass
 import ipaddress
+import logging
+import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,16 +22,24 @@ from pydantic import Field
 
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
+from mastosync_dagster.mastodon.waits import limited
+from mastosync_dagster.resources.addresses import connect_first, look_up
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 spells its class in small letters)
 
+    from mastosync_dagster.resources.addresses import Address
     from mastosync_dagster.resources.ssh.tunnel import Tunnel
+
+_LOG = logging.getLogger(__name__)
+_ONE_OF_MANY_SECONDS = 1.0
+"""How long each of several hosts has to answer, as long as another one does."""
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
@@ -114,62 +126,134 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         refuse_variables(context, "mastodon_db", self.VARIABLES)
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Callable[[], Connection]]:
+    def session(
+        self,
+        *,
+        patient: bool = False,
+        warn: Callable[[str], object] = _LOG.warning,
+        seconds: float = math.inf,
+    ) -> Iterator[Callable[[], Connection]]:
         """Open the tunnel if one is configured, and yield a function that opens connections.
 
         The function may be called from any thread, any number of times; the caller closes the connection. It reopens a
         lost tunnel. It raises ConnectionFailedError, as does opening the tunnel.
+
+        Args:
+            patient: The first connection is retried for as long as later ones; else an error is told at once.
+            warn: Gets a sentence when the database, or the tunnel, is lost, and when it is back.
+            seconds: No connection is opened, and no answer awaited, after so many seconds.
         """
         fields = _fields(self, Environment.read())
+        target = _target(fields)
+        deadline = time.monotonic() + seconds
         timeout = fields.number("connect_timeout", lowest=1, highest=600, default=10)
-        database = _Database(fields=fields, target=_target(fields), connect_timeout=timeout)
-        tunnel_settings = _tunnel_settings(fields, database.target)
+        database = _Database(fields, target, timeout, deadline)
+        tunnel_settings = _tunnel_settings(fields, target)
         if tunnel_settings is None:
-            yield database.connect
+            yield Reconnecting(database.connect, at_once=not patient, warn=warn, deadline=deadline)
             return
         # Importing paramiko takes 14 MB and a fifteenth of a run's start: only runs with a tunnel need it.
         from mastosync_dagster.resources.ssh.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
-        tunnel = Tunnel(tunnel_settings)
+        tunnel = Tunnel(replace(tunnel_settings, deadline=deadline))
         try:
-            tunnel.address()
-            yield lambda: database.connect_through(tunnel)
+            if not patient:
+                tunnel.address()
+            connect = partial(database.connect_through, tunnel)
+            yield Reconnecting(connect, at_once=not patient, warn=warn, deadline=deadline)
         finally:
             tunnel.close()
 
 
-@dataclass(frozen=True, slots=True)
 class _Database:
-    """Opens connections to one database."""
+    """Opens connections to one database, none after ``deadline`` (of the monotonic clock)."""
 
-    fields: Fields
-    target: _Target
-    connect_timeout: int
+    def __init__(self, fields: Fields, target: _Target, connect_timeout: float, deadline: float) -> None:
+        self.fields = fields
+        self.target = target
+        self._connect_timeout = connect_timeout
+        self._deadline = deadline
+        self._kept: Address | None = None
 
     def connect(self) -> Connection:
         """Connect without a tunnel."""
+        self._check_time()
         try:
-            return self._open({"host": self.target.host, "port": self.target.port})
-        except psycopg2.Error as error:
-            raise _failure(self.target, self.fields, error) from None
+            return self._open(self._addresses())
+        except (psycopg2.Error, OSError) as error:
+            raise self._failure(error) from None
 
     def connect_through(self, tunnel: Tunnel) -> Connection:
         """Connect through a tunnel; once more if the tunnel was lost."""
+        self._check_time()
         for last in (False, True):
             address, port = tunnel.address()
             try:
                 # With the name beside the address, sslmode verify-full compares the certificate with the name.
-                return self._open({"host": self.target.host, "hostaddr": address, "port": port})
+                ends: dict[str, str | int] = {"host": self.target.host, "hostaddr": address, "port": port}
+                return self._open(ends, through_tunnel=True)
             except psycopg2.Error as error:
                 # psycopg2's error is the same for a lost tunnel and for a database that hangs up: check the tunnel.
                 if tunnel.reaches_database() or last:
-                    raise _failure(self.target, self.fields, error) from None
+                    raise self._failure(error) from None
         raise AssertionError  # the second attempt returns or raises
 
-    def _open(self, address: Mapping[str, str | int]) -> Connection:
+    def _check_time(self) -> None:
+        if self._seconds <= 0:
+            raise self._failure(TimeoutError("no answer in time"))
+
+    @property
+    def _seconds(self) -> float:
+        """How long a connection may take that is begun now."""
+        return min(self._connect_timeout, self._deadline - time.monotonic())
+
+    def _failure(self, error: Exception) -> ConnectionFailedError:
+        return _failure(self.target, self.fields, error, permanent=self._seconds <= 0)
+
+    def _addresses(self) -> dict[str, str | int]:
+        """Return libpq's parameters for the addresses to connect to: of several, those that answer.
+
+        libpq itself looks up without a limit, and waits for each address as long as for the only one.
+        """
+        target = self.target
+        hosts = target.host.split(",")
+        if "hostaddr" in target.other or any(host.startswith(("/", "@")) for host in hosts):
+            return {"host": target.host, "port": target.port}
+        if len(hosts) == 1:
+            return {"host": target.host, "hostaddr": self._one_address(target.host), "port": target.port}
+        answering = dict(self._answering(hosts))
+        if not answering:
+            raise TimeoutError(f"none of {', '.join(hosts)} answers")
+        # In the admin's order: libpq may look for the one of them that takes writes.
+        return {"host": ",".join(answering), "hostaddr": ",".join(answering.values()), "port": target.port}
+
+    def _one_address(self, host: str) -> str:
+        addresses = look_up(host, self.target.port, self._seconds)
+        if len(addresses) == 1:
+            return addresses[0].ip
+        # The one that worked first: one that does not answer costs seconds at every connection.
+        addresses.sort(key=lambda address: address != self._kept)
+        self._kept, connected = connect_first(addresses, self._seconds)
+        connected.close()
+        return self._kept.ip
+
+    def _answering(self, hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
+        for seconds in (_ONE_OF_MANY_SECONDS, self._connect_timeout):
+            found = []
+            for host in hosts:
+                with contextlib.suppress(OSError):
+                    addresses = look_up(host, self.target.port, self._seconds)
+                    address, connected = connect_first(addresses, min(seconds, self._seconds))
+                    connected.close()
+                    found.append((host, address.ip))
+            if found:
+                return iter(found)
+        return iter(())
+
+    def _open(self, address: Mapping[str, str | int], *, through_tunnel: bool = False) -> Connection:
         # No `options`: pgbouncer refuses startup parameters that it does not know.
         parameters: dict[str, Any] = {
-            **self._login(through_tunnel="hostaddr" in address),
+            **self._login(through_tunnel=through_tunnel),
             **self.target.other,
             **address,
             # A client that sets none gets the server's: LATIN1, or SQL_ASCII, in which no other letter can be sent.
@@ -178,13 +262,21 @@ class _Database:
             "user": self.target.user,
             "sslmode": self.target.sslmode,
             "application_name": "mastosync",
-            "connect_timeout": self.connect_timeout,
+            "connect_timeout": self._connect_timeout,
             "keepalives": 1,
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
+            "keepalives_idle": 20,
+            "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": 35_000,
         }
-        return psycopg2.connect(make_dsn(**parameters))
+        connect = limited(self._seconds, self._deadline)
+        connection: Connection = psycopg2.connect(make_dsn(**parameters), connection_factory=connect)
+        try:
+            set_up_session(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _login(self, *, through_tunnel: bool) -> dict[str, str | None]:
         """Return libpq's parameters for the password and for how it may be sent; those of DATABASE_URL win."""
@@ -340,13 +432,14 @@ _CAUSES = (
     _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),
     _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),
-    _Cause(r"could not translate host name", ("host",), permanent=False),
+    _Cause(r"cannot be resolved", ("host",), permanent=False),
 )
 _ELSE = _Cause("", ("host", "port"), permanent=False)
 
 
-def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> ConnectionFailedError:
-    reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", str(error)) or str(error).strip().splitlines()[:1]
+def _failure(target: _Target, fields: Fields, error: Exception, *, permanent: bool) -> ConnectionFailedError:
+    text = getattr(error, "strerror", None) or str(error)
+    reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", text) or text.strip().splitlines()[:1]
     reason = one_line(reasons[-1]).strip().rstrip(".") if reasons else "no reason given"
     if target.password:
         reason = reason.replace(target.password, "***")
@@ -358,5 +451,5 @@ def _failure(target: _Target, fields: Fields, error: psycopg2.Error) -> Connecti
     return ConnectionFailedError(
         f"Cannot connect to the database {target.dbname} at {target.host}:{target.port} as {target.user}: {reason}. "
         f"Check {check}.{hint}",
-        permanent=cause.permanent,
+        permanent=permanent or cause.permanent,
     )

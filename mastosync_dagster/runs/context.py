@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import dagster as dg
 
+    from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.records.store import ManifestStore
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.runs.progress import ProgressReporter
@@ -87,6 +89,16 @@ class RunContext:
         """Log what an admin should know of the settings, such as a misspelt variable."""
         for remark in Environment.read().remarks():
             self.log.warning(remark)
+
+    @contextlib.contextmanager
+    def connections(self, *, first: bool = False) -> Iterator[Connect]:
+        """Yield a function that opens connections to the database, and says in the log when it is lost and back.
+
+        ``first``: these are the run's first ones. Where somebody watches, they are not retried: a setting is wrong.
+        """
+        patient = not (first and self.progress.attended)
+        with self.database.session(patient=patient, warn=self.log.warning) as connect:
+            yield connect
 
     def ensure_different(self) -> None:
         """Raise a SettingsError where source and destination are one bucket with one key prefix."""

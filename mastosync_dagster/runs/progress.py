@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from mastosync_dagster.units import MEGABYTE
 
@@ -38,6 +38,10 @@ class Watcher(Protocol):
 
 class ProgressReporter(Protocol):
     """Makes a watcher for each step; the jobs' resource ``progress``."""
+
+    @property
+    def attended(self) -> bool:
+        """Whether somebody waits in front of it, who wants to know at once what is wrong."""
 
     def watch(self, log: dg.DagsterLogManager) -> contextlib.AbstractContextManager[Watcher]:
         """Return a context manager whose watcher lives as long as the step."""
@@ -101,6 +105,7 @@ class LogProgress:
     every: float = 10.0
     clock: Callable[[], float] = time.monotonic
     summarized: Callable[[Summary], object] = _ignore
+    attended: ClassVar[bool] = False
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:
@@ -116,6 +121,7 @@ class LineProgress:
     every: float = 30.0
     clock: Callable[[], float] = time.monotonic
     summarized: Callable[[Summary], object] = _ignore
+    attended: ClassVar[bool] = True
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
@@ -152,6 +158,7 @@ class BarProgress:
 
     console: Console
     summarized: Callable[[Summary], object] = _ignore
+    attended: ClassVar[bool] = True
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)

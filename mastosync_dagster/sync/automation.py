@@ -13,7 +13,7 @@ from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.ranges.registration import Growth, register_full_ranges, request_backfills
+from mastosync_dagster.ranges.registration import LOOK_SECONDS, Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.sync.assets import sync_changes
@@ -73,7 +73,8 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
             )
             return
         try:
-            with mastodon_db.session() as connect:
+            # The look ends in time, or Dagster would end the tick: then there would be no run, and so no alert.
+            with mastodon_db.session(seconds=LOOK_SECONDS) as connect:
                 growth = register_full_ranges(context.instance, connect)
         except AdminError as error:
             growth = Growth({}, (one_line(str(error)),))
@@ -107,7 +108,7 @@ def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinit
     def sensor(
         context: dg.SensorEvaluationContext, mastodon_db: MastodonDatabase
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        with mastodon_db.session() as connect:
+        with mastodon_db.session(seconds=LOOK_SECONDS) as connect:
             growth = register_full_ranges(context.instance, connect)
         for problem in growth.problems:
             context.log.warning("no new ID ranges: %s", problem)

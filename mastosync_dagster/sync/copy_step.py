@@ -111,7 +111,7 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
     def put_on_list(lines: Sequence[DoubtLine]) -> None:
         add_to_list(run, planned.scope.partition, table, lines, next(supplements))
 
-    with run.database.session() as connect:
+    with run.connections() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
         with PrivateRows(connect, schema, table) as rows:
@@ -147,7 +147,7 @@ def _check_source(run: RunContext, planned: Planned, counts: CopyCounts) -> Stor
     source, destination = run.source, run.destination
 
     def check() -> OriginalsCheck:
-        with run.database.session() as connect:
+        with run.connections() as connect:
             return check_originals(connect, source, destination, {selection.table for selection in selections})
 
     return wrong_source(

@@ -86,7 +86,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     run.log_remarks()
     run.ensure_different()
     Outbox(run.instance).publish_waiting(run.store, run.log.warning)
-    with run.database.session() as connect:
+    with run.connections(first=True) as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
         sizes = _sizes(run, begun.scope)
         hidden = hidden_source(connect, run.source) if config.privacy is Privacy.source else None

@@ -45,7 +45,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
     run.ensure_different()
     path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
     settings, table = config.audit_settings(), file_type.value
-    with run.database.session() as connect, run.progress.watch(run.log) as watcher:
+    with run.connections(first=True) as connect, run.progress.watch(run.log) as watcher:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
         pages = walk_rows(connect, schema, Selection(table, ids=ids), page_rows=config.page_rows)
@@ -111,7 +111,7 @@ def _check_source(run: RunContext, file_type: FileType, counts: AuditCounts) -> 
     source, destination = run.source, run.destination
 
     def check() -> OriginalsCheck:
-        with run.database.session() as connect:
+        with run.connections() as connect:
             return check_originals(connect, source, destination, {file_type.value})
 
     lacking = counts.only_at_destination + counts.findings[Finding.MISSING]

@@ -18,6 +18,7 @@ import pytest
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.mastodon import connection as reading
+from mastosync_dagster.mastodon.waits import limited
 from mastosync_dagster_tests.faults.world import make_original
 from mastosync_dagster_tests.support.corners import create_database, drop_database
 from mastosync_dagster_tests.support.installation import failure_of
@@ -136,7 +137,8 @@ def test_a_database_that_is_killed_and_started_again_is_read_on(
 
 def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_SILENCE_SECONDS", 1.0)
-    with contextlib.closing(psycopg2.connect(replace(there.database, port=there.proxy.port).url)) as connection:
+    url = replace(there.database, port=there.proxy.port).url
+    with contextlib.closing(psycopg2.connect(url, connection_factory=limited(10.0))) as connection:
         connection.autocommit = True
         started = time.monotonic()
         with (

@@ -5,15 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_shared.error import SerializableErrorInfo
 
 from mastosync_dagster import alerts
-from mastosync_dagster.alerts import AlertError, alert_on_failure, failure_message, post_alert
+from mastosync_dagster.alerts import AlertError, alert_on_failed_tick, alert_on_failure, failure_message, post_alert
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.ranges.partitions import FileType
@@ -188,3 +200,45 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises((SettingsError, AlertError), match="MASTOSYNC_ALERT_WEBHOOK") as caught:
         post_alert(url, "hello")
     assert "s3" not in str(caught.value)
+
+
+def test_a_tick_that_fails_is_told_once_and_those_of_the_alerts_never(
+    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
+    cursor: str | None = None
+
+    def look() -> dg.SensorExecutionData:
+        nonlocal cursor
+        with dg.build_sensor_context(instance=world.dagster, cursor=cursor) as context:
+            data = alert_on_failed_tick.evaluate_tick(context)
+        cursor = data.cursor
+        return data
+
+    fail_tick(world.dagster, "new_ranges")
+    look()
+    assert webhook.received == []  # what was before the first look is old
+    fail_tick(world.dagster, "nightly_incremental")
+    fail_tick(world.dagster, "alert_on_failure")
+    look()
+    (message,) = webhook.received
+    assert "nightly_incremental failed at 20" in message["text"]
+    assert "s3cret" not in message["text"]
+    look()
+    assert len(webhook.received) == 1
+
+
+def fail_tick(instance: dg.DagsterInstance, name: str) -> None:
+    """Have a tick of a schedule or sensor on record that has failed."""
+    origin = RemoteInstigatorOrigin(
+        RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin()), "repository"), name
+    )
+    kind = InstigatorType.SENSOR
+    state = InstigatorState(origin, kind, InstigatorStatus.RUNNING, SensorInstigatorData())
+    instance.add_instigator_state(state)
+    error = SerializableErrorInfo("s3cret", [], "DagsterUserCodeUnreachableError")
+    instance.create_tick(
+        TickData(
+            origin.get_id(), name, kind, TickStatus.FAILURE, time.time(), selector_id=state.selector_id, error=error
+        )
+    )

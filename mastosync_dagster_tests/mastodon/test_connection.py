@@ -26,7 +26,7 @@ from mastosync_dagster.mastodon import (
     walk_rows,
 )
 from mastosync_dagster.mastodon import connection as reading
-from mastosync_dagster.mastodon.connection import short_transaction
+from mastosync_dagster.mastodon.connection import Reconnecting, short_transaction, single_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,26 +266,75 @@ def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase, monkeypatch: 
 # --- what does not pass --------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_stays_away_is_one_clear_error(hundred: MastodonDatabase) -> None:
-    nobody = free_port()
+def _nobody(number: int) -> None:
+    """Refuse every connection but the first one."""
+    if number > 1:
+        psycopg2.connect(host="127.0.0.1", port=free_port(), user="mastodon", password="secret word", dbname="mastodon")
 
-    def gone(number: int) -> None:
-        if number > 1:
-            psycopg2.connect(host="127.0.0.1", port=nobody, user="mastodon", password="secret word", dbname="mastodon")
 
-    opener = Opener(hundred, before=gone)
-    pages = walk(opener)
+def test_a_server_that_stays_away_ends_with_the_error_of_the_last_connection(hundred: MastodonDatabase) -> None:
+    opener, said = Opener(hundred, before=_nobody), list[str]()
+    pages = walk_rows(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema(), CARDS, page_rows=10)
     assert len(next(pages).rows) == 10
     hundred.terminate_others()
-    with pytest.raises(DatabaseReadError) as error:
+    with pytest.raises(psycopg2.OperationalError, match="Connection refused"):
         next(pages)
-    assert opener.calls == 1 + 3
-    message = str(error.value)
-    assert "failed 4 times in a row" in message
-    assert "Connection refused" in message
-    assert "DATABASE_URL or DB_HOST" in message
-    assert "secret word" not in message
-    assert "\n" not in message
+    assert opener.calls == 1 + 4
+    (line,) = said
+    assert "Connection refused" in line
+    assert "tried again for up to 3 minutes" in line
+    assert "secret word" not in line
+
+
+def test_the_first_connection_is_waited_for_where_nobody_watches(hundred: MastodonDatabase) -> None:
+    said = list[str]()
+    opener = Opener(hundred, before=lambda number: _nobody(4 - min(number, 3)))
+    connect = Reconnecting(opener, at_once=False, warn=said.append)
+    assert ids(list(walk_rows(connect, hundred.schema(), CARDS))) == list(range(1, 101))
+    assert opener.calls == 3
+    assert [line.partition(",")[0] for line in said[1:]] == ["the database answers again"]
+
+    opener = Opener(hundred, before=lambda _: _nobody(2))
+    with pytest.raises(psycopg2.OperationalError):
+        next(walk_rows(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema(), CARDS))
+    assert opener.calls == 1
+
+
+def test_a_server_that_answers_no_query_is_one_clear_error(hundred: MastodonDatabase) -> None:
+    pages = walk(Opener(hundred, options={"options": "-c statement_timeout=1"}))
+    with locked(hundred, "preview_cards"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 20)
+        with pytest.raises(DatabaseReadError, match=r"failed 4 times in a row.*DATABASE_URL or DB_HOST"):
+            next(pages)
+
+
+def test_a_connection_that_was_not_used_for_long_is_opened_anew(
+    hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends sessions that are idle, and the first query after that would fail."""
+    monkeypatch.setattr(reading, "_IDLE_SECONDS", 0.0)
+    opener = Opener(hundred)
+    assert len(list(walk(opener))) == 10
+    assert opener.calls == 11
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "message"),
+    [
+        ("SELECT nothing FROM preview_cards", NotMastodonError, 'column "nothing" does not exist'),
+        ("SELECT 1 / 0", DatabaseReadError, "division by zero"),
+        ("SELECT '\\x80'::bytea::text::int", DatabaseReadError, "invalid input syntax"),
+    ],
+)
+def test_whatever_a_single_query_fails_for_is_said_in_a_sentence(
+    hundred: MastodonDatabase, query: str, error: type[Exception], message: str
+) -> None:
+    with (
+        contextlib.closing(hundred.connect()) as connection,
+        pytest.raises(error, match=message),
+        single_transaction(connection) as cursor,
+    ):
+        cursor.execute(query)
 
 
 def test_failures_in_a_row_are_counted_anew_after_every_page(

@@ -15,6 +15,7 @@ import pytest
 from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.resources import ConnectionFailedError, MastodonDatabase
+from mastosync_dagster.resources.ssh import settings as tunnel_settings
 from mastosync_dagster.resources.ssh import tunnel
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, hashed, ssh_server, write_key
@@ -288,7 +289,7 @@ def test_a_server_that_does_not_talk_ssh_is_named(
     postgres_server: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tunnel, "_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(tunnel_settings, "_CONNECT_SECONDS", 1.0)
     message = failure(configure(ssh, SSH_TUNNEL_PORT=str(postgres_server.port)))
     assert "does not talk SSH" in message
     assert "SSH_TUNNEL_PORT" in message
@@ -456,7 +457,7 @@ def test_an_ssh_server_that_stops_answering_ends_in_an_error_in_time(
         with MastodonDatabase(connect_timeout=2).session() as connect:
             started = time.monotonic()
             with server.frozen(), monkeypatch.context() as patience:
-                patience.setattr(tunnel, "_CONNECT_SECONDS", 1.0)
+                patience.setattr(tunnel_settings, "_CONNECT_SECONDS", 1.0)
                 with pytest.raises(ConnectionFailedError, match="does not talk SSH"):
                     connect()
             assert time.monotonic() - started < 15

@@ -1,0 +1,1 @@
+"""Hosts that fall silent: packets vanish between network namespaces."""

@@ -1,10 +1,9 @@
-"""A small instance on hosts of its own, and commands that run on the host ``client`` and see the network fall silent."""
+"""A small instance on hosts of its own, and commands that run on the host ``client``."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, ssh_s
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
 
     from mastosync_dagster.demo.instance.book import Instance
@@ -181,20 +181,21 @@ def make_site(folder: Path, line: Line | None = None) -> Iterator[Site]:
         network = stack.enter_context(make_network("db", "ssh", "s3a", "s3b", client_line=line))
         with network.inside("db"):
             server = stack.enter_context(postgres(host=network.address("db")))
-        buckets = []
-        for host in ("s3a", "s3b"):
+
+        def bucket(host: str) -> Bucket:
             with network.inside(host):
-                s3 = stack.enter_context(rclone_s3(host=network.address(host)))
-                buckets.append(create_bucket(s3))
+                return create_bucket(stack.enter_context(rclone_s3(host=network.address(host))))
+
+        source, destination = bucket("s3a"), bucket("s3b")
         with network.inside("ssh"):
             ssh = stack.enter_context(ssh_server(host=network.address("ssh")))
         with network.inside("db"):
             database = create_database(server)
         with network.inside("s3a"):
             connection = stack.enter_context(_inside(network, "db", database))
-            instance = build(connection, buckets[0].server, buckets[0].name, cases=ALL_CASES, rows=_ROWS)
+            instance = build(connection, source.server, source.name, cases=ALL_CASES, rows=_ROWS)
             connection.close()
-        yield Site(network, instance, database, *buckets, ssh, folder)
+        yield Site(network, instance, database, source, destination, ssh, folder)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import select
 import shutil
 import struct
 import subprocess
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -123,7 +122,9 @@ class Network:
         _ip("-n", space, "link", "set", "lo", "up")
         if host == _ROUTER:
             subprocess.run(
-                ["ip", "netns", "exec", space, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True, capture_output=True
+                ["ip", "netns", "exec", space, "sysctl", "-qw", "net.ipv4.ip_forward=1"],
+                check=True,
+                capture_output=True,
             )
 
     def resolve(self, host: str, names: Mapping[str, Sequence[str]], server: str | None = None) -> None:
@@ -149,8 +150,8 @@ class Network:
     @contextlib.contextmanager
     def inside(self, host: str) -> Iterator[None]:
         """Have this thread open sockets, and start processes, on a host."""
-        with open("/proc/thread-self/ns/net", encoding="ascii") as before:
-            with open(f"/run/netns/{self._space(host)}", encoding="ascii") as there:
+        with Path("/proc/thread-self/ns/net").open(encoding="ascii") as before:
+            with Path(f"/run/netns/{self._space(host)}").open(encoding="ascii") as there:
                 _enter(there.fileno())
             try:
                 yield
@@ -182,7 +183,9 @@ class Network:
     def _rules(self, action: str, host: str, matches: tuple[str, ...]) -> None:
         for way in ("-i", "-o"):
             subprocess.run(
-                self.command(_ROUTER, "iptables", action, "FORWARD", way, f"r{self.numbers[host]}", *matches, "-j", "DROP"),
+                self.command(
+                    _ROUTER, "iptables", action, "FORWARD", way, f"r{self.numbers[host]}", *matches, "-j", "DROP"
+                ),
                 check=True,
                 capture_output=True,
             )
@@ -245,7 +248,7 @@ def _slow_line(line: Line, *ends: tuple[str, str]) -> Iterator[None]:
 
 
 def _tun(space: str, name: str) -> int:
-    with open(f"/run/netns/{space}", encoding="ascii") as there:
+    with Path(f"/run/netns/{space}").open(encoding="ascii") as there:
         _enter(there.fileno())
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TUN | _NO_PACKET_INFORMATION))
@@ -276,7 +279,3 @@ def _carry(line: Line, devices: list[int]) -> None:
                     free[device] = max(free[device], now) + len(packet) / line.rate
                 number += 1
                 heapq.heappush(waiting, (max(free[device], now) + line.delay, number, other[device], packet))
-
-
-if sys.platform != "linux":  # pragma: no cover
-    why_not = lambda: "network namespaces are Linux's"  # type: ignore[assignment]  # noqa: E731

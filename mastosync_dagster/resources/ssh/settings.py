@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_CONNECT_SECONDS = 10.0
 
 
 def setting(name: str) -> str:
@@ -18,7 +22,8 @@ def setting(name: str) -> str:
 class TunnelSettings:
     """How to reach the database through an SSH server.
 
-    ``remote_host`` and ``remote_port`` are the database's, as seen from the SSH server.
+    ``remote_host`` and ``remote_port`` are the database's, as seen from the SSH server. After ``deadline`` (of the
+    monotonic clock) nothing is waited for.
     """
 
     host: str
@@ -30,6 +35,12 @@ class TunnelSettings:
     password: str | None = field(default=None, repr=False)
     key_file: Path | None = None
     key_passphrase: str | None = field(default=None, repr=False)
+    deadline: float = math.inf
+
+    @property
+    def seconds(self) -> float:
+        """How long each step of a connection may take that is begun now."""
+        return max(0.1, min(_CONNECT_SECONDS, self.deadline - time.monotonic()))
 
     @property
     def server(self) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import paramiko
 import sshtunnel
 
+from mastosync_dagster.resources.addresses import connect_first, look_up
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.resources.ssh.known_hosts import KnownHost
 
 _LOOPBACK = "127.0.0.1"
-_CONNECT_SECONDS = 10.0
 _KEEPALIVE_SECONDS = 15
 _LOST_MILLISECONDS = 45_000
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 1.0
 _ADMINISTRATIVELY_PROHIBITED = 1
 _POLL_SECONDS = 0.02
 _INTERACTIVE = "keyboard-interactive"
@@ -57,7 +57,7 @@ class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defi
         request.add_byte(paramiko.common.cMSG_SERVICE_REQUEST)
         request.add_string("ssh-userauth")
         self._send_message(request)
-        deadline = time.monotonic() + _CONNECT_SECONDS
+        deadline = time.monotonic() + self.auth_timeout
         while not self._service_userauth_accepted:
             if not self.is_active() or time.monotonic() > deadline:
                 raise paramiko.SSHException("it does not let anybody log in")
@@ -156,7 +156,7 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
             "direct-tcpip",
             dest_addr=(self._settings.remote_host, self._settings.remote_port),
             src_addr=(_LOOPBACK, 0),
-            timeout=_CONNECT_SECONDS,
+            timeout=self._settings.seconds,
         )
 
     def _connect_to_gateway(self) -> None:
@@ -202,11 +202,11 @@ def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | N
     try:
         transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
-        transport.banner_timeout = transport.auth_timeout = _CONNECT_SECONDS
+        transport.banner_timeout = transport.auth_timeout = settings.seconds
         options = transport.get_security_options()
         options.key_types = _known_first(options.key_types, known)
         try:
-            transport.start_client(timeout=_CONNECT_SECONDS)
+            transport.start_client(timeout=settings.seconds)
             presented = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise ConnectionFailedError(
@@ -225,9 +225,9 @@ def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | N
 
 def _connect(settings: TunnelSettings) -> socket.socket:
     try:
-        connection = socket.create_connection((settings.host, settings.port), timeout=_CONNECT_SECONDS)
-    except (OSError, UnicodeError) as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
+        _, connection = connect_first(look_up(settings.host, settings.port, settings.seconds), settings.seconds)
+    except OSError as error:
+        reason = error.strerror or error
         raise ConnectionFailedError(
             f"The SSH server {settings.server} cannot be reached: {reason}. "
             f"Check {setting('host')} and {setting('port')}."

@@ -1,0 +1,119 @@
+"""Names to addresses, and to the one that answers: with limits that the C library does not have."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_STAGGER_SECONDS = 0.25
+"""How long an address has until the next one is tried beside it (RFC 8305)."""
+_IN_PROGRESS = frozenset({0, errno.EINPROGRESS})
+
+
+class LookUpError(OSError):
+    """A name cannot be resolved. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address to connect to over TCP: what `socket.connect` takes."""
+
+    family: socket.AddressFamily
+    sockaddr: tuple[str, int] | tuple[str, int, int, int]
+
+    @property
+    def ip(self) -> str:
+        """Its text."""
+        return self.sockaddr[0]
+
+
+def look_up(host: str, port: int, seconds: float) -> list[Address]:
+    """Return the addresses of a host, in the order of the system's preference. Signals interrupt the wait.
+
+    Raises:
+        LookUpError: There are none, or no name server answered in time.
+    """
+    found: list[Address] = []
+    why: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            for family, _, _, _, sockaddr in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                found.append(Address(family, sockaddr))  # type: ignore[arg-type]  # of these two families
+        except OSError as error:
+            why.append(error.strerror or str(error))
+        except UnicodeError:
+            why.append("it is no host name")
+        finally:
+            done.set()
+
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        ask()
+    if not done.is_set():
+        # The C library asks every name server several times, and nothing can interrupt it: it is left alone.
+        threading.Thread(target=ask, name="look-up", daemon=True).start()
+        if not done.wait(max(0.0, seconds)):
+            raise LookUpError(f"the name {host} cannot be resolved: no name server answered within {seconds:.0f} s")
+    if why:
+        raise LookUpError(f"the name {host} cannot be resolved: {why[0]}")
+    return list(dict.fromkeys(found))
+
+
+def connect_first(addresses: Sequence[Address], seconds: float) -> tuple[Address, socket.socket]:
+    """Connect to the first address that answers: one after the other, a quarter of a second apart, beside each other.
+
+    The socket has no time limit.
+
+    Raises:
+        TimeoutError: None answered in time.
+        OSError: All refused; it is the last one's.
+    """
+    deadline = time.monotonic() + seconds
+    waiting = list(addresses)
+    trying: dict[int, tuple[Address, socket.socket]] = {}
+    failure: OSError = TimeoutError(errno.ETIMEDOUT, "no answer in time")
+    with contextlib.ExitStack() as stack:
+        poller = select.poll()
+        while waiting or trying:
+            if waiting:
+                address = waiting.pop(0)
+                try:
+                    attempt = stack.enter_context(socket.socket(address.family, socket.SOCK_STREAM))
+                    attempt.setblocking(False)
+                    refused = attempt.connect_ex(address.sockaddr)
+                except OSError as error:  # the system has no such family
+                    refused, failure = -1, error
+                else:
+                    if refused in _IN_PROGRESS:
+                        trying[attempt.fileno()] = address, attempt
+                        poller.register(attempt, select.POLLOUT)
+                    else:
+                        failure = OSError(refused, os.strerror(refused))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            for descriptor, _ in (
+                poller.poll(1000 * (min(left, _STAGGER_SECONDS) if waiting else left)) if trying else ()
+            ):
+                address, attempt = trying.pop(descriptor)
+                poller.unregister(descriptor)
+                number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number == 0:
+                    connected = attempt.dup()
+                    connected.setblocking(True)
+                    return address, connected
+                failure = OSError(number, os.strerror(number))
+    raise failure if not trying else TimeoutError(errno.ETIMEDOUT, "no answer in time")

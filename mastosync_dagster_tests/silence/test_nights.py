@@ -1,0 +1,73 @@
+"""A night always becomes a run, whichever host does not answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.silence.site import Running, Site
+
+SECONDS = 25.0
+"""Dagster gives a tick a minute."""
+
+TICK = """
+import json, sys, time
+from datetime import datetime, timezone
+import dagster as dg
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.resources import MastodonDatabase
+definitions = build_definitions()
+with dg.DagsterInstance.get() as instance, dg.build_schedule_context(
+    instance=instance,
+    repository_def=definitions.get_repository_def(),
+    scheduled_execution_time=datetime(2026, 11, 1, 3, tzinfo=timezone.utc),
+    resources={"mastodon_db": MastodonDatabase()},
+) as context, dg.partition_loading_context(dynamic_partitions_store=instance):
+    print("begun", flush=True)
+    started = time.monotonic()
+    tick = definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
+    print(json.dumps([len(tick.run_requests or ()), time.monotonic() - started]), flush=True)
+"""
+
+
+def begin(site: Site, home: str, **variables: str) -> Running:
+    """Begin a tick of the night."""
+    running = site.start("python", "-c", TICK, home=home, **variables)
+    running.wait_for("begun")
+    return running
+
+
+def test_a_night_becomes_a_run_while_a_host_is_silent(site: Site) -> None:
+    network = site.network
+    nowhere = "10.91.250.1"
+    addresses = [network.address("db"), *(f"10.91.250.{number}" for number in range(2, 6))]
+    network.resolve("client", {"four.example": addresses[1:]}, server=nowhere)
+    url = site.database.url
+    with network.silent("db"), network.silent("ssh"):
+        ticks = {
+            "database": begin(site, "night1"),
+            "tunnel": begin(site, "night2", **site.tunnel()),
+            "name": begin(site, "night3", DATABASE_URL=url.replace(site.database.host, "db.example")),
+            "addresses": begin(site, "night4", DATABASE_URL=url.replace(site.database.host, "four.example")),
+        }
+        ended = {name: running.end(60) for name, running in ticks.items()}
+    for name, each in ended.items():
+        requests, seconds = json.loads(each.output.splitlines()[-1])
+        assert requests == 1, (name, each.output)
+        assert seconds < SECONDS, (name, each.output)
+
+
+@pytest.mark.silence
+def test_a_night_becomes_a_run_when_a_query_falls_silent(site: Site) -> None:
+    with site.connection() as locker:
+        locker.autocommit = False
+        locker.cursor().execute("LOCK TABLE media_attachments IN ACCESS EXCLUSIVE MODE")
+        tick = begin(site, "night5")
+        with site.network.silent("db"):
+            ended = tick.end(60)
+    requests, seconds = json.loads(ended.output.splitlines()[-1])
+    assert requests == 1, ended.output
+    assert seconds < SECONDS, ended.output

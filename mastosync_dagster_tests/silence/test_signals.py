@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM end a command at once, whatever it waits for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.silence.site import Ended, Running, Site
+
+SECONDS = 2.0
+_NOWHERE = "10.91.250.1"
+
+
+def _wait_for_lock(site: Site) -> None:
+    wait_until(
+        lambda: any("scanned" in query or "FROM" in query for state, query in site.sessions() if state == "active")
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_wait_within_two_seconds(site: Site, number: signal.Signals) -> None:
+    network = site.network
+    network.resolve("client", {}, server=_NOWHERE)
+    waits: dict[str, Running] = {}
+    with site.connection() as locker:
+        locker.autocommit = False
+        locker.cursor().execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
+        waits["query"] = site.start("mastosync", "ranges", "accounts")
+        _wait_for_lock(site)
+        with network.silent("db"), network.silent("ssh"), network.silent("s3a"):
+            waits["connect"] = site.start("mastosync", "ranges", "accounts", home="home2")
+            waits["name"] = site.start("mastosync", "ranges", "accounts", home="home3", **_url(site, "db.example"))
+            waits["tunnel"] = site.start("mastosync", "ranges", "accounts", home="home4", **site.tunnel())
+            endpoint = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+            waits["listing"] = site.start("mastosync", "check", home="home5", **endpoint)
+            site.wait_for_sockets("syn-sent", network.address("db"))
+            site.wait_for_sockets("connected", _NOWHERE)
+            site.wait_for_sockets("syn-sent", network.address("ssh"))
+            site.wait_for_sockets("syn-sent", network.address("s3a"))
+            ended = _end_all(waits, number)
+    assert {name: each.seconds for name, each in ended.items() if each.seconds > SECONDS} == {}, ended
+    assert all(each.status != 0 for each in ended.values()), ended
+
+
+def _url(site: Site, host: str) -> dict[str, str]:
+    return {"DATABASE_URL": site.database.url.replace(site.database.host, host)}
+
+
+def _end_all(waits: dict[str, Running], number: signal.Signals) -> dict[str, Ended]:
+    """Send a signal to one after the other, so that they do not slow each other down; all are signalled."""
+    ended: dict[str, Ended] = {}
+    for name, running in waits.items():
+        thread = threading.Thread(target=lambda: ended.setdefault(name, running.signal(number)))  # noqa: B023
+        thread.start()
+        thread.join()
+    return ended
