@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak nights
+.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak nights silence
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -28,6 +28,9 @@ test: $(STAMP) ## Run the tests against real servers on this machine
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
 	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 5 --dist worksteal
+
+silence: $(STAMP) ## Let hosts of test networks fall silent (network namespaces: needs root, iptables; a quarter of an hour)
+	$(BIN)/pytest mastosync_dagster_tests/silence -m "silence or not silence" -n 2 --dist loadfile
 
 soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
 	$(BIN)/pytest mastosync_dagster_tests/faults -m soak -p no:logging

@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.instance.load import build
+from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync import clocks
 from mastosync_dagster_tests.support.acls import acl_server
@@ -28,6 +29,12 @@ from mastosync_dagster_tests.support.installation import ROWS, Installation, Ori
 
 __all__ = ["settled", "skipping"]
 """Fixtures that live elsewhere."""
+
+
+@pytest.fixture(autouse=True)
+def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that does not answer is retried three times, soon."""
+    monkeypatch.setattr(connection, "_RETRY_DELAYS", (0.1,) * 3)
 
 
 @pytest.fixture(scope="session")
