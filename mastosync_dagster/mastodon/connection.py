@@ -166,7 +166,7 @@ class Reconnecting:
 def set_up_session(connection: Connection) -> None:
     """Have the server end a new connection's session soon after this machine is gone, if the session is ours alone.
 
-    A pooler's session has another process id than the one that the pooler told us, and is left as it is.
+    A pooler's session has another process id than the one that the pooler gives us, and is left as it is.
     """
     before, connection.autocommit = connection.autocommit, True
     if isinstance(connection, LimitedConnection):
