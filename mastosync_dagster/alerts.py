@@ -158,7 +158,9 @@ def alert_on_failed_tick(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     context.update_cursor(json.dumps(sorted(failed)))
     if not new:
         return dg.SkipReason("No tick has failed.")
-    return dg.SkipReason(message if url is not None else f"{ALERT_WEBHOOK} is not set, so no message was sent: {message}")
+    if url is None:
+        message = f"{ALERT_WEBHOOK} is not set, so no message was sent: {message}"
+    return dg.SkipReason(message)
 
 
 def _failed_ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:
