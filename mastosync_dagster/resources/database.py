@@ -139,7 +139,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         lost tunnel. It raises ConnectionFailedError, as does opening the tunnel.
 
         Args:
-            patient: The first connection is retried for as long as later ones; else an error is told at once.
+            patient: The first connection is retried for as long as later ones; else an error is raised at once.
             warn: Gets a sentence when the database, or the tunnel, is lost, and when it is back.
             seconds: No connection is opened, and no answer awaited, after so many seconds.
         """
