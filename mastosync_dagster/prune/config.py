@@ -4,13 +4,21 @@ import dagster as dg
 from pydantic import Field
 
 MAX_SHARE = 0.5
+UNCONFIRMED = 100
+"""Objects that are deleted without the admin having said how many may go."""
 
 
 class PruneConfig(dg.Config):
     """What to do with objects that no row expects."""
 
     delete: bool = Field(default=False, description="Delete them. Without, they are listed.")
-    max_delete: int = Field(default=1_000, ge=1, le=1_000_000, description="Objects that a run deletes at the most.")
+    max_delete: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description=f"Objects that a run deletes at the most. None: {UNCONFIRMED}, and none at all where there are"
+        " more: on a large instance, a small one's objects in the same bucket are a small share.",
+    )
     max_share: float = Field(
         default=MAX_SHARE,
         ge=0,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.objects import key_ranges
 from mastosync_dagster.mastodon import Connect, Schema, highest_id, newest_row, owners, rows_as_of
+from mastosync_dagster.prune.config import UNCONFIRMED
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
@@ -90,7 +91,7 @@ class RangeStats:
     witnesses: list[int] = field(default_factory=list)
     restored_from: datetime | None = None
 
-    def refusal(self, max_share: float) -> str | None:
+    def refusal(self, max_share: float, max_delete: int | None) -> str | None:
         """Return why nothing may be deleted; None: something may."""
         if not self.expected:
             return (
@@ -109,6 +110,11 @@ class RangeStats:
                 f" max_share ({max_share:g}) of that, as if another instance's objects lay there too. Check"
                 " DESTINATION_S3_BUCKET, DESTINATION_S3_KEY_PREFIX and DATABASE_URL, read the list, and give a higher"
                 " max_share if all of it is this instance's"
+            )
+        if max_delete is None and self.old > UNCONFIRMED:
+            return (
+                f"{self.old:,} objects that no row expects would go, more than {UNCONFIRMED}: read the list, and say by"
+                " max_delete how many may go, if all of it is this instance's and no other one's in the same bucket"
             )
         return None
 

@@ -14,6 +14,7 @@ from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows
 from mastosync_dagster.plan.orphan_listing import orphan_line
+from mastosync_dagster.prune.config import UNCONFIRMED
 from mastosync_dagster.prune.deletion import Deletion, list_batch
 from mastosync_dagster.prune.guards import RangeStats, restored_from, shown_at, why_young
 from mastosync_dagster.ranges.partitions import FileType, range_key
@@ -66,7 +67,7 @@ class Pruning:
             pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
             with Orphans(connect, schema, table, self._ids) as orphans:
                 self._list(covering_batches(pages, self._ids, KnownState()), orphans, stats, folder / _CANDIDATES)
-                refusal = stats.refusal(self._config.max_share)
+                refusal = stats.refusal(self._config.max_share, self._config.max_delete)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
                     stats.restored_from = restored_from(connect, schema, self._storage, stats.read_at)
@@ -108,7 +109,7 @@ class Pruning:
     def _delete(self, folder: Path, orphans: Orphans, stats: RangeStats) -> BaseException | None:
         """Delete what may be deleted, and record the result of each object. Returns what ended it early."""
         marked = folder / f"marked-{_CANDIDATES}"
-        budget = self._config.max_delete
+        budget = self._config.max_delete or UNCONFIRMED
         with FindingWriter(marked) as writer:
             for line in _lines(folder / _CANDIDATES):
                 detail = line.detail or why_young(line, stats)

@@ -258,9 +258,21 @@ def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: Install
     assert synced.destination_proxy.count(Kind.DELETE) == 0
     assert {line.key for line in findings(synced)} == theirs
     # Whoever has read the list may say that it is his.
-    assert not prune(synced, delete=True, max_share=share - 0.05).success
-    assert prune(synced, delete=True, max_share=share).success
+    assert not prune(synced, delete=True, max_delete=1_000, max_share=share - 0.05).success
+    assert prune(synced, delete=True, max_delete=1_000, max_share=share).success
     assert before - keys(synced) == theirs
+
+
+def test_more_than_a_hundred_objects_go_only_if_the_admin_says_how_many(synced: Installation) -> None:
+    """Of a large range, another instance's objects are a small share."""
+    theirs = add_another_instance(synced, share=0.4)
+    assert len(theirs) > 100
+    before = keys(synced)
+    assert "max_delete" in failure_of(prune(synced, delete=True))
+    assert keys(synced) == before
+    assert synced.destination_proxy.count(Kind.DELETE) == 0
+    assert prune(synced, delete=True, max_delete=101).success
+    assert len(before - keys(synced)) == 101
 
 
 def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: Installation) -> None:
