@@ -55,6 +55,11 @@ bench: $(STAMP) ## Measure against rclone and a simple script, and write docs/pe
 bench-growth: $(STAMP) ## Add 10^4 to 10^6 rows, and the ID ranges of 10^7, to what `make bench` measured
 	$(BIN)/python -m benchmarks --parts growth ranges --add --docs
 
+bench-nights: $(STAMP) ## Measure a night with 10,000 private objects, and commands with 1,000 nights behind them
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.private_night
+	$(BIN)/python -m benchmarks.nights
+
 lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --upgrade --quiet \

@@ -171,6 +171,7 @@ struct content { /* what an object holds; kept while an answer is being sent */
   char wanted[25]; /* its Content-MD5; empty: none was sent */
   char *headers; /* lines to send with it */
   time_t written;
+  int private; /* its ACL: private, or public-read */
   char bytes[];
 };
 
@@ -485,6 +486,25 @@ static void tell(struct connection *connection, struct object *object, int with_
   }
 }
 
+static void tell_acl(struct connection *connection, const struct object *object) {
+  static const char *const owner = "<Owner><ID>owner</ID></Owner>";
+  static const char *const everybody =
+      "<Grant><Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"Group\">"
+      "<URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>";
+  char xml[1024];
+  int length = sprintf(xml,
+                       "<?xml version=\"1.0\" encoding=\"UTF-8\"?><AccessControlPolicy "
+                       "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">%s<AccessControlList>%s</AccessControlList>"
+                       "</AccessControlPolicy>",
+                       owner, object->content->private ? "" : everybody);
+  answer(connection, "200 OK", "", "application/xml", xml, (size_t)length);
+}
+
+static int wants_private(const char *headers) {
+  const char *acl = header(headers, "x-amz-acl");
+  return acl && strncmp(acl, "private", 7) == 0;
+}
+
 static void tell_counts(struct connection *connection) {
   char text[512];
   int length = 0;
@@ -549,9 +569,21 @@ static void handle(struct connection *connection, char *head) {
   } else if (!is_bucket && !query && (head_only || strcmp(method, "GET") == 0)) {
     counts[head_only ? HEAD : GET]++;
     struct object *object = find(path);
-    if (object) tell(connection, object, !head_only, header(headers, "range"));
+    if (object && object->content->private && !header(headers, "authorization"))
+      refuse(connection, "403 Forbidden", "AccessDenied", head_only);
+    else if (object) tell(connection, object, !head_only, header(headers, "range"));
     else refuse(connection, "404 Not Found", "NoSuchKey", head_only);
     if (!head_only && stall_every && counts[GET] % stall_every == 0) stall(connection);
+  } else if (!is_bucket && query && parameter(query, "acl", value) && find(path) &&
+             (strcmp(method, "GET") == 0 || strcmp(method, "PUT") == 0)) {
+    counts[OTHER]++;
+    struct object *object = find(path);
+    if (strcmp(method, "PUT") == 0) {
+      object->content->private = wants_private(headers);
+      answer(connection, "200 OK", "", NULL, "", 0);
+    } else {
+      tell_acl(connection, object);
+    }
   } else if (!is_bucket && strcmp(method, "DELETE") == 0) {
     counts[DELETE]++;
     drop(path);
@@ -563,6 +595,7 @@ static void handle(struct connection *connection, char *head) {
     connection->coming = take_memory(sizeof *connection->coming + length);
     *connection->coming = (struct content){.users = 1, .length = length, .written = time(NULL)};
     connection->coming->headers = kept_headers(headers);
+    connection->coming->private = wants_private(headers);
     const char *md5 = header(headers, "content-md5");
     if (md5) snprintf(connection->coming->wanted, sizeof connection->coming->wanted, "%.24s", md5);
     connection->received = 0;

@@ -8,6 +8,8 @@ import hashlib
 import os
 import signal
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -169,3 +171,25 @@ def test_one_get_of_a_hundred_is_late(programs: Path) -> None:
             took = sorted(pool.map(seconds, range(200)))
     assert took[197] < 5
     assert all(10 <= each < 15 for each in took[198:])
+
+
+def test_a_private_object_is_kept_from_those_who_do_not_sign_until_its_acl_is_changed(
+    client: S3Client, server: servers.Server
+) -> None:
+    def status() -> int:
+        try:
+            with urllib.request.urlopen(f"{server.endpoint}/{BUCKET}/a") as answer:  # noqa: S310  (our own server)
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    client.put_object(Bucket=BUCKET, Key="a", Body=b"body", ACL="private")
+    assert (client.get_object_acl(Bucket=BUCKET, Key="a")["Grants"], status()) == ([], 403)
+    client.put_object_acl(Bucket=BUCKET, Key="a", ACL="public-read")
+    (grant,) = client.get_object_acl(Bucket=BUCKET, Key="a")["Grants"]
+    assert (grant["Permission"], grant["Grantee"]["URI"], status()) == (
+        "READ",
+        "http://acs.amazonaws.com/groups/global/AllUsers",
+        200,
+    )
+    assert client.get_object(Bucket=BUCKET, Key="a")["Body"].read() == b"body"
