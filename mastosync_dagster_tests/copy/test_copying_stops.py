@@ -49,16 +49,16 @@ class Stoppable(Transfer):
 
     def stop_when(self, *kinds: Kind) -> list[float]:
         """Stop the copy when a request of some kind is in flight. Returns a list that gets the moment."""
-        moments: list[float] = []
+        times: list[float] = []
 
         def watch() -> None:
             while not self.proxy.count(*kinds):
                 time.sleep(0.01)
-            moments.append(time.monotonic())
+            times.append(time.monotonic())
             self.stop.set()
 
         threading.Thread(target=watch, daemon=True).start()
-        return moments
+        return times
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) 
 def test_a_stop_ends_the_copy_with_the_requests_in_flight(transfer: Stoppable) -> None:
     planned = [transfer.put(f"a/{number:03}", b"body") for number in range(200)]
     transfer.proxy.set_rules(Rule(Delay(0.5)))
-    moments = transfer.stop_when(Kind.PUT)
+    times = transfer.stop_when(Kind.PUT)
     counts, lines = transfer.run(*planned)
-    assert time.monotonic() - moments[0] < 0.5 + 2
+    assert time.monotonic() - times[0] < 0.5 + 2
     assert len(lines) == 200
     assert 0 < counts.copied <= 2 * transfer.settings.concurrency
     copied = {one.key for one in lines if one.outcome is Outcome.COPIED}
@@ -96,9 +96,9 @@ def test_a_stop_ends_waits_between_attempts(transfer: Stoppable) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(20)]
     transfer.settings = replace(transfer.settings, backoff_seconds=60)
     transfer.proxy.set_rules(Rule(Answer(503, "SlowDown")))
-    moments = transfer.stop_when(Kind.PUT)
+    times = transfer.stop_when(Kind.PUT)
     _, lines = transfer.run(*planned)
-    assert time.monotonic() - moments[0] < 2
+    assert time.monotonic() - times[0] < 2
     assert {one.reason for one in lines} == {Reason.NOT_ATTEMPTED}
 
 
@@ -106,9 +106,9 @@ def test_a_stop_in_the_middle_of_a_large_object_leaves_no_upload_behind(transfer
     transfer.settings = replace(transfer.settings, single_put_mb=0)
     planned = [transfer.put(f"a/{number}.mp4", os.urandom(11 * MIB)) for number in range(3)]
     transfer.proxy.set_rules(Rule(Delay(0.5), kinds=frozenset({Kind.UPLOAD_PART})))
-    moments = transfer.stop_when(Kind.UPLOAD_PART)
+    times = transfer.stop_when(Kind.UPLOAD_PART)
     counts, lines = transfer.run(*planned)
-    assert time.monotonic() - moments[0] < 0.5 + 2
+    assert time.monotonic() - times[0] < 0.5 + 2
     assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 3
     assert counts.copied == 0
     assert transfer.uploads() == []
@@ -121,9 +121,9 @@ def test_a_stop_waits_for_an_upload_to_be_removed(transfer: Stoppable) -> None:
     transfer.proxy.set_rules(
         Rule(Delay(0.5), kinds=frozenset({Kind.UPLOAD_PART})), Rule(Delay(2.0), kinds=frozenset({Kind.ABORT_UPLOAD}))
     )
-    moments = transfer.stop_when(Kind.UPLOAD_PART)
+    times = transfer.stop_when(Kind.UPLOAD_PART)
     _, lines = transfer.run(*planned)
-    assert time.monotonic() - moments[0] < 8
+    assert time.monotonic() - times[0] < 8
     assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 2
     assert transfer.uploads() == []
 
@@ -189,9 +189,9 @@ def test_a_request_that_hangs_is_left_behind(transfer: Stoppable, monkeypatch: p
     monkeypatch.setattr(copying, "_GRACE_SECONDS", 0.5)
     planned = [transfer.put(f"a/{number}", b"body") for number in range(3)]
     transfer.proxy.set_rules(Rule(Stall(), kinds=frozenset({Kind.PUT})))
-    moments = transfer.stop_when(Kind.PUT)
+    times = transfer.stop_when(Kind.PUT)
     counts, lines = transfer.run(*planned)
-    assert time.monotonic() - moments[0] < 2
+    assert time.monotonic() - times[0] < 2
     assert [(one.reason, one.detail) for one in lines] == [(Reason.NOT_ATTEMPTED, copying.STILL_IN_FLIGHT)] * 3
     assert counts.failed == 3
     transfer.proxy.close_connections()

@@ -34,21 +34,25 @@ def planned(there: bytes = DAMAGED) -> dict[str, object]:
 
 
 def test_what_is_as_it_was_planned_is_overwritten(transfer: Transfer) -> None:
-    _, (told,) = transfer.run(line(KEY, PLANNED, **planned()))
-    assert (told.outcome, transfer.fetched(KEY)) == (Outcome.COPIED, PLANNED)
+    _, (recorded,) = transfer.run(line(KEY, PLANNED, **planned()))
+    assert (recorded.outcome, transfer.fetched(KEY)) == (Outcome.COPIED, PLANNED)
 
 
 @pytest.mark.parametrize("written", [b"written", b"converted there"])
 def test_what_was_written_at_the_destination_since_the_plan_stays(transfer: Transfer, written: bytes) -> None:
     transfer.destination.client.put_object(Bucket=transfer.destination.name, Key=KEY, Body=written)
-    _, (told,) = transfer.run(line(KEY, PLANNED, **planned()))
-    assert (told.outcome, told.reason, told.detail) == (Outcome.FAILED, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+    _, (recorded,) = transfer.run(line(KEY, PLANNED, **planned()))
+    assert (recorded.outcome, recorded.reason, recorded.detail) == (
+        Outcome.FAILED,
+        Reason.CHANGED_DURING_COPY,
+        WRITTEN_MEANWHILE,
+    )
     assert transfer.fetched(KEY) == written
 
 
 @pytest.mark.parametrize("rotten", [b"bodi", b"bod"])
 def test_other_bytes_than_were_planned_are_not_written_over_anything(transfer: Transfer, rotten: bytes) -> None:
     transfer.put(KEY, rotten)
-    _, (told,) = transfer.run(line(KEY, PLANNED, **planned()))
-    assert (told.outcome, told.reason) == (Outcome.FAILED, Reason.CHANGED_DURING_COPY)
+    _, (recorded,) = transfer.run(line(KEY, PLANNED, **planned()))
+    assert (recorded.outcome, recorded.reason) == (Outcome.FAILED, Reason.CHANGED_DURING_COPY)
     assert transfer.fetched(KEY) == DAMAGED

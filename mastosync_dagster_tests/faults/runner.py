@@ -146,14 +146,14 @@ def _sizes_and_md5s(world: FaultyInstallation) -> dict[str, tuple[int, str]]:
 
 def _not_copied(world: FaultyInstallation, lines: list[ManifestLine]) -> tuple[str, ...]:
     done = {line.key for line in lines if line.outcome in _DONE}
-    told = {line.key: f"{line.key}: {line.outcome.value}, {line.detail}" for line in lines}
-    return tuple(told.get(each.key, each.key) for each in world.original.expected if each.key not in done)
+    recorded = {line.key: f"{line.key}: {line.outcome.value}, {line.detail}" for line in lines}
+    return tuple(recorded.get(each.key, each.key) for each in world.original.expected if each.key not in done)
 
 
 def _unlisted(world: FaultyInstallation, lines: list[ManifestLine]) -> tuple[str, ...]:
-    told = Counter(line.key for line in lines)
+    recorded = Counter(line.key for line in lines)
     wanted = world.original.lines
-    return tuple(sorted(key for key in wanted | told.keys() if told[key] != 1 or key not in wanted))
+    return tuple(sorted(key for key in wanted | recorded.keys() if recorded[key] != 1 or key not in wanted))
 
 
 def _wrong(world: FaultyInstallation) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def start_and_kill(world: FaultyInstallation, ui: Ui, kill: Callable[[int], None
     world.destination_proxy.set_rules()
 
 
-def told(world: FaultyInstallation, run: dg.DagsterRun) -> list[str]:
+def messages(world: FaultyInstallation, run: dg.DagsterRun) -> list[str]:
     """Return what a run says of its failures."""
     records = world.dagster.all_logs(run.run_id)
     return [str(record.dagster_event) for record in records if record.dagster_event and record.dagster_event.is_failure]
@@ -96,7 +96,7 @@ def told(world: FaultyInstallation, run: dg.DagsterRun) -> list[str]:
 
 def check_retried_once(world: FaultyInstallation) -> None:
     again, first = wait_for(world, lambda runs: len(runs) == 2 and all(run.is_finished for run in runs))
-    assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"], told(world, again)
+    assert [first.status.value, again.status.value] == ["FAILURE", "SUCCESS"], messages(world, again)
     assert again.parent_run_id == first.run_id
     expected = world.original.instance.objects_of(SMALL)
     assert compare(world.destination.server, world.destination.name, expected).differences == ()

@@ -37,7 +37,7 @@ def test_memory_and_descriptors_stay_flat(
     world.source_proxy.set_rules(*MIXED.source)
     world.destination_proxy.set_rules(*MIXED.destination)
     process = psutil.Process()
-    started = told = time.monotonic()
+    started = printed = time.monotonic()
     resident: list[float] = []
     descriptors: list[int] = []
     succeeded = 0
@@ -54,11 +54,11 @@ def test_memory_and_descriptors_stay_flat(
         world.destination_proxy.set_rules(*MIXED.destination)
         resident.append(process.memory_info().rss / MIB)
         descriptors.append(process.num_fds())
-        if time.monotonic() - told >= 60 or len(resident) == 1:
-            told = time.monotonic()
+        if time.monotonic() - printed >= 60 or len(resident) == 1:
+            printed = time.monotonic()
             injected = world.source_proxy.injected + world.destination_proxy.injected
             tell(
-                f"{(told - started) / 60:5.1f} min {len(resident):>4} runs ({succeeded} without a failure)"
+                f"{(printed - started) / 60:5.1f} min {len(resident):>4} runs ({succeeded} without a failure)"
                 f" {injected:>6,} faults"
                 f" {resident[-1]:>6.0f} MB {descriptors[-1]:>4} descriptors"
             )

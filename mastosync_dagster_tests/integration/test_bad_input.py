@@ -162,10 +162,10 @@ def test_the_run_fails_with_a_message_that_names_what_to_change(
     for words in case.says:
         assert words in message
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
-    told = json.dumps([str(record) for record in world.dagster.all_logs(result.run_id)])
+    logged = json.dumps([str(record) for record in world.dagster.all_logs(result.run_id)])
     for secret in (SECRET, world.source.server.secret_access_key, world.destination.server.secret_access_key):
-        assert secret not in told
-    assert world.database.password not in told
+        assert secret not in logged
+    assert world.database.password not in logged
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.life import Life
 
 
-def told(*arguments: str) -> Any:
+def json_of(*arguments: str) -> Any:
     outcome = CliRunner().invoke(main, [*arguments, "--json"])
     assert outcome.exit_code == 0, outcome.output
     return json.loads(outcome.output)
@@ -44,7 +44,7 @@ def by_database(world: Installation, lo: int, hi: int) -> tuple[int, int]:
 def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything = by_database(world, -(2**63), 2**63)
-    (fresh,) = told("status", "accounts")
+    (fresh,) = json_of("status", "accounts")
     assert (fresh["ranges"], fresh["missing"], fresh["materialized"], fresh["failed"]) == (len(keys), len(keys), 0, 0)
     assert (fresh["objects_left"], fresh["bytes_left"], fresh["objects_done"]) == (*everything, 0)
     assert fresh["watermark"] is None
@@ -54,7 +54,7 @@ def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Instal
     assert not world.run("sync_accounts", keys[1]).success
     world.source_proxy.set_rules()
 
-    (later,) = told("status", "accounts")
+    (later,) = json_of("status", "accounts")
     assert (later["materialized"], later["failed"], later["missing"]) == (1, 1, len(keys) - 2)
     done = by_database(world, *map(int, keys[0].rsplit("-", 1)))
     # Missing is not done.
@@ -66,7 +66,7 @@ def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Instal
 def test_status_shows_the_last_incremental_run_and_its_watermark(world: Installation) -> None:
     config = {"ops": {"plan_changes": {"config": {"file_types": ["accounts"], "changed_since": "last"}}}}
     result = world.run("sync_changes", config=config)
-    (found,) = told("status", "accounts")
+    (found,) = json_of("status", "accounts")
     assert found["last_incremental"] == result.run_id
     assert found["objects_left"] == 0
     outcome = CliRunner().invoke(main, ["status", "accounts"])
@@ -82,13 +82,13 @@ def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, who
             assert life.run("sync_accounts", key).success
     config = {"file_types": ["accounts"], "changed_since": "last"}
     assert life.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}}).success
-    (found,) = told("status", "accounts")
+    (found,) = json_of("status", "accounts")
     assert found["objects_left"] == 0
     living.pass_time(timedelta(hours=1))
     living.sign_up()
-    (later,) = told("status", "accounts")
+    (later,) = json_of("status", "accounts")
     assert (later["objects_done"], later["objects_left"]) == (found["objects_done"], 2)
-    assert told("estimate", "accounts")["objects"] == 2
+    assert json_of("estimate", "accounts")["objects"] == 2
 
 
 def test_status_of_everything_is_short_enough_for_a_terminal(world: Installation) -> None:
@@ -105,7 +105,7 @@ def test_status_of_everything_is_short_enough_for_a_terminal(world: Installation
 
 def test_check_tries_everything_and_leaves_nothing_behind(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
-    lines = {line["name"]: line for line in told("check")}
+    lines = {line["name"]: line for line in json_of("check")}
     assert {line["verdict"] for line in lines.values()} == {"ok"}
     assert {
         "database",
@@ -130,7 +130,7 @@ def test_check_tries_everything_and_leaves_nothing_behind(world: Installation, m
 
 def test_check_looks_at_the_acl_where_the_server_shows_it(world_with_acls: Installation) -> None:
     assert world_with_acls
-    lines = {line["name"]: line["text"] for line in told("check")}
+    lines = {line["name"]: line["text"] for line in json_of("check")}
     assert lines["destination ACL (public)"] == "public-read, as it was sent"
     assert lines["destination ACL (private)"] == "private, as it was sent"
 
@@ -192,18 +192,18 @@ def test_a_database_that_is_full_is_noticed(world: Installation, monkeypatch: py
 def test_estimate_counts_what_is_left_and_copies_nothing(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything, _ = by_database(world, -(2**63), 2**63)
-    before = told("estimate", "accounts", "--from", "amazon", "--to", "cloudflare")
+    before = json_of("estimate", "accounts", "--from", "amazon", "--to", "cloudflare")
     assert before["objects"] == before["gets"] == everything
     assert before["hours"] is None
     assert world.requests() == {}
 
     assert world.run("sync_accounts", keys[0]).success
     done, _ = by_database(world, *map(int, keys[0].rsplit("-", 1)))
-    after = told("estimate", "accounts")
+    after = json_of("estimate", "accounts")
     assert after["objects"] == everything - done
     assert after["hours"] is not None  # by the rate of that run
-    assert told("estimate", "accounts", "--all")["objects"] == everything
-    assert told("estimate", "accounts", "--all", "--objects-per-second", "0.001")["hours"] == pytest.approx(
+    assert json_of("estimate", "accounts", "--all")["objects"] == everything
+    assert json_of("estimate", "accounts", "--all", "--objects-per-second", "0.001")["hours"] == pytest.approx(
         everything / 3.6, abs=0.01
     )
 

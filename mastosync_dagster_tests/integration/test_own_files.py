@@ -104,6 +104,6 @@ def test_what_a_storage_says_does_not_command_the_terminal_or_the_ui(world: Inst
     (failed,) = result.get_step_failure_events()
     data = failed.step_failure_data.user_failure_data
     assert data is not None
-    told = [data.description or "", *(str(value.value) for value in data.metadata.values())]
-    assert "said " in "".join(told)
-    assert not [text for text in told if "![" in text or "\x9b" in text or "\u202e" in text]
+    messages = [data.description or "", *(str(value.value) for value in data.metadata.values())]
+    assert "said " in "".join(messages)
+    assert not [text for text in messages if "![" in text or "\x9b" in text or "\u202e" in text]

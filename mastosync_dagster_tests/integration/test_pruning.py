@@ -149,8 +149,8 @@ def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(s
     before = keys(synced)
     assert prune(synced, delete=True).success
     assert before - keys(synced) == strangers.extra
-    told = {line.key: (line.finding, line.detail) for line in findings(synced)}
-    assert told == {
+    recorded = {line.key: (line.finding, line.detail) for line in findings(synced)}
+    assert recorded == {
         **dict.fromkeys(strangers.extra, (Finding.DELETED, None)),
         **dict.fromkeys(strangers.young, (Finding.EXTRA, TOO_YOUNG)),
     }
@@ -179,8 +179,8 @@ def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(syn
 
     (key,) = synced.dagster.get_dynamic_partitions(MEDIA.partitions_name)
     assert synced.run("verify_media_attachments", key).success
-    told = {line.key: line.finding for line in findings(synced, "verify") if line.detail == UNKNOWN_STYLE}
-    assert told == dict.fromkeys(unknown, Finding.EXTRA)
+    recorded = {line.key: line.finding for line in findings(synced, "verify") if line.detail == UNKNOWN_STYLE}
+    assert recorded == dict.fromkeys(unknown, Finding.EXTRA)
 
 
 def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: Installation) -> None:
@@ -376,8 +376,8 @@ def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Instal
     synced.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})))
     assert "s3:DeleteObject" in failure_of(prune(synced, delete=True))
     assert keys(synced) == before
-    told = {line.key: line.finding for line in findings(synced)}
-    assert told == dict.fromkeys(strangers.extra | strangers.young, Finding.EXTRA)
+    recorded = {line.key: line.finding for line in findings(synced)}
+    assert recorded == dict.fromkeys(strangers.extra | strangers.young, Finding.EXTRA)
 
 
 def test_a_deletion_whose_reply_is_lost_is_on_record(synced: Installation) -> None:

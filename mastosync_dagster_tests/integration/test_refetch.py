@@ -69,9 +69,9 @@ def lines(world: Installation, group: str = MEDIA.value) -> dict[tuple[int, str]
     store = manifest_store(world.dagster, S3Bucket.destination())
     (manifest,) = store.newest(group)
     found = [line for batch in store.read(manifest) for line in batch if FIRST <= line.row_id < FIRST + 100]
-    told = {(line.row_id - FIRST, line.part): line for line in found}
-    assert len(told) == len(found)
-    return told
+    recorded = {(line.row_id - FIRST, line.part): line for line in found}
+    assert len(recorded) == len(found)
+    return recorded
 
 
 def sync(world: Installation, web: Web, key: str, config: Mapping[str, object] | None) -> dg.ExecuteInProcessResult:
@@ -104,8 +104,8 @@ def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_o
 
     fetched = sync(world, web, key, REFETCH)
     assert fetched.success
-    told = lines(world)
-    good = {number: told.pop((number, "file/original")) for number in (0, 1)}
+    recorded = lines(world)
+    good = {number: recorded.pop((number, "file/original")) for number in (0, 1)}
     for line, body, content_type in ((good[0], PNG, "image/png"), (good[1], JPEG, "image/jpeg")):
         assert (line.outcome, line.refetched, line.detail, line.size) == (Outcome.COPIED, True, FETCHED, len(body))
         found = world.destination.client.get_object(Bucket=world.destination.name, Key=line.key)
@@ -116,10 +116,10 @@ def test_lost_originals_come_back_from_their_servers_and_are_present_from_then_o
         number: anonymous_status(world.destination.server, world.destination.name, good[number].key) for number in good
     }
     assert status == {0: 200, 1: 403}
-    assert {(line.outcome, line.refetched) for line in told.values()} == {(Outcome.MISSING, False)}
-    made_here = (told[number, "file/small"].detail or "" for number in (0, 1, 2, 3, 5))
+    assert {(line.outcome, line.refetched) for line in recorded.values()} == {(Outcome.MISSING, False)}
+    made_here = (recorded[number, "file/small"].detail or "" for number in (0, 1, 2, 3, 5))
     assert all(detail.startswith(NOT_FETCHED + MADE_HERE) and "tootctl media refresh" in detail for detail in made_here)
-    assert {number: told[number, "file/original"].detail for number in (2, 3, 4, 5)} == {
+    assert {number: recorded[number, "file/original"].detail for number in (2, 3, 4, 5)} == {
         2: NOT_FETCHED + fetch.NOT_PUBLIC,
         3: NOT_FETCHED + fetch.WRONG_TYPE,
         4: NOT_FETCHED + fetch.NOT_HTTPS,
@@ -177,8 +177,8 @@ def reported() -> set[tuple[int, str]]:
     """Return which objects of the rows that `lose` inserted are missing, by the report."""
     outcome = CliRunner().invoke(main, ["report", MEDIA.value, "--format", "json"])
     assert outcome.exit_code == 0, outcome.output
-    told = {(each["id"] - FIRST, each["part"]) for each in json.loads(outcome.stdout)["objects"]}
-    return {(number, part) for number, part in told if 0 <= number < 100}
+    recorded = {(each["id"] - FIRST, each["part"]) for each in json.loads(outcome.stdout)["objects"]}
+    return {(number, part) for number, part in recorded if 0 <= number < 100}
 
 
 def test_the_command_fetches_too_and_by_itself_goes_to_no_private_address(world: Installation, web: Web) -> None:

@@ -73,13 +73,13 @@ def in_order(folder: Path, *runs: str) -> None:
 def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: Installation) -> None:
     world.register()
     assert world.run("sync_changes").success
-    told = json.loads(report("--format", "json"))
+    shown = json.loads(report("--format", "json"))
     lost = {each.key: each for each in world.instance.missing_of(*FileType)}
-    listed = {each["key"]: each for each in told["objects"]}
+    listed = {each["key"]: each for each in shown["objects"]}
     assert listed.keys() == lost.keys()
     for file_type in FileType:
-        assert told["totals"][file_type.value]["missing"] == len(world.instance.missing_of(file_type))
-        assert told["totals"][file_type.value]["copied"] == len(world.instance.objects_of(file_type))
+        assert shown["totals"][file_type.value]["missing"] == len(world.instance.missing_of(file_type))
+        assert shown["totals"][file_type.value]["copied"] == len(world.instance.objects_of(file_type))
     accounts = {row["id"]: row for row in world.instance.rows["accounts"]}
     media = {row["id"]: row for row in world.instance.rows["media_attachments"]}
     for key, each in listed.items():
@@ -118,9 +118,9 @@ def test_manifests_in_a_private_bucket_are_read_from_there(
     assert {anonymous_status(bucket.server, bucket.name, name) for name in kept} == {403}
     assert not list(Path(world.dagster.root_directory).rglob("*.parquet"))
 
-    told = json.loads(report("accounts", "--format", "json"))
-    assert {each["key"] for each in told["objects"]} == {each.key for each in world.instance.missing_of("accounts")}
-    assert told["totals"]["accounts"]["copied"] == len(world.instance.objects_of("accounts"))
+    shown = json.loads(report("accounts", "--format", "json"))
+    assert {each["key"] for each in shown["objects"]} == {each.key for each in world.instance.missing_of("accounts")}
+    assert shown["totals"]["accounts"]["copied"] == len(world.instance.objects_of("accounts"))
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", "s3://no-such-bucket/of/mastosync")
     refused = CliRunner().invoke(main, ["report", "accounts"])
     assert refused.exit_code == 1
@@ -150,8 +150,8 @@ def test_what_mastodon_makes_from_a_local_file_is_not_lost_unless_that_is(world:
     assert (key, what) == (static.key, remedies.MADE_AGAIN)
     assert command == f"bin/rails runner 'Account.find({static.row_id}).avatar.reprocess!(\"static\")'"
     keep(store, tmp_path, "accounts", "1-5", "run", *(each for each in lines if each.row_id == static.row_id))
-    told = json.loads(report("accounts", "--format", "json"))["objects"]
-    assert {each["what_to_do"][:4] for each in told if each["part"].startswith("avatar/")} == {"lost"}
+    shown = json.loads(report("accounts", "--format", "json"))["objects"]
+    assert {each["what_to_do"][:4] for each in shown if each["part"].startswith("avatar/")} == {"lost"}
 
 
 def test_for_many_remote_rows_there_is_one_command_and_none_for_dead_servers(
@@ -162,9 +162,9 @@ def test_for_many_remote_rows_there_is_one_command_and_none_for_dead_servers(
     lines = [each for each in lost_accounts(world, remote=True) if each.part == "avatar/original"]
     assert len(lines) > 20
     keep(store, tmp_path, "accounts", "1-5", "run", *lines)
-    told = report("accounts")
-    assert told.count("-> tootctl accounts refresh") == 20
-    assert told.count('RAILS_ENV=production bin/rails runner \'require "csv"; CSV.foreach') == 1
+    shown = report("accounts")
+    assert shown.count("-> tootctl accounts refresh") == 20
+    assert shown.count('RAILS_ENV=production bin/rails runner \'require "csv"; CSV.foreach') == 1
 
     dead = next(str(row["domain"]) for row in world.instance.rows["accounts"] if row["id"] == lines[0].row_id)
     with contextlib.closing(psycopg2.connect(world.database.url)) as admin, admin.cursor() as cursor:
@@ -187,8 +187,8 @@ def test_rows_that_have_gone_or_changed_need_nothing(world: Installation) -> Non
             "UPDATE accounts SET avatar_file_name = 'n.png', header_file_name = 'n.png' WHERE id = %s", (second,)
         )
         admin.commit()
-    told = {each["id"]: each["what_to_do"] for each in json.loads(report("accounts", "--format", "json"))["objects"]}
-    assert (told[first], told[second]) == (remedies.ROW_GONE, remedies.ROW_CHANGED)
+    shown = {each["id"]: each["what_to_do"] for each in json.loads(report("accounts", "--format", "json"))["objects"]}
+    assert (shown[first], shown[second]) == (remedies.ROW_GONE, remedies.ROW_CHANGED)
 
 
 def test_the_newest_word_about_every_row_counts_once(manifests: FolderManifests, tmp_path: Path) -> None:
@@ -197,15 +197,15 @@ def test_the_newest_word_about_every_row_counts_once(manifests: FolderManifests,
     keep(manifests, tmp_path, "sync_changes", "changes", "run-2", line(2), line(8), line(9), line(9, group="backups"))
     keep(manifests, tmp_path, "accounts", "1-5", "run-3", line(1, present), line(2, remote=False))
     keep(manifests, tmp_path, "sync_changes", "changes", "run-4", line(8, present), line(10, Outcome.FAILED))
-    told = json.loads(report("accounts", "--format", "json"))
-    assert sorted((each["id"], each["outcome"]) for each in told["objects"]) == [
+    shown = json.loads(report("accounts", "--format", "json"))
+    assert sorted((each["id"], each["outcome"]) for each in shown["objects"]) == [
         (2, "missing"),
         (9, "missing"),
         (10, "failed"),
     ]
-    in_doubt = told["totals"]["accounts"].pop("in_doubt")
+    in_doubt = shown["totals"]["accounts"].pop("in_doubt")
     assert set(in_doubt.values()) == {0}
-    assert told["totals"]["accounts"] == {
+    assert shown["totals"]["accounts"] == {
         "manifests": 3, "copied": 0, "present": 2, "missing": 2, "failed": 1, "bytes": 0,
     }  # fmt: skip
 
@@ -234,8 +234,8 @@ def test_a_later_run_over_changed_rows_has_the_last_word_about_an_attachment(
         line(20, copied, **header),
     )  # fmt: skip
     in_order(tmp_path / "manifests", "run-0", "run-1", "run-2", "run-3", "run-4")
-    told = json.loads(report("accounts", "--format", "json"))
-    assert sorted((each["id"], each["part"], each["outcome"]) for each in told["objects"]) == [
+    shown = json.loads(report("accounts", "--format", "json"))
+    assert sorted((each["id"], each["part"], each["outcome"]) for each in shown["objects"]) == [
         (1, "header/original", "missing"),
         (2, "avatar/original", "missing"),
         (3, "avatar/original", "missing"),
@@ -243,9 +243,9 @@ def test_a_later_run_over_changed_rows_has_the_last_word_about_an_attachment(
         (8, "header/original", "missing"),
         (20, "avatar/original", "missing"),
     ]
-    in_doubt = told["totals"]["accounts"].pop("in_doubt")
+    in_doubt = shown["totals"]["accounts"].pop("in_doubt")
     assert set(in_doubt.values()) == {0}
-    assert told["totals"]["accounts"] == {
+    assert shown["totals"]["accounts"] == {
         "manifests": 4, "copied": 5, "present": 1, "missing": 6, "failed": 0, "bytes": 5 * 7,
     }  # fmt: skip
 
@@ -280,13 +280,13 @@ def test_what_strangers_have_written_stays_text_in_every_form(
     keys = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "a\x1b[2J\r\x9bb", "a\u202eb"]
     lines = [line(number, key=key, detail="=1+1\x1b") for number, key in enumerate(keys)]
     keep(manifests, tmp_path, "accounts", "1-5", "run", *lines)
-    told = report("accounts", "--format", form)
-    assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
+    shown = report("accounts", "--format", form)
+    assert not [letter for letter in shown if letter != "\n" and not letter.isprintable()]
     if form == "csv":
-        for row in csv.DictReader(io.StringIO(told)):
+        for row in csv.DictReader(io.StringIO(shown)):
             assert not [value for value in row.values() if value.startswith(("=", "+", "-", "@"))]
     if form == "json":
-        assert [each["key"] for each in json.loads(told)["objects"]] == keys
+        assert [each["key"] for each in json.loads(shown)["objects"]] == keys
 
 
 def test_what_others_have_put_among_the_manifests_ends_no_report(manifests: FolderManifests, tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
         folder = tmp_path / str(lines)
         folder.mkdir()
         keep(FolderManifests(folder), folder, "accounts", "1-999", "run", *(line(1) for _ in range(lines)))
-        told = subprocess.run([sys.executable, "-c", _PEAK, str(folder)], capture_output=True, text=True, check=True)
-        missing, kilobytes = map(int, told.stdout.split())
+        shown = subprocess.run([sys.executable, "-c", _PEAK, str(folder)], capture_output=True, text=True, check=True)
+        missing, kilobytes = map(int, shown.stdout.split())
         assert missing == lines
         return kilobytes
 
@@ -347,10 +347,10 @@ def test_nor_with_what_later_runs_say_of_rows_in_ranges(tmp_path: Path) -> None:
         changed = [line(begin + number) for number in range(1_000) for begin in begun]
         keep(store, folder, "sync_changes", "changes", "run-later", *changed)
         in_order(folder / "manifests", *(f"run-{begin}" for begin in begun), "run-later")
-        told = subprocess.run(
+        shown = subprocess.run(
             [sys.executable, "-c", _PEAK, str(folder / "manifests")], capture_output=True, text=True, check=True
         )
-        missing, kilobytes = map(int, told.stdout.split())
+        missing, kilobytes = map(int, shown.stdout.split())
         assert missing == ranges * 1_000
         return kilobytes
 

@@ -106,9 +106,9 @@ def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_r
         result = life.night()
         assert result.success
         assert life.differences() == []
-        told = lines(life, result.run_id)
-        assert {told[key].outcome for key in converted[-2:]} == {Outcome.PRESENT}
-        assert {told[key].detail for key in converted[-2:]} == {Decision.WRITTEN_THERE.words}
+        recorded = lines(life, result.run_id)
+        assert {recorded[key].outcome for key in converted[-2:]} == {Outcome.PRESENT}
+        assert {recorded[key].detail for key in converted[-2:]} == {Decision.WRITTEN_THERE.words}
         # And back again, for the next ones.
         living.source = before
     life.world.register(MEDIA)
@@ -152,8 +152,8 @@ def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Li
             Decision.SOURCE_CHANGED.words,
             md5(body),
         )
-    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
-    assert {told[key]["what_to_do"] for key in whole} == {remedies.SOURCE_DAMAGED}
+    recorded = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert {recorded[key]["what_to_do"] for key in whole} == {remedies.SOURCE_DAMAGED}
     for config in ({}, {"full": True}):
         success, found = verify(life, **config)
         assert {found[key].finding for key in whole} == {Finding.SOURCE_DIFFERS}
@@ -188,8 +188,8 @@ def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named
     line = lines(life, result.run_id)[preview]
     assert (line.outcome, line.reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
     assert "--overwrite" in str(line.detail)
-    told = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
-    assert told[preview]["what_to_do"] == remedies.COMPARE
+    recorded = {each["key"]: each for each in json.loads(report("--format", "json"))["objects"]}
+    assert recorded[preview]["what_to_do"] == remedies.COMPARE
     assert body_of(life.world.destination, preview) == there
     success, found = verify(life)
     assert (success, found[preview].finding) == (False, Finding.UNDECIDED)
@@ -205,10 +205,10 @@ def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_tel
     there = body_of(life.world.destination, preview)
     shutil.rmtree(Path(life.world.environment["DAGSTER_HOME"], "manifests"))
     result = sync(life)
-    told = lines(life, result.run_id)
-    assert told[original].outcome is Outcome.COPIED
+    recorded = lines(life, result.run_id)
+    assert recorded[original].outcome is Outcome.COPIED
     assert body_of(life.world.destination, original) == whole
-    assert (told[preview].outcome, told[preview].reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
+    assert (recorded[preview].outcome, recorded[preview].reason) == (Outcome.FAILED, Reason.SIDES_DIFFER)
     assert body_of(life.world.destination, preview) == there
     # And the source's, cut short, does not take the good one's place.
     kept = body_of(life.world.destination, original)

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 def sync_everything(world: Installation) -> dict[FileType, Counter[str]]:
     """Run every registered range of every file type; return the counts of the runs' metadata, added up."""
-    told: dict[FileType, Counter[str]] = {}
+    numbers: dict[FileType, Counter[str]] = {}
     for file_type in FileType:
-        counts = told[file_type] = Counter()
+        counts = numbers[file_type] = Counter()
         for key in world.dagster.get_dynamic_partitions(file_type.partitions_name):
             result = world.run(f"sync_{file_type.value}", key)
             assert result.success
             metadata = metadata_of(result, file_type.value)
             counts.update({name: int(str(metadata[name])) for name in ("rows", *OUTCOMES, "objects", "bytes")})
-    return told
+    return numbers
 
 
 OUTCOMES = [outcome.value for outcome in Outcome]
@@ -48,13 +48,13 @@ def manifest_lines(world: Installation, group: str) -> list[ManifestLine]:
 
 def test_every_file_type_arrives_whole_and_what_the_source_has_lost_is_listed(world: Installation) -> None:
     world.register()
-    told = sync_everything(world)
+    numbers = sync_everything(world)
 
     comparison = world.compare()
     assert comparison.differences == ()
     for file_type in FileType:
         expected, lost = world.instance.objects_of(file_type), world.instance.missing_of(file_type)
-        counts = told[file_type]
+        counts = numbers[file_type]
         assert (counts["copied"], counts["present"], counts["failed"]) == (len(expected), 0, 0)
         assert counts["missing"] == len(lost)
         assert counts["objects"] == len(expected) + len(lost)
@@ -73,10 +73,10 @@ def test_a_second_sync_copies_nothing_and_sends_no_get_and_no_put(world: Install
     world.source_proxy.forget()
     world.destination_proxy.forget()
 
-    told = sync_everything(world)
+    numbers = sync_everything(world)
 
-    assert sum(counts["copied"] + counts["failed"] for counts in told.values()) == 0
-    assert sum(counts["present"] for counts in told.values()) == len(world.instance.objects_of(*FileType))
+    assert sum(counts["copied"] + counts["failed"] for counts in numbers.values()) == 0
+    assert sum(counts["present"] for counts in numbers.values()) == len(world.instance.objects_of(*FileType))
     for proxy in (world.source_proxy, world.destination_proxy):
         assert proxy.count(Kind.GET, Kind.PUT, Kind.COPY, Kind.CREATE_UPLOAD) == 0
         assert proxy.count(Kind.LIST) > 0
@@ -132,9 +132,9 @@ def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_els
     client.put_object(Bucket=bucket, Key="accounts/avatars/stranger", Body=b"keep me")
     world.destination_proxy.forget()
 
-    told = sync_everything(world)
+    numbers = sync_everything(world)
 
-    assert told[FileType.ACCOUNTS]["copied"] == 3
+    assert numbers[FileType.ACCOUNTS]["copied"] == 3
     assert sorted(seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT) == sorted(
         each.key for each in (lost, truncated, altered)
     )

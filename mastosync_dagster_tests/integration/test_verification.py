@@ -82,11 +82,11 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     assert sound.success
     assert unequal(synced_with_acls) == {}
     assert check(sound).passed
-    told = metadata(sound)
+    numbers = metadata(sound)
     expected = synced_with_acls.instance.objects_of(MEDIA)
     expected_keys = {each.key for each in expected}
-    assert (told["equal"], told["missing"]) == (len(expected), len(synced_with_acls.instance.missing_of(MEDIA)))
-    assert told["acls_compared"] == len(expected)
+    assert (numbers["equal"], numbers["missing"]) == (len(expected), len(synced_with_acls.instance.missing_of(MEDIA)))
+    assert numbers["acls_compared"] == len(expected)
 
     damaged = damage(synced_with_acls)
     found = verify(synced_with_acls, headers="all", acls="all")

@@ -212,12 +212,12 @@ def test_a_verification_costs_three_requests_for_a_thousand_keys_and_side(
 
     found = verify(world)
     assert found.success
-    told = metadata(found)
-    assert (told["equal"], told["extra"], told["foreign"]) == (KEYS, 0, 0)
+    numbers = metadata(found)
+    assert (numbers["equal"], numbers["extra"], numbers["foreign"]) == (KEYS, 0, 0)
     bound = 3 * KEYS // 1000
     sides = [Counter(seen.kind for seen in proxy.requests) for proxy in (world.source_proxy, world.destination_proxy)]
     assert all(side.total() <= bound for side in sides), sides
     # Nothing is written, and no body is read.
     assert all(set(side) <= {Kind.LIST, Kind.HEAD, Kind.OTHER} for side in sides), sides
     assert not any(seen.method in {"PUT", "POST", "DELETE"} for seen in world.destination_proxy.requests)
-    assert sum(side[Kind.LIST] for side in sides) == told["list_requests"]
+    assert sum(side[Kind.LIST] for side in sides) == numbers["list_requests"]

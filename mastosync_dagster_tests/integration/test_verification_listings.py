@@ -69,9 +69,9 @@ def test_what_a_listing_lacks_is_neither_missing_nor_absent(
     assert found.success
     assert unequal(world) == {}
     assert {line.detail for line in findings(world)} == {None}
-    told = metadata(found)
-    assert (told["equal"], told["missing"], told["absent"]) == (ROWS, 0, 0)
-    assert f"{(ROWS - entries) * len(sides):,} objects that a listing lacked were there" in str(told["summary"])
+    numbers = metadata(found)
+    assert (numbers["equal"], numbers["missing"], numbers["absent"]) == (ROWS, 0, 0)
+    assert f"{(ROWS - entries) * len(sides):,} objects that a listing lacked were there" in str(numbers["summary"])
 
 
 def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, source: Bucket) -> None:
@@ -128,17 +128,17 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(
         found = verify(world)
         assert found.success
         assert check(found).passed
-        told = metadata(found)
-        summary = str(told["summary"])
+        numbers = metadata(found)
+        summary = str(numbers["summary"])
         at_source, at_destination = summary.split("at the destination, and not copied: ")
         assert at_destination.split(";")[0] == "other/"
         named = at_source.split("at the source, and not copied: ")[1].rstrip("; ").split(", ")
         assert sorted(named) == ["cache/what/", "imports/", "index.html", "pg_dumps/"]
-        assert told["top of the source"] == (
+        assert numbers["top of the source"] == (
             "`cache/what/` (not copied), `imports/` (not copied), `index.html` (not copied), `pg_dumps/` (not copied),"
             " `backups/`, `cache/custom_emojis/`, `media_attachments/`"
         )
-        assert told["top of the destination"] == "`other/` (not copied), `media_attachments/`"
+        assert numbers["top of the destination"] == "`other/` (not copied), `media_attachments/`"
     shorten(world, "source", "destination", entries=100)
     verify(world)
     by_finding = {

@@ -53,7 +53,7 @@ def differences(life: Life) -> list[str]:
     return [line for line in life.differences() if line.startswith("accounts/")]
 
 
-def told(life: Life, result: dg.ExecuteInProcessResult) -> str:
+def messages(life: Life, result: dg.ExecuteInProcessResult) -> str:
     return "\n".join(entry.user_message for entry in life.world.dagster.all_logs(result.run_id))
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose:
         life.destination_ahead = ahead
     result = night(life)
     assert result.success
-    assert f"{whose} is the one that differs" in told(life, result).replace(f"; {whose} is", f" {whose} is")
+    assert f"{whose} is the one that differs" in messages(life, result).replace(f"; {whose} is", f" {whose} is")
     after = mark(life)
     assert after is not None
     assert after <= living.now
@@ -99,7 +99,7 @@ def test_a_clock_that_machine_and_database_share_is_held_against_the_destination
     set_database_clock(life, 2 * HOUR)
     life.machine_ahead = 2 * HOUR
     result = night(life)
-    assert "the destination's is the one that differs" in told(life, result)
+    assert "the destination's is the one that differs" in messages(life, result)
     after = mark(life)
     assert after is not None
     assert after <= life.living.now + timedelta(seconds=2)
@@ -161,7 +161,7 @@ def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_ni
         living.pass_time(30 * MINUTE)
         result = night(life)
         assert result.success
-        assert "a transaction that writes is open" in told(life, result)
+        assert "a transaction that writes is open" in messages(life, result)
         assert mark(life) == before
         upload.commit()
     living.pass_time(DAY)
@@ -231,7 +231,7 @@ def test_a_standby_that_has_replayed_nothing_claims_nothing(
             assert replayed() is None
             result = night(life)
             assert result.success
-            assert "has replayed nothing since it was started" in told(life, result)
+            assert "has replayed nothing since it was started" in messages(life, result)
             assert mark(life) == before
             life.living.sign_up()
             wait_until(lambda: replayed() is not None)
@@ -281,11 +281,11 @@ def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_
 
         result = night(life)
         assert result.success
-        assert "restored from a backup" in told(life, result)
+        assert "restored from a backup" in messages(life, result)
         assert [line for line in differences(life) if "never" not in line] == []
 
         living.pass_time(DAY)
-        assert "restored" not in told(life, night(life))
+        assert "restored" not in messages(life, night(life))
         (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [ACCOUNTS])
         assert not status.restored
         assert status.left.rows == 0

@@ -112,9 +112,9 @@ def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
     monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
     result = sync(one_range, CARDS)
     assert result.success
-    told = metadata_of(result, CARDS.value)
+    numbers = metadata_of(result, CARDS.value)
     # Cards of before 3.2 lie outside of the cache's folder.
-    assert (told["missing"], told["copied"]) == (14, 5)
+    assert (numbers["missing"], numbers["copied"]) == (14, 5)
     # Missing is not done.
     found = status(CARDS)
     assert (found["objects_done"], found["objects_missing"]) == (5, 14)
@@ -138,8 +138,8 @@ def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     *_, last = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     result = world.run("sync_accounts", last)
     assert result.success
-    told = metadata_of(result, "accounts")
-    assert told["only_at_destination"] == told["present"] == 6
+    numbers = metadata_of(result, "accounts")
+    assert numbers["only_at_destination"] == numbers["present"] == 6
     assert status(FileType.ACCOUNTS)["objects_only_at_destination"] == 6
     outcome = CliRunner().invoke(main, ["status", "accounts"])
     assert "6 done (6 only at the destination), 0 missing" in outcome.output
@@ -208,8 +208,8 @@ def test_an_instance_without_local_files_that_has_lost_its_cache_is_told_the_way
     (key,) = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
     result = world.run("sync_accounts", key)
     assert result.success, failure_of(result)
-    told = metadata_of(result, "accounts")
-    assert (told["missing"], told["copied"]) == (told["objects"], 0)
+    numbers = metadata_of(result, "accounts")
+    assert (numbers["missing"], numbers["copied"]) == (numbers["objects"], 0)
 
 
 def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
@@ -262,13 +262,13 @@ def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could
     result = verify(one_range, FileType.ACCOUNTS, full=True, headers="none")
     assert result.success
     (event,) = result.asset_materializations_for_node("accounts_verification")
-    told = {name: value.value for name, value in event.metadata.items()}
-    number = told["only_at_destination"]
+    numbers = {name: value.value for name, value in event.metadata.items()}
+    number = numbers["only_at_destination"]
     assert isinstance(number, int)
     assert number > 0
-    assert told["bodies_not_compared"] == number
-    assert f"{number} of the equal ones are only at the destination" in str(told["summary"])
-    assert f"{number} bodies could not be compared" in str(told["summary"])
+    assert numbers["bodies_not_compared"] == number
+    assert f"{number} of the equal ones are only at the destination" in str(numbers["summary"])
+    assert f"{number} bodies could not be compared" in str(numbers["summary"])
 
 
 def written_at_the_destination(world: Installation, ids: list[int]) -> int:

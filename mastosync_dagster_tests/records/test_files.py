@@ -202,8 +202,8 @@ def test_where_a_part_could_not_be_written_each_object_of_its_plan_has_a_line(tm
     with ManifestWriter(tmp_path / DECIDED) as decided:
         decided.write(LINES[3])
     file = merge(tmp_path, source_prefix="old/", destination_prefix="new/")
-    told, first, *_, last = (one for batch in read_manifest(file) for one in batch)
-    assert told == LINES[3]
+    detailed, first, *_, last = (one for batch in read_manifest(file) for one in batch)
+    assert detailed == LINES[3]
     assert (first.key, first.source_key, first.size) == ("new/copy/0", "old/cache/0", 4)
     assert (last.key, last.source_key, last.private) == ("new/turn", None, True)
     assert (last.outcome, last.reason, last.detail) == (Outcome.FAILED, Reason.NOT_ATTEMPTED, NOT_WRITTEN_DOWN)

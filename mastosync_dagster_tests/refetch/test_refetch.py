@@ -148,8 +148,8 @@ def test_of_a_hostile_server_nothing_is_stored_and_every_line_says_why(
         at = url if url.startswith("https") else web.url(url, f"server-{line.row_id}.{HOST}")
         work.where[line.key] = work.at(at.replace("PORT", str(web.port)))
     work.settings = web.settings(idle_timeout=2.0, total_timeout=4.0)
-    told = [line.detail for line in sorted(work.run(lines), key=lambda line: line.row_id)]
-    assert told == [NOT_FETCHED + why for why in HOSTILE.values()]
+    recorded = [line.detail for line in sorted(work.run(lines), key=lambda line: line.row_id)]
+    assert recorded == [NOT_FETCHED + why for why in HOSTILE.values()]
     assert {line.outcome for line in work.manifest()} == {Outcome.MISSING}
     assert not any(line.refetched for line in work.manifest())
     assert keys(destination_bucket) == set()
@@ -193,10 +193,10 @@ def test_what_the_destination_does_not_show_is_written_but_never_over_anything(
 def test_a_server_that_does_not_serve_is_asked_three_times_and_no_more(work: Refetch, web: Web) -> None:
     lines = [missing(f"media/{number}.png") for number in range(200)]
     work.where = {line.key: work.at("/busy") for line in lines}
-    told = [line.detail for line in work.run(lines)]
+    recorded = [line.detail for line in work.run(lines)]
     assert web.asked["/busy"] < 20
-    assert told[-1] == NOT_FETCHED + SILENT_BEFORE
-    assert f"{NOT_FETCHED}its server answers HTTP 503" in told
+    assert recorded[-1] == NOT_FETCHED + SILENT_BEFORE
+    assert f"{NOT_FETCHED}its server answers HTTP 503" in recorded
 
 
 def test_private_objects_are_stored_private_or_where_there_are_no_acls_not_at_all(
@@ -211,10 +211,10 @@ def test_private_objects_are_stored_private_or_where_there_are_no_acls_not_at_al
         destination = storage(moto_bucket, "destination", permission=permission, storage_class="STANDARD_IA")
         work = Refetch(folder, web, destination, where, copy_private=copy_private)
         where.update({line.key: work.at("/good.png") for line in lines})
-        told = {line.key: line.detail for line in work.run(lines)}
-        assert told["public.png"] == FETCHED
+        recorded = {line.key: line.detail for line in work.run(lines)}
+        assert recorded["public.png"] == FETCHED
         for private in lines[1:]:
-            assert told[private.key] == (FETCHED if copy_private else NOT_FETCHED + NO_ACLS)
+            assert recorded[private.key] == (FETCHED if copy_private else NOT_FETCHED + NO_ACLS)
         head = moto_bucket.client.head_object(Bucket=moto_bucket.name, Key="public.png")
         assert head["StorageClass"] == "STANDARD_IA"
         if permission:
@@ -234,13 +234,13 @@ def test_a_destination_that_takes_nothing_ends_it_and_every_line_is_written_once
     work = Refetch(folder, web, wrong)
     lines = [missing(f"{number}.png", row_id=number) for number in range(200)]
     work.where = {line.key: work.at("/good.png") for line in lines}
-    told = work.run(lines)
+    recorded = work.run(lines)
     assert work.counts.stopped is not None
     assert work.counts.stopped.reason in {Reason.BAD_CREDENTIALS, Reason.ACCESS_DENIED}
-    assert "wrong-secret" not in "".join(line.detail or "" for line in told)
-    assert sorted(line.row_id for line in told) == list(range(200))
-    assert {line.outcome for line in told} == {Outcome.MISSING}
-    assert told[-1].detail is None
+    assert "wrong-secret" not in "".join(line.detail or "" for line in recorded)
+    assert sorted(line.row_id for line in recorded) == list(range(200))
+    assert {line.outcome for line in recorded} == {Outcome.MISSING}
+    assert recorded[-1].detail is None
 
 
 def test_an_interrupt_leaves_every_line_written_once(work: Refetch) -> None:
@@ -289,5 +289,5 @@ def test_what_an_interrupt_finds_stored_is_on_record(work: Refetch, destination_
             copy_private=True,
             on_progress=interrupt,
         )
-    told = {line.row_id: (line.outcome, line.refetched) for line in work.manifest()}
-    assert told == {0: (Outcome.MISSING, False), **dict.fromkeys(range(1, 10), (Outcome.COPIED, True))}
+    recorded = {line.row_id: (line.outcome, line.refetched) for line in work.manifest()}
+    assert recorded == {0: (Outcome.MISSING, False), **dict.fromkeys(range(1, 10), (Outcome.COPIED, True))}

@@ -38,9 +38,9 @@ def test_an_object_on_a_server_that_takes_an_acl_for_a_body_stays_as_it_is(
         lambda: is_public(side, "a.png", HALT),
     )
     for ask in asks:
-        with pytest.raises(StorageError, match="Leave DESTINATION_S3_PERMISSION empty") as told:
+        with pytest.raises(StorageError, match="Leave DESTINATION_S3_PERMISSION empty") as message:
             ask()
-        assert told.value.permanent
+        assert message.value.permanent
     found = client.get_object(Bucket=bucket, Key="a.png")
     assert (found["Body"].read(), found["ContentType"]) == (body, "image/png")
 
@@ -55,9 +55,9 @@ def test_an_acl_is_set_and_seen(moto_bucket: Bucket) -> None:
 
 def test_an_object_that_is_gone_is_told(moto_bucket: Bucket) -> None:
     side = storage(moto_bucket, "destination", permission="public-read")
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as message:
         set_acl(side, "gone.png", private=True, halt=HALT)
-    assert not told.value.permanent
+    assert not message.value.permanent
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_an_acl_that_empties_an_object_is_noticed_at_the_first_one(moto_bucket: 
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"a picture", ACL="public-read")
 
     def attempt(key: str) -> None:
-        with pytest.raises(StorageError, match="Set DESTINATION_S3_PERMISSION to an empty text") as told:
+        with pytest.raises(StorageError, match="Set DESTINATION_S3_PERMISSION to an empty text") as message:
             set_acl(emptying, key, private=True, halt=HALT)
-        assert told.value.permanent
+        assert message.value.permanent
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(attempt, keys))

@@ -49,9 +49,9 @@ def test_a_policy_that_lets_everybody_read_a_folder_is_noticed(
     moto_bucket: Bucket, prefix: str, folder: str, permission: str, says: str
 ) -> None:
     let_everybody_read(moto_bucket, prefix + folder)
-    with pytest.raises(StorageError, match=says) as told:
+    with pytest.raises(StorageError, match=says) as message:
         prove(moto_bucket, sets_acls=False, prefix=prefix, permission=permission)
-    assert told.value.permanent
+    assert message.value.permanent
     assert keys(moto_bucket) == []
 
 
@@ -67,9 +67,9 @@ def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bu
 
 def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket) -> None:
     rule = Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.GET}))
-    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy, pytest.raises(StorageError) as told:
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy, pytest.raises(StorageError) as message:
         prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
-    assert (told.value.reason, told.value.permanent) == (Reason.THROTTLED, False)
+    assert (message.value.reason, message.value.permanent) == (Reason.THROTTLED, False)
     assert keys(moto_bucket) == []
 
 

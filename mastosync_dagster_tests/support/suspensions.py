@@ -35,9 +35,9 @@ def open_objects(world: Installation) -> dict[str, int]:
     """Return what ``mastosync status`` says of the media."""
     result = CliRunner().invoke(main, ["status", MEDIA.value, "--json"])
     assert result.exit_code == 0, result.output
-    (told,) = json.loads(result.output)
-    counts: dict[str, int] = told["objects_in_doubt"]
-    assert told["objects_left"] >= counts["acl"] + counts["failed"]
+    (recorded,) = json.loads(result.output)
+    counts: dict[str, int] = recorded["objects_in_doubt"]
+    assert recorded["objects_left"] >= counts["acl"] + counts["failed"]
     assert world.dagster is not None
     return counts
 
