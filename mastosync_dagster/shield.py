@@ -1,12 +1,14 @@
-"""Work that signals do not interrupt: results must be on record even if somebody terminates the run."""
+"""Signals and work: what they do not interrupt, and the end of a terminal that ends a run in good order."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _Result = TypeVar("_Result")
 
@@ -44,3 +46,20 @@ def run_shielded(work: Callable[[], _Result], on_interrupt: Callable[[BaseExcept
     if errors:
         raise errors[0]
     return results[0]
+
+
+@contextlib.contextmanager
+def hangup_terminates() -> Iterator[None]:
+    """Let SIGHUP, which comes when an SSH session ends, do within the block what SIGTERM does.
+
+    By default it kills: no manifest, and no end in the history. Where it is ignored (``nohup``) it stays ignored.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -30,8 +31,8 @@ _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE
 _INTERRUPTED = 130
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
-_STATUS_IS_RESULT = frozenset({"sync", "check", "demo"})
-"""Commands whose exit status says how their work went, whatever becomes of their output."""
+_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate"})
+"""Commands that fail where their output is lost. The status of the others says how their work went."""
 
 
 class _Commands(click.Group):
@@ -39,7 +40,7 @@ class _Commands(click.Group):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that the process's arguments name."""
-        from mastosync_dagster.cli.streams import Output
+        from mastosync_dagster.cli.terminal import Output
 
         return super().__call__(*args, obj=Output(), **kwargs)
 
@@ -54,7 +55,7 @@ class _Commands(click.Group):
             result, status = None, ending.exit_code
         if ctx.obj is not None and (problem := ctx.obj.problem()):
             click.echo(f"Error: a part of the output could not be written: {problem}", err=True)
-            status = status or int(ctx.invoked_subcommand not in _STATUS_IS_RESULT)
+            status = status or int(ctx.invoked_subcommand in _OUTPUT_IS_RESULT)
         if status:
             raise click.exceptions.Exit(status)
         return result
@@ -140,6 +141,9 @@ def sync(
     the job sync_changes; the Dagster UI shows its run, and the ID ranges that it has finished. Exit status 0 only if
     nothing failed.
     """
+    if sys.stdout.isatty():
+        # The imports below take seconds on a small machine.
+        click.echo("Reading settings and Dagster's history ...")
     from mastosync_dagster.cli.sync import run_sync
 
     plan_config: dict[str, object] = {

@@ -18,7 +18,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.cli.preflight import check_settings
-from mastosync_dagster.cli.signals import StopSignals
+from mastosync_dagster.cli.terminal import StopSignals
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.shield import hangup_terminates
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -107,9 +109,10 @@ def let_go(instance: DagsterInstance, run_id: str) -> None:
 
 @contextlib.contextmanager
 def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
-    """Do a part of a run's work; an error ends the work (`let_go`)."""
+    """Do a part of a run's work; an error ends the work (`let_go`), and SIGHUP terminates it."""
     try:
-        yield
+        with hangup_terminates():
+            yield
     except BaseException:
         let_go(instance, run_id)
         raise

@@ -148,6 +148,18 @@ def wait_for_puts(world: Installation) -> None:
         time.sleep(0.05)
 
 
+def test_the_end_of_a_session_ends_a_run_of_dagsters_own_command_in_good_order_too(world: Installation) -> None:
+    slow_down(world, 0.2)
+    command = [executable("dagster"), "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT) as process:
+        wait_for_puts(world)
+        process.send_signal(signal.SIGHUP)
+        process.wait(60)
+    (run,) = world.dagster.get_runs()
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert any(line.outcome is Outcome.COPIED for line in newest_lines(world))
+
+
 def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:

@@ -1,13 +1,81 @@
-"""Standard output and error that end no command: closed, on a full disk, or a pipe whose reader has gone."""
+"""What a terminal does to a command: signals that stop it, and output that is closed, full or read no more."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import select
+import signal
+import socket
 import sys
-from typing import IO, Any
+import threading
+from typing import IO, TYPE_CHECKING, Any
+
+from mastosync_dagster.shield import hangup_terminates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WORDS = {
+    signal.SIGINT: "Ctrl-C (SIGINT)",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "the end of its terminal (SIGHUP)",
+}
+_STATUS_BASE = 128
+"""A shell adds the signal's number to this one."""
+
+
+class StopSignals:
+    """The first signal that asks this process to stop.
+
+    Dagster sets handlers of its own for the time of a run, which do not say what they were called by. Python writes the
+    number of every signal to a descriptor, whatever the handler.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self.first: signal.Signals | None = None
+
+    @property
+    def words(self) -> str:
+        """What has stopped the command."""
+        return "a signal" if self.first is None else _WORDS[self.first]
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a command that was stopped."""
+        return _STATUS_BASE + (self.first or signal.SIGINT)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch for signals within the block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
+        thread.start()
+        try:
+            with hangup_terminates():
+                yield
+        finally:
+            signal.set_wakeup_fd(before)
+            writer.close()
+            thread.join()
+            reader.close()
+
+    def _read(self, reader: socket.socket) -> None:
+        while received := reader.recv(64):
+            for number in received:
+                if self.first is None and number in _STOPS:
+                    self.first = signal.Signals(number)
+                    self._on_first()
+
 
 _READER_GONE = frozenset({errno.EPIPE, errno.EIO})
 """Of a pipe, and of a terminal: nobody is left who could miss the output."""
