@@ -43,6 +43,7 @@ PARTS = (
     "empty",
     "growth",
     "ranges",
+    "subset",
 )
 """Parts of the benchmark; ``fast-`` is on servers that are not the limit, and count requests."""
 
@@ -58,10 +59,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=1, help="runs of each contender (default 1)")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, bars.DELAY_MS], help="milliseconds a request")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS[:-2], help="which parts (default: quick ones)"
+        "--parts", nargs="+", choices=PARTS, default=PARTS[:-3], help="which parts (default: quick ones)"
     )
     parser.add_argument("--growth-rows", type=int, nargs="+", default=growth.COUNTS, help="rows of the growth part")
     parser.add_argument("--range-rows", type=int, default=growth.BOUNDARY_ROWS, help="rows of the ranges part")
+    parser.add_argument("--subset-rows", type=int, default=growth.SUBSET_ROWS, help="rows of the subset part")
     parser.add_argument("--folder", type=Path, default=_ROOT / ".bench", help="where programs and results lie")
     parser.add_argument("--add", action="store_true", help="add to the results that are there")
     parser.add_argument("--docs", action="store_true", help="write tables and plot into docs/")
@@ -114,6 +116,7 @@ def _measure(bench: Bench, arguments: argparse.Namespace) -> None:
         "empty": lambda: cases.empty(bench, rows),
         "growth": lambda: growth.growth(bench, tuple(arguments.growth_rows)),
         "ranges": lambda: growth.boundaries(bench, arguments.range_rows),
+        "subset": lambda: growth.subset(bench, arguments.subset_rows),
     }
     for delay_ms in arguments.delays:
         for part, step in steps.items():

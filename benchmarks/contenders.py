@@ -94,12 +94,15 @@ class WholeRun:
     name = "mastosync"
     keeps_headers = True
 
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = dict(variables or {})
+
     def run(self, task: Task) -> Usage:
         """Run the job in a Dagster home of its own."""
         home = task.folder / "home"
         home.mkdir()
         shutil.copy(ROOT / "dagster.yaml", home)
-        environment = task.environment() | {"DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        environment = task.environment() | {"DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)} | self._variables
         self._register(task, environment)
         command = [str(Path(sys.executable).parent / "dagster"), "job", "execute", "-m", "mastosync_dagster"]
         command += ["-j", f"sync_{task.rows.table}", "--tags", json.dumps({"dagster/partition": task.rows.partition})]

@@ -33,6 +33,8 @@ _CACHE_CONTROL = "public, max-age=315576000, immutable"
 _ACCOUNTS = 1_000
 _NOISE_BYTES = 8 * 1024 * 1024
 _FIRST_MOMENT = 1_704_067_200_000  # 2024-01-01, in milliseconds
+_LATER = 100_000_000_000
+"""Milliseconds between the ids of two data sets."""
 _MOMENTS_APART = 90_000.0  # milliseconds between two attachments, on average
 
 # Bytes: median, spread (standard deviation of the logarithm), smallest, largest. Originals and previews of a general
@@ -231,6 +233,19 @@ def small(connection: psycopg2.extensions.connection, count: int, *, first: int)
 
     bodies = tuple(body(row_id) for row_id in range(first, first + count))
     return Rows("preview_cards", first, first + count - 1, count, bodies)
+
+
+def small_media(connection: psycopg2.extensions.connection, count: int) -> Rows:
+    """Put attachments with one object of some hundred bytes each into the database; of three, two are remote."""
+    ids = _snowflakes(random.Random(SEED), _FIRST_MOMENT + _LATER)
+    rows, bodies = [], []
+    for number in range(count):
+        # Sounds have no preview.
+        row = _media_row(next(ids), f"{number:016x}.mp3", 100 + number % 200, remote=number % 3 > 0)
+        rows.append(row)
+        bodies += _bodies("media_attachments", row, (100 + number % 200,), number)
+    _insert_media(connection, rows)
+    return Rows("media_attachments", _id(rows[0]), _id(rows[-1]), count, tuple(bodies))
 
 
 def insert_preview_cards(connection: psycopg2.extensions.connection, count: int, *, first: int) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 GROWTH = "growth, {count:,} rows, first copy"
 GROWTH_AGAIN = "growth, {count:,} rows, everything present"
+SUBSET_ALL = "subset, {count:,} attachments, two thirds remote: everything"
+SUBSET_LOCAL = "subset, {count:,} attachments, two thirds remote: local files only"
+SUBSET_ROWS = 1_000_000
 BOUNDARIES = "ID ranges of {count:,} rows"
 COUNTS = (10_000, 100_000, 1_000_000)
 BOUNDARY_ROWS = 10_000_000
@@ -37,6 +40,18 @@ def growth(bench: Bench, counts: tuple[int, ...]) -> None:
                     for case in (GROWTH, GROWTH_AGAIN):
                         name = case.format(count=count)
                         bench.measure(name, WholeRun(), rows, source, destination, repetition=repetition)
+
+
+def subset(bench: Bench, count: int) -> None:
+    """Copy attachments of which two thirds are remote: everything, and the local ones alone."""
+    with contextlib.closing(dataset.connect(bench.database)) as connection:
+        rows = dataset.small_media(connection, count)
+    dataset.settle(bench.database)
+    with bench.place(0) as place, bench.server(Kind.MEMORY, place, rows) as source:
+        for case, variables in ((SUBSET_ALL, {}), (SUBSET_LOCAL, {"MASTOSYNC_LOCAL_ONLY": "true"})):
+            with bench.server(Kind.MEMORY, place) as destination:
+                name = case.format(count=count)
+                bench.measure(name, WholeRun(variables), rows, source, destination, complete=not variables)
 
 
 def boundaries(bench: Bench, count: int) -> None:

@@ -31,6 +31,9 @@ RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
 CACHE_LOST = "MASTOSYNC_CACHE_LOST"
 SOURCE_URL = "MASTOSYNC_SOURCE_URL"
 DESTINATION_URL = "MASTOSYNC_DESTINATION_URL"
+LOCAL_ONLY = "MASTOSYNC_LOCAL_ONLY"
+REMOTE_DAYS = "MASTOSYNC_REMOTE_DAYS"
+REMOTE = "MASTOSYNC_REMOTE"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
     *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
@@ -39,6 +42,7 @@ VARIABLES = (
         for side in ("SOURCE", "DESTINATION")
         for unit in ("REQUESTS", "MEGABYTES")
     ),
+    *(LOCAL_ONLY, REMOTE_DAYS, REMOTE),
 )
 """Our own variables."""
 
@@ -251,6 +255,25 @@ def rate(field_name: str) -> float | None:
     if not _DECIMAL.fullmatch(text.strip()) or not float(text):
         raise SettingsError(f"{name} must be a number above 0, such as 20 or 0.5; unset, there is no limit.")
     return float(text)
+
+
+def local_only() -> bool | None:
+    """Return whether only local files are wanted: MASTOSYNC_LOCAL_ONLY; None: unset."""
+    return _choice(LOCAL_ONLY)
+
+
+def remote_days() -> int | None:
+    """Return of how many days remote files are wanted: MASTOSYNC_REMOTE_DAYS; None: unset."""
+    text = Environment.read().text(REMOTE_DAYS)
+    return None if text is None else whole_number(text, name=REMOTE_DAYS, lowest=1, highest=36_500)
+
+
+def remote_by_file_type() -> dict[str, str]:
+    """Return which remote files of single file types are wanted: MASTOSYNC_REMOTE, as ``accounts=never``, ..."""
+    pairs = [each.partition("=") for each in (Environment.read().text(REMOTE) or "").replace(",", " ").split()]
+    if not all(name and separator and rule for name, separator, rule in pairs):
+        raise SettingsError(f"{REMOTE} must be a list such as accounts=never,preview_cards=30.")
+    return {name: rule for name, _, rule in pairs}
 
 
 def manifests_location() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.mastodon import EVERY_REMOTE_ROW
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.runs.progress import duration_text
@@ -13,6 +14,8 @@ from mastosync_dagster.units import MEGABYTE
 if TYPE_CHECKING:
     from mastosync_dagster.cli.estimate import Estimate
     from mastosync_dagster.cli.status import Status
+
+_EVERYTHING = str(EVERY_REMOTE_ROW)
 
 
 def status_lines(status: Status) -> list[str]:
@@ -24,13 +27,22 @@ def status_lines(status: Status) -> list[str]:
     done = f"{status.objects_done:,} done" + (f" ({there:,} only at the destination)" if there else "")
     rest = "all taken, some in doubt" if status.in_doubt and not left.objects else f"{left.objects:,} left"
     incremental = f"run {known.run_id}, watermark {known.timestamp.isoformat(' ', 'seconds')}" if known else "none yet"
+    out = f", {status.left_out:,} left out" if status.left_out else ""
+    wanted = f"other servers' files: {status.remote_files}"
+    if status.narrower:
+        wanted += f"; {status.narrower:,} ranges have run with less, and count as missing"
     done_mb, left_mb = status.bytes_done / MEGABYTE, left.bytes / MEGABYTE
     return [
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
-        f"  objects      {done}, {status.objects_missing:,} missing, {rest}",
+        f"  objects      {done}, {status.objects_missing:,} missing, {rest}{out}",
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
+        *([f"  policy       {wanted}"] if out or status.narrower or status.remote_files != _EVERYTHING else []),
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
+        *(
+            [f"  orphans      {status.orphans:,} seen by the last verifications: no row expects them"]
+            * bool(status.orphans)
+        ),
         f"  incremental  {incremental}",
         *([f"  restored     {RESTORED}; the next incremental run takes every row"] if status.restored else []),
     ]
@@ -51,6 +63,10 @@ def status_json(status: Status) -> dict[str, object]:
         "objects_missing": status.objects_missing,
         "objects_only_at_destination": status.only_at_destination,
         "objects_left": status.left.objects,
+        "objects_left_out": status.left_out,
+        "remote_files": status.remote_files,
+        "orphans": status.orphans,
+        "ranges_run_with_less": status.narrower,
         "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in OPEN},
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,
@@ -65,6 +81,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         f"objects   {estimate.objects:,}",
         f"size      {estimate.bytes / MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
         f"requests  {estimate.lists:,} list, {estimate.gets:,} get, {estimate.puts:,} put",
+        *([f"left out  {estimate.left_out:,} objects, by the policy"] if estimate.left_out else []),
         f"cost      {_cost(estimate)}",
         f"rate      {_rate(estimate)}",
         *([] if estimate.hours is None else [f"time      {duration_text(estimate.hours * 3600)}, one run at a time"]),

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING
 
-import yaml
-
-from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.copy.prices import Prices, price_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.runs.history import RangeRead
 
+__all__ = ["FREE", "Estimate", "Prices", "Rate", "estimate", "measured_rate", "price_table"]
+
 _KEYS_OF_A_PAGE = 900
 _GIGABYTE = 1e9
 _HOUR = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """A provider's prices in US dollars: of 1,000 list, put and get requests, and of gigabytes.
-
-    Attributes:
-        egress: A gigabyte read over the internet.
-        month: A gigabyte stored for a month.
-    """
-
-    list: float
-    put: float
-    get: float
-    egress: float
-    month: float
 
 
 FREE = Prices(list=0, put=0, get=0, egress=0, month=0)
@@ -65,6 +47,7 @@ class Estimate:
         rate: By which the hours are estimated.
         source: The source's name in the table of prices; None: it costs nothing, for its prices are not known.
         destination: The same of the destination.
+        left_out: Objects that the policy leaves out: nothing is counted for them.
     """
 
     objects: int
@@ -78,24 +61,7 @@ class Estimate:
     rate: Rate
     source: str | None = None
     destination: str | None = None
-
-
-def price_table(path: Path | None = None) -> dict[str, Prices]:
-    """Read a table of prices like ``prices.yaml``; None: that one. `SettingsError` if it cannot be read."""
-    where = "the price table" if path is None else str(path)
-    try:
-        text = (resources.files("mastosync_dagster.cli") / "prices.yaml" if path is None else path).read_text("utf-8")
-        return {
-            str(name): Prices(**{kind: float(str(price)) for kind, price in prices.items()})
-            for name, prices in yaml.safe_load(text).items()
-        }
-    except OSError as error:
-        raise SettingsError(f"{where} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise SettingsError(
-            f"{where} is no table of prices: it needs lines such as"
-            " 'name: {list: 0.005, put: 0.005, get: 0.0004, egress: 0.09, month: 0.023}'"
-        ) from error
+    left_out: int = 0
 
 
 def measured_rate(reads: Iterable[RangeRead]) -> Rate:
@@ -117,6 +83,7 @@ def estimate(
     *,
     preview_bytes: int,
     names: tuple[str | None, str | None] = (None, None),
+    left_out: int = 0,
 ) -> Estimate:
     """Return what the copy of some objects will take.
 
@@ -145,4 +112,5 @@ def estimate(
         rate=rate,
         source=names[0],
         destination=names[1],
+        left_out=left_out,
     )

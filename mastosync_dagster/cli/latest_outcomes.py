@@ -52,12 +52,14 @@ class Totals:
         manifests: How many manifests had the newest line of some object.
         bytes: Bytes that were copied.
         in_doubt: Objects that incremental runs retry, by the reason.
+        left_out: Objects that had failed or were missing, and that the policy leaves out by now.
     """
 
     manifests: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     bytes: int = 0
     in_doubt: Counter[Doubt] = field(default_factory=Counter)
+    left_out: int = 0
 
 
 class Inventory:

@@ -20,9 +20,11 @@ from mastosync_dagster.units import MEGABYTE
 # (see the PLC0415 of this module in pyproject.toml).
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import dagster as dg
+
+    from mastosync_dagster.expected.policy import Policy
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
 _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
@@ -59,6 +61,67 @@ class _Commands(click.Group):
         if status:
             raise click.exceptions.Exit(status)
         return result
+
+
+def _price_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name the prices of source and destination."""
+    options = (
+        click.option(
+            "--prices",
+            type=click.Path(path_type=Path),
+            help="A table of prices, like mastosync_dagster/cli/prices.yaml.",
+        ),
+        click.option("--from", "source", default="free", help="The source's name in that table (default free)."),
+        click.option("--to", "destination", default="free", help="The destination's name in it (default free)."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which part of the instance is wanted."""
+    options = (
+        click.option(
+            "--local-only/--no-local-only",
+            default=None,
+            help="Without the copies of other servers' files; or with them, whatever the variables are.",
+        ),
+        click.option("--remote-days", type=click.IntRange(1, 36_500), help="Other servers' posts and cards of N days."),
+        click.option(
+            "--remote",
+            multiple=True,
+            metavar="FILE_TYPE=RULE",
+            help="Other servers' files of one type: always, never or N (days), such as accounts=never.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _policy_config(*, local_only: bool | None, remote_days: int | None, remote: tuple[str, ...]) -> dict[str, object]:
+    """Return what the options of `_policy_options` are as run config; None: not given."""
+    pairs = [each.partition("=") for each in remote]
+    if not all(name and separator and rule for name, separator, rule in pairs):
+        raise click.BadParameter("write FILE_TYPE=RULE, such as accounts=never or preview_cards=30.")
+    rules = {name.strip(): rule for name, _, rule in pairs}
+    return {"local_only": local_only, "remote_days": remote_days, "remote": rules or None}
+
+
+def _policy(options: Mapping[str, object]) -> Policy:
+    """Return the policy that the options name, else the installation's."""
+    from mastosync_dagster.expected.policy import IN_OPTIONS, instance_policy, make_policy
+
+    if all(value is None for value in options.values()):
+        return instance_policy()
+    given: Any = options
+    return make_policy(
+        local_only=bool(given["local_only"]),
+        remote_days=given["remote_days"],
+        remote=given["remote"] or {},
+        names=IN_OPTIONS,
+    )
 
 
 @contextlib.contextmanager
@@ -125,6 +188,10 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each storage (default 64).")
 @click.option("--refetch", is_flag=True, help="Fetch missing remote originals from their servers.")
 @click.option("--overwrite", is_flag=True, help="Where objects differ, take the source's in any case.")
+@_policy_options
+@click.option("--max-gigabytes", type=click.FloatRange(min=0, min_open=True), help="Stop before more is copied.")
+@click.option("--max-dollars", type=click.FloatRange(min=0, min_open=True), help="Stop before it costs more.")
+@_price_options
 def sync(
     file_types: tuple[str, ...],
     *,
@@ -134,6 +201,14 @@ def sync(
     concurrency: int | None,
     refetch: bool,
     overwrite: bool,
+    local_only: bool | None,
+    remote_days: int | None,
+    remote: tuple[str, ...],
+    max_gigabytes: float | None,
+    max_dollars: float | None,
+    prices: Path | None,
+    source: str,
+    destination: str,
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
@@ -145,15 +220,30 @@ def sync(
         # The imports below take seconds on a small machine.
         click.echo("Reading settings and Dagster's history ...")
     from mastosync_dagster.cli.sync import run_sync
+    from mastosync_dagster.copy.budget import Limits, make_budget
 
+    wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
+    with _plain_errors():
+        # What is wrong is said at once, and not by a run.
+        _policy(wanted)
+        make_budget(Limits(max_gigabytes, max_dollars, source, destination, str(prices) if prices else None))
     plan_config: dict[str, object] = {
+        **wanted,
         "file_types": list(dict.fromkeys(file_types or FILE_TYPES)),
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
         "overwrite": overwrite or None,
     }
-    copy_config: dict[str, object] = {"concurrency": concurrency, "refetch": refetch or None}
+    copy_config: dict[str, object] = {
+        "concurrency": concurrency,
+        "refetch": refetch or None,
+        "max_gigabytes": max_gigabytes,
+        "max_dollars": max_dollars,
+        "prices_from": source,
+        "prices_to": destination,
+        "prices": None if prices is None else str(prices.absolute()),
+    }
     run_config = {
         "ops": {
             name: {"config": {field: value for field, value in config.items() if value is not None}}
@@ -168,22 +258,53 @@ def sync(
 @_SOME_FILE_TYPES
 @click.option("--outcome", type=click.Choice(["missing", "failed"]), help="Only these; both by default.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="Default: table.")
-def report(file_types: tuple[str, ...], outcome: str | None, form: str) -> None:
+@click.option("--left-out", is_flag=True, help="Instead: every object that the policy leaves out.")
+@_policy_options
+def report(
+    file_types: tuple[str, ...],
+    *,
+    outcome: str | None,
+    form: str,
+    left_out: bool,
+    local_only: bool | None,
+    remote_days: int | None,
+    remote: tuple[str, ...],
+) -> None:
     """Print what is missing or failed over all ID ranges, what can be done about it, and totals.
 
     Without --outcome also what is damaged at the source and good at the destination. It reads the newest manifest of
-    each range. If the database is reachable, it prints the tootctl commands that fetch remote objects again.
+    each range. If the database is reachable, it prints the tootctl commands that fetch remote objects again. What the
+    policy leaves out is neither missing nor failed: --left-out prints it, a line of JSON each with --format json.
     """
+    from mastosync_dagster.cli.left_out import print_left_out
     from mastosync_dagster.cli.report import run_report
+    from mastosync_dagster.ranges.partitions import FileType
+    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
-    with _plain_errors(), _instance() as instance:
-        run_report(instance, file_types, outcome, form)
+    with _plain_errors():
+        policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
+        if left_out:
+            chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
+            prefix = S3Bucket.destination().settings().prefix
+            with MastodonDatabase().session() as connect:
+                print_left_out(connect, chosen, policy, key_prefix=prefix, form=form)
+            return
+        with _instance() as instance:
+            run_report(instance, file_types, outcome, form, policy)
 
 
 @main.command()
 @_SOME_FILE_TYPES
+@_policy_options
 @_AS_JSON
-def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
+def status(
+    file_types: tuple[str, ...],
+    *,
+    local_only: bool | None,
+    remote_days: int | None,
+    remote: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Show what is done and what is left of each file type.
 
     Ranges, objects and megabytes done and left, and the watermark of incremental runs. Rows that no run has read are
@@ -196,7 +317,8 @@ def status(file_types: tuple[str, ...], *, as_json: bool) -> None:
 
     chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
-        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen)
+        policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
     if as_json:
         click.echo(json.dumps([status_json(each) for each in found], indent=2))
     else:
@@ -241,16 +363,13 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
 @main.command()
 @_SOME_FILE_TYPES
 @click.option("--all", "everything", is_flag=True, help="All rows, not only what is left.")
-@click.option(
-    "--prices", type=click.Path(path_type=Path), help="A table of prices, like mastosync_dagster/cli/prices.yaml."
-)
-@click.option("--from", "source", help="The source's name in that table, such as amazon.")
-@click.option("--to", "destination", help="The destination's name in it.")
+@_price_options
 @click.option(
     "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate instead of the measured one."
 )
 @click.option("--megabytes-per-second", type=click.FloatRange(min=0, min_open=True), help="The same in 10^6 bytes.")
 @click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="Assumed size of each preview (40).")
+@_policy_options
 @_AS_JSON
 def estimate(
     file_types: tuple[str, ...],
@@ -262,35 +381,40 @@ def estimate(
     objects_per_second: float | None,
     megabytes_per_second: float | None,
     preview_kilobytes: int,
+    local_only: bool | None,
+    remote_days: int | None,
+    remote: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Estimate what the copy will take, without copying: objects, bytes, requests, cost, hours."""
     from mastosync_dagster.cli.console import estimate_lines
-    from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate, price_table
+    from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate
     from mastosync_dagster.cli.estimate import estimate as estimated
     from mastosync_dagster.cli.status import statuses, whole_tables
+    from mastosync_dagster.copy.prices import prices_of
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
     chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
-        table = price_table(prices)
-        for name in (source, destination):
-            if name is not None and name not in table:
-                raise click.ClickException(f"the price table has no {name}; it has {', '.join(table)}")
-        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen)
-        size = (
-            whole_tables(MastodonDatabase(), chosen) if everything else sum((each.left for each in found), TableSize())
-        )
+        source_prices = FREE if source is None else prices_of(source, prices)
+        destination_prices = FREE if destination is None else prices_of(destination, prices)
+        policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
+        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
+        size, left_out = sum((each.left for each in found), TableSize()), sum(each.left_out for each in found)
+        if everything:
+            tables = whole_tables(MastodonDatabase(), chosen, policy)
+            size, left_out = tables.unchanged, tables.left_out.objects
         measured = measured_rate(read for each in found for read in each.reads.values())
     given = Rate(objects_per_second, megabytes_per_second and megabytes_per_second * MEGABYTE, given=True)
     result = estimated(
         size,
-        FREE if source is None else table[source],
-        FREE if destination is None else table[destination],
+        source_prices,
+        destination_prices,
         given if objects_per_second or megabytes_per_second else measured,
         preview_bytes=preview_kilobytes * 1000,
+        left_out=left_out,
         names=(source, destination),
     )
     click.echo(json.dumps(asdict(result), indent=2) if as_json else "\n".join(estimate_lines(result)))

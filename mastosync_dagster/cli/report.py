@@ -15,7 +15,8 @@ import click
 from mastosync_dagster.cli.latest_outcomes import Inventory
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import csv_cell, one_line, plain
-from mastosync_dagster.mastodon import read_schema
+from mastosync_dagster.expected.policy import EVERYTHING, Policy
+from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, LeftOutRows, database_now, read_schema
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster.cli.latest_outcomes import Totals
+    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster.refetch.remedies import Remedy
 
 _COLUMNS = ("file_type", "id", "part", "key", "outcome", "reason", "detail", "remote", "command", "what_to_do")
@@ -47,11 +50,17 @@ class _Format(Protocol):
         """Print the totals."""
 
 
-def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome: str | None, form: str) -> None:
+def run_report(
+    instance: dg.DagsterInstance,
+    file_types: Sequence[str],
+    outcome: str | None,
+    form: str,
+    policy: Policy = EVERYTHING,
+) -> None:
     """Print the report as ``table``, ``csv`` or ``json``. Raises an `AdminError`.
 
     No file type means all. No outcome means missing and failed objects, and those that are damaged at the source and
-    good at the destination.
+    good at the destination. What the policy leaves out is neither.
     """
     outcomes = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
@@ -62,11 +71,13 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
     with contextlib.ExitStack() as stack:
         forms: dict[str, Callable[[], _Format]] = {"table": _Table, "csv": _Csv, "json": _Json}
         printer = forms[form]()
-        remedies = _remedies(destination.settings().prefix, stack)
+        database = _database(stack)
+        remedies = Remedies(destination.settings().prefix, *(database or ()))
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
             inventory = Inventory(store, file_type)
+            wanted = _Wanted(file_type.value, policy, database, stack)
             for lines in inventory.lines(outcomes, damaged):
-                for remedy in remedies.of(file_type.value, lines):
+                for remedy in remedies.of(file_type.value, wanted.of(lines, inventory.totals)):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
             doubts = in_doubt(store, origin, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
@@ -74,16 +85,44 @@ def run_report(instance: dg.DagsterInstance, file_types: Sequence[str], outcome:
         printer.end(totals)
 
 
-def _remedies(prefix: str, stack: contextlib.ExitStack) -> Remedies:
+def _database(stack: contextlib.ExitStack) -> tuple[Connect, Schema] | None:
     """Open the database; if it cannot be reached, the manifests alone must do."""
     try:
         connect = stack.enter_context(MastodonDatabase().session())
         with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection)
+            return connect, read_schema(connection)
     except AdminError as error:
         click.echo(f"without the database, so without commands for remote objects: {plain(str(error))}", err=True)
-        return Remedies(prefix)
-    return Remedies(prefix, connect, schema)
+        return None
+
+
+class _Wanted:
+    """Takes out the lines of objects that the policy leaves out by now: an earlier run has wanted more."""
+
+    def __init__(
+        self, table: str, policy: Policy, database: tuple[Connect, Schema] | None, stack: contextlib.ExitStack
+    ) -> None:
+        self._rule = policy.rule(table)
+        self._rows: LeftOutRows | None = None
+        if database is not None and self._rule != EVERY_REMOTE_ROW:
+            connect, schema = database
+            with contextlib.closing(connect()) as connection:
+                window = self._rule.window(database_now(connection))
+            self._rows = stack.enter_context(LeftOutRows(connect, schema, table, window))
+
+    def of(self, lines: list[ManifestLine], totals: Totals) -> list[ManifestLine]:
+        """Return the lines of wanted objects; the others are taken from the totals."""
+        if self._rule == EVERY_REMOTE_ROW:
+            return lines
+        if self._rows is not None:
+            ids = self._rows.among({line.row_id for line in lines})
+        else:
+            # Without the database it is not known how old a row is.
+            ids = {line.row_id for line in lines if line.remote} if self._rule.days == 0 else set()
+        out = [line for line in lines if line.row_id in ids and line.outcome in {Outcome.MISSING, Outcome.FAILED}]
+        totals.left_out += len(out)
+        totals.outcomes.subtract(Counter(line.outcome for line in out))
+        return [line for line in lines if line not in out] if out else lines
 
 
 def _fields(remedy: Remedy) -> dict[str, object]:
@@ -137,6 +176,8 @@ class _Table:
                     f"    RAILS_ENV=production bin/rails runner {quote(ALL_AT_ONCE[name])}\n"
                 )
         for name, total in totals.items():
+            if total.left_out:
+                click.echo(f"{name}: {total.left_out:,} that had failed or were missing are left out by the policy now")
             if total.in_doubt:
                 click.echo(f"{name}, in doubt: {doubt_text(total.in_doubt)}")
 
@@ -177,6 +218,7 @@ class _Json:
                 "manifests": total.manifests,
                 **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
                 "bytes": total.bytes,
+                **({"left_out": total.left_out} if total.left_out else {}),
                 "in_doubt": {why.value: total.in_doubt[why] for why in OPEN},
             }
             for name, total in totals.items()

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.mastodon import IdRange, TableSize, database_now, read_schema, split_size, table_size
+from mastosync_dagster.expected.policy import EVERYTHING, Policy
+from mastosync_dagster.mastodon import (
+    IdRange,
+    LeftOutRows,
+    SplitSize,
+    TableSize,
+    database_now,
+    read_schema,
+    split_size,
+)
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.doubts import Doubt
+from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.summaries import ONLY_THERE
+from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects
-from mastosync_dagster.runs.history import DATABASE_BYTES, believable, range_reads
+from mastosync_dagster.runs.history import DATABASE_BYTES, believable, range_reads, verified_numbers
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import checked_history
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.runs.history import RangeRead, Watermark
 
 _LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
+_ROWS_A_QUERY = 5_000
 
 
 @dataclass(frozen=True)
@@ -39,17 +50,21 @@ class Status:
         materialized: Their last run succeeded.
         failed: Their last run failed.
         running: A run is under way or queued.
-        not_run: No run, or none into this destination.
+        not_run: No run, or none into this destination that wanted as much as the policy does.
+        narrower: Of these, the ones whose last run into this destination wanted less.
         objects_done: Objects at the destination.
         objects_missing: Objects that runs have found at neither storage; outside of ranges, as long as incremental runs
             retry them.
         only_at_destination: Objects done that runs of ranges have not found at the source.
         bytes_done: Of the originals done, by the database.
         left: Objects that no run has taken yet, that failed, or that wait for their ACL; without files that have
-            changed in ranges after their run.
+            changed in ranges after their run, and without those that the policy leaves out.
+        left_out: Objects that runs have left out by the policy, and of rows that no run has read.
+        remote_files: Which remote files the policy wants.
         in_doubt: Objects that incremental runs retry, by the reason.
         reads: The latest materializations of the ranges, by key.
         watermark: Of incremental runs; None: there was none.
+        orphans: Objects that no row expects, as the last verifications of ranges have seen; None: there was none.
         restored: The watermark's newest row is not found: the database was restored, earlier runs do not count, and all
             objects are left.
     """
@@ -65,16 +80,24 @@ class Status:
     only_at_destination: int
     bytes_done: int
     left: TableSize
+    left_out: int
+    remote_files: str
     in_doubt: Mapping[Doubt, int]
     reads: Mapping[str, RangeRead]
     watermark: Watermark | None
     restored: bool = False
+    narrower: int = 0
+    orphans: int | None = None
 
 
 def statuses(
-    instance: dg.DagsterInstance, database: MastodonDatabase, destination: S3Bucket, file_types: Sequence[FileType]
+    instance: dg.DagsterInstance,
+    database: MastodonDatabase,
+    destination: S3Bucket,
+    file_types: Sequence[FileType],
+    policy: Policy = EVERYTHING,
 ) -> list[Status]:
-    """Return the status of each file type. Raises an `AdminError`.
+    """Return the status of each file type, given what is wanted. Raises an `AdminError`.
 
     Only rows that no range's run has read are counted in the database.
     """
@@ -82,29 +105,43 @@ def statuses(
     store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
     with database.session() as connect:
         doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
-        return [_status(instance, connect, origin.destination_id, each, doubts[each]) for each in file_types]
+        return [_status(instance, connect, origin.destination_id, each, doubts[each], policy) for each in file_types]
 
 
-def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType]) -> TableSize:
-    """Count all rows of some tables. Raises as `statuses`."""
+def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType], policy: Policy) -> SplitSize:
+    """Count all rows of some tables, and those that the policy leaves out. Raises as `statuses`."""
     everything = [IdRange(_LOWEST_ID, _HIGHEST_ID)]
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [file_type.value for file_type in file_types])
-        sizes = (table_size(connect, schema, file_type.value, everything) for file_type in file_types)
-        return sum(sizes, TableSize())
+            now = database_now(connection)
+        sizes = [
+            split_size(connect, schema, name, everything, None, policy.window(name, now))
+            for name in (file_type.value for file_type in file_types)
+        ]
+    wanted = sum((size.unchanged for size in sizes), TableSize())
+    return SplitSize(wanted, TableSize(), sum((size.left_out for size in sizes), TableSize()))
 
 
-def _status(
-    instance: dg.DagsterInstance, connect: Connect, destination_id: str, file_type: FileType, doubts: Doubts
+def _status(  # noqa: PLR0917  (what the status of a file type is made from)
+    instance: dg.DagsterInstance,
+    connect: Connect,
+    destination_id: str,
+    file_type: FileType,
+    doubts: Doubts,
+    policy: Policy,
 ) -> Status:
     ranges = registered_ranges(instance, file_type)
     with contextlib.closing(connect()) as connection:
-        latest = believable(database_now(connection), clocks.machine_now())
-        history = checked_history(instance, destination_id, connection, [file_type], latest)
-    reads = range_reads(instance, file_type, destination_id)
+        now = database_now(connection)
+        latest = believable(now, clocks.machine_now())
+        history = checked_history(instance, destination_id, connection, [file_type], latest, policy, now)
+    window = policy.window(file_type.value, now)
+    reads = history.range_reads(file_type)
+    narrower = range_reads(instance, file_type, destination_id).keys() - reads.keys()
     known, restored = history.watermark(file_type), bool(history.restored)
     partitions = _partition_statuses(instance, file_type, ranges)
+    verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
     counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
     for ids in ranges:
         counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
@@ -120,32 +157,48 @@ def _status(
     taken, untaken = ([], unread + tail) if believed is None else (tail, unread)
     if believed is not None and believed.every_row:
         taken, untaken = unread + tail, []
-    done, new = split_size(connect, schema, file_type.value, taken, known.timestamp if known else None)
+    since = known.timestamp if known else None
+    size_taken = split_size(connect, schema, file_type.value, taken, since, window)
+    size_untaken = split_size(connect, schema, file_type.value, untaken, None, window)
     # Objects of rows that no run has taken are left in any case.
+    with LeftOutRows(connect, schema, file_type.value, window) as rows:
+        doubts = _without(doubts, rows)
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
     # Missing objects of ranges are counted by their runs.
     outside = open_objects(doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken))[Doubt.MISSING]
     # Missing objects are counted separately.
     undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
-    left = new + table_size(connect, schema, file_type.value, untaken) + undone
-    objects, missing, failed, only_there = (
+    left = size_taken.changed + size_untaken.unchanged + undone
+    objects, missing, failed, only_there, left_out = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
-        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE)
+        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE, LEFT_OUT)
     )
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=max(done.objects - outside, 0) + objects - missing - failed,
+        objects_done=max(size_taken.unchanged.objects - outside, 0) + objects - missing - failed,
         objects_missing=missing + outside,
         only_at_destination=only_there,
-        bytes_done=done.bytes + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
+        bytes_done=size_taken.unchanged.bytes
+        + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
         left=left,
+        left_out=left_out + size_taken.left_out.objects + size_untaken.left_out.objects,
+        remote_files=str(policy.rule(file_type.value)),
         in_doubt=open_,
         reads=reads,
         watermark=known,
         restored=restored,
+        narrower=len(narrower),
+        orphans=verified.get(Finding.EXTRA.value, 0) if verified else None,
         **counts,
     )
+
+
+def _without(doubts: Doubts, rows: LeftOutRows) -> Doubts:
+    """Return a doubt list without what the nights do not ask for again, since the policy leaves it out."""
+    chunks = (doubts.rows[start : start + _ROWS_A_QUERY] for start in range(0, len(doubts.rows), _ROWS_A_QUERY))
+    left_out = set[int]().union(*(rows.among(chunk) for chunk in chunks))
+    return doubts.without_content(left_out) if left_out else doubts
 
 
 def _partition_statuses(

@@ -158,13 +158,15 @@ def _show_counts(console: Console, summary: Summary) -> None:
     left = total.reasons[Reason.NOT_ATTEMPTED]
     table = Table()
     table.add_column("file type")
-    for name in ("objects", "copied", "present", "missing", "failed", *(["not attempted"] if left else []), "MB"):
+    aside = [*(["not attempted"] if left else []), *(["left out"] if total.left_out else [])]
+    for name in ("objects", "copied", "present", "missing", "failed", *aside, "MB"):
         table.add_column(name, justify="right")
     for group, stats in summary.groups.items():
         numbers, not_attempted = counts(stats), stats.reasons[Reason.NOT_ATTEMPTED]
         cells = [f"{numbers[name]:,}" for name in ("objects", "copied", "present", "missing")]
         cells.append(f"{numbers['failed'] - not_attempted:,}")
         cells += [f"{not_attempted:,}"] if left else []
+        cells += [f"{stats.left_out:,}"] if total.left_out else []
         table.add_row(group, *cells, f"{numbers['bytes'] / MEGABYTE:,.1f}")
     console.print(table)
     # Rare: after the switch, after a refetch.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from mastosync_dagster.copy.budget import LARGER_THAN_THE_BUDGET, Admission, Budget, Spending, UsedUpError
 from mastosync_dagster.copy.endpoint import Endpoint
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
@@ -77,6 +78,7 @@ class CopySettings:
         backoff_seconds: Wait before the second attempt at most; doubled for each further one.
         patience_seconds: No attempt starts later than this after the first failure.
         source_requests_per_second: Limit of this run; None: none. Runs beside it have limits of their own.
+        budget: What may be copied and spent at the most; None: no limit.
     """
 
     concurrency: int = 64
@@ -93,6 +95,7 @@ class CopySettings:
     source_bytes_per_second: float | None = None
     destination_requests_per_second: float | None = None
     destination_bytes_per_second: float | None = None
+    budget: Budget | None = None
 
 
 def copy_plan(
@@ -189,8 +192,8 @@ class _Queue:
         """Note that a large object is done."""
         self._large_running -= 1
 
-    def put_large(self, line: PlannedCopy) -> None:
-        """Give back a line that has proved to be large."""
+    def put_back(self, line: PlannedCopy) -> None:
+        """Give back a line that has proved to be large, or is not to be copied any more."""
         self._large.append(line)
 
     def rest(self) -> Iterator[PlannedCopy]:
@@ -221,6 +224,8 @@ class _Run:
         self._queue = _Queue(read_plan(folder), settings.large_object_mb * MIB, settings.large_in_flight)
         self._writer = ResultWriter(folder / COPIED)
         self._sums = _Sums()
+        self._spending = None if settings.budget is None else Spending(settings.budget)
+        self._used_up = False
         self._left = 0
         self._rate = Rate()
         self._loop = Loop("copy")
@@ -335,7 +340,7 @@ class _Run:
         """Copy objects until none is left."""
         queue = self._queue
         try:
-            while not self._ending:
+            while not (self._ending or self._used_up):
                 taken = queue.take()
                 if taken is None:
                     if not queue.has_more:
@@ -346,9 +351,9 @@ class _Run:
                 line, large = taken
                 self._in_work[number] = taken
                 try:
-                    result = await (copier.copy_large(line) if large else copier.copy(line))
-                except TooLargeError:
-                    queue.put_large(line)
+                    result = await self._copy_within_budget(copier, line, large=large)
+                except (TooLargeError, UsedUpError):
+                    queue.put_back(line)
                     del self._in_work[number]
                 else:
                     del self._in_work[number]
@@ -365,6 +370,38 @@ class _Run:
             del self._workers[number]
             if not self._workers:
                 self._all_done.set()
+
+    async def _copy_within_budget(self, copier: ObjectCopier, line: PlannedCopy, *, large: bool) -> ManifestLine:
+        """Copy an object, if the budget allows it. UsedUpError: it does not, and the run takes no further one."""
+        copy = copier.copy_large if large else copier.copy
+        spending = self._spending
+        if spending is None:
+            return await copy(line)
+        size = await copier.size_at_source(line)
+        admission = spending.admit(size)
+        while admission is Admission.WAIT and not (self._used_up or self._ending):
+            # What is under way may take less than was set aside for it.
+            await self._loop.sleep(_TICK_SECONDS)
+            admission = spending.admit(size)
+        if admission is Admission.NEVER:
+            return self._not_attempted(line, LARGER_THAN_THE_BUDGET)
+        if admission is Admission.NO:
+            self._use_up(spending.budget)
+        if admission is not Admission.YES:
+            raise UsedUpError
+        copied = 0
+        try:
+            result = await copy(line)
+            copied = (result.size or 0) if result.outcome is Outcome.COPIED else 0
+        finally:
+            spending.settle(size, copied)
+        return result
+
+    def _use_up(self, budget: Budget) -> None:
+        """Take no further object. Those under way are paid for, and come to their end."""
+        self._used_up = True
+        text = f"the run has copied what it may ({budget}): a further run takes the rest"
+        self._stopped = self._stopped or StorageError(text, reason=Reason.NOT_ATTEMPTED, permanent=True)
 
     def _settle(self, line: ManifestLine) -> None:
         self._sums.take(line)
@@ -410,18 +447,22 @@ class _Run:
     def _rest(self) -> Iterator[ManifestLine]:
         """Yield the lines of objects that were not finished, and count them."""
         left = ((line, STILL_IN_FLIGHT) for line, _ in self._in_work.values())
-        for line, detail in itertools.chain(left, ((line, NOT_BEGUN) for line in self._queue.rest())):
+        not_begun = str(self._stopped) if self._used_up else NOT_BEGUN
+        for line, detail in itertools.chain(left, ((line, not_begun) for line in self._queue.rest())):
             self._left += 1
-            source_prefix, destination_prefix = self._prefixes
-            yield line_of(
-                line,
-                Outcome.FAILED,
-                destination_prefix + line.key,
-                source_prefix + line.source_key,
-                reason=Reason.NOT_ATTEMPTED,
-                detail=detail,
-                size=line.size,
-            )
+            yield self._not_attempted(line, detail)
+
+    def _not_attempted(self, line: PlannedCopy, detail: str) -> ManifestLine:
+        source_prefix, destination_prefix = self._prefixes
+        return line_of(
+            line,
+            Outcome.FAILED,
+            destination_prefix + line.key,
+            source_prefix + line.source_key,
+            reason=Reason.NOT_ATTEMPTED,
+            detail=detail,
+            size=line.size,
+        )
 
     def _progress(self) -> CopyProgress:
         sums, now = self._sums, time.monotonic()

@@ -70,6 +70,18 @@ class ObjectCopier:
         """Copy an object of any size."""
         return await self._changed_since(line) or await self._first_found(line, self._copy_large)
 
+    async def size_at_source(self, line: PlannedCopy) -> int:
+        """Return how many bytes an object has; 0: it is not found, or not shown, as the copy will find out."""
+        if line.size is not None:
+            return line.size
+        for key in (line.source_key, *line.candidates):
+            async with self.source as source:
+                with contextlib.suppress(EndpointError):
+                    found = await source.send(key, head_object, source, key)
+                    if found is not None:
+                        return found.size
+        return 0
+
     async def _copy_on_server(self, line: PlannedCopy, source_key: str, key: str) -> Copied | None:
         """Have the server copy an object; None: it does not."""
         if self.on_server is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
+from mastosync_dagster.mastodon.keys import CACHE, id_class
 from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.ranges.partitions import RangeIndex
 from mastosync_dagster.s3.listing import KeyRange
@@ -18,20 +19,33 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import datetime
 
-    from mastosync_dagster.mastodon import IdRange, RowPage, StoredObject
+    from mastosync_dagster.mastodon import IdRange, RemoteWindow, RowPage, StoredObject
 
 # Listing a page's key ranges costs about one request per thousand keys that lie there, a HEAD for each object one
 # request an object. Below this share of rows with expected objects, HEAD requests cost less.
 _LISTING_PAYS_FROM = 1 / 50
+_ENOUGH_FOR_A_REQUEST = 1_000
+"""Objects, about the keys of one page of a listing."""
 
 
 @dataclass
 class Sizes:
-    """Sums the sizes of originals, in total and by ID range; the database has no others."""
+    """Sums the sizes of originals (the database has no others), and counts objects left out; also by ID range."""
 
     bytes: int = 0
     ranges: RangeIndex = field(default_factory=RangeIndex)
     by_range: Counter[IdRange] = field(default_factory=Counter)
+
+    left_out: int = 0
+    left_out_by_range: Counter[IdRange] = field(default_factory=Counter)
+
+    def leave_out(self, page: RowPage) -> None:
+        """Count what the policy leaves out of a page: for the range where the page begins, though it may go on."""
+        if page.left_out:
+            self.left_out += page.left_out
+            ids = self.ranges.find(page.lo)
+            if ids is not None:
+                self.left_out_by_range[ids] += page.left_out
 
     def add(self, row_id: int, size: int) -> None:
         """Add the size of a row's original."""
@@ -51,6 +65,7 @@ class Changes:
         new_after: Those written after this time cannot have been copied yet; None: any may.
         until: Nothing was written after this time: a later timestamp is wrong, and any run may have copied the object.
         clock_ahead: How far the database's clock is ahead of this machine's.
+        window: It takes all those of rows that may have come into the window since; None: of none.
     """
 
     since: datetime
@@ -58,6 +73,7 @@ class Changes:
     new_after: datetime | None
     until: datetime
     clock_ahead: timedelta = timedelta()
+    window: RemoteWindow | None = None
 
     @property
     def written_after(self) -> datetime | None:
@@ -71,17 +87,54 @@ def batches(
     sizes: Sizes | None = None,
     state: KnownState | None = None,
 ) -> Iterator[Batch]:
-    """Yield one batch per page of rows: the objects of its rows, and the key ranges that hold them.
+    """Yield the objects of pages of rows, and the key ranges that hold them: a batch per page.
 
-    ``changes`` selects objects; None: all. The size of each is added to ``sizes``.
+    ``changes`` selects objects; None: all. The size of each is added to ``sizes``. Pages with rows that the policy
+    leaves out are put together, until they hold enough objects for a request.
     """
     sizes, state = sizes or Sizes(), state or KnownState()
+    batch = _Batch(changes)
     for page in pages:
-        items = tuple(item for row in page.rows for item in items_of(page.table, row, state, sizes, changes))
+        sizes.leave_out(page)
+        if batch.pages and id_class(page.lo) != id_class(batch.pages[-1].hi):
+            yield from batch.close()
+        batch.add(page, [item for row in page.rows for item in items_of(page.table, row, state, sizes, changes)])
+        if not page.left_out or changes is not None or len(batch.items) >= _ENOUGH_FOR_A_REQUEST:
+            yield from batch.close()
+    yield from batch.close()
+
+
+class _Batch:
+    """The batch that is being filled, of ids whose keys are of one length."""
+
+    def __init__(self, changes: Changes | None) -> None:
+        self.items: list[ExpectedObject] = []
+        self.pages: list[RowPage] = []
+        self._changes = changes
+
+    def add(self, page: RowPage, items: list[ExpectedObject]) -> None:
+        """Add a page with its objects."""
+        self.pages.append(page)
+        self.items += items
+
+    def close(self) -> Iterator[Batch]:
+        """Yield the batch, if it has any page, and begin the next one."""
+        if not self.pages:
+            return
+        pages, items = [page for page in self.pages if page.rows] or self.pages, tuple(self.items)
+        rows = sum(len(page.rows) for page in pages)
         # A new object is not looked up, so it does not count for the choice between listing and HEAD requests.
-        asked = len(page.rows) if changes is None else len({item.row_id for item in items if not item.new})
-        listed = items and asked and asked >= page.scanned * _LISTING_PAYS_FROM
-        yield Batch(items=items, ranges=key_ranges(page.table, page.lo, page.hi) if listed else (), rows=len(page.rows))
+        asked = rows if self._changes is None else len({item.row_id for item in items if not item.new})
+        ranges: tuple[KeyRange, ...] = ()
+        has_remote = any(item.remote for item in items)
+        scanned = sum(page.scanned - (0 if has_remote else page.left_out_in_cache) for page in self.pages)
+        if items and asked and asked >= scanned * _LISTING_PAYS_FROM:
+            ranges = key_ranges(pages[0].table, pages[0].lo, pages[-1].hi)
+            if not has_remote:
+                # What lies there is remote, and nothing of it is wanted.
+                ranges = tuple(keys for keys in ranges if not keys.prefix.startswith(CACHE))
+        yield Batch(items=items, ranges=ranges, rows=rows)
+        self.items, self.pages = [], []
 
 
 def key_ranges(table: str, lo: int, hi: int) -> tuple[KeyRange, ...]:
@@ -134,5 +187,6 @@ def _objects(table: str, row: Mapping[str, object], changes: Changes | None) -> 
             yield stored, False
         return
     after = changes.new_after
-    for stored, written in changed_objects(table, row, changes.since, all_above=changes.all_above):
+    found = changed_objects(table, row, changes.since, all_above=changes.all_above, window=changes.window)
+    for stored, written in found:
         yield stored, after is not None and written is not None and after < written <= changes.until

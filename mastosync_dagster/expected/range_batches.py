@@ -20,19 +20,26 @@ _BATCH_ITEMS = 10_000
 
 
 def covering_batches(
-    pages: Iterable[RowPage], ids: IdRange, state: KnownState, *, batch_items: int = _BATCH_ITEMS
+    pages: Iterable[RowPage],
+    ids: IdRange,
+    state: KnownState,
+    *,
+    sizes: Sizes | None = None,
+    batch_items: int = _BATCH_ITEMS,
 ) -> Iterator[Batch]:
     """Yield the objects of an ID range's rows, and key ranges that together hold every key of its ids.
 
     Ids whose keys are of different lengths get ranges of their own: between the last serial id and the first snowflake
     there are no rows, but in the order of keys nearly all others. ``pages`` are the rows of the range by id, with the
-    pages that have no file.
+    pages that have no file. Sizes, and objects left out, are added to ``sizes``.
     """
-    open_batch = _OpenBatch(ids, state)
+    sizes = sizes or Sizes()
+    open_batch = _OpenBatch(ids, state, sizes)
     for page in pages:
+        sizes.leave_out(page)
         if open_batch.last is not None and id_class(page.lo) != id_class(open_batch.last):
             yield from open_batch.close(open_batch.last)
-            open_batch = _OpenBatch(ids, state)
+            open_batch = _OpenBatch(ids, state, sizes)
         open_batch.add(page)
         if len(open_batch.items) >= batch_items:
             yield from open_batch.close(page.hi)
@@ -48,7 +55,7 @@ class _OpenBatch:
         last: The last id so far; None: none yet.
     """
 
-    def __init__(self, ids: IdRange, state: KnownState) -> None:
+    def __init__(self, ids: IdRange, state: KnownState, sizes: Sizes) -> None:
         self.items: list[ExpectedObject] = []
         self.last: int | None = None
         self._table = ""
@@ -56,7 +63,7 @@ class _OpenBatch:
         self._start = 0
         self._ids = ids
         self._state = state
-        self._sizes = Sizes()
+        self._sizes = sizes
 
     def add(self, page: RowPage) -> None:
         """Add a page of rows."""

@@ -15,8 +15,9 @@ from mastosync_dagster.mastodon.remote_files import (
     remote_file_columns,
     unavailable_domains,
 )
+from mastosync_dagster.mastodon.remote_rows import EVERY_REMOTE_ROW, RemoteRule, RemoteWindow, has_remote_rows
 from mastosync_dagster.mastodon.rows import RowPage, Selection, walk_rows
-from mastosync_dagster.mastodon.rows_by_id import PrivateRows, Rows
+from mastosync_dagster.mastodon.rows_by_id import LeftOutRows, PrivateRows, Rows
 from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.snapshots import (
     NewestRow,
@@ -29,7 +30,7 @@ from mastosync_dagster.mastodon.snapshots import (
     rows_as_of,
     wait_for_open_transactions,
 )
-from mastosync_dagster.mastodon.table_sizes import TableSize, split_size, table_size
+from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, split_size, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = ["ChangedObject", "FileDates", "change_columns", "changed_objects", "file_dates"]
@@ -38,8 +39,9 @@ __all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "highest_id", "id_
 __all__ += ["CACHE_FOLDERS", "KeySpan", "Owners", "id_partition", "key_spans", "owners", "prefixed", "split_name"]
 __all__ += ["TABLES", "RowError", "StoredObject", "is_remote", "stored_objects"]
 __all__ += ["CACHE_CONTROL", "RemoteFile", "remote_file", "remote_file_columns", "unavailable_domains"]
+__all__ += ["EVERY_REMOTE_ROW", "LeftOutRows", "RemoteRule", "RemoteWindow", "has_remote_rows"]
 __all__ += ["PrivateRows", "RowPage", "Rows", "Selection", "rows_at_the_ends", "walk_rows"]
 __all__ += ["NewestRow", "Snapshot", "is_there", "newest_row", "newest_row_of", "read_snapshot"]
 __all__ += ["database_now", "rows_as_of", "wait_for_open_transactions"]
 __all__ += ["Processing", "media_in_processing"]
-__all__ += ["TableSize", "split_size", "table_size"]
+__all__ += ["SplitSize", "TableSize", "split_size", "table_size"]

@@ -11,6 +11,7 @@ from mastosync_dagster.mastodon.tables import ORIGINAL, table_named
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.tables import Attachment, Table
 
 CREATED_AT = "created_at"
@@ -55,6 +56,8 @@ def without_zone(time: datetime | None) -> datetime | None:
 def change_columns(facts: Table) -> list[str]:
     """Return the columns that `changed_objects` reads beside those of ``stored_objects``."""
     names = [CREATED_AT, *(attachment.updated_at_column for attachment in facts.attachments)]
+    if facts.age_column is not None:
+        names.append(facts.age_column)
     for attachment in facts.attachments:
         if attachment.processed_later:
             names += [ROW_UPDATED_AT, attachment.content_type_column]
@@ -62,16 +65,25 @@ def change_columns(facts: Table) -> list[str]:
 
 
 def changed_objects(
-    table: str, row: Mapping[str, object], since: datetime, *, all_above: int | None = None
+    table: str,
+    row: Mapping[str, object],
+    since: datetime,
+    *,
+    all_above: int | None = None,
+    window: RemoteWindow | None = None,
 ) -> tuple[ChangedObject, ...]:
     """Return the objects of a row that may have changed after a time with a time zone.
 
     The row has the columns of ``stored_objects``, and `change_columns` as far as the database has them. Of a row with
-    an id above ``all_above`` all objects are returned; of others, those of the attachments that have changed.
+    an id above ``all_above`` all objects are returned; of others, those of the attachments that have changed. Of a row
+    that may have come into a ``window`` since, all are returned too.
     """
     facts = table_named(table)
     row_id, created = row["id"], with_zone(row.get(CREATED_AT))
     whole = (isinstance(row_id, int) and all_above is not None and row_id > all_above) or _after(created, since)
+    if window is not None and window.after is not None and facts.age_column is not None:
+        # Mastodon renews the time of a card whenever it crawls the page, and keeps its picture.
+        whole = whole or _after(with_zone(row.get(facts.age_column)), since)
     attachments = {
         attachment.name: attachment for attachment in facts.attachments if whole or _changed(attachment, row, since)
     }

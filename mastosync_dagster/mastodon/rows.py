@@ -16,6 +16,7 @@ from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, chang
 from mastosync_dagster.mastodon.connection import Reader
 from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID, IdRange
 from mastosync_dagster.mastodon.keys import id_class
+from mastosync_dagster.mastodon.remote_rows import in_subset, is_cached, object_count
 from mastosync_dagster.mastodon.tables import PROCESSING, Remote, table_named
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mastosync_dagster.mastodon.connection import Connect
+    from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Schema
     from mastosync_dagster.mastodon.tables import Attachment, Owner, Table
+
+_COUNTS = 7
+"""Columns of a page's query that stand before those of the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Selection:
         changed_since: Only rows that were created, or got another file, after this time (with a time zone).
         all_above: Include rows with higher ids even if they have not changed.
         private_only: Only rows whose files are private.
+        remote: Which remote rows; None: all. Those left out are counted, and cost nothing else.
+        left_out: Only the rows that ``remote`` leaves out.
         limit: At most so many of the rows that have a file and fit the other conditions; None: all.
         offset: Skip so many of these rows first, in the order of their ids.
     """
@@ -45,6 +52,8 @@ class Selection:
     changed_since: datetime | None = None
     all_above: int | None = None
     private_only: bool = False
+    remote: RemoteWindow | None = None
+    left_out: bool = False
     limit: int | None = None
     offset: int = 0
 
@@ -62,6 +71,8 @@ class RowPage:
         lo: The first id of its rows; if it has no rows, the first id that was read.
         hi: The last id, likewise. The partitions of all ids from lo to hi have equally many groups.
         scanned: How many rows of the table were read for it.
+        left_out: How many objects `Selection.remote` leaves out of these rows.
+        left_out_in_cache: Of the rows left out, those whose files lie in ``cache/``.
         rows: The selected rows: the columns that ``stored_objects`` reads, as far as the database has them, and
             ``private``; of a selection by change also those that ``changed_objects`` reads.
     """
@@ -71,6 +82,8 @@ class RowPage:
     hi: int
     scanned: int
     rows: tuple[Mapping[str, object], ...]
+    left_out: int = 0
+    left_out_in_cache: int = 0
 
 
 def walk_rows(connect: Connect, schema: Schema, selection: Selection, *, page_rows: int = 5000) -> Iterator[RowPage]:
@@ -90,10 +103,13 @@ def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowP
     columns = row_columns(facts, schema, changed=since is not None)
     conditions = [_has_file(facts, schema)]
     if since is not None:
-        conditions.append(_has_changed(facts, schema))
+        conditions.append(_has_changed(facts, schema, selection.remote))
     if selection.private_only:
         conditions.append(is_private(facts, schema, "walked"))
-    query = _page_query(facts, schema, columns, sql.SQL(" AND ").join(conditions))
+    if selection.left_out:
+        conditions.append(sql.SQL("NOT {}").format(in_subset(facts, schema, selection.remote)))
+    wanted = sql.SQL("({})").format(sql.SQL(" AND ").join(conditions))
+    query = _page_query(facts, schema, columns, wanted, None if selection.left_out else selection.remote)
     parameters: dict[str, Any] = {
         "first": selection.ids.lo if selection.ids else LOWEST_ID,
         "last": selection.ids.hi if selection.ids else HIGHEST_ID,
@@ -102,16 +118,22 @@ def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowP
         "blank": schema.blank,
         "since": without_zone(since),
         "all_above": HIGHEST_ID if selection.all_above is None else selection.all_above,
+        "remote_after": without_zone(selection.remote.after if selection.remote else None),
     }
     try:
         more = selection.limit != 0
         while more:
             found = reader.fetch(query, parameters)
-            lo, hi, scanned, selected, more = found[0][:5]
+            counts, first = found[0][:_COUNTS], _COUNTS
+            lo, hi, scanned, selected, more, left_out, in_cache = counts
             if not scanned:
                 return
-            rows = [dict(zip((*columns, "private"), row[5:], strict=True)) for row in found if row[5] is not None]
-            yield from _pages(selection.table, IdRange(lo, hi), scanned, rows)
+            rows = [
+                dict(zip((*columns, "private"), row[first:], strict=True)) for row in found if row[first] is not None
+            ]
+            *pages, last = _pages(selection.table, IdRange(lo, hi), scanned, rows)
+            yield from pages
+            yield replace(last, left_out=int(left_out), left_out_in_cache=in_cache)
             parameters["first"] = hi + 1
             more = more and hi < parameters["last"]
             parameters["offset"] = max(0, parameters["offset"] - selected)
@@ -179,23 +201,35 @@ def _any_of(conditions: Iterable[sql.Composable]) -> sql.Composable:
     return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions))
 
 
-def _page_query(facts: Table, schema: Schema, columns: list[str], wanted: sql.Composable) -> sql.Composed:
+def _page_query(
+    facts: Table, schema: Schema, columns: list[str], wanted: sql.Composable, remote: RemoteWindow | None
+) -> sql.Composed:
     """Return the query of one page.
 
     ``scanned`` reads a page of rows by primary key and bounds the work; ``page`` holds the selected ones. Each row of
-    the result begins with the counts of ``scanned``; there is one row even if none is selected.
+    the result begins with the counts of ``scanned``; there is one row even if none is selected. Of a row that
+    ``remote`` leaves out, its objects are counted.
     """
+    subset = in_subset(facts, schema, remote)
+    objects: sql.Composable = sql.Literal(0)
+    cached: sql.Composable = sql.Literal(False)
+    if remote is not None:
+        is_out = sql.SQL("{} AND NOT {}").format(wanted, subset)
+        objects = sql.SQL("CASE WHEN {} THEN {} ELSE 0 END").format(is_out, object_count(facts, schema))
+        cached = sql.SQL("{} AND {}").format(is_out, is_cached(facts, schema))
+        wanted = sql.SQL("{} AND {}").format(wanted, subset)
     inner = [*columns, *(owner.column for owner in _owners(facts, schema))]
     return sql.SQL(
         """
         WITH scanned AS (
-            SELECT {inner}, {wanted} AS wanted
+            SELECT {inner}, {wanted} AS wanted, {objects} AS left_out, {cached} AS in_cache
             FROM {table} walked
             WHERE id >= %(first)s AND id <= %(last)s
             ORDER BY id
             LIMIT %(rows)s
         ), counted AS (
-            SELECT min(id), max(id), count(*) AS scanned, count(*) FILTER (WHERE wanted), count(*) = %(rows)s AS more
+            SELECT min(id), max(id), count(*) AS scanned, count(*) FILTER (WHERE wanted), count(*) = %(rows)s AS more,
+                COALESCE(sum(left_out), 0), count(*) FILTER (WHERE in_cache)
             FROM scanned
         ), page AS (
             SELECT {inner} FROM scanned WHERE wanted ORDER BY id OFFSET %(offset)s LIMIT %(limit)s
@@ -207,6 +241,8 @@ def _page_query(facts: Table, schema: Schema, columns: list[str], wanted: sql.Co
     ).format(
         inner=sql.SQL(", ").join(map(sql.Identifier, inner)),
         wanted=wanted,
+        objects=objects,
+        cached=cached,
         table=schema.identifier(facts.name),
         outer=sql.SQL(", ").join(sql.Identifier("page", column) for column in columns),
         private=is_private(facts, schema, "page"),
@@ -222,11 +258,15 @@ def _has_file(facts: Table, schema: Schema) -> sql.Composable:
     return _any_of(has_name(each) for each in facts.attachments if schema.has(facts.name, each.file_name_column))
 
 
-def _has_changed(facts: Table, schema: Schema) -> sql.Composable:
+def _has_changed(facts: Table, schema: Schema, remote: RemoteWindow | None) -> sql.Composable:
     # The same rule as in `changed_objects`: an unknown time counts as later, if there is a file.
     names = [CREATED_AT, *(attachment.updated_at_column for attachment in facts.attachments)]
+    if remote is not None and remote.after is not None and facts.age_column is not None:
+        names.append(facts.age_column)
     conditions: list[sql.Composable] = [
-        sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in names if schema.has(facts.name, name)
+        sql.SQL("{} > %(since)s").format(sql.Identifier(name))
+        for name in dict.fromkeys(names)
+        if schema.has(facts.name, name)
     ]
     conditions += [
         sql.SQL("({} IS NULL AND {})").format(sql.Identifier(attachment.updated_at_column), has_name(attachment))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
+from mastosync_dagster.mastodon.changes import without_zone
 from mastosync_dagster.mastodon.connection import Reader
+from mastosync_dagster.mastodon.remote_rows import in_subset
 from mastosync_dagster.mastodon.rows import is_private, row_columns
 from mastosync_dagster.mastodon.tables import table_named
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mastosync_dagster.mastodon.connection import Connect
+    from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Schema
 
 _RANGES_A_QUERY = 5_000
@@ -95,3 +98,22 @@ class PrivateRows(_ById):
     def among(self, ids: Collection[int]) -> set[int]:
         """Return those of some ids, a few thousand at most, whose rows are private."""
         return {row_id for (row_id,) in self._reader.fetch(self._query, {"ids": sorted(ids)})}
+
+
+class LeftOutRows(_ById):
+    """Finds the rows of one table that a window leaves out; None: it leaves out none, and nothing is asked."""
+
+    def __init__(self, connect: Connect, schema: Schema, table: str, window: RemoteWindow | None) -> None:
+        super().__init__(connect)
+        self._leaves_out = window is not None
+        self._parameters = {"blank": schema.blank, "remote_after": without_zone(window.after if window else None)}
+        self._query = sql.SQL("SELECT id FROM {} WHERE id = ANY (%(ids)s::bigint[]) AND NOT {}").format(
+            schema.identifier(table), in_subset(table_named(table), schema, window)
+        )
+
+    def among(self, ids: Collection[int]) -> set[int]:
+        """Return those of some ids, a few thousand at most, whose rows exist and are left out."""
+        if not self._leaves_out or not ids:
+            return set()
+        found = self._reader.fetch(self._query, {**self._parameters, "ids": sorted(ids)})
+        return {row_id for (row_id,) in found}

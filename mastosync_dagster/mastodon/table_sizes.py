@@ -9,6 +9,7 @@ from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import CREATED_AT, without_zone
 from mastosync_dagster.mastodon.connection import Reader
+from mastosync_dagster.mastodon.remote_rows import in_subset
 from mastosync_dagster.mastodon.rows import has_name
 from mastosync_dagster.mastodon.tables import table_named
 from mastosync_dagster.units import MIB
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.id_ranges import IdRange
+    from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Schema
     from mastosync_dagster.mastodon.tables import Attachment, Table
 
@@ -52,15 +54,31 @@ class TableSize:
         return TableSize(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
-def table_size(connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange]) -> TableSize:
-    """Count the objects of the rows with ids in these ranges."""
-    return split_size(connect, schema, table, ranges, None)[0]
+@dataclass(frozen=True, slots=True)
+class SplitSize:
+    """Counts of the wanted rows that have not changed since a time, of those that have, and of rows left out."""
+
+    unchanged: TableSize
+    changed: TableSize
+    left_out: TableSize
 
 
-def split_size(
-    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], since: datetime | None
-) -> tuple[TableSize, TableSize]:
-    """Count the objects of unchanged rows, and of rows that have changed since a time (None: no row has).
+def table_size(
+    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], remote: RemoteWindow | None = None
+) -> TableSize:
+    """Count the objects of the rows with ids in these ranges; ``remote``: as of a `Selection`."""
+    return split_size(connect, schema, table, ranges, None, remote).unchanged
+
+
+def split_size(  # noqa: PLR0917  (which rows of which table)
+    connect: Connect,
+    schema: Schema,
+    table: str,
+    ranges: Iterable[IdRange],
+    since: datetime | None,
+    remote: RemoteWindow | None = None,
+) -> SplitSize:
+    """Count the objects of rows by whether they have changed since a time (None: no row has), and are wanted.
 
     A row has changed if it was created since, or if one of its files has changed.
     """
@@ -68,8 +86,14 @@ def split_size(
     facts = table_named(table)
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
     reader = Reader(connect, rows=_PAGE_ROWS)
-    query, sizes = _query(facts, schema, attachments), {False: TableSize(), True: TableSize()}
-    parameters = {"blank": schema.blank, "large": _LARGE_BYTES, "part": _PART_BYTES, "since": without_zone(since)}
+    query, sizes = _query(facts, schema, attachments, remote), dict.fromkeys(("same", "changed", "out"), TableSize())
+    parameters = {
+        "blank": schema.blank,
+        "large": _LARGE_BYTES,
+        "part": _PART_BYTES,
+        "since": without_zone(since),
+        "remote_after": without_zone(remote.after if remote else None),
+    }
     try:
         for ids in ranges:
             first: int | None = ids.lo
@@ -81,22 +105,26 @@ def split_size(
                 first = max(row[0] for row in found) + 1 if found and found[0][1] else None
     finally:
         reader.close()
-    return sizes[False], sizes[True]
+    return SplitSize(sizes["same"], sizes["changed"], sizes["out"])
 
 
-def _query(facts: Table, schema: Schema, attachments: Sequence[Attachment]) -> sql.Composed:
+def _query(
+    facts: Table, schema: Schema, attachments: Sequence[Attachment], remote: RemoteWindow | None
+) -> sql.Composed:
     """Return the query of one page, with a line for each combination of attachments and their styles.
 
-    A line is: the highest id, whether there are more rows, the number of rows, whether they have changed, and for each
+    A line is: the highest id, whether there are more rows, the number of rows, which kind they are, and for each
     attachment whether it has a file, the value that decides its styles, its bytes, how many are large, and their parts.
     """
     times = [CREATED_AT, *(attachment.updated_at_column for attachment in attachments)]
     changed = [sql.SQL("{} > %(since)s").format(sql.Identifier(name)) for name in times if schema.has(facts.name, name)]
     columns: list[sql.Composable] = [
-        sql.SQL("id, COALESCE({}, false) AS changed").format(sql.SQL(" OR ").join([*changed, sql.SQL("false")]))
+        sql.SQL("id, CASE WHEN NOT {} THEN 'out' WHEN {} THEN 'changed' ELSE 'same' END AS kind").format(
+            in_subset(facts, schema, remote), sql.SQL(" OR ").join([*changed, sql.SQL("false")])
+        )
     ]
-    outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*), changed")]
-    groups: list[sql.Composable] = [sql.SQL("changed")]
+    outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*), kind")]
+    groups: list[sql.Composable] = [sql.SQL("kind")]
     for attachment in attachments:
         there = sql.SQL("COALESCE({}, false)").format(has_name(attachment))
         known = schema.has(facts.name, attachment.file_size_column)

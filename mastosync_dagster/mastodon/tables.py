@@ -122,6 +122,8 @@ class Table:
         name: Its name in the database, and the first folder of its keys.
         attachments: In the order of their keys.
         remote: When a row is remote, according to ``remote_column``.
+        age_column: The time by which Mastodon's own clean-up of remote files goes (``lib/mastodon/cli/media.rb``,
+            ``preview_cards.rb``): older rows lose theirs. None: no such clean-up takes a number of days alone.
         optional: Some supported versions of Mastodon lack it.
         private: All its objects are private.
         owners: Rows that make objects private.
@@ -131,6 +133,7 @@ class Table:
     attachments: tuple[Attachment, ...]
     remote: Remote = Remote.NEVER
     remote_column: str | None = None
+    age_column: str | None = None
     optional: bool = False
     private: bool = False
     owners: tuple[Owner, ...] = ()
@@ -194,6 +197,7 @@ _MEDIA_ATTACHMENTS = Table(
     ),
     remote=Remote.IF_NOT_BLANK,
     remote_column="remote_url",
+    age_column="created_at",
     owners=(
         # Since 3.3: SuspendAccountService. Since 4.7 accounts whose deletion was requested have only the second column
         # set: a migration moves the first one there.
@@ -217,7 +221,7 @@ _CUSTOM_EMOJIS = Table(
     "custom_emojis", (Attachment("image", "images", _STILL_ALWAYS),), remote=Remote.IF_NOT_NULL, remote_column="domain"
 )
 
-_PREVIEW_CARDS = Table("preview_cards", (Attachment("image", "images"),), remote=Remote.ALWAYS)
+_PREVIEW_CARDS = Table("preview_cards", (Attachment("image", "images"),), remote=Remote.ALWAYS, age_column="updated_at")
 
 _SITE_UPLOADS = Table(
     "site_uploads", (Attachment("file", "files", _SITE_UPLOAD_STYLES, styles_by="var"),), optional=True

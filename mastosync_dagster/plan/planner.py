@@ -186,6 +186,7 @@ class _Planner:
         self._to_set_acls = 0
         self._only_there = 0
         self._bytes = 0
+        self._dropped = 0
         self._private_folders: set[str] = set()
         self._private_missing_folders: set[str] = set()
         # What waits for the source's word on who may read it: copies, ACLs.
@@ -218,7 +219,8 @@ class _Planner:
         if len(self._differing) >= MOST:
             self._decide_differing()
         self._ask_access()
-        self._count(lookup, len(items), rows, (source, destination, confirmed))
+        self._count(lookup, len(items) - self._dropped, rows, (source, destination, confirmed))
+        self._dropped = 0
         self.report_progress()
 
     def finish(self, lookup: Lookup) -> None:
@@ -272,6 +274,9 @@ class _Planner:
         Returns:
             False: nothing was decided, the object has to be asked for by name.
         """
+        if item.acl_only:
+            self._decide_acl(item, source, destination)
+            return True
         found = source.objects.get(item.key) or source.first(item.candidates)
         if found is None:
             return self._decide_absent(item, source, destination, listed=listed)
@@ -294,6 +299,14 @@ class _Planner:
             # The destination lacks it, or a verification has found it damaged.
             self._copy(item, target, [found.key], found, there)
         return True
+
+    def _decide_acl(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> None:
+        """Plan the ACL of an object that is not wanted, if the destination has it all the same."""
+        there = destination.first(destination_keys(item))
+        if there is None:
+            self._dropped += 1
+        else:
+            self._present(item, there.key, found=source.first(source_keys(item)), there=there)
 
     def _decide_absent(
         self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]

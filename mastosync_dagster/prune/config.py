@@ -1,14 +1,15 @@
 """Run config of the prune."""
 
-import dagster as dg
 from pydantic import Field
+
+from mastosync_dagster.runs.policy_config import PolicyConfig
 
 MAX_SHARE = 0.5
 UNCONFIRMED = 100
 """Objects that are deleted without the admin having said how many may go."""
 
 
-class PruneConfig(dg.Config):
+class PruneConfig(PolicyConfig):
     """What to do with objects that no row expects."""
 
     delete: bool = Field(default=False, description="Delete them. Without, they are listed.")

@@ -70,8 +70,9 @@ class RangeStats:
 
     Attributes:
         read_at: See `shown_at`; before the first row was read.
-        rows: Rows with a file.
+        rows: Rows with a file, without those that the policy leaves out.
         expected: Objects of these rows.
+        left_out: Objects of rows that the policy leaves out: they stay if they are there.
         there: How many of those the destination has.
         orphans: Objects at the destination that no row expects.
         unknown_styles: Orphans that must stay, since a newer Mastodon may have made them.
@@ -84,6 +85,7 @@ class RangeStats:
     rows: int = 0
     expected: int = 0
     there: int = 0
+    left_out: int = 0
     orphans: int = 0
     unknown_styles: int = 0
     old: int = 0
@@ -93,6 +95,11 @@ class RangeStats:
 
     def refusal(self, max_share: float, max_delete: int | None) -> str | None:
         """Return why nothing may be deleted; None: something may."""
+        if not self.expected and self.left_out:
+            return (
+                "the policy leaves out every row with a file in this range, so nothing there shows that the destination"
+                " is a copy of this instance"
+            )
         if not self.expected:
             return (
                 "the database has no row with a file in this range, so nothing there shows that it is the right one:"

@@ -20,11 +20,14 @@ What is to be deleted is on record before, and what was deleted afterwards.
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops.
 
+from collections import Counter
+
 import dagster as dg
+from pydantic import Field, field_validator
 
 from mastosync_dagster.prune.config import PruneConfig
 from mastosync_dagster.prune.run import Pruning
-from mastosync_dagster.ranges.partitions import FileType, range_of_run
+from mastosync_dagster.ranges.partitions import FileType, range_key, range_of_run, registered_ranges
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import plain_failures
@@ -32,6 +35,63 @@ from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
 
 JOB_PREFIX = "prune_"
+_PROBLEMS = 5
+"""So many ranges the failure of a run names."""
+
+
+class PruneAllConfig(PruneConfig):
+    """Which file types' ranges to prune."""
+
+    file_types: list[str] = Field(
+        default=[file_type.value for file_type in FileType], description="Which tables; all by default."
+    )
+
+    @field_validator("file_types")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [file_type.value for file_type in FileType]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
+        return names
+
+
+@dg.op(description="The same for every registered ID range, one after the other.")
+def prune_all(
+    context: dg.OpExecutionContext,
+    config: PruneAllConfig,
+    mastodon_db: MastodonDatabase,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> None:
+    """Prune all ranges, each under its own guards: what stops one does not stop the others."""
+    totals, problems = Counter[str](), list[str]()
+    with plain_failures(), working(context.instance, context.run_id):
+        run = RunContext.of(context, mastodon_db, None, destination, progress)
+        for file_type in map(FileType, config.file_types):
+            for ids in registered_ranges(context.instance, file_type):
+                pruning = Pruning(run, config, file_type, ids, f"{JOB_PREFIX}{file_type.value}")
+                try:
+                    pruning.run()
+                except dg.Failure as failure:
+                    # A range where nothing was to be deleted has failed to delete nothing.
+                    if pruning.had_something_to_delete:
+                        problems.append(f"{file_type.value} {range_key(ids)}: {failure.description}")
+                totals += pruning.totals
+                totals["ranges"] += 1
+        context.add_output_metadata({name: dg.MetadataValue.int(count) for name, count in totals.items()})
+        context.log.info(", ".join(f"{name}: {count:,}" for name, count in totals.items()) or "no range is registered")
+    if problems:
+        text = f"{len(problems):,} of {totals['ranges']:,} ranges could not be pruned. {' '.join(problems[:_PROBLEMS])}"
+        raise dg.Failure(description=text, allow_retries=False)
+
+
+@dg.job(
+    description="List what lies at the destination in any ID range and no row expects; delete it under guards if the"
+    " config says so."
+)
+def prune_every_range() -> None:
+    """Prune all registered ID ranges in one run."""
+    prune_all()
 
 
 @dg.op(description="List the objects of one ID range that no row expects; delete them if the config says so.")

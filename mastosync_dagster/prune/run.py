@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.expected.objects import Sizes
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMissingError
+from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
-from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import IdRange, Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.plan.orphan_listing import orphan_line
 from mastosync_dagster.prune.config import UNCONFIRMED
 from mastosync_dagster.prune.deletion import Deletion, list_batch
@@ -20,6 +22,7 @@ from mastosync_dagster.prune.guards import RangeStats, restored_from, shown_at, 
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
 from mastosync_dagster.records.findings_text import findings_table, first_findings
+from mastosync_dagster.records.summaries import LEFT_OUT
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.failures import PlainFailure
 
@@ -41,7 +44,13 @@ _KEYS_A_STEP = 200
 
 
 class Pruning:
-    """One run over an ID range. ``metadata`` is what the UI shows of it, also when it fails."""
+    """One run over an ID range.
+
+    Attributes:
+        metadata: What the UI shows of it, also when it fails.
+        totals: Its counts.
+        had_something_to_delete: Whether an orphan was old enough to be deleted, or that is not known.
+    """
 
     def __init__(self, run: RunContext, config: PruneConfig, file_type: FileType, ids: IdRange, job: str) -> None:
         self._run = run
@@ -55,18 +64,24 @@ class Pruning:
         self._location = ""
         self._failed = 0
         self.metadata: dict[str, dg.MetadataValue] = {}
+        self.totals: Counter[str] = Counter()
+        self.had_something_to_delete = True
 
     def run(self) -> None:
         """List the orphans, delete those that may be deleted, and report."""
         folder = work_folder.create_work_folder(self._run.instance, self._run.run_id)
-        table = self._file_type.value
+        table, policy = self._file_type.value, policy_of(self._config)
         with self._run.connections(first=True) as connect:
             with contextlib.closing(connect()) as connection:
                 schema = read_schema(connection, [table])
                 stats = RangeStats(read_at=shown_at(connection))
-            pages = walk_rows(connect, schema, Selection(table, ids=self._ids), page_rows=self._config.page_rows)
+                window = policy.window(table, database_now(connection))
+            rows, sizes = Selection(table, ids=self._ids, remote=window), Sizes()
+            pages = walk_rows(connect, schema, rows, page_rows=self._config.page_rows)
             with Orphans(connect, schema, table, self._ids) as orphans:
-                self._list(covering_batches(pages, self._ids, KnownState()), orphans, stats, folder / _CANDIDATES)
+                batches = covering_batches(pages, self._ids, KnownState(), sizes=sizes)
+                self._list(batches, orphans, stats, folder / _CANDIDATES)
+                stats.left_out = sizes.left_out
                 refusal = stats.refusal(self._config.max_share, self._config.max_delete)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
@@ -189,11 +204,14 @@ class Pruning:
             "rows": stats.rows,
             "expected": stats.expected,
             "expected_there": stats.there,
+            LEFT_OUT: stats.left_out,
             "extra": extra,
             "unknown_styles": stats.unknown_styles,
             "deleted": deleted,
             "list_requests": stats.list_requests,
         }
+        self.totals.update(counts)
+        self.had_something_to_delete = stats.old > 0
         table = findings_table(first, sum(self._counts.values()), "Nothing lies there that no row expects.")
         self.metadata = {
             **{name: dg.MetadataValue.int(count) for name, count in counts.items()},
@@ -203,6 +221,11 @@ class Pruning:
         message = (
             f"{stats.rows:,} rows expect {stats.expected:,} objects, {stats.there:,} of them are there; of the objects"
             f" that no row expects {deleted:,} were deleted, {extra:,} are left"
+            + (
+                f"; {stats.left_out:,} objects that the policy leaves out stay if they are there"
+                if stats.left_out
+                else ""
+            )
             + (f"; {stats.unknown_styles:,} of these stay, for each is {UNKNOWN_STYLE}" if stats.unknown_styles else "")
             + (f"; nothing may be deleted: {refusal}" if refusal else "")
         )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.records.manifest import ManifestLine
 
+LEFT_OUT = "left_out"
+"""Metadata key: number of objects that the policy leaves out. They are planned in no way, and have no outcome."""
+
 CHECK_NAME = "complete"
 """The asset check of every file type: passes only when nothing is missing or failed."""
 
@@ -31,12 +34,16 @@ _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter
 
 @dataclass
 class OutcomeCounts:
-    """Counts of manifest lines; ``reasons`` of the failed ones, ``bytes`` of the copied objects."""
+    """Counts of manifest lines; ``reasons`` of the failed ones, ``bytes`` of the copied objects.
+
+    ``left_out``: objects without a line, since the policy leaves them out.
+    """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     bytes: int = 0
     only_at_destination: int = 0
+    left_out: int = 0
 
     def add(self, outcome: Outcome, reason: Reason | None, lines: int, size: int) -> None:
         """Add some lines of one outcome and one reason, whose objects have ``size`` bytes together."""
@@ -61,8 +68,8 @@ class Summary:
     first: tuple[ManifestLine, ...]
 
 
-def summarize(batches: Iterable[Sequence[ManifestLine]]) -> Summary:
-    """Summarize a manifest; it is read once, as a stream."""
+def summarize(batches: Iterable[Sequence[ManifestLine]], left_out: Mapping[str, int] | None = None) -> Summary:
+    """Summarize a manifest; it is read once, as a stream. ``left_out``: number of objects by group."""
     total, groups = OutcomeCounts(), dict[str, OutcomeCounts]()
     failed: list[ManifestLine] = []
     missing: list[ManifestLine] = []
@@ -82,13 +89,23 @@ def summarize(batches: Iterable[Sequence[ManifestLine]]) -> Summary:
             if len(found) < FIRST_LINES and any(kind[1] is outcome for kind in kinds):
                 found += [line for line in batch if line.outcome is outcome]
                 del found[FIRST_LINES:]
+    _add_left_out(total, groups, left_out or {})
     return Summary(total=total, groups=groups, first=tuple((failed + missing)[:FIRST_LINES]))
+
+
+def _add_left_out(total: OutcomeCounts, groups: dict[str, OutcomeCounts], left_out: Mapping[str, int]) -> None:
+    for group, number in left_out.items():
+        if number:
+            total.left_out += number
+            groups.setdefault(group, OutcomeCounts()).left_out += number
 
 
 def counts(of: OutcomeCounts) -> dict[str, int]:
     """Return the counts under the names that metadata and tables use."""
     by_outcome = {outcome.value: of.outcomes[outcome] for outcome in Outcome}
-    return {"objects": of.objects, **by_outcome, "bytes": of.bytes}
+    # Most installations have everything copied: the UI then plots no line of zeros.
+    left_out = {LEFT_OUT: of.left_out} if of.left_out else {}
+    return {"objects": of.objects, **by_outcome, **left_out, "bytes": of.bytes}
 
 
 def rates(of: OutcomeCounts, seconds: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from mastosync_dagster.records.store import ManifestNotFoundError
 from mastosync_dagster.runs.manifests import columns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mastosync_dagster.mastodon import IdRange
@@ -70,6 +70,15 @@ class Doubts:
         assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
         at = bisect_left(self.acl_rows, row_id)
         return at < len(self.acl_rows) and self.acl_rows[at] == row_id
+
+    def without_content(self, rows: Collection[int]) -> Doubts:
+        """Return the list without the failed and missing objects of some rows."""
+        import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
+
+        of_rows = pc.is_in(self.table.column("row_id"), value_set=pa.array(sorted(rows), pa.int64()))
+        content = _is_among(self.table.column("why"), pa.array([why.value for why in CONTENT]))
+        rest = self.table.filter(pc.invert(pc.and_(of_rows, content)))
+        return Doubts(rest, _row_ids(rest), self.acl_rows)
 
     def steps(self) -> Iterator[list[DoubtfulObject]]:
         """Yield the objects by row and part, some rows at a time; all objects of a row together."""

@@ -5,13 +5,14 @@ Timestamps are of the clock that was most behind when the database was read: its
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.mastodon import NewestRow
+from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, NewestRow, RemoteRule
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.s3.settings import one_spelling
@@ -36,10 +37,24 @@ COVERED_SINCE = "covered_since"
 NEWEST_ID = "newest_id"
 NEWEST_AT = "newest_row_created_at"
 DATABASE_BYTES = "database_bytes"
+REMOTE_FILES = "remote_files"
+"""Which remote files the run wanted (`RemoteRule`)."""
 
 _PAGE = 500
 # A run whose process was killed on the command line is in progress for ever.
 _LONGEST_PLANNING = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The remote files of a file type that are wanted at a time. What less was wanted for is not complete for it."""
+
+    rule: RemoteRule
+    at: datetime
+
+    def is_covered(self, rule: RemoteRule, read_at: datetime) -> bool:
+        """Return whether a run that read the rows then, and wanted what its rule says, wanted all of it."""
+        return rule.covers(read_at, self.rule, self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +70,7 @@ class Watermark:
         covered_since: Incremental runs have taken what has changed between this time and the timestamp. A range that
             was read before, and whose run ended after the first of them had begun, lacks what changed in between.
         newest: The newest row of the table as it was read; None: the table was empty, or an earlier version ran.
+        rule: Which remote rows were wanted; of others nothing is known.
     """
 
     timestamp: datetime
@@ -62,25 +78,40 @@ class Watermark:
     every_row: bool
     covered_since: datetime
     newest: NewestRow | None = None
+    rule: RemoteRule = EVERY_REMOTE_ROW
 
 
 @dataclass(frozen=True, slots=True)
 class RangeRead:
-    """The latest materialization of an ID range: when its run read the database, and the numbers of its metadata."""
+    """The latest materialization of an ID range: when its run read the database, and the numbers of its metadata.
+
+    `rule`: which remote rows the run wanted.
+    """
 
     read_at: datetime
     run_id: str
     numbers: Mapping[str, float]
+    rule: RemoteRule = EVERY_REMOTE_ROW
 
 
 def watermark(
-    instance: DagsterInstance, file_type: FileType, destination_id: str, latest: datetime | None = None
+    instance: DagsterInstance,
+    file_type: FileType,
+    destination_id: str,
+    latest: datetime | None = None,
+    wanted: Wanted | None = None,
 ) -> Watermark | None:
     """Return how far incremental runs of a file type have come; None: none of them has ended well yet.
 
-    A watermark after ``latest`` comes from a wrong clock, and is not believed.
+    A watermark after ``latest`` comes from a wrong clock, and is not believed. One whose runs wanted less than what is
+    ``wanted`` does not count; None: any counts.
     """
-    return _watermarks(instance, file_type, latest).get(destination_id)
+    found = [
+        mark
+        for (destination, _), mark in _watermarks(instance, file_type, latest).items()
+        if destination == destination_id and (wanted is None or wanted.is_covered(mark.rule, mark.timestamp))
+    ]
+    return max(found, key=lambda mark: mark.timestamp, default=None)
 
 
 def last_good(instance: DagsterInstance, file_type: FileType, destination_id: str) -> datetime | None:
@@ -103,22 +134,25 @@ def believable(*clocks: datetime) -> datetime:
     return min(clocks) + OVERLAP
 
 
-def _watermarks(instance: DagsterInstance, file_type: FileType, latest: datetime | None = None) -> dict[str, Watermark]:
-    """Return the watermark of each destination id."""
-    best: dict[str, Watermark] = {}
+def _watermarks(
+    instance: DagsterInstance, file_type: FileType, latest: datetime | None = None
+) -> dict[tuple[str, RemoteRule], Watermark]:
+    """Return the watermark of each destination id, and of each rule about remote rows that its runs had."""
+    best: dict[tuple[str, RemoteRule], Watermark] = {}
     for record in _observations(instance, file_type):
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
         seconds, written = values.get(WATERMARK), values.get(DESTINATION)
         if not isinstance(seconds, float) or not isinstance(written, str):
             continue
-        timestamp, destination_id = _utc(seconds), one_spelling(written)
+        timestamp, rule = _utc(seconds), _rule(values)
+        place = one_spelling(written), rule
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        behind = destination_id in best and timestamp <= best[destination_id].timestamp
+        behind = place in best and timestamp <= best[place].timestamp
         if behind or (latest is not None and timestamp > latest):
             continue
         since, row_id, created = (values.get(name) for name in (COVERED_SINCE, NEWEST_ID, NEWEST_AT))
-        best[destination_id] = Watermark(
+        best[place] = Watermark(
             timestamp,
             record.run_id,
             every_row=bool(values.get(EVERY_ROW)),
@@ -128,8 +162,15 @@ def _watermarks(instance: DagsterInstance, file_type: FileType, latest: datetime
                 if isinstance(row_id, int) and isinstance(created, float)
                 else None
             ),
+            rule=rule,
         )
     return best
+
+
+def _rule(values: Mapping[str, object]) -> RemoteRule:
+    """Return which remote rows the run of an event wanted, by its metadata; earlier versions wanted all."""
+    text = values.get(REMOTE_FILES)
+    return RemoteRule.parse(text) if isinstance(text, str) else EVERY_REMOTE_ROW
 
 
 def furthest_runs(instance: DagsterInstance) -> set[str]:
@@ -150,8 +191,13 @@ def furthest_runs(instance: DagsterInstance) -> set[str]:
     return kept
 
 
-def range_reads(instance: DagsterInstance, file_type: FileType, destination_id: str) -> dict[str, RangeRead]:
-    """Return the latest materialization of each registered range that went to a destination, by partition key."""
+def range_reads(
+    instance: DagsterInstance, file_type: FileType, destination_id: str, wanted: Wanted | None = None
+) -> dict[str, RangeRead]:
+    """Return the latest materialization of each registered range that went to a destination, by partition key.
+
+    Without those whose runs wanted less than what is ``wanted``; None: whatever they wanted.
+    """
     asset = dg.AssetKey(file_type.value)
     latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
     keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
@@ -164,8 +210,30 @@ def range_reads(instance: DagsterInstance, file_type: FileType, destination_id: 
         read_at, written = values.get(READ_AT), values.get(DESTINATION)
         if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            found[event.partition] = RangeRead(_utc(read_at), record.run_id, numbers)
+            read = RangeRead(_utc(read_at), record.run_id, numbers, _rule(values))
+            if wanted is None or wanted.is_covered(read.rule, read.read_at):
+                found[event.partition] = read
     return found
+
+
+def verified_numbers(instance: DagsterInstance, asset: str, file_type: FileType, destination_id: str) -> dict[str, int]:
+    """Return the sums of the numbers of the latest verifications of a file type's ranges at a destination.
+
+    ``asset`` is the one of the verifications. ``ranges`` is how many ranges have one. A verification that has found
+    differences is a failed run, and does not count.
+    """
+    key = dg.AssetKey(asset)
+    latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    registered = {range_key(ids) for ids in registered_ranges(instance, file_type)}
+    sums: Counter[str] = Counter()
+    for record in materializations(instance, key, [latest[each] for each in latest.keys() & registered]):
+        event = record.asset_materialization
+        values = {name: value.value for name, value in event.metadata.items()} if event else {}
+        written = values.get(DESTINATION)
+        if isinstance(written, str) and one_spelling(written) == destination_id:
+            sums.update({name: value for name, value in values.items() if isinstance(value, int)})
+            sums["ranges"] += 1
+    return dict(sums)
 
 
 def new_after(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import dagster as dg
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
+from mastosync_dagster.copy.budget import Budget, Limits, make_budget
 from mastosync_dagster.copy.engine import CopySettings
 from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private, rate
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.runs.policy_config import PolicyConfig
 from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
 from mastosync_dagster.units import MEGABYTE
 
@@ -45,7 +48,7 @@ def parse_timestamp(text: str, *, now: datetime) -> datetime:
     return timestamp.astimezone(timezone.utc)
 
 
-class PlanConfig(dg.Config):
+class PlanConfig(PolicyConfig):
     """How the rows are read, and the source and the destination are listed."""
 
     page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
@@ -116,12 +119,13 @@ class ChangesConfig(PlanConfig):
         Raises:
             InvalidTimestampError: As `parse_timestamp`.
         """
+        selections = [replace(rows, remote=history.policy.window(rows.table, now)) for rows in self.every_selection]
         if self.changed_since is None:
-            return tuple(every_row(rows) for rows in self.every_selection)
+            return tuple(map(every_row, selections))
         if self.changed_since.strip() == LAST:
-            return tuple(since_last(history, rows, now) for rows in self.every_selection)
+            return tuple(since_last(history, rows, now) for rows in selections)
         timestamp = parse_timestamp(self.changed_since, now=now)
-        return tuple(since_timestamp(history, rows, timestamp) for rows in self.every_selection)
+        return tuple(since_timestamp(history, rows, timestamp) for rows in selections)
 
 
 class CopyConfig(dg.Config):
@@ -149,19 +153,39 @@ class CopyConfig(dg.Config):
     source_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
     destination_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
     destination_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
+    max_gigabytes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Stop before the run has copied more (10^9 bytes). The rest fails as not attempted; a further run"
+        " takes it. None: no limit.",
+    )
+    max_dollars: float | None = Field(
+        default=None,
+        gt=0,
+        description="Stop likewise before requests and traffic cost more, by the prices of prices_from and prices_to.",
+    )
+    prices_from: str = Field(default="free", description="The source's name in the price table, such as amazon.")
+    prices_to: str = Field(default="free", description="The destination's name in the price table.")
+    prices: str | None = Field(default=None, description="Path of a price table. None: the one that comes with it.")
     refetch: bool = Field(
         default=False,
         description="Fetch originals that the source has lost from the servers that they are copies of, where the"
         " rows have their addresses. It connects to any server of the internet, over HTTPS.",
     )
 
-    def copy_settings(self) -> CopySettings:
+    def budget(self, *, lists: int = 0, gets: int = 0, acls: int = 0) -> Budget | None:
+        """Return what the run may copy and spend, after so many requests to both storages: see `make_budget`."""
+        limits = Limits(self.max_gigabytes, self.max_dollars, self.prices_from, self.prices_to, self.prices)
+        return make_budget(limits, lists=lists, gets=gets, acls=acls)
+
+    def copy_settings(self, budget: Budget | None = None) -> CopySettings:
         """Return the settings of the copy.
 
         Raises:
             SettingsError: A variable is needed and is no number.
         """
         return CopySettings(
+            budget=budget,
             concurrency=self.concurrency or concurrency(),
             adaptive=self.adaptive,
             memory_mb=self.memory_mb,

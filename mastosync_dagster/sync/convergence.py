@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.expected.objects import Sizes, items_of
 from mastosync_dagster.expected.privacy import Privacy, has_private
-from mastosync_dagster.mastodon import Rows, Selection, walk_rows
+from mastosync_dagster.mastodon import LeftOutRows, Rows, Selection, walk_rows
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
 from mastosync_dagster.pool import Pool
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mastosync_dagster.expected.privacy import KnownState
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Connect, RemoteWindow, Schema
     from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.runs.context import RunContext
     from mastosync_dagster.runs.doubt_lists import DoubtfulObject
@@ -74,7 +74,8 @@ class Counts:
 class Convergence:
     """Checks what is in doubt in one table.
 
-    ``listed`` is the table's list, which takes what stays on it. ``folders`` are those at the destination in which
+    ``listed`` is the table's list, which takes what stays on it. What ``remote`` leaves out is not copied; its ACL is
+    checked all the same, for it may have been copied before. ``folders`` are those at the destination in which
     private objects were found (`s3.probes.folder_of`).
     """
 
@@ -88,6 +89,7 @@ class Convergence:
         connect: Connect,
         schema: Schema,
         read_at: datetime,
+        remote: RemoteWindow | None,
     ) -> None:
         self.counts = Counts()
         self.marks = marks
@@ -95,6 +97,7 @@ class Convergence:
         self._connect = connect
         self._schema = schema
         self._page_rows = config.page_rows
+        self._remote = remote
         self._list = listed
         self._table = listed.table
         self._doubts = listed.doubts
@@ -115,7 +118,8 @@ class Convergence:
         for batch in planned:
             self._planned.update(item.key for item in batch.items if item.private or item.check_acl)
             yield batch
-        with Pool(_CHECKS_IN_FLIGHT) as pool:
+        left_out = LeftOutRows(self._connect, self._schema, self._table, self._remote)
+        with left_out as self._left_out, Pool(_CHECKS_IN_FLIGHT) as pool:
             yield from self._private_rows(pool)
             yield from self._listed_rows(pool)
 
@@ -207,6 +211,9 @@ class Convergence:
     ) -> Iterator[ExpectedObject]:
         """Yield the objects that are compared at both storages, and keep their lines."""
         for doubtful, item in listed:
+            if item.acl_only:
+                # It is not asked for any more; `_no_longer_private` checks its ACL.
+                continue
             why = doubtful.nights.keys() & _TO_PLAN
             for reason in why - CONTENT:
                 self._keep(item, reason)
@@ -233,7 +240,11 @@ class Convergence:
         self, listed: Sequence[tuple[DoubtfulObject, ExpectedObject]], pool: Pool
     ) -> Iterator[ExpectedObject]:
         """Check the objects that were private and whose rows are not; yield those that still are."""
-        remembered = [item for doubtful, item in listed if Doubt.PRIVATE in doubtful.nights]
+        remembered = [
+            item
+            for doubtful, item in listed
+            if Doubt.PRIVATE in doubtful.nights or (item.acl_only and Doubt.ACL in doubtful.nights)
+        ]
         # Without ACLs there is nothing to check. Objects of private rows are checked with their rows.
         later = [item for item in remembered if not self._has_acls or (self._has_private_rows and item.private)]
         for item in later:
@@ -250,8 +261,11 @@ class Convergence:
                 yield item._replace(check_acl=True)
 
     def _items(self, rows: Iterable[Mapping[str, object]]) -> Iterator[ExpectedObject]:
-        for row in rows:
-            yield from items_of(self._table, row, self.marks, Sizes())
+        some = list(rows)
+        left_out = self._left_out.among({row["id"] for row in some if isinstance(row["id"], int)})
+        for row in some:
+            for item in items_of(self._table, row, self.marks, Sizes()):
+                yield item._replace(acl_only=True) if item.row_id in left_out else item
 
     def _with_privacy(self, items: Sequence[ExpectedObject], pool: Pool) -> list[ExpectedObject]:
         """Return the items with the privacy that they must have: the source's, where that decides."""

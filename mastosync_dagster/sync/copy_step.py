@@ -70,7 +70,11 @@ def _carry_out(
 ) -> tuple[AclCounts, CopyCounts]:
     """Set the ACLs that are to be set, then copy. If the first ends early, the copies are recorded as not attempted."""
     source, destination, stop = run.source, run.destination, threading.Event()
-    settings, on_line = config.copy_settings(), None if watch is None else watch.wrote
+    counts_planned = planned.counts
+    budget = config.budget(
+        lists=counts_planned.list_requests, gets=counts_planned.head_requests, acls=counts_planned.to_set_acls
+    )
+    settings, on_line = config.copy_settings(budget), None if watch is None else watch.wrote
 
     def on_progress(progress: CopyProgress) -> None:
         watcher.copied(progress)

@@ -8,7 +8,7 @@ import dagster as dg
 from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.mastodon import TABLES, Selection
 from mastosync_dagster.ranges.partitions import range_key
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.outcomes import Outcome
@@ -37,7 +37,8 @@ def check_result(
     missing, objects = summary.total.outcomes[Outcome.MISSING], summary.total.objects
     skipped = summary.total.outcomes[Outcome.FAILED] - failed
     private = f", {skipped:,} skipped as private" if skipped else ""
-    counted = f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects"
+    left_out = f"; {summary.total.left_out:,} left out by the policy" if summary.total.left_out else ""
+    counted = f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects{left_out}"
     return dg.AssetCheckResult(
         passed=not (failed or missing or skipped or stopped or remark),
         asset_key=asset,
@@ -83,7 +84,14 @@ class RunReport:
             **({"already there": dg.MetadataValue.text(planned.remark)} if planned.remark else {}),
             "manifest": dg.MetadataValue.path(self.manifest),
             **self._read(),
+            **self._policy(self.copied.planned.scope.name),
         }
+
+    def _policy(self, table: str) -> dict[str, dg.MetadataValue]:
+        """Return which remote files of a table the run wanted; of a job over several tables, what it left out."""
+        policy = self.copied.planned.scope.policy
+        words = str(policy.rule(table)) if table in TABLES else str(policy)
+        return {history.REMOTE_FILES: dg.MetadataValue.text(words)}
 
     def _read(self) -> dict[str, dg.MetadataValue]:
         """Return what later runs read: the time of the database that was read, and the destination."""
@@ -100,6 +108,7 @@ class RunReport:
             **summaries.counts(counts),
             summaries.ONLY_THERE: counts.only_at_destination,
             **self._read(),
+            **self._policy(table),
         }
         if selection.changed_since is not None:
             metadata["changed_since"] = dg.MetadataValue.timestamp(selection.changed_since)
@@ -172,5 +181,6 @@ def log_finished_ranges(
             "manifest": dg.MetadataValue.path(manifest),
             history.READ_AT: dg.MetadataValue.timestamp(planned.read_at),
             history.DESTINATION: dg.MetadataValue.text(run.destination_id),
+            history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(table))),
         }
         run.log_event(dg.AssetMaterialization(table, partition=range_key(finished.ids), metadata=metadata))

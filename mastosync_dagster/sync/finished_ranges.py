@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRange:
-    """A registered range whose rows are all planned; ``database_bytes`` as in `Planned`."""
+    """A registered range whose wanted rows are all planned; ``database_bytes`` and ``left_out`` as in `Planned`."""
 
     ids: IdRange
     database_bytes: int
+    left_out: int = 0
 
 
 class RangeCounts:
@@ -49,7 +50,9 @@ class RangeCounts:
         """Yield every planned range with its table and the counts of its objects."""
         for table, ranges in self._planned.items():
             for planned in ranges:
-                yield table, planned, self._counts.get((table, planned.ids), OutcomeCounts())
+                counts = self._counts.get((table, planned.ids), OutcomeCounts())
+                counts.left_out = planned.left_out
+                yield table, planned, counts
 
 
 def lacks_too_much(total: OutcomeCounts) -> bool:

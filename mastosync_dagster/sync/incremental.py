@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.expected.policy import EVERYTHING, Policy
 from mastosync_dagster.mastodon import Selection, is_there, read_schema
 from mastosync_dagster.ranges.partitions import FileType, registered_ranges
-from mastosync_dagster.runs.history import OVERLAP, Watermark, range_reads, watermark
+from mastosync_dagster.runs.history import OVERLAP, RangeRead, Wanted, Watermark, range_reads, watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     from dagster import DagsterInstance
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
@@ -22,6 +23,7 @@ LAST = "last"
 RESTORED = (
     "the newest row of the last incremental run is not found: deleted, or the database was restored from a backup"
 )
+WIDENED = "more of other servers' files is wanted than in the last incremental run"
 _MINUTES = round(OVERLAP.total_seconds() / 60)
 
 
@@ -54,32 +56,48 @@ class History:
     """What Dagster's history has of a destination, as far as it is believed given the database as it is now.
 
     Timestamps after `latest` come from a wrong clock. The rows of the file types in `restored` are not those of the
-    watermark any more.
+    watermark any more. Runs that wanted less than the `policy` wants at the time `now` do not count.
     """
 
     instance: DagsterInstance
     destination_id: str
     latest: datetime | None = None
     restored: frozenset[FileType] = frozenset()
+    policy: Policy = EVERYTHING
+    now: datetime | None = None
+
+    def _wanted(self, file_type: FileType) -> Wanted:
+        return Wanted(self.policy.rule(file_type.value), self.now or datetime.now(timezone.utc))
 
     def watermark(self, file_type: FileType) -> Watermark | None:
         """Return how far incremental runs have come."""
-        return watermark(self.instance, file_type, self.destination_id, self.latest)
+        return watermark(self.instance, file_type, self.destination_id, self.latest, self._wanted(file_type))
+
+    def is_widened(self, file_type: FileType) -> bool:
+        """Return whether all incremental runs so far wanted less than the policy does."""
+        narrower = watermark(self.instance, file_type, self.destination_id, self.latest)
+        return narrower is not None and self.watermark(file_type) is None
+
+    def range_reads(self, file_type: FileType) -> Mapping[str, RangeRead]:
+        """Return the latest materializations of the ranges."""
+        return range_reads(self.instance, file_type, self.destination_id, self._wanted(file_type))
 
 
-def checked_history(
+def checked_history(  # noqa: PLR0917  (what is compared, and with what)
     instance: DagsterInstance,
     destination_id: str,
     connection: Connection,
     file_types: Sequence[FileType],
     latest: datetime,
+    policy: Policy,
+    now: datetime,
 ) -> History:
-    """Compare the history with the database. The connection must be in no transaction.
+    """Compare the history with the database as of ``now``. The connection must be in no transaction.
 
     If the newest row of the last incremental run is not found in a table, the database may be a restored backup: rows
     that were deleted or changed before the watermark are as they were before, and no night would read them.
     """
-    history = History(instance, destination_id, latest)
+    history = History(instance, destination_id, latest, policy=policy, now=now)
     schema = read_schema(connection, [file_type.value for file_type in file_types])
     restored = {
         file_type
@@ -120,9 +138,10 @@ def since_last(history: History, rows: Selection, now: datetime) -> TableSelecti
     """
     table, file_type = rows.table, FileType(rows.table)
     known = history.watermark(file_type)
-    reads = [read.read_at for read in range_reads(history.instance, file_type, history.destination_id).values()]
-    if file_type in history.restored:
-        return every_row(rows, RESTORED)
+    reads = [read.read_at for read in history.range_reads(file_type).values()]
+    # Of what was left out, no time says when it has changed.
+    if file_type in history.restored or history.is_widened(file_type):
+        return every_row(rows, RESTORED if file_type in history.restored else WIDENED)
     whole = known is not None and known.every_row
     if not whole and history.latest is not None and any(read > history.latest for read in reads):
         return every_row(rows, "the read of a range is recorded in the future: a clock was wrong")

@@ -8,6 +8,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  (a class
 
 from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts
+from mastosync_dagster.expected.policy import EVERYTHING, Policy
 from mastosync_dagster.mastodon import NewestRow, Selection
 from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
@@ -28,6 +29,7 @@ class Scope:
         partition: The ID range's key, or `CHANGES`.
         selections: The rows, a selection per table.
         claims: What the run's success claims for the tables, at the destination of `destination_id`.
+        policy: Which part of the instance is wanted; the selections go by it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Scope:
     selections: tuple[Selection, ...]
     claims: tuple[WatermarkClaim, ...] = ()
     destination_id: str = ""
+    policy: Policy = EVERYTHING
 
     @property
     def tables(self) -> Passed:
@@ -69,6 +72,7 @@ class Planned:
         remark: A warning about the objects that were at the destination before; None: there is none.
         newest: The newest row of each table before the first one was read.
         ranges: The registered ranges of each table that the run goes through as a whole.
+        left_out: How many objects of the rows the policy leaves out, by table.
     """
 
     scope: Scope
@@ -83,6 +87,7 @@ class Planned:
     claimable: bool = True
     newest: tuple[NewestRow, ...] = ()
     ranges: Mapping[str, tuple[PlannedRange, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def times(self) -> RunTimes:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
+from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.records import summaries
@@ -44,10 +45,15 @@ def plan(
     """Plan one ID range of the asset that the op runs for."""
     with plain_failures(), working(context.instance, context.run_id):
         file_type = FileType(context.assets_def.key.to_user_string())
+        table, policy = file_type.value, policy_of(config)
         ids = range_of_run(context, file_type)
-        scope = Scope(file_type.value, context.partition_key, selections=(Selection(file_type.value, ids=ids),))
+
+        def scope_at(_: Connection, reading: Reading) -> Scope:
+            rows = Selection(table, ids=ids, remote=policy.window(table, reading.read_at))
+            return Scope(table, context.partition_key, selections=(rows,), policy=policy)
+
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        return make_run_plan(run, lambda *_: scope, config, claims=False)
+        return make_run_plan(run, scope_at, config, claims=False)
 
 
 @dg.op(description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.")
@@ -64,7 +70,9 @@ def plan_changes(
     def scope_at(connection: Connection, reading: Reading) -> Scope:
         destination_id, latest = run.destination_id, believable(reading.earliest)
         file_types = [FileType(rows.table) for rows in config.every_selection]
-        history = checked_history(context.instance, destination_id, connection, file_types, latest)
+        history = checked_history(
+            context.instance, destination_id, connection, file_types, latest, policy, reading.read_at
+        )
         shares = config.shares(history, reading.read_at)
         (context.log.warning if history.restored else context.log.info)("; ".join(share.why for share in shares))
         return Scope(
@@ -73,9 +81,11 @@ def plan_changes(
             selections=tuple(share.selection for share in shares),
             claims=tuple(share.claim for share in shares if share.claim),
             destination_id=destination_id,
+            policy=policy,
         )
 
     with plain_failures(), working(context.instance, context.run_id):
+        policy = policy_of(config)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         return make_run_plan(run, scope_at, config, claims=not any(map(is_cut, config.every_selection)))
 

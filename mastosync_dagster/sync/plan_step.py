@@ -27,7 +27,15 @@ from mastosync_dagster.ranges.partitions import FileType, RangeIndex, registered
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES, RunDoubts
-from mastosync_dagster.runs.history import OVERLAP, SYNC_CHANGES, believable, new_after, read_until_tags, watermark
+from mastosync_dagster.runs.history import (
+    OVERLAP,
+    SYNC_CHANGES,
+    Wanted,
+    believable,
+    new_after,
+    read_until_tags,
+    watermark,
+)
 from mastosync_dagster.runs.manifests import Damaged, passed
 from mastosync_dagster.runs.outbox import Outbox
 from mastosync_dagster.sync.clocks import Reading, begin_reading
@@ -94,7 +102,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
             raise hidden
         counts = _plan_rows(run, config, begun, sizes)
     ranges = {
-        table: tuple(PlannedRange(ids, size.by_range[ids]) for ids in size.ranges.ranges)
+        table: tuple(PlannedRange(ids, size.by_range[ids], size.left_out_by_range[ids]) for ids in size.ranges.ranges)
         for table, size in sizes.items()
     }
     planned = Planned(
@@ -110,6 +118,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
         claimable=begun.reading.claimable,
         newest=begun.newest,
         ranges=ranges,
+        left_out={table: size.left_out for table, size in sizes.items()},
     )
     _note(run, planned, begun.reading.latest + timedelta(seconds=time.monotonic() - begun.at))
     return planned
@@ -146,8 +155,17 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
         for listed in lists:
             listed.open(stack)
         convergences = [
-            Convergence(run, config, listed, marks, connect=connect, schema=schema, read_at=begun.reading.read_at)
-            for listed in lists
+            Convergence(
+                run,
+                config,
+                listed,
+                marks,
+                connect=connect,
+                schema=schema,
+                read_at=begun.reading.read_at,
+                remote=selection.remote,
+            )
+            for selection, listed in zip(scope.selections, lists, strict=True)
         ]
         counts = make_plan(
             itertools.chain.from_iterable(
@@ -193,11 +211,13 @@ def _note(run: RunContext, planned: Planned, read_until: datetime) -> None:
     # Before the first object is copied, so that no run that has copied something lacks the tags.
     tags = read_until_tags((selection.table for selection in planned.scope.selections), read_until, run.run_id)
     run.instance.add_run_tags(run.run_id, tags)
-    counts = planned.counts
+    counts, left_out = planned.counts, sum(planned.left_out.values())
+    aside = f"; {left_out:,} objects left out ({planned.scope.policy})" if left_out else ""
     run.log.info(
         f"planned {counts.rows:,} rows, {counts.objects:,} objects in {planned.seconds:.1f} s: {counts.to_copy:,} to"
         f" copy ({counts.bytes_to_copy / MEGABYTE:,.1f} MB), {counts.present:,} present, {counts.missing:,} missing,"
         f" {counts.failed:,} failed; {counts.list_requests:,} list and {counts.head_requests:,} head requests"
+        f"{aside}"
     )
 
 
@@ -257,11 +277,13 @@ def _changes(run: RunContext, begun: Begun, selection: Selection) -> Changes | N
     if selection.changed_since is None:
         return None
     file_type = FileType(selection.table)
-    known = watermark(run.instance, file_type, run.destination_id, believable(begun.reading.earliest))
+    wanted = Wanted(begun.scope.policy.rule(file_type.value), begun.reading.read_at)
+    known = watermark(run.instance, file_type, run.destination_id, believable(begun.reading.earliest), wanted)
     return Changes(
         since=selection.changed_since,
         all_above=selection.all_above,
         new_after=new_after(run.instance, file_type, known, run_id=run.run_id),
         until=begun.reading.latest + OVERLAP,
         clock_ahead=begun.clock_ahead,
+        window=selection.remote,
     )

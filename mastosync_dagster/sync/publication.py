@@ -29,7 +29,7 @@ def publish(
         source_prefix=run.source.settings.prefix,
         destination_prefix=run.destination.settings.prefix,
     )
-    summary = summaries.summarize(ranges.passing(read_manifest(merged)))
+    summary = summaries.summarize(ranges.passing(read_manifest(merged)), planned.left_out)
     run.progress.summarized(summary)
     scope, outbox = planned.scope, Outbox(run.instance)
     problems: list[Exception] = []

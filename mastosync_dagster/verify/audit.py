@@ -67,6 +67,8 @@ class AuditCounts:
         not_in_listing: Objects that a listing lacked, and that were found when they were asked for by name.
         only_at_destination: Expected objects that the destination has and the source has not: they count as equal.
         wanted: Expected objects.
+        left_out: Objects of rows that the policy leaves out: they are not compared, and are no orphans.
+        policy: Which remote files are wanted.
         tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or the audit
             has not ended.
     """
@@ -84,6 +86,8 @@ class AuditCounts:
     not_in_listing: int = 0
     only_at_destination: int = 0
     wanted: int = 0
+    left_out: int = 0
+    policy: str = "always"
     tops: tuple[dict[str, bool] | None, dict[str, bool] | None] = (None, None)
 
 

@@ -1,14 +1,14 @@
 """Run config of a verification: what is checked."""
 
-import dagster as dg
 from pydantic import Field
 
 from mastosync_dagster.environment import copy_private
 from mastosync_dagster.expected.privacy import Privacy
+from mastosync_dagster.runs.policy_config import PolicyConfig
 from mastosync_dagster.verify.object_checks import AuditSettings, Depth
 
 
-class VerifyConfig(dg.Config):
+class VerifyConfig(PolicyConfig):
     """What to check."""
 
     full: bool = Field(default=False, description="Read every object at both storages, and compare the bodies.")

@@ -9,8 +9,9 @@ import dagster as dg
 
 from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
-from mastosync_dagster.records.summaries import ONLY_THERE
+from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.failures import PlainFailure
+from mastosync_dagster.runs.history import DESTINATION, REMOTE_FILES
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError
@@ -40,6 +41,7 @@ class VerificationReport:
     Attributes:
         table: The first differences, in Markdown.
         location: Where the findings are; empty: they are not kept.
+        destination_id: The destination that was verified.
         wrong_source: Why the source is not the one of the database; None: nothing shows that.
     """
 
@@ -48,6 +50,7 @@ class VerificationReport:
     table: str
     location: str
     seconds: float
+    destination_id: str
     wrong_source: StorageError | None = None
 
     @property
@@ -68,6 +71,8 @@ class VerificationReport:
             notes.append(f"{counts.only_at_destination:,} of the equal ones are only at the destination")
         if self._not_compared:
             notes.append(f"{self._not_compared:,} bodies could not be compared, since the source has none")
+        if counts.left_out:
+            notes.append(f"{counts.left_out:,} left out by the policy (other servers' files: {counts.policy})")
         notes += [foreign_text(name, top) for name, top in zip(_STORAGES, counts.tops, strict=True)]
         if counts.not_in_listing:
             notes.append(
@@ -101,6 +106,7 @@ class VerificationReport:
             "rows": counts.rows,
             **{finding.value: counts.findings[finding] for finding in Finding if finding is not Finding.DELETED},
             ONLY_THERE: counts.only_at_destination,
+            LEFT_OUT: counts.left_out,
             "headers_compared": counts.headers,
             "acls_compared": counts.acls,
             "bodies_compared": counts.bodies,
@@ -112,6 +118,8 @@ class VerificationReport:
         return {
             **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
             "seconds": dg.MetadataValue.float(round(self.seconds, 3)),
+            DESTINATION: dg.MetadataValue.text(self.destination_id),
+            REMOTE_FILES: dg.MetadataValue.text(counts.policy),
             "summary": dg.MetadataValue.text(self.summary),
             **{
                 f"top of the {name}": dg.MetadataValue.md(top_text(top))

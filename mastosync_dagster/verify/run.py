@@ -6,12 +6,14 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.expected.objects import Sizes
 from mastosync_dagster.expected.orphans import Orphans
+from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
-from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
@@ -44,11 +46,13 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
     run.log_remarks()
     run.ensure_different()
     path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
-    settings, table = config.audit_settings(), file_type.value
+    settings, policy, table, sizes = config.audit_settings(), policy_of(config), file_type.value, Sizes()
     with run.connections(first=True) as connect, run.progress.watch(run.log) as watcher:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])
-        pages = walk_rows(connect, schema, Selection(table, ids=ids), page_rows=config.page_rows)
+            window = policy.window(table, database_now(connection))
+        rows = Selection(table, ids=ids, remote=window)
+        pages = walk_rows(connect, schema, rows, page_rows=config.page_rows)
         records = Records(
             connect,
             schema,
@@ -59,7 +63,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
         )
         with Orphans(connect, schema, table, ids) as orphans:
             counts = audit(
-                covering_batches(pages, ids, KnownState(privacy=config.privacy)),
+                covering_batches(pages, ids, KnownState(privacy=config.privacy), sizes=sizes),
                 source,
                 destination,
                 path,
@@ -72,6 +76,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
                     f"compared {counts.rows:,} rows: {counted(counts.findings, list(Finding))}"
                 ),
             )
+    counts.left_out, counts.policy = sizes.left_out, str(policy.rule(table))
     report = _report(run, file_type, ids, path, counts, settings, started)
     work_folder.remove_work_folder(run.instance, run.run_id)
     run.log.info(f"{report.summary}; {counts.list_requests:,} list requests, in {report.seconds:.1f} s")
@@ -102,6 +107,7 @@ def _report(  # noqa: PLR0917  (what one verification knows, and no more)
         table=findings_table(lines, total, "Everything is as it must be."),
         location=location,
         seconds=time.monotonic() - started,
+        destination_id=run.destination_id,
         wrong_source=wrong,
     )
 

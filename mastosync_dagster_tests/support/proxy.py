@@ -228,6 +228,7 @@ class Seen:
         headers: With lower-case names.
         at: `time.monotonic` when its head had arrived.
         body_bytes: Length of its body.
+        prefix: Of a listing, the prefix that it is about.
     """
 
     method: str
@@ -236,6 +237,7 @@ class Seen:
     headers: dict[str, str]
     at: float
     body_bytes: int
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,13 +530,15 @@ class _Connection:
         method, target, _ = head.first.split(" ", 2)
         url = urlsplit(target)
         key = unquote(url.path).lstrip("/").partition("/")[2]
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
         seen = Seen(
             method=method,
-            kind=_kind(method, key, dict(parse_qsl(url.query, keep_blank_values=True)), head),
+            kind=_kind(method, key, query, head),
             key=key,
             headers={name.lower(): value for name, value in head.headers},
             at=at,
             body_bytes=len(body),
+            prefix=query.get("prefix", ""),
         )
         with self._proxy.flying():
             rule: Rule | None = None

@@ -1,0 +1,129 @@
+"""How much a run may copy and spend. It stops before it would be more, and records the rest as not attempted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.copy.prices import prices_of
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.units import MIB
+
+if TYPE_CHECKING:
+    from mastosync_dagster.copy.prices import Prices
+
+_GIGABYTE = 1e9
+_LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
+LARGER_THAN_THE_BUDGET = "larger than what a run may copy: raise max_gigabytes or max_dollars"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The limits of a run; None: none.
+
+    Attributes:
+        bytes: Of the bodies that it copies.
+        dollars: By the prices of both storages, for requests and traffic. Repeated requests are not counted.
+        spent: Dollars that were spent before the first object is copied.
+    """
+
+    bytes: int | None = None
+    dollars: float | None = None
+    source: Prices | None = None
+    destination: Prices | None = None
+    spent: float = 0.0
+
+    def cost(self, size: int) -> float:
+        """Return what the copy of an object of so many bytes costs: an upload in parts, where it may be one."""
+        if self.source is None or self.destination is None:
+            return 0.0
+        puts = 1 if size <= _LARGE_BYTES else math.ceil(size / _PART_BYTES) + 2
+        return (self.source.get + puts * self.destination.put) / 1000 + size / _GIGABYTE * self.source.egress
+
+    def __str__(self) -> str:
+        limits = [
+            f"{self.bytes / _GIGABYTE:,.3g} GB" if self.bytes is not None else "",
+            f"{self.dollars:,.2f} US dollars" if self.dollars is not None else "",
+        ]
+        return " or ".join(filter(None, limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an admin sets; ``prices`` is the path of a price table, None: the one that comes with mastosync."""
+
+    gigabytes: float | None
+    dollars: float | None
+    prices_from: str
+    prices_to: str
+    prices: str | None
+
+
+def make_budget(limits: Limits, *, lists: int = 0, gets: int = 0, acls: int = 0) -> Budget | None:
+    """Return the budget of a run that has sent so many requests already; None: there is no limit.
+
+    Raises:
+        SettingsError: The prices cannot be read, or are all zero where dollars are limited.
+    """
+    if limits.gigabytes is None and limits.dollars is None:
+        return None
+    path = None if limits.prices is None else Path(limits.prices).expanduser()
+    source, destination = prices_of(limits.prices_from, path), prices_of(limits.prices_to, path)
+    if limits.dollars is not None and not (source.get or source.egress or destination.put):
+        raise SettingsError(
+            f"max_dollars limits nothing: by the price table {limits.prices_from} and {limits.prices_to} cost nothing."
+            " Name source and destination: prices_from and prices_to, or --from and --to."
+        )
+    # Which storage was asked is not counted: the dearer one is taken.
+    spent = lists * max(source.list, destination.list) + gets * max(source.get, destination.get)
+    spent = (spent + acls * (destination.get + destination.put)) / 1000
+    size = None if limits.gigabytes is None else round(limits.gigabytes * _GIGABYTE)
+    return Budget(size, limits.dollars, source, destination, spent)
+
+
+class Admission(Enum):
+    """Whether an object may be copied."""
+
+    YES = "it may"
+    WAIT = "it may not as long as others are under way"
+    NO = "the budget is used up"
+    NEVER = "it is larger than the whole budget"
+
+
+class UsedUpError(Exception):
+    """The budget does not allow another object."""
+
+
+class Spending:
+    """What a run has copied and spent, and what is set aside for objects under way. Lives in one thread."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._bytes = 0
+        self._dollars = budget.spent
+        self._under_way = 0
+
+    def admit(self, size: int) -> Admission:
+        """Set aside what an object of so many bytes takes, if that is left: then `settle` must follow."""
+        if self._fits(size, self._bytes, self._dollars):
+            self._bytes += size
+            self._dollars += self.budget.cost(size)
+            self._under_way += 1
+            return Admission.YES
+        if not self._fits(size, 0, self.budget.spent) and self._fits(0, 0, self.budget.spent):
+            return Admission.NEVER
+        return Admission.WAIT if self._under_way else Admission.NO
+
+    def _fits(self, size: int, bytes_: int, dollars: float) -> bool:
+        budget = self.budget
+        enough_bytes = budget.bytes is None or bytes_ + size <= budget.bytes
+        return enough_bytes and (budget.dollars is None or dollars + budget.cost(size) <= budget.dollars)
+
+    def settle(self, size: int, copied: int) -> None:
+        """Count what an object has taken: ``copied`` bytes, in the place of what was set aside for ``size``."""
+        self._bytes += copied - size
+        self._dollars += self.budget.cost(copied) - self.budget.cost(size)
+        self._under_way -= 1

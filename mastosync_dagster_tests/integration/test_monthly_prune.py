@@ -1,0 +1,78 @@
+"""Deletions follow once a month: all ranges in one run, each under its own guards."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.support.installation import Installation
+
+EMOJIS, CARDS = FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS
+DELETE = {"ops": {"prune_all": {"config": {"delete": True, "file_types": [EMOJIS.value, CARDS.value]}}}}
+ORPHAN = "custom_emojis/images/000/000/001/original/0123456789abcdef.png"
+ANOTHER = "cache/preview_cards/images/000/000/001/original/0123456789abcdef.png"
+
+
+def put(world: Installation, key: str) -> None:
+    world.destination.client.put_object(
+        Bucket=world.destination.name, Key=key, Body=b"extra", Metadata={"mtime": "1500000000"}
+    )
+
+
+def there(world: Installation) -> set[str]:
+    return set(list_keys(world.destination.server, world.destination.name))
+
+
+def test_the_schedule_is_off_until_somebody_switches_it_on_and_deletes_then() -> None:
+    schedule = build_definitions().resolve_schedule_def("monthly_prune")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    with dg.build_schedule_context() as context:
+        (request,) = schedule.evaluate_tick(context).run_requests or ()
+    assert request.run_config == {"ops": {"prune_all": {"config": {"delete": True}}}}
+
+
+def test_all_ranges_are_pruned_and_one_that_is_refused_stops_no_other(world: Installation) -> None:
+    keys = world.register(EMOJIS, CARDS)
+    for key in keys[EMOJIS]:
+        assert world.run("sync_custom_emojis", key).success
+    before = there(world)
+    put(world, ORPHAN)
+    # Nothing expected is there: this looks like another instance's bucket. Without an orphan that refuses nothing.
+    assert world.run("prune_every_range", config=DELETE).success
+    assert there(world) == before
+
+    put(world, ORPHAN)
+    put(world, ANOTHER)
+    result = world.run("prune_every_range", config=DELETE)
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    data = event.step_failure_data.user_failure_data
+    assert data is not None
+    assert "1 of" in (data.description or "")
+    assert f"preview_cards {keys[CARDS][0]}" in (data.description or "")
+    assert there(world) == before | {ANOTHER}
+
+
+def test_status_shows_how_many_orphans_a_verification_has_seen(world: Installation) -> None:
+    keys = world.register(EMOJIS)[EMOJIS]
+    for key in keys:
+        assert world.run("sync_custom_emojis", key).success
+
+    def status() -> dict[str, object]:
+        (found,) = json.loads(CliRunner().invoke(main, ["status", EMOJIS.value, "--json"]).output)
+        return dict(found)
+
+    assert status()["orphans"] is None
+    put(world, ORPHAN)
+    for key in keys:
+        assert world.run("verify_custom_emojis", key).success
+    assert status()["orphans"] == 1
+    assert "1 no row expects" in CliRunner().invoke(main, ["status", EMOJIS.value]).output
