@@ -34,6 +34,8 @@ DESTINATION_URL = "MASTOSYNC_DESTINATION_URL"
 LOCAL_ONLY = "MASTOSYNC_LOCAL_ONLY"
 REMOTE_DAYS = "MASTOSYNC_REMOTE_DAYS"
 REMOTE = "MASTOSYNC_REMOTE"
+SOURCE_FOLDER = "MASTOSYNC_SOURCE_FOLDER"
+DESTINATION_FOLDER = "MASTOSYNC_DESTINATION_FOLDER"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
     *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
@@ -42,7 +44,7 @@ VARIABLES = (
         for side in ("SOURCE", "DESTINATION")
         for unit in ("REQUESTS", "MEGABYTES")
     ),
-    *(LOCAL_ONLY, REMOTE_DAYS, REMOTE),
+    *(LOCAL_ONLY, REMOTE_DAYS, REMOTE, SOURCE_FOLDER, DESTINATION_FOLDER),
 )
 """Our own variables."""
 
@@ -255,6 +257,21 @@ def rate(field_name: str) -> float | None:
     if not _DECIMAL.fullmatch(text.strip()) or not float(text):
         raise SettingsError(f"{name} must be a number above 0, such as 20 or 0.5; unset, there is no limit.")
     return float(text)
+
+
+def media_folder(name: str, environment: Environment | None = None) -> Path | None:
+    """Return the folder that is a storage, as `SOURCE_FOLDER` or `DESTINATION_FOLDER` names it; None: it is a bucket.
+
+    Only a variable names it, and no run config: whoever reaches the UI could copy any file of this machine.
+    """
+    text = (environment or Environment.read()).text(name)
+    if text is None:
+        return None
+    path = Path(text)
+    if not path.is_absolute() or not path.is_dir():
+        raise SettingsError(f"{name} names {text}, which is no folder's absolute path, or cannot be reached.")
+    # By its one name: source and destination must not be the same folder.
+    return path.resolve()
 
 
 def local_only() -> bool | None:

@@ -30,7 +30,7 @@ def status_lines(status: Status) -> list[str]:
     out = f", {status.left_out:,} left out" if status.left_out else ""
     wanted = f"other servers' files: {status.remote_files}"
     if status.narrower:
-        wanted += f"; {status.narrower:,} ranges have run with less, and count as missing"
+        wanted += f"; {status.narrower:,} ranges have run with less, and count as not run"
     done_mb, left_mb = status.bytes_done / MEGABYTE, left.bytes / MEGABYTE
     return [
         status.file_type.value,

@@ -71,8 +71,8 @@ def _price_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             help="A table of prices, like mastosync_dagster/cli/prices.yaml.",
         ),
-        click.option("--from", "source", default="free", help="The source's name in that table (default free)."),
-        click.option("--to", "destination", default="free", help="The destination's name in it (default free)."),
+        click.option("--from", "source", help="The source's name in that table, such as amazon."),
+        click.option("--to", "destination", help="The destination's name in it."),
     )
     for option in reversed(options):
         command = option(command)
@@ -207,8 +207,8 @@ def sync(
     max_gigabytes: float | None,
     max_dollars: float | None,
     prices: Path | None,
-    source: str,
-    destination: str,
+    source: str | None,
+    destination: str | None,
 ) -> None:
     """Copy what the destination lacks, with a progress bar; run it again to continue.
 
@@ -226,7 +226,8 @@ def sync(
     with _plain_errors():
         # What is wrong is said at once, and not by a run.
         _policy(wanted)
-        make_budget(Limits(max_gigabytes, max_dollars, source, destination, str(prices) if prices else None))
+        names = (source or "free", destination or "free")
+        make_budget(Limits(max_gigabytes, max_dollars, *names, str(prices) if prices else None))
     plan_config: dict[str, object] = {
         **wanted,
         "file_types": list(dict.fromkeys(file_types or FILE_TYPES)),

@@ -16,7 +16,7 @@ from mastosync_dagster.mastodon import (
     TableSize,
     database_now,
     read_schema,
-    split_size,
+    subset_size,
 )
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.doubts import Doubt
@@ -116,7 +116,7 @@ def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType], pol
             schema = read_schema(connection, [file_type.value for file_type in file_types])
             now = database_now(connection)
         sizes = [
-            split_size(connect, schema, name, everything, None, policy.window(name, now))
+            subset_size(connect, schema, name, everything, None, policy.window(name, now))
             for name in (file_type.value for file_type in file_types)
         ]
     wanted = sum((size.unchanged for size in sizes), TableSize())
@@ -158,8 +158,8 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
     if believed is not None and believed.every_row:
         taken, untaken = unread + tail, []
     since = known.timestamp if known else None
-    size_taken = split_size(connect, schema, file_type.value, taken, since, window)
-    size_untaken = split_size(connect, schema, file_type.value, untaken, None, window)
+    size_taken = subset_size(connect, schema, file_type.value, taken, since, window)
+    size_untaken = subset_size(connect, schema, file_type.value, untaken, None, window)
     # Objects of rows that no run has taken are left in any case.
     with LeftOutRows(connect, schema, file_type.value, window) as rows:
         doubts = _without(doubts, rows)

@@ -106,8 +106,8 @@ def _rule(table: str, text: str, name: str) -> RemoteRule:
     except ValueError:
         rule = None
     if rule is None or (rule.days and not has_age):
-        days = " or a number of days" if has_age else ""
-        raise SettingsError(f"{name} says {text!r} of {table}: write {table}=always, {table}=never{days}.")
+        days = f" or {table}=30, a number of days" if has_age else ""
+        raise SettingsError(f"{name} says {text!r} of {table}: write {table}=always or {table}=never{days}.")
     return rule
 
 

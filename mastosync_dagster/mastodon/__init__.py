@@ -2,7 +2,6 @@
 
 from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
-from mastosync_dagster.mastodon.ends import rows_at_the_ends
 from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID, Boundary, IdRange, highest_id, id_boundaries
 from mastosync_dagster.mastodon.key_owners import CACHE_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.keys import KeySpan, id_partition, key_spans, prefixed, split_name
@@ -17,7 +16,7 @@ from mastosync_dagster.mastodon.remote_files import (
 )
 from mastosync_dagster.mastodon.remote_rows import EVERY_REMOTE_ROW, RemoteRule, RemoteWindow, has_remote_rows
 from mastosync_dagster.mastodon.rows import RowPage, Selection, walk_rows
-from mastosync_dagster.mastodon.rows_by_id import LeftOutRows, PrivateRows, Rows
+from mastosync_dagster.mastodon.rows_by_id import LeftOutRows, PrivateRows, Rows, rows_at_the_ends
 from mastosync_dagster.mastodon.schema import Schema, read_schema
 from mastosync_dagster.mastodon.snapshots import (
     NewestRow,
@@ -30,7 +29,7 @@ from mastosync_dagster.mastodon.snapshots import (
     rows_as_of,
     wait_for_open_transactions,
 )
-from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, split_size, table_size
+from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, split_size, subset_size, table_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = ["ChangedObject", "FileDates", "change_columns", "changed_objects", "file_dates"]
@@ -44,4 +43,4 @@ __all__ += ["PrivateRows", "RowPage", "Rows", "Selection", "rows_at_the_ends", "
 __all__ += ["NewestRow", "Snapshot", "is_there", "newest_row", "newest_row_of", "read_snapshot"]
 __all__ += ["database_now", "rows_as_of", "wait_for_open_transactions"]
 __all__ += ["Processing", "media_in_processing"]
-__all__ += ["SplitSize", "TableSize", "split_size", "table_size"]
+__all__ += ["SplitSize", "TableSize", "split_size", "subset_size", "table_size"]

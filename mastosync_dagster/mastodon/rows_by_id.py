@@ -1,19 +1,21 @@
-"""Rows by their ids: to read them again, or with more columns."""
+"""Rows by their ids: to read them again, or with more columns; and the first and the last rows of a table."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import without_zone
-from mastosync_dagster.mastodon.connection import Reader
+from mastosync_dagster.mastodon.connection import Reader, single_transaction
+from mastosync_dagster.mastodon.id_ranges import IdRange
 from mastosync_dagster.mastodon.remote_rows import in_subset
-from mastosync_dagster.mastodon.rows import is_private, row_columns
+from mastosync_dagster.mastodon.rows import Selection, is_private, row_columns, walk_rows
 from mastosync_dagster.mastodon.tables import table_named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -117,3 +119,22 @@ class LeftOutRows(_ById):
             return set()
         found = self._reader.fetch(self._query, {**self._parameters, "ids": sorted(ids)})
         return {row_id for (row_id,) in found}
+
+
+def rows_at_the_ends(connect: Connect, schema: Schema, table: str, rows: int) -> list[list[Mapping[str, object]]]:
+    """Return the rows with a file among the first ``rows`` of a table and among the last, in the order of their ids."""
+    query = sql.SQL(
+        "SELECT min(low), max(low), min(high), max(high)"
+        " FROM (SELECT id AS low FROM {table} ORDER BY id LIMIT %(rows)s) AS first"
+        " FULL JOIN (SELECT id AS high FROM {table} ORDER BY id DESC LIMIT %(rows)s) AS last ON low = high"
+    ).format(table=schema.identifier(table))
+    with contextlib.closing(connect()) as connection, single_transaction(connection) as cursor:
+        cursor.execute(query, {"rows": rows})
+        ((lowest, low, high, highest),) = cursor.fetchall()
+    if lowest is None:
+        return []
+    ends = [IdRange(lowest, low)] + ([IdRange(max(high, low + 1), highest)] if highest > low else [])
+    return [
+        [row for page in walk_rows(connect, schema, Selection(table, ids=ids), page_rows=rows) for row in page.rows]
+        for ids in ends
+    ]

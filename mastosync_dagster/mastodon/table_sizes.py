@@ -67,10 +67,18 @@ def table_size(
     connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], remote: RemoteWindow | None = None
 ) -> TableSize:
     """Count the objects of the rows with ids in these ranges; ``remote``: as of a `Selection`."""
-    return split_size(connect, schema, table, ranges, None, remote).unchanged
+    return subset_size(connect, schema, table, ranges, None, remote).unchanged
 
 
-def split_size(  # noqa: PLR0917  (which rows of which table)
+def split_size(
+    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], since: datetime | None
+) -> tuple[TableSize, TableSize]:
+    """Count the objects of unchanged rows, and of changed ones, as `subset_size` does of the whole table."""
+    found = subset_size(connect, schema, table, ranges, since, None)
+    return found.unchanged, found.changed
+
+
+def subset_size(  # noqa: PLR0917  (which rows of which table)
     connect: Connect,
     schema: Schema,
     table: str,

@@ -18,7 +18,17 @@ from botocore.exceptions import BotoCoreError
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
-from mastosync_dagster.environment import BUCKET, DESTINATION_PREFIX, Environment, MissingSettingError, SettingsError
+from mastosync_dagster.environment import (
+    BUCKET,
+    DESTINATION_FOLDER,
+    DESTINATION_PREFIX,
+    SOURCE_FOLDER,
+    Environment,
+    MissingSettingError,
+    SettingsError,
+    media_folder,
+)
+from mastosync_dagster.folder.storage import FolderStorage, folder_settings
 from mastosync_dagster.mastodon.keys import prefixed
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.s3.credentials import sendable
@@ -62,6 +72,8 @@ class S3Bucket(S3Resource):
     storage_name: ClassVar[str] = "source"
     """The resource's key, and the storage's name in messages."""
     variable_prefix: ClassVar[str] = ""
+    folder_variable: ClassVar[str] = SOURCE_FOLDER
+    """Names a folder that is the storage in the place of a bucket."""
 
     bucket: str | None = Field(default=None, description="Bucket name. Unset: S3_BUCKET.")
     key_prefix: str | None = Field(
@@ -142,7 +154,14 @@ class S3Bucket(S3Resource):
             raise SettingsError(
                 f"resources.{self.storage_name}.config.use_unsigned_session is for get_client() only: a transfer signs."
             )
+        folder = None if self._names_bucket() else media_folder(self.folder_variable)
+        if folder is not None:
+            return FolderStorage(settings, folder, writable=bool(self.variable_prefix))
         return Storage(settings)
+
+    def _names_bucket(self) -> bool:
+        """Return whether run config names a bucket: that wins over the variable of a folder."""
+        return self.bucket is not None or self.endpoint_url is not None
 
     def get_client(self) -> S3Client:
         """Return a boto3 client."""
@@ -183,7 +202,11 @@ class S3Bucket(S3Resource):
 
     def settings(self, environment: Environment | None = None) -> StorageSettings:
         """Return the fields merged with the environment; None: as it is now."""
-        fields = Fields(self.storage_name, self, self.variables, environment or Environment.read())
+        environment = environment or Environment.read()
+        folder = None if self._names_bucket() else media_folder(self.folder_variable, environment)
+        if folder is not None:
+            return folder_settings(self.storage_name, self.variable_prefix, folder)
+        fields = Fields(self.storage_name, self, self.variables, environment)
         fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
         bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
         key_prefix = fields.text("key_prefix")
@@ -241,6 +264,7 @@ class DestinationBucket(S3Bucket):
 
     storage_name: ClassVar[str] = "destination"
     variable_prefix: ClassVar[str] = DESTINATION_PREFIX
+    folder_variable: ClassVar[str] = DESTINATION_FOLDER
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:

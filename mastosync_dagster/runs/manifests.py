@@ -178,6 +178,8 @@ def manifest_store(
             # Dagster's processes have working directories of their own.
             raise SettingsError(f"{MANIFESTS} must be an absolute path or an s3:// URL.")
         return FolderManifests(folder)
+    if destination.settings().is_folder:
+        raise SettingsError(f"{MANIFESTS} must be an absolute path: the destination is a folder, and has no buckets.")
     url = urlsplit(location)
     if url.scheme != "s3" or not _BUCKET.fullmatch(url.netloc) or url.query or url.fragment:
         raise SettingsError(f"{MANIFESTS} must be an absolute path or a URL such as s3://bucket/prefix.")

@@ -30,6 +30,8 @@ _PARTITIONS = (
     _Partition("eusc", "amazonaws.eu"),
 )
 _PUBLIC = frozenset({"public-read", "public-read-write"})
+FOLDER_SCHEME = "file://"
+"""Begins the endpoint of a storage that is a folder of this machine."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -124,6 +126,11 @@ class StorageSettings:
     def is_amazon(self) -> bool:
         """Whether it is Amazon S3 itself."""
         return self.server.startswith(_AMAZON_S3)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, which keeps no headers."""
+        return (self.endpoint_url or "").startswith(FOLDER_SCHEME)
 
     @property
     def server(self) -> str:

@@ -7,7 +7,7 @@ import threading
 import weakref
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -257,7 +257,8 @@ class Storage:
         failures = 0
         while True:
             try:
-                return self.run(partial(Client.list_page, prefix=folder, after=after, token=token, keys=PAGE_KEYS))
+                page: Page = self.run(methodcaller("list_page", folder, after=after, token=token, keys=PAGE_KEYS))
+                return page  # noqa: TRY300  (the way out of the loop)
             except StorageError as error:  # noqa: PERF203  (once a page)
                 failures += 1
                 token = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.objects import Sizes
@@ -21,6 +22,7 @@ from mastosync_dagster.records.findings_text import counted, findings_table, fir
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.verify.audit import AuditCounts, audit
 from mastosync_dagster.verify.events import VerificationReport
+from mastosync_dagster.verify.object_checks import Depth
 from mastosync_dagster.verify.repairs import verification_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
     run.ensure_different()
     path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
     settings, policy, table, sizes = config.audit_settings(), policy_of(config), file_type.value, Sizes()
+    if destination.settings.is_folder:
+        # The web server derives the headers of a file from its name.
+        settings = replace(settings, headers=Depth.none)
     with run.connections(first=True) as connect, run.progress.watch(run.log) as watcher:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [table])

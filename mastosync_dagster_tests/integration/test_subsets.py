@@ -198,7 +198,7 @@ def test_what_is_private_and_left_out_by_now_is_made_private(
     ("arguments", "says"),
     [
         (["--local-only", "--remote-days", "3"], "contradict each other"),
-        (["--remote", "accounts=7"], "accounts=always, accounts=never"),
+        (["--remote", "accounts=7"], "accounts=always or accounts=never"),
         (["--remote", "site_uploads=never"], "file types with remote files are"),
         (["--remote", "accounts"], "FILE_TYPE=RULE"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,10 @@ from mastosync_dagster.mastodon import (
     LeftOutRows,
     RemoteRule,
     RemoteWindow,
-    Schema,
     Selection,
     is_remote,
-    split_size,
     stored_objects,
+    subset_size,
     walk_rows,
 )
 from mastosync_dagster_tests.mastodon.cases import paperclip_cases
@@ -52,7 +52,7 @@ def test_without_remote_rows_it_takes_the_local_ones_and_counts_the_objects_of_t
     cached = [row for row in remote if all(each.key.startswith("cache/") for each in stored_objects(table, row))]
     if table != "media_attachments":  # thumbnails of some versions lie beside
         assert sum(page.left_out_in_cache for page in pages) <= len(cached)
-    found = split_size(own_mastodon.connect, schema, table, [ALL], None, NONE)
+    found = subset_size(own_mastodon.connect, schema, table, [ALL], None, NONE)
     assert found.left_out.objects == sum(page.left_out for page in pages)
     assert found.unchanged.objects == sum(len(stored_objects(table, row)) for row in rows if row["id"] in local)
     with LeftOutRows(own_mastodon.connect, schema, table, NONE) as left_out:
@@ -96,7 +96,7 @@ def test_a_card_that_was_renewed_since_has_come_into_the_window(own_mastodon: Ma
 def test_a_time_that_may_not_be_read_is_named(mastodon: MastodonDatabase) -> None:
     schema = mastodon.schema()
     columns = {**schema.columns, "preview_cards": schema.columns["preview_cards"] - {"updated_at"}}
-    poor = Schema(schema.database, columns, schema.unreadable, schema.namespaces)
+    poor = replace(schema, columns=columns)
     pages = walk_rows(mastodon.connect, poor, Selection("preview_cards", remote=RemoteRule(3).window(NOW)))
     with pytest.raises(DatabaseReadError, match=r"preview_cards\.updated_at"):
         list(pages)

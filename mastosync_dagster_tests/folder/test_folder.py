@@ -1,0 +1,164 @@
+"""A folder answers as a bucket does: keys, order, bodies, who may read; and a copy goes there and back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster.copy.engine import CopySettings, copy_plan
+from mastosync_dagster.folder.content import CACHE_CONTROL, content_type
+from mastosync_dagster.folder.storage import FolderStorage, folder_settings
+from mastosync_dagster.mastodon import id_partition
+from mastosync_dagster.records.manifest import read_manifest
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.plan import COPIED, PlanWriter
+from mastosync_dagster.s3.acl import everybody_reads, has_acl, set_acl
+from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.listing import KeyRange
+from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster_tests.mastodon.cases import paperclip_cases
+from mastosync_dagster_tests.support.transfers import line, storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster.records.manifest import ManifestLine
+    from mastosync_dagster.s3.storage import Storage
+    from mastosync_dagster_tests.support.corners import Bucket
+
+MIB = 2**20
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def folder(path: Path, *, writable: bool = False) -> FolderStorage:
+    path.mkdir(parents=True, exist_ok=True)
+    name = "destination" if writable else "source"
+    return FolderStorage(folder_settings(name, "DESTINATION_" if writable else "", path), path, writable=writable)
+
+
+def put(root: Path, key: str, body: bytes, mode: int = 0o644) -> None:
+    path = root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    path.chmod(mode)
+
+
+def listed(at: Storage, start: str, end: str, prefix: str) -> list[str]:
+    return [entry.key for entry in at.list_range(KeyRange(prefix, start, end))]
+
+
+def copy(tmp_path: Path, source: Storage, destination: Storage, keys: dict[str, bytes]) -> list[ManifestLine]:
+    tmp_path.mkdir(exist_ok=True)
+    with PlanWriter(tmp_path) as writer:
+        for key in keys:
+            found = source.head(key)
+            assert found is not None, key
+            writer.write(line(key, size=found.size, etag=found.etag, private="private" in key))
+    settings = CopySettings(concurrency=8, backoff_seconds=0.02)
+    copy_plan(tmp_path, source, destination, settings, on_progress=lambda _: None, stop=threading.Event())
+    return [one for lines in read_manifest(tmp_path / COPIED) for one in lines]
+
+
+def test_keys_come_in_byte_order_page_by_page_whatever_the_tree(tmp_path: Path) -> None:
+    keys = [f"media/{id_partition(number)}/original/{number}.png" for number in (*range(2300), 10**15, 10**17 + 5)]
+    keys += ["media/000/a-b/x", "media/000/a/x", "media/000/a.b", "media/000/ü", "other/y"]
+    for key in keys:
+        put(tmp_path, key, b"1")
+    put(tmp_path, "media/000/.mastosync-1234", b"unfinished")
+    expected = sorted(keys, key=str.encode)
+    at = folder(tmp_path)
+    within = [key for key in expected if key.startswith("media/")]
+    assert listed(at, "media/", "media0", "media/") == within
+    start, end = "media/000/000/5", "media/000/001/"
+    assert listed(at, start, end, "media/") == [key for key in within if start <= key < end]
+    page = at.ask(lambda client: client.list_page("", keys=1000, delimiter="/"))
+    assert page.folders == ["media/", "other/"]
+
+
+def test_a_file_has_the_headers_that_mastodon_gives_an_object(tmp_path: Path) -> None:
+    put(tmp_path, "a/small/x.png", b"GIF89a" + b"0" * 100)
+    headers = folder(tmp_path).read_attributes("a/small/x.png").to_keep().by_header()
+    assert {name.lower(): value for name, value in headers.items()} == {
+        "content-type": "image/gif",
+        "cache-control": CACHE_CONTROL,
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0", "x.png", "image/jpeg"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "x", "image/webp"),
+        (b"\0\0\0\x20ftypavif", "x.avif", "image/avif"),
+        (b"\0\0\0\x20ftypisom", "x.mp4", "video/mp4"),
+        (b"OggS" + b"\0" * 24 + b"OpusHead", "x.ogg", "audio/ogg"),
+        (b"<svg", "x.svg", "image/svg+xml"),
+        (b"", "x.png", "image/png"),
+        (b"?", "x", "application/octet-stream"),
+    ],
+)
+def test_types_are_those_of_the_bytes_and_else_of_the_name(head: bytes, name: str, kind: str) -> None:
+    assert content_type(head, name) == kind
+
+
+def test_the_source_is_only_read_and_nothing_outside_of_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("no")
+    at = folder(tmp_path / "system")
+    put(tmp_path / "system", "a/b", b"body")
+    for key in ("../secret", "a/../../secret", "/etc/passwd", "a//b", "a/b/c", "a", "a/\0", "x" * 300):
+        assert at.head(key) is None, key
+    for request in (
+        lambda: at.ask(lambda client: client.put("a/c", b"1", {}, None)),
+        lambda: at.ask(lambda client: client.delete("a/b")),
+        lambda: at.ask(lambda client: client.put_acl("a/b", "private")),
+    ):
+        with pytest.raises(StorageError) as raised:
+            request()
+        assert raised.value.reason is Reason.ACCESS_DENIED
+    assert (tmp_path / "system" / "a" / "b").read_bytes() == b"body"
+
+
+def test_private_files_are_those_that_only_their_owner_reads(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    at = folder(tmp_path, writable=True)
+    before = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(before))
+    for key, private in (("a/public", False), ("a/private", True)):
+        headers = at.own_headers(private=private)
+        at.ask(lambda client, key=key, headers=headers: client.put(key, b"body", headers, None))  # type: ignore[misc]
+        assert has_acl(at, key, private=private)
+        assert everybody_reads(at, key) is not private
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+    assert set_acl(at, "a/public", private=True)
+    assert (tmp_path / "a" / "public").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_body_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    at = folder(tmp_path, writable=True)
+    with pytest.raises(StorageError):
+        at.ask(lambda client: client.put("a/b", b"body", {}, hashlib.md5(b"other", usedforsecurity=False).digest()))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_from_a_folder_to_a_bucket_and_back_every_byte_is_the_same(tmp_path: Path, destination_bucket: Bucket) -> None:
+    bodies = {
+        stored["key"]: PNG + stored["key"].encode()
+        for case in paperclip_cases()
+        for stored in [{"key": key} for key in case.keys]
+        if "//" not in stored["key"] and len(stored["key"].rpartition("/")[2].encode()) <= 255
+    }
+    bodies |= {"big/private": os.urandom(17 * MIB + 5), "big/empty": b"", "big/public": os.urandom(23 * MIB)}
+    here, back = tmp_path / "system", tmp_path / "back"
+    for key, body in bodies.items():
+        put(here, key, body)
+    bucket = storage(destination_bucket, "destination")
+    lines = copy(tmp_path / "there", folder(here), bucket, bodies)
+    assert {one.outcome for one in lines} == {Outcome.COPIED}, [one.detail for one in lines if one.detail][:3]
+    lines = copy(tmp_path / "home", storage(destination_bucket, "source"), folder(back, writable=True), bodies)
+    assert {one.outcome for one in lines} == {Outcome.COPIED}, [one.detail for one in lines if one.detail][:3]
+    found = {str(path.relative_to(back)): path for path in back.rglob("*") if path.is_file()}
+    assert {key: path.read_bytes() for key, path in found.items()} == bodies
+    assert {key for key, path in found.items() if path.stat().st_mode & 0o777 == 0o600} == {"big/private"}

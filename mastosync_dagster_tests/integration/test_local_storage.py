@@ -1,0 +1,63 @@
+"""An instance with local storage: its folder is copied, verified and reported as a bucket is."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster_tests.support.installation import Installation
+
+
+@pytest.fixture
+def system(world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The emojis and cards of the source as the files of ``public/system``."""
+    root = tmp_path / "public" / "system"
+    root.mkdir(parents=True)
+
+    def save(key: str) -> None:
+        path = root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(world.source.client.get_object(Bucket=world.source.name, Key=key)["Body"].read())
+
+    keys = [key for key in list_keys(world.source.server, world.source.name) if "emojis" in key or "cards" in key]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, keys))
+    monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", str(root))
+    for name in ("S3_BUCKET", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    return root
+
+
+def test_a_folder_is_copied_verified_and_reported(world: Installation, system: Path) -> None:
+    types = (FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS)
+    for file_type, keys in world.register(*types).items():
+        for key in keys:
+            assert world.run(f"sync_{file_type.value}", key).success
+            assert world.run(f"verify_{file_type.value}", key).success
+    expected = {each.key: each.md5 for each in world.instance.objects_of(*(file_type.value for file_type in types))}
+    pages = world.destination.client.get_paginator("list_objects_v2").paginate(Bucket=world.destination.name)
+    found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
+    assert found == expected
+    (some, *_) = sorted(path for path in system.rglob("*.png"))
+    some.unlink()
+    outcome = CliRunner().invoke(main, ["status", "custom_emojis"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "0 left" in outcome.output
+
+
+def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", "/nowhere/system")
+    outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
+    assert outcome.exit_code == 1
+    assert "MASTOSYNC_SOURCE_FOLDER names /nowhere/system" in " ".join(outcome.output.split())
+    assert world.requests().total() == 0
