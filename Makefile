@@ -3,23 +3,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format bench bench-growth lock clean faults soak nights silence
+.PHONY: help demo demo-ui test lint format bench bench-growth lock release clean faults soak nights silence
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml constraints.txt
+# $(call install,EXTRA,WHAT FOR): pip names each package, so that the minutes that a slow network takes are not silent.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mastosync needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@echo "Installing mastosync and what $(2) into $(VENV), once:"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(1)]'
 	@touch $@
+endef
 
-demo: $(STAMP) ## Copy a small generated instance between two S3 servers on this machine
+$(STAMP): pyproject.toml constraints.txt
+	$(call install,test,the tests need)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	$(call install,demo,the demo needs)
+
+demo: $(DEMO_STAMP) ## Copy a small generated instance between two S3 servers on this machine
 	$(BIN)/mastosync demo
 
-demo-ui: $(STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
+demo-ui: $(DEMO_STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
 	$(BIN)/mastosync demo --ui
 
 test: $(STAMP) ## Run the tests against real servers on this machine
@@ -65,5 +75,9 @@ lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --upgrade --quiet \
 		--no-header --no-annotate --no-emit-index-url -o constraints.txt pyproject.toml
 
+release: $(STAMP) ## Tag a version, and build wheel, source and SBOM into dist/ (VERSION=0.2.0)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	BIN=$(BIN) scripts/release.sh $(VERSION)
+
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .demo .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .demo .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -15,8 +15,8 @@ from benchmarks import bars, cases, ceiling, dataset, growth, network, report
 from benchmarks.bench import Bench
 from benchmarks.results import Results
 from benchmarks.servers import Kind
-from mastosync_dagster.demo.servers.processes import stop_requests
 from mastosync_dagster.demo.servers.start import postgres, rclone_binary
+from mastosync_dagster.installation.processes import stop_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ import dagster as dg
 from benchmarks import dataset, servers
 from benchmarks.network import Place
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.servers.processes import stop_requests
 from mastosync_dagster.demo.servers.start import postgres
+from mastosync_dagster.installation.processes import stop_requests
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer

@@ -23,8 +23,8 @@ from obstore.store import S3Store
 
 from benchmarks.native import build
 from benchmarks.network import LARGEST_PACKET, Place, wait_until_listening
-from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.demo.servers.start import free_port, rclone_binary
+from mastosync_dagster.installation.processes import running
 from mastosync_dagster_tests.support.tls import self_signed
 
 if TYPE_CHECKING:

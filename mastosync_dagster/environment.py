@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 ENV_FILE = "MASTOSYNC_ENV_FILE"
+DAGSTER_HOME = "DAGSTER_HOME"
+HOME_ENV_FILE = "mastosync.env"
+"""The file of settings in the Dagster home, where `ENV_FILE` names none."""
 ROWS_PER_PARTITION = "MASTOSYNC_ROWS_PER_PARTITION"
 CONCURRENCY = "MASTOSYNC_CONCURRENCY"
 MANIFESTS = "MASTOSYNC_MANIFESTS"
@@ -160,7 +163,7 @@ class Environment:
     def read(cls, process: Mapping[str, str] | None = None) -> Environment:
         """Read the variables (None: ``os.environ``) and the file."""
         variables = dict(os.environ if process is None else process)
-        path = variables.get(ENV_FILE)
+        path = variables.get(ENV_FILE) or _env_file_of_home(variables)
         return _with_file(variables, Path(path).expanduser()) if path else cls(process=variables, file={})
 
     def remarks(self) -> list[str]:
@@ -191,7 +194,8 @@ class Environment:
             return " ".join(f"{found} is set: {name} is probably meant." for found, name in alike)
         if self.path is None:
             return f"{ENV_FILE}, which names the file with such settings, is not set."
-        return f"The file {self.path}, which {ENV_FILE} names, does not set {' or '.join(names)}."
+        named = f", which {ENV_FILE} names," if self.process.get(ENV_FILE) else ""
+        return f"The file {self.path}{named} does not set {' or '.join(names)}."
 
     def text(self, name: str) -> str | None:
         """Return a variable's value; None where it is unset or empty."""
@@ -216,6 +220,35 @@ class Environment:
         if value is None:
             raise MissingSettingError(f"{name} is not set; {wanted_by} reads it. {self.missing(name)}")
         return value
+
+
+def default_home() -> Path | None:
+    """Return the Dagster home where DAGSTER_HOME names none; None for a user without a home folder."""
+    data = os.environ.get("XDG_DATA_HOME")
+    try:
+        folder = Path(data) if data and os.path.isabs(data) else Path.home() / ".local" / "share"  # noqa: PTH117
+    except RuntimeError:
+        return None
+    return folder / "mastosync"
+
+
+def dagster_home() -> Path | None:
+    """Return the Dagster home that DAGSTER_HOME names, or else the default one."""
+    named = os.environ.get(DAGSTER_HOME)
+    return Path(named) if named else default_home()
+
+
+def use_default_home() -> None:
+    """Let this process and its children have the default home, if `mastosync init` has made it and none is named."""
+    home = default_home()
+    if not os.environ.get(DAGSTER_HOME) and home is not None and (home / "dagster.yaml").is_file():
+        os.environ[DAGSTER_HOME] = str(home)
+
+
+def _env_file_of_home(variables: Mapping[str, str]) -> str | None:
+    home = variables.get(DAGSTER_HOME)
+    path = Path(home, HOME_ENV_FILE) if home else None
+    return str(path) if path is not None and path.is_file() else None
 
 
 def rows_per_partition() -> int:
@@ -325,7 +358,7 @@ def _with_file(process: Mapping[str, str], path: Path) -> Environment:
     The values of other variables are not kept: Mastodon's file holds the secrets of its sessions and its mail. No error
     repeats a line.
     """
-    named = f"{ENV_FILE} names {path}"
+    named = f"{ENV_FILE} names {path}" if process.get(ENV_FILE) else f"{DAGSTER_HOME} holds {path}"
     try:
         found = env_file.parse(_read_text(path), process)
     except OSError as error:

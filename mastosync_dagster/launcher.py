@@ -7,6 +7,7 @@ command line are not watched at all.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     from dagster._serdes import ConfigurableClassData
 
 
+_UNREACHABLE_SECONDS = 300.0
+"""For so long a code server that does not answer says nothing about its runs."""
+
+
 class WatchfulRunLauncher(DefaultRunLauncher):
     """The default launcher, with a health check that Dagster's run monitoring can call."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         """Keep files private in each process that opens the Dagster instance and handles runs."""
         super().__init__(inst_data)
+        self._unreachable_since: dict[str, float] = {}
         keep_files_private()
 
     @property
@@ -59,5 +65,9 @@ class WatchfulRunLauncher(DefaultRunLauncher):
                 CanCancelExecutionResult,
             )
         except DagsterUserCodeUnreachableError:
-            return False
+            # It is being started again, or upgraded: when it is back it says itself that it has no such run,
+            # and the run can be retried then.
+            since = self._unreachable_since.setdefault(run_id, time.monotonic())
+            return time.monotonic() - since < _UNREACHABLE_SECONDS
+        self._unreachable_since.pop(run_id, None)
         return answer.can_cancel

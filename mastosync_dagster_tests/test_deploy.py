@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
 
 PROJECT = Path(__file__).parents[1]
+LINKED = ("dagster.yaml", "workspace.yaml", ".env.example")
+"""Files that the package holds as links."""
 
 
 MASTODONS_FILE = """LOCAL_DOMAIN=social.example
@@ -31,7 +33,7 @@ export AWS_SECRET_ACCESS_KEY=known
 """
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/deploy.md", ".env.example"])
+@pytest.mark.parametrize("document", ["docs/deploy.md", ".env.example"])
 def test_of_mastodons_file_only_what_is_needed_is_copied(tmp_path: Path, document: str) -> None:
     (pattern,) = set(re.findall(r"grep -E '([^']+)'", (PROJECT / document).read_text()))
     file = tmp_path / ".env.production"
@@ -70,6 +72,6 @@ def test_both_dagster_yaml_files_say_the_same_but_for_the_storage() -> None:
 
 def test_the_image_holds_every_file_that_installing_needs() -> None:
     dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
-    for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster"):
+    for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED):
         assert name in dockerfile
         assert (PROJECT / name).exists()

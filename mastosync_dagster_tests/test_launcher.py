@@ -11,7 +11,7 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution.asset_backfill import backfill_runs_are_complete
 from dagster._core.launcher.base import WorkerStatus
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, GRPC_INFO_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mastosync_dagster.launcher import WatchfulRunLauncher
 from mastosync_dagster_tests.support.run_processes import run_process, some_job
@@ -74,13 +74,13 @@ def test_a_dead_run_waits_for_its_retry_from_the_moment_in_which_it_is_failed(
     assert not backfill_runs_are_complete("backfill", instance, logging.getLogger())
 
 
-def test_a_dead_run_that_was_a_retry_waits_for_none(instance: dg.DagsterInstance) -> None:
+def test_a_dead_run_that_was_the_last_retry_waits_for_none(instance: dg.DagsterInstance) -> None:
     first = dead_run(instance)
     report(instance, first, DagsterEventType.PIPELINE_FAILURE)
-    second = dead_run(instance, parent=first)
-    assert launcher(instance).check_run_worker_health(second).status is WorkerStatus.FAILED
-    report(instance, second, DagsterEventType.PIPELINE_FAILURE)
-    assert not reloaded(instance, second).is_complete_and_waiting_to_retry
+    *_, last = [dead_run(instance, parent=first) for _ in range(3)]
+    assert launcher(instance).check_run_worker_health(last).status is WorkerStatus.FAILED
+    report(instance, last, DagsterEventType.PIPELINE_FAILURE)
+    assert not reloaded(instance, last).is_complete_and_waiting_to_retry
 
 
 @pytest.mark.parametrize("end", [DagsterEventType.PIPELINE_FAILURE, DagsterEventType.PIPELINE_CANCELING])
@@ -99,3 +99,14 @@ def test_nothing_is_said_of_a_run_that_is_alive(instance: dg.DagsterInstance) ->
         run = reloaded(instance, run)
         assert launcher(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
     assert reloaded(instance, run).tags == run.tags
+
+
+def test_a_code_server_that_is_away_for_some_minutes_is_no_dead_run(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    run = started_run(instance)
+    instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: f'{{"host": "localhost", "socket": "{tmp_path}/gone.sock"}}'})
+    watch = launcher(instance)
+    assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.RUNNING
+    watch._unreachable_since[run.run_id] -= 301
+    assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.FAILED

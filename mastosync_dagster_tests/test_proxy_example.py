@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import pytest
 
-from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
+from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,7 +104,7 @@ def site() -> Iterator[Site]:
         example = EXAMPLE.read_text()
         for old, new in (
             ("127.0.0.1:8080", f"{LOOPBACK}:{made.port}"),
-            ("127.0.0.1:3000", f"{LOOPBACK}:{made.ui}"),
+            ("127.0.0.1:3030", f"{LOOPBACK}:{made.ui}"),
             ("/etc/nginx/mastosync.passwd", str(folder / "accounts")),
         ):
             assert old in example

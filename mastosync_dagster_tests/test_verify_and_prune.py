@@ -42,7 +42,7 @@ def test_every_config_is_one_of_its_job() -> None:
 
 def test_every_job_and_command_that_it_shows_exists_with_its_options() -> None:
     definitions = build_definitions()
-    for job in set(re.findall(r"-j (\w+)", TEXT)):
+    for job in set(re.findall(r"--job (\w+)", TEXT)):
         assert definitions.resolve_job_def(job)
     shown = re.findall(r"^    mastosync (\w+)(.*)$", TEXT, re.MULTILINE)
     assert {command for command, _ in shown} == {"sync", "report"}

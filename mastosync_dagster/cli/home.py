@@ -84,8 +84,8 @@ def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
         found = dg.DagsterInstance.get()
     except DagsterHomeNotSetError:
         raise HomeError(
-            "DAGSTER_HOME is not set: set it to the absolute path of a folder with dagster.yaml, where Dagster keeps"
-            " its run history"
+            "DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one. Or set it to the"
+            " absolute path of a folder with dagster.yaml, where Dagster keeps its run history"
         ) from None
     except dg.DagsterInvariantViolationError as error:
         # A relative path, or no folder: Dagster's own message says which.

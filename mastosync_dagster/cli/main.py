@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mastosync_dagster.environment import use_default_home
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.units import MEGABYTE
@@ -156,6 +157,76 @@ def _instance() -> Iterator[dg.DagsterInstance]:
 def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
     keep_files_private()
+    use_default_home()
+
+
+@main.command()
+@click.argument("home", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+    help="Take its settings: Mastodon's .env.production, or a file of your own; - is standard input. A later one wins.",
+)
+@click.option("--env-file", type=click.Path(path_type=Path, dir_okay=False), help="File to write settings into.")
+@click.option("--units", type=click.Path(path_type=Path, file_okay=False), help="Folder for the units of systemd.")
+@click.option("--user", help="User of the units (default: you).")
+@click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
+@click.option("--no-input", is_flag=True, help="Ask nothing.")
+def init(
+    home: Path | None,
+    *,
+    sources: tuple[Path, ...],
+    env_file: Path | None,
+    units: Path | None,
+    user: str | None,
+    port: int,
+    no_input: bool,
+) -> None:
+    """Make a Dagster home: dagster.yaml, history, a file of settings, units for systemd. What is there stays.
+
+    HOME: DAGSTER_HOME by default, else ~/.local/share/mastosync, which every command finds by itself.
+
+    The settings go into HOME/mastosync.env, which only its owner can read. Of a file that --from names, the lines that
+    mastosync knows are taken, and no other. A terminal is asked for what is missing.
+    """
+    from mastosync_dagster.installation.init import Choices, run_init
+
+    ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
+    with _plain_errors():
+        run_init(Choices(home, sources, env_file, units, user, port, ask))
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="TCP port on loopback.")
+def ui(*, port: int) -> None:
+    """Serve the Dagster UI and run its daemon on this machine, until Ctrl-C ends both.
+
+    The port is not Mastodon's 3000. Runs that go on are stopped with it; what they have copied stays.
+    """
+    from mastosync_dagster.installation.ui import run_ui
+
+    with _instance() as instance, _plain_errors():
+        raise click.exceptions.Exit(run_ui(instance, port))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    r"""Print the completion of a shell.
+
+    \b
+    bash: mastosync completion bash > ~/.local/share/bash-completion/completions/mastosync
+    zsh:  mastosync completion zsh > a folder of $fpath, as _mastosync
+    fish: mastosync completion fish > ~/.config/fish/completions/mastosync.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101  (click has these three)
+    click.echo(made(main, {}, "mastosync", "_MASTOSYNC_COMPLETE").source())
 
 
 @main.command()

@@ -23,9 +23,9 @@ from mastosync_dagster.demo.home import (
 )
 from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.load import Instance, build, grow
-from mastosync_dagster.demo.servers.processes import StopRequested, stop_requests
 from mastosync_dagster.demo.servers.start import LOOPBACK, ServerError, postgres, rclone_s3
 from mastosync_dagster.demo.verdict import table, total, unexpected
+from mastosync_dagster.installation.processes import StopRequested, stop_requests
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.units import MEGABYTE
 
@@ -66,6 +66,7 @@ def run_demo(*, ui: bool, directory: Path) -> int:
 
 
 def _demo(console: Console, home: Path, *, ui: bool) -> int:
+    console.print("A generated instance, copied between two S3 servers on this machine, takes about a minute:")
     with contextlib.ExitStack() as stack:
         with _stage(console, "PostgreSQL and two S3 servers"):
             servers = Servers(
@@ -147,8 +148,12 @@ def _described(instance: Instance) -> str:
 
 @contextlib.contextmanager
 def _stage(console: Console, what: str) -> Iterator[list[str]]:
-    """Print a line with the time that the block took, and with what the block appends to the list."""
+    """Print a line with the time that the block took, and with what the block appends to the list.
+
+    A terminal shows meanwhile what goes on.
+    """
     started = time.monotonic()
     results: list[str] = []
-    yield results
+    with console.status(what):
+        yield results
     console.print(f"{time.monotonic() - started:5.1f} s  {': '.join([what, *results])}", markup=False)

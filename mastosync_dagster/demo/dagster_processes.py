@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.home import DemoError
-from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.demo.servers.start import LOOPBACK, tail
+from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

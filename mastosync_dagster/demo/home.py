@@ -7,10 +7,10 @@ import fcntl
 import os
 import shutil
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, PostgresServer, S3Server
+from mastosync_dagster.installation.home import make_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,11 +58,7 @@ def fresh_home(directory: Path) -> Iterator[Path]:
             shutil.rmtree(home)
         home.mkdir()
         (home / _MARK).touch()
-        settings = resources.files("mastosync_dagster.demo").joinpath("dagster.yaml").read_text()
-        (home / "dagster.yaml").write_text(settings)
-        # Dagster offers its newsletter unless this file exists.
-        (home / ".nux").mkdir()
-        (home / ".nux" / "nux.yaml").touch()
+        make_home(home)
         yield home
 
 

@@ -20,7 +20,6 @@ import dagster as dg
 import psutil
 import pytest
 
-import mastosync_dagster
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -244,8 +243,3 @@ def test_a_demo_without_its_packages_says_what_to_install(tmp_path: Path, module
     assert said in output
     assert "pip install 'mastosync-dagster[demo]'" in output
     assert "Traceback" not in output
-
-
-def test_the_demo_brings_the_project_own_dagster_yaml() -> None:
-    package = Path(mastosync_dagster.__file__).parent
-    assert (package / "demo" / "dagster.yaml").read_text() == (package.parent / "dagster.yaml").read_text()

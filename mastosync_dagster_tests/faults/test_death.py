@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.installation.processes import running
 from mastosync_dagster.runs.run_lock import RunState, state
 from mastosync_dagster_tests.faults.scenarios import SEEDS
 from mastosync_dagster_tests.faults.world import Original, environment

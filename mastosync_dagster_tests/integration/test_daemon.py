@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.installation.processes import running
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import range_reads

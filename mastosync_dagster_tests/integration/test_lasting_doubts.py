@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.installation.processes import running
 from mastosync_dagster.runs import run_lock
 from mastosync_dagster.sync import convergence, plan_step, publication, report_step
 from mastosync_dagster_tests.support.corners import create_bucket

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.demo.servers.start import LOOPBACK, S3Server, free_port
+from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.demo.servers.processes import running
+from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     import subprocess

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.demo.servers.processes import running
 from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
+from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from mastosync_dagster.demo.servers.processes import StopRequested, running, stop_requests, uninterrupted
+from mastosync_dagster.installation.processes import StopRequested, running, stop_requests, uninterrupted
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

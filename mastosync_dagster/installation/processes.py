@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.05
 
 
 class StopRequested(BaseException):
-    """Ctrl-C, SIGTERM or a closed terminal. Not an `Exception`: only the demo itself may catch it."""
+    """Ctrl-C, SIGTERM or a closed terminal. Not an `Exception`: only the command itself may catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

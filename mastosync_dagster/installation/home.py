@@ -1,0 +1,111 @@
+"""The Dagster home: what `mastosync init` writes into it, and never over what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mastosync_dagster.errors import AdminError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NEWSLETTER_SEEN = ".nux/nux.yaml"
+"""Dagster's UI offers its newsletter unless this file exists."""
+
+
+class InitError(AdminError):
+    """An installation cannot be made. The message says what to change."""
+
+
+class Written(Enum):
+    """What became of a file."""
+
+    NEW = "new"
+    KEPT = "was there, and stays as it is"
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file of an installation."""
+
+    path: Path
+    written: Written
+
+
+def packaged(name: str) -> str:
+    """Return the text of a file that comes with the package: ``dagster.yaml``, ``workspace.yaml``, ``env.example``."""
+    return resources.files("mastosync_dagster.installation").joinpath(name).read_text("utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into a sentence that names the path."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise InitError(
+            f"{where} cannot be written: {error.strerror}. Choose a folder that this user may write to, as in"
+            " `mastosync init FOLDER`, or run the command as the folder's owner."
+        ) from error
+
+
+def write_new(path: Path, text: str, mode: int = 0o600) -> WrittenFile:
+    """Write a file that nobody may have made before; where one is, it stays."""
+    with writing(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        except FileExistsError:
+            return WrittenFile(path, Written.KEPT)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            os.fchmod(descriptor, mode)  # whatever the umask
+            stream.write(text)
+    return WrittenFile(path, Written.NEW)
+
+
+def make_folder(path: Path) -> Written:
+    """Make a folder that its owner alone may read. One that is there must be this user's; its mode stays."""
+    with writing(path):
+        if path.is_dir():
+            owner = path.stat().st_uid
+            if owner != os.geteuid():
+                raise InitError(
+                    f"{path} belongs to another user (uid {owner}): run the command as that user, or name another"
+                    " folder."
+                )
+            return Written.KEPT
+        path.mkdir(mode=0o700, parents=True)
+    return Written.NEW
+
+
+def make_home(home: Path) -> list[WrittenFile]:
+    """Write dagster.yaml and workspace.yaml into a new or old home, and have Dagster not offer its newsletter."""
+    written = [WrittenFile(home, make_folder(home))]
+    written += [write_new(home / name, packaged(name)) for name in ("dagster.yaml", "workspace.yaml")]
+    seen = home / _NEWSLETTER_SEEN
+    make_folder(seen.parent)
+    write_new(seen, "seen: 1\n")
+    return written
+
+
+def prepare_history(home: Path) -> None:
+    """Create the tables of Dagster's history: two processes that find none at their start get in each other's way."""
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            instance.get_runs_count()
+            instance.event_log_storage.get_maximum_record_id()
+            instance.all_instigator_state()
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InitError(
+            f"Dagster's history in {home} cannot be opened ({first}): see {home / 'dagster.yaml'}, and whether the"
+            " folder can be written to."
+        ) from error

@@ -1,0 +1,128 @@
+"""The file of settings that `mastosync init` writes: the lines of `.env.example`, with the values that are known.
+
+Values are read with the rules of `environment.py`, written down, and read again: what is written means what was read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.environment import ENV_FILE, Environment, SettingsError
+from mastosync_dagster.installation.home import InitError, Written, packaged, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+_LINE = re.compile(r"(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]*)=.*")
+_BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*", re.ASCII)
+_EMPTY_MEANS_SOMETHING = "S3_PERMISSION"
+_PRIVATE = 0o600
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """What became of a file of settings.
+
+    Attributes:
+        added: Names of the settings that were written.
+        different: Names that the file sets to another value than was given; they stay.
+        tightened: Whether others could read it before.
+    """
+
+    path: Path
+    written: Written
+    added: tuple[str, ...]
+    different: tuple[str, ...]
+    tightened: bool
+
+
+def read_settings(path: Path) -> dict[str, str]:
+    """Return the settings of a file such as Mastodon's ``.env.production``, its other lines left out."""
+    found = Environment.read({ENV_FILE: str(path)}).file
+    return {
+        name: value
+        for name, value in found.items()
+        if name != ENV_FILE and (value or name.endswith(_EMPTY_MEANS_SOMETHING))
+    }
+
+
+def write_settings(path: Path, settings: Mapping[str, str]) -> EnvFile:
+    """Write a file of settings, or add to one what it does not set. No line that is there changes."""
+    with writing(path):
+        if path.exists():
+            return _add(path, settings)
+        text = _written(lambda lines: _filled(packaged("env.example"), lines), settings, path)
+        # O_EXCL: nobody's file is overwritten, and no link followed.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    return EnvFile(path, Written.NEW, tuple(settings), (), tightened=False)
+
+
+def _add(path: Path, settings: Mapping[str, str]) -> EnvFile:
+    there = read_settings(path)
+    new = {name: value for name, value in settings.items() if name not in there}
+    different = tuple(name for name, value in settings.items() if there.get(name, value) != value)
+    if new:
+        before = path.read_text("utf-8")
+        gap = "" if before.endswith("\n") or not before else "\n"
+        addition = _written(lambda lines: gap + "".join(f"{line}\n" for line in lines.values()), new, path)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(addition)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if tightened := bool(mode & 0o077):
+        path.chmod(mode & 0o700)
+    return EnvFile(path, Written.KEPT, tuple(new), different, tightened)
+
+
+def _filled(example: str, lines: Mapping[str, str]) -> str:
+    """Return the example with known settings in the place of its lines; its own values of needed ones are no values."""
+    rest, filled = dict(lines), []
+    for line in example.splitlines():
+        found = _LINE.fullmatch(line)
+        if found is None:
+            filled.append(line)
+        elif found["name"] in lines:
+            if found["name"] in rest:
+                filled.append(rest.pop(found["name"]))
+        else:
+            filled.append(line if found["off"] else f"{found['name']}=")
+    return "".join(f"{line}\n" for line in [*filled, *rest.values()])
+
+
+def _written(text_of: Callable[[Mapping[str, str]], str], settings: Mapping[str, str], path: Path) -> str:
+    """Return the text in which every setting, quoted one way or the other, is read back as it is."""
+    with tempfile.TemporaryDirectory(prefix="mastosync-") as folder:
+        trial = Path(folder) / "env"
+
+        def read_back(text: str) -> Mapping[str, str]:
+            trial.write_text(text, "utf-8")
+            try:
+                return Environment.read({ENV_FILE: str(trial)}).file
+            except SettingsError:  # it ends in the middle of a quotation
+                return {}
+
+        lines = {}
+        for name, value in settings.items():
+            good = (line for line in _lines(name, value) if read_back(f"{line}\n").get(name) == value)
+            lines[name] = next(good, "")
+        text = text_of(lines)
+        found = read_back(text)
+        if wrong := [name for name, value in settings.items() if found.get(name) != value]:
+            raise InitError(f"{path} cannot hold the value of {wrong[0]}: set it as a variable of the process.")
+        return text
+
+
+def _lines(name: str, value: str) -> Iterator[str]:
+    """Yield ways to write a setting, the plainest first."""
+    if _BARE.fullmatch(value):
+        yield f"{name}={value}"
+    single = value.replace("\\", "\\\\").replace("'", "\\'")
+    double = re.sub(r'([\\"$`])', r"\\\1", value)
+    yield from (f"{name}='{value}'", f'{name}="{double}"', f"{name}='{single}'", f'{name}="{value}"')

@@ -1,0 +1,172 @@
+"""Units for systemd: the code server, the daemon, and the webserver, which may be left out.
+
+One code server loads mastosync and starts the runs; daemon and webserver reach it through a socket that only their user
+may open. Without it each of them would load the code itself, again every minute.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mastosync_dagster.environment import ENV_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CODE, DAEMON, WEBSERVER = "mastosync-code.service", "mastosync-daemon.service", "mastosync-webserver.service"
+_BACKFILLS_WAIT = "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1"
+"""Without it a backfill that looks for its asset while the code server is away fails, and cancels its runs."""
+SERVICES_FILE = "services.yaml"
+"""The workspace of daemon and webserver, in the home."""
+_SOCKET = "/run/mastosync/code.sock"
+
+SERVICES = f"""# Where the units mastosync-daemon and mastosync-webserver find the code server.
+load_from:
+  - grpc_server:
+      socket: {_SOCKET}
+      location_name: mastosync_dagster
+"""
+
+_HARDENING = """\
+UMask=0077
+# Reads and writes nothing but the home; files that settings name (keys, ~/.pgpass, ~/.aws) can be read.
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={writable}
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectProc=invisible
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+
+_CODE_UNIT = """\
+[Unit]
+Description=mastosync code server: it executes the runs
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+User={user}
+Environment={home_variable} {env_variable}
+WorkingDirectory={home}
+RuntimeDirectory=mastosync
+RuntimeDirectoryMode=0700
+ExecStartPre={python} -m dagster instance migrate
+ExecStart={python} -m dagster api grpc --socket {socket} -m mastosync_dagster --location-name mastosync_dagster
+# Ready when the code is loaded: what comes after finds it at once.
+ExecStartPost=/bin/sh -c 'until test -S {socket}; do sleep 0.2; done'
+TimeoutStartSec=5min
+Restart=always
+RestartSec=5
+# Runs are its children. A restart lets them go on to their end, and a run that the kernel kills for memory ends alone.
+KillMode=process
+OOMPolicy=continue
+TimeoutStopSec=5
+# Mastodon comes first.
+Nice=10
+IOWeight=20
+CPUWeight=50
+{hardening}
+[Install]
+WantedBy=multi-user.target
+"""
+
+_CLIENT_UNIT = """\
+[Unit]
+Description=mastosync {what}
+After={code}
+Wants={code}
+
+[Service]
+User={user}
+Environment={home_variable}{variables}
+WorkingDirectory={home}
+ExecStart={python} {command} -w {services}
+Restart=always
+RestartSec=5
+KillSignal=SIGINT
+# Where the history's host does not answer, Dagster's daemon would wait for it for minutes.
+TimeoutStopSec=20
+Nice=5
+{hardening}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an installation lies, for its units.
+
+    Attributes:
+        env_file: Its settings.
+        user: Who runs it.
+        port: Of the UI, on loopback.
+        manifests: The folder of MASTOSYNC_MANIFESTS; None where the home holds them, or a bucket does.
+    """
+
+    home: Path
+    env_file: Path
+    user: str
+    port: int
+    manifests: Path | None = None
+
+
+def units(place: Place) -> Mapping[str, str]:
+    """Return the units by the names of their files."""
+    writable = [place.home, *([place.manifests] if place.manifests else [])]
+    common = {
+        "user": place.user,
+        "home": _escaped(str(place.home)),
+        "home_variable": _word(f"DAGSTER_HOME={place.home}"),
+        "python": _word(sys.executable),
+        "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
+        "code": CODE,
+        "services": _word(str(place.home / SERVICES_FILE)),
+    }
+    webserver = f"-m dagster_webserver -h 127.0.0.1 -p {place.port}"
+    return {
+        CODE: _CODE_UNIT.format(**common, env_variable=_word(f"{ENV_FILE}={place.env_file}"), socket=_SOCKET),
+        DAEMON: _CLIENT_UNIT.format(
+            **common,
+            what="daemon: nights, backfills and alerts",
+            command="-m dagster._daemon run",
+            variables=f" {_BACKFILLS_WAIT}",
+        ),
+        WEBSERVER: _CLIENT_UNIT.format(**common, what=f"UI on 127.0.0.1:{place.port}", command=webserver, variables=""),
+    }
+
+
+def _escaped(text: str) -> str:
+    """Return text in which systemd sees no specifier."""
+    return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """Return one word of a line that systemd splits, quoted where it must be."""
+    escaped = _escaped(text).replace("$", "$$") if text.startswith("/") else _escaped(text)
+    plain = not any(character in escaped for character in " \t\"'\\;")
+    inner = escaped.replace("\\", "\\\\").replace('"', '\\"')
+    return escaped if plain else f'"{inner}"'

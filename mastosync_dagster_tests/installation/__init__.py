@@ -1,0 +1,1 @@
+"""Tests of what `mastosync init` writes and `mastosync ui` starts."""

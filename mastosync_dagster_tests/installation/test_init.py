@@ -1,0 +1,213 @@
+"""``mastosync init``: what it writes, for whom, and that nothing which is there changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.environment import Environment
+from mastosync_dagster.installation.settings_file import read_settings, write_settings
+from mastosync_dagster.installation.systemd import Place, units
+from mastosync_dagster_tests.support.installation import PROJECT
+
+PRODUCTION = """LOCAL_DOMAIN=social.example
+SECRET_KEY_BASE=not-for-us
+SMTP_PASSWORD=not-for-us
+export DB_HOST=127.0.0.1
+DB_PASS='it$ a "pass" #1'
+S3_ENABLED=true
+S3_BUCKET=media
+S3_ENDPOINT=https://s3.old.example
+AWS_ACCESS_KEY_ID=AK
+AWS_SECRET_ACCESS_KEY=se/cr+et
+"""
+DESTINATION = "DESTINATION_S3_BUCKET=copy\nDESTINATION_S3_PERMISSION=\nNEWS=1\n"
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new user's home folder; Mastodon's file lies beside it."""
+    for name in [*os.environ]:
+        if name.startswith(("DAGSTER_HOME", "MASTOSYNC_", "XDG_DATA_HOME", "S3_", "DESTINATION_", "DB_", "AWS_")):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "user"
+    folder.mkdir()
+    (tmp_path / ".env.production").write_text(PRODUCTION)
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def home_of(user: Path) -> Path:
+    return user / ".local" / "share" / "mastosync"
+
+
+def init(*arguments: str, stdin: str = "") -> Result:
+    outcome = CliRunner().invoke(main, ["init", *arguments], input=stdin)
+    # `use_default_home` sets it for the rest of the process.
+    os.environ.pop("DAGSTER_HOME", None)
+    return outcome
+
+
+def with_mastodons_file(user: Path) -> Result:
+    destination = user.parent / "destination.env"
+    destination.write_text(DESTINATION)
+    return init("--from", str(user.parent / ".env.production"), "--from", str(destination))
+
+
+def test_a_new_user_gets_a_private_home_with_the_known_settings_alone(user: Path) -> None:
+    before = os.umask(0)
+    outcome = with_mastodons_file(user)
+    os.umask(before)
+    assert outcome.exit_code == 0, outcome.output
+    home = home_of(user)
+    assert (home / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
+    assert yaml.safe_load((home / "workspace.yaml").read_text()) == {
+        "load_from": [{"python_module": "mastosync_dagster"}]
+    }
+    text = (home / "mastosync.env").read_text()
+    assert "not-for-us" not in text
+    assert read_settings(home / "mastosync.env") == {
+        "DB_HOST": "127.0.0.1",
+        "DB_PASS": 'it$ a "pass" #1',
+        "S3_BUCKET": "media",
+        "S3_ENDPOINT": "https://s3.old.example",
+        "AWS_ACCESS_KEY_ID": "AK",
+        "AWS_SECRET_ACCESS_KEY": "se/cr+et",
+        "DESTINATION_S3_BUCKET": "copy",
+        "DESTINATION_S3_PERMISSION": "",
+    }
+    # No value of the example is taken for a setting, and every secret is out of the output.
+    assert "s3.new.example" not in re.sub(r"^#.*", "", text, flags=re.MULTILINE)
+    assert "se/cr+et" not in outcome.output
+    for path in [home, *home.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode & (0o022 if path.parent.name == "systemd" else 0o077) == 0, (path, oct(mode))
+    assert stat.S_IMODE((home / "mastosync.env").stat().st_mode) == 0o600
+
+
+def test_commands_find_the_default_home_and_its_settings(user: Path) -> None:
+    with_mastodons_file(user)
+    words = [str(Path(sys.executable).with_name("mastosync")), "ranges"]
+    outcome = subprocess.run(words, capture_output=True, text=True, check=False, env={"HOME": str(user)}, timeout=100)
+    # It has come as far as the database, which refuses.
+    assert outcome.returncode == 1
+    assert "DAGSTER_HOME" not in outcome.stderr
+    assert "127.0.0.1" in outcome.stderr
+    process = {"DAGSTER_HOME": str(home_of(user)), "S3_BUCKET": "of-the-process"}
+    assert Environment.read(process).text("S3_BUCKET") == "of-the-process"
+    assert Environment.read(process).text("DESTINATION_S3_BUCKET") == "copy"
+
+
+def test_the_history_is_ready_and_dagster_offers_no_newsletter(user: Path) -> None:
+    with_mastodons_file(user)
+    home = home_of(user)
+    assert {"runs.db", "index.db", "schedules.db"} <= {path.name for path in home.rglob("*.db")}
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert not instance.telemetry_enabled if hasattr(instance, "telemetry_enabled") else True
+    assert (home / ".nux" / "nux.yaml").exists()
+
+
+def test_a_second_init_changes_nothing_and_adds_what_is_not_set(user: Path) -> None:
+    home = home_of(user)
+    home.mkdir(parents=True)
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (home / "mastosync.env").write_text("# mine\nS3_BUCKET=mine")
+    (home / "mastosync.env").chmod(0o644)
+    outcome = with_mastodons_file(user)
+    assert outcome.exit_code == 0, outcome.output
+    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+    assert (home / "mastosync.env").read_text().startswith("# mine\nS3_BUCKET=mine\n")
+    assert stat.S_IMODE((home / "mastosync.env").stat().st_mode) == 0o600
+    settings = read_settings(home / "mastosync.env")
+    assert (settings["S3_BUCKET"], settings["DESTINATION_S3_BUCKET"]) == ("mine", "copy")
+    assert "S3_BUCKET: another value was there, and stays" in outcome.output
+
+    files = {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and path.suffix != ".db"}
+    assert with_mastodons_file(user).exit_code == 0
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_settings_can_come_through_a_pipe_and_what_is_missing_is_named(user: Path) -> None:
+    words = [str(Path(sys.executable).with_name("mastosync")), "init", "--from", "-", str(user / "elsewhere")]
+    outcome = subprocess.run(
+        words, input="S3_BUCKET=media\n", capture_output=True, text=True, check=False, env={"HOME": str(user)}
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert read_settings(user / "elsewhere" / "mastosync.env") == {"S3_BUCKET": "media"}
+    assert "set DESTINATION_S3_BUCKET in" in outcome.stdout
+    assert f"export DAGSTER_HOME={user / 'elsewhere'}" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "a b", "it's", '"', "a\\b", "end\\", "pa$word", "${HOME}", "a#b", "a #b", "`x`", "é", "'\"$", "=x="],
+)
+def test_every_password_is_read_back_as_it_was(tmp_path: Path, value: str) -> None:
+    for path in (tmp_path / "new", tmp_path / "old"):
+        if path.name == "old":
+            path.write_text("S3_BUCKET=x\n")
+        write_settings(path, {"DB_PASS": value, "MASTOSYNC_SECRET_X": value})
+        assert read_settings(path)["DB_PASS"] == read_settings(path)["MASTOSYNC_SECRET_X"] == value
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
+    (user / "file").write_text("")
+    outcome = init(str(user / "file" / "home"))
+    assert outcome.exit_code == 1
+    assert "cannot be written" in outcome.output
+    assert "mastosync init FOLDER" in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+@pytest.mark.parametrize("home", ["/var/lib/mastosync", "/srv/my media/100% mine"])
+def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path, home: str) -> None:
+    place = Place(Path(home), Path(home, "mastosync.env"), "root", 3030, Path("/srv/manifests"))
+    for name, text in units(place).items():
+        (tmp_path / name).write_text(text)
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    outcome = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, check=False)
+    about_ours = [line for line in outcome.stderr.splitlines() if "mastosync" in line]
+    assert about_ours == []
+    assert outcome.returncode == 0, outcome.stderr
+    for service in (path for path in files if path.endswith(".service")):
+        words = ["systemd-analyze", "security", "--offline=true", "--no-pager", service]
+        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        level = re.search(r"Overall exposure level for \S+: ([\d.]+)", output)
+        assert level is not None
+        assert float(level[1]) <= 4.0, output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_that_the_shell_accepts(shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(CliRunner().invoke(main, ["completion", shell]).output)
+    assert "_MASTOSYNC_COMPLETE" in script.read_text()
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", str(script)], check=True)
+
+
+def test_bash_completes_commands_and_file_types(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(CliRunner().invoke(main, ["completion", "bash"]).output)
+    lines = [
+        f"source {script}",
+        "COMP_WORDS=(mastosync sync cust) COMP_CWORD=2; _mastosync_completion mastosync; echo ${COMPREPLY[@]}",
+        "COMP_WORDS=(mastosync ini) COMP_CWORD=1; COMPREPLY=(); _mastosync_completion mastosync; echo ${COMPREPLY[@]}",
+    ]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    output = subprocess.run(
+        ["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
+    )
+    assert output.stdout.split() == ["custom_emojis", "init"]
