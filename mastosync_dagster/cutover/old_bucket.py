@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import EVERY_ID, compare_table
+from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.cutover.switch import private_line, public_line, source_line
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
@@ -15,9 +16,7 @@ from mastosync_dagster.mastodon import is_remote, owners, read_schema, rows_at_t
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.plan.orphan_listing import list_top
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.doubts import OPEN, Doubt
 from mastosync_dagster.records.findings import Finding
-from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.storage import Storage
 from mastosync_dagster.verify.run import COPIED_FOLDERS
@@ -82,17 +81,7 @@ def check_old_bucket(
         yield private_line(connect, schema, sides.destination, on_progress)
         yield public_line(sides.destination, comparisons)
         yield from _at_source(connect, schema, sides.source, accept, on_progress)
-    yield _in_doubt(tables)
-
-
-def _in_doubt(tables: Sequence[TableProgress]) -> Line:
-    problems = []
-    for each in tables:
-        # What was missing is looked for above, at both storages.
-        counts: dict[Doubt, int] = {why: each.in_doubt.get(why, 0) for why in OPEN if why is not Doubt.MISSING}
-        if any(counts.values()):
-            problems.append(f"{each.table}: {doubt_text(counts)}")
-    return yes_or_no("failed objects", problems, "none")
+    yield failed_objects(tables)
 
 
 def _switched(connect: Connect, schema: Schema, sides: Sides) -> Line:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host
+from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.records.doubts import Doubt
-from mastosync_dagster.runs.doubts import doubt_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,18 +34,16 @@ def checklist(source: Storage, destination: Storage, tables: Sequence[TableProgr
     yield _first_copy(tables)
     without = [each.table for each in tables if each.last_delta is None]
     yield yes_or_no("nights", [f"no incremental run yet of {', '.join(without)}"] if without else [], "have run")
-    doubts = [f"{each.table}: {doubt_text(each.in_doubt)}" for each in tables if any(each.in_doubt.values())]
-    yield yes_or_no("failed objects", doubts, "none")
+    yield failed_objects(tables)
     missing = sum(each.in_doubt.get(Doubt.MISSING, 0) for each in tables)
     if missing:
-        yield Line("lost objects", Answer.NOTE, "mastosync report says what can be done about each")
+        yield Line(
+            "lost objects", Answer.NOTE, f"{missing:,} were not at the source: mastosync report says what can be done"
+        )
 
 
 def _first_copy(tables: Sequence[TableProgress]) -> Line:
     problems = [problem for each in tables if (problem := each.ranges_problem()) is not None]
-    untouched = [each.table for each in tables if not each.ranges and not each.every_row and each.left]
-    if untouched:
-        problems.append(f"not begun: {', '.join(untouched)}")
     return yes_or_no("first copy", problems, "done")
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.cutover.answers import yes_or_no
+from mastosync_dagster.records.doubts import OPEN, Doubt
+from mastosync_dagster.runs.doubts import doubt_text
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from mastosync_dagster.records.doubts import Doubt
+    from mastosync_dagster.cutover.answers import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,20 @@ class TableProgress:
         """Return in words which ranges have not been copied; None: all have."""
         if self.restored:
             return f"{self.table}: the database was restored from a backup, so the table has to be copied again"
+        if not self.ranges and not self.every_row and self.left:
+            return f"{self.table}: nothing has been copied yet"
         kinds = {"are running": self.running}
         if not self.every_row:
             kinds = {"have not run": self.not_run, "have failed": self.failed, **kinds}
         counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
         return f"{self.table}: of {self.ranges:,} ID ranges {', '.join(counts)}" if counts else None
+
+    def doubts_problem(self) -> str | None:
+        """Return in words which objects are not settled, apart from missing ones; None: all are."""
+        counts: dict[Doubt, int] = {why: self.in_doubt.get(why, 0) for why in OPEN if why is not Doubt.MISSING}
+        return f"{self.table}: {doubt_text(counts)}" if any(counts.values()) else None
+
+
+def failed_objects(tables: Iterable[TableProgress]) -> Line:
+    """Answer whether objects have failed, or wait for their ACL."""
+    return yes_or_no("failed objects", filter(None, (each.doubts_problem() for each in tables)), "none")

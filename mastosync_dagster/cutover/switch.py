@@ -10,6 +10,7 @@ from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import compare_table
 from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host
 from mastosync_dagster.cutover.private_objects import ask_private
+from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.cutover.public_access import PublicReader
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
@@ -17,9 +18,7 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import database_now, media_in_processing, read_schema
 from mastosync_dagster.pool import Pool
-from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.findings import Finding
-from mastosync_dagster.runs.doubts import doubt_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +64,7 @@ def check_switch(
             yield source_line(connect, sides)
             yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
             yield _last_delta(connection, tables, max_age)
-            yield _in_doubt(tables)
+            yield failed_objects(tables)
         yield _processing(connect, schema)
         if quick:
             yield Line("objects", Answer.NOTE, "not compared (--quick): the records of runs are all that this goes by")
@@ -99,12 +98,13 @@ def source_line(connect: Connect, sides: Sides) -> Line:
 
 def _last_delta(connection: Connection, tables: Sequence[TableProgress], max_age: timedelta) -> Line:
     now = database_now(connection)
-    problems = []
-    for each in tables:
-        if each.last_delta is None:
-            problems.append(f"{each.table}: no incremental run has ended well yet")
-        elif now - each.last_delta > max_age:
-            problems.append(f"{each.table}: the last one read the rows {_age(now - each.last_delta)} ago")
+    problems = [
+        f"{each.table}: the last one read the rows {_age(now - each.last_delta)} ago"
+        for each in tables
+        if each.last_delta is not None and now - each.last_delta > max_age
+    ]
+    if without := [each.table for each in tables if each.last_delta is None]:
+        problems.append(f"none has ended well yet of {', '.join(without)}")
     names = " ".join(each.table for each in tables)
     if problems:
         return Line("last delta", Answer.NO, f"{'; '.join(problems)}. Run: {_SYNC.format(names)}")
@@ -115,17 +115,6 @@ def _last_delta(connection: Connection, tables: Sequence[TableProgress], max_age
 def _age(time: timedelta) -> str:
     minutes = max(0, round(time.total_seconds() / 60))
     return f"{minutes:,} min" if minutes < 120 else f"{minutes / 60:,.0f} h"  # noqa: PLR2004  (two hours)
-
-
-def _in_doubt(tables: Sequence[TableProgress]) -> Line:
-    # What was missing is looked for again below, at both storages.
-    grave = {Doubt.ACL, Doubt.EXPOSED, Doubt.FAILED}
-    problems = []
-    for each in tables:
-        counts = {why: count for why, count in each.in_doubt.items() if why in grave and count}
-        if counts:
-            problems.append(f"{each.table}: {doubt_text(counts)}")
-    return yes_or_no("failed objects", problems, "none")
 
 
 def _processing(connect: Connect, schema: Schema) -> Line:

@@ -86,7 +86,7 @@ class Admin:
     def _mastosync(self, words: list[str]) -> None:
         arguments, file = (words[: words.index(">")], words[words.index(">") + 1]) if ">" in words else (words, None)
         outcome = CliRunner().invoke(main, arguments)
-        assert outcome.exit_code == 0, f"mastosync {' '.join(arguments)}\n{outcome.output}"
+        assert outcome.exit_code == 0, f"mastosync {' '.join(arguments)}\n{outcome.output}{outcome.exception!r}"
         if file is not None:
             (self._home / file).write_text(outcome.output)
         elif arguments[-1] == "--env":
