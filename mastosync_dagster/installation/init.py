@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mastosync_dagster.environment import DAGSTER_HOME, ENV_FILE, HOME_ENV_FILE, MANIFESTS, Environment, dagster_home
+from mastosync_dagster.environment import (
+    DAGSTER_HOME,
+    DESTINATION_FOLDER,
+    DESTINATION_PREFIX,
+    ENV_FILE,
+    HOME_ENV_FILE,
+    MANIFESTS,
+    SOURCE_FOLDER,
+    Environment,
+    dagster_home,
+)
 from mastosync_dagster.installation.home import InitError, make_folder, make_home, prepare_history, write_new
 from mastosync_dagster.installation.settings_file import read_settings, write_settings
 from mastosync_dagster.installation.systemd import SERVICES, SERVICES_FILE, Place, units
@@ -89,7 +99,7 @@ def run_init(choices: Choices) -> None:
     there = read_settings(env_file) if env_file.exists() else {}
     answers = _asked({**given, **there}) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers})
-    place = Place(home, env_file, choices.user or _user(), choices.port, _manifests_folder(env_file))
+    place = Place(home, env_file, choices.user or _user(), choices.port, _written_folders(env_file))
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = _absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
@@ -139,7 +149,7 @@ def _asked(known: Mapping[str, str]) -> dict[str, str]:
         if url:
             answers["DATABASE_URL"] = url
     for question in QUESTIONS:
-        if question.name in known or process.text(question.name):
+        if question.name in known or process.text(question.name) or _is_folder(question.name, known, process):
             continue
         if question.secret and not _has_key(question.name, {**known, **answers}):
             continue
@@ -147,6 +157,12 @@ def _asked(known: Mapping[str, str]) -> dict[str, str]:
         if answer:
             answers[question.name] = answer
     return answers
+
+
+def _is_folder(name: str, known: Mapping[str, str], process: Environment) -> bool:
+    """Return whether a setting is about a storage that is a folder and no bucket."""
+    variable = DESTINATION_FOLDER if name.startswith(DESTINATION_PREFIX) else SOURCE_FOLDER
+    return bool(known.get(variable) or process.text(variable))
 
 
 def _has_key(secret: str, settings: Mapping[str, str]) -> bool:
@@ -165,9 +181,11 @@ def _ask(text: str, *, secret: bool = False, needed: bool = False) -> str:
             return answer.strip()
 
 
-def _manifests_folder(env_file: Path) -> Path | None:
-    location = Environment.read({ENV_FILE: str(env_file)}).text(MANIFESTS)
-    return None if location is None or location.startswith("s3://") else _absolute(Path(location))
+def _written_folders(env_file: Path) -> tuple[Path, ...]:
+    """Return the folders outside the home that runs write to."""
+    settings = Environment.read({ENV_FILE: str(env_file)})
+    named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
+    return tuple(_absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
 
 
 def _say_settings(settings: EnvFile) -> None:
@@ -182,7 +200,8 @@ def _say_settings(settings: EnvFile) -> None:
 def _say_next(home: Path, env_file: Path, folder: Path, settings: Mapping[str, str]) -> None:
     process = Environment.read()
     needed = [question.name for question in QUESTIONS if question.needed]
-    unset = [name for name in needed if not (settings.get(name) or process.text(name))]
+    given = {name for name in needed if settings.get(name) or process.text(name)}
+    unset = [name for name in needed if name not in given and not _is_folder(name, settings, process)]
     click.echo("\nNext:")
     if unset:
         click.echo(f"  set {' and '.join(unset)} in {env_file}")

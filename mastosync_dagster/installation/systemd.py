@@ -124,19 +124,19 @@ class Place:
         env_file: Its settings.
         user: Who runs it.
         port: Of the UI, on loopback.
-        manifests: The folder of MASTOSYNC_MANIFESTS; None where the home holds them, or a bucket does.
+        written: Folders outside the home that runs write to: manifests, a destination that is no bucket.
     """
 
     home: Path
     env_file: Path
     user: str
     port: int
-    manifests: Path | None = None
+    written: tuple[Path, ...] = ()
 
 
 def units(place: Place) -> Mapping[str, str]:
     """Return the units by the names of their files."""
-    writable = [place.home, *([place.manifests] if place.manifests else [])]
+    writable = [place.home, *place.written]
     common = {
         "user": place.user,
         "home": _escaped(str(place.home)),

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 @pytest.mark.parametrize("home", ["/var/lib/mastosync", "/srv/my media/100% mine"])
 def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path, home: str) -> None:
-    place = Place(Path(home), Path(home, "mastosync.env"), "root", 3030, Path("/srv/manifests"))
+    place = Place(Path(home), Path(home, "mastosync.env"), "root", 3030, (Path("/srv/manifests"), Path("/srv/a b")))
     for name, text in units(place).items():
         (tmp_path / name).write_text(text)
     files = [str(path) for path in sorted(tmp_path.iterdir())]
