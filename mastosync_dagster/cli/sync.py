@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.execution.plan.objects import ErrorSource
 from dagster._utils.interrupts import capture_interrupts
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,7 +35,7 @@ from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mastosync_dagster.records.summaries import Summary
     from mastosync_dagster.runs.progress import ProgressReporter
@@ -156,19 +157,17 @@ def _show_counts(console: Console, summary: Summary) -> None:
     """Show the counts by file type, and where more is said of what is missing or failed."""
     total = summary.total
     left = total.reasons[Reason.NOT_ATTEMPTED]
-    table = Table()
-    table.add_column("file type")
     aside = [*(["not attempted"] if left else []), *(["left out"] if total.left_out else [])]
-    for name in ("objects", "copied", "present", "missing", "failed", *aside, "MB"):
-        table.add_column(name, justify="right")
+    names = ("objects", "copied", "present", "missing", "failed", *aside, "MB")
+    rows: dict[str, list[str]] = {}
     for group, stats in summary.groups.items():
         numbers, not_attempted = counts(stats), stats.reasons[Reason.NOT_ATTEMPTED]
         cells = [f"{numbers[name]:,}" for name in ("objects", "copied", "present", "missing")]
         cells.append(f"{numbers['failed'] - not_attempted:,}")
         cells += [f"{not_attempted:,}"] if left else []
         cells += [f"{stats.left_out:,}"] if total.left_out else []
-        table.add_row(group, *cells, f"{numbers['bytes'] / MEGABYTE:,.1f}")
-    console.print(table)
+        rows[group] = [*cells, f"{numbers['bytes'] / MEGABYTE:,.1f}"]
+    _show_table(console, names, rows)
     # Rare: after the switch, after a refetch.
     for group, stats in summary.groups.items():
         if stats.only_at_destination:
@@ -176,6 +175,21 @@ def _show_counts(console: Console, summary: Summary) -> None:
     open_ = {"missing": total.outcomes[Outcome.MISSING], "failed": total.outcomes[Outcome.FAILED] - left}
     if some := [f"{number:,} {name}" for name, number in open_.items() if number]:
         _say(console, f"{' and '.join(some)}: `mastosync report` lists them, and what can be done about each.")
+
+
+def _show_table(console: Console, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    table = Table()
+    table.add_column("file type")
+    for name in names:
+        table.add_column(name, justify="right")
+    for group, cells in rows.items():
+        table.add_row(group, *cells)
+    if Measurement.get(console, console.options.update(width=_WIDE), table).maximum <= console.width:
+        console.print(table)
+        return
+    # In a narrow terminal the table's numbers would be cut.
+    for group, cells in rows.items():
+        _say(console, f"{group}: {', '.join(f'{cell} {name}' for name, cell in zip(names, cells, strict=True))}")
 
 
 def _trial(config: ChangesConfig) -> str | None:

@@ -163,14 +163,18 @@ class BarProgress:
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
         """Yield a watcher that moves the bar; its last state stays on the screen."""
-        from rich import progress  # noqa: PLC0415  (2 MB that a run without a terminal does not take)
+        from rich import progress, table  # noqa: PLC0415  (2 MB that a run without a terminal does not take)
+
+        def column() -> table.Column:
+            # In a narrow terminal the end of the numbers is cut, and not the time left.
+            return table.Column(min_width=7, no_wrap=True)
 
         columns = (
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.TextColumn("{task.fields[numbers]}"),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
+            progress.TimeElapsedColumn(table_column=column()),
+            progress.TimeRemainingColumn(table_column=column()),
         )
         with progress.Progress(*columns, console=self.console, redirect_stderr=False) as bar:
             yield _BarWatcher(

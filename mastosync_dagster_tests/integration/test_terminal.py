@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from mastosync_dagster.cli.main import main
+from mastosync_dagster.cli.sync import _show_counts
 from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.summaries import OutcomeCounts, Summary
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
@@ -105,6 +109,20 @@ def test_the_bar_moves_while_objects_are_copied(world: Installation) -> None:
     assert len({total for _, total, *_ in states}) == 1
     assert re.search(r"copying.*\d:\d\d:\d\d +\d:\d\d:\d\d", text), text  # time gone, time left
     assert "│ accounts" in text
+
+
+def test_a_narrow_terminal_shows_whole_numbers() -> None:
+    counts = OutcomeCounts()
+    counts.add(Outcome.COPIED, None, 1_670_000, 10**12)
+    counts.add(Outcome.FAILED, Reason.NOT_ATTEMPTED, 5_000_000, 0)
+    summary = Summary(total=counts, groups={"media_attachments": counts}, first=())
+    for width in (40, 80, 120):
+        console = Console(width=width, file=io.StringIO())
+        _show_counts(console, summary)
+        text = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+        for number in ("6,670,000", "1,670,000", "5,000,000", "1,000,000.0"):
+            assert number in text.replace("\n", ""), width
+        assert "…" not in text
 
 
 def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(world: Installation) -> None:
