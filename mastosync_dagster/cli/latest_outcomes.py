@@ -31,13 +31,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
 
 _RANGE, _AGE = "range", "age"
-_SPOOL = pa.schema(
-    [
-        *((column.name, pa.string() if column.type == WORD else column.type) for column in FORMAT.columns),
-        (_RANGE, pa.int32()),
-        (_AGE, pa.int32()),
-    ]
-)
+_LINES = pa.schema([*FORMAT.columns, pa.field(_RANGE, pa.int32()), pa.field(_AGE, pa.int32())])
+_SPOOL = pa.schema([(column.name, pa.string() if column.type == WORD else column.type) for column in _LINES])
 _RANGES_A_MANIFEST = 10_000
 _REST = range(-64, 0)
 """Numbers for the rows in no ID range: so many parts of them, of which one is in memory at a time."""
@@ -137,6 +132,11 @@ def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
     return batch.column(column).to_pylist()
 
 
+def _of_type(column: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
+    """Return a column with its type of today: earlier versions had other ones."""
+    return column if column.type == kind else column.cast(kind)
+
+
 def _attachments(batch: pa.RecordBatch) -> list[str]:
     return [part.partition("/")[0] for part in _values(batch, "part")]
 
@@ -199,14 +199,15 @@ class _Spool:
         """Store the lines of a batch that have a range number. Later runs come first: ``age`` counts up."""
         named = set(batch.schema.names)
         columns = [
-            batch.column(column.name).cast(column.type)
+            _of_type(batch.column(column.name), column.type)
             if column.name in named
             else pa.nulls(batch.num_rows, column.type)
-            for column in list(_SPOOL)[: len(FORMAT.columns)]
+            for column in FORMAT.columns
         ]
         columns += [pa.array(ranges, pa.int32()), pa.array([age] * batch.num_rows, pa.int32())]
-        whole = pa.record_batch(columns, schema=_SPOOL)
-        found = whole.filter(pc.is_valid(whole.column(_RANGE)))
+        found = pa.record_batch(columns, schema=_LINES)
+        if None in ranges:
+            found = found.filter(pc.is_valid(found.column(_RANGE)))
         if found.num_rows:
             self._waiting.append(found)
             self._lines += found.num_rows
@@ -214,7 +215,8 @@ class _Spool:
             self._flush()
 
     def _flush(self) -> None:
-        table = pa.Table.from_batches(self._waiting, _SPOOL)
+        # Texts of many files at once: a night's file is small, and each call costs more than its lines.
+        table = pa.Table.from_batches(self._waiting, _LINES).cast(_SPOOL)
         order = pc.sort_indices(table, sort_keys=[(_RANGE, "ascending"), (_AGE, "ascending")])
         table = table.take(order).combine_chunks()
         start = 0
