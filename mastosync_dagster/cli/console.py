@@ -39,10 +39,7 @@ def status_lines(status: Status) -> list[str]:
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         *([f"  policy       {wanted}"] if out or status.narrower or status.remote_files != _EVERYTHING else []),
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
-        *(
-            [f"  orphans      {status.orphans:,} seen by the last verifications: no row expects them"]
-            * bool(status.orphans)
-        ),
+        *([f"  orphans      {status.orphans:,} seen by the last verifications"] if status.orphans else []),
         f"  incremental  {incremental}",
         *([f"  restored     {RESTORED}; the next incremental run takes every row"] if status.restored else []),
     ]

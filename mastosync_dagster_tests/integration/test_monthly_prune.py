@@ -72,6 +72,8 @@ def test_status_shows_how_many_orphans_a_verification_has_seen(world: Installati
         return dict(found)
 
     assert status()["orphans"] is None
+    assert "orphans" not in CliRunner().invoke(main, ["status", EMOJIS.value]).output
+    assert CliRunner().invoke(main, ["status", EMOJIS.value]).exit_code == 0
     put(world, ORPHAN)
     for key in keys:
         assert world.run("verify_custom_emojis", key).success
