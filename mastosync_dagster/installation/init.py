@@ -151,6 +151,10 @@ def _asked(known: Mapping[str, str]) -> dict[str, str]:
     for question in QUESTIONS:
         if question.name in known or process.text(question.name) or _is_folder(question.name, known, process):
             continue
+        # A file that names the bucket says all about its storage: what it leaves out has Mastodon's default.
+        bucket = f"{DESTINATION_PREFIX if question.name.startswith(DESTINATION_PREFIX) else ''}S3_BUCKET"
+        if not question.needed and (bucket in known or process.text(bucket)):
+            continue
         if question.secret and not _has_key(question.name, {**known, **answers}):
             continue
         answer = _ask(question.text, secret=question.secret, needed=question.needed)
