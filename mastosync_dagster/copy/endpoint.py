@@ -1,10 +1,14 @@
-"""A storage under load: its window, its rate limits, its retries, its circuit breaker."""
+"""A storage under load: its window, its rate limits, its retries, its circuit breaker, its silence."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import pycurl
 
 from mastosync_dagster.copy.limits import RateLimit, Window
 from mastosync_dagster.s3.errors import Aside, StorageError
@@ -29,6 +33,14 @@ _OUTAGES = 32
 """So many objects in a row that failed in spite of all attempts are none either ..."""
 _OUTAGE_SECONDS = 30.0
 """... if this long no request succeeded."""
+
+_CHECK_SECONDS = 1.0
+_SAY_SECONDS = 15.0
+"""Silence of so long is said. A lost packet or two are sent again before that."""
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_HEAD_BYTES = 8
+"""The beginning of Linux's `struct tcp_info`, a byte each: state, ca_state, retransmits, probes, …"""
+_ESTABLISHED = 1
 
 
 class EndpointError(Aside):
@@ -183,3 +195,84 @@ class RetryState:
         endpoint.retries[error.reason] += 1
         await endpoint.loop.sleep(pause)
         return True
+
+
+class SilenceWatch:
+    """Notices that an endpoint refuses nothing, and acknowledges nothing. Lives in the loop's thread.
+
+    The kernel knows: of each connection it counts what is sent again, and probes without an answer. A server that only
+    takes its time acknowledges what it gets. So nothing here has to guess from how long an answer takes.
+
+    Args:
+        say: Gets a sentence when the endpoint has fallen silent, and when it is back.
+        end_run: Gets the error of an endpoint that has been silent for ``longest`` seconds.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        longest: float,
+        say: Callable[[str], object],
+        end_run: Callable[[StorageError], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._longest = longest
+        self._say = say
+        self._end_run = end_run
+        self._since: float | None = None
+        self._said = False
+        self._answers = 0
+
+    async def watch(self, loop: Loop) -> None:
+        """Check once a second, for ever."""
+        while True:
+            await loop.sleep(_CHECK_SECONDS)
+            self.check(time.monotonic())
+
+    def check(self, now: float) -> None:
+        """Check whether the endpoint is silent now."""
+        transfers, answers = self._endpoint.client.transfers, self._endpoint.client.answers
+        heard = answers != self._answers or any(not _is_silent(curl) for curl in transfers)
+        self._answers = answers
+        settings = self._endpoint.storage.settings
+        name = f"the {settings.name} ({settings.server})"
+        if heard:
+            if self._said and self._since is not None:
+                self._say(f"{name} answers again, after {now - self._since:.0f} s")
+            self._since, self._said = None, False
+            return
+        if self._since is None:
+            # Between two attempts there is no transfer, which does not mean that it is silent, nor that it is back.
+            self._since = now if transfers else None
+            return
+        silent = now - self._since
+        if silent >= _SAY_SECONDS and not self._said:
+            self._said = True
+            self._say(
+                f"{name} has fallen silent: nothing has come from it for {silent:.0f} s. The run ends if that lasts for"
+                f" {self._longest:.0f} s (silence_seconds)"
+            )
+        if silent >= self._longest:
+            self._end_run(
+                StorageError(
+                    f"{name} fell silent: nothing came from it for {silent:.0f} s. Is its host up, and the network? A"
+                    " further run takes the rest; silence_seconds says how long a run waits",
+                    reason=Reason.TIMEOUT,
+                    permanent=True,
+                )
+            )
+
+
+def _is_silent(curl: pycurl.Curl) -> bool:
+    """Tell whether the peer of a transfer owes an acknowledgement, by the kernel's account."""
+    descriptor: int = curl.getinfo(pycurl.ACTIVESOCKET)
+    if descriptor < 0 or _TCP_INFO is None:
+        return descriptor < 0  # it is not connected yet
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            head = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _HEAD_BYTES)
+    except OSError:
+        return False  # no TCP, or closed meanwhile
+    state, _, sent_again, probes, *_ = head
+    return state != _ESTABLISHED or sent_again > 0 or probes > 0

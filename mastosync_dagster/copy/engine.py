@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from mastosync_dagster.copy.budget import LARGER_THAN_THE_BUDGET, Admission, Budget, Spending, UsedUpError
-from mastosync_dagster.copy.endpoint import Endpoint
+from mastosync_dagster.copy.endpoint import Endpoint, SilenceWatch
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
 from mastosync_dagster.copy.limits import MemoryBudget, Window
@@ -77,6 +77,7 @@ class CopySettings:
         max_attempts: Requests of one kind for one object until it has failed.
         backoff_seconds: Wait before the second attempt at most; doubled for each further one.
         patience_seconds: No attempt starts later than this after the first failure.
+        silence_seconds: The run ends when a storage has sent nothing for so long: no answer, and no acknowledgement.
         source_requests_per_second: Limit of this run; None: none. Runs beside it have limits of their own.
         budget: What may be copied and spent at the most; None: no limit.
     """
@@ -91,6 +92,7 @@ class CopySettings:
     max_attempts: int = COPY.attempts
     backoff_seconds: float = COPY.backoff
     patience_seconds: float = COPY.patience
+    silence_seconds: float = 100.0
     source_requests_per_second: float | None = None
     source_bytes_per_second: float | None = None
     destination_requests_per_second: float | None = None
@@ -107,6 +109,7 @@ def copy_plan(
     on_progress: Callable[[CopyProgress], None],
     stop: threading.Event,
     on_line: Callable[[ManifestLine], None] | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> CopyCounts:
     """Copy what a plan says, and record the outcomes: ``to_copy.arrow`` to ``copied.parquet`` (see `records.plan`).
 
@@ -122,6 +125,7 @@ def copy_plan(
         on_progress: Called about once a second, and at the end.
         stop: Set from another thread, it ends the copy: small objects in flight have a second to arrive.
         on_line: Gets the line of each object, as it is done, in the loop's thread.
+        say: Gets a sentence when a storage has fallen silent, and when it is back.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -129,7 +133,7 @@ def copy_plan(
     """
     limit_malloc_arenas()
     with collecting_by_hand():
-        return _Run(folder, source, destination, settings, on_line).carry_out(on_progress, stop)
+        return _Run(folder, source, destination, settings, on_line, say=say).carry_out(on_progress, stop)
 
 
 class _Sums:
@@ -214,7 +218,11 @@ class _Run:
         destination: Storage,
         settings: CopySettings,
         on_line: Callable[[ManifestLine], None] | None,
+        *,
+        say: Callable[[str], object],
     ) -> None:
+        self._say = say
+        self._said: deque[str] = deque()
         self._settings = settings
         self._storages = (source, destination)
         self._on_line = on_line
@@ -279,6 +287,9 @@ class _Run:
             return
         next_progress = time.monotonic() + _PROGRESS_SECONDS
         while not self._all_done.wait(_TICK_SECONDS):
+            # Said here, in the thread that may log.
+            while self._said:
+                self._say(self._said.popleft())
             if stop.is_set() or self._ending or self._writer.error is not None:
                 break
             if time.monotonic() >= next_progress:
@@ -330,6 +341,10 @@ class _Run:
     def _begin(self, copier: ObjectCopier) -> None:
         if self._hedges is not None:
             self._loop.spawn(self._hedges.watch())
+        for endpoint in self._endpoints or ():
+            longest = self._settings.silence_seconds
+            watch = SilenceWatch(endpoint, longest=longest, say=self._said.append, end_run=self._end_with)
+            self._loop.spawn(watch.watch(self._loop))
         if self._proof is not None and (self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES):
             self._loop.spawn(self._proof.try_canary())
         # Reading and writing overlap: while one endpoint has all the requests that it gets, so can the other.

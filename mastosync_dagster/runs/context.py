@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import Environment
+from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import ensure_different
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
@@ -90,6 +91,11 @@ class RunContext:
         for remark in Environment.read().remarks():
             self.log.warning(remark)
 
+    def warn(self, text: str) -> None:
+        """Say something that an admin should know at once: in the log, and to whoever waits in front of the run."""
+        self.log.warning(text)
+        self.progress.say(plain(text))
+
     @contextlib.contextmanager
     def connections(self, *, first: bool = False) -> Iterator[Connect]:
         """Yield a function that opens connections to the database, and says in the log when it is lost and back.
@@ -97,7 +103,7 @@ class RunContext:
         ``first``: these are the run's first ones. Where somebody watches, they are not retried: a setting is wrong.
         """
         patient = not (first and self.progress.attended)
-        with self.database.session(patient=patient, warn=self.log.warning) as connect:
+        with self.database.session(patient=patient, warn=self.warn) as connect:
             yield connect
 
     def ensure_different(self) -> None:

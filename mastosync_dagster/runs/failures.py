@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import psycopg2
+import sqlalchemy.exc
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
@@ -66,8 +67,20 @@ def plain_failures() -> Iterator[None]:
         what = os.strerror(error.errno) if error.errno else error.strerror
         message = f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?"
         raise PlainFailure(message) from None
+    except sqlalchemy.exc.DBAPIError as error:
+        # Dagster retries connections to its history, not statements. SQLAlchemy's own text has the statement in it.
+        message = (
+            f"The connection to Dagster's history broke ({_first_line(error.orig)}). Is the server of storage in"
+            " dagster.yaml up? A further run takes the rest."
+        )
+        raise PlainFailure(message) from None
     except psycopg2.Error as error:
         # Before the first page: the reader of rows connects again, and raises an AdminError where that fails.
-        first = plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
-        message = f"The connection to the database broke ({first}). Is the server of DATABASE_URL or DB_HOST up?"
+        message = (
+            f"The connection to the database broke ({_first_line(error)}). Is the server of DATABASE_URL or DB_HOST up?"
+        )
         raise PlainFailure(message) from None
+
+
+def _first_line(error: BaseException | None) -> str:
+    return plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))

@@ -43,6 +43,9 @@ class ProgressReporter(Protocol):
     def attended(self) -> bool:
         """Whether somebody waits in front of it, who wants to know at once what is wrong."""
 
+    def say(self, text: str) -> None:
+        """Show a sentence to whoever waits in front of it; the log has it in any case."""
+
     def watch(self, log: dg.DagsterLogManager) -> contextlib.AbstractContextManager[Watcher]:
         """Return a context manager whose watcher lives as long as the step."""
 
@@ -107,6 +110,9 @@ class LogProgress:
     summarized: Callable[[Summary], object] = _ignore
     attended: ClassVar[bool] = False
 
+    def say(self, text: str) -> None:
+        """Leave it to the log."""
+
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:
         """Yield a watcher that logs."""
@@ -122,6 +128,10 @@ class LineProgress:
     clock: Callable[[], float] = time.monotonic
     summarized: Callable[[Summary], object] = _ignore
     attended: ClassVar[bool] = True
+
+    def say(self, text: str) -> None:
+        """Write it as a line."""
+        self.write(text)
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)
@@ -159,6 +169,10 @@ class BarProgress:
     console: Console
     summarized: Callable[[Summary], object] = _ignore
     attended: ClassVar[bool] = True
+
+    def say(self, text: str) -> None:
+        """Print it above the bar."""
+        self.console.print(text, style="yellow", markup=False, highlight=False)
 
     @contextlib.contextmanager
     def watch(self, log: dg.DagsterLogManager) -> Iterator[Watcher]:  # noqa: ARG002  (the reporter's signature)

@@ -14,7 +14,9 @@ from mastosync_dagster.s3.listing import NotXmlError, Page, parse, parse_page
 from mastosync_dagster.s3.signing import Signer, quoted_path, quoted_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    import pycurl
 
     from mastosync_dagster.s3.http import Sink, Source
     from mastosync_dagster.s3.loop import Loop
@@ -152,6 +154,16 @@ class Client:
         self._signer = Signer(region, credentials)
         self._silence = silence
         self._write_silence = write_silence
+
+    @property
+    def transfers(self) -> Collection[pycurl.Curl]:
+        """What is under way. Within the loop."""
+        return self._http.transfers
+
+    @property
+    def answers(self) -> int:
+        """How many requests have ended because of something that the server sent."""
+        return self._http.answers
 
     async def _send(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import io
 import os
 import socket
@@ -61,6 +62,10 @@ _FAILURES = {
     pycurl.E_FILESIZE_EXCEEDED: Failure.TOO_LARGE,
     pycurl.E_URL_MALFORMAT: Failure.SETTINGS,
 }
+
+
+_SILENT = frozenset({pycurl.E_OPERATION_TIMEDOUT, pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY})
+_GIVEN_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class TransportError(Exception):
@@ -145,12 +150,19 @@ class _SetUp(NamedTuple):
 
 
 class Http:
-    """Sends requests over one loop. Lives in the loop's thread."""
+    """Sends requests over one loop. Lives in the loop's thread.
+
+    Attributes:
+        transfers: What is under way.
+        answers: How many requests have ended because of something that the server sent.
+    """
 
     def __init__(self, loop: Loop, transport: Transport) -> None:
         self.loop = loop
         self._transport = transport
         self._idle: defaultdict[_SetUp, list[pycurl.Curl]] = defaultdict(list)
+        self.transfers: set[pycurl.Curl] = set()
+        self.answers = 0
 
     async def request(
         self,
@@ -192,13 +204,20 @@ class Http:
             body.begin(curl)
             curl.setopt(pycurl.READFUNCTION, body.read)
             curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
+        self.transfers.add(curl)
         try:
             await self.loop.perform(curl)
+            self.answers += 1
             receiver.announce_empty()
         except pycurl.error as error:
             receiver.chunks.clear()
-            raise _failure(curl, error) from None
+            failure = _failure(curl, error)
+            # A refusal or a reset comes from somebody; where the kernel or libcurl has given up, nobody has answered.
+            silent = error.args[0] in _SILENT or curl.getinfo(pycurl.OS_ERRNO) in _GIVEN_UP
+            self.answers += not silent
+            raise failure from None
         finally:
+            self.transfers.discard(curl)
             # What the handle would keep until it is used again.
             receiver.sink = None
             if isinstance(body, bytes):
@@ -329,11 +348,11 @@ def default_ca_file() -> str:
 
 def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:
     number, text = int(str(error.args[0])), str(error.args[-1])
-    # A connection that was kept has no time of its own; that a request was about to go shows that it stood.
-    reached = bool(curl.getinfo(pycurl.CONNECT_TIME) or curl.getinfo(pycurl.PRETRANSFER_TIME))
+    # A connection that was kept has no time of its own; that some of a request has gone shows that it stood.
+    reached = bool(curl.getinfo(pycurl.CONNECT_TIME) or curl.getinfo(pycurl.REQUEST_SIZE))
     failure = _FAILURES.get(number, Failure.BROKEN)
-    if failure is Failure.TIMEOUT and not reached and not curl.getinfo(pycurl.NAMELOOKUP_TIME):
-        failure = Failure.NAME
+    if failure is Failure.TIMEOUT and not reached:
+        failure = Failure.CONNECT if curl.getinfo(pycurl.NAMELOOKUP_TIME) else Failure.NAME
     return TransportError(failure, text, reached=reached, status=int(curl.getinfo(pycurl.RESPONSE_CODE)))
 
 

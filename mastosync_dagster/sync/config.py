@@ -149,6 +149,12 @@ class CopyConfig(dg.Config):
         " before the storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
     )
     max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
+    silence_seconds: int = Field(
+        default=100,
+        ge=20,
+        le=86_400,
+        description="The run ends when a storage has given no sign for so many seconds; a further one takes the rest.",
+    )
     source_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
     source_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
     destination_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
@@ -192,6 +198,7 @@ class CopyConfig(dg.Config):
             large_in_flight=self.large_in_flight,
             single_put_mb=self.single_put_mb,
             max_attempts=self.max_attempts,
+            silence_seconds=self.silence_seconds,
             source_requests_per_second=self._rate("source_requests_per_second"),
             source_bytes_per_second=_bytes(self._rate("source_megabytes_per_second")),
             destination_requests_per_second=self._rate("destination_requests_per_second"),

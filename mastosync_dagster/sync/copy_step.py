@@ -91,7 +91,16 @@ def _carry_out(
         interrupt = error
     if interrupt is not None or acls.stopped is not None:
         stop.set()
-    counts = copy_plan(run.folder, source, destination, settings, on_progress=on_progress, stop=stop, on_line=on_line)
+    counts = copy_plan(
+        run.folder,
+        source,
+        destination,
+        settings,
+        on_progress=on_progress,
+        stop=stop,
+        on_line=on_line,
+        say=run.warn,
+    )
     if interrupt is not None:
         raise interrupt
     if watch is not None:

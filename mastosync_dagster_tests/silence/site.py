@@ -141,9 +141,9 @@ class Site:
             )
         )
 
-    def run(self, *command: str, home: str = "home", seconds: float = _END_SECONDS, **environment: str) -> Ended:
+    def run(self, *command: str, home: str = "home", **environment: str) -> Ended:
         """Run a command on the client to its end."""
-        return self.start(*command, home=home, **environment).end(seconds)
+        return self.start(*command, home=home, **environment).end()
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[psycopg2.extensions.connection]:
