@@ -18,6 +18,7 @@ from mastosync_dagster.cutover.plan import checklist
 from mastosync_dagster.cutover.progress import TableProgress
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
@@ -84,7 +85,7 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
             last_delta=each.watermark.timestamp if each.watermark else None,
             restored=each.restored,
         )
-        for each in statuses(instance, MastodonDatabase(), S3Bucket.destination(), present)
+        for each in statuses(instance, MastodonDatabase(), S3Bucket.destination(), present, instance_policy())
     ]
 
 

@@ -536,7 +536,7 @@ def cutover_check(
 
     Every object that a row expects is compared at both buckets, every private one is asked for without a signature. It
     changes nothing. With --old-bucket: whether the old bucket may be deleted; NAME is what you have looked at and do
-    not need: a folder or file at its top, or one of private, orphans, foreign.
+    not need: a folder or file at its top, or one of private, orphans, remote, foreign.
     """
     from datetime import timedelta
 

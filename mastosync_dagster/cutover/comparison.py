@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from collections import Counter, defaultdict
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import copy_private
+from mastosync_dagster.expected.objects import Sizes
+from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
@@ -22,6 +25,7 @@ from mastosync_dagster.mastodon import (
     Selection,
     change_columns,
     changed_objects,
+    database_now,
     stored_objects,
     walk_rows,
 )
@@ -67,6 +71,7 @@ class TableComparison:
         objects: Expected objects.
         findings: How many, by finding; without those that are counted apart:
         left_out: Absent, since they are private and the destination has no ACLs.
+        not_wanted: Remote ones that the installation's policy leaves out.
         newer: Absent, and their rows have changed after the last delta.
         only_at_source: How many of the differences the source alone has.
         examples: The first lines of each finding.
@@ -77,6 +82,7 @@ class TableComparison:
     objects: int = 0
     findings: Counter[Finding] = field(default_factory=Counter)
     left_out: int = 0
+    not_wanted: int = 0
     newer: int = 0
     examples: dict[Finding, list[FindingLine]] = field(default_factory=lambda: defaultdict(list))
     samples: list[str] = field(default_factory=list)
@@ -123,7 +129,9 @@ def compare_table(
         StorageError: A storage refuses, or does not answer.
         DatabaseReadError: The rows cannot be read.
     """
-    pages = walk_rows(connect, schema, Selection(table))
+    with contextlib.closing(connect()) as connection:
+        window = instance_policy().window(table, database_now(connection))
+    pages, sizes = walk_rows(connect, schema, Selection(table, remote=window)), Sizes()
     source, destination = sides.source, sides.destination
     records = Records(
         connect,
@@ -135,7 +143,7 @@ def compare_table(
     )
     settings = AuditSettings(
         full=full,
-        headers=Depth.all if objects <= _ALL_HEADERS else Depth.sample,
+        headers=_headers(objects, destination),
         acls=Depth.sample,
         sample_one_in=max(1, 2 * objects // _ALL_HEADERS),
         copy_private=bool(copy_private()),
@@ -143,7 +151,7 @@ def compare_table(
     with tempfile.TemporaryDirectory(prefix="mastosync-cutover-") as folder:
         path = Path(folder) / FINDINGS
         audit(
-            covering_batches(pages, EVERY_ID, KnownState()),
+            covering_batches(pages, EVERY_ID, KnownState(), sizes=sizes),
             source,
             destination,
             path,
@@ -154,7 +162,16 @@ def compare_table(
             on_progress=lambda counts: on_progress(f"{table}: {counts.wanted:,} objects compared"),
             knowledge=records.known,
         )
-        return _summary(connect, schema, table, path, destination, since)
+        result = _summary(connect, schema, table, path, destination, since)
+    result.not_wanted = sizes.left_out
+    return result
+
+
+def _headers(objects: int, destination: Storage) -> Depth:
+    if destination.settings.is_folder:
+        # The web server derives the headers of a file from its name.
+        return Depth.none
+    return Depth.all if objects <= _ALL_HEADERS else Depth.sample
 
 
 def _summary(  # noqa: PLR0917  (what one comparison knows, and no more)

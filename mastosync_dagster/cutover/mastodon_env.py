@@ -41,6 +41,8 @@ def env_lines(destination: Storage, environment: Environment | None = None) -> l
     """
     environment = environment or Environment.read()
     settings = destination.settings
+    if settings.is_folder:
+        return [EnvLine("S3_ENABLED", "false")]
     lines = [
         EnvLine("S3_ENABLED", "true"),
         EnvLine("S3_BUCKET", settings.bucket),
@@ -72,6 +74,8 @@ def env_text(destination: Storage) -> str:
     set_lines = [str(line) for line in lines if line.value is not None and line.name not in _KEYS]
     gone = [str(line) for line in lines if line.value is None]
     keys = [str(line) for line in lines if line.name in _KEYS]
+    if not keys:
+        return "\n".join([*set_lines, *gone])
     remark = "# Mastodon's own key for the new bucket, not mastosync's: it also deletes objects and sets ACLs"
     return "\n".join([*set_lines, *gone, remark, *keys])
 

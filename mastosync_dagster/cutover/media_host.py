@@ -80,6 +80,11 @@ def _public_url(storage: Storage, variable: str) -> PublicUrl:
     if text is not None:
         return _parsed(text, variable)
     settings = storage.settings
+    if settings.is_folder:
+        raise SettingsError(
+            f"A folder has no address of its own: set {variable} to the one under which Mastodon serves it, such as"
+            " https://mastodon.example/system."
+        )
     if settings.endpoint_url is None:
         suffix = ".cn" if storage.region.startswith("cn-") else ""
         url = _parsed(f"https://s3.{storage.region}.amazonaws.com{suffix}", settings.variable("S3_REGION"))

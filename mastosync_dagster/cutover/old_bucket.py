@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.resources import MastodonDatabase
 
-ORPHANS, PRIVATE, FOREIGN = "orphans", "private", "foreign"
+ORPHANS, PRIVATE, FOREIGN, REMOTE = "orphans", "private", "foreign", "remote"
 """What `accept` may name beside folders and files at the top of the old bucket."""
 _NAMES = 10
 _EXAMPLES = 3
@@ -52,7 +52,7 @@ def check_old_bucket(
         database: Mastodon's.
         sides: The old bucket and the new one.
         tables: All tables that are copied.
-        accept: What an admin has looked at and does not need: `ORPHANS`, `PRIVATE`, `FOREIGN`, names at the top.
+        accept: What an admin has looked at and does not need: `ORPHANS`, `PRIVATE`, `REMOTE`, `FOREIGN`, names.
         full: Read every body at both buckets, and compare those.
         on_progress: Gets messages while objects are compared.
 
@@ -77,7 +77,7 @@ def check_old_bucket(
             )
             for each in tables
         ]
-        yield from _objects(comparisons, full=full, accepted=PRIVATE in accept)
+        yield from _objects(comparisons, accept, full=full)
         yield private_line(connect, schema, sides.destination, on_progress)
         yield public_line(sides.destination, comparisons)
         yield from _at_source(connect, schema, sides.source, accept, on_progress)
@@ -109,13 +109,18 @@ def _switched(connect: Connect, schema: Schema, sides: Sides) -> Line:
     return Line("switched", Answer.YES, "the newest upload lies in the new bucket alone")
 
 
-def _objects(comparisons: Sequence[TableComparison], *, full: bool, accepted: bool) -> Iterator[Line]:
+def _objects(comparisons: Sequence[TableComparison], accept: Collection[str], *, full: bool) -> Iterator[Line]:
     total = sum(each.objects for each in comparisons)
     problems = [problem for each in comparisons if (problem := each.problem()) is not None]
     how = "compared byte by byte" if full else "compared by size and checksum"
     remedy = "A sync of the table, or of its ID ranges, puts them right" if problems else ""
     line = yes_or_no("objects", problems, f"{total:,} {how}; what the old bucket has of them, the new one has too")
     yield replace(line, text=f"{line.text}. {remedy}") if problems else line
+    if not_wanted := sum(each.not_wanted for each in comparisons):
+        text = f"{not_wanted:,} remote objects that the settings leave out may be in the old bucket alone"
+        known = REMOTE in accept
+        yield Line("subset", Answer.NOTE if known else Answer.NO, text + ("" if known else f". --accept {REMOTE}"))
+    accepted = PRIVATE in accept
     if left_out := sum(each.left_out for each in comparisons):
         yield Line(
             "left out",

@@ -152,6 +152,8 @@ def _objects(comparisons: Sequence[TableComparison]) -> Iterator[Line]:
         yield Line("lost objects", Answer.NOTE, f"{missing:,} are in neither bucket: mastosync report says which")
     if left_out := sum(each.left_out for each in comparisons):
         yield _left_out(left_out)
+    if not_wanted := sum(each.not_wanted for each in comparisons):
+        yield Line("subset", Answer.NOTE, f"{not_wanted:,} remote objects are left out, as the settings say")
 
 
 def _left_out(count: int) -> Line:

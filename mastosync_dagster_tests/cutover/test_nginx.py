@@ -12,6 +12,7 @@ from mastosync_dagster.cutover.media_host import PublicUrl, destination_url, sou
 from mastosync_dagster.cutover.nginx import Stage, nginx_configuration
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.s3.settings import StorageSettings
 from mastosync_dagster.s3.storage import Storage
 from mastosync_dagster_tests.support.acls import acl_server, let_everybody_read
@@ -94,6 +95,14 @@ def test_a_variable_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch, tex
     monkeypatch.setenv("MASTOSYNC_DESTINATION_URL", text)
     with pytest.raises(SettingsError, match="MASTOSYNC_DESTINATION_URL"):
         destination_url(storage())
+
+
+def test_a_folder_needs_the_address_of_public_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", str(tmp_path))
+    with pytest.raises(SettingsError, match="MASTOSYNC_SOURCE_URL"):
+        source_url(S3Bucket.source().storage())
+    monkeypatch.setenv("MASTOSYNC_SOURCE_URL", "https://mastodon.example/system")
+    assert source_url(S3Bucket.source().storage()).of("a/b.png") == "https://mastodon.example/system/a/b.png"
 
 
 @pytest.mark.parametrize("prefix", ['a"b/', "a b/", "a$b/", "a{b/", "a\nb/"])

@@ -185,6 +185,17 @@ def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(
             bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ACL="private")
 
 
+def test_what_the_settings_leave_out_is_in_the_old_bucket_alone(
+    switched: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert switched
+    monkeypatch.setenv("MASTOSYNC_LOCAL_ONLY", "true")
+    found = against()
+    assert found.keys() == {"subset"}
+    assert "--accept remote" in found["subset"]
+    assert against("--accept", "remote") == {}
+
+
 @pytest.mark.parametrize("options", [["--accept", "orphans"], ["--full"], ["--old-bucket", "--quick"]])
 def test_options_that_do_not_fit_are_refused(options: list[str]) -> None:
     outcome = CliRunner().invoke(main, ["cutover", "check", *options])
