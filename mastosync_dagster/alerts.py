@@ -17,6 +17,7 @@ from dagster._core.scheduler.instigation import InstigatorTick, TickStatus  # no
 
 from mastosync_dagster.environment import ALERT_WEBHOOK, Environment, SettingsError
 from mastosync_dagster.escaping import markdown
+from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.runs.failures import root_of
 
 FIRST_REASONS = "first reasons"
@@ -50,7 +51,7 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
         failure = event.step_failure_data
         details = failure.user_failure_data
         if details is not None:
-            metadata = {name: value.value for name, value in details.metadata.items()}
+            metadata = with_counters({name: value.value for name, value in details.metadata.items()})
             reasons = metadata.get(FIRST_REASONS)
             lines += map(markdown, (details.description or "").splitlines())
             lines.append(", ".join(f"{metadata[key]:,} {key}" for key in _COUNTS if isinstance(metadata.get(key), int)))

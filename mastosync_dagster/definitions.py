@@ -15,7 +15,7 @@ from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.progress import LogProgress
 from mastosync_dagster.runs.retention import delete_old_runs, delete_old_runs_daily
-from mastosync_dagster.sync.assets import all_assets, sync_changes, sync_jobs
+from mastosync_dagster.sync.assets import all_assets, replica, sync_changes, sync_jobs
 from mastosync_dagster.sync.automation import Nightly, new_ranges, nightly_incremental
 from mastosync_dagster.verify.assets import all_verifications, verify_job
 
@@ -38,7 +38,7 @@ def build_definitions(
     range_jobs = sync_jobs()  # the sensor must be given the same job objects
     verify_jobs, prune_jobs = ([make(file_type) for file_type in FileType] for make in (verify_job, prune_job))
     return dg.Definitions(
-        assets=[*all_assets(), *all_verifications()],
+        assets=[*all_assets(), replica(), *all_verifications()],
         jobs=[*range_jobs, *verify_jobs, *prune_jobs, sync_changes, prune_every_range, delete_old_runs],
         # Schedules are off until somebody switches them on.
         schedules=[nightly_incremental(nightly), monthly_prune(nightly.timezone), delete_old_runs_daily],

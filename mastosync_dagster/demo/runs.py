@@ -19,6 +19,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.dagster_processes import COUNTS, RunReport
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
+from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.runs.failures import root_of
 
@@ -75,7 +76,7 @@ def _run(
                 messages.append(failure.user_failure_data.description or "")
             elif failure.error is not None:
                 messages.append(root_of(failure.error).message.strip())
-        metadata |= {name: value.value for name, value in found.items()}
+        metadata |= with_counters({name: value.value for name, value in found.items()})
     return RunReport(
         file_type=file_type,
         partition=partition,

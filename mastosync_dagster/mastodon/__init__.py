@@ -2,7 +2,15 @@
 
 from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
 from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
-from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID, Boundary, IdRange, highest_id, id_boundaries
+from mastosync_dagster.mastodon.id_ranges import (
+    HIGHEST_ID,
+    LOWEST_ID,
+    Boundary,
+    IdRange,
+    created_at,
+    highest_id,
+    id_boundaries,
+)
 from mastosync_dagster.mastodon.key_owners import CACHE_FOLDERS, Owners, owners
 from mastosync_dagster.mastodon.keys import KeySpan, id_partition, key_spans, prefixed, split_name
 from mastosync_dagster.mastodon.objects import RowError, StoredObject, is_remote, stored_objects
@@ -34,7 +42,7 @@ from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = ["ChangedObject", "FileDates", "change_columns", "changed_objects", "file_dates"]
 __all__ += ["Connect", "DatabaseReadError", "NotMastodonError", "Schema", "read_schema"]
-__all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "highest_id", "id_boundaries"]
+__all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "created_at", "highest_id", "id_boundaries"]
 __all__ += ["CACHE_FOLDERS", "KeySpan", "Owners", "id_partition", "key_spans", "owners", "prefixed", "split_name"]
 __all__ += ["TABLES", "RowError", "StoredObject", "is_remote", "stored_objects"]
 __all__ += ["CACHE_CONTROL", "RemoteFile", "remote_file", "remote_file_columns", "unavailable_domains"]

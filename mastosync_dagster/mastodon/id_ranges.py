@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.connection import Reader, single_transaction
+from mastosync_dagster.mastodon.keys import SNOWFLAKES
 from mastosync_dagster.mastodon.tables import table_named
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 LOWEST_ID, HIGHEST_ID = -(2**63), 2**63 - 1
 """Bounds of PostgreSQL's bigint. Mastodon's ids begin with -99, the instance's own account."""
+
+_SEQUENCE_BITS = 16
+"""Of an id, below its milliseconds."""
 
 _STEP_ROWS = 100_000
 """Rows that one query for boundaries may count: some tens of milliseconds from the index."""
@@ -43,6 +48,13 @@ class Boundary:
 
     ids: IdRange
     rows: int
+
+
+def created_at(row_id: int) -> datetime | None:
+    """Return when Mastodon has generated an id (its ``Mastodon::Snowflake``); None: it is a serial number."""
+    if not SNOWFLAKES[0] <= row_id < SNOWFLAKES[1]:
+        return None
+    return datetime.fromtimestamp((row_id >> _SEQUENCE_BITS) / 1000, timezone.utc)
 
 
 def id_boundaries(connect: Connect, table: str, *, after: int | None, rows_per_range: int) -> Iterator[Boundary]:

@@ -18,7 +18,7 @@ CACHE = "cache/"
 _WIDE = 10**9
 """From this id on partitions have at least twelve digits."""
 
-_SNOWFLAKES = (10**17, 10**18)
+SNOWFLAKES = (10**17, 10**18)
 """Ids of 18 digits: those that Mastodon generates from 2018 to 2453."""
 
 _three_digits = re.compile(r"[0-9]{3}").findall
@@ -34,7 +34,7 @@ def id_partition(row_id: int) -> str:
     Digits that fill no group of three are dropped, as Paperclip does: ids with 13, 14, 16, 17 or 19 digits lose some,
     and -99 gives ``000/000``.
     """
-    if _SNOWFLAKES[0] <= row_id < _SNOWFLAKES[1]:  # the thousands separator splits 18 digits alike, three times faster
+    if SNOWFLAKES[0] <= row_id < SNOWFLAKES[1]:  # the thousands separator splits 18 digits alike, three times faster
         return f"{row_id:,}".replace(",", "/")
     return "/".join(_three_digits(f"{row_id:09d}" if row_id < _WIDE else f"{row_id:012d}"))
 

@@ -21,7 +21,7 @@ from mastosync_dagster.prune.deletion import Deletion, list_batch
 from mastosync_dagster.prune.guards import RangeStats, restored_from, shown_at, why_young
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import FINDINGS, Finding, FindingLine, FindingWriter, read_findings
-from mastosync_dagster.records.findings_text import findings_table, first_findings
+from mastosync_dagster.records.findings_text import findings_list, first_findings
 from mastosync_dagster.records.summaries import LEFT_OUT
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.failures import PlainFailure
@@ -212,7 +212,7 @@ class Pruning:
         }
         self.totals.update(counts)
         self.had_something_to_delete = stats.old > 0
-        table = findings_table(first, sum(self._counts.values()), "Nothing lies there that no row expects.")
+        table = findings_list(first, sum(self._counts.values()), "Nothing lies there that no row expects.")
         self.metadata = {
             **{name: dg.MetadataValue.int(count) for name, count in counts.items()},
             "extra objects": dg.MetadataValue.md(table),

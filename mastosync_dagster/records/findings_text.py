@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.escaping import cell
 from mastosync_dagster.records.findings import FindingLine, read_findings
-from mastosync_dagster.records.summaries import FIRST_LINES, table
+from mastosync_dagster.records.summaries import FIRST_LINES, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -28,14 +28,12 @@ def first_findings(path: Path, wanted: Sequence[Finding]) -> list[FindingLine]:
     return [line for lines in found.values() for line in lines][:FIRST_LINES]
 
 
-def findings_table(lines: Collection[FindingLine], total: int, nothing: str) -> str:
-    """Return a table of the first findings out of ``total``, or the text ``nothing`` where there are none."""
+def findings_list(lines: Collection[FindingLine], total: int, nothing: str) -> str:
+    """Return a list of the first findings out of ``total``, or the text ``nothing`` where there are none."""
     if not lines:
         return nothing
-    rows = [
-        (line.finding.value, "" if line.row_id is None else str(line.row_id), line.key, line.detail) for line in lines
-    ]
-    return table(("finding", "id", "key", "detail"), rows, total - len(rows), "the file of findings")
+    found = [(line.key, line.finding.value, line.row_id, cell(line.detail)) for line in lines]
+    return listed(found, total - len(found), "the file of findings")
 
 
 def counted(findings: Mapping[Finding, int], wanted: Collection[Finding]) -> str:

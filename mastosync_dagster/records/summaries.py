@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.escaping import cell, code_cell
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 LEFT_OUT = "left_out"
 """Metadata key: number of objects that the policy leaves out. They are planned in no way, and have no outcome."""
 
-CHECK_NAME = "complete"
-"""The asset check of every file type: passes only when nothing is missing or failed."""
+CHECK_NAME = "nothing_missing_or_failed"
+"""The asset check of every file type."""
 
 ONLY_THERE = "only_at_destination"
 """Metadata key: number of present objects that the source does not have."""
 
+BYTES_THERE = "bytes_at_destination"
+"""Metadata key: bytes of all objects that are at the destination."""
+
+COUNTERS = "counters"
+"""Metadata key: the numbers that an admin seldom reads, as one entry, so that the UI does not plot each of them."""
+
 FIRST_LINES = 50
+_THOUSAND = 1_000
+_MINUTE = 60
 _ALERT_LINES = 5
+_THERE = frozenset({Outcome.COPIED, Outcome.PRESENT})
 _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter("group", "outcome", "reason")
 
 
@@ -36,12 +45,13 @@ _KIND: Callable[[ManifestLine], tuple[str, Outcome, Reason | None]] = attrgetter
 class OutcomeCounts:
     """Counts of manifest lines; ``reasons`` of the failed ones, ``bytes`` of the copied objects.
 
-    ``left_out``: objects without a line, since the policy leaves them out.
+    ``bytes_there`` are those of present objects too; ``left_out`` are objects that the policy leaves out.
     """
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     bytes: int = 0
+    bytes_there: int = 0
     only_at_destination: int = 0
     left_out: int = 0
 
@@ -52,6 +62,7 @@ class OutcomeCounts:
             self.reasons[reason] += lines
         if outcome is Outcome.COPIED:
             self.bytes += size
+        self.bytes_there += size
 
     @property
     def objects(self) -> int:
@@ -78,7 +89,7 @@ def summarize(batches: Iterable[Sequence[ManifestLine]], left_out: Mapping[str, 
         kinds = Counter(map(_KIND, batch))
         for (group, outcome, reason), lines in kinds.items():
             size = 0
-            if outcome is Outcome.COPIED:
+            if outcome in _THERE:
                 size = sum(line.size or 0 for line in batch if line.outcome is outcome and line.group == group)
             for each in (total, groups.setdefault(group, OutcomeCounts())):
                 each.add(outcome, reason, lines, size)
@@ -115,27 +126,72 @@ def rates(of: OutcomeCounts, seconds: float) -> dict[str, float]:
     return {"objects/s": round(copied / span, 1), "MB/s": round(megabytes / span, 2)}
 
 
-def markdown(summary: Summary) -> str:
-    """Return a table of the first missing and failed objects with their reasons."""
+def with_counters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an event's metadata, those of `COUNTERS` among them as if each were an entry."""
+    counters = values.get(COUNTERS)
+    return {**values, **counters} if isinstance(counters, dict) else dict(values)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for people, in units of 1,000: ``1.2 GB``."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < _THOUSAND:
+            return f"{size:,} bytes" if unit == "bytes" else f"{amount:,.1f} {unit}"
+        amount /= _THOUSAND
+    return f"{amount:,.1f} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration for people: ``0.9 s``, ``3 min 12 s``, ``2 h 5 min``."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    hours, minutes = divmod(minutes, _MINUTE)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def markdown(summary: Summary, what_to_do: Sequence[str]) -> str:
+    """Return a list of the first missing and failed objects, and what to do about each.
+
+    ``what_to_do`` has a text, in Markdown, for each line of ``summary.first``.
+    """
     if not summary.first:
         return "Nothing is missing, nothing failed."
-    rows = [
-        (line.outcome.value, line.reason.value if line.reason else "", str(line.row_id), line.key, line.detail)
-        for line in summary.first
+    found = [
+        (
+            line.key,
+            " ".join(filter(None, [line.outcome.value, line.reason.value if line.reason else ""])),
+            line.row_id,
+            f"{cell(line.detail)}: {remedy}" if line.detail else remedy,
+        )
+        for line, remedy in zip(summary.first, what_to_do, strict=True)
     ]
     outcomes = summary.total.outcomes
-    more = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING] - len(rows)
-    return table(("outcome", "reason", "id", "key", "detail"), rows, more, "the manifest")
+    more = outcomes[Outcome.FAILED] + outcomes[Outcome.MISSING] - len(found)
+    return listed(found, more, "the manifest")
 
 
-def table(header: Sequence[str], rows: Iterable[tuple[str | None, ...]], more: int, file: str) -> str:
-    """Return a Markdown table whose last columns are key and detail; its last line says how many more a file has."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    for *values, key, detail in rows:
-        lines.append(f"| {' | '.join([*map(str, values), code_cell(key or ''), cell(detail)])} |")
+def listed(found: Iterable[tuple[str, str, int | None, str]], more: int, file: str) -> str:
+    """Return objects in Markdown: of each its key, what was found, the row's id, and a text in Markdown.
+
+    No table, and keys in two lines: the UI breaks no line within a key, and cuts off what is too wide. The last line
+    says how many more a file has.
+    """
+    paragraphs = []
+    for key, what, row_id, text in found:
+        folder, separator, name = key.rpartition("/")
+        folder, more_separator, style = folder.rpartition("/")
+        parts = [f"{folder}{more_separator}", f"{style}{separator}{name}"]
+        row = "" if row_id is None else f", row {row_id}"
+        paragraphs.append(
+            "  \n".join(
+                [*(code_cell(part) for part in parts if part), f"**{what}**{row}" + (f": {text}" if text else "")]
+            )
+        )
     if more > 0:
-        lines.append(f"\n… and {more:,} more in {file}.")
-    return "\n".join(lines)
+        paragraphs.append(f"… and {more:,} more in {file}.")
+    return "\n\n".join(paragraphs)
 
 
 def failure_text(summary: Summary, stopped: str | None) -> str:
@@ -163,6 +219,25 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
             " overwrite: true in the plan's config, takes the source's"
         )
     return f"{stopped}. {text}" if stopped else text
+
+
+def closing_text(of: OutcomeCounts, seconds: float) -> str:
+    """Return the line that ends a run: what has become of its objects."""
+    copied, present, missing, failed = (of.outcomes[outcome] for outcome in Outcome)
+    return (
+        f"{copied:,} of {of.objects:,} objects copied, {size_text(of.bytes)} in {duration_text(seconds)};"
+        f" {present:,} were present, {missing:,} are missing, {failed:,} failed"
+    )
+
+
+def stopped_text(summary: Summary) -> str:
+    """Return the line that ends a run which somebody has terminated."""
+    total = summary.total
+    rest = total.reasons[Reason.NOT_ATTEMPTED]
+    return (
+        f"stopped: {total.outcomes[Outcome.COPIED]:,} of {total.objects:,} objects were copied and stay,"
+        f" {total.outcomes[Outcome.PRESENT]:,} were present, {rest:,} were not attempted; a further run takes the rest"
+    )
 
 
 def first_reasons(summary: Summary) -> str:

@@ -82,5 +82,17 @@ def plain_failures() -> Iterator[None]:
         raise PlainFailure(message) from None
 
 
+@contextlib.contextmanager
+def noted_when_stopped(log: dg.DagsterLogManager, text: str) -> Iterator[None]:
+    """Log a line when somebody terminates the run, which raises no Exception."""
+    try:
+        yield
+    except Exception:
+        raise  # it is in the log as a failure
+    except BaseException:
+        log.info(text)
+        raise
+
+
 def _first_line(error: BaseException | None) -> str:
     return plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))

@@ -14,7 +14,8 @@ import dagster as dg
 
 from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, NewestRow, RemoteRule
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
-from mastosync_dagster.runs.run_lock import IN_PROGRESS
+from mastosync_dagster.records.summaries import with_counters
+from mastosync_dagster.runs.run_lock import HIDDEN_TAGS, IN_PROGRESS
 from mastosync_dagster.s3.settings import one_spelling
 
 if TYPE_CHECKING:
@@ -184,10 +185,10 @@ def furthest_runs(instance: DagsterInstance) -> set[str]:
         for found in _watermarks(instance, file_type, latest).values()
     }
     for file_type in FileType:
-        tag = read_until_tag(file_type)
-        latest = max((value for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values), default=None)
-        if latest is not None:
-            kept |= {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={tag: latest}))}
+        found = [(value, tag) for tag, values in _reads(instance, file_type) for value in values]
+        if found:
+            value, tag = max(found)
+            kept |= {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={tag: value}))}
     return kept
 
 
@@ -206,7 +207,7 @@ def range_reads(
         event = record.asset_materialization
         if event is None or event.partition is None:
             continue
-        values = {name: value.value for name, value in event.metadata.items()}
+        values = with_counters({name: value.value for name, value in event.metadata.items()})
         read_at, written = values.get(READ_AT), values.get(DESTINATION)
         if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
@@ -246,20 +247,35 @@ def new_after(
     """
     if known is None:
         return None
-    tag = read_until_tag(file_type)
     lately = datetime.now(timezone.utc) - _LONGEST_PLANNING
     for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS, updated_after=lately)):
-        if run.run_id != run_id and copies(run, file_type) and run.tags.get(tag, "").partition("|")[2] != run.run_id:
+        if run.run_id != run_id and copies(run, file_type) and not _has_read(run, file_type):
             return None
-    reads = [value.partition("|")[0] for _, values in instance.get_run_tags(tag_keys=[tag]) for value in values]
+    reads = [value.partition("|")[0] for _, values in _reads(instance, file_type) for value in values]
     return max([known.timestamp, *map(datetime.fromisoformat, reads)]) + OVERLAP
+
+
+def _reads(instance: DagsterInstance, file_type: FileType) -> Sequence[tuple[str, set[str]]]:
+    """Return the tags of all runs that have read a file type, each with its values."""
+    tags = [read_until_tag(file_type), earlier_read_until_tag(file_type)]
+    return [(tag, values) for tag, values in instance.get_run_tags(tag_keys=tags) if values]
+
+
+def _has_read(run: dg.DagsterRun, file_type: FileType) -> bool:
+    tags = (read_until_tag(file_type), earlier_read_until_tag(file_type))
+    return any(run.tags.get(tag, "").partition("|")[2] == run.run_id for tag in tags)
 
 
 def read_until_tag(file_type: FileType) -> str:
     """Return the tag in which a run notes until when it has read a file type's rows; what it copies is not newer.
 
-    A tag and not an event: a run that fails or is killed keeps it.
+    A tag and not an event: a run that fails or is killed keeps it. The UI hides tags of this prefix.
     """
+    return f"{HIDDEN_TAGS}{file_type.value}-read-until"
+
+
+def earlier_read_until_tag(file_type: FileType) -> str:
+    """Return the name that the tag had in runs of earlier versions."""
     return f"mastosync/{file_type.value}-read-until"
 
 

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 """The statuses of runs that Dagster's history calls in progress, whether their processes live or not."""
 
-PROCESS_TAG = "mastosync/process"
+HIDDEN_TAGS = ".dagster/mastosync-"
+"""The prefix of tags that only this program reads: Dagster's UI shows no tag that begins with ``.dagster/``."""
+
+PROCESS_TAG = f"{HIDDEN_TAGS}process"
 """Set when a run begins, to its id: a retried run has the tags of the first one."""
+_EARLIER_PROCESS_TAG = "mastosync/process"
+"""Its name in runs of earlier versions."""
 
 _FOLDER = "mastosync-locks"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -125,8 +130,8 @@ def state(instance: DagsterInstance, run: dg.DagsterRun) -> RunState:
     if locked is not None:
         return RunState.ALIVE if locked else RunState.DEAD
     # Earlier versions noted more of the process after the run's id.
-    begun = run.tags.get(PROCESS_TAG, "").partition("|")[0] == run.run_id
-    return RunState.UNKNOWN if begun else RunState.NOT_BEGUN
+    begun = (run.tags.get(tag, "").partition("|")[0] for tag in (PROCESS_TAG, _EARLIER_PROCESS_TAG))
+    return RunState.UNKNOWN if run.run_id in begun else RunState.NOT_BEGUN
 
 
 def living(instance: DagsterInstance) -> list[str]:

@@ -11,6 +11,7 @@ from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
 from mastosync_dagster.mastodon import TABLES, PrivateRows, read_schema
+from mastosync_dagster.records import summaries
 from mastosync_dagster.records.doubts import DoubtLine
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
@@ -45,11 +46,13 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
             wrong = None if stopped else _check_source(run, planned, counts)
             if config.refetch and not (stopped or wrong):
                 refetched = _refetch(run, planned, config, watcher, web)
-    except BaseException:
+    except BaseException as error:
         # Terminated, or worse: the manifest must have what was done all the same.
         try:
             # Shielded: a further signal would lose the outcome of every object.
-            run_shielded(lambda: _publish_what_is_done(run, planned), lambda _: None)
+            summary = run_shielded(lambda: _publish_what_is_done(run, planned), lambda _: None)
+            if not isinstance(error, Exception):
+                run.log.info(summaries.stopped_text(summary))
         except Exception as problem:  # noqa: BLE001  (whatever it is, it must not hide the error that ended the run)
             run.log.warning(f"the outcome of what was done until here could not be published: {plain(str(problem))}")
         raise
@@ -59,10 +62,11 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
     return Copied(planned=planned, config=config, counts=counts, acls=acls, refetched=refetched, wrong_source=wrong)
 
 
-def _publish_what_is_done(run: RunContext, planned: Planned) -> None:
+def _publish_what_is_done(run: RunContext, planned: Planned) -> summaries.Summary:
     ranges = RangeCounts(planned.ranges)
     summary, location = publish(run, planned, Passed(), ranges, went_through=False)
     log_finished_ranges(run, planned, ranges, summary, location, unchecked=True)
+    return summary
 
 
 def _carry_out(

@@ -1,5 +1,6 @@
 """The events of a run in the UI: metadata, the asset check, observations, the failure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -9,7 +10,7 @@ from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.mastodon import TABLES, Selection
-from mastosync_dagster.ranges.partitions import range_key
+from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs import history
@@ -19,6 +20,12 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.finished_ranges import RangeCounts, lacks_too_much
 from mastosync_dagster.sync.models import Copied, Planned
+
+REPLICA = "replica"
+"""The asset that stands for the copy as a whole."""
+
+_IN_ORDER = (Outcome.COPIED, Outcome.MISSING, Outcome.FAILED, Outcome.PRESENT)
+"""What an admin asks for first."""
 
 
 def check_result(
@@ -45,46 +52,65 @@ def check_result(
         check_name=summaries.CHECK_NAME,
         severity=dg.AssetCheckSeverity.ERROR if failed or stopped else dg.AssetCheckSeverity.WARN,
         description="; ".join(filter(None, [counted, str(stopped) if stopped else None, remark])),
-        metadata={"failed": failed, "missing": missing, "left out": skipped, "objects": objects},
+        metadata={"failed": failed, "missing": missing, "skipped as private": skipped, "objects": objects},
     )
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What the events at the end of a run are made from; ``manifest`` is its location."""
+    """What the events at the end of a run are made from.
+
+    Attributes:
+        manifest: Its location.
+        what_to_do: A text in Markdown for each line of ``summary.first``.
+        all_ranges: What is done of the asset as a whole; None for a run that is not about an ID range.
+    """
 
     summary: summaries.Summary
     manifest: str
     destination_id: str
     copied: Copied
+    what_to_do: Sequence[str] = ()
+    all_ranges: str | None = None
+
+    @property
+    def _seconds(self) -> float:
+        return self.copied.planned.seconds + self.copied.counts.seconds + self.copied.refetched.seconds
+
+    @property
+    def closing_line(self) -> str:
+        """What has become of the run's objects, for the end of its log."""
+        return summaries.closing_text(self.summary.total, self._seconds)
 
     def metadata(self) -> dict[str, dg.MetadataValue]:
-        """Return the numbers that the UI plots, the first lines of what went wrong, and the manifest's location."""
-        counts, planned = self.copied.counts, self.copied.planned
-        seconds = planned.seconds + counts.seconds + self.copied.refetched.seconds
-        numbers: dict[str, int | float] = {
+        """Return what an admin reads, first things first; the UI plots each number."""
+        total = self.summary.total
+        created = self.copied.planned.scope.created
+        remark = self.copied.planned.remark
+        return {
+            **({"all ID ranges": dg.MetadataValue.md(self.all_ranges)} if self.all_ranges else {}),
+            **_result(total, self._seconds),
+            **({"created": dg.MetadataValue.text(created)} if created else {}),
+            "missing and failed": dg.MetadataValue.md(summaries.markdown(self.summary, self.what_to_do)),
+            **({"already there": dg.MetadataValue.text(remark)} if remark else {}),
+            "manifest": dg.MetadataValue.path(self.manifest),
+            summaries.COUNTERS: dg.MetadataValue.json(self._counters()),
+            **self._read(),
+            **self._policy(self.copied.planned.scope.name),
+        }
+
+    def _counters(self) -> dict[str, int | float]:
+        """Return the numbers that commands read, and those that explain how fast the run was."""
+        total, planned = self.summary.total, self.copied.planned
+        return {
             "rows": planned.counts.rows,
-            **summaries.counts(self.summary.total),
-            summaries.ONLY_THERE: self.summary.total.only_at_destination,
-            "seconds": round(seconds, 3),
-            **summaries.rates(self.summary.total, seconds),
-            **counts.stats(),
+            **_counters(total, self._seconds),
+            **self.copied.counts.stats(),
             "acls_set": self.copied.acls.changed,
             "refetched": self.copied.refetched.refetched,
             "list_requests": planned.counts.list_requests,
             "head_requests": planned.counts.head_requests,
             history.DATABASE_BYTES: planned.database_bytes,
-        }
-        return {
-            **{
-                name: dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
-                for name, value in numbers.items()
-            },
-            "missing and failed": dg.MetadataValue.md(summaries.markdown(self.summary)),
-            **({"already there": dg.MetadataValue.text(planned.remark)} if planned.remark else {}),
-            "manifest": dg.MetadataValue.path(self.manifest),
-            **self._read(),
-            **self._policy(self.copied.planned.scope.name),
         }
 
     def _policy(self, table: str) -> dict[str, dg.MetadataValue]:
@@ -127,6 +153,21 @@ class RunReport:
                     metadata[history.NEWEST_AT] = dg.MetadataValue.float(newest.created_at)
         return dg.AssetObservation(table, metadata=metadata)
 
+    def night(self, observations: Sequence[dg.AssetObservation]) -> dg.AssetMaterialization | None:
+        """Return the materialization of the copy as a whole; None where not every file type's watermark moves."""
+        moved = {each.asset_key.to_user_string() for each in observations if history.WATERMARK in each.metadata}
+        if moved != {file_type.value for file_type in FileType}:
+            return None
+        return dg.AssetMaterialization(
+            REPLICA,
+            metadata={
+                history.WATERMARK: dg.MetadataValue.timestamp(self.copied.planned.read_at),
+                "what was done": self.closing_line,
+                "manifest": dg.MetadataValue.path(self.manifest),
+                history.DESTINATION: self.destination_id,
+            },
+        )
+
     def failed(self, counts: summaries.OutcomeCounts) -> int:
         """Return how many objects failed. Where an admin has said so, those skipped as private are no failures."""
         return _failed(self.copied.planned, counts)
@@ -145,6 +186,28 @@ class RunReport:
                 summaries.failure_text(self.summary, plain(stopped.in_full()) if stopped else None),
                 {**self.metadata(), FIRST_REASONS: reasons},
             )
+
+
+def _result(counts: summaries.OutcomeCounts, seconds: float) -> dict[str, dg.MetadataValue]:
+    """Return what has become of the objects of a range; the UI plots each number."""
+    return {
+        **{outcome.value: dg.MetadataValue.int(counts.outcomes[outcome]) for outcome in _IN_ORDER},
+        "size copied": dg.MetadataValue.text(summaries.size_text(counts.bytes)),
+        "duration": dg.MetadataValue.text(summaries.duration_text(seconds)),
+        **{name: dg.MetadataValue.float(value) for name, value in summaries.rates(counts, seconds).items()},
+    }
+
+
+def _counters(counts: summaries.OutcomeCounts, seconds: float) -> dict[str, int | float]:
+    """Return the numbers about the objects of a range that commands read."""
+    return {
+        "objects": counts.objects,
+        "bytes": counts.bytes,
+        **({summaries.LEFT_OUT: counts.left_out} if counts.left_out else {}),
+        summaries.BYTES_THERE: counts.bytes_there,
+        summaries.ONLY_THERE: counts.only_at_destination,
+        "seconds": round(seconds, 3),
+    }
 
 
 def _failed(planned: Planned, counts: summaries.OutcomeCounts) -> int:
@@ -172,13 +235,11 @@ def log_finished_ranges(
         if _failed(planned, counts):
             continue
         share = seconds * counts.objects / max(summary.total.objects, 1)
+        counters = {**_counters(counts, share), history.DATABASE_BYTES: finished.database_bytes}
         metadata: dict[str, dg.RawMetadataValue] = {
-            **summaries.counts(counts),
-            summaries.ONLY_THERE: counts.only_at_destination,
-            "seconds": round(share, 3),
-            **summaries.rates(counts, share),
-            history.DATABASE_BYTES: finished.database_bytes,
+            **_result(counts, share),
             "manifest": dg.MetadataValue.path(manifest),
+            summaries.COUNTERS: dg.MetadataValue.json(counters),
             history.READ_AT: dg.MetadataValue.timestamp(planned.read_at),
             history.DESTINATION: dg.MetadataValue.text(run.destination_id),
             history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(table))),

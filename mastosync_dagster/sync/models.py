@@ -9,7 +9,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  (a class
 from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts
 from mastosync_dagster.expected.policy import EVERYTHING, Policy
-from mastosync_dagster.mastodon import NewestRow, Selection
+from mastosync_dagster.mastodon import NewestRow, Selection, created_at
 from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
 from mastosync_dagster.runs.manifests import Passed, RunTimes
@@ -44,6 +44,16 @@ class Scope:
         """The tables that the run goes through, if it comes to its end and is no trial."""
         whole = frozenset(each.table for each in self.selections if each.changed_since is None)
         return Passed(whole, frozenset(each.table for each in self.selections) - whole)
+
+    @property
+    def created(self) -> str | None:
+        """When the rows of an ID range were created, by their ids; None where these are serial numbers."""
+        ids = self.selections[0].ids if len(self.selections) == 1 else None
+        last = created_at(ids.hi) if ids is not None else None
+        if ids is None or last is None:
+            return None
+        first = created_at(ids.lo)
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}" if first else f"until {last:%Y-%m-%d}"
 
     @property
     def is_cut(self) -> bool:

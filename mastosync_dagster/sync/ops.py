@@ -19,7 +19,7 @@ from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES
-from mastosync_dagster.runs.failures import plain_failures
+from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
 from mastosync_dagster.runs.history import believable
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
@@ -32,6 +32,8 @@ from mastosync_dagster.sync.models import Copied, Planned, Scope
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.report_step import finish
 
+_PLANNING = "stopped while planning: nothing was copied"
+
 
 @dg.op(description="Read the rows of the ID range, list source and destination, and write down what is to be copied.")
 def plan(
@@ -43,7 +45,7 @@ def plan(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> Planned:
     """Plan one ID range of the asset that the op runs for."""
-    with plain_failures(), working(context.instance, context.run_id):
+    with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
         file_type = FileType(context.assets_def.key.to_user_string())
         table, policy = file_type.value, policy_of(config)
         ids = range_of_run(context, file_type)
@@ -84,7 +86,7 @@ def plan_changes(
             policy=policy,
         )
 
-    with plain_failures(), working(context.instance, context.run_id):
+    with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
         policy = policy_of(config)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         return make_run_plan(run, scope_at, config, claims=not any(map(is_cut, config.every_selection)))
@@ -122,6 +124,7 @@ def report(
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures(), working(context.instance, context.run_id):
         result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
+    context.log.info(result.closing_line)
     check = check_result(
         result.summary,
         copied.planned.scope.name,
@@ -150,8 +153,12 @@ def report_changes(
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
     with plain_failures(), working(context.instance, context.run_id):
         result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
-    for selection in copied.planned.scope.selections:
-        context.log_event(result.observation(selection))
+    context.log.info(result.closing_line)
+    observations = [result.observation(selection) for selection in copied.planned.scope.selections]
+    for observation in observations:
+        context.log_event(observation)
     context.add_output_metadata(result.metadata())
     result.raise_if_failed()
+    if (night := result.night(observations)) is not None:
+        context.log_event(night)
     return result.summary

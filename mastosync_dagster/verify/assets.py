@@ -11,17 +11,35 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from mastosync_dagster.ranges.checks import range_check
 from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
-from mastosync_dagster.runs.failures import plain_failures
+from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
 from mastosync_dagster.verify.config import VerifyConfig
 from mastosync_dagster.verify.events import CHECK_NAME
 from mastosync_dagster.verify.run import verify
 
-GROUP = "verification"
+GROUP = "verify"
+
+_CHECK = (
+    "What the source has is at the destination as it must be (else an error). Nothing is there that no row expects, and"
+    " the source is not damaged (else a warning)."
+)
+
+_DESCRIPTION = """\
+Proof that the copy of [{table}](/assets/{table}) is whole: which ID ranges were compared, and what was found.
+
+- **A partition is an ID range** of `{table}`, as it was copied.
+- **To verify**: *Materialize…* at the top right, *All*, *Launch backfill*. The runs begin within half a minute.
+- **It changes nothing**, neither at the source nor at the destination: repeat it as often as you like.
+- It compares the rows of the database with listings of both storages; by *Config* also headers, ACLs or bodies.
+- *Missing*, of an ID range: it was never verified. *Failed*: objects are not as they must be: sync this ID range again.
+- `equal` objects are as they must be; `absent`: the source has it, the destination does not; `missing`: neither has it.
+- **The list** of what differs is on each ID range (tab *Partitions*); the whole one is in the file `findings`.
+"""
 
 
 def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
@@ -29,19 +47,12 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=f"{file_type.value}_verification",
-        description=f"Which ID ranges of {file_type.value} are proven whole at the destination, and what was found.",
+        description=_DESCRIPTION.format(table=file_type.value),
         group_name=GROUP,
         kinds={"s3", "postgres"},
         partitions_def=file_type.partitions,
         deps=[file_type.value],
-        check_specs=[
-            dg.AssetCheckSpec(
-                CHECK_NAME,
-                asset=f"{file_type.value}_verification",
-                description="What the source has is at the destination as it must be (else an error), and nothing that"
-                " no row expects, nor is the source damaged (a warning).",
-            )
-        ],
+        check_specs=[range_check(CHECK_NAME, f"{file_type.value}_verification", file_type, _CHECK)],
     )
     def asset(  # noqa: PLR0917  (Dagster passes config and resources by name)
         context: dg.AssetExecutionContext,
@@ -51,7 +62,8 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
         destination: S3Bucket,
         progress: dg.ResourceParam[ProgressReporter],
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
-        with plain_failures(), working(context.instance, context.run.run_id):
+        stopped = noted_when_stopped(context.log, "stopped while comparing: nothing was changed, no findings are kept")
+        with plain_failures(), working(context.instance, context.run.run_id), stopped:
             ids = range_of_run(context, file_type)
             run = RunContext.of(context, mastodon_db, source, destination, progress)
             report = verify(run, config, file_type, ids)

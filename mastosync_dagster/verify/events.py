@@ -9,7 +9,7 @@ import dagster as dg
 
 from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
-from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
+from mastosync_dagster.records.summaries import COUNTERS, LEFT_OUT, ONLY_THERE, duration_text
 from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.runs.history import DESTINATION, REMOTE_FILES
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.verify.audit import AuditCounts
     from mastosync_dagster.verify.object_checks import AuditSettings
 
-CHECK_NAME = "verified"
+CHECK_NAME = "destination_as_expected"
 
 _STORAGES = ("source", "destination")
 _WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)
@@ -100,11 +100,12 @@ class VerificationReport:
         )
 
     def metadata(self) -> dict[str, dg.MetadataValue]:
-        """Return the numbers that the UI plots, the first differences, and where the findings are."""
+        """Return what an admin reads, first things first; the UI plots each number."""
         counts = self.counts
-        numbers = {
+        counters = {
             "rows": counts.rows,
             **{finding.value: counts.findings[finding] for finding in Finding if finding is not Finding.DELETED},
+            "seconds": round(self.seconds, 3),
             ONLY_THERE: counts.only_at_destination,
             LEFT_OUT: counts.left_out,
             "headers_compared": counts.headers,
@@ -116,17 +117,21 @@ class VerificationReport:
             "head_requests": counts.head_requests,
         }
         return {
-            **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
-            "seconds": dg.MetadataValue.float(round(self.seconds, 3)),
-            DESTINATION: dg.MetadataValue.text(self.destination_id),
-            REMOTE_FILES: dg.MetadataValue.text(counts.policy),
             "summary": dg.MetadataValue.text(self.summary),
+            "equal": dg.MetadataValue.int(counts.findings[Finding.EQUAL]),
+            "different": dg.MetadataValue.int(self.different),
+            "missing": dg.MetadataValue.int(counts.findings[Finding.MISSING]),
+            "extra": dg.MetadataValue.int(counts.findings[Finding.EXTRA]),
+            "duration": dg.MetadataValue.text(duration_text(self.seconds)),
+            "differences": dg.MetadataValue.md(self.table),
             **{
                 f"top of the {name}": dg.MetadataValue.md(top_text(top))
                 for name, top in zip(_STORAGES, counts.tops, strict=True)
             },
-            "differences": dg.MetadataValue.md(self.table),
             **({"findings": dg.MetadataValue.path(self.location)} if self.location else {}),
+            COUNTERS: dg.MetadataValue.json(counters),
+            DESTINATION: dg.MetadataValue.text(self.destination_id),
+            REMOTE_FILES: dg.MetadataValue.text(counts.policy),
         }
 
     @property

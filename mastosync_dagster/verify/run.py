@@ -18,7 +18,7 @@ from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, databa
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
-from mastosync_dagster.records.findings_text import counted, findings_table, first_findings
+from mastosync_dagster.records.findings_text import counted, findings_list, first_findings
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.verify.audit import AuditCounts, audit
 from mastosync_dagster.verify.events import VerificationReport
@@ -109,7 +109,7 @@ def _report(  # noqa: PLR0917  (what one verification knows, and no more)
     return VerificationReport(
         counts=counts,
         settings=settings,
-        table=findings_table(lines, total, "Everything is as it must be."),
+        table=findings_list(lines, total, "Everything is as it must be."),
         location=location,
         seconds=time.monotonic() - started,
         destination_id=run.destination_id,

@@ -16,14 +16,21 @@ import pytest
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import OVERLAP, read_until_tags, watermark
+from mastosync_dagster.runs.history import (
+    OVERLAP,
+    earlier_read_until_tag,
+    furthest_runs,
+    read_until_tag,
+    read_until_tags,
+    watermark,
+)
 from mastosync_dagster.sync.config import ChangesConfig
 from mastosync_dagster.sync.incremental import History
 from mastosync_dagster_tests.support.life import MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 ACCOUNTS = FileType.ACCOUNTS
 HOUR = timedelta(hours=1)
@@ -263,7 +270,8 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
     assert accounts_that_differ(life) == []
 
 
-def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life) -> None:
+@pytest.mark.parametrize("tag", [read_until_tag, earlier_read_until_tag])
+def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, tag: Callable[[FileType], str]) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
     living = life.day()
@@ -276,7 +284,9 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life) -
     assert life.world.requests()[Kind.HEAD] == 4
 
     # Once it has read them, what was written later is new again.
-    life.world.dagster.add_run_tags(other.run_id, read_until_tags(["accounts"], living.now, other.run_id))
+    (value,) = read_until_tags(["accounts"], living.now, other.run_id).values()
+    life.world.dagster.add_run_tags(other.run_id, {tag(FileType.ACCOUNTS): value})
+    assert other.run_id in furthest_runs(life.world.dagster)
     living.pass_time(HOUR)
     living.sign_up()
     life.world.forget()

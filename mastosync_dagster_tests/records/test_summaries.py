@@ -10,10 +10,12 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import (
     FIRST_LINES,
     counts,
+    duration_text,
     failure_text,
     first_reasons,
     markdown,
     rates,
+    size_text,
     summarize,
 )
 from mastosync_dagster.s3.reasons import Reason
@@ -44,27 +46,41 @@ def test_every_line_is_counted_once_in_total_and_in_its_group() -> None:
     assert rates(summary.total, 2.0) == {"objects/s": 1.5, "MB/s": 0.0}
 
 
-def test_the_table_shows_failed_objects_before_missing_ones_and_says_how_many_are_left_out() -> None:
-    missing = [line(Outcome.MISSING, key=f"missing-{number}") for number in range(60)]
-    table = markdown(summarize([[*missing, FAILED]]))
-    rows = [row for row in table.splitlines() if row.startswith(("| failed", "| missing"))]
-    assert len(rows) == FIRST_LINES
-    assert rows[0] == "| failed | timeout | 1 | `k` | said \\| so by the server |"
-    assert table.endswith("… and 11 more in the manifest.")
+def test_the_list_shows_failed_objects_before_missing_ones_and_says_how_many_are_left_out() -> None:
+    missing = [line(Outcome.MISSING, key=f"a/b/c/missing-{number}") for number in range(60)]
+    text = markdown(summarize([[*missing, FAILED]]), ["sync it again", *["lost"] * (FIRST_LINES - 1)])
+    *listed, rest = text.split("\n\n")
+    assert listed[0] == "`k`  \n**failed timeout**, row 1: said \\| so by the server: sync it again"
+    assert listed[1] == "`a/b/`  \n`c/missing-0`  \n**missing**, row 1: lost"
+    assert len(listed) == FIRST_LINES
+    assert rest == ("… and 11 more in the manifest.")
 
 
 def test_what_strangers_have_written_begins_nothing_in_tables_and_alerts() -> None:
     hostile = "![x](http://127.0.0.1:3000/graphql)<img src=x>\x1b[2J\r"
     failed = FAILED._replace(key=hostile, detail=hostile)
     summary = summarize([[failed]])
-    for told in (markdown(summary), first_reasons(summary)):
+    for told in (markdown(summary, [""]), first_reasons(summary)):
         assert "![" not in told
         assert "<" not in told
         assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (20_800_000, "20.8 MB"), (5 * 10**12, "5.0 TB"), (7 * 10**15, "7,000.0 TB")],
+)
+def test_sizes_are_told_in_units_that_people_read(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.94, "0.9 s"), (192, "3 min 12 s"), (7500, "2 h 5 min")])
+def test_durations_too(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
 def test_nothing_wrong_is_said_in_words() -> None:
-    assert markdown(summarize([[COPIED]])) == "Nothing is missing, nothing failed."
+    assert markdown(summarize([[COPIED]]), []) == "Nothing is missing, nothing failed."
 
 
 @pytest.mark.parametrize(

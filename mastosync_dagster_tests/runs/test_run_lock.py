@@ -146,10 +146,20 @@ def test_a_run_that_is_started_once_more_has_not_begun_with_the_tags_of_the_firs
     assert now(instance, again).tags[PROCESS_TAG] == again.run_id
 
 
-@pytest.mark.parametrize("more", ["", "|another-machine|0e5d|17|42"])
-def test_a_run_that_has_begun_and_whose_lock_is_not_here_is_unknown(instance: dg.DagsterInstance, more: str) -> None:
+@pytest.mark.parametrize(
+    ("tag", "more"),
+    [
+        (PROCESS_TAG, ""),
+        # Of earlier versions.
+        ("mastosync/process", ""),
+        ("mastosync/process", "|another-machine|0e5d|17|42"),
+    ],
+)
+def test_a_run_that_has_begun_and_whose_lock_is_not_here_is_unknown(
+    instance: dg.DagsterInstance, tag: str, more: str
+) -> None:
     run = started_run(instance)
-    instance.add_run_tags(run.run_id, {PROCESS_TAG: run.run_id + more})
+    instance.add_run_tags(run.run_id, {tag: run.run_id + more})
     assert state_now(instance, run) is RunState.UNKNOWN
     close_dead_runs(instance)
     assert not now(instance, run).is_finished

@@ -28,6 +28,14 @@ query ($filter: RunsFilter) {
 }
 """
 
+_NEWEST_RUN = """
+query {
+  runsOrError(limit: 1) {
+    ... on Runs { results { runId status tags { key value } } }
+  }
+}
+"""
+
 _TERMINATE = """
 mutation ($runId: String!) {
   terminateRun(runId: $runId) {
@@ -90,16 +98,19 @@ class Webserver:
         """Return the runs of a backfill so far."""
         tags = [{"key": "dagster/backfill", "value": backfill}]
         found = self.query(_RUNS, {"filter": {"tags": tags}})["runsOrError"]["results"]
-        return [
-            Run(
-                run["runId"],
-                run["status"],
-                next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition"),
-            )
-            for run in found
-        ]
+        return [_run(run) for run in found]
+
+    def newest_run(self) -> Run:
+        """Return the run that was launched last."""
+        (run,) = self.query(_NEWEST_RUN, {})["runsOrError"]["results"]
+        return _run(run)
 
     def terminate(self, run_id: str) -> None:
         """Terminate a run, as the UI's button does."""
         answer = self.query(_TERMINATE, {"runId": run_id})["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
+
+
+def _run(found: Mapping[str, Any]) -> Run:
+    partitions = (tag["value"] for tag in found["tags"] if tag["key"] == "dagster/partition")
+    return Run(found["runId"], found["status"], next(partitions, ""))

@@ -18,6 +18,7 @@ from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.support.corners import (
     Bucket,
@@ -135,7 +136,7 @@ def old_copy(world: Installation, accounts: int) -> Bucket:
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, object]:
     """Return the metadata of an asset's materialization in a run."""
     (materialization,) = result.asset_materializations_for_node(f"{asset}.report")
-    return {name: value.value for name, value in materialization.metadata.items()}
+    return with_counters({name: value.value for name, value in materialization.metadata.items()})
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str:

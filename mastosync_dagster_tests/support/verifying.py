@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
+from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.verify.repairs import verification_of
@@ -47,7 +48,7 @@ def unequal(world: Installation) -> dict[str, Finding]:
 
 def metadata(result: dg.ExecuteInProcessResult) -> Mapping[str, object]:
     (event,) = result.asset_materializations_for_node("media_attachments_verification")
-    return {name: value.value for name, value in event.metadata.items()}
+    return with_counters({name: value.value for name, value in event.metadata.items()})
 
 
 def check(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:

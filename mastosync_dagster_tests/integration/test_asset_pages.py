@@ -1,0 +1,144 @@
+"""What an admin reads on the pages of the assets: descriptions, checks of each ID range, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.definitions import freshness_evaluator
+from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.freshness_evaluator import TimeWindowFreshnessPolicyEvaluator
+from dagster._core.loader import LoadingContextForTest
+
+from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records import summaries
+from mastosync_dagster.records.summaries import CHECK_NAME
+from mastosync_dagster.verify import events
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+
+if TYPE_CHECKING:
+    import pytest
+
+    from mastosync_dagster_tests.support.installation import Installation
+
+ONE_ATTEMPT = {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
+
+
+def failed_ranges(dagster: dg.DagsterInstance, asset: str, check: str) -> set[str]:
+    """Return the ID ranges whose check does not pass, as the UI shows them."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    found = dagster.event_log_storage.get_asset_check_partition_info([key])
+    return {str(each.partition_key) for each in found if each.latest_execution_status.value == "FAILED"}
+
+
+def test_each_asset_says_what_a_partition_is_how_to_launch_it_and_where_the_list_is() -> None:
+    specs = {spec.key.to_user_string(): spec for spec in build_definitions().resolve_all_asset_specs()}
+    for file_type in FileType:
+        for name, group in ((file_type.value, "copy"), (f"{file_type.value}_verification", "verify")):
+            spec = specs[name]
+            assert spec.group_name == group
+            text = spec.description or ""
+            assert 8 <= len(text.strip().splitlines()) <= 12
+            for word in (
+                "A partition is an ID range",
+                "*Launch backfill*",
+                "as often as you like",
+                "`missing`",
+                "list",
+            ):
+                assert word in text, (name, word)
+            assert "{" not in text
+
+
+def test_what_failed_in_one_range_stays_red_when_the_others_pass(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "20")
+    keys = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    refused = world.instance.objects_of("custom_emojis")[0]
+    world.source_proxy.set_rules(
+        Rule(Answer(500, "InternalError"), kinds=frozenset({Kind.GET}), key=f"^{re.escape(refused.source_key)}$")
+    )
+    results = {key: world.run("sync_custom_emojis", key, ONE_ATTEMPT) for key in keys}
+    (red,) = [key for key, result in results.items() if not result.success]
+    # The one that failed is not the newest.
+    assert world.run("sync_custom_emojis", keys[-1] if red != keys[-1] else keys[0]).success
+    assert red in failed_ranges(world.dagster, "custom_emojis", CHECK_NAME)
+
+    world.source_proxy.set_rules()
+    assert world.run("sync_custom_emojis", red).success
+
+    # The same for a verification.
+    client, bucket = world.destination.client, world.destination.name
+    client.delete_object(Bucket=bucket, Key=refused.key)
+    for key in keys:
+        world.run("verify_custom_emojis", key)
+    assert failed_ranges(world.dagster, "custom_emojis_verification", events.CHECK_NAME) == {red}
+
+
+def test_the_last_line_of_a_run_says_what_was_done_and_its_program_tags_are_hidden(world: Installation) -> None:
+    (key, *_) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    for result in (world.run("sync_custom_emojis", key), world.run("sync_changes")):
+        lines = [record.user_message for record in world.dagster.all_logs(result.run_id) if record.level == 20]
+        assert re.fullmatch(
+            r"\d+ of \d+ objects copied, [\d.]+ (bytes|kB|MB) in [\d.]+ s; \d+ were present, \d+ are missing, 0 failed",
+            lines[-1],
+        )
+        run = world.dagster.get_run_by_id(result.run_id)
+        assert run is not None
+        assert {tag for tag in run.tags if not tag.startswith((".dagster/", "dagster/"))} == set()
+
+
+def test_metadata_begins_with_totals_and_counts_and_hides_the_counters(world: Installation) -> None:
+    keys = world.register(FileType.MEDIA_ATTACHMENTS)[FileType.MEDIA_ATTACHMENTS]
+    expected, lost = (world.instance.objects_of("media_attachments"), world.instance.missing_of("media_attachments"))
+    lists = []
+    for key in keys:
+        (event,) = world.run("sync_media_attachments", key).asset_materializations_for_node("media_attachments.report")
+        lists.append(str(event.metadata["missing and failed"].value))
+    names = list(event.metadata)
+    assert names[:7] == ["all ID ranges", "copied", "missing", "failed", "present", "size copied", "duration"]
+    assert event.metadata["created"].value
+    plots = [name for name, value in event.metadata.items() if isinstance(value.value, int | float)]
+    assert {*plots} - {"database_read_at"} == {"copied", "missing", "failed", "present", "objects/s", "MB/s"}
+    # Of all ranges, not of the one that ran last.
+    size = summaries.size_text(sum(each.size for each in expected))
+    assert event.metadata["all ID ranges"].value == (
+        f"{len(keys)} of {len(keys)} ID ranges have run  \n{len(expected)} objects ({size}) at the destination  \n"
+        f"{len(lost)} missing, 0 failed"
+    )
+    # Each missing object with what to do, in full length.
+    told = "\n".join(lists)
+    for missing in lost:
+        assert missing.key.rpartition("/")[2] in told
+    assert "tootctl media refresh" in told
+    assert "lost: it was uploaded here" in told
+
+
+def test_the_replica_is_red_when_no_night_has_ended_well_for_26_hours(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = build_definitions().resolve_asset_graph().get(dg.AssetKey("replica"))
+
+    def state(hours: float) -> FreshnessState:
+        monkeypatch.setattr(freshness_evaluator, "get_current_timestamp", lambda: time.time() + hours * 3600)
+        context = LoadingContextForTest(world.dagster)
+        return asyncio.run(TimeWindowFreshnessPolicyEvaluator().evaluate_freshness(context, node))
+
+    assert world.dagster.freshness_enabled  # by dagster.yaml
+    # A trial, or a run over some of the file types, is no night.
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"limit": 1}}}}).success
+    some = {"file_types": ["accounts", "backups"]}
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": some}}}).success
+    assert state(0) is FreshnessState.UNKNOWN
+    assert world.run("sync_changes").success
+    assert state(0) is FreshnessState.PASS
+    assert state(25.9) is FreshnessState.PASS
+    assert state(26.1) is FreshnessState.FAIL
+    night = {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
+    assert world.run("sync_changes", config=night).success
+    assert state(25.9) is FreshnessState.PASS
