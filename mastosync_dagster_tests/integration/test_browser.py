@@ -58,6 +58,8 @@ def demo(
         instance = build(connection, source_server, bucket.name, cases=CASES, rows=ROWS)
     with make_world(Original(instance, database, bucket), destination_bucket, tmp_path / "home", monkeypatch) as made:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(ROWS_PER_PARTITION))
+        # So that there is time to terminate a run with a slow source.
+        monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "2")
         # Dagster offers its newsletter unless this file exists.
         nux = Path(made.dagster.root_directory) / ".nux"
         nux.mkdir()
