@@ -190,7 +190,6 @@ def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installati
         (["sync", "accounts", "--limit", "-1"], "x>=0"),
         (["sync", "accounts", "--offset", "-1"], "x>=0"),
         (["sync", "statuses"], "media_attachments"),
-        (["sync"], "FILE_TYPE"),
         (["ranges", "statuses"], "media_attachments"),
         (["sync", "accounts", "--changed-since", "yesterday"], "2026-11-01T03:00:00Z"),
         (["sync", "accounts", "--changed-since", "2020-01-01T00:00:00"], "no time zone"),
