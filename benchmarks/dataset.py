@@ -238,7 +238,8 @@ def small(connection: psycopg2.extensions.connection, count: int, *, first: int)
 def small_media(connection: psycopg2.extensions.connection, count: int) -> Rows:
     """Put attachments with one object of some hundred bytes each into the database; of three, two are remote."""
     ids = _snowflakes(random.Random(SEED), _FIRST_MOMENT + _LATER)
-    rows, bodies = [], []
+    rows: list[dict[str, object]] = []
+    bodies: list[Body] = []
     for number in range(count):
         # Sounds have no preview.
         row = _media_row(next(ids), f"{number:016x}.mp3", 100 + number % 200, remote=number % 3 > 0)
