@@ -22,7 +22,7 @@ from mastosync_dagster.s3.http import ANSWER_BYTES, Failure, Reply, TransportErr
 from mastosync_dagster.s3.listing import Entry, Page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mastosync_dagster.s3.http import Sink, Source
@@ -83,6 +83,16 @@ class FolderClient(Client):
         self._writable = writable
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder")
         self._uploads: dict[str, tuple[bytes, list[bytes], Mapping[str, str]]] = {}
+
+    @property
+    def transfers(self) -> Collection[pycurl.Curl]:
+        """None: a folder has no connection that could fall silent."""
+        return ()
+
+    @property
+    def answers(self) -> int:
+        """None that came over a network."""
+        return 0
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         future = self._pool.submit(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,7 @@ from mastosync_dagster_tests.mastodon.cases import paperclip_cases
 from mastosync_dagster_tests.support.transfers import line, storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from mastosync_dagster.records.manifest import ManifestLine
@@ -51,14 +53,16 @@ def listed(at: Storage, start: str, end: str, prefix: str) -> list[str]:
     return [entry.key for entry in at.list_range(KeyRange(prefix, start, end))]
 
 
-def copy(tmp_path: Path, source: Storage, destination: Storage, keys: dict[str, bytes]) -> list[ManifestLine]:
+def copy(
+    tmp_path: Path, source: Storage, destination: Storage, keys: Iterable[str], **limits: float
+) -> list[ManifestLine]:
     tmp_path.mkdir(exist_ok=True)
     with PlanWriter(tmp_path) as writer:
         for key in keys:
             found = source.head(key)
             assert found is not None, key
             writer.write(line(key, size=found.size, etag=found.etag, private="private" in key))
-    settings = CopySettings(concurrency=8, backoff_seconds=0.02)
+    settings = CopySettings(concurrency=8, backoff_seconds=0.02, **limits)  # type: ignore[arg-type]  # (of bytes)
     copy_plan(tmp_path, source, destination, settings, on_progress=lambda _: None, stop=threading.Event())
     return [one for lines in read_manifest(tmp_path / COPIED) for one in lines]
 
@@ -162,3 +166,14 @@ def test_from_a_folder_to_a_bucket_and_back_every_byte_is_the_same(tmp_path: Pat
     found = {str(path.relative_to(back)): path for path in back.rglob("*") if path.is_file()}
     assert {key: path.read_bytes() for key, path in found.items()} == bodies
     assert {key for key, path in found.items() if path.stat().st_mode & 0o777 == 0o600} == {"big/private"}
+
+
+def test_a_copy_from_folder_to_folder_may_take_long(tmp_path: Path) -> None:
+    bodies = {f"a/{number}": os.urandom(MIB) for number in range(4)}
+    for key, body in bodies.items():
+        put(tmp_path / "system", key, body)
+    source, destination = folder(tmp_path / "system"), folder(tmp_path / "back", writable=True)
+    begun = time.monotonic()
+    lines = copy(tmp_path / "run", source, destination, bodies, source_bytes_per_second=1.5 * MIB)
+    assert time.monotonic() - begun > 1.5, "too short for the watch of silence"
+    assert {one.outcome for one in lines} == {Outcome.COPIED}
