@@ -16,7 +16,14 @@ from xml.sax.saxutils import escape
 import pycurl
 
 from mastosync_dagster.folder.content import HEAD_BYTES, etag_of, headers_of
-from mastosync_dagster.folder.tree import UNFINISHED, as_text, files_after, path_of
+from mastosync_dagster.folder.tree import (
+    UNFINISHED,
+    UnreachableError,
+    as_text,
+    ensure_reachable,
+    files_after,
+    path_of,
+)
 from mastosync_dagster.s3.client import Acl, Client, S3Error
 from mastosync_dagster.s3.http import ANSWER_BYTES, Failure, Reply, TransportError
 from mastosync_dagster.s3.listing import Entry, Page
@@ -36,7 +43,10 @@ _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 _OTHERS_READ = 0o004
 _PUBLIC_MODE, _PRIVATE_MODE = 0o644, 0o600
 """What Mastodon gives the files of everybody, and those of suspended accounts."""
+_ATTEMPTS = 8
+"""To create a file in a folder that others may remove as long as it is empty."""
 _REFUSALS = {
+    UnreachableError: (503, "NotMounted"),
     FileNotFoundError: (404, "NoSuchKey"),
     NotADirectoryError: (404, "NoSuchKey"),
     IsADirectoryError: (404, "NoSuchKey"),
@@ -80,6 +90,7 @@ class FolderClient(Client):
         self.loop = loop
         self.bucket = str(root)
         self._folder = root
+        self._anchor = os.fsencode(root)
         self._writable = writable
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder")
         self._uploads: dict[str, tuple[bytes, list[bytes], Mapping[str, str]]] = {}
@@ -105,11 +116,23 @@ class FolderClient(Client):
 
     async def _answer(self, method: str, key: str | None, work: Callable[[], _T]) -> _T:
         """Do something in a thread; what the file system refuses is what a server would refuse."""
+
+        def ask() -> _T:
+            try:
+                return work()
+            except FileNotFoundError:
+                # Missing is what the folder lacks, and not what lies at a disk that is not mounted.
+                self._ensure_reachable(path_of(self._folder, key or ""))
+                raise
+
         try:
-            return await self._in_thread(work)
+            return await self._in_thread(ask)
         except OSError as error:
             status, code = _REFUSALS.get(type(error), (500, "InternalError"))
             raise self._refusal(method, key, status, code, error.strerror or "") from error
+
+    def _ensure_reachable(self, path: bytes | None = None) -> None:
+        ensure_reachable(self._folder, self._anchor, path or self._anchor)
 
     @staticmethod
     def _refusal(method: str, key: str | None, status: int, code: str, text: str = "") -> S3Error:
@@ -195,7 +218,7 @@ class FolderClient(Client):
         return await self._answer("GET", None, lambda: self._list(prefix, token or after, keys, delimiter))
 
     def _list(self, prefix: str, after: str | None, keys: int, delimiter: str) -> Page:
-        os.scandir(self._folder).close()  # a folder that is not mounted is not an empty one
+        self._ensure_reachable()  # a folder that is not mounted is not an empty one
         entries: list[Entry] = []
         folders: list[str] = []
         for found in files_after(self._folder, prefix, after, deep=not delimiter):
@@ -206,10 +229,13 @@ class FolderClient(Client):
             if found.is_folder:
                 folders.append(key)
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 stat = os.stat(found.path)  # noqa: PTH116  (a path of bytes)
-                modified = datetime.fromtimestamp(stat.st_mtime, timezone.utc).isoformat()
-                entries.append(Entry(key, stat.st_size, etag_of(stat), modified))
+            except FileNotFoundError:
+                self._ensure_reachable(found.path)
+                continue  # it was deleted meanwhile
+            modified = datetime.fromtimestamp(stat.st_mtime, timezone.utc).isoformat()
+            entries.append(Entry(key, stat.st_size, etag_of(stat), modified))
         return Page(entries, folders, None, truncated=False, version=2)
 
     async def get_acl(self, key: str) -> Acl:
@@ -226,7 +252,7 @@ class FolderClient(Client):
     ) -> Reply:
         """As `Client.put`. The file appears when it is complete; of its headers, the folder keeps the ACL alone."""
         path = self._may_write("PUT", key)
-        unfinished = await self._answer("PUT", key, lambda: _begin(path))
+        unfinished = await self._answer("PUT", key, lambda: self._begin(path))
         try:
             digest = await self._write(unfinished, body, md5)
             await self._answer("PUT", key, lambda: _publish(unfinished, path, headers))
@@ -234,6 +260,19 @@ class FolderClient(Client):
             self._discard(unfinished)
             raise
         return Reply(200, {"etag": f'"{digest.hex()}"'}, b"")
+
+    def _begin(self, path: bytes) -> bytes:
+        """Create the file that becomes another one when it is complete."""
+        self._ensure_reachable(path)
+        folder = path[: path.rindex(b"/")]
+        unfinished = folder + f"/{UNFINISHED}{secrets.token_hex(8)}".encode()
+        for _ in range(_ATTEMPTS):
+            # Another request may remove the folders again, while they are empty.
+            with contextlib.suppress(FileNotFoundError):
+                _make_folders(folder)
+                os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE))
+                return unfinished
+        raise UnreachableError(f"the folder {as_text(folder)} cannot be created")
 
     async def _write(self, path: bytes, body: bytes | bytearray | memoryview | Source, md5: bytes | None) -> bytes:
         """Add a body to a file. Returns its MD5, which is the given one."""
@@ -282,8 +321,10 @@ class FolderClient(Client):
         path = self._may_write("DELETE", key)
 
         def work() -> None:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 os.unlink(path)  # noqa: PTH108  (a path of bytes)
+            except (FileNotFoundError, NotADirectoryError):
+                self._ensure_reachable(path)
             self._remove_empty_folders(path)
 
         await self._answer("DELETE", key, work)
@@ -304,7 +345,7 @@ class FolderClient(Client):
     async def create_upload(self, key: str, headers: Mapping[str, str]) -> tuple[str, Reply]:
         """As `Client.create_upload`."""
         path = self._may_write("POST", key)
-        unfinished = await self._answer("POST", key, lambda: _begin(path))
+        unfinished = await self._answer("POST", key, lambda: self._begin(path))
         upload_id = secrets.token_hex(16)
         self._uploads[upload_id] = (unfinished, [], headers)
         return upload_id, Reply(200, {}, b"")
@@ -374,18 +415,6 @@ def _offset(range_: str) -> int:
 
 def _mode(acl: str) -> int:
     return _PUBLIC_MODE if acl.startswith("public-read") else _PRIVATE_MODE
-
-
-def _begin(path: bytes) -> bytes:
-    """Create the file that becomes another one when it is complete."""
-    folder = path[: path.rindex(b"/")]
-    unfinished = folder + f"/{UNFINISHED}{secrets.token_hex(8)}".encode()
-    while True:
-        # Another request may remove the folders again, while they are empty.
-        with contextlib.suppress(FileNotFoundError):
-            _make_folders(folder)
-            os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE))
-            return unfinished
 
 
 def _make_folders(path: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,11 +15,19 @@ UNFINISHED = ".mastosync-"
 _NAME_BYTES = 255
 
 
+class UnreachableError(OSError):
+    """A part of the folder is not there, as where a disk is not mounted: nothing is known of what lies in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.ENXIO, text)
+
+
 class Found(NamedTuple):
-    """A file, or a folder (its key ends with ``/``)."""
+    """A file, or a folder (its key ends with ``/``); ``broken``: a link that leads to neither."""
 
     key: bytes
     path: bytes
+    broken: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -44,6 +53,27 @@ def path_of(root: Path, key: str) -> bytes | None:
     return b"/".join([os.fsencode(root), *parts])
 
 
+def ensure_reachable(root: Path, anchor: bytes, path: bytes) -> None:
+    """Raise an `UnreachableError` where a path is not there for the reason that a part of the folder is not.
+
+    ``anchor`` is there as long as the folder is. A symbolic link on the way from the root to the path, or at its end,
+    has to lead somewhere.
+    """
+    if not os.path.exists(anchor):  # noqa: PTH110  (paths of bytes)
+        raise UnreachableError(f"{as_text(anchor)} is not there")
+    at = os.fsencode(root)
+    for part in path[len(at) + 1 :].split(b"/"):
+        at += b"/" + part
+        if not os.path.exists(at):  # noqa: PTH110
+            if os.path.islink(at):  # noqa: PTH114
+                raise _broken(at)
+            return
+
+
+def _broken(link: bytes) -> UnreachableError:
+    return UnreachableError(f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which does not exist")  # noqa: PTH115
+
+
 def files_after(root: Path, prefix: str, after: str | None, *, deep: bool = True) -> Iterator[Found]:
     """Yield the files whose keys begin with a prefix and come after a key, in byte order.
 
@@ -51,10 +81,13 @@ def files_after(root: Path, prefix: str, after: str | None, *, deep: bool = True
 
     Raises:
         OSError: A folder cannot be read. One that is removed meanwhile has no files.
+        UnreachableError: A link leads nowhere, so that it is not known what should be listed.
     """
     start = as_bytes(prefix)
     top = start[: start.rfind(b"/") + 1]
-    path = os.fsencode(root) + b"/" + top.rstrip(b"/")
+    path = (os.fsencode(root) + b"/" + top).rstrip(b"/")
+    # Below a link to nowhere there is no folder either, which would look like an empty one.
+    ensure_reachable(root, os.fsencode(root), path)
     yield from _walk(path, top, start, b"" if after is None else as_bytes(after), deep=deep)
 
 
@@ -64,6 +97,8 @@ def _walk(path: bytes, folder: bytes, prefix: bytes, after: bytes, *, deep: bool
         # All keys of a folder come after `after`, or none does, unless `after` lies in it.
         if not (key.startswith(prefix) or prefix.startswith(key)) or (key <= after and not after.startswith(key)):
             continue
+        if entry.broken:
+            raise _broken(entry.path)
         if entry.is_folder and deep:
             yield from _walk(entry.path, key, prefix, after, deep=True)
         elif key > after:
@@ -74,11 +109,20 @@ def _entries(path: bytes, folder: bytes) -> list[Found]:
     """Return what lies in a folder, in the byte order of the keys: that of a folder ends with a slash."""
     try:
         with os.scandir(path) as entries:
-            found = [
-                Found(folder + entry.name + (b"/" if entry.is_dir() else b""), entry.path)
-                for entry in entries
-                if not entry.name.startswith(UNFINISHED.encode()) and (entry.is_dir() or entry.is_file())
-            ]
+            found = [_found(entry, folder) for entry in entries if not entry.name.startswith(UNFINISHED.encode())]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(found)
+    return sorted(each for each in found if each is not None)
+
+
+def _found(entry: os.DirEntry[bytes], folder: bytes) -> Found | None:
+    """Return an entry of a folder; None for one that is no file, such as a socket."""
+    key = folder + entry.name
+    if entry.is_dir():
+        return Found(key + b"/", entry.path)
+    if entry.is_file():
+        return Found(key, entry.path)
+    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110  (a path of bytes)
+        # Any key that begins so may lie behind it.
+        return Found(key + b"/", entry.path, broken=True)
+    return None

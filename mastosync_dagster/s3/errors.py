@@ -184,6 +184,13 @@ _UNREACHABLE = _Rule(
     retryable=True,
     reached=False,
 )
+_NOT_MOUNTED = _Rule(
+    Reason.CONNECTION,
+    "a part of the {name}'s folder cannot be reached ({text}): is its disk mounted?",
+    retryable=True,
+    reached=False,
+)
+"""Of a folder of this machine alone: its client says so."""
 _BROKEN = _Rule(Reason.CONNECTION, "the connection to the {name} broke ({text})", retryable=True)
 _CERTIFICATE = _Rule(
     Reason.CONNECTION,
@@ -254,6 +261,7 @@ _CODES: Mapping[_Rule, str] = {
     _CHECKSUM: "BadDigest InvalidDigest XAmzContentSHA256Mismatch IncompleteBody",
     _FULL: "QuotaExceeded StorageQuotaExceeded InsufficientStorage XMinioStorageFull",
     _STORAGE_CLASS: "InvalidStorageClass",
+    _NOT_MOUNTED: "NotMounted",
 }
 """S3's error codes (Amazon's "Error responses", and those of MinIO, Ceph, Wasabi, B2 that differ), by meaning."""
 

@@ -25,7 +25,7 @@ from mastosync_dagster_tests.mastodon.cases import paperclip_cases
 from mastosync_dagster_tests.support.transfers import line, storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from mastosync_dagster.records.manifest import ManifestLine
@@ -177,3 +177,84 @@ def test_a_copy_from_folder_to_folder_may_take_long(tmp_path: Path) -> None:
     lines = copy(tmp_path / "run", source, destination, bodies, source_bytes_per_second=1.5 * MIB)
     assert time.monotonic() - begun > 1.5, "too short for the watch of silence"
     assert {one.outcome for one in lines} == {Outcome.COPIED}
+
+
+def refused(request: Callable[[], object]) -> StorageError:
+    with pytest.raises(StorageError) as raised:
+        request()
+    return raised.value
+
+
+def answers(at: Storage, key: str) -> Mapping[str, Callable[[], object]]:
+    """The requests whose answers say whether an object is there."""
+    return {
+        "head": lambda: at.run(lambda client: client.head(key), key),
+        "get": lambda: at.run(lambda client: client.get(key, limit=MIB), key),
+        "acl": lambda: at.run(lambda client: client.get_acl(key), key),
+        "list": lambda: at.run(lambda client: client.list_page(f"{key.rpartition('/')[0]}/", keys=10)),
+        "list all": lambda: at.run(lambda client: client.list_page("", keys=10)),
+        "list top": lambda: at.run(lambda client: client.list_page("", keys=10, delimiter="/")),
+        "list after": lambda: at.run(lambda client: client.list_page("", after=key[:-1], keys=10)),
+    }
+
+
+@pytest.mark.parametrize("link", ["cache", "cache/cards", "cache/cards/x"])
+@pytest.mark.parametrize("writable", [False, True])
+def test_what_lies_behind_a_link_to_nowhere_is_not_missing(tmp_path: Path, link: str, *, writable: bool) -> None:
+    root = tmp_path / "system"
+    put(root, "accounts/a", b"1")
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
+    (root / link).symlink_to(tmp_path / "disk" / "cards")
+    at = folder(root, writable=writable)
+    for name, request in answers(at, "cache/cards/x").items():
+        if name == "list top" and link != "cache":
+            continue
+        error = refused(request)
+        assert error.reason is Reason.CONNECTION, name
+        assert error.retryable, name
+        assert str(root / link) in str(error), name
+    assert refused(lambda: at.head("cache/cards/x")).reason is Reason.CONNECTION
+    # What does not lie behind it is there, or not.
+    assert at.head("accounts/a") is not None
+    assert at.head("accounts/b") is None
+    assert listed(at, "accounts/", "accounts0", "accounts/") == ["accounts/a"]
+
+
+def test_a_link_to_a_folder_or_file_elsewhere_is_followed(tmp_path: Path) -> None:
+    put(tmp_path / "disk", "cards/x", b"1")
+    put(tmp_path / "disk", "y", b"2")
+    root = tmp_path / "system"
+    root.mkdir()
+    (root / "cache").symlink_to(tmp_path / "disk")
+    (root / "y").symlink_to(tmp_path / "disk" / "y")
+    at = folder(root, writable=True)
+    assert listed(at, "", "\uffff", "") == ["cache/cards/x", "cache/y", "y"]
+    at.run(lambda client: client.put("cache/new/z", b"3", {}, None))
+    assert (tmp_path / "disk" / "new" / "z").read_bytes() == b"3"
+
+
+def test_nothing_can_be_written_behind_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to("/nowhere/cache")
+    at = folder(tmp_path, writable=True)
+    for request in (
+        lambda: at.run(lambda client: client.put("cache/cards/x", b"1", {}, None)),
+        lambda: at.run(lambda client: client.create_upload("cache/cards/x", {})),
+        lambda: at.run(lambda client: client.delete("cache/cards/x")),
+    ):
+        error = refused(request)
+        assert error.reason is Reason.CONNECTION
+        assert f"{tmp_path}/cache is a link to /nowhere/cache" in str(error)
+    assert (tmp_path / "cache").is_symlink()
+
+
+def test_a_folder_that_goes_away_has_lost_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "system", "a/b", b"1")
+    at = folder(tmp_path / "system", writable=True)
+    assert at.head("a/b") is not None
+    (tmp_path / "system").rename(tmp_path / "elsewhere")
+    for name, request in answers(at, "a/b").items():
+        error = refused(request)
+        assert error.reason is Reason.CONNECTION, name
+        assert str(tmp_path / "system") in str(error), name
+    assert refused(lambda: at.run(lambda client: client.put("a/c", b"1", {}, None))).reason is Reason.CONNECTION
+    assert not (tmp_path / "system").exists()
