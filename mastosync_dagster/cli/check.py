@@ -16,12 +16,14 @@ import psycopg2
 
 from mastosync_dagster.cli.age import check_age
 from mastosync_dagster.cli.connections import free_connections
-from mastosync_dagster.environment import COPY_PRIVATE, Environment, copy_private
+from mastosync_dagster.cli.home import HomeError
+from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_FOLDER, Environment, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
+from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
@@ -90,6 +92,29 @@ def check_last_night(
             return check_age(instance, destination.storage().settings.identity, limit)
 
     return _line("last night", check)
+
+
+def check_destination_folder(
+    open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], destination: S3Bucket
+) -> Iterator[Line]:
+    """Check that the disk of a destination folder is mounted; no line where the destination is a bucket."""
+    try:
+        named = Environment.read().text(DESTINATION_FOLDER)
+    except AdminError:
+        return  # the line of the settings says so
+    if named is None:
+        return
+
+    def check() -> str:
+        storage = destination.storage()
+        try:
+            with open_home() as instance:
+                ensure_mounted(instance, storage)
+        except HomeError as error:
+            raise _Warned(f"whether its disk is mounted is not known without the history of runs: {error}") from error
+        return f"{storage.settings.server} has the file that runs have put there, or the first run puts it there"
+
+    yield _line("destination folder", check)
 
 
 def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:

@@ -22,6 +22,7 @@ from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.mastodon import read_schema
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
 def sides(instance: dg.DagsterInstance) -> Sides:
     """Return both storages with the records of the copy. Raises an `AdminError`."""
     source, destination = _storages()
+    ensure_mounted(instance, destination)
     store = manifest_store(instance, S3Bucket.destination(), S3Bucket.source())
     settings = destination.settings
     return Sides(source, destination, store, ManifestOrigin(settings.identity, acls=settings.has_acls))

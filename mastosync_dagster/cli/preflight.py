@@ -9,6 +9,7 @@ from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.errors import ConnectionFailedError
+from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
@@ -28,6 +29,7 @@ def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: Copy
     """Read every setting of a sync, connect to the database, and ask both storages once. Raises an `AdminError`."""
     source, destination = S3Bucket.source(), S3Bucket.destination()
     ensure_different(source, destination)
+    ensure_mounted(instance, destination.storage())
     manifest_store(instance, destination, source)
     copy.copy_settings()
     plan.effective_copy_private()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from email.utils import formatdate
@@ -43,6 +45,10 @@ _EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 _OTHERS_READ = 0o004
 _PUBLIC_MODE, _PRIVATE_MODE = 0o644, 0o600
 """What Mastodon gives the files of everybody, and those of suspended accounts."""
+_TOKEN_BYTES = 8
+_UNFINISHED_NAME = re.compile(re.escape(UNFINISHED.encode()) + rb"[0-9a-f]{%d}" % (2 * _TOKEN_BYTES))
+_LONGEST_WRITE = 86_400.0
+"""Seconds without a write after which nobody writes a file any more."""
 _ATTEMPTS = 8
 """To create a file in a folder that others may remove as long as it is empty."""
 _REFUSALS = {
@@ -83,14 +89,17 @@ class FolderClient(Client):
     """Answers requests from a folder. Lives in its loop's thread; the files are read in threads of its own.
 
     Errors are those that a server would have answered with: `S3Error`, for an absent file or one that may not be read.
+
+    Args:
+        anchor: What is there as long as the folder is: the root, or a file in it that an empty mount point lacks.
     """
 
-    def __init__(self, loop: Loop, root: Path, *, writable: bool) -> None:
+    def __init__(self, loop: Loop, root: Path, *, writable: bool, anchor: Path) -> None:
         # Without `Client.__init__`: there is no server to reach.
         self.loop = loop
         self.bucket = str(root)
         self._folder = root
-        self._anchor = os.fsencode(root)
+        self._anchor = os.fsencode(anchor)
         self._writable = writable
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder")
         self._uploads: dict[str, tuple[bytes, list[bytes], Mapping[str, str]]] = {}
@@ -221,7 +230,8 @@ class FolderClient(Client):
         self._ensure_reachable()  # a folder that is not mounted is not an empty one
         entries: list[Entry] = []
         folders: list[str] = []
-        for found in files_after(self._folder, prefix, after, deep=not delimiter):
+        on_unfinished = self._remove_if_old if self._writable else None
+        for found in files_after(self._folder, prefix, after, deep=not delimiter, on_unfinished=on_unfinished):
             key = as_text(found.key)
             if len(entries) + len(folders) == keys:
                 last = max([*folders, *(entry.key for entry in entries)], default="")
@@ -265,7 +275,7 @@ class FolderClient(Client):
         """Create the file that becomes another one when it is complete."""
         self._ensure_reachable(path)
         folder = path[: path.rindex(b"/")]
-        unfinished = folder + f"/{UNFINISHED}{secrets.token_hex(8)}".encode()
+        unfinished = folder + f"/{UNFINISHED}{secrets.token_hex(_TOKEN_BYTES)}".encode()
         for _ in range(_ATTEMPTS):
             # Another request may remove the folders again, while they are empty.
             with contextlib.suppress(FileNotFoundError):
@@ -321,10 +331,9 @@ class FolderClient(Client):
         path = self._may_write("DELETE", key)
 
         def work() -> None:
-            try:
+            self._ensure_reachable(path)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(path)  # noqa: PTH108  (a path of bytes)
-            except (FileNotFoundError, NotADirectoryError):
-                self._ensure_reachable(path)
             self._remove_empty_folders(path)
 
         await self._answer("DELETE", key, work)
@@ -336,6 +345,14 @@ class FolderClient(Client):
             while parent != os.fsencode(self._folder):
                 os.rmdir(parent)  # noqa: PTH106
                 parent = os.path.dirname(parent)  # noqa: PTH120
+
+    def _remove_if_old(self, entry: os.DirEntry[bytes]) -> None:
+        """Remove what a killed run has left behind. What others still write is younger."""
+        with contextlib.suppress(OSError):
+            if not _UNFINISHED_NAME.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                return
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LONGEST_WRITE:
+                self._discard(entry.path)
 
     def _discard(self, unfinished: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):

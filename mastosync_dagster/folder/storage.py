@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.folder.client import FolderClient
+from mastosync_dagster.folder.tree import UNFINISHED
 from mastosync_dagster.s3.settings import FOLDER_SCHEME, StorageSettings
 from mastosync_dagster.s3.storage import Storage
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.s3.client import Client
     from mastosync_dagster.s3.loop import Loop
+
+_MARKER = f"{UNFINISHED}destination"
 
 
 def folder_settings(name: str, variable_prefix: str, folder: Path) -> StorageSettings:
@@ -24,16 +28,28 @@ def folder_settings(name: str, variable_prefix: str, folder: Path) -> StorageSet
 
 
 class FolderStorage(Storage):
-    """A folder at this machine, which ``settings.endpoint_url`` names as ``file:///path``."""
+    """A folder at this machine, which ``settings.endpoint_url`` names as ``file:///path``.
+
+    Attributes:
+        writable: It is a destination. A source is only read.
+        marker: The file that tells a destination from the empty mount point of its disk. Listings do not show it.
+    """
 
     def __init__(self, settings: StorageSettings, folder: Path, *, writable: bool) -> None:
         super().__init__(settings)
         self._path = folder
-        self._writable = writable
+        self.writable = writable
+        self.marker = folder / _MARKER
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the marker is there now."""
+        return os.path.isfile(self.marker)  # noqa: PTH113  (False, too, where it may not be looked for)
 
     def client_on(self, loop: Loop) -> Client:
-        """As `Storage.client_on`."""
-        return FolderClient(loop, self._path, writable=self._writable)
+        """As `Storage.client_on`. While it is in use, a marker that was there has to stay."""
+        anchor = self.marker if self.writable and self.is_marked else self._path
+        return FolderClient(loop, self._path, writable=self.writable, anchor=anchor)
 
     @property
     def region(self) -> str:

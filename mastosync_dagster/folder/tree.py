@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 UNFINISHED = ".mastosync-"
-"""The beginning of the names of files that are being written."""
+"""The beginning of the names of our own files, such as those that are being written. They are no objects."""
 _NAME_BYTES = 255
 
 
@@ -74,10 +74,18 @@ def _broken(link: bytes) -> UnreachableError:
     return UnreachableError(f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which does not exist")  # noqa: PTH115
 
 
-def files_after(root: Path, prefix: str, after: str | None, *, deep: bool = True) -> Iterator[Found]:
+def files_after(
+    root: Path,
+    prefix: str,
+    after: str | None,
+    *,
+    deep: bool = True,
+    on_unfinished: Callable[[os.DirEntry[bytes]], None] | None = None,
+) -> Iterator[Found]:
     """Yield the files whose keys begin with a prefix and come after a key, in byte order.
 
-    Not ``deep``: what lies in the prefix's folder, and the folders in it.
+    Not ``deep``: what lies in the prefix's folder, and the folders in it. ``on_unfinished`` gets files of our own that
+    are met on the way.
 
     Raises:
         OSError: A folder cannot be read. One that is removed meanwhile has no files.
@@ -88,11 +96,20 @@ def files_after(root: Path, prefix: str, after: str | None, *, deep: bool = True
     path = (os.fsencode(root) + b"/" + top).rstrip(b"/")
     # Below a link to nowhere there is no folder either, which would look like an empty one.
     ensure_reachable(root, os.fsencode(root), path)
-    yield from _walk(path, top, start, b"" if after is None else as_bytes(after), deep=deep)
+    bounds = start, b"" if after is None else as_bytes(after)
+    yield from _walk(path, top, bounds, deep=deep, on_unfinished=on_unfinished or (lambda _: None))
 
 
-def _walk(path: bytes, folder: bytes, prefix: bytes, after: bytes, *, deep: bool) -> Iterator[Found]:
-    for entry in _entries(path, folder):
+def _walk(
+    path: bytes,
+    folder: bytes,
+    bounds: tuple[bytes, bytes],
+    *,
+    deep: bool,
+    on_unfinished: Callable[[os.DirEntry[bytes]], None],
+) -> Iterator[Found]:
+    prefix, after = bounds
+    for entry in _entries(path, folder, on_unfinished):
         key = entry.key
         # All keys of a folder come after `after`, or none does, unless `after` lies in it.
         if not (key.startswith(prefix) or prefix.startswith(key)) or (key <= after and not after.startswith(key)):
@@ -100,19 +117,25 @@ def _walk(path: bytes, folder: bytes, prefix: bytes, after: bytes, *, deep: bool
         if entry.broken:
             raise _broken(entry.path)
         if entry.is_folder and deep:
-            yield from _walk(entry.path, key, prefix, after, deep=True)
+            yield from _walk(entry.path, key, bounds, deep=True, on_unfinished=on_unfinished)
         elif key > after:
             yield entry
 
 
-def _entries(path: bytes, folder: bytes) -> list[Found]:
+def _entries(path: bytes, folder: bytes, on_unfinished: Callable[[os.DirEntry[bytes]], None]) -> list[Found]:
     """Return what lies in a folder, in the byte order of the keys: that of a folder ends with a slash."""
     try:
-        with os.scandir(path) as entries:
-            found = [_found(entry, folder) for entry in entries if not entry.name.startswith(UNFINISHED.encode())]
+        with os.scandir(path) as scan:
+            entries = list(scan)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(each for each in found if each is not None)
+    found = []
+    for entry in entries:
+        if entry.name.startswith(UNFINISHED.encode()):
+            on_unfinished(entry)
+        elif (known := _found(entry, folder)) is not None:
+            found.append(known)
+    return sorted(found)
 
 
 def _found(entry: os.DirEntry[bytes], folder: bytes) -> Found | None:

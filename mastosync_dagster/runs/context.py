@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import ensure_different
+from mastosync_dagster.runs.destination_folder import mark
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
@@ -64,7 +65,10 @@ class RunContext:
     @cached_property
     def destination(self) -> Storage:
         """The storage that objects are written to."""
-        return self.destination_bucket.storage()
+        storage = self.destination_bucket.storage()
+        # Before anything is read there: an empty mount point would look like a destination that has lost everything.
+        mark(self.instance, storage)
+        return storage
 
     @cached_property
     def store(self) -> ManifestStore:

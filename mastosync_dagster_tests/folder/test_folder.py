@@ -258,3 +258,38 @@ def test_a_folder_that_goes_away_has_lost_nothing(tmp_path: Path) -> None:
         assert str(tmp_path / "system") in str(error), name
     assert refused(lambda: at.run(lambda client: client.put("a/c", b"1", {}, None))).reason is Reason.CONNECTION
     assert not (tmp_path / "system").exists()
+
+
+def test_a_disk_that_goes_away_during_a_run_has_lost_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "system"
+    put(root, "a/b", b"1")
+    at = folder(root, writable=True)
+    at.marker.touch()
+    assert at.head("a/b") is not None
+    root.rename(tmp_path / "unmounted")
+    root.mkdir()
+    for name, request in answers(at, "a/b").items():
+        assert refused(request).reason is Reason.CONNECTION, name
+    for request in (
+        lambda: at.run(lambda client: client.put("a/c", b"1", {}, None)),
+        lambda: at.run(lambda client: client.create_upload("a/c", {})),
+        lambda: at.run(lambda client: client.delete("a/b")),
+    ):
+        assert refused(request).reason is Reason.CONNECTION
+    assert list(root.iterdir()) == []
+
+
+def test_what_a_killed_run_left_behind_is_removed_by_a_listing_of_the_next_day(tmp_path: Path) -> None:
+    left = [f"a/{name}/.mastosync-{number:016x}" for number, name in enumerate(("old", "new", "named", "link"))]
+    left[2] = "a/named/.mastosync-notes"
+    for key in (*left[:3], "a/kept", ".mastosync-destination"):
+        put(tmp_path, key, b"unfinished")
+    (tmp_path / left[3]).parent.mkdir()
+    (tmp_path / left[3]).symlink_to(tmp_path / "a" / "kept")
+    for key in (left[0], left[2], "a/kept", ".mastosync-destination"):
+        os.utime(tmp_path / key, (time.time() - 90_000,) * 2)
+    assert listed(folder(tmp_path), "", "z", "") == ["a/kept"]
+    assert (tmp_path / left[0]).exists(), "the source is only read"
+    assert listed(folder(tmp_path, writable=True), "", "z", "") == ["a/kept"]
+    assert not (tmp_path / "a" / "old").exists()
+    assert all(os.path.lexists(tmp_path / key) for key in (*left[1:], "a/kept", ".mastosync-destination"))

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.support.installation import failure_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,3 +62,32 @@ def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: p
     assert outcome.exit_code == 1
     assert "MASTOSYNC_SOURCE_FOLDER names /nowhere/system" in " ".join(outcome.output.split())
     assert world.requests().total() == 0
+
+
+def test_a_destination_folder_whose_disk_is_not_mounted_is_refused(
+    world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, marker = tmp_path / "disk", tmp_path / "disk" / ".mastosync-destination"
+    disk.mkdir()
+    monkeypatch.setenv("MASTOSYNC_DESTINATION_FOLDER", str(disk))
+    key, *_ = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    assert world.run("sync_custom_emojis", key).success
+    assert marker.is_file()
+    copied = sorted(disk.rglob("*.png"))
+    assert copied
+
+    disk.rename(tmp_path / "unmounted")
+    disk.mkdir()
+    for job in ("sync_custom_emojis", "verify_custom_emojis", "prune_custom_emojis"):
+        message = failure_of(world.run(job, key))
+        assert f"MASTOSYNC_DESTINATION_FOLDER names {disk}, which lacks the file {marker.name}" in message, job
+    for arguments in (["sync", "custom_emojis"], ["check"]):
+        outcome = CliRunner().invoke(main, arguments)
+        assert outcome.exit_code == 1
+        assert "is its disk mounted?" in " ".join(outcome.output.split())
+    assert list(disk.iterdir()) == []
+
+    disk.rmdir()
+    (tmp_path / "unmounted").rename(disk)
+    assert world.run("sync_custom_emojis", key).success
+    assert sorted(disk.rglob("*.png")) == copied
