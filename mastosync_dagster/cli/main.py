@@ -538,7 +538,8 @@ def cutover_check(
 
     Every object that a row expects is compared at both buckets, every private one is asked for without a signature. It
     changes nothing. With --old-bucket: whether the old bucket may be deleted; NAME is what you have looked at and do
-    not need: a folder or file at its top, or one of private, orphans, remote, foreign.
+    not need: a folder or file at its top, or one of private, orphans, remote, foreign (a folder of such a name with its
+    slash: private/).
     """
     from datetime import timedelta
 

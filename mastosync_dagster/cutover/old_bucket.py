@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ORPHANS, PRIVATE, FOREIGN, REMOTE = "orphans", "private", "foreign", "remote"
 """What `accept` may name beside folders and files at the top of the old bucket."""
+_KEYWORDS = frozenset({ORPHANS, PRIVATE, FOREIGN, REMOTE})
 _NAMES = 10
 _EXAMPLES = 3
 _NEWEST_ROWS = 50
@@ -164,16 +165,20 @@ def _at_source(
         return
     found = _Rowless()
     for table in (file_type.value for file_type in FileType):
-        if schema.has(table):
-            with Orphans(connect, schema, table, EVERY_ID) as known:
-                for keys in _pages(source, table):
-                    found.add(source, keys, known.among(keys))
-                    on_progress(f"{table}: {found.orphans.count:,} objects of no row at the old bucket")
-    accepted = {name.rstrip("/") for name in accept}
-    left = [name for name in names if name.rstrip("/") not in accepted]
+        if not schema.exists(table):
+            # No row can say what these are: a newer Mastodon may have dropped the table.
+            for keys in _pages(source, table):
+                found.add_foreign(source, keys)
+            continue
+        schema.require([table])
+        with Orphans(connect, schema, table, EVERY_ID) as known:
+            for keys in _pages(source, table):
+                found.add(source, keys, known.among(keys))
+                on_progress(f"{table}: {found.orphans.count:,} objects of no row at the old bucket")
+    left = [_from_top(name) for name in names if not _is_accepted(name, accept)]
     shown = ", ".join(one_line(name) for name in left[:_NAMES]) + (" and more" if len(left) > _NAMES else "")
     problems = [f"beside Mastodon's folders lie {shown}"] if left else []
-    if found.foreign.count and FOREIGN not in accepted:
+    if found.foreign.count and FOREIGN not in accept:
         problems.append(f"in Mastodon's folders lie objects of no table: {found.foreign} (--accept {FOREIGN})")
     remedy = "copy what you need, and name the rest with --accept NAME"
     yield yes_or_no("other objects", [*problems, remedy] if problems else [], "none that was not accepted")
@@ -182,9 +187,23 @@ def _at_source(
         yield Line("unknown styles", Answer.NO, text)
     if found.orphans.count:
         text = f"{found.orphans} belong to no row: deleted posts and accounts, mostly"
-        known_to_admin = ORPHANS in accepted
+        known_to_admin = ORPHANS in accept
         text += "" if known_to_admin else f". Look at them, then --accept {ORPHANS}"
         yield Line(ORPHANS, Answer.NOTE if known_to_admin else Answer.NO, text)
+
+
+def _is_accepted(name: str, accept: Collection[str]) -> bool:
+    """Return whether an admin has named a folder (with its slash, or without) or a file at the top of the bucket.
+
+    A keyword names neither: a folder of that name is named with its slash, a file with one before it.
+    """
+    bare = name.rstrip("/")
+    return not ({name, bare, f"/{bare}"} - _KEYWORDS - {""}).isdisjoint(accept)
+
+
+def _from_top(name: str) -> str:
+    """Return a name as `--accept` takes it."""
+    return f"/{name}" if name in _KEYWORDS else name
 
 
 @dataclass
@@ -194,6 +213,11 @@ class _Rowless:
     foreign: _Found = field(default_factory=_Found)
     orphans: _Found = field(default_factory=_Found)
     unknown: _Found = field(default_factory=_Found)
+
+    def add_foreign(self, source: Storage, keys: Sequence[str]) -> None:
+        """Count keys in the folder of a table that the database lacks."""
+        for key in keys:
+            self.foreign.add(source.full_key(key))
 
     def add(self, source: Storage, keys: Sequence[str], orphans: Mapping[str, str | None]) -> None:
         """Count those of some keys that are one of these."""

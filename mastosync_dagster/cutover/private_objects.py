@@ -67,8 +67,9 @@ def _private_keys(connect: Connect, schema: Schema) -> Iterator[list[str]]:
     """Yield all keys that objects of private rows may have at the destination, a page of rows at a time."""
     for file_type in FileType:
         table = file_type.value
-        if not has_private(table) or not schema.has(table):
+        if not has_private(table) or not schema.exists(table):
             continue
+        schema.require([table])
         for page in walk_rows(connect, schema, Selection(table, private_only=True)):
             keys = [
                 key

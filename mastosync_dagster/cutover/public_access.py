@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.s3.errors import is_busy_or_broken
 from mastosync_dagster.s3.http import Failure, Http, Transport, TransportError
 from mastosync_dagster.s3.loop import Loop
 
@@ -23,7 +24,6 @@ _LIMIT = 64 * 1024
 _PAUSES = (0.2, 1.0, 3.0)
 _READABLE = frozenset({200, 206, 416})
 """416: the object is empty."""
-_BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class PublicAddressError(AdminError):
@@ -57,22 +57,36 @@ class PublicReader:
         self._loop.close()
 
     def ask(self, key: str, halt: threading.Event | None = None) -> PublicAnswer:
-        """Ask for the first byte of an object, by its full key. Raises PublicAddressError if no answer comes."""
+        """Ask for the first byte of an object, by its full key.
+
+        Raises:
+            PublicAddressError: No answer comes, or none that says who may read the object (429, 5xx).
+        """
         for pause in (*_PAUSES, None):
             try:
                 reply = self._loop.run(
                     self._http.request("GET", self._url.of(key), _HEADERS, silence=_SILENCE, limit=_LIMIT)
                 )
             except TransportError as error:
-                if error.failure is Failure.TOO_LARGE:
-                    # The server sends all of it, though a byte was asked for.
-                    return PublicAnswer(error.status, None)
-                problem = PublicAddressError(f"{self._url} does not answer ({error}): check the address")
-                if pause is None or error.failure in {Failure.NAME, Failure.CERTIFICATE, Failure.SETTINGS}:
-                    raise problem from error
+                # TOO_LARGE: the server sends all of it, though a byte was asked for.
+                if error.failure is not Failure.TOO_LARGE:
+                    problem = PublicAddressError(f"{self._url} does not answer ({error}): check the address")
+                    if pause is None or error.failure in {Failure.NAME, Failure.CERTIFICATE, Failure.SETTINGS}:
+                        raise problem from error
+                    answer = None
+                else:
+                    answer = PublicAnswer(error.status, None)
             else:
-                if reply.status not in _BUSY or pause is None:
-                    return PublicAnswer(reply.status, reply.headers.get("content-type"))
+                answer = PublicAnswer(reply.status, reply.headers.get("content-type"))
+            if answer is not None:
+                if not is_busy_or_broken(answer.status):
+                    return answer
+                if pause is None:
+                    # Nobody may take this for a refusal: another time the object may be readable.
+                    raise PublicAddressError(
+                        f"{self._url} answers HTTP {answer.status}, which does not say who may read an object: look"
+                        " whether it limits the rate of requests, or cannot reach the bucket, and check again"
+                    )
             if halt is not None and halt.is_set():
                 raise PublicAddressError("stopped")
             time.sleep(pause or 0)

@@ -26,7 +26,7 @@ from mastosync_dagster.environment import (
     dagster_home,
 )
 from mastosync_dagster.installation.home import InitError, make_folder, make_home, prepare_history, write_new
-from mastosync_dagster.installation.settings_file import read_settings, write_settings
+from mastosync_dagster.installation.settings_file import Readers, read_settings, write_settings
 from mastosync_dagster.installation.systemd import SERVICES, SERVICES_FILE, Place, units
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run_init(choices: Choices) -> None:
     files = make_home(home)
     there = read_settings(env_file) if env_file.exists() else {}
     answers = _asked({**given, **there}) if choices.ask else {}
-    settings = write_settings(env_file, {**given, **answers})
+    settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
     place = Place(home, env_file, choices.user or _user(), choices.port, _written_folders(env_file))
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = _absolute(choices.units or home / UNITS_FOLDER)
@@ -197,8 +197,8 @@ def _say_settings(settings: EnvFile) -> None:
     click.echo(f"{settings.path}: {settings.written.value}{names}")
     if settings.different:
         click.echo(f"  {', '.join(settings.different)}: another value was there, and stays")
-    if settings.tightened:
-        click.echo("  others could read it; now its owner alone can")
+    if settings.readers is not Readers.OWNER:
+        click.echo(f"  {settings.readers.value}")
 
 
 def _say_next(home: Path, env_file: Path, folder: Path, settings: Mapping[str, str]) -> None:

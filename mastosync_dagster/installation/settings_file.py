@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,15 @@ _LINE = re.compile(r"(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]*)=.*")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*", re.ASCII)
 _EMPTY_MEANS_SOMETHING = "S3_PERMISSION"
 _PRIVATE = 0o600
+_OTHERS = 0o077
+
+
+class Readers(Enum):
+    """Who may read a file of settings."""
+
+    OWNER = "its owner alone can read it"
+    OWNER_NOW = "others could read it; now its owner alone can"
+    OTHERS = "others can read it, and its mode stays, since it is a link or not the home's own file: chmod o-rwx"
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,14 @@ class EnvFile:
     Attributes:
         added: Names of the settings that were written.
         different: Names that the file sets to another value than was given; they stay.
-        tightened: Whether others could read it before.
+        readers: Who may read it besides its owner.
     """
 
     path: Path
     written: Written
     added: tuple[str, ...]
     different: tuple[str, ...]
-    tightened: bool
+    readers: Readers
 
 
 def read_settings(path: Path) -> dict[str, str]:
@@ -52,20 +62,24 @@ def read_settings(path: Path) -> dict[str, str]:
     }
 
 
-def write_settings(path: Path, settings: Mapping[str, str]) -> EnvFile:
-    """Write a file of settings, or add to one what it does not set. No line that is there changes."""
+def write_settings(path: Path, settings: Mapping[str, str], *, of_home: bool) -> EnvFile:
+    """Write a file of settings, or add to one what it does not set. No line that is there changes.
+
+    ``of_home``: it is the home's own, which its owner alone shall read. The mode of another file, such as Mastodon's,
+    is not ours to change: its users would be shut out.
+    """
     with writing(path):
         if path.exists():
-            return _add(path, settings)
+            return _add(path, settings, of_home=of_home)
         text = _written(lambda lines: _filled(packaged("env.example"), lines), settings, path)
         # O_EXCL: nobody's file is overwritten, and no link followed.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
-    return EnvFile(path, Written.NEW, tuple(settings), (), tightened=False)
+    return EnvFile(path, Written.NEW, tuple(settings), (), Readers.OWNER)
 
 
-def _add(path: Path, settings: Mapping[str, str]) -> EnvFile:
+def _add(path: Path, settings: Mapping[str, str], *, of_home: bool) -> EnvFile:
     there = read_settings(path)
     new = {name: value for name, value in settings.items() if name not in there}
     different = tuple(name for name, value in settings.items() if there.get(name, value) != value)
@@ -75,10 +89,20 @@ def _add(path: Path, settings: Mapping[str, str]) -> EnvFile:
         addition = _written(lambda lines: gap + "".join(f"{line}\n" for line in lines.values()), new, path)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(addition)
+    return EnvFile(path, Written.KEPT, tuple(new), different, _close(path, of_home=of_home))
+
+
+def _close(path: Path, *, of_home: bool) -> Readers:
+    """Take the rights of others away from the home's own file; a link, of either kind, may lead to another's."""
+    found = path.lstat()
+    is_link = stat.S_ISLNK(found.st_mode) or found.st_nlink > 1
     mode = stat.S_IMODE(path.stat().st_mode)
-    if tightened := bool(mode & 0o077):
-        path.chmod(mode & 0o700)
-    return EnvFile(path, Written.KEPT, tuple(new), different, tightened)
+    if not mode & _OTHERS:
+        return Readers.OWNER
+    if is_link or not of_home:
+        return Readers.OTHERS
+    path.chmod(mode & ~_OTHERS)
+    return Readers.OWNER_NOW
 
 
 def _filled(example: str, lines: Mapping[str, str]) -> str:

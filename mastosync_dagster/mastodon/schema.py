@@ -62,6 +62,10 @@ class Schema:
         """Return whether the table exists, with all these columns."""
         return table in self.columns and self.columns[table].issuperset(columns)
 
+    def exists(self, table: str) -> bool:
+        """Return whether the table exists, whether or not the user may read any of it."""
+        return table in self.columns or table in self.unreadable
+
     def identifier(self, table: str) -> sql.Identifier:
         """Return the table's name with its schema, since a pooler's sessions may differ in search path."""
         return sql.Identifier(self.namespaces[table], table)

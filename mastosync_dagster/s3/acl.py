@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.errors import StorageError, is_not_found
+from mastosync_dagster.s3.errors import StorageError, is_busy_or_broken, is_not_found
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.reasons import Reason
 
@@ -214,6 +214,8 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event | None = N
         cause = error.__cause__
         if isinstance(cause, TransportError) and cause.failure is Failure.TOO_LARGE:
             # The server sends all of it, though a byte was asked for; or a page that is long, and refuses.
+            if is_busy_or_broken(cause.status):
+                raise
             return cause.status in _READABLE
         if isinstance(cause, S3Error) and cause.status == _NOT_SATISFIABLE:
             return True  # it is empty

@@ -288,6 +288,7 @@ _REDIRECTS = range(300, 400)
 _NOT_FOUND = 404
 _NOT_IMPLEMENTED = 501
 _SERVER_ERRORS = range(500, 600)
+_TOO_MANY_REQUESTS = 429
 
 
 def classify(error: BaseException, settings: StorageSettings, key: str = "") -> StorageError:
@@ -379,6 +380,11 @@ def _speaks_of_acl(error: S3Error) -> bool:
         return True
     refused = error.code in {"NotImplemented", "InvalidArgument", "InvalidRequest"}
     return refused and re.search(r"x-amz-acl|\bacls?\b|access control list", error.text, re.IGNORECASE) is not None
+
+
+def is_busy_or_broken(status: int) -> bool:
+    """Return whether an HTTP status says nothing about the object: the server had no time for it, or failed."""
+    return status == _TOO_MANY_REQUESTS or status in _SERVER_ERRORS
 
 
 def is_not_found(error: StorageError) -> bool:

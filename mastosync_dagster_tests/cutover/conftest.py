@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
+from psycopg2 import sql
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.instance.cases import CASES
@@ -49,6 +50,33 @@ class Copied:
     def delta(self) -> bool:
         """Do what a night does; return whether it succeeded."""
         return self.run("sync_changes", None, {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}})
+
+
+@contextlib.contextmanager
+def role_that_may_not_read(copied: Copied, table: str) -> Iterator[None]:
+    """Let commands use a role that may read every table but one."""
+    server = copied.world.database
+    copied.living.execute(
+        "CREATE ROLE narrow LOGIN PASSWORD 'word'; GRANT USAGE ON SCHEMA public, clock TO narrow;"
+        " GRANT SELECT ON ALL TABLES IN SCHEMA public, clock TO narrow"
+    )
+    copied.living.execute(sql.SQL("REVOKE SELECT ON {} FROM narrow").format(sql.Identifier(table)))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DATABASE_URL", f"postgresql://narrow:word@{server.host}:{server.port}/{server.database}")
+            yield
+    finally:
+        copied.living.execute("DROP OWNED BY narrow; DROP ROLE narrow")
+
+
+@contextlib.contextmanager
+def table_away(copied: Copied, table: str) -> Iterator[None]:
+    """Let the database be one that lacks a table."""
+    copied.living.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+    try:
+        yield
+    finally:
+        copied.living.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
 @contextlib.contextmanager

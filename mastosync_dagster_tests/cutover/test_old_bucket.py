@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from contextlib import contextmanager
 from random import Random
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.cutover.conftest import role_that_may_not_read, table_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,20 +85,26 @@ def a_style_that_is_not_known(copied: Copied, random: Random) -> AbstractContext
     return put_at_source(copied, random.choice(keys).replace("/original/", "/large/"))
 
 
+def read_whole(copied: Copied, key: str) -> dict[str, Any]:
+    """Return body and headers of an object at the destination, as `put_object` takes them."""
+    bucket: Any = copied.world.destination
+    own = bucket.client.get_object(Bucket=bucket.name, Key=key)
+    kept = {name: own[name] for name in ("ContentType", "CacheControl", "Metadata") if name in own}
+    return {"Body": own["Body"].read(), **kept}
+
+
 @contextmanager
 def an_object_that_the_new_bucket_lacks(copied: Copied, random: Random) -> Iterator[None]:
     bucket: Any = copied.world.destination
     there = list_keys(bucket.server, bucket.name)
     here = list_keys(copied.world.source.server, copied.world.source.name)
     key = random.choice(sorted(each.key for each in copied.world.instance.objects if each.key in there & here))
-    own = bucket.client.get_object(Bucket=bucket.name, Key=key)
-    body = own["Body"].read()
+    whole = read_whole(copied, key)
     acl = bucket.client.get_object_acl(Bucket=bucket.name, Key=key)["Grants"]
     bucket.client.delete_object(Bucket=bucket.name, Key=key)
     yield
-    kept = {name: own[name] for name in ("ContentType", "CacheControl", "Metadata") if name in own}
     public = "public-read" if len(acl) > 1 else "private"
-    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ACL=public, **kept)
+    bucket.client.put_object(Bucket=bucket.name, Key=key, ACL=public, **whole)
 
 
 @contextmanager
@@ -172,7 +180,7 @@ def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
     private = [each.key for each in switched.world.instance.objects_of(*FileType) if each.private]
-    bodies = {key: bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() for key in private}
+    whole = {key: read_whole(switched, key) for key in private}
     for key in private:
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
     try:
@@ -181,8 +189,8 @@ def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(
         assert f"{len(private)} private objects" in found["left out"]
         assert against("--accept", "private") == {}
     finally:
-        for key, body in bodies.items():
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, ACL="private")
+        for key, each in whole.items():
+            bucket.client.put_object(Bucket=bucket.name, Key=key, ACL="private", **each)
 
 
 def test_what_the_settings_leave_out_is_in_the_old_bucket_alone(
@@ -194,6 +202,50 @@ def test_what_the_settings_leave_out_is_in_the_old_bucket_alone(
     assert found.keys() == {"subset"}
     assert "--accept remote" in found["subset"]
     assert against("--accept", "remote") == {}
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"], ["--old-bucket"]])
+@pytest.mark.parametrize("table", ["site_uploads", "backups"])
+def test_a_table_that_the_role_may_not_read_is_an_error_and_not_absent(
+    switched: Copied, table: str, options: list[str]
+) -> None:
+    with role_that_may_not_read(switched, table):
+        outcome = CliRunner().invoke(main, ["cutover", "check", *options])
+    assert outcome.exit_code == 1
+    assert f"does not let its user read table {table}. GRANT SELECT" in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize("table", ["site_uploads", "backups"])
+def test_what_lies_in_the_folder_of_a_table_that_is_absent_is_named(switched: Copied, table: str) -> None:
+    with put_at_source(switched, f"{table}/files/000/000/001/original/a.png"), table_away(switched, table):
+        found = against()
+        assert found.keys() == {"other objects"}
+        assert f"{table}/" in found["other objects"]
+        assert against("--accept", "foreign") == {}
+
+
+def test_a_keyword_accepts_nothing_that_has_its_name(switched: Copied) -> None:
+    words = ("orphans", "private", "remote", "foreign")
+    keywords = [part for word in words for part in ("--accept", word)]
+    with contextlib.ExitStack() as stack:
+        for word in words:
+            stack.enter_context(put_at_source(switched, f"{word}/only-copy.png"))
+        found = against(*keywords)
+        assert found.keys() == {"other objects"}
+        assert all(f"{word}/" in found["other objects"] for word in words)
+        folders = [part for word in words for part in ("--accept", f"{word}/")]
+        assert against(*folders) == {}
+        # Nor is a folder's name a keyword.
+        stack.enter_context(put_at_source(switched, "accounts/avatars/000/000/999/original/a.png"))
+        assert against(*folders).keys() == {"orphans"}
+
+
+def test_a_file_with_the_name_of_a_keyword_is_named_from_the_top(switched: Copied) -> None:
+    with put_at_source(switched, "private"):
+        found = against("--accept", "private", "--accept", "private/")
+        assert "beside Mastodon's folders lie /private;" in found["other objects"]
+        assert against("--accept", "/private") == {}
 
 
 @pytest.mark.parametrize("options", [["--accept", "orphans"], ["--full"], ["--old-bucket", "--quick"]])

@@ -16,7 +16,7 @@ from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,6 +230,21 @@ WORLDS = [
     *((seed, wrong, names) for seed, (wrong, names) in enumerate(WRONG)),
     *((seed, nothing, set[str]()) for seed in range(len(WRONG), 2 * len(WRONG) - 5)),
 ]
+
+
+def test_a_media_host_that_is_busy_has_not_said_that_nobody_reads(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It counts the requests of a client, and those for private objects come first.
+    bucket = copied.world.destination
+    private = {each.key for each in copied.world.instance.objects_of(*FileType) if each.private}
+    rules = [Rule(Answer(429, "TooManyRequests"), kinds=frozenset({Kind.GET}), key=key) for key in private]
+    with s3_proxy(bucket.server.endpoint, *rules) as host:
+        monkeypatch.setenv("MASTOSYNC_DESTINATION_URL", f"{host.endpoint}/{bucket.name}")
+        outcome = CliRunner().invoke(main, ["cutover", "check"])
+    assert outcome.exit_code == 1
+    assert "nobody can read any" not in outcome.output
+    assert f"{host.endpoint}/{bucket.name} answers HTTP 429" in outcome.output
 
 
 @pytest.mark.parametrize(("seed", "wrong", "names"), WORLDS)

@@ -138,6 +138,25 @@ def test_a_second_init_changes_nothing_and_adds_what_is_not_set(user: Path) -> N
     assert {path: path.read_bytes() for path in files} == files
 
 
+@pytest.mark.parametrize("way", ["named", "link", "hard link"])
+def test_the_mode_of_mastodons_own_file_stays(user: Path, way: str) -> None:
+    file, home = user.parent / ".env.production", home_of(user)
+    file.chmod(0o644)
+    options = []
+    if way == "named":
+        options = ["--env-file", str(file)]
+    else:
+        home.mkdir(parents=True)
+        own = home / "mastosync.env"
+        own.symlink_to(file) if way == "link" else own.hardlink_to(file)
+    outcome = init(*options)
+    assert outcome.exit_code == 0, outcome.output
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert file.read_text() == PRODUCTION
+    assert "others can read it, and its mode stays" in outcome.output
+    assert "now its owner alone can" not in outcome.output
+
+
 def test_settings_can_come_through_a_pipe_and_what_is_missing_is_named(user: Path) -> None:
     words = [str(Path(sys.executable).with_name("mastosync")), "init", "--from", "-", str(user / "elsewhere")]
     outcome = subprocess.run(
@@ -157,7 +176,7 @@ def test_every_password_is_read_back_as_it_was(tmp_path: Path, value: str) -> No
     for path in (tmp_path / "new", tmp_path / "old"):
         if path.name == "old":
             path.write_text("S3_BUCKET=x\n")
-        write_settings(path, {"DB_PASS": value, "MASTOSYNC_SECRET_X": value})
+        write_settings(path, {"DB_PASS": value, "MASTOSYNC_SECRET_X": value}, of_home=True)
         assert read_settings(path)["DB_PASS"] == read_settings(path)["MASTOSYNC_SECRET_X"] == value
 
 

@@ -93,9 +93,9 @@ def test_an_object_that_is_empty_anyway_does_not_show_that_acls_empty_objects(
         set_acl(emptying, "a.png", private=True, halt=HALT)
 
 
-@pytest.mark.parametrize(("status", "public"), [(403, False), (404, False), (200, True)])
+@pytest.mark.parametrize(("status", "public"), [(403, False), (404, False), (200, True), (503, None), (429, None)])
 def test_a_long_page_that_refuses_does_not_let_everybody_read(
-    moto_bucket: Bucket, status: int, *, public: bool
+    moto_bucket: Bucket, status: int, *, public: bool | None
 ) -> None:
     class Wordy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -112,9 +112,15 @@ def test_a_long_page_that_refuses_does_not_let_everybody_read(
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         side = storage(moto_bucket, "source", endpoint=f"http://{LOOPBACK}:{server.server_address[1]}")
-        assert everybody_reads(side, "a.png", HALT) is public
-        server.shutdown()
-        thread.join()
+        try:
+            if public is None:
+                with pytest.raises(StorageError):
+                    everybody_reads(side, "a.png", HALT)
+            else:
+                assert everybody_reads(side, "a.png", HALT) is public
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket: Bucket) -> None:
