@@ -302,11 +302,17 @@ class _Planner:
 
     def _decide_acl(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> None:
         """Plan the ACL of an object that is not wanted, if the destination has it all the same."""
-        there = destination.first(destination_keys(item))
-        if there is None:
-            self._dropped += 1
-        else:
+        keys = destination_keys(item)
+        there = destination.first(keys)
+        silent = next((key for key in keys if key in destination.unknown), None)
+        if there is not None:
             self._present(item, there.key, found=source.first(source_keys(item)), there=there)
+        elif silent is not None:
+            # It may be there, and readable by everybody.
+            error = destination.unknown[silent]
+            self._write(item, item.key, Outcome.FAILED, reason=error.reason, detail=str(error))
+        else:
+            self._dropped += 1
 
     def _decide_absent(
         self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.s3.storage import Storage
 
-_LONG_TRANSACTION = timedelta(days=1)
+LONG_TRANSACTION = timedelta(days=1)
 """No transaction of Mastodon is open so long."""
 
 _RANGE_WAITS = 2.0
@@ -101,7 +101,7 @@ def begin_reading(
         if snapshot.as_of is None:
             why = "the database is a standby that has replayed nothing since it was started: its delay is unknown"
         if destination is None:
-            read_at -= _LONG_TRANSACTION
+            read_at -= LONG_TRANSACTION
             info(f"{why}. So the range counts as read a day earlier")
         else:
             info(f"{why}. So no watermark moves, and the next run takes more")

@@ -118,22 +118,42 @@ class Convergence:
         for batch in planned:
             self._planned.update(item.key for item in batch.items if item.private or item.check_acl)
             yield batch
-        left_out = LeftOutRows(self._connect, self._schema, self._table, self._remote)
-        with left_out as self._left_out, Pool(_CHECKS_IN_FLIGHT) as pool:
+        with self._checks() as pool:
             yield from self._private_rows(pool)
             yield from self._listed_rows(pool)
 
-    def _private_rows(self, pool: Pool) -> Iterator[Batch]:
-        """Check the objects of rows that are private now, whatever is on the list: that alone makes them private."""
+    def after_every_row(self, planned: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of all rows that are wanted, and then what is private of the others and not as it must be.
+
+        What is on the list stays there.
+        """
+        for batch in planned:
+            self._planned.update(item.key for item in batch.items if item.private)
+            yield batch
+        if self._remote is not None:
+            with self._checks() as pool:
+                yield from self._private_rows(pool, left_out=True)
+
+    @contextlib.contextmanager
+    def _checks(self) -> Iterator[Pool]:
+        left_out = LeftOutRows(self._connect, self._schema, self._table, self._remote)
+        with left_out as self._left_out, Pool(_CHECKS_IN_FLIGHT) as pool:
+            yield pool
+
+    def _private_rows(self, pool: Pool, *, left_out: bool = False) -> Iterator[Batch]:
+        """Check the objects of rows that are private now, whatever is on the list: that alone makes them private.
+
+        ``left_out``: only of rows that the policy leaves out.
+        """
         if not self._has_private_rows:
             return
         if not self._has_acls:
-            self._list_exposed(pool)
+            self._list_exposed(pool, left_out=left_out)
             return
         known = self._on_list(lambda reasons: reasons == {Doubt.PRIVATE})
         if len(known) <= _ALL_AT_ONCE:
             known = set()  # this night checks all of them
-        for items in self._private_items():
+        for items in self._private_items(left_out=left_out):
             later = {item.key: item for item in items if (item.row_id, item.part) in known and self._is_later(item)}
             now = self._with_privacy([item for item in items if item.key not in later], pool)
             wrong = []
@@ -149,13 +169,14 @@ class Convergence:
             if wrong:
                 yield self._batch(wrong)
 
-    def _private_items(self) -> Iterator[list[ExpectedObject]]:
+    def _private_items(self, *, left_out: bool) -> Iterator[list[ExpectedObject]]:
         """Yield the objects of rows that are private now, without those that are planned."""
         selection = Selection(self._table, private_only=True)
         for page in walk_rows(self._connect, self._schema, selection, page_rows=self._page_rows):
-            yield [item for item in self._items(page.rows) if item.key not in self._planned]
+            items = self._items(page.rows)
+            yield [item for item in items if item.key not in self._planned and (item.acl_only or not left_out)]
 
-    def _list_exposed(self, pool: Pool) -> None:
+    def _list_exposed(self, pool: Pool, *, left_out: bool) -> None:
         """Put on the list what was copied to a destination without ACLs before its row became private.
 
         The run can neither make it private nor delete it: an admin has to.
@@ -163,7 +184,7 @@ class Convergence:
         if self._copy_private:
             return
         skipped = self._on_list(lambda reasons: Doubt.SKIPPED in reasons)
-        for page in self._private_items():
+        for page in self._private_items(left_out=left_out):
             items = [item for item in page if (item.row_id, item.part) not in skipped]
             for item, exists in zip(items, pool.map(partial(self._exists, halt=pool.halt), items), strict=True):
                 if exists:
@@ -211,10 +232,13 @@ class Convergence:
     ) -> Iterator[ExpectedObject]:
         """Yield the objects that are compared at both storages, and keep their lines."""
         for doubtful, item in listed:
-            if item.acl_only:
-                # It is not asked for any more; `_no_longer_private` checks its ACL.
-                continue
             why = doubtful.nights.keys() & _TO_PLAN
+            if item.acl_only:
+                # `_no_longer_private` checks its ACL. The rest is for a night that wants it again: this one, whose list
+                # replaces all others, does not count.
+                for reason in why - {Doubt.ACL}:
+                    self._keep(item, reason, doubtful.nights[reason])
+                continue
             for reason in why - CONTENT:
                 self._keep(item, reason)
             counts = {reason: doubtful.nights[reason] for reason in why & CONTENT}

@@ -240,7 +240,7 @@ def log_finished_ranges(
             **_result(counts, share),
             "manifest": dg.MetadataValue.path(manifest),
             summaries.COUNTERS: dg.MetadataValue.json(counters),
-            history.READ_AT: dg.MetadataValue.timestamp(planned.read_at),
+            history.READ_AT: dg.MetadataValue.timestamp(planned.range_read_at),
             history.DESTINATION: dg.MetadataValue.text(run.destination_id),
             history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(table))),
         }

@@ -14,7 +14,7 @@ from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
 from mastosync_dagster.runs.manifests import Passed, RunTimes
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.sync.clocks import Reading
+from mastosync_dagster.sync.clocks import LONG_TRANSACTION, Reading
 from mastosync_dagster.sync.config import CopyConfig, PlanConfig
 from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.incremental import WatermarkClaim, is_cut
@@ -66,6 +66,11 @@ def settles(selection: Selection) -> bool:
     return selection.changed_since is not None and not is_cut(selection)
 
 
+def takes_every_row(selection: Selection) -> bool:
+    """Tell whether a run goes through a whole table, but for what its policy leaves out."""
+    return selection.changed_since is None and selection.ids is None and not is_cut(selection)
+
+
 ScopeAt = Callable[[Connection, Reading], Scope]
 """Returns what a run is about, given a connection to the database and the time at which it is read."""
 
@@ -98,6 +103,11 @@ class Planned:
     newest: tuple[NewestRow, ...] = ()
     ranges: Mapping[str, tuple[PlannedRange, ...]] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def range_read_at(self) -> datetime:
+        """What each ID range may claim of a run over whole tables: `Reading.read_at` of a run of the range alone."""
+        return self.read_at if self.claimable else self.read_at - LONG_TRANSACTION
 
     @property
     def times(self) -> RunTimes:

@@ -43,7 +43,7 @@ from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
 from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.incremental import is_cut
-from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, settles
+from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, settles, takes_every_row
 from mastosync_dagster.units import MEGABYTE
 from mastosync_dagster.verify.inherited import check_inherited
 from mastosync_dagster.verify.repairs import Repairs, repairs
@@ -250,10 +250,12 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
 def _wanted(  # noqa: PLR0917  (what one selection needs, and no more)
     run: RunContext, config: PlanConfig, begun: Begun, selection: Selection, convergence: Convergence, sizes: Sizes
 ) -> Iterator[Batch]:
-    """Yield the objects of a selection's rows; where the run settles what is in doubt, these objects too."""
+    """Yield the objects of a selection's rows, and those that the run checks beside them."""
     pages = walk_rows(begun.connect, begun.schema, selection, page_rows=config.page_rows)
     changed = batches(pages, _changes(run, begun, selection), sizes, convergence.marks)
-    return convergence.after(changed) if settles(selection) else changed
+    if settles(selection):
+        return convergence.after(changed)
+    return convergence.after_every_row(changed) if takes_every_row(selection) else changed
 
 
 def _marks(run: RunContext, scope: Scope, config: PlanConfig, lists: Sequence[RunDoubts]) -> KnownState:

@@ -14,6 +14,8 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, columns_of
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
 
@@ -38,7 +40,7 @@ def repairs(
 ) -> Repairs:
     """Return what the last verification of an ID range found and no sync of the range has put right since.
 
-    After a sync, only the objects that it failed to put right are left, those included that it did not attempt.
+    After a sync, the objects are left that it failed to put right or did not attempt, and those that it left out.
     Verifications of other destinations than ``origin`` do not count. Unreadable files are passed to ``damaged``: what a
     sync has put right is then put right again.
 
@@ -48,35 +50,32 @@ def repairs(
         StorageError: The bucket refuses.
     """
     verified = store.newest_of(verification_of(file_type), partition)
-    synced = store.newest_of(file_type.value, partition)
     if verified is None:
-        return Repairs()
-    left: set[str] | None = None
-    if synced is not None and store.is_later(synced, verified):
-        with damaged.passed_over(synced):
-            left = _failed(store, origin, synced, prefix)
-    if left is not None and not left:
-        # Nothing failed: all is put right.
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
 
-    again: list[str] = []
-    set_acl: list[str] = []
+    again: set[str] = set()
+    set_acl: set[str] = set()
     with damaged.passed_over(verified):
         for batch in columns_of(store, verified, FORMAT, origin, ("key", "finding")):
             findings = batch.column("finding").cast(pa.string())
             for keys, wanted in ((again, _DAMAGED), (set_acl, {Finding.ACL_DIFFERS})):
                 found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
-                keys += [key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key]
-    if left is not None:
-        again, set_acl = [key for key in again if key in left], [key for key in set_acl if key in left]
+                keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key)
+    synced = store.newest_of(file_type.value, partition)
+    if (again or set_acl) and synced is not None and store.is_later(synced, verified):
+        with damaged.passed_over(synced):
+            done = _done(store, origin, synced, prefix, again | set_acl)
+            again, set_acl = again - done, set_acl - done
     return Repairs(frozenset(again), frozenset(set_acl))
 
 
-def _failed(store: ManifestStore, origin: ManifestOrigin, synced: StoredManifest, prefix: str) -> set[str]:
-    """Return the relative keys of the objects that failed in a sync."""
-    keys: set[str] = set()
+def _done(
+    store: ManifestStore, origin: ManifestOrigin, synced: StoredManifest, prefix: str, wanted: AbstractSet[str]
+) -> set[str]:
+    """Return which of some relative keys a sync has dealt with: of what it leaves out it says nothing."""
+    done: set[str] = set()
     for batch in columns_of(store, synced, MANIFEST_FORMAT, origin, ("key", "outcome")):
-        failed = with_outcome(batch, Outcome.FAILED).column("key").to_pylist()
-        keys.update(key.removeprefix(prefix) for key in failed if key)
-    return keys
+        settled = with_outcome(batch, Outcome.FAILED, keep=False).column("key").to_pylist()
+        done.update(key for key in (full.removeprefix(prefix) for full in settled if full) if key in wanted)
+    return done

@@ -21,7 +21,8 @@ from mastosync_dagster_tests.support.private_media import (
     media_of,
     nightly,
 )
-from mastosync_dagster_tests.support.suspensions import SUSPEND
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.suspensions import SUSPEND, open_objects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -192,6 +193,67 @@ def test_what_is_private_and_left_out_by_now_is_made_private(
     execute(settled, "UPDATE accounts SET suspended_at = NULL WHERE id = %s", account)
     assert nightly(settled).success
     assert answers(settled) == expected_answers(settled)
+
+
+def test_what_a_verification_found_is_left_to_a_sync_that_wants_it(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", BIG)
+    ((key,),) = world.register(FileType.MEDIA_ATTACHMENTS).values()
+    assert world.run("sync_media_attachments", key).success
+    remote = keys_of(world, MEDIA, remote=True) & {each.key for each in world.instance.objects_of(MEDIA)}
+    damaged = min(remote)
+    client, bucket = world.destination.client, world.destination.name
+    body = client.get_object(Bucket=bucket, Key=damaged)["Body"].read()
+    client.put_object(Bucket=bucket, Key=damaged, Body=body, ContentType="text/plain")
+    depth = {"ops": {"media_attachments_verification": {"config": {"headers": "all"}}}}
+    assert not world.run("verify_media_attachments", key, depth).success
+
+    assert world.run("sync_media_attachments", key, LOCAL_ONLY).success
+    assert client.head_object(Bucket=bucket, Key=damaged)["ContentType"] == "text/plain"
+    assert world.run("sync_media_attachments", key).success
+    assert client.head_object(Bucket=bucket, Key=damaged)["ContentType"] != "text/plain"
+
+
+def test_a_run_over_every_row_makes_private_what_it_leaves_out(settled: Installation) -> None:
+    account, hidden = media_of(settled, suspended=False)
+    long_ago = datetime(2020, 1, 1, tzinfo=timezone.utc)
+    execute(
+        settled,
+        "UPDATE media_attachments SET remote_url = 'https://far.example/a.png', file_storage_schema_version = NULL,"
+        " thumbnail_storage_schema_version = NULL WHERE account_id = %s AND remote_url = ''",
+        account,
+    )
+    execute(settled, "UPDATE media_attachments SET created_at = %s WHERE account_id = %s", long_ago, account)
+    execute(settled, SUSPEND, account)
+    before = there(settled)
+    assert hidden
+    every_row = {"file_types": [MEDIA], "remote_days": 30}
+    assert settled.run("sync_changes", config={"ops": {"plan_changes": {"config": every_row}}}).success
+    assert answers(settled) == expected_answers(settled)
+    assert there(settled) == before
+
+
+def test_what_has_failed_stays_on_the_list_through_a_night_that_leaves_it_out(settled: Installation) -> None:
+    remote = keys_of(settled, MEDIA, remote=True)
+    lost = next(each for each in settled.instance.objects_of(MEDIA) if each.key in remote and not each.private)
+    execute(settled, "UPDATE media_attachments SET file_updated_at = now() WHERE id = %s", lost.row_id)
+    settled.destination.client.delete_object(Bucket=settled.destination.name, Key=lost.key)
+    settled.destination_proxy.set_rules(Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.PUT}), key=lost.key))
+    plan = {"file_types": [MEDIA], "changed_since": "last"}
+    once = {"copy": {"config": {"max_attempts": 1}}}
+    failed = settled.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}, **once}})
+    assert not failed.success
+    assert open_objects(settled)["failed"] == 1
+
+    # By now its row is older than the watermark: nothing but the list names it.
+    execute(settled, "UPDATE media_attachments SET file_updated_at = '2020-01-01' WHERE id = %s", lost.row_id)
+    settled.destination_proxy.set_rules()
+    narrow = {**plan, "local_only": True}
+    assert settled.run("sync_changes", config={"ops": {"plan_changes": {"config": narrow}}}).success
+    assert lost.key not in there(settled)
+    assert nightly(settled).success
+    assert lost.key in there(settled)
 
 
 @pytest.mark.parametrize(

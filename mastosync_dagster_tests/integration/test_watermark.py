@@ -15,7 +15,7 @@ import pytest
 from mastosync_dagster.cli.status import statuses
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import watermark
+from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Kind
@@ -171,6 +171,24 @@ def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_ni
     assert before is not None
     assert after is not None
     assert after > before
+
+
+def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_claim_a_day_less(life: Life) -> None:
+    keys = life.world.register(ACCOUNTS)[ACCOUNTS]
+    living = life.day()
+    row_id = next(row["id"] for row in life.world.instance.rows[ACCOUNTS.value] if row["avatar_file_name"])
+    with contextlib.closing(living.connect()) as change, change.cursor() as cursor:
+        cursor.execute(
+            "UPDATE accounts SET avatar_updated_at = %(now)s, updated_at = %(now)s WHERE id = %(id)s",
+            {"now": living.now, "id": row_id},
+        )
+        living.pass_time(30 * MINUTE)
+        plan = {"file_types": ["accounts"], "wait_seconds": 0}
+        assert life.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}}).success
+        reads = range_reads(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
+        assert set(reads) == set(keys)
+        assert max(read.read_at for read in reads.values()) < living.now - DAY
+        change.commit()
 
 
 def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:

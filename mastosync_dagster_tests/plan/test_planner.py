@@ -278,6 +278,16 @@ def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: TwoBuc
     assert world.proxies[1].count(Kind.HEAD) == 1
 
 
+def test_what_is_left_out_and_gives_no_answer_has_failed(world: TwoBuckets) -> None:
+    world.at_destination(key("there"))
+    world.proxies[1].set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD}), key="silent"))
+    counts = world.plan(*(item(name, acl_only=True) for name in ("there", "silent", "gone")), ranges=())
+    assert (counts.objects, counts.present, counts.failed) == (2, 1, 1)
+    assert [(line.key, line.outcome, line.reason) for line in world.decided() if line.outcome is Outcome.FAILED] == [
+        (key("silent"), Outcome.FAILED, Reason.ACCESS_DENIED)
+    ]
+
+
 def test_a_candidate_goes_to_the_derived_key_and_that_of_an_unfinished_row_to_its_own(world: TwoBuckets) -> None:
     world.at_source(cached("a"), key("b.mp4"), key("c.mp4"), key("c.mov"))
     world.plan(
