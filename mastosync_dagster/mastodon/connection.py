@@ -110,9 +110,11 @@ class Reconnecting:
     """Opens connections, the first one and later ones by one policy: what may pass is retried for some minutes.
 
     Thread-safe. Only where somebody waits for the first one, that one is tried once: most likely a setting is wrong.
+    Settings that have worked are right: what refuses a later connection for them may pass.
 
     Args:
-        connect: Opens a connection, or raises a psycopg2.OperationalError, which may say that it is ``permanent``.
+        connect: Opens a connection, or raises a psycopg2.OperationalError, which may say that it is ``permanent``:
+            until the first success, it is not retried.
         at_once: The first connection is tried once.
         warn: Gets a sentence when the database is lost, and when it is back.
         deadline: No retry begins later, by the monotonic clock.
@@ -125,6 +127,7 @@ class Reconnecting:
         self._at_once = at_once
         self._warn = warn
         self._deadline = deadline
+        self._has_worked = False
         self._lost_at: float | None = None
 
     def __call__(self) -> Connection:
@@ -139,7 +142,8 @@ class Reconnecting:
                 connection = self._connect()
             except psycopg2.OperationalError as error:
                 late = time.monotonic() + (delay or 0) > until
-                if self._at_once or delay is None or late or getattr(error, "permanent", False):
+                hopeless = self._at_once or getattr(error, "permanent", False)
+                if delay is None or late or (hopeless and not self._has_worked):
                     raise
                 self._lost(f"{_first_line(error)}. It is tried again for up to {_PATIENCE_SECONDS / 60:.0f} minutes")
             else:
@@ -157,7 +161,7 @@ class Reconnecting:
             self._warn(what)
 
     def _found(self) -> None:
-        self._at_once = False
+        self._has_worked = True
         if self._lost_at is not None:
             seconds, self._lost_at = time.monotonic() - self._lost_at, None
             self._warn(f"the database answers again, after {seconds:.0f} s")

@@ -429,7 +429,13 @@ _CAUSES = (
     _Cause(r"pg_hba\.conf", ("sslmode",), hint=" The server's pg_hba.conf decides who may connect from where."),
     # Sent before TLS begins by a server that cannot accept a connection now (shutdown, no memory).
     _Cause(r"error response during SSL exchange", ("host", "port"), permanent=False),
-    _Cause(r"does not support SSL|SSL|certificate", ("sslmode",)),
+    # The other end went away, or failed, while TLS was under way: no setting of TLS is at fault.
+    _Cause(
+        r"SSL SYSCALL error|SSL connection has been closed|unexpected eof|alert internal error",
+        ("host", "port"),
+        permanent=False,
+    ),
+    _Cause(r"SSL|certificate", ("sslmode",)),
     _Cause(r"role .* does not exist|no such user", ("user",)),
     _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),
     _Cause(r"cannot be resolved", ("host",), permanent=False),

@@ -27,6 +27,7 @@ from mastosync_dagster.mastodon import (
 )
 from mastosync_dagster.mastodon import connection as reading
 from mastosync_dagster.mastodon.connection import Reconnecting, short_transaction, single_transaction
+from mastosync_dagster.resources import ConnectionFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,6 +298,29 @@ def test_the_first_connection_is_waited_for_where_nobody_watches(hundred: Mastod
     opener = Opener(hundred, before=lambda _: _nobody(2))
     with pytest.raises(psycopg2.OperationalError):
         next(walk_rows(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema(), CARDS))
+    assert opener.calls == 1
+
+
+def _refused(number: int) -> None:
+    """Say of the first of two connections that no retry helps, and let the second one through."""
+    if number == 1:
+        raise ConnectionFailedError("password authentication failed", permanent=True)
+
+
+def test_what_only_a_setting_can_mend_is_retried_once_the_settings_have_worked(hundred: MastodonDatabase) -> None:
+    """A server that restarts, or a pooler before it, may refuse for a while what it has accepted before."""
+    said = list[str]()
+    opener = Opener(hundred, before=lambda number: _refused(number - 1))
+    pages = walk_rows(Reconnecting(opener, at_once=False, warn=said.append), hundred.schema(), CARDS, page_rows=10)
+    assert len(next(pages).rows) == 10
+    hundred.terminate_others()
+    assert ids(list(pages)) == list(range(11, 101))
+    assert opener.calls == 3
+    assert len(said) == 2
+
+    opener = Opener(hundred, before=_refused)
+    with pytest.raises(ConnectionFailedError):
+        Reconnecting(opener, at_once=False, warn=said.append)()
     assert opener.calls == 1
 
 

@@ -504,3 +504,35 @@ def test_a_server_that_is_going_down_may_be_asked_again(monkeypatch: pytest.Monk
             ask(MastodonDatabase(sslmode="require"))
         assert not caught.value.permanent
         server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.usefixtures("variables")
+@pytest.mark.parametrize(
+    ("reply", "says", "permanent"),
+    [
+        (b"", "SSL SYSCALL error: EOF detected", False),
+        (b"\x15\x03\x03\x00\x02\x02\x50", "alert internal error", False),
+        (b"\x15\x03\x03\x00\x02\x02\x30", "alert unknown ca", True),
+    ],
+)
+def test_a_server_that_goes_away_in_the_middle_of_tls_may_be_asked_again(
+    monkeypatch: pytest.MonkeyPatch, reply: bytes, says: str, *, permanent: bool
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(8)
+                    connection.sendall(b"S")
+                    connection.recv(4096)  # what TLS begins with
+                    connection.sendall(reply)
+
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setenv("DB_HOST", LOOPBACK)
+        monkeypatch.setenv("DB_PORT", str(server.getsockname()[1]))
+        with pytest.raises(ConnectionFailedError, match=says) as caught:
+            ask(MastodonDatabase(sslmode="require"))
+        assert caught.value.permanent is permanent
+        assert ("Check DB_HOST" in str(caught.value)) is not permanent
