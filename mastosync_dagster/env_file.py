@@ -7,7 +7,7 @@ is not followed: a command in a value is not run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ _ASSIGNMENT = re.compile(
 _QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 _ESCAPED = re.compile(r"\\([^$])")
 _VARIABLE = re.compile(r"(\\?)\$(?!\()\{?([A-Z0-9_]*)\}?", re.IGNORECASE)
+# What python-dotenv, which read the file in earlier versions, made of backslashes: it took no other one off.
+_IN_SINGLE_BEFORE = re.compile(r"\\([\\'])")
+_IN_DOUBLE_BEFORE = re.compile(r"\\([\\'\"nr])")
+_LINE_END_BEFORE = {"n": "\n", "r": "\r"}
+_EMPTY_AND_CUT = re.compile(r"\s*=#")
 _WHITESPACE = "\0\t\n\v\f\r "
 _LINE_ENDS = "DOTENV_LINEBREAK_MODE"
 """dotenv's own variable: with the value ``legacy``, ``\\n`` in double quotation marks is a line end."""
@@ -52,6 +57,9 @@ class Assignment:
         command: The value holds ``$(…)``, or a variable whose value does: dotenv would run it. It is left out here.
         unclosed: The value begins with a quotation mark that does not enclose it, and so belongs to it.
         unset: The value names a variable that neither the process nor a line above sets: nothing stands there.
+        cut: The value ends at a ``#`` without a blank before it, which earlier versions took for a part of it.
+        taken_off: A backslash is left out, and was not in earlier versions, or stood for something else.
+        kept: A backslash is a part of the value, and was not in earlier versions.
     """
 
     value: str
@@ -59,6 +67,9 @@ class Assignment:
     command: bool = False
     unclosed: bool = False
     unset: bool = False
+    cut: bool = False
+    taken_off: bool = False
+    kept: bool = False
 
 
 _NOTHING = Assignment("", 0)
@@ -100,7 +111,7 @@ def parse(text: str, process: Mapping[str, str]) -> EnvFile:
             if name not in found and name not in process:
                 raise UnsetExportError(line)
         else:
-            found[name] = _assignment(value or "", line, found, process)
+            found[name] = replace(_assignment(value or "", line, found, process), cut=_is_cut(match))
         end = match.end()
         line += text.count("\n", match.start("name"), end)
     ignored += _ignored(text[end:], line)
@@ -113,6 +124,15 @@ def _ignored(between: str, line: int) -> list[int]:
     return [line + number for number, part in enumerate(stripped) if part and not part.startswith("#")]
 
 
+def _is_cut(match: re.Match[str]) -> bool:
+    """Return whether a comment begins within a word of a value that is not in quotation marks."""
+    value = match["value"]
+    if value is None:
+        return _EMPTY_AND_CUT.match(match.string, match.end("name")) is not None
+    quoted = _QUOTED.fullmatch(value.strip(_WHITESPACE))
+    return not quoted and match.string.startswith("#", match.end("value")) and not value[-1].isspace()
+
+
 def _assignment(raw: str, line: int, found: Mapping[str, Assignment], process: Mapping[str, str]) -> Assignment:
     """Return what stands behind a name: without its quotation marks, with what it names put in."""
     value = raw.strip(_WHITESPACE)
@@ -122,10 +142,13 @@ def _assignment(raw: str, line: int, found: Mapping[str, Assignment], process: M
     if quoted:
         value = quoted[2]
     if mark == "'":
-        return Assignment(value, line)
+        return Assignment(value, line, kept=value != _IN_SINGLE_BEFORE.sub(r"\1", value))
+    written = value
     if mark == '"':
         value = _line_ends(value, found, process)
-    value, command = _without_commands(_ESCAPED.sub(r"\1", value))
+    value = _ESCAPED.sub(r"\1", value)
+    taken_off, kept = _backslashes(written, value, quoted=bool(mark))
+    value, command = _without_commands(value)
     unset = False
 
     def named(match: re.Match[str]) -> str:
@@ -140,7 +163,25 @@ def _assignment(raw: str, line: int, found: Mapping[str, Assignment], process: M
         command |= other.command
         return other.value
 
-    return Assignment(_VARIABLE.sub(named, value), line, command, unclosed, unset)
+    value = _VARIABLE.sub(named, value)
+    return Assignment(value, line, command, unclosed, unset, taken_off=taken_off, kept=kept)
+
+
+def _backslashes(written: str, value: str, *, quoted: bool) -> tuple[bool, bool]:
+    r"""Return whether a backslash is taken off, and whether one is kept, that earlier versions read otherwise.
+
+    Args:
+        written: What stands between the quotation marks, if there are any.
+        value: The same without the backslashes that stand before another character than ``$``.
+        quoted: It stands between double ones.
+    """
+    before = written
+    if quoted:
+        before = _IN_DOUBLE_BEFORE.sub(lambda match: _LINE_END_BEFORE.get(match[1], match[1]), written)
+    # The backslash of `\$` goes when variables are put in.
+    differs = "\\$" in value or value != before
+    kept = differs and value == written and "\\$" not in value
+    return differs and not kept, kept
 
 
 def _line_ends(value: str, found: Mapping[str, Assignment], process: Mapping[str, str]) -> str:

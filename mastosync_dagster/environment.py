@@ -401,6 +401,18 @@ def _oddities(line: env_file.Assignment) -> list[str]:
             "has a $ before a name that nothing sets, and nothing is put there, as Mastodon does; for the character $,"
             " put the value in single quotation marks"
         )
+    if line.cut:
+        found.append(
+            "ends at a # without a blank before it, as Mastodon reads it, and earlier versions took the # for a part of"
+            " it; for the character #, put the value in single quotation marks"
+        )
+    if line.taken_off:
+        found.append(
+            "loses a backslash, as Mastodon reads it, and earlier versions read it otherwise; for a backslash, put the"
+            " value in single quotation marks"
+        )
+    if line.kept:
+        found.append("keeps a backslash, as Mastodon reads it, and earlier versions read it otherwise")
     return found
 
 

@@ -108,6 +108,47 @@ def test_odd_lines_are_told_by_number_alone(tmp_path: Path) -> None:
     assert "s3" not in str(remarks).replace(str(tmp_path), "")
 
 
+CUT, TAKEN_OFF, KEPT = "ends at a #", "loses a backslash", "keeps a backslash"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("s3c#ret", CUT),
+        ("#s3cret", CUT),
+        ("'s3c#ret", CUT),
+        (r"s3c\ret", TAKEN_OFF),
+        (r"s3c\$ret", TAKEN_OFF),
+        (r'"s3c\tret"', TAKEN_OFF),
+        (r'"s3c\$ret"', TAKEN_OFF),
+        (r'"s3c\\$ret"', TAKEN_OFF),
+        (r'"s3c\wret"', TAKEN_OFF),
+        (r'"s3c\nret"', KEPT),
+        (r"'s3c\'ret'", KEPT),
+        (r"'s3c\\ret'", KEPT),
+        # All of these have always meant the same.
+        ("s3cret # a comment", ""),
+        ("s3cret\n# a comment", ""),
+        ("# a comment", ""),
+        (" # a comment", ""),
+        ("'s3c#ret'#a comment", ""),
+        ('"s3c#ret" # a comment', ""),
+        (r"'s3c\ret'", ""),
+        (r"'s3c\$ret'", ""),
+        (r'"s3c\"\\ret"', ""),
+        ("s3cret\\", ""),
+    ],
+)
+def test_a_value_that_earlier_versions_read_otherwise_is_told(tmp_path: Path, value: str, says: str) -> None:
+    space = " " if value.startswith("# ") else ""
+    remarks = read(tmp_path, f"DB_USER=u\nDB_PASS={space}{value}\n").remarks()
+    told = [each for each in remarks if CUT in each or TAKEN_OFF in each or KEPT in each]
+    assert len(told) == bool(says)
+    assert all(each.startswith(f"line 2 of {tmp_path}/.env.production: the value of DB_PASS {says}") for each in told)
+    assert "s3c" not in str(remarks).replace(str(tmp_path), "")
+    assert not read(tmp_path, f"DB_PASS={space}{value}\n", DB_PASS="1").remarks()
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
