@@ -38,7 +38,7 @@ def build_definitions(
     range_jobs = sync_jobs()  # the sensor must be given the same job objects
     verify_jobs, prune_jobs = ([make(file_type) for file_type in FileType] for make in (verify_job, prune_job))
     return dg.Definitions(
-        assets=[*all_assets(), replica(), *all_verifications()],
+        assets=[*all_assets(), replica(nightly.longest_gap()), *all_verifications()],
         jobs=[*range_jobs, *verify_jobs, *prune_jobs, sync_changes, prune_every_range, delete_old_runs],
         # Schedules are off until somebody switches them on.
         schedules=[nightly_incremental(nightly), monthly_prune(nightly.timezone), delete_old_runs_daily],

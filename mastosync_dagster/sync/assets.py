@@ -45,15 +45,20 @@ _DESCRIPTION = """\
 """
 
 _REPLICA = """\
-The copy as a whole: everything that was in the database at the *watermark* is at the destination.
+The copy as a whole: everything that was in the database at the *watermark*, and is wanted, is at the destination.
 
 - **It is materialized by itself**, whenever `sync_changes` has gone through the changed rows of all file types, and no
-  object has failed: each night, once the schedule `nightly_incremental` is on (*Automation*).
-- **It turns red** (*freshness*) when this has not happened for 26 hours. Look at the newest run of `sync_changes`, and
-  whether the daemon runs.
+  object has failed: each night, once the schedule `nightly_incremental` is on (*Automation*). A run into another
+  destination, or of another part of the instance, than the settings say does not count.
+{freshness}
 - By hand: `mastosync sync --changed-since last` with all file types.
 """
-_FRESH = timedelta(hours=26)
+_TURNS_RED = """\
+- **It turns red** (*freshness*) when this has not happened for {hours} hours. Look at the newest run of `sync_changes`,
+  and whether the daemon runs."""
+_NEVER_RED = "- It does not turn red: `MASTOSYNC_NIGHTLY_CRON` names too few nights to say when one is late."
+_A_NIGHT_TAKES = timedelta(hours=2)
+"""How long after the usual time a night may end."""
 
 
 def _file_type_asset(file_type: FileType) -> dg.AssetsDefinition:
@@ -106,15 +111,20 @@ def sync_changes() -> None:
     report_changes(copy(plan_changes()))
 
 
-def replica() -> dg.AssetSpec:
-    """Return the asset ``replica``: materialized by each night that ends well, and red without one for 26 hours."""
+def replica(longest_gap: timedelta | None) -> dg.AssetSpec:
+    """Return the asset ``replica``: materialized by each night that ends well, and red when one is two hours late.
+
+    ``longest_gap`` is the longest time between nights; None: it cannot be told, and then the asset is never red.
+    """
+    window = None if longest_gap is None else longest_gap + _A_NIGHT_TAKES
+    freshness = _NEVER_RED if window is None else _TURNS_RED.format(hours=round(window.total_seconds() / 3600))
     return dg.AssetSpec(
         REPLICA,
-        description=_REPLICA,
+        description=_REPLICA.format(freshness=freshness),
         group_name=GROUP,
         deps=[file_type.value for file_type in FileType],
         kinds={"s3"},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_FRESH),
+        freshness_policy=None if window is None else dg.FreshnessPolicy.time_window(fail_window=window),
     )
 
 

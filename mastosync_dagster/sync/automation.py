@@ -4,11 +4,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise, takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._utils.schedules import is_valid_cron_schedule  # what a schedule's definition checks, and fails by
+from dagster._utils.schedules import (
+    is_valid_cron_schedule,  # what a schedule's definition checks, and fails by
+    schedule_execution_time_iterator,
+)
 
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
 from mastosync_dagster.errors import AdminError
@@ -23,6 +28,9 @@ NIGHT = "mastosync/night"
 """The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
 
 _HOUR = 3600
+_CRON_FIELDS = 5
+_SAMPLE_FROM, _SAMPLE = datetime(2024, 1, 1, tzinfo=timezone.utc), timedelta(days=731)
+"""The two years in which the gaps between nights are looked at; both ends are a first of January."""
 _CHANGES, _RANGE = "changes", "range"
 # Without runs that could not be launched: nothing ever ends them.
 _UNFINISHED = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS]
@@ -48,6 +56,20 @@ class Nightly:
             except (ZoneInfoNotFoundError, ValueError, OSError):
                 raise SettingsError(f"{NIGHTLY_TIMEZONE} must be a time zone, such as Europe/Berlin or UTC.") from None
         return cls(cron=cron or cls.cron, timezone=zone or cls.timezone)
+
+    def longest_gap(self) -> timedelta | None:
+        """Return the longest time between nights, in whole days; None: there are no two of them in two years."""
+        fields = self.cron.split()
+        if len(fields) == _CRON_FIELDS:
+            # The times of day do not matter, and each minute of two years would take minutes.
+            days = fields[2:]
+            if days == ["*", "*", "*"]:
+                return timedelta(days=1)
+            fields = ["0", "0", *days]
+        ticks = schedule_execution_time_iterator(_SAMPLE_FROM.timestamp(), " ".join(fields), "UTC")
+        nights = list(takewhile(lambda tick: tick < _SAMPLE_FROM + _SAMPLE, ticks))
+        gaps = (after - before for before, after in pairwise(nights))
+        return max((max(gap, timedelta(days=1)) for gap in gaps), default=None)
 
 
 def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:

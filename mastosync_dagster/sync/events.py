@@ -9,6 +9,7 @@ import dagster as dg
 from mastosync_dagster.alerts import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.expected.policy import Policy
 from mastosync_dagster.mastodon import TABLES, Selection
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records import summaries
@@ -153,8 +154,16 @@ class RunReport:
                     metadata[history.NEWEST_AT] = dg.MetadataValue.float(newest.created_at)
         return dg.AssetObservation(table, metadata=metadata)
 
-    def night(self, observations: Sequence[dg.AssetObservation]) -> dg.AssetMaterialization | None:
-        """Return the materialization of the copy as a whole; None where not every file type's watermark moves."""
+    def night(
+        self, observations: Sequence[dg.AssetObservation], policy: Policy, destination_id: str | None
+    ) -> dg.AssetMaterialization | None:
+        """Return the materialization of the copy as a whole; None where not every file type's watermark moves.
+
+        It is about the copy of the settings, with their ``policy`` and destination (None: they name none). A run whose
+        config says something else is another copy, or a part of it.
+        """
+        if self.copied.planned.scope.policy != policy or self.destination_id != destination_id:
+            return None
         moved = {each.asset_key.to_user_string() for each in observations if history.WATERMARK in each.metadata}
         if moved != {file_type.value for file_type in FileType}:
             return None

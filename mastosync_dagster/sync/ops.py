@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import dagster as dg
 from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-from mastosync_dagster.expected.policy import policy_of
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.expected.policy import instance_policy, policy_of
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.records import summaries
@@ -140,6 +141,14 @@ def report(
     yield check
 
 
+def _destination_of_settings() -> str | None:
+    """Return the destination that the settings name; None: they name none, and a run's config must."""
+    try:
+        return S3Bucket.destination().storage().settings.identity
+    except AdminError:
+        return None
+
+
 @dg.op(description="Write the manifest, count, and note on each asset what was done for it.")
 def report_changes(
     context: dg.OpExecutionContext,
@@ -159,6 +168,6 @@ def report_changes(
         context.log_event(observation)
     context.add_output_metadata(result.metadata())
     result.raise_if_failed()
-    if (night := result.night(observations)) is not None:
+    if (night := result.night(observations, instance_policy(), _destination_of_settings())) is not None:
         context.log_event(night)
     return result.summary

@@ -18,6 +18,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.summaries import CHECK_NAME
 from mastosync_dagster.verify import events
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ def test_the_replica_is_red_when_no_night_has_ended_well_for_26_hours(
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"limit": 1}}}}).success
     some = {"file_types": ["accounts", "backups"]}
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": some}}}).success
+    # Nor is one of less than the settings want, or into another bucket.
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"local_only": True}}}}).success
+    elsewhere = create_bucket(world.destination.server).name
+    assert world.run("sync_changes", config={"resources": {"destination": {"config": {"bucket": elsewhere}}}}).success
     assert state(0) is FreshnessState.UNKNOWN
     assert world.run("sync_changes").success
     assert state(0) is FreshnessState.PASS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -142,3 +143,27 @@ def test_the_night_is_when_the_environment_says() -> None:
 def test_a_time_that_is_none_is_refused_by_the_variables_name(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         Nightly.read(Environment.read({name: value}))
+
+
+@pytest.mark.parametrize(
+    ("cron", "hours"),
+    [
+        ("0 3 * * *", 26),
+        ("*/10 * * * *", 26),
+        ("0 3 * * 0", 7 * 24 + 2),
+        ("* * * * sun", 7 * 24 + 2),
+        ("30 3 * * 1-5", 3 * 24 + 2),
+        ("0 3 1 * *", 31 * 24 + 2),
+        ("@weekly", 7 * 24 + 2),
+        ("@daily", 26),
+        ("0 3 1 1 *", 366 * 24 + 2),
+        ("0 3 29 2 *", None),
+    ],
+)
+def test_the_replica_is_late_two_hours_after_the_longest_time_between_nights(cron: str, hours: int | None) -> None:
+    nightly = Nightly.read(Environment.read({"MASTOSYNC_NIGHTLY_CRON": cron}))
+    node = build_definitions(nightly=nightly).resolve_asset_graph().get(dg.AssetKey("replica"))
+    wanted = None if hours is None else dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+    assert node.freshness_policy == wanted
+    said = "does not turn red" if hours is None else f"has not happened for {hours} hours"
+    assert said in (node.description or "")
