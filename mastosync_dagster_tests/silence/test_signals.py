@@ -34,15 +34,18 @@ def test_a_signal_ends_every_wait_within_two_seconds(site: Site, number: signal.
         waits["query"] = site.start("mastosync", "ranges", "accounts")
         _wait_for_lock(site)
         with network.silent("db"), network.silent("ssh"), network.silent("s3a"):
-            waits["connect"] = site.start("mastosync", "ranges", "accounts", home="home2")
-            waits["name"] = site.start("mastosync", "ranges", "accounts", home="home3", **_url(site, "db.example"))
+            # Longer than the other commands need to begin, also where the machine has much else to do.
+            patient = {"DB_CONNECT_TIMEOUT": "300"}
+            named = {**patient, **_url(site, "db.example")}
+            waits["connect"] = site.start("mastosync", "ranges", "accounts", home="home2", **patient)
+            waits["name"] = site.start("mastosync", "ranges", "accounts", home="home3", **named)
             waits["tunnel"] = site.start("mastosync", "ranges", "accounts", home="home4", **site.tunnel())
             endpoint = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
             waits["listing"] = site.start("mastosync", "check", home="home5", **endpoint)
-            site.wait_for_sockets("syn-sent", network.address("db"))
-            site.wait_for_sockets("connected", _NOWHERE)
-            site.wait_for_sockets("syn-sent", network.address("ssh"))
-            site.wait_for_sockets("syn-sent", network.address("s3a"))
+            site.wait_for_sockets("syn-sent", network.address("db"), 90)
+            site.wait_for_sockets("connected", _NOWHERE, 90)
+            site.wait_for_sockets("syn-sent", network.address("ssh"), 90)
+            site.wait_for_sockets("syn-sent", network.address("s3a"), 90)
             ended = _end_all(waits, number)
     assert {name: each.seconds for name, each in ended.items() if each.seconds > SECONDS} == {}, ended
     assert all(each.status != 0 for each in ended.values()), ended
