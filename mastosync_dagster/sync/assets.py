@@ -114,7 +114,7 @@ def sync_changes() -> None:
 def replica(longest_gap: timedelta | None) -> dg.AssetSpec:
     """Return the asset ``replica``: materialized by each night that ends well, and red when one is two hours late.
 
-    ``longest_gap`` is the longest time between nights; None: it cannot be told, and then the asset is never red.
+    ``longest_gap`` is the longest time between nights; None: it is unknown, and then the asset is never red.
     """
     window = None if longest_gap is None else longest_gap + _A_NIGHT_TAKES
     freshness = _NEVER_RED if window is None else _TURNS_RED.format(hours=round(window.total_seconds() / 3600))
