@@ -182,7 +182,7 @@ def test_a_database_that_is_full_is_noticed(world: Installation, monkeypatch: py
     monkeypatch.setattr("mastosync_dagster.cli.check._FEWEST_CONNECTIONS", 1_000_000)
     outcome = CliRunner().invoke(main, ["check"])
     assert outcome.exit_code == 1
-    assert "raise max_connections" in outcome.output
+    assert "and a run needs 1000000: raise that" in outcome.output
     assert world
 
 

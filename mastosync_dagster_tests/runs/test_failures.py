@@ -15,6 +15,7 @@ def test_a_history_that_is_gone_is_named_without_the_statement() -> None:
     with pytest.raises(dg.Failure) as raised, plain_failures(), engine.connect():
         pass
     message = raised.value.description or ""
-    assert message.startswith("The connection to Dagster's history broke (connection to server at")
+    assert message.startswith("The connection to Dagster's history broke (")
+    assert "onnection refused" in message
     assert "storage in dagster.yaml" in message
     assert "s3cret" not in message
