@@ -13,6 +13,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster_tests.support.installation import metadata_of
 from mastosync_dagster_tests.support.private_media import (
     answers,
@@ -111,7 +112,7 @@ def test_verify_and_prune_take_what_is_left_out_for_neither_missing_nor_an_orpha
         )
     verified = world.run("verify_media_attachments", key)
     (materialization,) = verified.asset_materializations_for_node("media_attachments_verification")
-    told = {name: value.value for name, value in materialization.metadata.items()}
+    told = with_counters({name: value.value for name, value in materialization.metadata.items()})
     assert (told["left_out"], told["extra"], told["absent"]) == (left_out(world, MEDIA), 1, 0)
 
     pruned = world.run("prune_media_attachments", key, {"ops": {"prune": {"config": {"delete": True}}}})
