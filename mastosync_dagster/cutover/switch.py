@@ -61,10 +61,13 @@ def check_switch(
     with database.session() as connect:
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [each.table for each in tables])
-            yield source_line(connect, sides)
-            yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
-            yield _last_delta(connection, tables, max_age)
-            yield failed_objects(tables)
+        yield source_line(connect, sides)
+        yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
+        # With a connection of its own: the server ends one that is idle while the buckets are asked.
+        with contextlib.closing(connect()) as connection:
+            last_delta = _last_delta(connection, tables, max_age)
+        yield last_delta
+        yield failed_objects(tables)
         yield _processing(connect, schema)
         if quick:
             yield Line("objects", Answer.NOTE, "not compared (--quick): the records of runs are all that this goes by")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
@@ -67,29 +68,36 @@ def destination_now(storage: Storage) -> datetime | None:
     return shown.astimezone(timezone.utc) + timedelta(seconds=1)
 
 
+def destination_clock(storage: Storage) -> Callable[[], datetime] | None:
+    """Ask for the time of the destination's clock, and return a clock that goes on from there; None as above."""
+    shown, asked_at = destination_now(storage), time.monotonic()
+    return None if shown is None else lambda: shown + timedelta(seconds=time.monotonic() - asked_at)
+
+
 def begin_reading(
     connection: Connection,
-    destination: Storage | None,
+    destination_time: Callable[[], datetime] | None,
     *,
+    claims: bool,
     wait_seconds: float,
     info: Callable[[str], object],
     warn: Callable[[str], object],
 ) -> Reading:
     """Compare the clocks and wait for open transactions, before a run reads the database.
 
-    The connection must be in no transaction. ``destination`` is None for a run that moves no watermark, over an ID
-    range or as a trial: it waits for a short time only.
+    The connection must be in no transaction. No storage is asked meanwhile: the server ends a session that waits for
+    one. ``destination_time`` is a `destination_clock`. A run that ``claims`` nothing, over an ID range or as a trial,
+    waits for a short time only.
     """
     snapshot = read_snapshot(connection)
     clocks = {"the database's": snapshot.now, "this machine's": machine_now()}
-    shown = destination_now(destination) if destination is not None else None
-    if shown is not None:
-        clocks["the destination's"] = shown
+    if destination_time is not None:
+        clocks["the destination's"] = destination_time()
     if differ := clocks_that_differ(clocks):
         warn(differ)
     earliest, latest = min(clocks.values()), max(clocks.values())
     ended = wait_for_open_transactions(
-        connection, snapshot, wait_seconds if destination is not None else min(_RANGE_WAITS, wait_seconds)
+        connection, snapshot, wait_seconds if claims else min(_RANGE_WAITS, wait_seconds)
     )
     claimable, read_at = ended and snapshot.as_of is not None, snapshot.as_of
     if read_at is None:
@@ -100,7 +108,7 @@ def begin_reading(
         why = "a transaction that writes is open, and its rows come later"
         if snapshot.as_of is None:
             why = "the database is a standby that has replayed nothing since it was started: its delay is unknown"
-        if destination is None:
+        if not claims:
             read_at -= LONG_TRANSACTION
             info(f"{why}. So the range counts as read a day earlier")
         else:
@@ -112,10 +120,10 @@ def clocks_that_differ(clocks: Mapping[str, datetime]) -> str | None:
     """Return a message about clocks, by name, that differ by more than the overlap of runs; None: they do not."""
     if max(clocks.values()) - min(clocks.values()) <= OVERLAP:
         return None
-    middle = median(time.timestamp() for time in clocks.values())
-    apart = {name: abs(time.timestamp() - middle) for name, time in clocks.items()}
+    middle = median(shown.timestamp() for shown in clocks.values())
+    apart = {name: abs(shown.timestamp() - middle) for name, shown in clocks.items()}
     odd = [name for name, seconds in apart.items() if seconds > OVERLAP.total_seconds()]
     two = len(clocks) < 3  # noqa: PLR2004  (two clocks do not show which one it is)
     which = "one of them is wrong" if two or len(odd) != 1 else f"{odd[0]} is the one that differs"
-    times = ", ".join(f"{name} shows {time.isoformat(' ', 'seconds')}" for name, time in clocks.items())
+    times = ", ".join(f"{name} shows {shown.isoformat(' ', 'seconds')}" for name, shown in clocks.items())
     return f"the clocks differ: {times}; {which}. Set it right (NTP). The watermark goes by the earliest of them."

@@ -38,7 +38,7 @@ from mastosync_dagster.runs.history import (
 )
 from mastosync_dagster.runs.manifests import Damaged, passed
 from mastosync_dagster.runs.outbox import Outbox
-from mastosync_dagster.sync.clocks import Reading, begin_reading
+from mastosync_dagster.sync.clocks import Reading, begin_reading, destination_clock
 from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
 from mastosync_dagster.sync.finished_ranges import PlannedRange
@@ -70,10 +70,13 @@ class Begun:
 
 def _begin(run: RunContext, connect: Connect, scope_at: ScopeAt, config: PlanConfig, *, claims: bool) -> Begun:
     """Determine what a run is about, and the state of the database, before the first row is read."""
+    # Before the connection: the server would end one that is idle while a slow destination is asked.
+    destination_time = destination_clock(run.destination) if claims else None
     with contextlib.closing(connect()) as connection:
         reading = begin_reading(
             connection,
-            run.destination if claims else None,
+            destination_time,
+            claims=claims,
             wait_seconds=config.wait_seconds,
             info=run.log.info,
             warn=run.log.warning,

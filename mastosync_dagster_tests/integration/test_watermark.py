@@ -13,12 +13,13 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.cli.status import statuses
+from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
-from mastosync_dagster_tests.support.proxy import Kind
+from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -189,6 +190,20 @@ def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_
         assert set(reads) == set(keys)
         assert max(read.read_at for read in reads.values()) < living.now - DAY
         change.commit()
+
+
+def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the_database(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(life)
+    living = life.day()
+    living.sign_up()
+    # The server ends a session that waits for longer, as after a minute in production.
+    monkeypatch.setitem(connection._SESSION, "idle_session_timeout", "2s")
+    life.world.destination_proxy.set_rules(Rule(Delay(4.0), method="HEAD", times=1))
+    assert night(life).success
+    life.world.destination_proxy.set_rules()
+    assert differences(life) == []
 
 
 def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
