@@ -226,7 +226,7 @@ def default_home() -> Path | None:
     """Return the Dagster home where DAGSTER_HOME names none; None for a user without a home folder."""
     data = os.environ.get("XDG_DATA_HOME")
     try:
-        folder = Path(data) if data and os.path.isabs(data) else Path.home() / ".local" / "share"  # noqa: PTH117
+        folder = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
     except RuntimeError:
         return None
     return folder / "mastosync"

@@ -22,6 +22,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import TABLES, database_now, read_schema
+from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.s3.acl import is_public
@@ -213,6 +214,8 @@ def _server(connection: Connection) -> str:
 
 def _tables(connection: Connection) -> str:
     schema = read_schema(connection)
+    # A table that may not be read is no absent one: a run of it would fail.
+    schema.require([name for name in FILE_TYPES if schema.exists(name)])
     rows = [f"{name} ({len(schema.columns[name])} columns)" for name in TABLES if schema.has(name)]
     return f"Mastodon {schema.guess_version()}, by its columns: {', '.join(rows)}"
 

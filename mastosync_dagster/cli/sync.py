@@ -98,10 +98,9 @@ def _without_dagsters_errors() -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(kept):
             yield
-    except (AdminError, SQLAlchemyError, OSError):
-        raise
-    except Exception:
-        sys.stderr.write(kept.getvalue())
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, (AdminError, SQLAlchemyError, OSError)):
+            sys.stderr.write(kept.getvalue())
         raise
 
 

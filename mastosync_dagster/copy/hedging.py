@@ -113,6 +113,7 @@ class Hedges:
         except Exception:
             if flight.winner in {None, flight.task}:
                 raise
+            # Whatever ended it, another request has won.
             return await flight.outcome(loop)
         finally:
             self._flights.discard(flight)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from mastosync_dagster.cutover.progress import TableProgress
     from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.records.findings import FindingLine
     from mastosync_dagster.records.store import ManifestStore
@@ -105,10 +106,9 @@ class TableComparison:
 def compare_table(
     connect: Connect,
     schema: Schema,
-    table: str,
+    progress: TableProgress,
     sides: Sides,
     *,
-    objects: int,
     since: datetime | None,
     full: bool = False,
     on_progress: Callable[[str], None],
@@ -118,9 +118,8 @@ def compare_table(
     Args:
         connect: Opens a connection to Mastodon's database,
         schema: which has these tables and columns.
-        table: One that is copied.
+        progress: What is recorded of the table.
         sides: The old bucket and the new one.
-        objects: About how many there are.
         since: When the last delta read the rows; None: there was none.
         full: Read every body at both storages.
         on_progress: Gets messages.
@@ -129,6 +128,7 @@ def compare_table(
         StorageError: A storage refuses, or does not answer.
         DatabaseReadError: The rows cannot be read.
     """
+    table, objects = progress.table, progress.objects
     with contextlib.closing(connect()) as connection:
         window = instance_policy().window(table, database_now(connection))
     pages, sizes = walk_rows(connect, schema, Selection(table, remote=window)), Sizes()

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from mastosync_dagster.cutover.answers import Answer, Line
 from mastosync_dagster.environment import DESTINATION_URL, SOURCE_URL, Environment, SettingsError
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.escaping import one_line
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
@@ -57,6 +60,22 @@ def media_host(environment: Environment | None = None) -> str | None:
     if not _HOST.fullmatch(host):
         raise SettingsError(f"{name} must be the name of the media host, such as files.example.com.")
     return host
+
+
+def media_host_line(without: Answer) -> Line:
+    """Answer whether media have a host of their own; ``without``: the answer where they have none."""
+    try:
+        host = media_host()
+    except AdminError as error:
+        return Line("media host", Answer.NO, one_line(str(error)))
+    if host is None:
+        return Line(
+            "media host",
+            without,
+            "S3_ALIAS_HOST is not set, or is a folder at a provider's host: with the switch the addresses of all media"
+            " change, and other servers keep the old ones. Give media a host of their own first, a week ahead",
+        )
+    return Line("media host", Answer.YES, f"{host} (nginx: mastosync cutover plan --nginx)")
 
 
 def source_url(storage: Storage) -> PublicUrl:

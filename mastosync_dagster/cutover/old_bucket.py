@@ -66,16 +66,7 @@ def check_old_bucket(
         yield source_line(connect, sides)
         yield _switched(connect, schema, sides)
         comparisons = [
-            compare_table(
-                connect,
-                schema,
-                each.table,
-                sides,
-                objects=each.objects,
-                since=None,
-                full=full,
-                on_progress=on_progress,
-            )
+            compare_table(connect, schema, each, sides, since=None, full=full, on_progress=on_progress)
             for each in tables
         ]
         yield from _objects(comparisons, accept, full=full)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
-from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host
+from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host_line
 from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
@@ -24,7 +24,7 @@ def checklist(source: Storage, destination: Storage, tables: Sequence[TableProgr
 
     ``tables`` are all tables that are copied, or why nothing is known of them.
     """
-    yield _media_host()
+    yield media_host_line(Answer.NO)
     yield _prefixes(source, destination)
     yield _private(destination)
     yield _public(destination)
@@ -45,21 +45,6 @@ def checklist(source: Storage, destination: Storage, tables: Sequence[TableProgr
 def _first_copy(tables: Sequence[TableProgress]) -> Line:
     problems = [problem for each in tables if (problem := each.ranges_problem()) is not None]
     return yes_or_no("first copy", problems, "done")
-
-
-def _media_host() -> Line:
-    try:
-        host = media_host()
-    except AdminError as error:
-        return Line("media host", Answer.NO, one_line(str(error)))
-    if host is None:
-        return Line(
-            "media host",
-            Answer.NO,
-            "S3_ALIAS_HOST is not set, or is a folder at a provider's host: with the switch the addresses of all media"
-            " change. Give media a host of their own first, a week ahead",
-        )
-    return Line("media host", Answer.YES, host)
 
 
 def _prefixes(source: Storage, destination: Storage) -> Line:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import compare_table
-from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host
+from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host_line
 from mastosync_dagster.cutover.private_objects import ask_private
 from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.cutover.public_access import PublicReader
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import database_now, media_in_processing, read_schema
 from mastosync_dagster.pool import Pool
@@ -73,21 +72,13 @@ def check_switch(
             yield Line("objects", Answer.NOTE, "not compared (--quick): the records of runs are all that this goes by")
         else:
             comparisons = [
-                compare_table(
-                    connect,
-                    schema,
-                    each.table,
-                    sides,
-                    objects=each.objects,
-                    since=each.last_delta,
-                    on_progress=on_progress,
-                )
+                compare_table(connect, schema, each, sides, since=each.last_delta, on_progress=on_progress)
                 for each in tables
             ]
             yield from _objects(comparisons)
             yield private_line(connect, schema, sides.destination, on_progress)
             yield public_line(sides.destination, comparisons)
-    yield _media_host()
+    yield media_host_line(Answer.NOTE)
 
 
 def source_line(connect: Connect, sides: Sides) -> Line:
@@ -232,18 +223,3 @@ def _content_type(storage: Storage, key: str) -> str | None:
     except AdminError:
         # Deleted since it was compared.
         return None
-
-
-def _media_host() -> Line:
-    try:
-        host = media_host()
-    except AdminError as error:
-        return Line("media host", Answer.NO, one_line(str(error)))
-    if host is None:
-        return Line(
-            "media host",
-            Answer.NOTE,
-            "S3_ALIAS_HOST is not set: with the switch the addresses of all media change, and other servers keep the"
-            " old ones",
-        )
-    return Line("media host", Answer.YES, f"{host} (nginx: mastosync cutover plan --nginx)")

@@ -128,9 +128,9 @@ class PolicySettings(Protocol):
     @property
     def local_only(self) -> bool | None: ...  # noqa: D102  (see the config)
     @property
-    def remote_days(self) -> int | None: ...  # noqa: D102
+    def remote_days(self) -> int | None: ...  # noqa: D102  (as above)
     @property
-    def remote(self) -> dict[str, str]: ...  # noqa: D102
+    def remote(self) -> dict[str, str]: ...  # noqa: D102  (as above)
 
 
 def policy_of(config: PolicySettings) -> Policy:

@@ -167,12 +167,12 @@ class FolderClient(Client):
         await self._answer("HEAD", None, lambda: os.scandir(self._folder).close())
         return Reply(200, {"date": formatdate(usegmt=True)}, b"")
 
-    async def head(self, key: str, *, query: Iterable[tuple[str, str]] = ()) -> Reply:  # noqa: ARG002  (as `Client`)
+    async def head(self, key: str, *, query: Iterable[tuple[str, str]] = ()) -> Reply:
         """As `Client.head`."""
         path = self._path("HEAD", key)
 
         def work() -> Reply:
-            with open(path, "rb") as file:  # noqa: PTH123  (a path of bytes)
+            with open(path, "rb") as file:
                 return Reply(200, headers_of(os.fstat(file.fileno()), file.read(HEAD_BYTES), key), b"")
 
         return await self._answer("HEAD", key, work)
@@ -188,7 +188,7 @@ class FolderClient(Client):
     ) -> Reply:
         """As `Client.get`. Without a signature it is what everybody gets: no file that only its owner may read."""
         path, wanted = self._path("GET", key), dict(headers)
-        file = await self._answer("GET", key, lambda: open(path, "rb"))  # noqa: PTH123, SIM115  (closed below)
+        file = await self._answer("GET", key, lambda: open(path, "rb"))  # noqa: SIM115  (closed below)
         with file:
             stat, head = await self._answer("GET", key, lambda: (os.fstat(file.fileno()), file.read(HEAD_BYTES)))
             if not signed and not stat.st_mode & _OTHERS_READ:
@@ -240,7 +240,7 @@ class FolderClient(Client):
                 folders.append(key)
                 continue
             try:
-                stat = os.stat(found.path)  # noqa: PTH116  (a path of bytes)
+                stat = os.stat(found.path)
             except FileNotFoundError:
                 self._ensure_reachable(found.path)
                 continue  # it was deleted meanwhile
@@ -251,7 +251,7 @@ class FolderClient(Client):
     async def get_acl(self, key: str) -> Acl:
         """As `Client.get_acl`: whether everybody may read the file."""
         path = self._path("GET", key)
-        stat = await self._answer("GET", key, lambda: os.stat(path))  # noqa: PTH116  (a path of bytes)
+        stat = await self._answer("GET", key, lambda: os.stat(path))
         grants = [("", "FULL_CONTROL"), *([(_EVERYBODY, "READ")] if stat.st_mode & _OTHERS_READ else [])]
         return Acl(grants, is_acl=True)
 
@@ -287,7 +287,7 @@ class FolderClient(Client):
     async def _write(self, path: bytes, body: bytes | bytearray | memoryview | Source, md5: bytes | None) -> bytes:
         """Add a body to a file. Returns its MD5, which is the given one."""
         digest = hashlib.md5(usedforsecurity=False)
-        file = await self._answer("PUT", "", lambda: open(path, "ab"))  # noqa: PTH123, SIM115  (closed below)
+        file = await self._answer("PUT", "", lambda: open(path, "ab"))  # noqa: SIM115  (closed below)
 
         def take(data: bytes | bytearray | memoryview) -> None:
             digest.update(data)
@@ -324,7 +324,7 @@ class FolderClient(Client):
     async def put_acl(self, key: str, acl: str) -> None:
         """As `Client.put_acl`."""
         path = self._may_write("PUT", key)
-        await self._answer("PUT", key, lambda: os.chmod(path, _mode(acl)))  # noqa: PTH101  (a path of bytes)
+        await self._answer("PUT", key, lambda: os.chmod(path, _mode(acl)))
 
     async def delete(self, key: str) -> None:
         """As `Client.delete`; folders that it leaves empty go too, as Mastodon does it."""
@@ -333,18 +333,18 @@ class FolderClient(Client):
         def work() -> None:
             self._ensure_reachable(path)
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(path)  # noqa: PTH108  (a path of bytes)
+                os.unlink(path)
             self._remove_empty_folders(path)
 
         await self._answer("DELETE", key, work)
 
     def _remove_empty_folders(self, path: bytes) -> None:
         """Remove the folders of a file that is gone, up to the first that is not empty."""
-        parent = os.path.dirname(path)  # noqa: PTH120
+        parent = os.path.dirname(path)
         with contextlib.suppress(OSError):
             while parent != os.fsencode(self._folder):
-                os.rmdir(parent)  # noqa: PTH106
-                parent = os.path.dirname(parent)  # noqa: PTH120
+                os.rmdir(parent)
+                parent = os.path.dirname(parent)
 
     def _remove_if_old(self, entry: os.DirEntry[bytes]) -> None:
         """Remove what a killed run has left behind. What others still write is younger."""
@@ -356,7 +356,7 @@ class FolderClient(Client):
 
     def _discard(self, unfinished: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)  # noqa: PTH108  (a path of bytes)
+            os.unlink(unfinished)
         self._remove_empty_folders(unfinished)
 
     async def create_upload(self, key: str, headers: Mapping[str, str]) -> tuple[str, Reply]:
@@ -375,7 +375,7 @@ class FolderClient(Client):
         size = sum(int.from_bytes(digest[16:], "big") for digest in digests[: number - 1])
         await self._answer("PUT", key, lambda: os.truncate(unfinished, size))
         digest = await self._write(unfinished, body, md5)
-        length = await self._answer("PUT", key, lambda: os.stat(unfinished).st_size) - size  # noqa: PTH116
+        length = await self._answer("PUT", key, lambda: os.stat(unfinished).st_size) - size
         digests[number - 1 :] = [digest + length.to_bytes(8, "big")]
         return Reply(200, {"etag": f'"{digest.hex()}"'}, b"")
 
@@ -396,7 +396,7 @@ class FolderClient(Client):
         del self._uploads[upload_id]
         await self._answer("DELETE", key, lambda: self._discard(unfinished))
 
-    async def list_uploads(self, prefix: str) -> list[tuple[str, str]]:  # noqa: ARG002  (as `Client`)
+    async def list_uploads(self, prefix: str) -> list[tuple[str, str]]:
         """As `Client.list_uploads`: no other process sees this one's."""
         return []
 
@@ -405,7 +405,7 @@ class FolderClient(Client):
             raise self._refusal("PUT", key, 404, "NoSuchUpload")
         return self._uploads[upload_id]
 
-    async def copy(self, bucket: str, source_key: str, key: str, headers: Mapping[str, str]) -> Reply:  # noqa: ARG002
+    async def copy(self, bucket: str, source_key: str, key: str, headers: Mapping[str, str]) -> Reply:
         """As `Client.copy`: a folder does not."""
         raise self._refusal("PUT", key, 501, "NotImplemented")
 
@@ -414,12 +414,12 @@ class FolderClient(Client):
         method: str,
         key: str | None,
         *,
-        query: Iterable[tuple[str, str]] = (),  # noqa: ARG002  (as `Client`)
-        headers: Iterable[tuple[str, str]] = (),  # noqa: ARG002
-        body: bytes | Source | None = None,  # noqa: ARG002
-        sink: Sink | None = None,  # noqa: ARG002
-        limit: int = ANSWER_BYTES,  # noqa: ARG002
-        signed: bool = True,  # noqa: ARG002
+        query: Iterable[tuple[str, str]] = (),
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | Source | None = None,
+        sink: Sink | None = None,
+        limit: int = ANSWER_BYTES,
+        signed: bool = True,
     ) -> Reply:
         raise self._refusal(method, key, 501, "NotImplemented")
 
@@ -436,14 +436,14 @@ def _mode(acl: str) -> int:
 
 def _make_folders(path: bytes) -> None:
     """Create a folder and those above it. The web server reads them, whatever this process's umask is."""
-    if os.path.isdir(path):  # noqa: PTH112  (a path of bytes)
+    if os.path.isdir(path):
         return
-    _make_folders(os.path.dirname(path))  # noqa: PTH120
+    _make_folders(os.path.dirname(path))
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path)  # noqa: PTH102
-        os.chmod(path, 0o755)  # noqa: PTH101, S103  (its files have modes of their own)
+        os.mkdir(path)
+        os.chmod(path, 0o755)  # noqa: S103  (its files have modes of their own)
 
 
 def _publish(unfinished: bytes, path: bytes, headers: Mapping[str, str]) -> None:
-    os.chmod(unfinished, _mode({name.lower(): value for name, value in headers.items()}.get("x-amz-acl", "private")))  # noqa: PTH101
-    os.replace(unfinished, path)  # noqa: PTH105
+    os.chmod(unfinished, _mode({name.lower(): value for name, value in headers.items()}.get("x-amz-acl", "private")))
+    os.replace(unfinished, path)

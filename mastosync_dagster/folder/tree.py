@@ -59,19 +59,19 @@ def ensure_reachable(root: Path, anchor: bytes, path: bytes) -> None:
     ``anchor`` is there as long as the folder is. A symbolic link on the way from the root to the path, or at its end,
     has to lead somewhere.
     """
-    if not os.path.exists(anchor):  # noqa: PTH110  (paths of bytes)
+    if not os.path.exists(anchor):
         raise UnreachableError(f"{as_text(anchor)} is not there")
     at = os.fsencode(root)
     for part in path[len(at) + 1 :].split(b"/"):
         at += b"/" + part
-        if not os.path.exists(at):  # noqa: PTH110
-            if os.path.islink(at):  # noqa: PTH114
+        if not os.path.exists(at):
+            if os.path.islink(at):
                 raise _broken(at)
             return
 
 
 def _broken(link: bytes) -> UnreachableError:
-    return UnreachableError(f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which does not exist")  # noqa: PTH115
+    return UnreachableError(f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which does not exist")
 
 
 def files_after(
@@ -145,7 +145,7 @@ def _found(entry: os.DirEntry[bytes], folder: bytes) -> Found | None:
         return Found(key + b"/", entry.path)
     if entry.is_file():
         return Found(key, entry.path)
-    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110  (a path of bytes)
+    if entry.is_symlink() and not os.path.exists(entry.path):
         # Any key that begins so may lie behind it.
         return Found(key + b"/", entry.path, broken=True)
     return None

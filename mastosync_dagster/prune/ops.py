@@ -27,6 +27,7 @@ from pydantic import Field, field_validator
 
 from mastosync_dagster.prune.config import PruneConfig
 from mastosync_dagster.prune.run import Pruning
+from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType, range_key, range_of_run, registered_ranges
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
@@ -46,13 +47,7 @@ class PruneAllConfig(PruneConfig):
         default=[file_type.value for file_type in FileType], description="Which tables; all by default."
     )
 
-    @field_validator("file_types")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        known = [file_type.value for file_type in FileType]
-        if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
-        return names
+    _known = field_validator("file_types")(known_file_types)
 
 
 @dg.op(description="The same for every registered ID range, one after the other.")

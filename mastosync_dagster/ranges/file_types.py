@@ -34,3 +34,10 @@ class FileType(str, Enum):
 
 FILE_TYPES = tuple(each.value for each in FileType)
 """Their names."""
+
+
+def known_file_types(names: list[str]) -> list[str]:
+    """Return the names that a run config gives. Raises a ValueError where one is none of a file type."""
+    if unknown := sorted(set(names) - set(FILE_TYPES)):
+        raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(FILE_TYPES)}")
+    return names

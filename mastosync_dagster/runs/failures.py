@@ -34,7 +34,7 @@ class _SentenceError(DagsterUserCodeProcessError):
 
     def __init__(self, message: str) -> None:
         info = SerializableErrorInfo(message=f"{message}\n", stack=[], cls_name=dg.Failure.__name__)
-        super().__init__(message, user_code_process_error_infos=[info])  # type: ignore[no-untyped-call]
+        super().__init__(message, user_code_process_error_infos=[info])  # type: ignore[no-untyped-call]  # Dagster's
 
 
 class PlainFailure(dg.Failure, _SentenceError):  # noqa: N818  (a Failure, in Dagster's words)
@@ -87,10 +87,9 @@ def noted_when_stopped(log: dg.DagsterLogManager, text: str) -> Iterator[None]:
     """Log a line when somebody terminates the run, which raises no Exception."""
     try:
         yield
-    except Exception:
-        raise  # it is in the log as a failure
-    except BaseException:
-        log.info(text)
+    except BaseException as ending:
+        if not isinstance(ending, Exception):  # that is in the log as a failure
+            log.info(text)
         raise
 
 

@@ -15,6 +15,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_privat
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.policy_config import PolicyConfig
 from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
@@ -100,13 +101,7 @@ class ChangesConfig(PlanConfig):
     limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
     offset: int = Field(default=0, ge=0, description="Rows per file type to skip first, by id.")
 
-    @field_validator("file_types")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        known = [file_type.value for file_type in FileType]
-        if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(known)}")
-        return names
+    _known = field_validator("file_types")(known_file_types)
 
     @property
     def every_selection(self) -> list[Selection]:

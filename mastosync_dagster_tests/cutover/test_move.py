@@ -124,7 +124,7 @@ def move(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.Mo
         mastodon.hidden |= mastodon.private
         for each in instance.objects:
             acl = "private" if each.private else "public-read"
-            old.client.put_object_acl(Bucket=old.name, Key=each.source_key, ACL=acl)  # type: ignore[arg-type]
+            old.client.put_object_acl(Bucket=old.name, Key=each.source_key, ACL=acl)  # type: ignore[arg-type]  # one of the literals
         written = CliRunner().invoke(main, ["cutover", "plan", "--nginx", "old"])
         assert written.exit_code == 0, written.output
         (tmp_path / "nginx").mkdir()

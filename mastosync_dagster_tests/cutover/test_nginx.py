@@ -78,7 +78,7 @@ def test_nginx_takes_it_whatever_the_settings(tmp_path: Path, stage: Stage, old:
     ],
 )
 def test_a_buckets_public_address_follows_from_its_settings(settings: dict[str, object], url: str) -> None:
-    assert str(destination_url(storage(**settings))) == url  # type: ignore[arg-type]
+    assert str(destination_url(storage(**settings))) == url  # type: ignore[arg-type]  # a parameter
 
 
 def test_or_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:

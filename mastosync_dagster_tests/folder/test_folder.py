@@ -132,7 +132,7 @@ def test_private_files_are_those_that_only_their_owner_reads(tmp_path: Path, req
     request.addfinalizer(lambda: os.umask(before))
     for key, private in (("a/public", False), ("a/private", True)):
         headers = at.own_headers(private=private)
-        at.ask(lambda client, key=key, headers=headers: client.put(key, b"body", headers, None))  # type: ignore[misc]
+        at.ask(lambda client, key=key, headers=headers: client.put(key, b"body", headers, None))  # type: ignore[misc]  # defaults
         assert has_acl(at, key, private=private)
         assert everybody_reads(at, key) is not private
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from psycopg2 import sql
 
 from mastosync_dagster.cli.age import AgeError, check_age
 from mastosync_dagster.cli.check import Verdict, check_everything
@@ -164,7 +165,7 @@ def test_the_roles_that_the_documentation_makes_are_enough(
             address = f"{server.host}:{server.port}/{server.database}"
             monkeypatch.setenv("DATABASE_URL", f"postgresql://mastosync:{quote(word)}@{address}")
             lines, status = check()
-            assert ([name for name, (verdict, _) in lines.items() if verdict != "ok"], status) == ([], 0)
+            assert ([(name, text) for name, (verdict, text) in lines.items() if verdict != "ok"], status) == ([], 0)
             if "deleted_at" in statements:
                 assert night(world, since=None)
                 for command in (["report"], ["status"]):
@@ -172,6 +173,28 @@ def test_the_roles_that_the_documentation_makes_are_enough(
                     assert outcome.exit_code == 0, outcome.output
         finally:
             cursor.execute("DROP OWNED BY mastosync; DROP ROLE mastosync")
+
+
+@pytest.mark.parametrize("table", ["backups", "preview_cards"])
+def test_a_table_that_the_role_may_not_read_is_named(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    server = world.database
+    with contextlib.closing(psycopg2.connect(server.url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute(
+            "CREATE ROLE narrow LOGIN PASSWORD 'word'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow"
+        )
+        cursor.execute(sql.SQL("REVOKE SELECT ON {} FROM narrow").format(sql.Identifier(table)))
+        try:
+            address = f"{server.host}:{server.port}/{server.database}"
+            monkeypatch.setenv("DATABASE_URL", f"postgresql://narrow:word@{address}")
+            lines, status = check()
+            assert status == 1
+            assert any(verdict == "failed" and f"table {table}" in text for verdict, text in lines.values()), lines
+        finally:
+            cursor.execute("DROP OWNED BY narrow; DROP ROLE narrow")
 
 
 def night(world: Installation, *, since: str | None = "last", **config: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +53,18 @@ def keys_of(world: Installation, table: str, *, remote: bool) -> set[str]:
 
 def left_out(world: Installation, table: str) -> int:
     return sum(len(stored_objects(table, row)) for row in world.instance.rows[table] if is_remote(table, row))
+
+
+def make_old_and_remote(world: Installation, account: int) -> None:
+    """Have an account's media be another server's, and years old."""
+    execute(
+        world,
+        # By its key, a file of before "tootctl upgrade storage-schema".
+        "UPDATE media_attachments SET remote_url = 'https://far.example/a.png', file_storage_schema_version = NULL,"
+        " thumbnail_storage_schema_version = NULL WHERE account_id = %s AND remote_url = ''",
+        account,
+    )
+    execute(world, "UPDATE media_attachments SET created_at = '2020-01-01' WHERE account_id = %s", account)
 
 
 def status(*arguments: str) -> dict[str, object]:
@@ -171,15 +183,7 @@ def test_what_is_private_and_left_out_by_now_is_made_private(
     settled: Installation, monkeypatch: pytest.MonkeyPatch, days: str | None
 ) -> None:
     account, hidden = media_of(settled, suspended=False)
-    long_ago = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    execute(
-        settled,
-        # By its key, a file of before "tootctl upgrade storage-schema".
-        "UPDATE media_attachments SET remote_url = 'https://far.example/a.png', file_storage_schema_version = NULL,"
-        " thumbnail_storage_schema_version = NULL WHERE account_id = %s AND remote_url = ''",
-        account,
-    )
-    execute(settled, "UPDATE media_attachments SET created_at = %s WHERE account_id = %s", long_ago, account)
+    make_old_and_remote(settled, account)
     if days is None:
         monkeypatch.setenv("MASTOSYNC_LOCAL_ONLY", "true")
     else:
@@ -218,14 +222,7 @@ def test_what_a_verification_found_is_left_to_a_sync_that_wants_it(
 
 def test_a_run_over_every_row_makes_private_what_it_leaves_out(settled: Installation) -> None:
     account, hidden = media_of(settled, suspended=False)
-    long_ago = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    execute(
-        settled,
-        "UPDATE media_attachments SET remote_url = 'https://far.example/a.png', file_storage_schema_version = NULL,"
-        " thumbnail_storage_schema_version = NULL WHERE account_id = %s AND remote_url = ''",
-        account,
-    )
-    execute(settled, "UPDATE media_attachments SET created_at = %s WHERE account_id = %s", long_ago, account)
+    make_old_and_remote(settled, account)
     execute(settled, SUSPEND, account)
     before = there(settled)
     assert hidden
