@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from xml.sax.saxutils import escape
 
 import pycurl
@@ -58,6 +59,11 @@ _REFUSALS = {
     IsADirectoryError: (404, "NoSuchKey"),
     PermissionError: (403, "AccessDenied"),
 }
+_NO_ROOM = {errno.ENOSPC: (507, "InsufficientStorage"), errno.EDQUOT: (507, "InsufficientStorage")}
+_STILL_SECONDS = 2.0
+"""Of a source: a file that was written to within this time may not be complete ..."""
+_STILL_ATTEMPTS = 30
+"""... and is waited for, so many times."""
 
 
 class _Transfer:
@@ -137,7 +143,8 @@ class FolderClient(Client):
         try:
             return await self._in_thread(ask)
         except OSError as error:
-            status, code = _REFUSALS.get(type(error), (500, "InternalError"))
+            refusals = _NO_ROOM.get(error.errno or 0), _REFUSALS.get(type(error)), (500, "InternalError")
+            status, code = next(filter(None, refusals))
             raise self._refusal(method, key, status, code, error.strerror or "") from error
 
     def _ensure_reachable(self, path: bytes | None = None) -> None:
@@ -188,7 +195,7 @@ class FolderClient(Client):
     ) -> Reply:
         """As `Client.get`. Without a signature it is what everybody gets: no file that only its owner may read."""
         path, wanted = self._path("GET", key), dict(headers)
-        file = await self._answer("GET", key, lambda: open(path, "rb"))  # noqa: SIM115  (closed below)
+        file = await self._open(key, path)
         with file:
             stat, head = await self._answer("GET", key, lambda: (os.fstat(file.fileno()), file.read(HEAD_BYTES)))
             if not signed and not stat.st_mode & _OTHERS_READ:
@@ -208,6 +215,18 @@ class FolderClient(Client):
                 return reply._replace(body=await self._answer("GET", key, lambda: file.read(size)))
             await self._send_to(sink, reply, lambda: file.read(_CHUNK))
             return reply
+
+    async def _open(self, key: str, path: bytes) -> BinaryIO:
+        """Open a file, once it is complete: other than an object, it is there while Mastodon still writes it."""
+        for _ in range(_STILL_ATTEMPTS):
+            file = await self._answer("GET", key, lambda: open(path, "rb"))  # noqa: SIM115  (the caller closes it)
+            left = os.fstat(file.fileno()).st_mtime + _STILL_SECONDS - time.time()
+            # (What we write ourselves appears when it is complete. A time in the future tells nothing.)
+            if self._writable or not 0 < left <= _STILL_SECONDS:
+                return file
+            file.close()
+            await self.loop.sleep(left)
+        raise self._refusal("GET", key, 503, "ServiceUnavailable", "the file is still being written")
 
     async def _send_to(self, sink: Sink, reply: Reply, read: Callable[[], bytes]) -> None:
         transfer = _Transfer(self.loop)
@@ -287,22 +306,21 @@ class FolderClient(Client):
     async def _write(self, path: bytes, body: bytes | bytearray | memoryview | Source, md5: bytes | None) -> bytes:
         """Add a body to a file. Returns its MD5, which is the given one."""
         digest = hashlib.md5(usedforsecurity=False)
-        file = await self._answer("PUT", "", lambda: open(path, "ab"))  # noqa: SIM115  (closed below)
+        # Without a buffer: closing the file could fail to write it.
+        file = await self._answer("PUT", "", lambda: open(path, "ab", buffering=0))  # noqa: SIM115  (closed below)
 
         def take(data: bytes | bytearray | memoryview) -> None:
             digest.update(data)
-            file.write(data)
-
-        def finish() -> None:
-            file.flush()
-            os.fsync(file.fileno())
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
 
         with file:
             if isinstance(body, (bytes, bytearray, memoryview)):
                 await self._answer("PUT", "", lambda: take(body))
             else:
                 await self._receive(body, take)
-            await self._answer("PUT", "", finish)
+            await self._answer("PUT", "", lambda: os.fsync(file.fileno()))
         if md5 is not None and digest.digest() != md5:
             raise self._refusal("PUT", "", 400, "BadDigest")
         return digest.digest()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -54,6 +57,50 @@ def test_a_folder_is_copied_verified_and_reported(world: Installation, system: P
     outcome = CliRunner().invoke(main, ["status", "custom_emojis"])
     assert outcome.exit_code == 0, outcome.output
     assert "59 done" in outcome.output
+
+
+def test_a_file_that_is_still_being_written_is_copied_when_it_is_complete(world: Installation, system: Path) -> None:
+    (some, *_) = sorted(system.rglob("*.png"))
+    pieces = [bytes([number]) * 1_000_000 for number in range(6)]
+
+    def write() -> None:
+        with some.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                file.flush()
+                time.sleep(0.5)
+
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(write)
+        outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
+        written.result()
+    assert outcome.exit_code == 0, outcome.output
+    key = str(some.relative_to(system))
+    found = world.destination.client.get_object(Bucket=world.destination.name, Key=key)["Body"].read()
+    assert found == b"".join(pieces)
+
+
+def test_a_destination_folder_that_is_full_ends_the_run_with_a_sentence_and_the_next_one_goes_on(
+    world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        monkeypatch.setenv("MASTOSYNC_DESTINATION_FOLDER", str(disk))
+        outcome = CliRunner().invoke(main, ["sync", "media_attachments"])
+        assert outcome.exit_code == 1
+        assert "the destination is full" in " ".join(outcome.output.split())
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        outcome = CliRunner().invoke(main, ["sync", "media_attachments"])
+        assert outcome.exit_code == 0, outcome.output
+        bodies = [path.read_bytes() for path in disk.rglob("*.*") if not path.name.startswith(".")]
+        expected = {each.md5 for each in world.instance.objects_of(FileType.MEDIA_ATTACHMENTS.value)}
+        assert {hashlib.md5(body, usedforsecurity=False).hexdigest() for body in bodies} == expected
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
