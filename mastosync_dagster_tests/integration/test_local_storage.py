@@ -96,7 +96,8 @@ def test_a_destination_folder_that_is_full_ends_the_run_with_a_sentence_and_the_
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         outcome = CliRunner().invoke(main, ["sync", "media_attachments"])
         assert outcome.exit_code == 0, outcome.output
-        bodies = [path.read_bytes() for path in disk.rglob("*.*") if not path.name.startswith(".")]
+        files = [path for path in disk.rglob("*") if path.is_file() and path.name != ".mastosync-destination"]
+        bodies = [path.read_bytes() for path in files]
         expected = {each.md5 for each in world.instance.objects_of(FileType.MEDIA_ATTACHMENTS.value)}
         assert {hashlib.md5(body, usedforsecurity=False).hexdigest() for body in bodies} == expected
     finally:
