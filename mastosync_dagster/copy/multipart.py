@@ -34,7 +34,6 @@ from mastosync_dagster.s3.etags import (
     part_size_for,
     parts_of,
 )
-from mastosync_dagster.s3.headers import shown
 from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5
@@ -73,8 +72,12 @@ class LargeObjects:
     budget: MemoryBudget
     single_limit: int
 
-    async def copy(self, source_key: str, key: str, size: int | None, *, private: bool) -> Copied:
+    async def copy(
+        self, source_key: str, key: str, size: int | None, *, private: bool, content_type: str | None = None
+    ) -> Copied:
         """Copy one object. Keys are relative; a size that the plan does not know is None.
+
+        ``content_type`` is what the database says of it.
 
         Raises:
             EndpointError: A storage failed for good. Nothing was published.
@@ -89,7 +92,7 @@ class LargeObjects:
                 # It is read while it is written, so it takes a slot at both. A copy that waits for the second with
                 # the first one taken waits for one that waits for neither, nor for memory.
                 async with self.source, self.destination:
-                    return await self._copy_once(_Work(source_key, key, size, private, readings, room))
+                    return await self._copy_once(_Work(source_key, key, size, private, content_type, readings, room))
             except NeedsRoomError as needed:
                 room = needed.size
             except RestartError as failed:
@@ -113,6 +116,10 @@ class LargeObjects:
         finally:
             reading.close()
 
+    def _headers(self, reading: Reading, work: _Work) -> dict[str, str]:
+        attributes = self.source.storage.attributes(reading.headers, work.content_type)
+        return self.destination.storage.write_headers(attributes, private=work.private)
+
     # ---- in one request ----
 
     async def _md5_for_one_put(self, reading: Reading, work: _Work) -> str | None:
@@ -134,7 +141,7 @@ class LargeObjects:
         pipe.expect(None if vouched else etag)
         if pipe.wrong:  # it is empty, and must not be: there is no byte to hold back
             raise RestartError(self.source, wrong_body(self.source))
-        headers = destination.storage.write_headers(shown(reading.headers), private=work.private)
+        headers = self._headers(reading, work)
         await destination.permit()
         await destination.take_bytes(reading.size)
         try:
@@ -163,7 +170,7 @@ class LargeObjects:
         if part_size > work.room:
             raise NeedsRoomError(part_size)
         upload = _Upload(self.destination, key)
-        headers = self.destination.storage.write_headers(shown(reading.headers), private=work.private)
+        headers = self._headers(reading, work)
         try:
             await send(key, upload.create, headers)
             digests, in_own_parts = await self._copy_parts(reading, upload, part_size)
@@ -275,6 +282,7 @@ class _Work(NamedTuple):
 
     Attributes:
         planned: Bytes in the plan; None: unknown.
+        content_type: What the database says of it.
         readings: MD5s of earlier readings.
         room: Bytes of memory for a part.
     """
@@ -283,6 +291,7 @@ class _Work(NamedTuple):
     key: str
     planned: int | None
     private: bool
+    content_type: str | None
     readings: list[str]
     room: int
 

@@ -99,12 +99,17 @@ class ObjectCopier:
 
     async def _copy_single(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         return await self._copy_on_server(line, source_key, key) or await self.single.copy(
-            source_key, key, line.size, private=line.private, written_after=line.written_after
+            source_key,
+            key,
+            line.size,
+            private=line.private,
+            written_after=line.written_after,
+            content_type=line.content_type,
         )
 
     async def _copy_large(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         return await self._copy_on_server(line, source_key, key) or await self.large.copy(
-            source_key, key, line.size, private=line.private
+            source_key, key, line.size, private=line.private, content_type=line.content_type
         )
 
     async def _first_found(self, line: PlannedCopy, copy: _Way) -> ManifestLine:

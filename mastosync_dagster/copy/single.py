@@ -10,7 +10,6 @@ from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import BodyDigests, PartsDigest, bare, guess_part_size
-from mastosync_dagster.s3.headers import shown
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import listed
@@ -133,9 +132,18 @@ class SingleObjects:
     _unproven_md5s: dict[str, str] = field(default_factory=dict, init=False)
 
     async def copy(
-        self, source_key: str, key: str, size: int | None, *, private: bool, written_after: datetime | None = None
+        self,
+        source_key: str,
+        key: str,
+        size: int | None,
+        *,
+        private: bool,
+        written_after: datetime | None = None,
+        content_type: str | None = None,
     ) -> Copied:
         """Copy one object. Keys are relative; a size that the plan does not know is None.
+
+        ``content_type`` is what the database says of it.
 
         Raises:
             OlderError: It was not written after ``written_after``.
@@ -146,7 +154,9 @@ class SingleObjects:
         while True:
             held = await self.budget.take(room)
             try:
-                return await self._copy(source_key, key, size, room, written_after, private=private)
+                return await self._copy(
+                    source_key, key, size, room, written_after, private=private, content_type=content_type
+                )
             # Its size was unknown, or has changed.
             except NeedsRoomError as needed:
                 room = needed.size
@@ -154,16 +164,26 @@ class SingleObjects:
                 self.budget.give_back(held)
 
     async def _copy(
-        self, source_key: str, key: str, size: int | None, room: int, after: datetime | None, *, private: bool
+        self,
+        source_key: str,
+        key: str,
+        size: int | None,
+        room: int,
+        after: datetime | None,
+        *,
+        private: bool,
+        content_type: str | None,
     ) -> Copied:
         unhashed = True
         while True:
             async with self.source as source:
                 body = await source.send(source_key, self._fetch, source_key, size, room, after, unhashed)
+            attributes = source.storage.attributes(body.headers, content_type)
+            headers = self.destination.storage.write_headers(attributes, private=private)
             async with self.destination as destination:
                 try:
                     await destination.take_bytes(len(body.data))
-                    await destination.send(key, self._store, key, body, private)
+                    await destination.send(key, self._store, key, body, headers)
                 except _UnprovenError:
                     # The destination received another body than the source's ETag says. A digest of the next reading
                     # will show which of the two was wrong.
@@ -245,9 +265,8 @@ class SingleObjects:
                 self._unproven_md5s[key] = md5
                 raise wrong_body(self.source)
 
-    async def _store(self, key: str, body: _Body, private: bool) -> None:  # noqa: FBT001  (through `Endpoint.send`)
+    async def _store(self, key: str, body: _Body, headers: Mapping[str, str]) -> None:
         destination = self.destination
-        headers = destination.storage.write_headers(shown(body.headers), private=private)
         try:
             reply = await destination.client.put(
                 destination.storage.full_key(key), body.data, headers, bytes.fromhex(body.md5)

@@ -171,6 +171,7 @@ def items_of(
             doubtful or (bool(state.check_acl) and _is_among(state.check_acl, stored)),
             stored.size,
             written_after if new else None,
+            stored.content_type,
         )
 
 

@@ -107,6 +107,8 @@ class FolderClient(Client):
         self._folder = root
         self._anchor = os.fsencode(anchor)
         self._writable = writable
+        # A destination without its marker was never used.
+        self._may_be_empty = writable and anchor == root
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder")
         self._uploads: dict[str, tuple[bytes, list[bytes], Mapping[str, str]]] = {}
 
@@ -148,7 +150,7 @@ class FolderClient(Client):
             raise self._refusal(method, key, status, code, error.strerror or "") from error
 
     def _ensure_reachable(self, path: bytes | None = None) -> None:
-        ensure_reachable(self._folder, self._anchor, path or self._anchor)
+        ensure_reachable(self._folder, self._anchor, path or self._anchor, may_be_empty=self._may_be_empty)
 
     @staticmethod
     def _refusal(method: str, key: str | None, status: int, code: str, text: str = "") -> S3Error:
@@ -250,7 +252,14 @@ class FolderClient(Client):
         entries: list[Entry] = []
         folders: list[str] = []
         on_unfinished = self._remove_if_old if self._writable else None
-        for found in files_after(self._folder, prefix, after, deep=not delimiter, on_unfinished=on_unfinished):
+        for found in files_after(
+            self._folder,
+            prefix,
+            after,
+            deep=not delimiter,
+            may_be_empty=self._may_be_empty,
+            on_unfinished=on_unfinished,
+        ):
             key = as_text(found.key)
             if len(entries) + len(folders) == keys:
                 last = max([*folders, *(entry.key for entry in entries)], default="")

@@ -6,17 +6,18 @@ import os
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.folder.client import FolderClient
-from mastosync_dagster.folder.tree import UNFINISHED
+from mastosync_dagster.folder.content import CONTENT_TYPE, FIRST_BYTES, type_of_row_and_file
+from mastosync_dagster.folder.tree import MARKER
 from mastosync_dagster.s3.settings import FOLDER_SCHEME, StorageSettings
 from mastosync_dagster.s3.storage import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mastosync_dagster.s3.client import Client
+    from mastosync_dagster.s3.headers import Attributes
     from mastosync_dagster.s3.loop import Loop
-
-_MARKER = f"{UNFINISHED}destination"
 
 
 def folder_settings(name: str, variable_prefix: str, folder: Path) -> StorageSettings:
@@ -39,7 +40,18 @@ class FolderStorage(Storage):
         super().__init__(settings)
         self._path = folder
         self.writable = writable
-        self.marker = folder / _MARKER
+        self.marker = folder / MARKER
+
+    def mark(self, text: str) -> None:
+        """Put the marker into the folder, and into empty ones that links at its top, or a folder below, lead to.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        for folder in (each for level in ("*", "*/*") for each in self._path.glob(level)):
+            if folder.is_symlink() and folder.is_dir() and not any(folder.iterdir()):
+                (folder / MARKER).write_text(text, encoding="utf-8")
+        self.marker.write_text(text, encoding="utf-8")
 
     @property
     def is_marked(self) -> bool:
@@ -50,6 +62,12 @@ class FolderStorage(Storage):
         """As `Storage.client_on`. While it is in use, a marker that was there has to stay."""
         anchor = self.marker if self.writable and self.is_marked else self._path
         return FolderClient(loop, self._path, writable=self.writable, anchor=anchor)
+
+    def attributes(self, headers: Mapping[str, str], content_type: str | None) -> Attributes:
+        """As `Storage.attributes`. The database's type counts as far as the file can be of it."""
+        attributes = super().attributes(headers, content_type)
+        kind = type_of_row_and_file(content_type, headers.get(FIRST_BYTES))
+        return attributes if kind is None else attributes._replace(headers={**attributes.headers, CONTENT_TYPE: kind})
 
     @property
     def region(self) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".mastosync-"
 """The beginning of the names of our own files, such as those that are being written. They are no objects."""
+MARKER = f"{UNFINISHED}destination"
+"""A file of ours that an empty mount point lacks."""
 _NAME_BYTES = 255
 
 
@@ -23,11 +25,17 @@ class UnreachableError(OSError):
 
 
 class Found(NamedTuple):
-    """A file, or a folder (its key ends with ``/``); ``broken``: a link that leads to neither."""
+    """A file, or a folder (its key ends with ``/``).
+
+    Attributes:
+        broken: It is a link that leads to neither.
+        link: It is a link to a folder.
+    """
 
     key: bytes
     path: bytes
     broken: bool = False
+    link: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -53,21 +61,41 @@ def path_of(root: Path, key: str) -> bytes | None:
     return b"/".join([os.fsencode(root), *parts])
 
 
-def ensure_reachable(root: Path, anchor: bytes, path: bytes) -> None:
+def ensure_reachable(root: Path, anchor: bytes, path: bytes, *, may_be_empty: bool) -> None:
     """Raise an `UnreachableError` where a path is not there for the reason that a part of the folder is not.
 
     ``anchor`` is there as long as the folder is. A symbolic link on the way from the root to the path, or at its end,
-    has to lead somewhere.
+    has to lead somewhere. Unless it ``may_be_empty``, an empty root, and an empty folder behind such a link, is the
+    mount point of a disk that is not mounted.
     """
     if not os.path.exists(anchor):
         raise UnreachableError(f"{as_text(anchor)} is not there")
     at = os.fsencode(root)
+    if not may_be_empty and _is_empty(at):
+        raise UnreachableError(f"{as_text(at)} is empty: is its disk mounted?")
     for part in path[len(at) + 1 :].split(b"/"):
         at += b"/" + part
+        link = os.path.islink(at)
         if not os.path.exists(at):
-            if os.path.islink(at):
+            if link:
                 raise _broken(at)
             return
+        if link and not may_be_empty and _is_empty(at):
+            raise _empty(at)
+
+
+def _is_empty(folder: bytes) -> bool:
+    if not os.path.isdir(folder):
+        return False
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
+
+
+def _empty(link: bytes) -> UnreachableError:
+    return UnreachableError(
+        f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which is empty: is its disk mounted? If nothing is"
+        f" to be there, create a file in it: touch {as_text(link)}/{MARKER}"
+    )
 
 
 def _broken(link: bytes) -> UnreachableError:
@@ -80,24 +108,26 @@ def files_after(
     after: str | None,
     *,
     deep: bool = True,
+    may_be_empty: bool = True,
     on_unfinished: Callable[[os.DirEntry[bytes]], None] | None = None,
 ) -> Iterator[Found]:
     """Yield the files whose keys begin with a prefix and come after a key, in byte order.
 
-    Not ``deep``: what lies in the prefix's folder, and the folders in it. ``on_unfinished`` gets files of our own that
-    are met on the way.
+    Not ``deep``: what lies in the prefix's folder, and the folders in it. ``may_be_empty``: see `ensure_reachable`.
+    ``on_unfinished`` gets files of our own that are met on the way.
 
     Raises:
         OSError: A folder cannot be read. One that is removed meanwhile has no files.
-        UnreachableError: A link leads nowhere, so that it is not known what should be listed.
+        UnreachableError: A link leads nowhere, or to the mount point of a disk that is not mounted, so that it is not known what should be listed.
     """
     start = as_bytes(prefix)
     top = start[: start.rfind(b"/") + 1]
     path = (os.fsencode(root) + b"/" + top).rstrip(b"/")
     # Below a link to nowhere there is no folder either, which would look like an empty one.
-    ensure_reachable(root, os.fsencode(root), path)
+    ensure_reachable(root, os.fsencode(root), path, may_be_empty=may_be_empty)
     bounds = start, b"" if after is None else as_bytes(after)
-    yield from _walk(path, top, bounds, deep=deep, on_unfinished=on_unfinished or (lambda _: None))
+    seen = on_unfinished or (lambda _: None)
+    yield from _walk(path, top, bounds, deep=deep, may_be_empty=may_be_empty, on_unfinished=seen)
 
 
 def _walk(
@@ -106,6 +136,7 @@ def _walk(
     bounds: tuple[bytes, bytes],
     *,
     deep: bool,
+    may_be_empty: bool,
     on_unfinished: Callable[[os.DirEntry[bytes]], None],
 ) -> Iterator[Found]:
     prefix, after = bounds
@@ -116,8 +147,10 @@ def _walk(
             continue
         if entry.broken:
             raise _broken(entry.path)
+        if entry.link and not may_be_empty and _is_empty(entry.path):
+            raise _empty(entry.path)
         if entry.is_folder and deep:
-            yield from _walk(entry.path, key, bounds, deep=True, on_unfinished=on_unfinished)
+            yield from _walk(entry.path, key, bounds, deep=True, may_be_empty=may_be_empty, on_unfinished=on_unfinished)
         elif key > after:
             yield entry
 
@@ -142,7 +175,7 @@ def _found(entry: os.DirEntry[bytes], folder: bytes) -> Found | None:
     """Return an entry of a folder; None for one that is no file, such as a socket."""
     key = folder + entry.name
     if entry.is_dir():
-        return Found(key + b"/", entry.path)
+        return Found(key + b"/", entry.path, link=entry.is_symlink())
     if entry.is_file():
         return Found(key, entry.path)
     if entry.is_symlink() and not os.path.exists(entry.path):

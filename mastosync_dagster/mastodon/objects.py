@@ -37,6 +37,8 @@ class StoredObject(NamedTuple):
         size: Bytes, from ``<attachment>_file_size``; None if unknown, and for all styles but originals.
         may_be_absent: Its absence is known to be harmless.
         unfinished: The original of media whose processing is not complete, or failed: its name and content may change.
+        content_type: That of the row, which describes the original; None for all other styles (the small picture of a
+            video is no video), and while the file may still change.
     """
 
     key: str
@@ -46,6 +48,7 @@ class StoredObject(NamedTuple):
     size: int | None
     may_be_absent: bool
     unfinished: bool
+    content_type: str | None = None
 
 
 def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") -> tuple[StoredObject, ...]:
@@ -87,7 +90,8 @@ def stored_objects(table: str, row: Mapping[str, object], key_prefix: str = "") 
         else:
             keys = [f"{folder}original/{name}" for folder in folders]
         size = _integer(facts, row, attachment.file_size_column)
-        objects.append(StoredObject(keys[0], tuple(keys[1:]), attachment.name, ORIGINAL, size, False, unfinished))
+        kind = None if unfinished else _text(facts, row, attachment.content_type_column)
+        objects.append(StoredObject(keys[0], tuple(keys[1:]), attachment.name, ORIGINAL, size, False, unfinished, kind))
         decided_by = attachment.styles_by
         styles = attachment.styles.get(None if decided_by is None else _text(facts, row, decided_by))
         if styles is None:

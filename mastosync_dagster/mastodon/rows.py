@@ -162,11 +162,12 @@ def row_columns(facts: Table, schema: Schema, *, changed: bool = False) -> list[
     if changed:
         names += change_columns(facts)
     for attachment in facts.attachments:
-        names += [attachment.file_name_column, attachment.file_size_column, attachment.styles_by]
+        names += [attachment.file_name_column, attachment.file_size_column, attachment.content_type_column]
+        names.append(attachment.styles_by)
         if facts.remote is not Remote.NEVER:
             names.append(attachment.storage_schema_version_column)
         if attachment.renamed_to:
-            names += [PROCESSING, attachment.content_type_column]
+            names.append(PROCESSING)
         if any(style.may_be_absent_before for styles in attachment.styles.values() for style in styles):
             names.append(attachment.updated_at_column)
     return [name for name in dict.fromkeys(names) if name is not None and schema.has(facts.name, name)]

@@ -32,6 +32,7 @@ class ExpectedObject(NamedTuple):
             source has not, the destination's is the right one, and stays.
         written_after: Of a new item: the source's was written after this time, by the storages' clock. If it was not,
             the item is not new, and the destination is asked for it. None: not known.
+        content_type: What the database says of it, for a source that keeps none; None: nothing.
         acl_only: It is not wanted at the destination: what is there only gets the right ACL, and nothing is copied.
     """
 
@@ -49,6 +50,7 @@ class ExpectedObject(NamedTuple):
     check_acl: bool = False
     size: int | None = None
     written_after: datetime | None = None
+    content_type: str | None = None
     acl_only: bool = False
 
 

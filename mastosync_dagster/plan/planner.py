@@ -403,6 +403,7 @@ class _Planner:
             part=item.part,
             remote=item.remote,
             written_after=item.written_after,
+            content_type=item.content_type,
         )
 
     def _write_copy(self, line: PlannedCopy) -> None:

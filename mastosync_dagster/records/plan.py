@@ -46,6 +46,7 @@ class PlannedCopy(NamedTuple):
         there_etag: Its ETag without quotes; None where it gives none.
         written_after: Without a ``size``: if the source's was not written after this time, the destination is asked
             before it is written to. None: it is not.
+        content_type: What the database says of it, for a source that keeps none; None: nothing.
         detail: In `TO_SET_ACLS`: the remark of the manifest line.
         undecided: In `TO_SET_ACLS`: the storages have different bytes, and nothing tells which are right. After its ACL
             is set, the object has failed for that.
@@ -66,6 +67,7 @@ class PlannedCopy(NamedTuple):
     there_size: int | None = None
     there_etag: str | None = None
     written_after: datetime | None = None
+    content_type: str | None = None
     detail: str | None = None
     undecided: bool = False
 
@@ -87,6 +89,7 @@ SCHEMA = pa.schema(
         pa.field("there_size", pa.int64()),
         pa.field("there_etag", pa.string()),
         pa.field("written_after", pa.timestamp("us", tz="UTC")),
+        pa.field("content_type", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("undecided", pa.bool_(), nullable=False),
     ],

@@ -40,7 +40,7 @@ def mark(instance: DagsterInstance, destination: Storage) -> None:
         return
     if not folder.is_marked:
         try:
-            folder.marker.write_text(_TEXT, encoding="utf-8")
+            folder.mark(_TEXT)
         except OSError as error:
             raise SettingsError(
                 f"{DESTINATION_FOLDER} names {folder.marker.parent}, where {folder.marker.name} cannot be written"

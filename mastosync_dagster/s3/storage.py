@@ -291,9 +291,18 @@ class Storage:
         """Ask for one object; that it is not found is an error."""
         return listed(key, self._head(key, halt))
 
-    def read_attributes(self, key: str, halt: threading.Event | None = None) -> Attributes:
-        """Ask for an object's header fields and metadata."""
-        return shown(self._head(key, halt))
+    def read_attributes(
+        self, key: str, halt: threading.Event | None = None, *, content_type: str | None = None
+    ) -> Attributes:
+        """Ask for an object's header fields and metadata. ``content_type`` is what the database says of it."""
+        return self.attributes(self._head(key, halt), content_type)
+
+    def attributes(self, headers: Mapping[str, str], content_type: str | None) -> Attributes:  # noqa: ARG002  (below)
+        """Return an object's header fields and metadata from the answer to a GET or HEAD.
+
+        A bucket keeps the ``Content-Type`` that Mastodon gave the object; a folder needs what the database says of it.
+        """
+        return shown(headers)
 
     def read_into(self, key: str, sink: Sink) -> None:
         """Read an object into a sink."""

@@ -132,14 +132,16 @@ class ObjectChecker:
                 bodies = None if here == there else (here, there)
                 differences += _compare_bodies(here, there)
             if check.headers and found is not None:
-                differences += self._compare_headers(found.key, target, halt)
+                differences += self._compare_headers(found.key, target, check.comparison.item.content_type, halt)
         except StorageError as error:
             return CheckResult(((Finding.UNKNOWN, str(error)),), size)
         acl = check.acl and self.acls_unknown is None and self._try_access(check.comparison, differences, halt)
         return CheckResult(tuple(differences), size, acl, bodies)
 
-    def _compare_headers(self, source_key: str, key: str, halt: threading.Event) -> _Differences:
-        here = self._source.read_attributes(source_key, halt).to_keep().by_header()
+    def _compare_headers(
+        self, source_key: str, key: str, content_type: str | None, halt: threading.Event
+    ) -> _Differences:
+        here = self._source.read_attributes(source_key, halt, content_type=content_type).to_keep().by_header()
         there = self._destination.read_attributes(key, halt).to_keep().by_header()
         wrong = [
             f"{name} is {_quoted(there.get(name))}, at the source {_quoted(here.get(name))}"

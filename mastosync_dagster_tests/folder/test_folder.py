@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.copy.engine import CopySettings, copy_plan
-from mastosync_dagster.folder.content import CACHE_CONTROL, content_type
+from mastosync_dagster.folder.content import CACHE_CONTROL, type_of_bytes, type_of_name, type_of_row_and_file
 from mastosync_dagster.folder.storage import FolderStorage, folder_settings
 from mastosync_dagster.mastodon import id_partition
 from mastosync_dagster.records.manifest import read_manifest
@@ -54,14 +54,21 @@ def listed(at: Storage, start: str, end: str, prefix: str) -> list[str]:
 
 
 def copy(
-    tmp_path: Path, source: Storage, destination: Storage, keys: Iterable[str], **limits: float
+    tmp_path: Path,
+    source: Storage,
+    destination: Storage,
+    keys: Iterable[str],
+    types: Mapping[str, str] | None = None,
+    **limits: float,
 ) -> list[ManifestLine]:
     tmp_path.mkdir(exist_ok=True)
     with PlanWriter(tmp_path) as writer:
         for key in keys:
             found = source.head(key)
             assert found is not None, key
-            writer.write(line(key, size=found.size, etag=found.etag, private="private" in key))
+            kind = (types or {}).get(key)
+            private = "private" in key
+            writer.write(line(key, size=found.size, etag=found.etag, private=private, content_type=kind))
     settings = CopySettings(concurrency=8, backoff_seconds=0.02, **limits)  # type: ignore[arg-type]  # (of bytes)
     copy_plan(tmp_path, source, destination, settings, on_progress=lambda _: None, stop=threading.Event())
     return [one for lines in read_manifest(tmp_path / COPIED) for one in lines]
@@ -106,7 +113,51 @@ def test_a_file_has_the_headers_that_mastodon_gives_an_object(tmp_path: Path) ->
     ],
 )
 def test_types_are_those_of_the_bytes_and_else_of_the_name(head: bytes, name: str, kind: str) -> None:
-    assert content_type(head, name) == kind
+    assert (type_of_bytes(head) or type_of_name(name)) == kind
+
+
+@pytest.mark.parametrize(
+    ("row", "first_bytes", "kind"),
+    [
+        ("audio/mp4", "video/mp4", "audio/mp4"),  # first bytes show the container alone
+        ("audio/ogg", "video/ogg", "audio/ogg"),
+        ("audio/webm", "video/webm", "audio/webm"),
+        ("image/avif", "image/heif", "image/avif"),
+        ("image/x-icon", "image/vnd.microsoft.icon", "image/x-icon"),
+        ("application/x-gzip", "application/gzip", "application/x-gzip"),
+        ("audio/aac", None, "audio/aac"),
+        ("image/gif", "image/jpeg", "image/jpeg"),  # the picture of a preview card
+        ("image/png", "video/mp4", "video/mp4"),
+        ("video/mp4", "image/png", "image/png"),
+        ("", "image/png", "image/png"),
+        (None, None, None),
+        ("no type", None, None),
+        ("text/html\r\nX-Evil: 1", None, None),
+    ],
+)
+def test_the_row_says_what_the_bytes_leave_open(row: str | None, first_bytes: str | None, kind: str | None) -> None:
+    assert type_of_row_and_file(row, first_bytes) == kind
+
+
+def test_an_object_gets_the_type_of_its_row_and_file(tmp_path: Path, destination_bucket: Bucket) -> None:
+    song = b"\0\0\0\x20ftypisom"
+    bodies = {
+        "a/song.m4a": song,
+        "a/large.m4a": song + os.urandom(17 * MIB),
+        "a/card.gif": b"\xff\xd8\xff\xe0",
+        "a/unknown": b"?",
+    }
+    rows = dict(zip(bodies, ("audio/mp4", "audio/mp4", "image/gif", "audio/aac"), strict=True))
+    for key, body in bodies.items():
+        put(tmp_path / "system", key, body)
+    source, bucket = folder(tmp_path / "system"), storage(destination_bucket, "destination")
+    lines = copy(tmp_path / "there", source, bucket, bodies, types=rows)
+    assert {one.outcome for one in lines} == {Outcome.COPIED}, [one.detail for one in lines if one.detail][:3]
+    found = {key: bucket.read_attributes(key).headers["Content-Type"] for key in bodies}
+    assert found == {**rows, "a/card.gif": "image/jpeg"}
+    assert found == {key: source.read_attributes(key, content_type=rows[key]).headers["Content-Type"] for key in bodies}
+    # An object in a bucket has the type that Mastodon gave it, whatever the row says.
+    assert bucket.read_attributes("a/unknown", content_type="image/png").headers["Content-Type"] == "audio/aac"
 
 
 def test_the_source_is_only_read_and_nothing_outside_of_it(tmp_path: Path) -> None:
@@ -231,6 +282,48 @@ def test_a_link_to_a_folder_or_file_elsewhere_is_followed(tmp_path: Path) -> Non
     assert listed(at, "", "\uffff", "") == ["cache/cards/x", "cache/y", "y"]
     at.run(lambda client: client.put("cache/new/z", b"3", {}, None))
     assert (tmp_path / "disk" / "new" / "z").read_bytes() == b"3"
+
+
+@pytest.mark.parametrize("link", ["", "cache", "cache/cards"])
+@pytest.mark.parametrize("writable", [False, True])
+def test_what_lies_behind_a_link_to_an_empty_mount_point_is_not_missing(
+    tmp_path: Path, link: str, *, writable: bool
+) -> None:
+    root, disk = tmp_path / "system", tmp_path / "disk"
+    disk.mkdir()
+    at_link = root / link if link else root
+    if link:
+        put(root, "accounts/a", b"1")
+        at_link.parent.mkdir(exist_ok=True)
+    at_link.symlink_to(disk)
+    at = folder(root, writable=writable)
+    if writable:
+        # The first run marks what is empty as well, for it may be a new disk.
+        at.mark("mounted")
+        assert at.head("cache/cards/x") is None
+        assert listed(at, "cache/", "cache0", "cache/") == []
+        at.run(lambda client: client.put("cache/cards/x", b"1", {}, None))
+        assert listed(at, "cache/", "cache0", "cache/") == ["cache/cards/x"]
+        disk.rename(tmp_path / "unmounted")
+        disk.mkdir()
+    for name, request in answers(at, "cache/cards/x").items():
+        if name == "list top" and link == "cache/cards":
+            continue
+        error = refused(request)
+        assert error.reason is Reason.CONNECTION, name
+        assert str(at_link) in str(error), name
+    if writable:
+        for write in (
+            lambda: at.run(lambda client: client.put("cache/cards/y", b"1", {}, None)),
+            lambda: at.run(lambda client: client.delete("cache/cards/x")),
+        ):
+            assert refused(write).reason is Reason.CONNECTION
+    assert list(disk.iterdir()) == []
+    if link:
+        # What does not lie behind it is there, or not; and an admin may say that nothing is to be there.
+        assert listed(at, "accounts/", "accounts0", "accounts/") == ["accounts/a"]
+        (disk / ".mastosync-destination").touch()
+        assert at.head("cache/cards/x") is None
 
 
 def test_nothing_can_be_written_behind_a_link_to_nowhere(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.installation import failure_of
+from mastosync_dagster_tests.support.private_media import execute
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,30 @@ def test_a_folder_is_copied_verified_and_reported(world: Installation, system: P
     outcome = CliRunner().invoke(main, ["status", "custom_emojis"])
     assert outcome.exit_code == 0, outcome.output
     assert "59 done" in outcome.output
+
+
+def test_an_original_has_the_type_of_its_row_and_other_styles_that_of_their_file(
+    world: Installation, system: Path
+) -> None:
+    original = min(path for path in system.glob("custom_emojis/images/**/original/*.png"))
+    key = str(original.relative_to(system))
+    original.write_bytes(b"\0\0\0\x20ftypheic" + b"0" * 100)
+    execute(
+        world, "UPDATE custom_emojis SET image_content_type = 'image/avif' WHERE image_file_name = %s", original.name
+    )
+    ranges = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    for ids in ranges:
+        assert world.run("sync_custom_emojis", ids).success
+        found = world.run(
+            "verify_custom_emojis", ids, {"ops": {"custom_emojis_verification": {"config": {"headers": "all"}}}}
+        )
+        assert found.success
+
+    def kind(of: str) -> str:
+        return str(world.destination.client.head_object(Bucket=world.destination.name, Key=of)["ContentType"])
+
+    static = next((original.parents[1] / "static").iterdir())
+    assert (kind(key), kind(str(static.relative_to(system)))) == ("image/avif", "image/png")
 
 
 def test_a_file_that_is_still_being_written_is_copied_when_it_is_complete(world: Installation, system: Path) -> None:
