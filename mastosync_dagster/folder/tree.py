@@ -118,8 +118,7 @@ def files_after(
 
     Raises:
         OSError: A folder cannot be read. One that is removed meanwhile has no files.
-        UnreachableError: A link leads nowhere, or to the mount point of a disk that is not mounted: it is not known what
-            should be listed.
+        UnreachableError: A link leads nowhere, or to an empty mount point: it is not known what should be listed.
     """
     start = as_bytes(prefix)
     top = start[: start.rfind(b"/") + 1]
