@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, postgres, rclone_s3
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["moto", "moto_bucket"]
 """Fixtures that live elsewhere."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _history_without_syncs() -> None:
+    """Let the histories of runs in this process wait for no disk: no test of them cuts the power.
+
+    Dagster syncs some hundred times a run, which takes a third of its time.
+    """
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(scope="session")
