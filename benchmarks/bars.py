@@ -180,6 +180,13 @@ def _growth(results: Results) -> Iterator[Bar]:
         yield Bar(memory, "within 10 %", f"{ratio:.2f} x", ratio <= 1.1)  # noqa: PLR2004  (the bar)
         ratio = (large.seconds - empty.seconds) / large.objects / ((small.seconds - empty.seconds) / small.objects)
         yield Bar(time, "within 20 %", f"{ratio:.2f} x", ratio <= 1.2)  # noqa: PLR2004  (the bar)
+    what = f"Local files only of {growth.SUBSET_ROWS:,} attachments, two thirds remote, seconds against everything"
+    everything, local = at(growth.SUBSET_ROWS, growth.SUBSET_ALL), at(growth.SUBSET_ROWS, growth.SUBSET_LOCAL)
+    if everything is None or local is None:
+        yield Bar(what, "at most 0.45 x")
+    else:
+        ratio = local.seconds / everything.seconds
+        yield Bar(what, "at most 0.45 x", f"{ratio:.2f} x", ratio <= 0.45)  # noqa: PLR2004  (the bar)
     what = f"ID ranges of {growth.BOUNDARY_ROWS:,} rows"
     ranges = results.figures(
         growth.BOUNDARIES.format(count=growth.BOUNDARY_ROWS), Kind.MEMORY.value, 0, "mastosync, ID ranges alone"

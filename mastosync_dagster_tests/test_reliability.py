@@ -21,6 +21,24 @@ def test_every_test_that_it_names_exists(name: str) -> None:
     assert f"\ndef {function}(" in (TESTS / path).read_text()
 
 
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w/]+\.py)`", TEXT))))
+def test_every_file_that_it_names_exists(path: str) -> None:
+    assert (TESTS / path).is_file() or (TESTS.parent / "mastosync_dagster" / path).is_file()
+
+
+def test_every_promise_names_its_test() -> None:
+    promises = re.findall(r"^\d\. \*\*.*?(?=^\d\. |^\S)", TEXT, re.MULTILINE | re.DOTALL)
+    rows = [
+        line
+        for table in re.findall(r"^\|.*\| test \|\n\|[-|]+\|\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+        for line in table.splitlines()
+    ]
+    assert len(promises) == 5
+    assert len(rows) > 100
+    for said in [*promises, *rows]:
+        assert re.search(r"test_\w+\.py`|test_\w+\.py::\w+`|\| the same \|$", said), said
+
+
 def test_its_numbers_are_those_of_the_tests() -> None:
     assert f"{len(SINGLE)} scenarios" in TEXT
     assert f"{SEEDS} moments" in TEXT
