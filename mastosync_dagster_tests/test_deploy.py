@@ -75,3 +75,31 @@ def test_the_image_holds_every_file_that_installing_needs() -> None:
     for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED):
         assert name in dockerfile
         assert (PROJECT / name).exists()
+
+
+def test_what_containers_write_to_are_volumes_whose_folders_the_image_owns() -> None:
+    dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
+    owned = dockerfile.partition("install -d ")[2].partition("\nCOPY")[0]
+    compose = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
+    images = set()
+    for name in ("code", "webserver", "daemon"):
+        service = compose["services"][name]
+        images.add(service["image"])
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert "env_file" not in service
+        targets = [volume.split(":") for volume in service["volumes"] if not volume.startswith("${")]
+        assert {target[1] for target in targets} <= set(owned.split())
+        assert {target[0] for target in targets} <= compose["volumes"].keys()
+        assert ("MASTOSYNC_ENV_FILE" in service["environment"]) is (name == "code")
+    assert len(images) == 1
+    assert [name for name, service in compose["services"].items() if "build" in service] == ["code"]
+
+
+def test_webserver_and_daemon_look_for_the_code_server_where_it_listens() -> None:
+    workspace = yaml.safe_load((PROJECT / "deploy" / "workspace.yaml").read_text())
+    (server,) = [entry["grpc_server"] for entry in workspace["load_from"]]
+    compose = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
+    command = compose["services"]["code"]["command"][-1]
+    assert f"--socket {server['socket']} " in command
+    assert command.endswith(f"--location-name {server['location_name']}")
