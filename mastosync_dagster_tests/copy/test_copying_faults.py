@@ -136,6 +136,18 @@ def test_where_the_reply_to_a_put_proves_nothing_the_object_is_looked_at(transfe
     assert sum(counts.destination.retries.values()) == repeated
 
 
+def test_an_object_that_is_kept_with_another_length_is_written_again(transfer: Faulty) -> None:
+    planned = transfer.put("a.png", SMALL)
+    # Without an ETag in the reply, the object is looked at: and is empty.
+    looked_at = Rule(Answer(200), kinds=frozenset({Kind.HEAD}), times=1)
+    transfer.at_destination.set_rules(Rule(WrongEtag(None), kinds=PUT, times=1), looked_at)
+    counts, lines = transfer.run(planned)
+    assert [one.outcome for one in lines] == [Outcome.COPIED]
+    assert transfer.fetched("a.png") == SMALL
+    assert transfer.at_destination.count(Kind.PUT) == 2
+    assert counts.destination.retries == {Reason.SIZE_MISMATCH.value: 1}
+
+
 @pytest.mark.parametrize(
     ("at", "rule"),
     [

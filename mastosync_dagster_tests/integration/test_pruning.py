@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE
 from mastosync_dagster.mastodon import connection
+from mastosync_dagster.prune import guards, run
 from mastosync_dagster.prune.config import PruneConfig
 from mastosync_dagster.prune.guards import AFTER_NEWEST_ROW, TOO_YOUNG
-from mastosync_dagster.prune.run import BEYOND_LIMIT
+from mastosync_dagster.prune.run import BEYOND_LIMIT, WANTED_AGAIN
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket
@@ -28,6 +30,7 @@ from mastosync_dagster_tests.support.tcp import vanishing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     import dagster as dg
 
@@ -155,6 +158,29 @@ def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(s
         **dict.fromkeys(strangers.extra, (Finding.DELETED, None)),
         **dict.fromkeys(strangers.young, (Finding.EXTRA, TOO_YOUNG)),
     }
+
+
+def test_an_object_that_a_row_expects_since_the_range_was_listed_stays(
+    synced: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = next(
+        each for each in synced.instance.objects_of(MEDIA) if re.match(r"media.*/original/.*png$", each.key)
+    )
+    wanted = put(synced, f"{original.key.rpartition('/')[0]}/0123456789abcdef.png")
+    extra = put(synced, f"{original.key.rpartition('/')[0]}/fedcba9876543210.png")
+
+    def restored_from(*arguments: Any) -> datetime | None:
+        with contextlib.closing(psycopg2.connect(synced.database.url)) as writing, writing, writing.cursor() as cursor:
+            named = "UPDATE media_attachments SET file_file_name = %s WHERE id = %s"
+            cursor.execute(named, (wanted.rpartition("/")[2], original.row_id))
+        return guards.restored_from(*arguments)
+
+    # It is asked when all is listed, and before anything is deleted.
+    monkeypatch.setattr(run, "restored_from", restored_from)
+    assert prune(synced, delete=True).success
+    recorded = {line.key: (line.finding, line.detail) for line in findings(synced)}
+    assert recorded == {wanted: (Finding.EXTRA, WANTED_AGAIN), extra: (Finding.DELETED, None)}
+    assert wanted in keys(synced)
 
 
 def test_no_run_deletes_more_than_it_may(synced: Installation) -> None:

@@ -1,0 +1,1 @@
+"""Planted bugs: mutations of the checks that protect objects, each of which some test must notice."""
