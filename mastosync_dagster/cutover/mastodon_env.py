@@ -18,18 +18,24 @@ _QUIRKS = (
     ("exo.io", "S3_FORCE_SINGLE_REQUEST", "true"),
     ("storage.googleapis.com", "S3_MULTIPART_THRESHOLD", "52428800"),
 )
+_UNLESS_YOURS = ", unless its host is yours: then keep it, and let that host take the folder from the new bucket"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @dataclass(frozen=True, slots=True)
 class EnvLine:
-    """A line to set; ``value`` None: a line to delete. An empty value is one that the admin fills in, or means none."""
+    """A line to set; ``value`` None: a line to delete. An empty value is one that the admin fills in, or means none.
+
+    Attributes:
+        unless: When a line is not to be deleted.
+    """
 
     name: str
     value: str | None
+    unless: str = ""
 
     def __str__(self) -> str:
-        return f"# delete the line {self.name}" if self.value is None else f"{self.name}={self.value}"
+        return f"# delete the line {self.name}{self.unless}" if self.value is None else f"{self.name}={self.value}"
 
 
 def env_lines(destination: Storage, environment: Environment | None = None) -> list[EnvLine]:
@@ -64,7 +70,11 @@ def env_lines(destination: Storage, environment: Environment | None = None) -> l
     lines.append(EnvLine("S3_PERMISSION", settings.permission or ""))
     host = media_host(environment)
     lines += [EnvLine("S3_ALIAS_HOST", host)] if host else []
-    lines += [EnvLine(name, None) for name in ALIASES if environment.text(name) and not (host and name == ALIASES[0])]
+    lines += [
+        EnvLine(name, None, "" if host else _UNLESS_YOURS)
+        for name in ALIASES
+        if environment.text(name) and not (host and name == ALIASES[0])
+    ]
     return lines + [EnvLine(name, "") for name in _KEYS]
 
 
