@@ -16,9 +16,11 @@ import dagster as dg
 
 from mastosync_dagster.cli.latest_outcomes import Inventory
 from mastosync_dagster.ranges.file_types import FileType
+from mastosync_dagster.records.folding import fold_manifests
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import FolderManifests
+from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.history import DESTINATION, SYNC_CHANGES, WATERMARK, watermark
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def _publish(folder: Path, lines: Iterable[ManifestLine], group: str, partition:
 
 
 def fill(folder: Path, nights: int, objects: int) -> None:
-    """Write manifests of some ID ranges, and of nights that took so many objects each, half of them new."""
+    """Write manifests of some ID ranges, and of folded nights that took so many objects each, half of them new."""
     media, accounts = FileType.MEDIA_ATTACHMENTS, FileType.ACCOUNTS
     for low in range(0, _RANGES * _RANGE_OBJECTS, _RANGE_OBJECTS):
         lines = (_line(media, number) for number in range(low, low + _RANGE_OBJECTS))
@@ -55,7 +57,8 @@ def fill(folder: Path, nights: int, objects: int) -> None:
         first = new + night * (objects // 2)
         lines = [_line(media, first + number) for number in range(objects // 2)]
         lines += [_line(accounts, (night * 7 + number) % 5_000) for number in range(objects // 2)]
-        _publish(folder, lines, SYNC_CHANGES, "changes", f"night-{night}")
+        _publish(folder, lines, SYNC_CHANGES, CHANGES, f"night-{night}")
+        fold_manifests(FolderManifests(folder / "manifests"), SYNC_CHANGES, CHANGES, print)
 
 
 def report(folder: Path) -> str:
@@ -98,7 +101,9 @@ def main() -> None:
         return
     for nights in (0, arguments.nights):
         with tempfile.TemporaryDirectory() as folder:
+            begun = time.process_time()
             fill(Path(folder), nights, arguments.objects)
+            print(f"{nights:,} nights: {time.process_time() - begun:.2f} s of processor time to write and fold them")
             command = [sys.executable, "-m", "benchmarks.nights", "--report", folder]
             print(
                 f"{nights:,} nights, report:",

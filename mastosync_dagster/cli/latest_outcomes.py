@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -14,14 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mastosync_dagster.ranges.partitions import InvalidRangeError, parse_range
-from mastosync_dagster.records.manifest import FORMAT, ManifestLine, lines_of
+from mastosync_dagster.records.folded import TEXTS, PublishedRun, RunsOfFile, published_text, row_groups_of
+from mastosync_dagster.records.folding import newest
+from mastosync_dagster.records.manifest import FOLDED, FORMAT, RUN, ManifestLine, lines_of
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.parquet import GROUP_LINES, WORD
-from mastosync_dagster.records.store import ManifestStoreError
+from mastosync_dagster.records.parquet import GROUP_LINES
+from mastosync_dagster.records.store import ManifestNotFoundError, ManifestStoreError
 from mastosync_dagster.runs.history import SYNC_CHANGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator
 
     from typing_extensions import Self
 
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.doubts import Doubt
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
 
-_RANGE, _AGE = "range", "age"
-_LINES = pa.schema([*FORMAT.columns, pa.field(_RANGE, pa.int32()), pa.field(_AGE, pa.int32())])
-_SPOOL = pa.schema([(column.name, pa.string() if column.type == WORD else column.type) for column in _LINES])
-_RANGES_A_MANIFEST = 10_000
+_RANGE = "range"
+_SPOOL = TEXTS.append(pa.field(_RANGE, pa.int32()))
+_RANGES_A_REPORT = 10_000
+_READINGS = 3
+"""Attempts to read the manifests of runs over several tables, while other runs fold them."""
 _REST = range(-64, 0)
 """Numbers for the rows in no ID range: so many parts of them, of which one is in memory at a time."""
 _SPOOL_LINES = 4 * GROUP_LINES
@@ -81,38 +85,60 @@ class Inventory:
         chosen = (pa.array([outcome.value for outcome in outcomes], pa.string()), pa.array(list(details), pa.string()))
         # Manifests without an ID range are not this project's.
         manifests = [manifest for manifest in self._store.newest(self._file_type.value) if _ids(manifest) is not None]
-        ranges = _Ranges(manifests, self._store.is_later)
-        used: set[int] = set()
-        with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, _Spool(Path(folder)) as spool:
-            for age, manifest in enumerate(reversed(self._store.in_order(SYNC_CHANGES))):
-                for batch in self._batches(manifest):
-                    spool.add(batch, [ranges.number_for(row_id, manifest) for row_id in _values(batch, "row_id")], age)
-            spool.close()
+        ranges = _Ranges(manifests, self._store)
+        used: set[str] = set()
+        with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, contextlib.ExitStack() as stack:
+            spool = self._spool(Path(folder), ranges, stack)
             for number in (*_REST, *(ranges.number_named(manifest) for manifest in manifests)):
-                later = _Later()
-                for batch in spool.lines_of(number):
-                    found = later.newest_of(batch)
-                    used.update(_values(found, _AGE))
-                    yield from self._counted(found, chosen)
+                later = newest(spool.lines_of(number))
+                used.update(map(str, later.column(RUN).unique().to_pylist()))
+                for batch in later.to_batches(max_chunksize=GROUP_LINES):
+                    yield from self._counted(batch, chosen)
                 if number >= 0:
                     self.totals.manifests += 1
+                    attachments = set(zip(_values(later, "row_id"), _attachments(later), strict=True))
                     for batch in self._batches(ranges.manifest(number)):
-                        yield from self._counted(later.rest_of(batch), chosen)
+                        yield from self._counted(_without(batch, attachments), chosen)
         self.totals.manifests += len(used)
 
+    def _spool(self, folder: Path, ranges: _Ranges, stack: contextlib.ExitStack) -> _Spool:
+        """Read the manifests of all runs over several tables; again, if another run folds them meanwhile."""
+        for _ in range(_READINGS):
+            spool = stack.enter_context(_Spool(folder))
+            try:
+                for manifest in self._store.files(SYNC_CHANGES):
+                    for batch in self._of_runs(manifest):
+                        spool.add(batch, ranges)
+            except ManifestNotFoundError as error:
+                replaced = error
+                continue
+            spool.close()
+            return spool
+        raise replaced
+
+    def _of_runs(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
+        """Read the lines of the file type in a manifest or fold, each with its run."""
+        with self._store.file(manifest) as path, FOLDED.open(path) as file:
+            runs = RunsOfFile.of(manifest, file)
+            groups = row_groups_of(file, self._file_type.value)
+            for batch in FOLDED.batches(file, path, lines=_SPOOL_LINES, row_groups=groups):
+                yield runs.with_runs(self._of_type(batch))
+
     def _batches(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
-        """Read a manifest's lines of the file type."""
-        group = pa.scalar(self._file_type.value)
+        """Read the lines of the file type in the manifest of a range."""
         with self._store.file(manifest) as path, FORMAT.open(path) as file:
-            for batch in FORMAT.batches(file, path):
-                yield batch.filter(pc.equal(batch.column("group").cast(pa.string()), group))
+            yield from map(self._of_type, FORMAT.batches(file, path))
+
+    def _of_type(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.filter(pc.equal(batch.column("group").cast(pa.string()), pa.scalar(self._file_type.value)))
 
     def _counted(
         self, batch: pa.RecordBatch, chosen: tuple[pa.Array[Any], pa.Array[Any]]
     ) -> Iterator[list[ManifestLine]]:
         """Count all lines; yield those with the chosen outcomes or details."""
-        outcomes = batch.column("outcome").cast(pa.string())
-        self.totals.outcomes.update(Outcome(word) for word in outcomes.to_pylist())
+        outcomes: Any = batch.column("outcome").cast(pa.string())
+        for each in outcomes.value_counts().to_pylist():
+            self.totals.outcomes[Outcome(each["values"])] += each["counts"]
         copied = batch.column("size").filter(pc.equal(outcomes, pa.scalar(Outcome.COPIED.value)))
         self.totals.bytes += pc.sum(copied).as_py() or 0
         details = batch.column("detail").cast(pa.string())
@@ -128,25 +154,26 @@ def _ids(manifest: StoredManifest) -> IdRange | None:
         return None
 
 
-def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+def _values(batch: pa.RecordBatch | pa.Table, column: str) -> list[Any]:
     return batch.column(column).to_pylist()
 
 
-def _of_type(column: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
-    """Return a column with its type of today: earlier versions had other ones."""
-    return column if column.type == kind else column.cast(kind)
+def _attachments(lines: pa.RecordBatch | pa.Table) -> list[str]:
+    return [part.partition("/")[0] for part in _values(lines, "part")]
 
 
-def _attachments(batch: pa.RecordBatch) -> list[str]:
-    return [part.partition("/")[0] for part in _values(batch, "part")]
+def _without(batch: pa.RecordBatch, attachments: set[tuple[int, str]]) -> pa.RecordBatch:
+    """Return the lines of a range's own manifest without those of some rows' attachments."""
+    if not attachments:
+        return batch
+    named = zip(_values(batch, "row_id"), _attachments(batch), strict=True)
+    return batch.filter(pa.array([name not in attachments for name in named], pa.bool_()))
 
 
 class _Ranges:
     """The ID ranges of manifests, numbered in their order."""
 
-    def __init__(
-        self, manifests: list[StoredManifest], is_later: Callable[[StoredManifest, StoredManifest], bool]
-    ) -> None:
+    def __init__(self, manifests: list[StoredManifest], store: ManifestStore) -> None:
         ordered = sorted(
             ((ids, manifest) for manifest in manifests for ids in [_ids(manifest)] if ids is not None),
             key=lambda pair: pair[0].lo,
@@ -154,18 +181,26 @@ class _Ranges:
         self._los = [ids.lo for ids, _ in ordered]
         self._his = [ids.hi for ids, _ in ordered]
         self._manifests = [manifest for _, manifest in ordered]
-        self._is_later = lru_cache(maxsize=_RANGES_A_MANIFEST)(is_later)
+        self._published = [published_text(manifest.written) for manifest in self._manifests]
+        self._begun = lru_cache(maxsize=_RANGES_A_REPORT)(store.begun)
         self._numbers = {manifest.partition: number for number, (_, manifest) in enumerate(ordered)}
 
-    def number_for(self, row_id: int, manifest: StoredManifest) -> int | None:
-        """Return the number of the range that holds a row; None: that range's own manifest is the later one.
+    def number_for(self, row_id: int, run: str) -> int | None:
+        """Return the number of the range that holds a row; None: that range's own manifest is later than a run's.
 
         Rows in no range have a number of `_REST`.
         """
         before = bisect_right(self._los, row_id) - 1
         if before < 0 or row_id > self._his[before]:
             return _REST[row_id % len(_REST)]
-        return before if self._is_later(manifest, self._manifests[before]) else None
+        return before if run > self._published[before] and self._is_later(run, before) else None
+
+    def _is_later(self, run: str, number: int) -> bool:
+        """Return whether a run, published no earlier than a range's own manifest, is later."""
+        manifest, published = self._manifests[number], self._published[number]
+        if not run.startswith(published):
+            return True
+        return run > PublishedRun(manifest.written, self._begun(manifest), manifest.run_id).text
 
     def number_named(self, manifest: StoredManifest) -> int:
         """Return the number of a manifest's range."""
@@ -177,7 +212,7 @@ class _Ranges:
 
 
 class _Spool:
-    """A file in a folder for the lines of later runs, until their range is read.
+    """A file in a folder for the lines of runs over several tables, until their range is read.
 
     A context manager: it closes its file.
     """
@@ -195,18 +230,11 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def add(self, batch: pa.RecordBatch, ranges: list[int | None], age: int) -> None:
-        """Store the lines of a batch that have a range number. Later runs come first: ``age`` counts up."""
-        named = set(batch.schema.names)
-        columns = [
-            _of_type(batch.column(column.name), column.type)
-            if column.name in named
-            else pa.nulls(batch.num_rows, column.type)
-            for column in FORMAT.columns
-        ]
-        columns += [pa.array(ranges, pa.int32()), pa.array([age] * batch.num_rows, pa.int32())]
-        found = pa.record_batch(columns, schema=_LINES)
-        if None in ranges:
+    def add(self, batch: pa.RecordBatch, ranges: _Ranges) -> None:
+        """Store the lines of a batch that are later than their range's own manifest."""
+        numbers = list(map(ranges.number_for, _values(batch, "row_id"), _values(batch, RUN)))
+        found = pa.record_batch([*batch.columns, pa.array(numbers, pa.int32())], schema=_SPOOL)
+        if None in numbers:
             found = found.filter(pc.is_valid(found.column(_RANGE)))
         if found.num_rows:
             self._waiting.append(found)
@@ -215,10 +243,7 @@ class _Spool:
             self._flush()
 
     def _flush(self) -> None:
-        # Texts of many files at once: a night's file is small, and each call costs more than its lines.
-        table = pa.Table.from_batches(self._waiting, _LINES).cast(_SPOOL)
-        order = pc.sort_indices(table, sort_keys=[(_RANGE, "ascending"), (_AGE, "ascending")])
-        table = table.take(order).combine_chunks()
+        table = pa.Table.from_batches(self._waiting, _SPOOL).sort_by(_RANGE).combine_chunks()
         start = 0
         # A Counter keeps the order of first occurrence.
         numbers: list[int] = table.column(_RANGE).to_pylist()  # type: ignore[assignment]  # those without were left out
@@ -242,31 +267,11 @@ class _Spool:
             self._flush()
         self._writer.close()
 
-    def lines_of(self, number: int) -> Iterator[pa.RecordBatch]:
-        """Yield the lines of a range, the latest run's first."""
-        indexes = self._batches.get(number)
-        if not indexes:
-            return
-        with pa.OSFile(str(self._path), mode="rb") as file, pa.ipc.open_file(file) as reader:
-            for index in indexes:
-                yield reader.get_batch(index)
-
-
-class _Later:
-    """The attachments of one ID range's rows that later runs have lines of."""
-
-    def __init__(self) -> None:
-        self._ages: dict[tuple[int, str], int] = {}  # by row and attachment
-
-    def newest_of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the lines of a batch whose attachment no later run has; batches of the latest run come first."""
-        named = zip(_values(batch, "row_id"), _attachments(batch), strict=True)
-        ages = zip(named, _values(batch, _AGE), strict=True)
-        return batch.filter(pa.array([self._ages.setdefault(name, age) == age for name, age in ages], pa.bool_()))
-
-    def rest_of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the lines of the range's own manifest whose attachment no later run has."""
-        if not self._ages:
-            return batch
-        named = zip(_values(batch, "row_id"), _attachments(batch), strict=True)
-        return batch.filter(pa.array([name not in self._ages for name in named], pa.bool_()))
+    def lines_of(self, number: int) -> pa.Table:
+        """Return the lines of a range."""
+        batches: list[pa.RecordBatch] = []
+        indexes = self._batches.get(number, ())
+        if indexes:
+            with pa.OSFile(str(self._path), mode="rb") as file, pa.ipc.open_file(file) as reader:
+                batches = [reader.get_batch(index) for index in indexes]
+        return pa.Table.from_batches(batches, _SPOOL).drop_columns([_RANGE])

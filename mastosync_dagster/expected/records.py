@@ -5,15 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from mastosync_dagster.mastodon import TABLES, Rows, change_columns, file_dates, stored_objects
 from mastosync_dagster.plan.decisions import Known, Record, Row
 from mastosync_dagster.ranges.partitions import InvalidRangeError, parse_range
-from mastosync_dagster.records.manifest import FORMAT
-from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.folded import RunsOfFile, published_at, published_text
+from mastosync_dagster.records.manifest import FOLDED, RUN
 from mastosync_dagster.records.parquet import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.history import SYNC_CHANGES
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("key", "source_key", "outcome", "size", "etag")
 _BATCH_LINES = 16 * GROUP_LINES
-_HAVE_BYTES = pa.array([Outcome.COPIED.value, Outcome.PRESENT.value])
 
 
 @dataclass
@@ -83,47 +82,63 @@ class Records:
 
     def _records(self, table: str, objects: Sequence[Differing]) -> dict[str, Record]:
         """Return the newest records of objects, by full key. Reads no older manifests than needed."""
-        found: dict[str, Record] = {}
+        found: dict[str, tuple[str, Record]] = {}
         left = {self.prefix + each.target for each in objects}
+        ids = sorted({each.item.row_id for each in objects})
         try:
-            for manifest in self._manifests(table, sorted({each.item.row_id for each in objects})):
-                newest = self._agreed(manifest, left)
-                found.update(newest)
-                left -= newest.keys()
+            for manifest in self._manifests(table, ids):
+                # What a file holds is no newer than the file.
+                published = published_text(manifest.written)
+                left -= {key for key, (run, _) in found.items() if run[: len(published)] > published}
                 if not left:
                     break
+                for key, run_and_record in self._agreed(manifest, left).items():
+                    found[key] = max(found.get(key, run_and_record), run_and_record, key=_run)
         except (ManifestStoreError, StorageError) as error:
             self._warn_once(str(error), f"manifests are done without: {error}")
-        return found
+        return {key: record for key, (_, record) in found.items()}
 
     def _manifests(self, table: str, ids: Sequence[int]) -> list[StoredManifest]:
         """Return the manifests that may have lines of rows of a table, newest first."""
         own = (manifest for manifest in self.store.files(table) if _holds_any(manifest, ids))
-        return self.store.ordered([*own, *self.store.files(SYNC_CHANGES)])[::-1]
+        found = [*own, *self.store.files(SYNC_CHANGES)]
+        return sorted(found, key=lambda manifest: manifest.written, reverse=True)
 
-    def _agreed(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, Record]:
-        """Return a manifest's records of keys whose objects were copied or found equal."""
+    def _agreed(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, tuple[str, Record]]:
+        """Return a manifest's records of keys whose objects were copied or found equal, each with its run."""
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without such objects saves)
 
-        found: dict[str, Record] = {}
+        from mastosync_dagster.records.folding import agrees  # noqa: PLC0415  (it needs the same)
+
+        found: dict[str, tuple[str, Record]] = {}
         key_set = pa.array(list(keys), pa.string())
         try:
-            with self.store.file(manifest) as path, FORMAT.open(path) as file:
-                metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
-                if not self.origin.matches(metadata, any_acls=True):
+            with self.store.file(manifest) as path, FOLDED.open(path) as file:
+                runs = RunsOfFile.of(manifest, file)
+                readings = {run: self._reading(run, metadata) for run, metadata in runs.metadata.items()}
+                if not any(readings.values()):
                     return {}
-                reading = RunTimes.of(metadata, manifest.written)
-                for batch in FORMAT.batches(file, path, lines=_BATCH_LINES, columns=_COLUMNS):
-                    outcomes = batch.column("outcome").cast(pa.string())
-                    # Without a key at the source, the destination alone had the object, or kept its own.
-                    agreed = pc.and_(pc.is_in(outcomes, value_set=_HAVE_BYTES), pc.is_valid(batch.column("source_key")))
-                    chosen = pc.and_(agreed, pc.is_in(batch.column("key"), value_set=key_set))
-                    found.update(_record(line, reading) for line in batch.filter(chosen).to_pylist() if line["size"])
+                columns = [*_COLUMNS, RUN] if runs.is_fold else _COLUMNS
+                for batch in FOLDED.batches(file, path, lines=_BATCH_LINES, columns=columns):
+                    chosen = pc.and_(agrees(batch), pc.is_in(batch.column("key"), value_set=key_set))
+                    for line in runs.with_runs(batch.filter(chosen)).to_pylist():
+                        run, reading = line[RUN], readings[line[RUN]]
+                        if reading is not None and line["size"]:
+                            record = Record(
+                                line["size"], line["etag"], reading.read_at, reading.read_until, reading.begun
+                            )
+                            found[line["key"]] = max(found.get(line["key"], (run, record)), (run, record), key=_run)
         except NewerManifestError:
             raise
         except NotAManifestError as error:
             self._warn_once(manifest.name, f"the manifest {manifest.name} is passed over: {error}")
         return found
+
+    def _reading(self, run: str, metadata: Mapping[bytes, bytes]) -> RunTimes | None:
+        """Return when a run has read; None: it had another destination."""
+        if not self.origin.matches(metadata, any_acls=True):
+            return None
+        return RunTimes.of(metadata, published_at(run))
 
     def _warn_once(self, about: str, text: str) -> None:
         """Warn, but once about each subject."""
@@ -132,8 +147,8 @@ class Records:
             self.warn(text)
 
 
-def _record(line: Mapping[str, Any], reading: RunTimes) -> tuple[str, Record]:
-    return line["key"], Record(line["size"], line["etag"], reading.read_at, reading.read_until, reading.begun)
+def _run(found: tuple[str, Record]) -> str:
+    return found[0]
 
 
 def _holds_any(manifest: StoredManifest, ids: Sequence[int]) -> bool:

@@ -47,6 +47,17 @@ FORMAT = Format(
     ),
 )
 
+RUN = "run"
+
+FOLDED = Format(
+    name="manifest",
+    key=FORMAT.key,
+    # 3: the run of each line. An earlier version must not take all of them for lines of one run.
+    version=3,
+    columns=(*FORMAT.columns, pa.field(RUN, WORD)),
+)
+"""The columns of the manifests of many runs in one file (`records.folding`). Its reader reads a run's own as well."""
+
 
 class ManifestLine(NamedTuple):
     """What became of one object.
@@ -88,14 +99,14 @@ class ManifestWriter(LineWriter[ManifestLine]):
 
 
 def read_manifest(path: Path) -> Iterator[list[ManifestLine]]:
-    """Read a manifest: lists of at most `GROUP_LINES` lines, in the file's order, one in memory.
+    """Read a manifest, or a fold of several: lists of at most `GROUP_LINES` lines, in the file's order, one in memory.
 
     Columns that the file's version did not have yet are None (``refetched``: False).
 
     Raises:
         NotAManifestError: The file is none, damaged, or of a newer version.
     """
-    yield from map(lines_of, FORMAT.read(path))
+    yield from map(lines_of, FOLDED.read(path))
 
 
 def lines_of(batch: pa.RecordBatch) -> list[ManifestLine]:

@@ -95,15 +95,26 @@ class Format:
             yield from self.batches(file, path, columns=columns)
 
     def batches(
-        self, file: pq.ParquetFile, path: Path, *, lines: int = GROUP_LINES, columns: Sequence[str] | None = None
+        self,
+        file: pq.ParquetFile,
+        path: Path,
+        *,
+        lines: int = GROUP_LINES,
+        columns: Sequence[str] | None = None,
+        row_groups: Sequence[int] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Read an open file in batches of at most ``lines`` lines; ``columns`` None: all. The path is for messages.
+        """Read an open file in batches of at most ``lines`` lines. The path is for messages.
+
+        ``columns``, ``row_groups``: only these; None: all.
 
         Raises:
             NotAManifestError: It is damaged.
         """
         batches = file.iter_batches(
-            batch_size=lines, columns=None if columns is None else list(columns), use_threads=False
+            batch_size=lines,
+            row_groups=None if row_groups is None else list(row_groups),
+            columns=None if columns is None else list(columns),
+            use_threads=False,
         )
         while True:
             try:
@@ -129,9 +140,14 @@ class Format:
 def begun_at(path: Path) -> str:
     """Return when a file was begun, as a text that sorts by time; empty: it does not say, or is none of ours."""
     try:
-        return (pq.read_schema(path).metadata or {}).get(_BEGUN_AT, b"").decode()
+        return begun(pq.read_schema(path).metadata)
     except (pa.ArrowException, OSError):
         return ""
+
+
+def begun(metadata: Mapping[bytes, bytes] | None) -> str:
+    """Return the same from the metadata of a file."""
+    return (metadata or {}).get(_BEGUN_AT, b"").decode()
 
 
 def _is_disk_error(error: Exception) -> bool:

@@ -111,11 +111,15 @@ class ManifestStore(ABC):
         return self.ordered(each for each in manifests if each.written == newest)[-1]
 
     def _begun(self, manifest: StoredManifest) -> tuple[str, StoredManifest]:
+        return self.begun(manifest), manifest
+
+    def begun(self, manifest: StoredManifest) -> str:
+        """Return when a manifest was begun, as a text that sorts by time."""
         try:
             with self.file(manifest) as path:
-                return begun_at(path), manifest
+                return begun_at(path)
         except ManifestNotFoundError:  # another file has replaced it meanwhile
-            return "", manifest
+            return ""
 
     def files(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         """Yield all files of a group, or of one of its partitions, in no order."""
@@ -137,6 +141,12 @@ class ManifestStore(ABC):
         Raises:
             ManifestNotFoundError: Another file has replaced it.
         """
+
+    def move(self, manifest: StoredManifest, group: str) -> None:
+        """Move a file to another group, where it keeps its name; nothing happens if it is not found. As `write`."""
+        with contextlib.suppress(ManifestNotFoundError), self.file(manifest) as local:
+            self.write(local, group, manifest.partition, manifest.run_id)
+        self.remove(manifest)
 
     @abstractmethod
     def remove(self, manifest: StoredManifest) -> None:
@@ -228,9 +238,15 @@ class FolderManifests(ManifestStore):
     def file(self, manifest: StoredManifest) -> Iterator[Path]:
         """Give the file itself."""
         local = self._folder / manifest.name
+        error = ManifestNotFoundError(f"there is no manifest {manifest.name} any more")
         if not local.exists():
-            raise ManifestNotFoundError(f"there is no manifest {manifest.name} any more")
-        yield local
+            raise error
+        try:
+            yield local
+        except FileNotFoundError:
+            if local.exists():
+                raise
+            raise error from None  # replaced before it was opened
 
 
 class BucketManifests(ManifestStore):

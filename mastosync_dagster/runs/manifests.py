@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.records.manifest import FORMAT
+from mastosync_dagster.records.folded import RunsOfFile
+from mastosync_dagster.records.manifest import FOLDED
 from mastosync_dagster.records.parquet import GROUP_LINES, NewerManifestError, NotAManifestError
-from mastosync_dagster.records.store import BucketManifests, FolderManifests
+from mastosync_dagster.records.store import BucketManifests, FolderManifests, ManifestNotFoundError
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.s3.settings import one_spelling
 from mastosync_dagster.s3.storage import Storage
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _BUCKET = re.compile(r"[\w.:-]+", re.ASCII)
 _DESTINATION, _ACLS = "mastosync.destination", "mastosync.acls"
 _BEGUN, _READ_AT, _READ_UNTIL = "mastosync.begun", "mastosync.read_at", "mastosync.read_until"
-_WHOLE, _CHANGED = "mastosync.whole", "mastosync.changed"
+_PASSED = _WHOLE, _CHANGED = "mastosync.whole", "mastosync.changed"
 _LONGEST_RUN = timedelta(days=1)
 _BATCH_LINES = 16 * GROUP_LINES
 
@@ -145,15 +146,17 @@ class Passed:
 
 
 def passed(store: ManifestStore, manifest: StoredManifest, origin: ManifestOrigin) -> Passed:
-    """Return what the run of a kept manifest has gone through; nothing, if it had another destination or is damaged."""
+    """Return what the runs of a kept manifest have gone through; nothing, if they had another destination.
+
+    Nothing as well if the file is damaged, or another run has folded it meanwhile.
+    """
     try:
-        with store.file(manifest) as path, FORMAT.open(path) as file:
-            metadata = file.schema_arrow.metadata
-    except NotAManifestError:
+        with store.file(manifest) as path, FOLDED.open(path) as file:
+            runs = RunsOfFile.of(manifest, file).metadata.values()
+    except (NotAManifestError, ManifestNotFoundError):
         return Passed()
-    if not origin.matches(metadata, any_acls=True):
-        return Passed()
-    return Passed(*(frozenset(_value(metadata, name).split()) for name in (_WHOLE, _CHANGED)))
+    of_origin = [metadata for metadata in runs if origin.matches(metadata, any_acls=True)]
+    return Passed(*(frozenset(table for each in of_origin for table in _value(each, name).split()) for name in _PASSED))
 
 
 def manifest_store(

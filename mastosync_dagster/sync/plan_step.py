@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
+from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.objects import Changes, Sizes, batches
 from mastosync_dagster.expected.privacy import KnownState, Privacy
 from mastosync_dagster.expected.records import Records
@@ -24,6 +25,8 @@ from mastosync_dagster.mastodon import (
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.planner import PlanCounts, make_plan
 from mastosync_dagster.ranges.partitions import FileType, RangeIndex, registered_ranges
+from mastosync_dagster.records.folded import level
+from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES, RunDoubts
@@ -38,6 +41,7 @@ from mastosync_dagster.runs.history import (
 )
 from mastosync_dagster.runs.manifests import Damaged, passed
 from mastosync_dagster.runs.outbox import Outbox
+from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import Reading, begin_reading, destination_clock
 from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
@@ -97,6 +101,8 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     run.log_remarks()
     run.ensure_different()
     Outbox(run.instance).publish_waiting(run.store, run.log.warning)
+    if claims:
+        _fold_earlier(run)
     with run.connections(first=True) as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
         sizes = _sizes(run, begun.scope)
@@ -125,6 +131,16 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     )
     _note(run, planned, begun.reading.latest + timedelta(seconds=time.monotonic() - begun.at))
     return planned
+
+
+def _fold_earlier(run: RunContext) -> None:
+    """Fold the manifests of earlier incremental runs, so that no command has to read one for each night."""
+    from mastosync_dagster.records.folding import fold_manifests  # noqa: PLC0415  (9 MB that an ID range's run saves)
+
+    try:
+        fold_manifests(run.store, SYNC_CHANGES, CHANGES, run.log.warning)
+    except (ManifestStoreError, StorageError, OSError) as error:
+        run.log.warning(f"the manifests of earlier runs are not folded, a later run does it: {plain(str(error))}")
 
 
 def _sizes(run: RunContext, scope: Scope) -> dict[str, Sizes]:
@@ -228,7 +244,9 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     """Return a warning about objects that another tool has put at the destination before; None: none differ."""
     unknown_whole, unknown_changed = set(scope.tables.whole), set(scope.tables.changed)
     group = SYNC_CHANGES if scope.partition == CHANGES else scope.name
-    for manifest in reversed(run.store.in_order(group, scope.partition)):
+    # The newest first; a fold's runs are older than all that have a manifest of their own.
+    latest_first = list(reversed(run.store.in_order(group, scope.partition)))
+    for manifest in sorted(latest_first, key=level):
         if not unknown_whole and not unknown_changed:
             break
         earlier = passed(run.store, manifest, run.origin)
