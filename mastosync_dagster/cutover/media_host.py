@@ -98,12 +98,17 @@ def _public_url(storage: Storage, variable: str) -> PublicUrl:
     text = Environment.read().text(variable)
     if text is not None:
         return _parsed(text, variable)
-    settings = storage.settings
-    if settings.is_folder:
+    if storage.settings.is_folder:
         raise SettingsError(
             f"A folder has no address of its own: set {variable} to the one under which Mastodon serves it, such as"
             " https://mastodon.example/system."
         )
+    return bucket_url(storage)
+
+
+def bucket_url(storage: Storage) -> PublicUrl:
+    """Return the address of a bucket at its endpoint, whatever else leads there. Raises as `destination_url`."""
+    settings = storage.settings
     if settings.endpoint_url is None:
         suffix = ".cn" if storage.region.startswith("cn-") else ""
         url = _parsed(f"https://s3.{storage.region}.amazonaws.com{suffix}", settings.variable("S3_REGION"))

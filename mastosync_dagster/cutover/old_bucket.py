@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import EVERY_ID, compare_table
 from mastosync_dagster.cutover.progress import failed_objects
-from mastosync_dagster.cutover.switch import private_line, public_line, source_line
+from mastosync_dagster.cutover.switch import listing_line, private_line, public_line, source_line
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
 from mastosync_dagster.mastodon import is_remote, owners, read_schema, rows_at_the_ends, stored_objects
@@ -64,6 +64,10 @@ def check_old_bucket(
         with contextlib.closing(connect()) as connection:
             schema = read_schema(connection, [each.table for each in tables])
         yield source_line(connect, sides)
+        if _in_one_bucket(sides):
+            yield Line(
+                "bucket", Answer.NO, "the new objects lie in the same bucket: delete objects by their key prefix"
+            )
         yield _switched(connect, schema, sides)
         comparisons = [
             compare_table(connect, schema, each, sides, since=None, full=full, on_progress=on_progress)
@@ -72,8 +76,15 @@ def check_old_bucket(
         yield from _objects(comparisons, accept, full=full)
         yield private_line(connect, schema, sides.destination, on_progress)
         yield public_line(sides.destination, comparisons)
+        yield listing_line(sides.destination)
         yield from _at_source(connect, schema, sides.source, accept, on_progress)
     yield failed_objects(tables)
+
+
+def _in_one_bucket(sides: Sides) -> bool:
+    """Return whether the two differ in their key prefix alone."""
+    here, there = (replace(each.settings, prefix="") for each in (sides.source, sides.destination))
+    return here.identity == there.identity
 
 
 def _switched(connect: Connect, schema: Schema, sides: Sides) -> Line:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import Answer, Line, yes_or_no
 from mastosync_dagster.cutover.comparison import compare_table
-from mastosync_dagster.cutover.media_host import destination_url, has_own_url, media_host_line
+from mastosync_dagster.cutover.media_host import bucket_url, destination_url, has_own_url, media_host_line
 from mastosync_dagster.cutover.private_objects import ask_private
 from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.cutover.public_access import PublicReader
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_private
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.mastodon import database_now, media_in_processing, read_schema
 from mastosync_dagster.pool import Pool
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _READERS = 16
+_CLOCKS_DIFFER = timedelta(minutes=1)
 _SYNC = "mastosync sync {} --changed-since last"
 
 
@@ -78,6 +80,7 @@ def check_switch(
             yield from _objects(comparisons)
             yield private_line(connect, schema, sides.destination, on_progress)
             yield public_line(sides.destination, comparisons)
+            yield listing_line(sides.destination)
     yield media_host_line(Answer.NOTE)
 
 
@@ -96,6 +99,11 @@ def _last_delta(connection: Connection, tables: Sequence[TableProgress], max_age
         f"{each.table}: the last one read the rows {_age(now - each.last_delta)} ago"
         for each in tables
         if each.last_delta is not None and now - each.last_delta > max_age
+    ]
+    problems += [
+        f"{each.table}: the last one has read the rows {_age(each.last_delta - now)} from now, so a clock was wrong"
+        for each in tables
+        if each.last_delta is not None and each.last_delta - now > _CLOCKS_DIFFER
     ]
     if without := [each.table for each in tables if each.last_delta is None]:
         problems.append(f"none has ended well yet of {', '.join(without)}")
@@ -190,9 +198,16 @@ def public_line(destination: Storage, comparisons: Sequence[TableComparison]) ->
         return Line("public objects", Answer.NOTE, "there is none to ask for")
     prefix = len(destination.settings.prefix)
     with Pool(_READERS) as pool, PublicReader(url, destination.settings) as reader:
+        if reader.answers_to_anything():
+            return Line(
+                "public objects",
+                Answer.NO,
+                f"{url} answers with something for an object that does not exist, so nothing can be known there: name"
+                f" the address of the bucket itself in {DESTINATION_URL}",
+            )
         answers = pool.map(lambda key: reader.ask(key, pool.halt), keys)
         stored = pool.map(lambda key: _content_type(destination, key[prefix:]), keys)
-    hidden = [(key, each) for key, each in zip(keys, answers, strict=True) if not each.readable]
+    hidden = [(key, each) for key, each in zip(keys, answers, strict=True) if not each.readable or each.redirect]
     if hidden:
         return _hidden(destination, len(keys), len(hidden), *hidden[0])
     for key, answer, wanted in zip(keys, answers, stored, strict=True):
@@ -208,6 +223,14 @@ def public_line(destination: Storage, comparisons: Sequence[TableComparison]) ->
 
 def _hidden(destination: Storage, asked: int, hidden: int, key: str, answer: PublicAnswer) -> Line:
     url = destination_url(destination)
+    if answer.redirect:
+        # Browsers hold the target against Mastodon's Content-Security-Policy, and a proxy passes the redirect on.
+        return Line(
+            "public objects",
+            Answer.NO,
+            f"{hidden:,} of {asked:,} samples are answered with a redirect, such as {url.of(key)} to"
+            f" {one_line(answer.redirect)}: name in {DESTINATION_URL} the address that needs none",
+        )
     found = f"{hidden:,} of {asked:,} samples cannot be read without a signature, such as {url.of(key)}"
     remedy = "make the bucket's objects public there"
     if destination.settings.has_acls:
@@ -215,6 +238,27 @@ def _hidden(destination: Storage, asked: int, hidden: int, key: str, answer: Pub
     elif not has_own_url(DESTINATION_URL):
         remedy = f"make the bucket public, or name in {DESTINATION_URL} the address under which everybody reads it"
     return Line("public objects", Answer.NO, f"{found} (HTTP {answer.status}): {remedy}")
+
+
+def listing_line(destination: Storage) -> Line:
+    """Answer whether everybody can list the new bucket: who can finds the media of every post, whoever it is for.
+
+    Raises:
+        AdminError: An address does not answer.
+    """
+    addresses = [] if destination.settings.is_folder else [bucket_url(destination)]
+    if has_own_url(DESTINATION_URL):
+        addresses.append(destination_url(destination))
+    for url in addresses:
+        with PublicReader(url, destination.settings) as reader:
+            if reader.lists():
+                return Line(
+                    "listing",
+                    Answer.NO,
+                    f"everybody can list the new bucket at {url}/, and so finds the media of every post, whoever it is"
+                    " for: take the right to list (s3:ListBucket) from everybody",
+                )
+    return Line("listing", Answer.YES, "nobody can list the new bucket without a signature")
 
 
 def _content_type(storage: Storage, key: str) -> str | None:

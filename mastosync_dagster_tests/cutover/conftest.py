@@ -14,7 +14,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.acls import NOBODY_LISTS, acl_server
 from mastosync_dagster_tests.support.corners import create_bucket, create_database
 from mastosync_dagster_tests.support.installation import Installation, Original, make_world
 from mastosync_dagster_tests.support.living import LivingInstance
@@ -105,6 +105,7 @@ def copied_instance(
         }.items():
             patch.setenv(name, value)
         patch.delenv("MASTOSYNC_COPY_PRIVATE")
+        world.destination_proxy.set_rules(NOBODY_LISTS)
         living = LivingInstance.of(world.database, world.source, instance.objects_of(*FileType))
         copied = Copied(world, living, build_definitions())
         for file_type, keys in world.register().items():

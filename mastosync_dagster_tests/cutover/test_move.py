@@ -18,7 +18,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.instance.cases import CASES
 from mastosync_dagster.demo.instance.load import build
-from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.acls import NOBODY_LISTS, acl_server
 from mastosync_dagster_tests.support.corners import create_bucket, create_database
 from mastosync_dagster_tests.support.installation import Original, make_world
 from mastosync_dagster_tests.support.living import md5
@@ -115,6 +115,7 @@ def move(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.Mo
             connection.cursor().execute("UPDATE media_attachments SET processing = 2 WHERE processing IN (0, 1)")
             connection.commit()
         world = stack.enter_context(make_world(Original(instance, database, old), new, tmp_path / "home", monkeypatch))
+        world.destination_proxy.set_rules(NOBODY_LISTS)
         monkeypatch.setenv("DESTINATION_S3_PERMISSION", "public-read")
         monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
         monkeypatch.setenv("S3_ALIAS_HOST", "files.example.com")

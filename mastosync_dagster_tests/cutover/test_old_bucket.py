@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,17 @@ def test_what_lies_beside_the_key_prefix_goes_with_the_bucket_too(
     assert found.keys() - {"objects"} == {"other objects"}
     assert "media_attachments/" in found["other objects"]
     assert "a/b" not in found["other objects"]
+
+
+def test_a_bucket_that_holds_the_new_objects_is_not_the_old_one(
+    switched: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("S3_BUCKET", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, os.environ[f"DESTINATION_{name}"])
+    monkeypatch.setenv("S3_KEY_PREFIX", "before")
+    found = against("--accept", "orphans", "--accept", "foreign", "--accept", "private")
+    assert "the same bucket" in found["bucket"]
+    assert switched
 
 
 def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(

@@ -24,12 +24,14 @@ _LONG = 200_000
 
 
 class _Statuses(BaseHTTPRequestHandler):
-    """Answers ``/<status>/<bytes>`` with that status and as many bytes."""
+    """Answers ``/<status>/<bytes>`` with that status and as many bytes; ``/<status>/<bytes>/<path>`` leads there."""
 
     def do_GET(self) -> None:
-        _, status, length = self.path.split("/")
+        _, status, length, *target = self.path.split("/", 3)
         self.send_response(int(status))
         self.send_header("Content-Length", length)
+        if target:
+            self.send_header("Location", f"/{target[0]}" if target[0] else self.path)
         self.end_headers()
         with contextlib.suppress(OSError):  # whoever asked has heard enough
             self.wfile.write(b"x" * int(length))
@@ -54,6 +56,18 @@ def reader() -> Iterator[PublicReader]:
 @pytest.mark.parametrize("length", [3, _LONG])
 def test_who_may_read_is_what_the_status_says(reader: PublicReader, length: int) -> None:
     assert {status: reader.ask(f"{status}/{length}").readable for status in ANSWERS} == ANSWERS
+
+
+def test_a_redirect_is_followed_to_what_everybody_gets(reader: PublicReader) -> None:
+    for status in (301, 302, 303, 307, 308):
+        for end, readable in ((200, True), (403, False)):
+            answer = reader.ask(f"{status}/0/307/0/{end}/3")
+            assert (answer.readable, answer.status) == (readable, end)
+            assert answer.redirect is not None
+            assert answer.redirect.endswith(f"/307/0/{end}/3")
+    assert not reader.ask("304/0").readable
+    with pytest.raises(PublicAddressError, match="redirects, one after the other"):
+        reader.ask("302/0/")
 
 
 def test_a_server_that_is_busy_or_broken_has_not_said_who_may_read(reader: PublicReader) -> None:

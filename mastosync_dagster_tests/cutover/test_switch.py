@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.demo.servers.start import LOOPBACK
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.acls import NOBODY_LISTS, let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 
@@ -208,6 +211,75 @@ def another_source(copied: Copied, random: Random) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_bucket_that_everybody_can_list(copied: Copied, random: Random) -> Iterator[None]:
+    assert random
+    copied.world.destination_proxy.set_rules()
+    yield
+    copied.world.destination_proxy.set_rules(NOBODY_LISTS)
+
+
+@contextmanager
+def a_table_that_never_arrived(copied: Copied, random: Random) -> Iterator[None]:
+    bucket, folder = copied.world.destination, random.choice(["site_uploads/", "cache/preview_cards/"])
+    keys = [key for key in list_keys(bucket.server, bucket.name) if key.startswith(folder)]
+    assert keys
+    with ExitStack() as stack:
+        for key in keys:
+            stack.enter_context(changed(copied, key))
+            bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        yield
+
+
+@contextmanager
+def a_delta_by_a_clock_that_was_ahead(copied: Copied, random: Random) -> Iterator[None]:
+    time = timedelta(minutes=random.randrange(90, 900))
+    copied.living.pass_time(-time)
+    yield
+    copied.living.pass_time(time)
+
+
+@contextmanager
+def public_address(copied: Copied, status: int, location: str = "") -> Iterator[None]:
+    """Let the public address of the new bucket answer to everything in the same way."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", "5")
+            if location:
+                self.send_header("Location", location + self.path)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Answers) as server, pytest.MonkeyPatch.context() as patch:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        name = copied.world.destination.name
+        patch.setenv("MASTOSYNC_DESTINATION_URL", f"http://{LOOPBACK}:{server.server_address[1]}/{name}")
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def an_address_that_has_a_page_for_everything(copied: Copied, random: Random) -> Iterator[None]:
+    with public_address(copied, random.choice([200, 206])):
+        yield
+
+
+@contextmanager
+def an_address_that_leads_to_the_bucket(copied: Copied, random: Random) -> Iterator[None]:
+    with public_address(copied, random.choice([301, 302, 307, 308]), copied.world.destination_proxy.endpoint):
+        yield
+
+
 WRONG: list[tuple[Wrong, set[str]]] = [
     (another_source, {"old bucket"}),
     (a_range_that_has_not_run, {"ranges"}),
@@ -223,12 +295,17 @@ WRONG: list[tuple[Wrong, set[str]]] = [
     (an_object_that_is_cut_short, {"objects"}),
     (a_public_object_that_nobody_can_read, {"objects", "public objects"}),
     (an_object_that_is_gone, {"objects"}),
+    (a_bucket_that_everybody_can_list, {"listing"}),
+    (a_table_that_never_arrived, {"objects"}),
+    (a_delta_by_a_clock_that_was_ahead, {"last delta"}),
+    (an_address_that_has_a_page_for_everything, {"public objects", "private objects"}),
+    (an_address_that_leads_to_the_bucket, {"public objects"}),
 ]
 
 
 WORLDS = [
     *((seed, wrong, names) for seed, (wrong, names) in enumerate(WRONG)),
-    *((seed, nothing, set[str]()) for seed in range(len(WRONG), 2 * len(WRONG) - 5)),
+    *((seed, nothing, set[str]()) for seed in range(len(WRONG), len(WRONG) + 9)),
 ]
 
 

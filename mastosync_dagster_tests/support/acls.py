@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, S3Server, free_port
 from mastosync_dagster.installation.processes import running
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.corners import Bucket
 
 _START_SECONDS = 60.0
+NOBODY_LISTS = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.LIST}), unsigned=True)
+"""For a proxy before this server, which lets everybody list a bucket."""
 
 
 @contextlib.contextmanager

@@ -200,6 +200,7 @@ class Rule:
         kinds: To requests of these kinds; empty: of every kind.
         key: To keys in which this regular expression is found; empty: to every key.
         method: To requests with this method of HTTP's; empty: with any.
+        unsigned: To requests without a signature alone.
         skip: So many matching requests are spared first.
         times: So many are hit after that; None: all.
         per_key: ``skip`` and ``times`` count for each key and kind on its own.
@@ -211,6 +212,7 @@ class Rule:
     kinds: frozenset[Kind] = frozenset()
     key: str = ""
     method: str = ""
+    unsigned: bool = False
     skip: int = 0
     times: int | None = None
     per_key: bool = False
@@ -423,7 +425,7 @@ class Proxy:
                 final = bool(hit) and not isinstance(hit[-1].fault, Delay)
                 if final or (rule.kinds and seen.kind not in rule.kinds) or not re.search(rule.key, seen.key):
                     continue
-                if rule.method not in {"", seen.method}:
+                if rule.method not in {"", seen.method} or (rule.unsigned and "authorization" in seen.headers):
                     continue
                 dice = Random(f"{self._seed}/{number}/{seen.kind.value}/{seen.key}/{asked}")
                 if dice.random() >= rule.probability:
