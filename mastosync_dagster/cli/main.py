@@ -34,7 +34,7 @@ _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE
 _INTERRUPTED = 130
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
-_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate"})
+_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate", "completion"})
 """Commands that fail where their output is lost. The status of the others says how their work went."""
 
 
@@ -174,6 +174,7 @@ def main() -> None:
 @click.option("--units", type=click.Path(path_type=Path, file_okay=False), help="Folder for the units of systemd.")
 @click.option("--user", help="User of the units (default: you).")
 @click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
+@click.option("--night", is_flag=True, help="Write a timer of `mastosync night` too, for a host without the daemon.")
 @click.option("--no-input", is_flag=True, help="Ask nothing.")
 def init(
     home: Path | None,
@@ -183,6 +184,7 @@ def init(
     units: Path | None,
     user: str | None,
     port: int,
+    night: bool,
     no_input: bool,
 ) -> None:
     """Make a Dagster home: dagster.yaml, history, a file of settings, units for systemd. What is there stays.
@@ -196,7 +198,7 @@ def init(
 
     ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
     with _plain_errors():
-        run_init(Choices(home, sources, env_file, units, user, port, ask))
+        run_init(Choices(home, sources, env_file, units, user, port, ask, night))
 
 
 @main.command()
@@ -324,6 +326,21 @@ def sync(
     }
     with _instance() as instance:
         raise click.exceptions.Exit(run_sync(instance, run_config))
+
+
+@main.command()
+def night() -> None:
+    """Do all that a night does, in this process and without a daemon: for cron, or a timer of systemd.
+
+    The same as the schedule nightly_incremental: copy what has changed, register and copy ID ranges that new rows have
+    filled, send an alert for each run that fails, delete old records. Exit status 0 only if nothing failed.
+    """
+    if sys.stdout.isatty():
+        click.echo("Reading settings and Dagster's history ...")
+    from mastosync_dagster.cli.night import run_night
+
+    with _instance() as instance, _plain_errors():
+        raise click.exceptions.Exit(run_night(instance))
 
 
 @main.command()
@@ -587,3 +604,7 @@ def demo(*, ui: bool, directory: Path) -> None:
         raise click.ClickException(f"the demo needs {error.name}: pip install 'mastosync-dagster[demo]'") from error
 
     raise click.exceptions.Exit(run_demo(ui=ui, directory=directory))
+
+
+if __name__ == "__main__":
+    main()  # the units of systemd call it so: the interpreter is known, where its scripts lie is not

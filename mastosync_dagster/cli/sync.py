@@ -1,4 +1,4 @@
-"""``mastosync sync``: the job ``sync_changes`` in this process, and what a terminal shows of it."""
+"""Runs in this process, and what a terminal shows of them: ``mastosync sync``, and each run of a night."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import uuid
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +30,7 @@ from mastosync_dagster.records.summaries import counts
 from mastosync_dagster.runs.failures import root_of
 from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
-from mastosync_dagster.runs.run_lock import living, lock
+from mastosync_dagster.runs.run_lock import let_go, living, lock
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 from mastosync_dagster.units import MEGABYTE
@@ -46,6 +47,30 @@ _WIDE = 250
 """Columns where there is no terminal: nothing is to be cut or wrapped."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """A run to execute: the job, and what was requested of it."""
+
+    job: str
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    partition: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended.
+
+    Attributes:
+        status: What a command's exit status is because of it.
+        stopped: Whether a signal has ended it.
+    """
+
+    result: dg.ExecuteInProcessResult
+    status: int
+    stopped: bool
+
+
 def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, Any]) -> int:
     """Run ``sync_changes`` and show its progress, its outcome and its counts. Returns the command's exit status.
 
@@ -54,38 +79,49 @@ def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, Any]) -> int
     Raises:
         AdminError: A setting is wrong, or the database or a storage refuses the login. No run has begun.
     """
-    console = _console()
+    console = make_console()
+    plan = ChangesConfig(**run_config["ops"]["plan_changes"]["config"])
+    check_settings(instance, plan, CopyConfig(**run_config["ops"]["copy"]["config"]))
+    name_other_run(console, instance, plan.file_types)
+    ended = run_here(instance, console, Work("sync_changes", run_config))
+    if trial := _trial(plan):
+        say(console, trial)
+    return ended.status
+
+
+def run_here(instance: dg.DagsterInstance, console: Console, work: Work) -> Ended:
+    """Execute a run, show its progress and what became of it. Signals end it as `run_sync` says."""
     found: list[Summary] = []
     progress: ProgressReporter
     if console.is_terminal:
         progress = BarProgress(console, summarized=found.append)
     else:
-        progress = LineProgress(lambda text: _say(console, text), summarized=found.append)
-    stops = StopSignals(lambda: _say(console, "Stopping: requests in flight are ended."))
+        progress = LineProgress(lambda text: say(console, text), summarized=found.append)
+    stops = StopSignals(lambda: say(console, "Stopping: requests in flight are ended."))
     run_id = str(uuid.uuid4())
-    plan = ChangesConfig(**run_config["ops"]["plan_changes"]["config"])
-    check_settings(instance, plan, CopyConfig(**run_config["ops"]["copy"]["config"]))
-    _name_other_run(console, instance, plan)
     # Signals that come between the ops wait for the next one: Dagster's own handlers are not set at once.
     with stops.watched(), capture_interrupts():
-        job = build_definitions(progress).resolve_job_def("sync_changes")
+        job = build_definitions(progress).resolve_job_def(work.job)
         # Before the run is on record: whenever this process is killed, the next command finds the run dead.
         lock(instance, run_id)
         instance.add_event_listener(run_id, lambda event: _cancel_if_interrupted(instance, event, stops))
         with _without_dagsters_errors():
             result = job.execute_in_process(
-                run_config={**run_config, "loggers": _QUIET}, instance=instance, raise_on_error=False, run_id=run_id
+                run_config={**work.run_config, "loggers": _QUIET},
+                instance=instance,
+                partition_key=work.partition,
+                tags=work.tags,
+                raise_on_error=False,
+                run_id=run_id,
             )
+        let_go(instance, run_id)
     summary = found[-1] if found else None
     if not result.success:
         _show_failure(console, result, stops, summary)
     if summary is not None:
         _show_counts(console, summary)
-        if trial := _trial(plan):
-            _say(console, trial)
-    if result.success:
-        return 0
-    return 1 if stops.first is None else stops.exit_status
+    status = 0 if result.success else 1 if stops.first is None else stops.exit_status
+    return Ended(result, status, stopped=stops.first is not None)
 
 
 @contextlib.contextmanager
@@ -104,13 +140,14 @@ def _without_dagsters_errors() -> Iterator[None]:
         raise
 
 
-def _console() -> Console:
+def make_console() -> Console:
     """Return the console of standard output: a terminal only where a bar can move."""
     moves = sys.stdout.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
     return Console(file=sys.stdout) if moves else Console(file=sys.stdout, force_terminal=False, width=_WIDE)
 
 
-def _say(console: Console, text: str, style: str | None = None) -> None:
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a sentence, wrapped by the terminal alone."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -124,7 +161,7 @@ def _cancel_if_interrupted(instance: dg.DagsterInstance, entry: dg.EventLogEntry
         return
     run = instance.get_run_by_id(entry.run_id)
     if run is not None and run.status is dg.DagsterRunStatus.STARTED:
-        instance.report_run_canceling(run, f"mastosync sync was stopped by {stops.words}.")
+        instance.report_run_canceling(run, f"The command was stopped by {stops.words}.")
 
 
 def _show_failure(
@@ -132,13 +169,13 @@ def _show_failure(
 ) -> None:
     """Say why a run did not succeed."""
     if stops.first is not None:
-        _say(console, f"Stopped by {stops.words}. {_what_stays(summary)}", "bold")
+        say(console, f"Stopped by {stops.words}. {_what_stays(summary)}", "bold")
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            _say(console, plain(text or (root_of(error).message if error else "failed")), "bold red")
+            say(console, plain(text or (root_of(error).message if error else "failed")), "bold red")
 
 
 def _what_stays(summary: Summary | None) -> str:
@@ -170,10 +207,10 @@ def _show_counts(console: Console, summary: Summary) -> None:
     # Rare: after the switch, after a refetch.
     for group, stats in summary.groups.items():
         if stats.only_at_destination:
-            _say(console, f"{group}: {stats.only_at_destination:,} of those present are only at the destination")
+            say(console, f"{group}: {stats.only_at_destination:,} of those present are only at the destination")
     open_ = {"missing": total.outcomes[Outcome.MISSING], "failed": total.outcomes[Outcome.FAILED] - left}
     if some := [f"{number:,} {name}" for name, number in open_.items() if number]:
-        _say(console, f"{' and '.join(some)}: `mastosync report` lists them, and what can be done about each.")
+        say(console, f"{' and '.join(some)}: `mastosync report` lists them, and what can be done about each.")
 
 
 def _show_table(console: Console, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
@@ -188,7 +225,7 @@ def _show_table(console: Console, names: Sequence[str], rows: Mapping[str, Seque
         return
     # In a narrow terminal the table's numbers would be cut.
     for group, cells in rows.items():
-        _say(console, f"{group}: {', '.join(f'{cell} {name}' for name, cell in zip(names, cells, strict=True))}")
+        say(console, f"{group}: {', '.join(f'{cell} {name}' for name, cell in zip(names, cells, strict=True))}")
 
 
 def _trial(config: ChangesConfig) -> str | None:
@@ -203,15 +240,15 @@ def _trial(config: ChangesConfig) -> str | None:
     )
 
 
-def _name_other_run(console: Console, instance: dg.DagsterInstance, plan: ChangesConfig) -> None:
+def name_other_run(console: Console, instance: dg.DagsterInstance, file_types: Sequence[str]) -> None:
     """Say that another run copies objects of the same file types."""
     for run_id in living(instance):
         record = instance.get_run_record_by_id(run_id)
-        if record is None or not any(_copies(record.dagster_run, file_type) for file_type in plan.file_types):
+        if record is None or not any(_copies(record.dagster_run, file_type) for file_type in file_types):
             continue
         began = record.start_time or record.create_timestamp.timestamp()
         since = datetime.fromtimestamp(began, timezone.utc).astimezone()
-        _say(
+        say(
             console,
             f"Another sync of these file types is running since {since:%H:%M:%S}: run {run_id} of"
             f" {record.dagster_run.job_name}. Both go on; what both find lacking is copied twice. Ctrl-C stops this"

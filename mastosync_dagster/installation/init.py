@@ -21,13 +21,15 @@ from mastosync_dagster.environment import (
     ENV_FILE,
     HOME_ENV_FILE,
     MANIFESTS,
+    NIGHTLY_CRON,
+    NIGHTLY_TIMEZONE,
     SOURCE_FOLDER,
     Environment,
     dagster_home,
 )
 from mastosync_dagster.installation.home import InitError, make_folder, make_home, prepare_history, write_new
 from mastosync_dagster.installation.settings_file import Readers, read_settings, write_settings
-from mastosync_dagster.installation.systemd import SERVICES, SERVICES_FILE, Place, units
+from mastosync_dagster.installation.systemd import SERVICES, SERVICES_FILE, Place, calendar_of, night_units, units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +77,7 @@ class Choices:
         units: Their folder; None: in the home.
         user: Who runs the services; None: who runs this command.
         ask: Whether a terminal is asked for what is missing.
+        night: Whether there are units of ``mastosync night`` too.
     """
 
     home: Path | None
@@ -84,6 +87,7 @@ class Choices:
     user: str | None
     port: int
     ask: bool
+    night: bool = False
 
 
 def run_init(choices: Choices) -> None:
@@ -104,7 +108,8 @@ def run_init(choices: Choices) -> None:
     folder = _absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
     # Units hold no secret, and systemd warns of files that it alone may read.
-    files += [write_new(folder / name, text, 0o644) for name, text in units(place).items()]
+    texts = {**units(place), **(night_units(place, _calendar(env_file)) if choices.night else {})}
+    files += [write_new(folder / name, text, 0o644) for name, text in texts.items()]
     prepare_history(home)
 
     for file in files:
@@ -190,6 +195,19 @@ def _written_folders(env_file: Path) -> tuple[Path, ...]:
     settings = Environment.read({ENV_FILE: str(env_file)})
     named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
     return tuple(_absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
+
+
+def _calendar(env_file: Path) -> str:
+    """Return when the night is, as systemd writes it."""
+    settings = Environment.read({ENV_FILE: str(env_file)})
+    cron = settings.text(NIGHTLY_CRON) or "0 3 * * *"
+    found = calendar_of(cron, settings.text(NIGHTLY_TIMEZONE) or "UTC")
+    if found is None:
+        raise InitError(
+            f"{NIGHTLY_CRON} is {cron!r}: the timer of --night takes a minute and an hour of every day alone, such as"
+            " '0 3 * * *'. Set such a one, and write OnCalendar= of the timer afterwards yourself."
+        )
+    return found
 
 
 def _say_settings(settings: EnvFile) -> None:

@@ -1,4 +1,4 @@
-"""Units for systemd: the code server, the daemon, and the webserver, which may be left out.
+"""Units for systemd: the code server, the daemon, and the webserver, which may be left out; or a night and its timer.
 
 One code server loads mastosync and starts the runs; daemon and webserver reach it through a socket that only their user
 may open. Without it each of them would load the code itself, again every minute.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODE, DAEMON, WEBSERVER = "mastosync-code.service", "mastosync-daemon.service", "mastosync-webserver.service"
+NIGHT, NIGHT_TIMER = "mastosync-night.service", "mastosync-night.timer"
 _BACKFILLS_WAIT = "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1"
 """Without it a backfill that looks for its asset while the code server is away fails, and cancels its runs."""
 SERVICES_FILE = "services.yaml"
@@ -115,6 +116,46 @@ Nice=5
 WantedBy=multi-user.target
 """
 
+_NIGHT_UNIT = """\
+[Unit]
+Description=mastosync night: copies what has changed, and ends
+After=network-online.target
+Wants=network-online.target
+# Three more attempts a day, as dagster.yaml has it for runs that die.
+StartLimitIntervalSec=1d
+StartLimitBurst=4
+
+[Service]
+Type=oneshot
+User={user}
+Environment={home_variable} {env_variable}
+WorkingDirectory={home}
+ExecStart={python} -m mastosync_dagster.cli.main night
+# Killed, for memory or with the machine: a further night goes on from there. One that has failed has said why.
+Restart=on-abnormal
+RestartSec=1min
+TimeoutStartSec=infinity
+# Requests in flight are ended, the manifest is written.
+TimeoutStopSec=60
+# Mastodon comes first.
+Nice=10
+IOWeight=20
+CPUWeight=50
+{hardening}"""
+
+_NIGHT_TIMER = """\
+[Unit]
+Description=mastosync night, once a day
+
+[Timer]
+OnCalendar={calendar}
+# A night that the machine was off for is made up for.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -136,19 +177,10 @@ class Place:
 
 def units(place: Place) -> Mapping[str, str]:
     """Return the units by the names of their files."""
-    writable = [place.home, *place.written]
-    common = {
-        "user": place.user,
-        "home": _escaped(str(place.home)),
-        "home_variable": _word(f"DAGSTER_HOME={place.home}"),
-        "python": _word(sys.executable),
-        "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
-        "code": CODE,
-        "services": _word(str(place.home / SERVICES_FILE)),
-    }
+    common = _common(place)
     webserver = f"-m dagster_webserver -h 127.0.0.1 -p {place.port}"
     return {
-        CODE: _CODE_UNIT.format(**common, env_variable=_word(f"{ENV_FILE}={place.env_file}"), socket=_SOCKET),
+        CODE: _CODE_UNIT.format(**common, socket=_SOCKET),
         DAEMON: _CLIENT_UNIT.format(
             **common,
             what="daemon: nights, backfills and alerts",
@@ -156,6 +188,36 @@ def units(place: Place) -> Mapping[str, str]:
             variables=f" {_BACKFILLS_WAIT}",
         ),
         WEBSERVER: _CLIENT_UNIT.format(**common, what=f"UI on 127.0.0.1:{place.port}", command=webserver, variables=""),
+    }
+
+
+def night_units(place: Place, calendar: str) -> Mapping[str, str]:
+    """Return the units of `mastosync night`, which needs no others. ``calendar`` is the time as systemd writes it."""
+    return {
+        NIGHT: _NIGHT_UNIT.format(**_common(place)),
+        NIGHT_TIMER: _NIGHT_TIMER.format(calendar=_escaped(calendar)),
+    }
+
+
+def calendar_of(cron: str, timezone: str) -> str | None:
+    """Return five cron fields as a time of systemd's; None: they are no time of every day."""
+    minute, hour, *days = [*cron.split(), ""]
+    if days != ["*", "*", "*", ""] or not (minute.isdecimal() and hour.isdecimal()):
+        return None
+    return f"*-*-* {int(hour):02}:{int(minute):02}:00 {timezone}"
+
+
+def _common(place: Place) -> dict[str, str]:
+    writable = [place.home, *place.written]
+    return {
+        "user": place.user,
+        "home": _escaped(str(place.home)),
+        "home_variable": _word(f"DAGSTER_HOME={place.home}"),
+        "python": _word(sys.executable),
+        "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
+        "code": CODE,
+        "services": _word(str(place.home / SERVICES_FILE)),
+        "env_variable": _word(f"{ENV_FILE}={place.env_file}"),
     }
 
 

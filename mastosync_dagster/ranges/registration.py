@@ -14,15 +14,15 @@ import psycopg2
 # Dagster has no public call for that; these names were tried on 1.13.
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.events import AssetKeyPartitionKey
-from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.ranges.partitions import FileType, parse_range, range_key, register_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
@@ -88,3 +88,22 @@ def request_backfills(
                 run_config=None,
             )
         instance.add_backfill(backfill)
+
+
+def requested_backfills(
+    instance: dg.DagsterInstance, assets: BaseAssetGraph[Any], tags: Mapping[str, str]
+) -> Iterator[tuple[PartitionBackfill, list[tuple[FileType, str]]]]:
+    """Yield the backfills with these tags that have not ended, oldest first, and the ID ranges of each in order."""
+    for backfill in reversed(instance.get_backfills(status=BulkActionStatus.REQUESTED)):
+        if tags.items() <= backfill.tags.items():
+            with dg.partition_loading_context(dynamic_partitions_store=instance):
+                wanted = backfill.get_asset_backfill_data(assets).target_subset.iterate_asset_partitions()
+                ranges = [(FileType(part.asset_key.to_user_string()), str(part.partition_key)) for part in wanted]
+            yield backfill, sorted(ranges, key=lambda each: parse_range(each[1]).lo)
+
+
+def end_backfill(instance: dg.DagsterInstance, backfill: PartitionBackfill, *, succeeded: bool) -> None:
+    """Record the end of a backfill whose runs were executed without Dagster's daemon."""
+    status = BulkActionStatus.COMPLETED_SUCCESS if succeeded else BulkActionStatus.COMPLETED_FAILED
+    ended = backfill.with_status(status)  # type: ignore[no-untyped-call]  # Dagster's own
+    instance.update_backfill(ended.with_end_timestamp(time.time()))

@@ -3,7 +3,7 @@
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops.
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -35,15 +35,21 @@ def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> N
     instance = context.instance
     with plain_failures():
         days = config.days or keep_runs_days()
+    deleted = delete_old_records(instance, days, context.log.info)
+    context.add_output_metadata({"deleted": deleted})
+
+
+def delete_old_records(instance: dg.DagsterInstance, days: int, say: Callable[[str], object]) -> int:
+    """Delete the records of runs that ended more than so many days ago and are not read any more; return how many."""
     old = old_runs(instance, datetime.now(timezone.utc) - timedelta(days=days))
     due = time.monotonic() + _PROGRESS_SECONDS
     for number, run_id in enumerate(old):
         delete_run(instance, run_id)
         if time.monotonic() >= due:
             due = time.monotonic() + _PROGRESS_SECONDS
-            context.log.info("%s of %s runs deleted", f"{number + 1:,}", f"{len(old):,}")
-    context.log.info("%s runs deleted that ended more than %s days ago", f"{len(old):,}", days)
-    context.add_output_metadata({"deleted": len(old)})
+            say(f"{number + 1:,} of {len(old):,} runs deleted")
+    say(f"{len(old):,} runs deleted that ended more than {days} days ago")
+    return len(old)
 
 
 def old_runs(instance: dg.DagsterInstance, before: datetime) -> list[str]:

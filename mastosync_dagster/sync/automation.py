@@ -32,6 +32,8 @@ _CRON_FIELDS = 5
 _SAMPLE_FROM, _SAMPLE = datetime(2024, 1, 1, tzinfo=timezone.utc), timedelta(days=731)
 """The two years in which the gaps between nights are looked at; both ends are a first of January."""
 _CHANGES, _RANGE = "changes", "range"
+NEW_RANGE_TAGS = {NIGHT: _RANGE}
+"""The tags of a night's backfills, and of their runs."""
 # Without runs that could not be launched: nothing ever ends them.
 _UNFINISHED = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS]
 
@@ -106,7 +108,7 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         if growth.ranges:
             assets = context.repository_def.asset_graph
             title = f"New ID ranges of the night {night}"
-            request_backfills(context.instance, assets, growth.ranges, title=title, tags={NIGHT: _RANGE})
+            request_backfills(context.instance, assets, growth.ranges, title=title, tags=NEW_RANGE_TAGS)
         yield dg.RunRequest(
             run_key=night,
             run_config={"ops": {"plan_changes": {"config": {"changed_since": LAST}}}},

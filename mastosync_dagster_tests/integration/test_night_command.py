@@ -1,0 +1,115 @@
+"""``mastosync night``: all that the schedule of a night requests, in one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from click.testing import CliRunner
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.storage.tags import WILL_RETRY_TAG
+
+from mastosync_dagster.cli.main import main
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.sync.automation import NIGHT
+from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.terminal import executable
+from mastosync_dagster_tests.support.waiting import wait_until
+from mastosync_dagster_tests.support.webhook import webhook
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.support.installation import Installation
+    from mastosync_dagster_tests.support.life import Life
+
+ACCOUNTS = dg.AssetKey("accounts")
+
+
+def new_accounts(life: Life) -> list[str]:
+    """Let two ID ranges of accounts fill, and return the ranges that were there before."""
+    life.world.register()
+    life.set_rows_per_partition(3)
+    for _ in range(7):
+        life.living.sign_up()
+    return list(life.world.dagster.get_dynamic_partitions("accounts_ids"))
+
+
+def night() -> tuple[int, str]:
+    """Run the command in this process."""
+    outcome = CliRunner().invoke(main, ["night"])
+    assert outcome.exception is None or isinstance(outcome.exception, SystemExit), outcome.exception
+    return outcome.exit_code, outcome.output
+
+
+def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(life: Life) -> None:
+    before, dagster = new_accounts(life), life.world.dagster
+    status, output = night()
+    assert status == 0, output
+    new = [key for key in dagster.get_dynamic_partitions("accounts_ids") if key not in before]
+    assert len(new) == 2
+    assert set(new) <= dagster.get_materialized_partitions(ACCOUNTS)
+    assert len(life.watermarks()) == 6
+    (backfill,) = dagster.get_backfills()
+    assert (backfill.status, backfill.backfill_end_timestamp is None) == (BulkActionStatus.COMPLETED_SUCCESS, False)
+    runs = dagster.get_runs()
+    assert [run.tags[NIGHT] for run in runs] == ["range", "range", "changes"]  # newest first
+
+    # A range whose process died in the night before is run again; the one that succeeded is not.
+    dagster.update_backfill(backfill.with_status(BulkActionStatus.REQUESTED))  # type: ignore[no-untyped-call]
+    died = runs[0]
+    dagster.delete_run(died.run_id)
+    dagster.add_run(died.with_status(dg.DagsterRunStatus.FAILURE).with_tags({**died.tags, WILL_RETRY_TAG: "true"}))
+    status, output = night()
+    assert (status, output.count("New ID range")) == (0, 1), output
+    assert "New ID range 2 of 2" in output
+    (backfill,) = dagster.get_backfills()
+    assert backfill.status is BulkActionStatus.COMPLETED_SUCCESS
+
+
+def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Installation) -> None:
+    with webhook() as alerts:
+        world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT})))
+        ended = world.command(
+            "mastosync", "night", MASTOSYNC_ALERT_WEBHOOK=alerts.url, MASTOSYNC_ROWS_PER_PARTITION="1000"
+        )
+        assert (ended.returncode, ended.stderr) == (1, "")
+        # No table fills a range.
+        (message,) = alerts.messages
+        assert message.startswith("mastosync: sync_changes failed (run ")
+
+        ended = world.command("mastosync", "night", MASTOSYNC_ALERT_WEBHOOK=alerts.url, S3_BUCKET="absent")
+        assert ended.returncode == 1
+        assert "S3_BUCKET" in ended.stderr
+        assert alerts.messages[-1].startswith("mastosync: the night could not begin: ")
+    assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:
+    world.destination_proxy.set_rules(Rule(Delay(0.2), kinds=frozenset({Kind.PUT})))
+    environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2"}
+    bucket = world.destination
+    first = subprocess.Popen(
+        [executable("mastosync"), "night"],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: first.poll() is not None or bool(list_keys(bucket.server, bucket.name)), 80)
+        second = world.command("mastosync", "night")
+        assert second.returncode == 1, second.stdout
+        assert "Another `mastosync night` is running in " in second.stderr
+        first.send_signal(signal.SIGTERM)
+    finally:
+        if sys.exc_info()[0]:
+            first.kill()
+        output, _ = first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM" in output
+    assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.CANCELED]
