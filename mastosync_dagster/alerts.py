@@ -18,7 +18,9 @@ from dagster._core.scheduler.instigation import InstigatorTick, TickStatus  # no
 from mastosync_dagster.environment import ALERT_WEBHOOK, Environment, SettingsError
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.records.summaries import with_counters
+from mastosync_dagster.runs.dead_runs import cause_of_death
 from mastosync_dagster.runs.failures import root_of
+from mastosync_dagster.runs.run_lock import killed_for_memory
 
 FIRST_REASONS = "first reasons"
 """Metadata key of a failed step: its first failed objects, in a few lines."""
@@ -62,6 +64,8 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
     if len(lines) == 1:
         # The run's process died: only Dagster's own message is left.
         lines.append(markdown(context.failure_event.message or "no reason given"))
+        if killed_for_memory(context.instance, run.run_id):
+            lines.append(cause_of_death(context.instance, run.run_id))
     return "\n".join(line for line in lines if line)
 
 

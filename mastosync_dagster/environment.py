@@ -28,6 +28,7 @@ MANIFESTS = "MASTOSYNC_MANIFESTS"
 NIGHTLY_CRON = "MASTOSYNC_NIGHTLY_CRON"
 NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
+MEMORY_MB = "MASTOSYNC_MEMORY_MB"
 KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
@@ -41,7 +42,7 @@ SOURCE_FOLDER = "MASTOSYNC_SOURCE_FOLDER"
 DESTINATION_FOLDER = "MASTOSYNC_DESTINATION_FOLDER"
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
-    *(KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
+    *(MEMORY_MB, KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
     *(
         f"MASTOSYNC_{side}_{unit}_PER_SECOND"
         for side in ("SOURCE", "DESTINATION")
@@ -256,9 +257,15 @@ def rows_per_partition() -> int:
     return _number(ROWS_PER_PARTITION, default=50_000, highest=100_000_000)
 
 
-def concurrency() -> int:
-    """Return how many requests a run has in flight at each storage: MASTOSYNC_CONCURRENCY, by default 64."""
-    return _number(CONCURRENCY, default=64, highest=1024)
+def concurrency(default: int = 64) -> int:
+    """Return how many requests a run has in flight at each storage: MASTOSYNC_CONCURRENCY."""
+    return _number(CONCURRENCY, default=default, highest=1024)
+
+
+def memory_mb() -> int | None:
+    """Return the MiB that runs may take together: MASTOSYNC_MEMORY_MB; None: unset."""
+    text = Environment.read().text(MEMORY_MB)
+    return None if text is None else whole_number(text, name=MEMORY_MB, lowest=64, highest=1_000_000)
 
 
 def keep_runs_days() -> int:

@@ -1,4 +1,4 @@
-"""A run launcher that notices runs whose process has died.
+"""A run launcher that notices runs whose process has died, and a queue that starts as many as there is memory for.
 
 Dagster does not check a run that its default launcher has started. If the machine or the code server goes down, the run
 stays "started" for ever and keeps its slot in the run queue; after four of these no run starts any more. Runs of the
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
+from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.memory import MOST_RUNS, memory_budget
 from mastosync_dagster.process import keep_files_private
-from mastosync_dagster.runs.dead_runs import GONE, announce_retry
+from mastosync_dagster.runs.dead_runs import announce_retry, cause_of_death
 from mastosync_dagster.runs.run_lock import RunState, state
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         if alive:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         announce_retry(self._instance, run.run_id)
-        return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
+        return CheckRunHealthResult(WorkerStatus.FAILED, cause_of_death(self._instance, run.run_id))
 
     def _code_server_executes(self, run_id: str) -> bool:
         """Ask the code server that started a run; True where none is known."""
@@ -71,3 +74,15 @@ class WatchfulRunLauncher(DefaultRunLauncher):
             return time.monotonic() - since < _UNREACHABLE_SECONDS
         self._unreachable_since.pop(run_id, None)
         return answer.can_cancel
+
+
+class MemoryAwareRunCoordinator(QueuedRunCoordinator):
+    """Dagster's queue. Where dagster.yaml names no ``max_concurrent_runs``, the memory decides how many runs start."""
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """Return the settings of the queue, as the memory is now."""
+        try:
+            runs = memory_budget().runs
+        except SettingsError:
+            runs = MOST_RUNS  # each of them says what is wrong
+        return super().get_run_queue_config()._replace(max_concurrent_runs=runs)

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.runs.history_files import grouped_syncs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def opened_home() -> Iterator[dg.DagsterInstance]:
     """
     home = _home()
     try:
-        with _opened(home) as instance:
+        with grouped_syncs(), _opened(home) as instance:
             yield instance
     except AdminError:
         raise

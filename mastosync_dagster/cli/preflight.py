@@ -11,6 +11,7 @@ from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_diffe
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.config import parse_timestamp
@@ -26,7 +27,8 @@ _SETTINGS = frozenset({Reason.BAD_CREDENTIALS, Reason.NO_SUCH_BUCKET, Reason.WRO
 
 
 def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: CopyConfig) -> None:
-    """Read every setting of a sync, connect to the database, and ask both storages once. Raises an `AdminError`."""
+    """Look for room, read every setting, connect to the database, ask both storages. Raises an `AdminError`."""
+    ensure_room(instance)
     source, destination = S3Bucket.source(), S3Bucket.destination()
     ensure_different(source, destination)
     ensure_mounted(instance, destination.storage())

@@ -69,7 +69,7 @@ class Pruning:
 
     def run(self) -> None:
         """List the orphans, delete those that may be deleted, and report."""
-        folder = work_folder.create_work_folder(self._run.instance, self._run.run_id)
+        folder = work_folder.create_work_folder(self._run.instance, self._run.run_id, self._run.warn)
         table, policy = self._file_type.value, policy_of(self._config)
         with self._run.connections(first=True) as connect:
             with contextlib.closing(connect()) as connection:

@@ -8,12 +8,18 @@ import dagster as dg
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
-from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, state
+from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, killed_for_memory, state
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 GONE = "The process that executed the run is gone."
+_KILLED = "The run was killed, probably for memory: lower MASTOSYNC_MEMORY_MB or MASTOSYNC_CONCURRENCY."
+
+
+def cause_of_death(instance: DagsterInstance, run_id: str) -> str:
+    """Return what is known of the end of a run's process."""
+    return _KILLED if killed_for_memory(instance, run_id) else GONE
 
 
 def close_dead_runs(instance: DagsterInstance) -> None:
@@ -29,7 +35,8 @@ def close_dead_runs(instance: DagsterInstance) -> None:
             instance.report_run_canceled(run, GONE)
             continue
         announce_retry(instance, run.run_id)
-        instance.report_run_failed(run, f"{GONE} What it has copied is whole; the next run takes the rest.")
+        cause = cause_of_death(instance, run.run_id)
+        instance.report_run_failed(run, f"{cause} What it has copied is whole; the next run takes the rest.")
 
 
 def announce_retry(instance: DagsterInstance, run_id: str) -> None:

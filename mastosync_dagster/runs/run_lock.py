@@ -13,11 +13,14 @@ import errno
 import fcntl
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.memory import kills
+from mastosync_dagster.runs.history_files import grouped_syncs
 from mastosync_dagster.shield import hangup_terminates
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ def lock(instance: DagsterInstance, run_id: str) -> bool:
     descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, f"{socket.gethostname()} {kills()}".encode())
         unnamed.replace(path)
     except OSError as error:
         os.close(descriptor)
@@ -116,7 +120,7 @@ def let_go(instance: DagsterInstance, run_id: str) -> None:
 def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """Do a part of a run's work; an error ends the work (`let_go`), and SIGHUP terminates it."""
     try:
-        with hangup_terminates():
+        with hangup_terminates(), grouped_syncs():
             yield
     except BaseException:
         let_go(instance, run_id)
@@ -138,6 +142,36 @@ def living(instance: DagsterInstance) -> list[str]:
     """Return the runs whose processes live, whatever the history calls them."""
     _release_ended(instance)
     return [path.name for path in _folder(instance).glob("*") if not path.suffix and _is_locked(path)]
+
+
+def living_before(instance: DagsterInstance, run_id: str) -> int:
+    """Return how many living runs of this machine, or container, were locked before a run of this process."""
+    own = _folder(instance) / run_id
+    if own not in _held:  # the filesystem has no locks
+        return 0
+    ours, host = own.stat().st_mtime_ns, _host_and_kills(own)[0]
+    earlier = 0
+    for other in living(instance):
+        with contextlib.suppress(OSError):  # it has ended
+            path = own.with_name(other)
+            earlier += path != own and _host_and_kills(path)[0] == host and path.stat().st_mtime_ns < ours
+    return earlier
+
+
+def killed_for_memory(instance: DagsterInstance, run_id: str) -> bool:
+    """Tell whether the kernel has killed a process of this machine for memory since a dead run began."""
+    try:
+        host, before = _host_and_kills(_folder(instance) / run_id)
+    except OSError:
+        return False
+    now = kills()
+    return host == socket.gethostname() and before is not None and now is not None and now > before
+
+
+def _host_and_kills(path: Path) -> tuple[str, int | None]:
+    """Return what `lock` has written into a file; earlier versions wrote nothing."""
+    host, _, number = path.read_text().partition(" ")
+    return host, int(number) if number.isdecimal() else None
 
 
 def remove_old(instance: DagsterInstance) -> None:

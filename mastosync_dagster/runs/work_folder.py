@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.environment import MEMORY_MB
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.memory import memory_budget
 from mastosync_dagster.runs import run_lock
 from mastosync_dagster.runs.dead_runs import close_dead_runs
+from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import dagster as dg
 
 _NAME = "mastosync-runs"
+_POLL_SECONDS = 1.0
+_WARN_SECONDS = 60.0
+_LEAST_FREE, _LEAST_FILES = 32 * MIB, 200
+"""What a run must find on the disk of Dagster's storage: events, plan and manifest of a hundred thousand objects."""
+
+
+class DiskFullError(AdminError):
+    """The disk of Dagster's storage has no room for a run."""
+
+
+def ensure_room(instance: dg.DagsterInstance) -> None:
+    """Raise a DiskFullError where a run would fill the disk, so that the history of others cannot be written either."""
+    if problem := _lack_of_room(instance):
+        raise DiskFullError(problem)
+
+
+def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
+    """Return what is said of a disk that has no room for a run; None: it has."""
+    disk = os.statvfs(instance.root_directory)
+    free = disk.f_bavail * disk.f_frsize
+    # Some file systems make inodes as they need them, and name none.
+    files = disk.f_favail if disk.f_files else _LEAST_FILES
+    if free >= _LEAST_FREE and files >= _LEAST_FILES:
+        return None
+    left = f"{free // MIB} MB" if free < _LEAST_FREE else f"{files} inodes"
+    return (
+        f"The disk of DAGSTER_HOME, {instance.root_directory}, has {left} left: make room (df -h, df -i). A run begins"
+        f" where there are {_LEAST_FREE // MIB} MB and {_LEAST_FILES} inodes."
+    )
 
 
 def work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
@@ -20,24 +57,56 @@ def work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
     return Path(instance.storage_directory()) / _NAME / run_id
 
 
-def create_work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:
+def create_work_folder(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str], object]) -> Path:
     """Return the run's folder, new and empty, and lock the run. To be called before the first row is read.
 
-    On this occasion, dead runs are ended, and what ended runs have left on the disk is removed.
+    It waits, and says so, while the disk is full and while other runs take the memory that there is for runs. On this
+    occasion, dead runs are ended, and what ended runs have left on the disk is removed.
     """
     run_lock.hold(instance, run_id)
     close_dead_runs(instance)
+    _wait_for_memory(instance, run_id, warn)
+    _clear(instance)
+    _wait_for_room(instance, warn)
     folder = work_folder(instance, run_id)
-    if folder.parent.is_dir():
-        for other in folder.parent.iterdir():
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _clear(instance: dg.DagsterInstance) -> None:
+    """Remove the folders and locks of runs that have ended."""
+    parent = Path(instance.storage_directory()) / _NAME
+    if parent.is_dir():
+        for other in parent.iterdir():
             run = instance.get_run_by_id(other.name)
             # The history may call a run finished whose process still works: an admin has forced its end.
             if run is None or (run.is_finished and run_lock.state(instance, run) is not run_lock.RunState.ALIVE):
                 shutil.rmtree(other, ignore_errors=True)  # another run may be clearing it too
     run_lock.remove_old(instance)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+
+
+def _wait_for_room(instance: dg.DagsterInstance, warn: Callable[[str], object]) -> None:
+    """Wait while the disk is full; a line a minute says so."""
+    due = time.monotonic()
+    while problem := _lack_of_room(instance):
+        if time.monotonic() >= due:
+            due += _WARN_SECONDS
+            warn(f"Waiting. {problem}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_memory(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str], object]) -> None:
+    """Wait until so few runs are before this one that there is memory for it too."""
+    waiting = False
+    while (earlier := run_lock.living_before(instance, run_id)) >= (most := memory_budget().runs):
+        if not waiting:
+            waiting = True
+            warn(
+                f"Waiting for memory, which is enough for {most} at a time ({MEMORY_MB}): {earlier} of this machine's"
+                " runs began earlier. This one goes on when they have ended."
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def remove_work_folder(instance: dg.DagsterInstance, run_id: str) -> None:

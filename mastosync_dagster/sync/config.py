@@ -15,6 +15,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_privat
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
+from mastosync_dagster.memory import memory_budget
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.policy_config import PolicyConfig
@@ -131,10 +132,14 @@ class CopyConfig(dg.Config):
         ge=1,
         le=1_024,
         description="Requests in flight at each storage: so many objects are read while as many are written. None:"
-        " MASTOSYNC_CONCURRENCY, or 64.",
+        " MASTOSYNC_CONCURRENCY, or 64, or 16 where memory is short.",
     )
     adaptive: bool = Field(default=True, description="Slow down while a storage answers 503, 429 or not in time.")
-    memory_mb: int = Field(default=128, ge=16, description="Megabytes of bodies held at the same time.")
+    memory_mb: int | None = Field(
+        default=None,
+        ge=16,
+        description="Megabytes of bodies held at the same time. None: what MASTOSYNC_MEMORY_MB leaves for each run.",
+    )
     large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
     single_put_mb: int = Field(
         default=200,
@@ -185,11 +190,12 @@ class CopyConfig(dg.Config):
         Raises:
             SettingsError: A variable is needed and is no number.
         """
+        memory = memory_budget()
         return CopySettings(
             budget=budget,
-            concurrency=self.concurrency or concurrency(),
+            concurrency=self.concurrency or concurrency(memory.concurrency),
             adaptive=self.adaptive,
-            memory_mb=self.memory_mb,
+            memory_mb=self.memory_mb or memory.bodies_mb,
             large_in_flight=self.large_in_flight,
             single_put_mb=self.single_put_mb,
             max_attempts=self.max_attempts,

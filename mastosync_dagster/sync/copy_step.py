@@ -186,7 +186,7 @@ def _refetch(
         run.database,
         run.destination,
         web,
-        memory_mb=config.memory_mb,
+        memory_mb=config.copy_settings().memory_mb,
         keep_private=planned.config.privacy is not Privacy.none,
         copy_private=bool(planned.config.effective_copy_private() or run.destination.settings.has_acls),
         on_progress=lambda now: watcher.message(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),

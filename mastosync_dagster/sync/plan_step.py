@@ -97,7 +97,7 @@ def _begin(run: RunContext, connect: Connect, scope_at: ScopeAt, config: PlanCon
 def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, claims: bool) -> Planned:
     """Plan into the run's folder, from the rows and both listings; ``claims``: the run may move a watermark."""
     started, begun_at = time.monotonic(), datetime.now(timezone.utc)
-    work_folder.create_work_folder(run.instance, run.run_id)
+    work_folder.create_work_folder(run.instance, run.run_id, run.warn)
     run.log_remarks()
     run.ensure_different()
     Outbox(run.instance).publish_waiting(run.store, run.log.warning)

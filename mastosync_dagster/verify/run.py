@@ -47,7 +47,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
     source, destination = run.source, run.destination
     run.log_remarks()
     run.ensure_different()
-    path = work_folder.create_work_folder(run.instance, run.run_id) / FINDINGS
+    path = work_folder.create_work_folder(run.instance, run.run_id, run.warn) / FINDINGS
     settings, policy, table, sizes = config.audit_settings(), policy_of(config), file_type.value, Sizes()
     if destination.settings.is_folder:
         # The web server derives the headers of a file from its name.

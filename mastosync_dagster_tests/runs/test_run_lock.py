@@ -194,7 +194,7 @@ def test_without_locks_nobody_is_taken_for_dead_and_the_run_says_so(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     run = started_run(instance)
-    work_folder.create_work_folder(instance, run.run_id)
+    work_folder.create_work_folder(instance, run.run_id, print)
     assert state_now(instance, run) is RunState.UNKNOWN
     assert list((tmp_path / "storage" / "mastosync-locks").iterdir()) == []
     assert any("no file locks" in str(entry.dagster_event) for entry in instance.all_logs(run.run_id))
@@ -210,7 +210,7 @@ def test_the_next_run_calls_failed_who_has_died_and_cancelled_who_was_to_end(
             process.wait()
     report(instance, ending.run_id, DagsterEventType.PIPELINE_CANCELING)
     with run_process(str(tmp_path), living.run_id):
-        work_folder.create_work_folder(instance, started_run(instance).run_id)
+        work_folder.create_work_folder(instance, started_run(instance).run_id, print)
         found = [now(instance, run).status.value for run in (dead, ending, living, waiting)]
     assert found == ["FAILURE", "CANCELED", "STARTED", "STARTED"]
     assert any("is gone" in str(entry.dagster_event) for entry in instance.all_logs(dead.run_id))
@@ -223,19 +223,19 @@ def test_the_folder_and_the_manifest_of_a_run_stay_its_own_while_its_process_liv
     script = HOLD.replace(
         "import hold", "import hold\nfrom mastosync_dagster.runs.work_folder import create_work_folder"
     )
-    script = script.replace("hold(instance, sys.argv[2])", "create_work_folder(instance, sys.argv[2])")
+    script = script.replace("hold(instance, sys.argv[2])", "create_work_folder(instance, sys.argv[2], print)")
     store, waiting = FolderManifests(tmp_path / "manifests"), tmp_path / "storage" / "mastosync-unpublished"
     outbox = Outbox(instance)
     (waiting / f"accounts~1-9~{forced.run_id}").write_bytes(b"")
     with run_process(str(tmp_path), forced.run_id, script=script) as process:
         report(instance, forced.run_id, DagsterEventType.PIPELINE_CANCELED)
-        work_folder.create_work_folder(instance, started_run(instance).run_id)
+        work_folder.create_work_folder(instance, started_run(instance).run_id, print)
         outbox.publish_waiting(store, pytest.fail)
         assert work_folder.work_folder(instance, forced.run_id).is_dir()
         assert store.runs("late-accounts") == set()
         process.kill()
         process.wait()
-    work_folder.create_work_folder(instance, started_run(instance).run_id)
+    work_folder.create_work_folder(instance, started_run(instance).run_id, print)
     outbox.publish_waiting(store, pytest.fail)
     assert not work_folder.work_folder(instance, forced.run_id).exists()
     assert store.runs("late-accounts") == {forced.run_id}
