@@ -18,7 +18,7 @@ from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionRes
 from dagster._serdes import deserialize_value
 
 from mastosync_dagster.environment import SettingsError
-from mastosync_dagster.memory import MOST_RUNS, memory_budget
+from mastosync_dagster.memory import MOST_RUNS, run_memory
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.runs.dead_runs import announce_retry, cause_of_death
 from mastosync_dagster.runs.run_lock import RunState, state
@@ -82,7 +82,7 @@ class MemoryAwareRunCoordinator(QueuedRunCoordinator):
     def get_run_queue_config(self) -> RunQueueConfig:
         """Return the settings of the queue, as the memory is now."""
         try:
-            runs = memory_budget().runs
+            runs = run_memory().runs
         except SettingsError:
             runs = MOST_RUNS  # each of them says what is wrong
         return super().get_run_queue_config()._replace(max_concurrent_runs=runs)

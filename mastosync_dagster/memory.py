@@ -1,4 +1,4 @@
-"""Memory as a budget: how much there is, what follows for runs, and whether the kernel has killed for it."""
+"""Memory for runs: how much there is, what follows for runs, and whether the kernel has killed for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
-class MemoryBudget:
+class RunMemory:
     """What runs may take.
 
     Attributes:
@@ -40,7 +40,7 @@ class MemoryBudget:
     concurrency: int
 
 
-def memory_budget() -> MemoryBudget:
+def run_memory() -> RunMemory:
     """Return what follows from MASTOSYNC_MEMORY_MB; without it, from half of what this process may use.
 
     Raises:
@@ -49,7 +49,7 @@ def memory_budget() -> MemoryBudget:
     total = memory_mb() or usable_mb() // _SHARE
     runs = max(1, min(MOST_RUNS, total // _RUN_MB))
     bodies = max(_LEAST_BODIES_MB, min(_BODIES_MB, total // runs - _PROGRAM_MB))
-    return MemoryBudget(runs, bodies, _CONCURRENCY if bodies >= _CONCURRENCY else _LEAST_CONCURRENCY)
+    return RunMemory(runs, bodies, _CONCURRENCY if bodies >= _CONCURRENCY else _LEAST_CONCURRENCY)
 
 
 def usable_mb(root: Path = Path("/")) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import MEMORY_MB
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.memory import memory_budget
+from mastosync_dagster.memory import run_memory
 from mastosync_dagster.runs import run_lock
 from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.units import MIB
@@ -99,7 +99,7 @@ def _wait_for_room(instance: dg.DagsterInstance, warn: Callable[[str], object]) 
 def _wait_for_memory(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str], object]) -> None:
     """Wait until so few runs are before this one that there is memory for it too."""
     waiting = False
-    while (earlier := run_lock.living_before(instance, run_id)) >= (most := memory_budget().runs):
+    while (earlier := run_lock.living_before(instance, run_id)) >= (most := run_memory().runs):
         if not waiting:
             waiting = True
             warn(

@@ -15,7 +15,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_privat
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
-from mastosync_dagster.memory import memory_budget
+from mastosync_dagster.memory import run_memory
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.policy_config import PolicyConfig
@@ -190,7 +190,7 @@ class CopyConfig(dg.Config):
         Raises:
             SettingsError: A variable is needed and is no number.
         """
-        memory = memory_budget()
+        memory = run_memory()
         return CopySettings(
             budget=budget,
             concurrency=self.concurrency or concurrency(memory.concurrency),

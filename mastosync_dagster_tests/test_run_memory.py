@@ -13,7 +13,7 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 
 from mastosync_dagster.environment import SettingsError
-from mastosync_dagster.memory import MemoryBudget, memory_budget, usable_mb
+from mastosync_dagster.memory import RunMemory, run_memory, usable_mb
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.runs.run_lock import living_before
@@ -43,19 +43,19 @@ def started_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
 @pytest.mark.parametrize(
     ("memory", "budget"),
     [
-        ("64", MemoryBudget(1, 16, 16)),
-        ("256", MemoryBudget(1, 86, 64)),
-        ("512", MemoryBudget(1, 128, 64)),
-        ("1000", MemoryBudget(3, 128, 64)),
-        ("100000", MemoryBudget(4, 128, 64)),
+        ("64", RunMemory(1, 16, 16)),
+        ("256", RunMemory(1, 86, 64)),
+        ("512", RunMemory(1, 128, 64)),
+        ("1000", RunMemory(3, 128, 64)),
+        ("100000", RunMemory(4, 128, 64)),
     ],
 )
 def test_runs_and_what_each_holds_follow_from_one_setting(
-    memory: str, budget: MemoryBudget, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    memory: str, budget: RunMemory, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MASTOSYNC_CONCURRENCY", raising=False)
     monkeypatch.setenv("MASTOSYNC_MEMORY_MB", memory)
-    assert memory_budget() == budget
+    assert run_memory() == budget
     settings = CopyConfig().copy_settings()
     assert (settings.memory_mb, settings.concurrency) == (budget.bodies_mb, budget.concurrency)
     queue = instance.get_concurrency_config().run_queue_config
@@ -67,7 +67,7 @@ def test_runs_and_what_each_holds_follow_from_one_setting(
 def test_a_memory_that_is_none_is_refused_by_the_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTOSYNC_MEMORY_MB", "much")
     with pytest.raises(SettingsError, match="MASTOSYNC_MEMORY_MB must be a whole number"):
-        memory_budget()
+        run_memory()
 
 
 @pytest.mark.parametrize(
