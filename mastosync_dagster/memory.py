@@ -13,7 +13,7 @@ from mastosync_dagster.units import MIB
 MOST_RUNS = 4
 """Runs beside each other at the most, however much memory there is: storages and database are shared."""
 _RUN_MB = 300
-"""A run with `_BODIES_MB` and 64 requests in flight; scripts/measure_memory.py measures it."""
+"""A run with `_BODIES_MB` and 64 requests in flight; `python -m benchmarks.hosts` measures it."""
 _PROGRAM_MB = 170
 """Of this, what a run takes before the first body: Python, Dagster, Arrow."""
 _BODIES_MB, _LEAST_BODIES_MB = 128, 16
