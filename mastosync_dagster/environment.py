@@ -6,6 +6,7 @@ Nothing is read at import.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,20 +17,18 @@ from mastosync_dagster import env_file
 from mastosync_dagster.errors import AdminError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 ENV_FILE = "MASTOSYNC_ENV_FILE"
 DAGSTER_HOME = "DAGSTER_HOME"
 HOME_ENV_FILE = "mastosync.env"
 """The file of settings in the Dagster home, where `ENV_FILE` names none."""
 ROWS_PER_PARTITION = "MASTOSYNC_ROWS_PER_PARTITION"
-CONCURRENCY = "MASTOSYNC_CONCURRENCY"
 MANIFESTS = "MASTOSYNC_MANIFESTS"
 NIGHTLY_CRON = "MASTOSYNC_NIGHTLY_CRON"
 NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 MEMORY_MB = "MASTOSYNC_MEMORY_MB"
-KEEP_RUNS_DAYS = "MASTOSYNC_KEEP_RUNS_DAYS"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
 CACHE_LOST = "MASTOSYNC_CACHE_LOST"
@@ -40,15 +39,35 @@ REMOTE_DAYS = "MASTOSYNC_REMOTE_DAYS"
 REMOTE = "MASTOSYNC_REMOTE"
 SOURCE_FOLDER = "MASTOSYNC_SOURCE_FOLDER"
 DESTINATION_FOLDER = "MASTOSYNC_DESTINATION_FOLDER"
+RUN: Mapping[str, str] = {
+    "local_only": LOCAL_ONLY,
+    "remote_days": REMOTE_DAYS,
+    "remote": REMOTE,
+    "copy_private": COPY_PRIVATE,
+    "days": "MASTOSYNC_KEEP_RUNS_DAYS",
+    "memory_mb": "MASTOSYNC_BODIES_MB",  # MASTOSYNC_MEMORY_MB is that of all runs
+    **{
+        name: f"MASTOSYNC_{name.upper()}"
+        for name in (
+            *("privacy", "overwrite", "page_rows", "listers", "wait_seconds"),
+            *("concurrency", "adaptive", "large_in_flight", "single_put_mb", "max_attempts"),
+            *("silence_seconds", "source_requests_per_second", "source_megabytes_per_second"),
+            *("destination_requests_per_second", "destination_megabytes_per_second"),
+            *("max_gigabytes", "max_dollars", "prices_from", "prices_to", "prices", "refetch"),
+        )
+    },
+    **{name: f"MASTOSYNC_VERIFY_{name.upper()}" for name in ("full", "headers", "acls", "readers")},
+    **{name: f"MASTOSYNC_PRUNE_{name.upper()}" for name in ("max_delete", "max_share")},
+}
+"""Which variable each field of run config falls back to.
+
+What a run is about has none: its rows (``file_types``, ``changed_since``, ``limit``, ``offset``), and ``delete``, which
+nobody should have to remember.
+"""
 VARIABLES = (
-    *(ENV_FILE, ROWS_PER_PARTITION, CONCURRENCY, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK),
-    *(MEMORY_MB, KEEP_RUNS_DAYS, COPY_PRIVATE, RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL),
-    *(
-        f"MASTOSYNC_{side}_{unit}_PER_SECOND"
-        for side in ("SOURCE", "DESTINATION")
-        for unit in ("REQUESTS", "MEGABYTES")
-    ),
-    *(LOCAL_ONLY, REMOTE_DAYS, REMOTE, SOURCE_FOLDER, DESTINATION_FOLDER),
+    *(ENV_FILE, ROWS_PER_PARTITION, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK, MEMORY_MB),
+    *(RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL, SOURCE_FOLDER, DESTINATION_FOLDER),
+    *RUN.values(),
 )
 """Our own variables."""
 
@@ -129,6 +148,23 @@ def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
     if not _WHOLE_NUMBER.fullmatch(stripped) or not lowest <= int(stripped) <= highest:
         raise SettingsError(f"{name} must be a whole number from {lowest} to {highest}.")
     return int(stripped)
+
+
+def decimal_number(text: str, *, name: str, ge: float = 0, le: float = math.inf, gt: float = -1) -> float:
+    """Return a setting's text as a number within bounds, named as in pydantic. ``name`` is for the error's message."""
+    stripped = text.strip()
+    if not _DECIMAL.fullmatch(stripped) or not ge <= float(stripped) <= le or float(stripped) <= gt:
+        bounds = "above 0" if gt >= 0 else f"from {ge:g} to {le:g}"
+        raise SettingsError(f"{name} must be a number {bounds}, such as 20 or 0.5.")
+    return float(stripped)
+
+
+def choice(text: str, *, name: str, allowed: Sequence[str] = ("true", "false")) -> str:
+    """Return a setting's text as one of some words. ``name`` is for the error's message."""
+    word = text.strip().lower()
+    if word not in allowed:
+        raise SettingsError(f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    return word
 
 
 def may_be_named(name: str, own: Collection[str]) -> bool:
@@ -257,20 +293,10 @@ def rows_per_partition() -> int:
     return _number(ROWS_PER_PARTITION, default=50_000, highest=100_000_000)
 
 
-def concurrency(default: int = 64) -> int:
-    """Return how many requests a run has in flight at each storage: MASTOSYNC_CONCURRENCY."""
-    return _number(CONCURRENCY, default=default, highest=1024)
-
-
 def memory_mb() -> int | None:
     """Return the MiB that runs may take together: MASTOSYNC_MEMORY_MB; None: unset."""
     text = Environment.read().text(MEMORY_MB)
     return None if text is None else whole_number(text, name=MEMORY_MB, lowest=64, highest=1_000_000)
-
-
-def keep_runs_days() -> int:
-    """Return for how many days records of runs are kept: MASTOSYNC_KEEP_RUNS_DAYS, by default 30."""
-    return _number(KEEP_RUNS_DAYS, default=30, highest=100_000)
 
 
 def retry_nights() -> int:
@@ -286,17 +312,6 @@ def copy_private() -> bool | None:
 def cache_lost() -> bool:
     """Return whether a source without any remote file may be the right one: MASTOSYNC_CACHE_LOST."""
     return bool(_choice(CACHE_LOST))
-
-
-def rate(field_name: str) -> float | None:
-    """Return the limit of a field of the copy's run config such as ``source_requests_per_second``; None: no limit."""
-    name = f"MASTOSYNC_{field_name.upper()}"
-    text = Environment.read().text(name)
-    if text is None:
-        return None
-    if not _DECIMAL.fullmatch(text.strip()) or not float(text):
-        raise SettingsError(f"{name} must be a number above 0, such as 20 or 0.5; unset, there is no limit.")
-    return float(text)
 
 
 def media_folder(name: str, environment: Environment | None = None) -> Path | None:
@@ -340,11 +355,7 @@ def manifests_location() -> str | None:
 
 def _choice(name: str) -> bool | None:
     text = Environment.read().text(name)
-    known = {None: None, "true": True, "false": False}
-    value = None if text is None else text.strip().lower()
-    if value not in known:
-        raise SettingsError(f"{name} must be true or false.")
-    return known[value]
+    return None if text is None else choice(text, name=name) == "true"
 
 
 def _number(name: str, *, default: int, lowest: int = 1, highest: int) -> int:

@@ -244,29 +244,18 @@ def test_our_own_numbers_have_defaults_and_can_be_set(monkeypatch: pytest.Monkey
     for name in environment.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert environment.rows_per_partition() == 50_000
-    assert environment.concurrency() == 64
     assert environment.manifests_location() is None
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", " 1000 ")
-    monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "128")
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", "s3://bucket/manifests")
     assert environment.rows_per_partition() == 1000
-    assert environment.concurrency() == 128
     assert environment.manifests_location() == "s3://bucket/manifests"
 
 
 @pytest.mark.parametrize("value", ["many", "1.5", "-1", "0", "1_000", "1e3", "٣", "99999999999999999999"])
-@pytest.mark.parametrize(
-    ("name", "get"),
-    [
-        ("MASTOSYNC_ROWS_PER_PARTITION", environment.rows_per_partition),
-        ("MASTOSYNC_CONCURRENCY", environment.concurrency),
-    ],
-)
-def test_a_number_that_is_none_is_named(name: str, get: object, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert callable(get)
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=f"{name} must be a whole number from 1 to "):
-        get()
+def test_a_number_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", value)
+    with pytest.raises(SettingsError, match="MASTOSYNC_ROWS_PER_PARTITION must be a whole number from 1 to "):
+        environment.rows_per_partition()
 
 
 def test_what_was_read_shows_no_value() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from dataclasses import asdict
 from itertools import chain
@@ -38,6 +39,30 @@ _OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate", "comple
 """Commands that fail where their output is lost. The status of the others says how their work went."""
 
 
+class _NamedPath(click.Path):
+    """A path, and not the current folder for want of a name: a shell makes an empty one of a variable that is unset."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not str(value).strip():
+            self.fail("the name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _AboveZero(click.FloatRange):
+    """A finite number above 0: Python also reads ``nan`` and ``inf`` as numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+_ABOVE_ZERO = _AboveZero(min=0, min_open=True)
+
+
 class _Commands(click.Group):
     """The commands. A terminal that is closed, full or gone changes neither their work nor their exit status."""
 
@@ -69,7 +94,7 @@ def _price_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option(
             "--prices",
-            type=click.Path(path_type=Path),
+            type=_NamedPath(path_type=Path),
             help="A table of prices, like mastosync_dagster/cli/prices.yaml.",
         ),
         click.option("--from", "source", help="The source's name in that table, such as amazon."),
@@ -161,17 +186,17 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("home", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("home", required=False, type=_NamedPath(path_type=Path, file_okay=False))
 @click.option(
     "--from",
     "sources",
     multiple=True,
     metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+    type=_NamedPath(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
     help="Take its settings: Mastodon's .env.production, or a file of your own; - is standard input. A later one wins.",
 )
-@click.option("--env-file", type=click.Path(path_type=Path, dir_okay=False), help="File to write settings into.")
-@click.option("--units", type=click.Path(path_type=Path, file_okay=False), help="Folder for the units of systemd.")
+@click.option("--env-file", type=_NamedPath(path_type=Path, dir_okay=False), help="File to write settings into.")
+@click.option("--units", type=_NamedPath(path_type=Path, file_okay=False), help="Folder for the units of systemd.")
 @click.option("--user", help="User of the units (default: you).")
 @click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
 @click.option("--night", is_flag=True, help="Write a timer of `mastosync night` too, for a host without the daemon.")
@@ -259,11 +284,11 @@ def ranges(file_types: tuple[str, ...]) -> None:
 @click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to skip first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each storage (default 64).")
-@click.option("--refetch", is_flag=True, help="Fetch missing remote originals from their servers.")
-@click.option("--overwrite", is_flag=True, help="Where objects differ, take the source's in any case.")
+@click.option("--refetch/--no-refetch", default=None, help="Fetch missing remote originals from their servers.")
+@click.option("--overwrite/--no-overwrite", default=None, help="Where objects differ, take the source's in any case.")
 @_policy_options
-@click.option("--max-gigabytes", type=click.FloatRange(min=0, min_open=True), help="Stop before more is copied.")
-@click.option("--max-dollars", type=click.FloatRange(min=0, min_open=True), help="Stop before it costs more.")
+@click.option("--max-gigabytes", type=_ABOVE_ZERO, help="Stop before more is copied.")
+@click.option("--max-dollars", type=_ABOVE_ZERO, help="Stop before it costs more.")
 @_price_options
 def sync(
     file_types: tuple[str, ...],
@@ -272,8 +297,8 @@ def sync(
     offset: int,
     changed_since: str | None,
     concurrency: int | None,
-    refetch: bool,
-    overwrite: bool,
+    refetch: bool | None,
+    overwrite: bool | None,
     local_only: bool | None,
     remote_days: int | None,
     remote: tuple[str, ...],
@@ -293,25 +318,22 @@ def sync(
         # The imports below take seconds on a small machine.
         click.echo("Reading settings and Dagster's history ...")
     from mastosync_dagster.cli.sync import run_sync
-    from mastosync_dagster.copy.budget import Limits, make_budget
 
     wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
     with _plain_errors():
         # What is wrong is said at once, and not by a run.
         _policy(wanted)
-        names = (source or "free", destination or "free")
-        make_budget(Limits(max_gigabytes, max_dollars, *names, str(prices) if prices else None))
     plan_config: dict[str, object] = {
         **wanted,
         "file_types": list(dict.fromkeys(file_types or FILE_TYPES)),
         "limit": limit,
         "offset": offset,
         "changed_since": changed_since,
-        "overwrite": overwrite or None,
+        "overwrite": overwrite,
     }
     copy_config: dict[str, object] = {
         "concurrency": concurrency,
-        "refetch": refetch or None,
+        "refetch": refetch,
         "max_gigabytes": max_gigabytes,
         "max_dollars": max_dollars,
         "prices_from": source,
@@ -455,10 +477,8 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
 @_SOME_FILE_TYPES
 @click.option("--all", "everything", is_flag=True, help="All rows, not only what is left.")
 @_price_options
-@click.option(
-    "--objects-per-second", type=click.FloatRange(min=0, min_open=True), help="A rate instead of the measured one."
-)
-@click.option("--megabytes-per-second", type=click.FloatRange(min=0, min_open=True), help="The same in 10^6 bytes.")
+@click.option("--objects-per-second", type=_ABOVE_ZERO, help="A rate instead of the measured one.")
+@click.option("--megabytes-per-second", type=_ABOVE_ZERO, help="The same in 10^6 bytes.")
 @click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="Assumed size of each preview (40).")
 @_policy_options
 @_AS_JSON
@@ -483,14 +503,20 @@ def estimate(
     from mastosync_dagster.cli.estimate import estimate as estimated
     from mastosync_dagster.cli.status import statuses, whole_tables
     from mastosync_dagster.copy.prices import prices_of
+    from mastosync_dagster.environment import RUN, Environment
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
     chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
-        source_prices = FREE if source is None else prices_of(source, prices)
-        destination_prices = FREE if destination is None else prices_of(destination, prices)
+        variables = Environment.read()
+        named = variables.text(RUN["prices"])
+        table = prices or (Path(named).expanduser() if named else None)
+        source = source or variables.text(RUN["prices_from"])
+        destination = destination or variables.text(RUN["prices_to"])
+        source_prices = FREE if source is None else prices_of(source, table)
+        destination_prices = FREE if destination is None else prices_of(destination, table)
         policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
         found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
         size, left_out = sum((each.left for each in found), TableSize()), sum(each.left_out for each in found)
@@ -595,7 +621,7 @@ def cutover_private() -> None:
 
 @main.command()
 @click.option("--ui", is_flag=True, help="Serve the Dagster UI on loopback afterwards, until Ctrl-C.")
-@click.option("--directory", type=click.Path(path_type=Path), default=Path(".demo"), help="Folder for its files.")
+@click.option("--directory", type=_NamedPath(path_type=Path), default=Path(".demo"), help="Folder for its files.")
 def demo(*, ui: bool, directory: Path) -> None:
     """Copy a small generated instance between two S3 servers on this machine."""
     try:

@@ -15,12 +15,12 @@ from mastosync_dagster.alerts import AlertError, alert_on_failure, post_alert
 from mastosync_dagster.cli.preflight import check_settings
 from mastosync_dagster.cli.sync import Ended, Work, make_console, name_other_run, run_here, say
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.environment import ALERT_WEBHOOK, Environment, keep_runs_days
+from mastosync_dagster.environment import ALERT_WEBHOOK, Environment
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.ranges.registration import end_backfill, requested_backfills
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.runs.retention import delete_old_records
+from mastosync_dagster.runs.retention import RetentionConfig, delete_old_records
 from mastosync_dagster.sync.automation import NEW_RANGE_TAGS
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 from mastosync_dagster.sync.incremental import LAST
@@ -52,7 +52,7 @@ def run_night(instance: dg.DagsterInstance) -> int:
         try:
             plan = ChangesConfig(changed_since=LAST)
             check_settings(instance, plan, CopyConfig())
-            days = keep_runs_days()
+            days = RetentionConfig().days
             name_other_run(console, instance, plan.file_types)
             definitions = build_definitions()
             requests = _requests(instance, definitions)

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import retry_nights
+from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.errors import ConnectionFailedError
@@ -33,8 +34,8 @@ def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: Copy
     ensure_different(source, destination)
     ensure_mounted(instance, destination.storage())
     manifest_store(instance, destination, source)
-    copy.copy_settings()
-    plan.effective_copy_private()
+    policy_of(plan)
+    copy.budget()
     retry_nights()
     _check_database(plan)
     for bucket in (source, destination):

@@ -123,7 +123,7 @@ def instance_policy() -> Policy:
 
 
 class PolicySettings(Protocol):
-    """The run config of a policy (`runs.policy_config`)."""
+    """The run config of a policy (`runs.config`)."""
 
     @property
     def local_only(self) -> bool | None: ...  # noqa: D102  (see the config)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from mastosync_dagster.runs.policy_config import PolicyConfig
+from mastosync_dagster.runs.config import PolicyConfig, setting
 
 MAX_SHARE = 0.5
 UNCONFIRMED = 100
@@ -13,18 +13,21 @@ class PruneConfig(PolicyConfig):
     """What to do with objects that no row expects."""
 
     delete: bool = Field(default=False, description="Delete them. Without, they are listed.")
-    max_delete: int | None = Field(
-        default=None,
+    max_delete: int | None = setting(
+        "max_delete",
+        None,
+        "Objects that a run deletes at the most.",
+        f"{UNCONFIRMED}, and none at all where there are more: on a large instance, a small one's objects in the same"
+        " bucket are a small share",
         ge=1,
         le=1_000_000,
-        description=f"Objects that a run deletes at the most. None: {UNCONFIRMED}, and none at all where there are"
-        " more: on a large instance, a small one's objects in the same bucket are a small share.",
     )
-    max_share: float = Field(
-        default=MAX_SHARE,
+    max_share: float = setting(
+        "max_share",
+        MAX_SHARE,
+        "Nothing is deleted where more would be than this share of the objects that the rows of the range expect: the"
+        " bucket may hold another instance's too.",
         ge=0,
         le=1_000,
-        description="Nothing is deleted where more would be than this share of the objects that the rows of the range"
-        " expect: the bucket may hold another instance's too.",
     )
-    page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
+    page_rows: int = setting("page_rows", 5_000, "Rows a query reads.", ge=1, le=50_000)

@@ -27,9 +27,10 @@ class FileType(str, Enum):
     @property
     def partitions(self) -> dg.DynamicPartitionsDefinition:
         """The partitions definition that the asset and its jobs share."""
-        import dagster as dg  # noqa: PLC0415  (the command line names file types without Dagster)
+        # The command line names file types without Dagster.
+        from mastosync_dagster.ranges.definition import IdRanges  # noqa: PLC0415  (see the line above)
 
-        return dg.DynamicPartitionsDefinition(name=self.partitions_name)
+        return IdRanges(name=self.partitions_name)
 
 
 FILE_TYPES = tuple(each.value for each in FileType)

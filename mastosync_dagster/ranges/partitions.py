@@ -65,11 +65,15 @@ def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str
     """Return the ID range of a registered partition key, or raise InvalidRangeError."""
     ids = parse_range(key)
     if not instance.has_dynamic_partition(file_type.partitions_name, key):
-        raise InvalidRangeError(
-            f"{key} is not a registered ID range of {file_type.value}: `mastosync ranges {file_type.value}` registers"
-            " new ones and prints all"
-        )
+        raise InvalidRangeError(unregistered(file_type.value, key))
     return ids
+
+
+def unregistered(table: str, key: str) -> str:
+    """Return the message about an ID range that is not registered."""
+    return (
+        f"{key} is not a registered ID range of {table}: `mastosync ranges {table}` registers new ones and prints all"
+    )
 
 
 def registered_ranges(instance: dg.DagsterInstance, file_type: FileType) -> list[IdRange]:

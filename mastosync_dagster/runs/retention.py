@@ -9,10 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
-from pydantic import Field
 
-from mastosync_dagster.environment import keep_runs_days
-from mastosync_dagster.runs.failures import plain_failures
+from mastosync_dagster.runs.config import RunConfig, setting
 from mastosync_dagster.runs.history import furthest_runs, materializations
 
 _PAGE = 200
@@ -21,21 +19,17 @@ _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagste
 _PARTITION, _BACKFILL = "dagster/partition", "dagster/backfill"
 
 
-class RetentionConfig(dg.Config):
+class RetentionConfig(RunConfig):
     """Which runs are old."""
 
-    days: int | None = Field(
-        default=None, ge=1, description="Days that records are kept. None: MASTOSYNC_KEEP_RUNS_DAYS, or 30."
-    )
+    days: int = setting("days", 30, "Runs that ended more days ago are deleted.", ge=1, le=100_000)
 
 
 @dg.op(description="Delete the records of old runs that are not read any more.")
 def delete_records(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
     """Delete run records, their event logs and what their steps have stored. Manifests stay."""
     instance = context.instance
-    with plain_failures():
-        days = config.days or keep_runs_days()
-    deleted = delete_old_records(instance, days, context.log.info)
+    deleted = delete_old_records(instance, config.days, context.log.info)
     context.add_output_metadata({"deleted": deleted})
 
 

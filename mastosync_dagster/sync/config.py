@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
-import dagster as dg
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
 from mastosync_dagster.copy.budget import Budget, Limits, make_budget
 from mastosync_dagster.copy.engine import CopySettings
-from mastosync_dagster.environment import COPY_PRIVATE, concurrency, copy_private, rate
+from mastosync_dagster.environment import MEMORY_MB
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.memory import run_memory
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.runs.policy_config import PolicyConfig
+from mastosync_dagster.runs.config import PolicyConfig, RunConfig, setting
 from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
 from mastosync_dagster.units import MEGABYTE
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_NO_RATE = "None: the variable of this name, in capitals and after MASTOSYNC_; else no limit."
+_NO_LIMIT = "no limit"
 
 
 class InvalidTimestampError(AdminError, ValueError):
@@ -53,39 +53,35 @@ def parse_timestamp(text: str, *, now: datetime) -> datetime:
 class PlanConfig(PolicyConfig):
     """How the rows are read, and the source and the destination are listed."""
 
-    page_rows: int = Field(default=5_000, ge=1, le=50_000, description="Rows a query reads.")
-    listers: int = Field(default=8, ge=1, le=64, description="Listing requests in flight, at both storages together.")
-    wait_seconds: float = Field(
-        default=60,
+    page_rows: int = setting("page_rows", 5_000, "Rows a query reads.", ge=1, le=50_000)
+    listers: int = setting("listers", 8, "Listing requests in flight, at both storages together.", ge=1, le=64)
+    wait_seconds: float = setting(
+        "wait_seconds",
+        60,
+        "Seconds to wait, before rows are read, for transactions that write. One that is open still: the watermark"
+        " stays where it is.",
         ge=0,
         le=3_600,
-        description="Seconds to wait, before rows are read, for transactions that write. One that is open still: the"
-        " watermark stays where it is.",
     )
-    copy_private: bool | None = Field(
-        default=None,
-        description="Private objects, and a destination without ACLs. true: they are copied, for the bucket is not"
-        f" public; false: they are skipped, and that is no failure. None: {COPY_PRIVATE}; without it they are skipped,"
-        " and the run fails.",
+    copy_private: bool | None = setting(
+        "copy_private",
+        None,
+        "Private objects, and a destination without ACLs. true: they are copied, for the bucket is not public; false:"
+        " they are skipped, and that is no failure.",
+        "they are skipped, and the run fails",
     )
-    privacy: Privacy = Field(
-        default=Privacy.mastodon,
-        description="Which objects are written private: mastodon, those of suspended accounts and removed posts, and"
-        " backups; source, those that are private there, a request more each; none: all get the permission.",
+    privacy: Privacy = setting(
+        "privacy",
+        Privacy.mastodon,
+        "Which objects are written private: mastodon, those of suspended accounts and removed posts, and backups;"
+        " source, those that are private there, a request more each; none: all get the permission.",
     )
-    overwrite: bool = Field(
-        default=False,
-        description="Where source and destination have an object with different bytes, copy the source's also where the"
+    overwrite: bool = setting(
+        "overwrite",
+        False,
+        "Where source and destination have an object with different bytes, copy the source's also where the"
         " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
     )
-
-    def effective_copy_private(self) -> bool | None:
-        """Tell whether private objects go to a destination without ACLs too; None: neither config nor variable decides.
-
-        Raises:
-            SettingsError: MASTOSYNC_COPY_PRIVATE is neither true nor false.
-        """
-        return copy_private() if self.copy_private is None else self.copy_private
 
 
 class ChangesConfig(PlanConfig):
@@ -124,59 +120,74 @@ class ChangesConfig(PlanConfig):
         return tuple(since_timestamp(history, rows, timestamp) for rows in selections)
 
 
-class CopyConfig(dg.Config):
+def _rate(name: str) -> Any:
+    side, unit = name.split("_")[:2]
+    return setting(name, None, f"Limit at the {side}: {unit} a second.", _NO_LIMIT, gt=0)
+
+
+class CopyConfig(RunConfig):
     """How fast the objects are copied, and the resources that may take."""
 
-    concurrency: int | None = Field(
-        default=None,
+    concurrency: int | None = setting(
+        "concurrency",
+        None,
+        "Requests in flight at each storage: so many objects are read while as many are written.",
+        "64, or 16 where memory is short",
         ge=1,
         le=1_024,
-        description="Requests in flight at each storage: so many objects are read while as many are written. None:"
-        " MASTOSYNC_CONCURRENCY, or 64, or 16 where memory is short.",
     )
-    adaptive: bool = Field(default=True, description="Slow down while a storage answers 503, 429 or not in time.")
-    memory_mb: int | None = Field(
-        default=None,
+    adaptive: bool = setting("adaptive", True, "Slow down while a storage answers 503, 429 or not in time.")
+    memory_mb: int | None = setting(
+        "memory_mb",
+        None,
+        "Megabytes of bodies held at the same time.",
+        f"what {MEMORY_MB} leaves for each run",
         ge=16,
-        description="Megabytes of bodies held at the same time. None: what MASTOSYNC_MEMORY_MB leaves for each run.",
+        le=1_000_000,
     )
-    large_in_flight: int = Field(default=4, ge=1, description="Objects above 16 MiB in flight.")
-    single_put_mb: int = Field(
-        default=200,
+    large_in_flight: int = setting("large_in_flight", 4, "Objects above 16 MiB in flight.", ge=1, le=1_024)
+    single_put_mb: int = setting(
+        "single_put_mb",
+        200,
+        "Objects up to so many MiB go in one PUT, if they came to the source in one. Lower it where a proxy before the"
+        " storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
         ge=0,
         le=5_000,
-        description="Objects up to so many MiB go in one PUT, if they came to the source in one. Lower it where a proxy"
-        " before the storage limits bodies (HTTP 413); 0: above 16 MiB always in parts.",
     )
-    max_attempts: int = Field(default=6, ge=1, le=20, description="Requests for one object before it has failed.")
-    silence_seconds: int = Field(
-        default=100,
+    max_attempts: int = setting("max_attempts", 6, "Requests for one object before it has failed.", ge=1, le=20)
+    silence_seconds: int = setting(
+        "silence_seconds",
+        100,
+        "The run ends when a storage has given no sign for so many seconds; a further one takes the rest.",
         ge=20,
         le=86_400,
-        description="The run ends when a storage has given no sign for so many seconds; a further one takes the rest.",
     )
-    source_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
-    source_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
-    destination_requests_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
-    destination_megabytes_per_second: float | None = Field(default=None, gt=0, description=_NO_RATE)
-    max_gigabytes: float | None = Field(
-        default=None,
+    source_requests_per_second: float | None = _rate("source_requests_per_second")
+    source_megabytes_per_second: float | None = _rate("source_megabytes_per_second")
+    destination_requests_per_second: float | None = _rate("destination_requests_per_second")
+    destination_megabytes_per_second: float | None = _rate("destination_megabytes_per_second")
+    max_gigabytes: float | None = setting(
+        "max_gigabytes",
+        None,
+        "Stop before the run has copied more (10^9 bytes). The rest fails as not attempted; a further run takes it.",
+        _NO_LIMIT,
         gt=0,
-        description="Stop before the run has copied more (10^9 bytes). The rest fails as not attempted; a further run"
-        " takes it. None: no limit.",
     )
-    max_dollars: float | None = Field(
-        default=None,
+    max_dollars: float | None = setting(
+        "max_dollars",
+        None,
+        "Stop likewise before requests and traffic cost more, by the prices of prices_from and prices_to.",
+        _NO_LIMIT,
         gt=0,
-        description="Stop likewise before requests and traffic cost more, by the prices of prices_from and prices_to.",
     )
-    prices_from: str = Field(default="free", description="The source's name in the price table, such as amazon.")
-    prices_to: str = Field(default="free", description="The destination's name in the price table.")
-    prices: str | None = Field(default=None, description="Path of a price table. None: the one that comes with it.")
-    refetch: bool = Field(
-        default=False,
-        description="Fetch originals that the source has lost from the servers that they are copies of, where the"
-        " rows have their addresses. It connects to any server of the internet, over HTTPS.",
+    prices_from: str = setting("prices_from", "free", "The source's name in the price table, such as amazon.")
+    prices_to: str = setting("prices_to", "free", "The destination's name in the price table.")
+    prices: str | None = setting("prices", None, "Path of a price table.", "the one that comes with mastosync")
+    refetch: bool = setting(
+        "refetch",
+        False,
+        "Fetch originals that the source has lost from the servers that they are copies of, where the rows have their"
+        " addresses. It connects to any server of the internet, over HTTPS.",
     )
 
     def budget(self, *, lists: int = 0, gets: int = 0, acls: int = 0) -> Budget | None:
@@ -188,27 +199,23 @@ class CopyConfig(dg.Config):
         """Return the settings of the copy.
 
         Raises:
-            SettingsError: A variable is needed and is no number.
+            SettingsError: MASTOSYNC_MEMORY_MB is no number.
         """
         memory = run_memory()
         return CopySettings(
             budget=budget,
-            concurrency=self.concurrency or concurrency(memory.concurrency),
+            concurrency=self.concurrency or memory.concurrency,
             adaptive=self.adaptive,
             memory_mb=self.memory_mb or memory.bodies_mb,
             large_in_flight=self.large_in_flight,
             single_put_mb=self.single_put_mb,
             max_attempts=self.max_attempts,
             silence_seconds=self.silence_seconds,
-            source_requests_per_second=self._rate("source_requests_per_second"),
-            source_bytes_per_second=_bytes(self._rate("source_megabytes_per_second")),
-            destination_requests_per_second=self._rate("destination_requests_per_second"),
-            destination_bytes_per_second=_bytes(self._rate("destination_megabytes_per_second")),
+            source_requests_per_second=self.source_requests_per_second,
+            source_bytes_per_second=_bytes(self.source_megabytes_per_second),
+            destination_requests_per_second=self.destination_requests_per_second,
+            destination_bytes_per_second=_bytes(self.destination_megabytes_per_second),
         )
-
-    def _rate(self, name: str) -> float | None:
-        own: float | None = getattr(self, name)
-        return rate(name) if own is None else own
 
 
 def _bytes(megabytes: float | None) -> float | None:

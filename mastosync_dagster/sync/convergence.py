@@ -105,7 +105,7 @@ class Convergence:
         self._destination = run.destination
         self._has_acls = run.destination.settings.has_acls
         self._has_private_rows = marks.privacy is not Privacy.none and has_private(listed.table)
-        self._copy_private = config.effective_copy_private()
+        self._copy_private = config.copy_private
         self._retry_nights = retry_nights()
         # An object with the right ACL leaves the list only if no other run can still write it.
         self._may_settle = not others_may_write(run.instance, FileType(listed.table), run.run_id)

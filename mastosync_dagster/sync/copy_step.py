@@ -138,7 +138,7 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
 def _try_probes(run: RunContext, planned: Planned, *, refetch: bool) -> StorageError | None:
     """Return why nothing private may be written, and no ACL be set; None: both may be done."""
     folders = planned.counts.private_folders
-    if refetch and (run.destination.settings.has_acls or planned.config.effective_copy_private()):
+    if refetch and (run.destination.settings.has_acls or planned.config.copy_private):
         folders |= planned.counts.private_missing_folders
     try:
         # With a storage of its own: the proof is made again with the first of the real objects.
@@ -188,7 +188,7 @@ def _refetch(
         web,
         memory_mb=config.copy_settings().memory_mb,
         keep_private=planned.config.privacy is not Privacy.none,
-        copy_private=bool(planned.config.effective_copy_private() or run.destination.settings.has_acls),
+        copy_private=bool(planned.config.copy_private or run.destination.settings.has_acls),
         on_progress=lambda now: watcher.message(f"{now.refetched:,} missing objects fetched, {now.refused:,} not"),
     )
     run.log.info(

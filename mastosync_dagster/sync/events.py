@@ -220,7 +220,7 @@ def _counters(counts: summaries.OutcomeCounts, seconds: float) -> dict[str, int 
 
 
 def _failed(planned: Planned, counts: summaries.OutcomeCounts) -> int:
-    on_purpose = planned.config.effective_copy_private() is False
+    on_purpose = planned.config.copy_private is False
     return counts.outcomes[Outcome.FAILED] - (counts.reasons[Reason.PRIVATE_NOT_COPIED] if on_purpose else 0)
 
 

@@ -195,7 +195,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
             run.destination,
             run.folder,
             listers=config.listers,
-            copy_private=bool(config.effective_copy_private()),
+            copy_private=bool(config.copy_private),
             acls_from_source=marks.privacy is Privacy.source,
             on_progress=watcher.planned,
             knowledge=_records(run, begun).known,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NONE = "A run of this job is about one ID range of accounts, and names none"
+UNREGISTERED = "1-2 is not a registered ID range of accounts"
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
     ("tags", "says"),
     [
         ({}, NONE),
-        ({"dagster/partition": "1-2"}, "1-2 is not a registered ID range of accounts"),
+        ({"dagster/partition": "1-2"}, UNREGISTERED),
         ({"dagster/partition": "accounts"}, "'accounts' is not an ID range"),
         (
             {"dagster/asset_partition_range_start": "5-6", "dagster/asset_partition_range_end": "7-8"},
@@ -89,6 +90,8 @@ def test_dagster_job_execute_without_a_range_shows_no_stack() -> None:
         (["check", "defs"], 0, "All definitions loaded successfully"),
         (["check", "toml"], 0, "All TOML configuration files are valid"),
         (["launch", "--job", "sync_accounts"], 1, NONE),
+        (["launch", "--job", "sync_accounts", "--partition", "1-2"], 1, f"Error: {UNREGISTERED}"),
+        (["launch", "--assets", "accounts", "--partition", "1-2"], 1, f"Error: {UNREGISTERED}"),
     ],
 )
 def test_dg_knows_the_project_and_warns_of_nothing(words: list[str], status: int, says: str) -> None:

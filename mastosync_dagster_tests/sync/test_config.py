@@ -91,4 +91,4 @@ def test_rates_may_come_from_variables_and_run_config_wins(monkeypatch: pytest.M
     for wrong in ("0", "-1", "1e3", "nan", "fast", "1,5"):
         monkeypatch.setenv("MASTOSYNC_SOURCE_MEGABYTES_PER_SECOND", wrong)
         with pytest.raises(SettingsError, match="MASTOSYNC_SOURCE_MEGABYTES_PER_SECOND must be a number above 0"):
-            CopyConfig().copy_settings()
+            CopyConfig()

@@ -1,0 +1,108 @@
+"""Run config that falls back to the variables of the installation, field by field, when a run begins."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, get_args
+
+import dagster as dg
+from pydantic import Field, model_validator
+
+from mastosync_dagster.environment import (
+    LOCAL_ONLY,
+    REMOTE,
+    REMOTE_DAYS,
+    RUN,
+    Environment,
+    SettingsError,
+    choice,
+    decimal_number,
+    whole_number,
+)
+from mastosync_dagster.runs.failures import PlainFailure
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+_UNSET = "With neither of the three, the installation's variables decide."
+
+
+class RunSettingError(PlainFailure, SettingsError):
+    """A variable of `RUN` is wrong. Dagster makes a run's config before the op begins, so it is a failure by itself."""
+
+
+def setting(name: str, default: object, description: str, otherwise: str = "", **bounds: float) -> Any:
+    """Return the field ``name`` of a run config: unset (or null), its variable holds, and then ``default``.
+
+    ``otherwise`` is what the default is called in the description, where its own text does not say it.
+    """
+    shown = otherwise or (default.value if isinstance(default, Enum) else str(default).lower())
+    text = f"{description} Unset: {RUN[name]}, else {shown}."
+    finite = {"allow_inf_nan": False} if "gt" in bounds else {}
+    # A factory: Dagster puts a plain default into the config of each run, and it would count as set there.
+    return Field(default_factory=lambda: default, description=text, **bounds, **finite)  # type: ignore[call-overload]  # bounds
+
+
+class RunConfig(dg.Config):
+    """A run config whose fields made by `setting` fall back to variables."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_variables(cls, given: dict[str, object]) -> dict[str, object]:
+        """Return the values that are given, and those of variables in the place of others."""
+        values = dict(given)
+        try:
+            environment = Environment.read()
+            for name in [name for name in settings_of(cls) if values.get(name) is None]:
+                text = environment.text(RUN[name])
+                values.pop(name, None)
+                if text is not None:
+                    values[name] = _parse(text, RUN[name], cls.model_fields[name])
+        except SettingsError as error:
+            raise RunSettingError(str(error)) from None
+        return values
+
+
+def settings_of(config: type[dg.Config]) -> list[str]:
+    """Return the fields of a run config that were made by `setting`."""
+    return [name for name, field in config.model_fields.items() if field.default_factory is not None]
+
+
+def _parse(text: str, variable: str, field: FieldInfo) -> object:
+    """Return a variable's text as a field has it: its type and its bounds say what is right."""
+    kinds = {*get_args(field.annotation), field.annotation}
+    enum = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
+    bounds = {
+        kind: getattr(each, kind) for each in field.metadata for kind in ("ge", "le", "gt") if hasattr(each, kind)
+    }
+    if enum is not None:
+        return enum(choice(text, name=variable, allowed=[member.value for member in enum]))
+    if bool in kinds:
+        return choice(text, name=variable) == "true"
+    if int in kinds:
+        return whole_number(text, name=variable, lowest=int(bounds["ge"]), highest=int(bounds["le"]))
+    if float in kinds:
+        return decimal_number(text, name=variable, **bounds)
+    return text
+
+
+class PolicyConfig(RunConfig):
+    """Which part of the instance is wanted, for `expected.policy.policy_of`, which reads the variables: all or none."""
+
+    local_only: bool | None = Field(
+        default=None,
+        description="true: only local files, none of other servers'. false: all, whatever the installation's variables"
+        f" are. None: {LOCAL_ONLY}. {_UNSET}",
+    )
+    remote_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="Of other servers' files only attachments and preview cards of the last so many days, as tootctl"
+        f" media remove --days counts them. None: {REMOTE_DAYS}. {_UNSET}",
+    )
+    remote: dict[str, str] = Field(
+        default={},
+        description="Other servers' files by file type: always, never or a number of days, such as accounts: never."
+        f" It wins over the other two. Empty: {REMOTE}. {_UNSET}",
+    )
