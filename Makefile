@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format bench bench-growth lock release clean faults soak nights silence screenshots mutants
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -62,6 +62,10 @@ lint: $(STAMP) ## Style, docstrings and types
 format: $(STAMP) ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write the pages that are made from the code, and the site of docs/ into build/site
+	$(BIN)/python scripts/reference.py
+	$(BIN)/python scripts/site.py build/site
 
 bench: $(STAMP) ## Measure against rclone and a simple script, and write docs/performance.md (half an hour, quiet machine)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.alerts import alert_on_failed_tick, alert_on_failure
+from mastosync_dagster.alerts.sensors import alert_on_failed_tick, alert_on_failure
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.prune.automation import monthly_prune
 from mastosync_dagster.prune.ops import prune_every_range, prune_job

@@ -28,6 +28,9 @@ MANIFESTS = "MASTOSYNC_MANIFESTS"
 NIGHTLY_CRON = "MASTOSYNC_NIGHTLY_CRON"
 NIGHTLY_TIMEZONE = "MASTOSYNC_NIGHTLY_TIMEZONE"
 ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
+ALERT_URLS = "MASTOSYNC_ALERT_URLS"
+ALERT_GOOD_NIGHTS = "MASTOSYNC_ALERT_GOOD_NIGHTS"
+PING_URL = "MASTOSYNC_PING_URL"
 MEMORY_MB = "MASTOSYNC_MEMORY_MB"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
@@ -67,6 +70,7 @@ nobody should have to remember.
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK, MEMORY_MB),
     *(RETRY_NIGHTS, CACHE_LOST, SOURCE_URL, DESTINATION_URL, SOURCE_FOLDER, DESTINATION_FOLDER),
+    *(ALERT_URLS, ALERT_GOOD_NIGHTS, PING_URL),
     *RUN.values(),
 )
 """Our own variables."""
@@ -173,6 +177,11 @@ def may_be_named(name: str, own: Collection[str]) -> bool:
     Anybody who reaches the UI can launch a run: with any other name they could read any secret of the process.
     """
     return name in own or _SECRET_NAME.fullmatch(name) is not None
+
+
+def known_names() -> frozenset[str]:
+    """Return every variable that mastosync reads of a file of settings."""
+    return _KNOWN
 
 
 def allowed_names(own: Collection[str]) -> str:
@@ -307,6 +316,11 @@ def retry_nights() -> int:
 def copy_private() -> bool | None:
     """Return whether private objects are copied to a destination without ACLs: MASTOSYNC_COPY_PRIVATE; None: unset."""
     return _choice(COPY_PRIVATE)
+
+
+def alert_good_nights() -> bool:
+    """Return whether alerts are sent after good nights too: MASTOSYNC_ALERT_GOOD_NIGHTS."""
+    return bool(_choice(ALERT_GOOD_NIGHTS))
 
 
 def cache_lost() -> bool:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon import EVERY_REMOTE_ROW
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.runs.progress import duration_text
+from mastosync_dagster.status.screen import screen_lines
+from mastosync_dagster.sync.automation import Nightly
 from mastosync_dagster.sync.incremental import RESTORED
 from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mastosync_dagster.cli.estimate import Estimate
-    from mastosync_dagster.cli.status import Status
+    from mastosync_dagster.status.counts import Status
 
 _EVERYTHING = str(EVERY_REMOTE_ROW)
+
+
+def status_text(statuses: Sequence[Status], *, details: bool) -> str:
+    """Return what people read: one screen about all, or each file type with its details."""
+    if details:
+        return "\n".join(line for each in statuses for line in status_lines(each))
+    try:
+        nights_every = Nightly.read().longest_gap()
+    except AdminError:
+        nights_every = None  # `mastosync check` and Dagster name the wrong setting
+    return "\n".join(screen_lines(statuses, datetime.now(timezone.utc), nights_every))
 
 
 def status_lines(status: Status) -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mastosync_dagster.cli.status import statuses
 from mastosync_dagster.cutover.answers import Answer
 from mastosync_dagster.cutover.comparison import Sides
 from mastosync_dagster.cutover.mastodon_env import env_text
@@ -24,6 +23,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
+from mastosync_dagster.status.counts import statuses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

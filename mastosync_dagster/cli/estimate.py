@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.prices import Prices, price_table
+from mastosync_dagster.status.rates import Rate, measured_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mastosync_dagster.mastodon import TableSize
-    from mastosync_dagster.runs.history import RangeRead
 
 __all__ = ["FREE", "Estimate", "Prices", "Rate", "estimate", "measured_rate", "price_table"]
 
@@ -22,15 +20,6 @@ _HOUR = 3600
 
 
 FREE = Prices(list=0, put=0, get=0, egress=0, month=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How many objects and bytes a run copies per second; None: not known. ``given``: by the admin, not measured."""
-
-    objects: float | None
-    bytes: float | None
-    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +51,6 @@ class Estimate:
     source: str | None = None
     destination: str | None = None
     left_out: int = 0
-
-
-def measured_rate(reads: Iterable[RangeRead]) -> Rate:
-    """Return the rate of earlier runs over ID ranges that copied something."""
-    copied = size = seconds = 0.0
-    for read in reads:
-        if read.numbers.get("copied"):
-            copied += read.numbers["copied"]
-            size += read.numbers.get("bytes", 0)
-            seconds += read.numbers.get("seconds", 0)
-    return Rate(copied / seconds, size / seconds) if seconds else Rate(None, None)
 
 
 def estimate(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scri
 _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE_TYPES), metavar="[FILE_TYPE]...")
 
 
+_WATCH_SECONDS = 10
 _INTERRUPTED = 130
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
@@ -242,13 +244,13 @@ def ui(*, port: int) -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print the completion of a shell.
+    """Print the completion of a shell.
 
     \b
     bash: mastosync completion bash > ~/.local/share/bash-completion/completions/mastosync
     zsh:  mastosync completion zsh > a folder of $fpath, as _mastosync
     fish: mastosync completion fish > ~/.config/fish/completions/mastosync.fish
-    """
+    """  # noqa: D301  (click keeps the lines after a backspace)
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
@@ -408,6 +410,7 @@ def report(
 @_SOME_FILE_TYPES
 @_policy_options
 @_AS_JSON
+@click.option("--watch", is_flag=True, help="Show it again every ten seconds, until Ctrl-C.")
 def status(
     file_types: tuple[str, ...],
     *,
@@ -415,25 +418,64 @@ def status(
     remote_days: int | None,
     remote: tuple[str, ...],
     as_json: bool,
+    watch: bool,
 ) -> None:
-    """Show what is done and what is left of each file type.
+    """Show what is done and what is left, how long that takes, and what to do next.
 
-    Ranges, objects and megabytes done and left, and the watermark of incremental runs. Rows that no run has read are
-    counted in the database, which takes about a second for a hundred thousand of them.
+    With a FILE_TYPE, more about it: ranges, objects and megabytes done and left, and the watermark of incremental runs.
+    Rows that no run has read are counted in the database, which takes about a second for a hundred thousand of them.
     """
-    from mastosync_dagster.cli.console import status_json, status_lines
-    from mastosync_dagster.cli.status import statuses
+    from mastosync_dagster.cli.console import status_json, status_text
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.status.counts import statuses
 
+    if watch and as_json:
+        raise click.UsageError("--watch is for people, --json for scripts: leave one of them away.")
     chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:
         policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
-        found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
-    if as_json:
-        click.echo(json.dumps([status_json(each) for each in found], indent=2))
-    else:
-        click.echo("\n".join(line for each in found for line in status_lines(each)))
+        while True:
+            found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
+            if watch:
+                click.clear()
+            if as_json:
+                click.echo(json.dumps([status_json(each) for each in found], indent=2))
+            else:
+                click.echo(status_text(found, details=bool(file_types)))
+            if not watch:
+                break
+            time.sleep(_WATCH_SECONDS)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9464, show_default=True, help="TCP port on loopback.")
+@click.option("--every", type=click.FloatRange(1), default=300, show_default=True, help="Seconds between two readings.")
+@click.option("--once", is_flag=True, help="Print them instead, for the node exporter's textfile collector.")
+@click.option("--rules", is_flag=True, help="Print the alert rules for Prometheus instead.")
+@click.option("--dashboard", is_flag=True, help="Print the dashboard for Grafana instead.")
+def metrics(*, port: int, every: float, once: bool, rules: bool, dashboard: bool) -> None:
+    """Serve metrics for Prometheus at http://127.0.0.1:9464/metrics, until Ctrl-C.
+
+    Each reading asks Mastodon's database, as status does; a scrape is given the last one.
+    """
+    import mastosync_dagster.metrics as package
+
+    for wanted, name in ((rules, "rules.yaml"), (dashboard, "grafana.json")):
+        if wanted:
+            click.echo(Path(package.__path__[0], name).read_text(), nl=False)
+            return
+    from mastosync_dagster.escaping import plain
+    from mastosync_dagster.metrics.server import metrics_once, serve_metrics
+
+    def say(text: str) -> None:
+        click.echo(plain(text), err=True)
+
+    with _instance() as instance, _plain_errors():
+        if once:
+            click.echo(metrics_once(instance, say), nl=False)
+        else:
+            serve_metrics(instance, port, every, say)
 
 
 @main.command()
@@ -501,12 +543,12 @@ def estimate(
     from mastosync_dagster.cli.console import estimate_lines
     from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate
     from mastosync_dagster.cli.estimate import estimate as estimated
-    from mastosync_dagster.cli.status import statuses, whole_tables
     from mastosync_dagster.copy.prices import prices_of
     from mastosync_dagster.environment import RUN, Environment
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.status.counts import statuses, whole_tables
 
     chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
     with _plain_errors(), _instance() as instance:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG, WILL_RETRY_TAG
 
-from mastosync_dagster.alerts import AlertError, alert_on_failure, post_alert
+from mastosync_dagster.alerts import AlertError, alert_on_failure, deliver
 from mastosync_dagster.cli.preflight import check_settings
 from mastosync_dagster.cli.sync import Ended, Work, make_console, name_other_run, run_here, say
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.environment import ALERT_WEBHOOK, Environment
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.ranges.registration import end_backfill, requested_backfills
@@ -162,10 +161,9 @@ def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
 
 
 def _alert(console: Console, message: str) -> None:
-    url = Environment.read().text(ALERT_WEBHOOK)
-    if url is not None:
-        with _alert_problems(console):
-            post_alert(url, message)
+    with _alert_problems(console):
+        for problem in deliver(message).problems:
+            say(console, f"No alert: {problem}")
 
 
 @contextlib.contextmanager

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 SYNC_CHANGES = "sync_changes"
 """The job over changed rows."""
+LAST = "last"
+"""Stands for "since the last incremental run" in the place of a timestamp."""
+NIGHT = "mastosync/night"
+"""The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
 
 OVERLAP = timedelta(minutes=10)
 """A row may be committed so long after the timestamp in it; Mastodon's clocks may differ so much."""

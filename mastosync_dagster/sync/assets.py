@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.alerts.nights import tell_failed_night, tell_good_night
 from mastosync_dagster.ranges.checks import range_check
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import CHECK_NAME
@@ -108,7 +109,9 @@ _COPY_SETTINGS = {
 )
 def sync_changes() -> None:
     """Run the chain once over the rows that the config of ``plan_changes`` selects."""
-    report_changes(copy(plan_changes()))
+    report_changes.with_hooks({tell_good_night, tell_failed_night})(
+        copy.with_hooks({tell_failed_night})(plan_changes.with_hooks({tell_failed_night})())
+    )
 
 
 def replica(longest_gap: timedelta | None) -> dg.AssetSpec:

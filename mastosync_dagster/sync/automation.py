@@ -20,12 +20,9 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import LOOK_SECONDS, Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.history import LAST, NIGHT
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.sync.assets import sync_changes
-from mastosync_dagster.sync.incremental import LAST
-
-NIGHT = "mastosync/night"
-"""The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
 
 _HOUR = 3600
 _CRON_FIELDS = 5

@@ -19,7 +19,8 @@ from mastosync_dagster.memory import run_memory
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.config import PolicyConfig, RunConfig, setting
-from mastosync_dagster.sync.incremental import LAST, History, TableSelection, every_row, since_last, since_timestamp
+from mastosync_dagster.runs.history import LAST
+from mastosync_dagster.sync.incremental import History, TableSelection, every_row, since_last, since_timestamp
 from mastosync_dagster.units import MEGABYTE
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from mastosync_dagster.alerts import FIRST_REASONS
+from mastosync_dagster.alerts.message import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.policy import Policy
@@ -172,6 +172,7 @@ class RunReport:
             metadata={
                 history.WATERMARK: dg.MetadataValue.timestamp(self.copied.planned.read_at),
                 "what was done": self.closing_line,
+                summaries.COUNTERS: dg.MetadataValue.json(self._counters()),
                 "manifest": dg.MetadataValue.path(self.manifest),
                 history.DESTINATION: self.destination_id,
             },

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
     from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
 
-LAST = "last"
-"""Stands for "since the last incremental run" in the place of a timestamp."""
-
 RESTORED = (
     "the newest row of the last incremental run is not found: deleted, or the database was restored from a backup"
 )
@@ -77,6 +74,10 @@ class History:
         """Return whether all incremental runs so far wanted less than the policy does."""
         narrower = watermark(self.instance, file_type, self.destination_id, self.latest)
         return narrower is not None and self.watermark(file_type) is None
+
+    def is_complete(self, file_type: FileType, read: RangeRead) -> bool:
+        """Return whether a materialization's run wanted all that is wanted."""
+        return self._wanted(file_type).is_covered(read.rule, read.read_at)
 
     def range_reads(self, file_type: FileType) -> Mapping[str, RangeRead]:
         """Return the latest materializations of the ranges."""

@@ -24,7 +24,6 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from mastosync_dagster import alerts
 from mastosync_dagster.alerts import AlertError, alert_on_failed_tick, alert_on_failure, failure_message, post_alert
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
@@ -89,7 +88,7 @@ class Webhook:
 
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    monkeypatch.setattr(alerts, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("mastosync_dagster.alerts.requests._PAUSE_SECONDS", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Webhook().serve() as served:
         yield served
@@ -161,7 +160,7 @@ def test_without_a_webhook_the_tick_says_that_nothing_was_sent(
     result = world.run("sync_changes")
     skipped = alert_on_failure(failed_context(world, result))
     assert isinstance(skipped, dg.SkipReason)
-    assert "MASTOSYNC_ALERT_WEBHOOK is not set" in (skipped.skip_message or "")
+    assert "MASTOSYNC_ALERT_WEBHOOK and MASTOSYNC_ALERT_URLS are not set" in (skipped.skip_message or "")
 
 
 def test_a_webhook_that_fails_is_retried(webhook: Webhook) -> None:

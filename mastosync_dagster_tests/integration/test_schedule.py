@@ -14,7 +14,8 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.environment import Environment, SettingsError
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.sync.automation import NIGHT, Nightly
+from mastosync_dagster.runs.history import NIGHT
+from mastosync_dagster.sync.automation import Nightly
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.life import Life

@@ -12,11 +12,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mastosync_dagster.cli.status import statuses
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.history import range_reads, watermark
+from mastosync_dagster.status.counts import statuses
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule

@@ -1,0 +1,102 @@
+"""Delivers a message to the webhook and to the addresses of Apprise, each of which is read here alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+
+from mastosync_dagster.alerts.requests import in_time, pause, post
+from mastosync_dagster.environment import ALERT_URLS, ALERT_WEBHOOK, Environment, SettingsError
+
+NOT_SET = f"{ALERT_WEBHOOK} and {ALERT_URLS} are not set"
+_ATTEMPTS = 3
+_ESCAPE = re.compile(r"\\(?=[^\w\s])")
+"""Of Markdown, which a subject is not."""
+_SCHEME = re.compile(r"[A-Za-z0-9]{1,20}(?=://)")
+
+
+class AlertError(Exception):
+    """A receiver did not take the message. The text says why, without the URL, which is a secret."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What has become of a message.
+
+    Attributes:
+        taken: How many receivers have it.
+        problems: Why others have not, a sentence each, without a URL.
+    """
+
+    taken: int = 0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def has_receivers(self) -> bool:
+        """Whether the settings name any."""
+        return bool(self.taken or self.problems)
+
+    def raise_if_lost(self) -> None:
+        """Raise an `AlertError` where nobody has the message."""
+        if self.problems and not self.taken:
+            raise AlertError("; ".join(self.problems))
+
+
+def deliver(message: str) -> Delivery:
+    """Send a message in Markdown to every receiver that the settings name. It raises where they cannot be read."""
+    environment = Environment.read()
+    problems: list[str] = []
+    taken = 0
+    webhook = environment.text(ALERT_WEBHOOK)
+    if webhook is not None:
+        try:
+            post_alert(webhook, message)
+            taken += 1
+        except (AlertError, SettingsError) as error:
+            problems.append(str(error))
+    urls = (environment.text(ALERT_URLS) or "").split()
+    for number, url in enumerate(urls, start=1):
+        why = in_time(lambda url=url: _notify(url, message))  # type: ignore[misc]  # it takes no argument
+        taken += why is None
+        if why is not None:
+            problems.append(f"address {number} of {len(urls)} in {ALERT_URLS}{_scheme(url)}: {why}")
+    return Delivery(taken, tuple(problems))
+
+
+def post_alert(url: str, message: str) -> None:
+    """Post a message to an incoming webhook, as Slack and Mattermost understand it: ``{"text": …}``.
+
+    A webhook that does not take it at the third attempt, or in time, raises AlertError.
+    """
+    why = post(url, ALERT_WEBHOOK, json.dumps({"text": message}).encode(), "application/json", attempts=_ATTEMPTS)
+    if why is not None:
+        raise AlertError(f"the webhook of {ALERT_WEBHOOK} did not take the message: {why}")
+
+
+def _scheme(url: str) -> str:
+    found = _SCHEME.match(url)
+    return f" ({found[0].lower()}://)" if found else ""
+
+
+def _notify(url: str, message: str) -> str | None:
+    """Send a message by Apprise. Returns why it was not taken; None: it was."""
+    import apprise  # noqa: PLC0415  (a hundred services, which nothing else needs)
+
+    # Its own messages may quote what a server answers.
+    logging.getLogger("apprise").disabled = True
+    # A redirected POST becomes a GET without the message, whose answer would be called delivered.
+    asset = apprise.AppriseAsset(app_id="mastosync", http_redirects=False, secure_logging=True)
+    service = apprise.Apprise.instantiate(url, asset=asset)
+    if service is None:
+        return "Apprise knows no such address. Is it complete, and percent-encoded?"
+    receiver = apprise.Apprise(asset=asset)
+    receiver.add(service)
+    title = _ESCAPE.sub("", message.partition("\n")[0])
+    for attempt in range(1, _ATTEMPTS + 1):
+        if receiver.notify(body=message, title=title, body_format=apprise.NotifyFormat.MARKDOWN):
+            return None
+        if attempt < _ATTEMPTS:
+            pause()
+    return "it did not take the message, or cannot be reached. `apprise -vv -b test URL` shows why"

@@ -1,0 +1,105 @@
+"""What a night tells of itself, from its own process: the ping of a monitor, and the alert after a good night.
+
+So it is the same whether the schedule or a command began it. A night whose process dies tells nothing: that is what
+the monitor is for.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import dagster as dg
+
+from mastosync_dagster.alerts.delivery import deliver
+from mastosync_dagster.alerts.message import failed_title, failure_lines, unexpected_line
+from mastosync_dagster.alerts.requests import check_url, post
+from mastosync_dagster.environment import PING_URL, Environment, alert_good_nights
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.summaries import Summary, counts
+from mastosync_dagster.runs.history import LAST, NIGHT, SYNC_CHANGES
+
+if TYPE_CHECKING:
+    import logging
+
+
+class Signal(Enum):
+    """What a monitor in the manner of Healthchecks learns: a path after its URL."""
+
+    START = "/start"
+    SUCCESS = ""
+    FAIL = "/fail"
+
+
+def is_night(run: dg.DagsterRun) -> bool:
+    """Tell whether a run is a night: tagged as one, or over all file types since the last one."""
+    if run.job_name != SYNC_CHANGES:
+        return False
+    if NIGHT in run.tags:
+        return True
+    ops: Any = run.run_config.get("ops") or {}
+    config = (ops.get("plan_changes") or {}).get("config") or {}
+    everything = {file_type.value for file_type in FileType}
+    return config.get("changed_since") == LAST and set(config.get("file_types") or everything) == everything
+
+
+def ping(signal: Signal, text: str = "") -> str | None:
+    """Tell the monitor of MASTOSYNC_PING_URL. Returns why it did not take it; None: it did, or there is none."""
+    try:
+        url = Environment.read().text(PING_URL)
+        if url is None:
+            return None
+        check_url(url, PING_URL)
+        parts = urlsplit(url)
+        url = urlunsplit(parts._replace(path=parts.path.rstrip("/") + signal.value))
+        # A night does not wait for a monitor before it begins.
+        attempts = 1 if signal is Signal.START else 3
+        why = post(url, PING_URL, text.encode(), "text/plain; charset=utf-8", attempts=attempts)
+    except AdminError as error:
+        return str(error)
+    return None if why is None else f"the monitor of {PING_URL} did not take the ping: {why}"
+
+
+def tell_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -> None:
+    """Tell the monitor that a night begins; nothing for another run."""
+    if is_night(run):
+        _warn(log, ping(Signal.START, f"run {run.run_id}"))
+
+
+@dg.success_hook(name="tell_good_night")
+def tell_good_night(context: dg.HookContext) -> None:
+    """Tell the monitor that a night was good, and, if an admin wants it, the receivers of alerts."""
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is None or not is_night(run):
+        return
+    summary = context.op_output_values.get("result")
+    numbers = counts(summary.total) if isinstance(summary, Summary) else {}
+    said = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+    text = f"mastosync: the night was good (run {run.run_id})\n{said}"
+    _warn(context.log, ping(Signal.SUCCESS, text))
+    try:
+        problems = deliver(text).problems if alert_good_nights() else ()
+    except AdminError as error:
+        problems = (str(error),)
+    _warn(context.log, *problems)
+
+
+@dg.failure_hook(name="tell_failed_night")
+def tell_failed_night(context: dg.HookContext) -> None:
+    """Tell the monitor that a night has failed."""
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is None or not is_night(run):
+        return
+    error = context.op_exception
+    lines = [unexpected_line(type(error).__name__ if error else None, context.step_key)]
+    if isinstance(error, dg.Failure):
+        lines = failure_lines(error.description, {name: value.value for name, value in error.metadata.items()})
+    text = "\n".join([failed_title(run), *filter(None, lines)])
+    _warn(context.log, ping(Signal.FAIL, text))
+
+
+def _warn(log: logging.Logger | dg.DagsterLogManager, *problems: str | None) -> None:
+    for problem in filter(None, problems):
+        log.warning("%s", problem)

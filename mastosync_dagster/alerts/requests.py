@@ -1,0 +1,94 @@
+"""Requests to a secret URL: in time, nowhere else than there, and the URL in no error."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mastosync_dagster.environment import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PAUSE_SECONDS = 2.0
+_TIMEOUT_SECONDS = 10.0
+_ALL_SECONDS = 40.0
+"""For all attempts together: Dagster ends a tick after a minute, and the C library looks a name up for longer."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would repeat the POST as a GET without the message, and call that delivered."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Refuse: the redirect becomes an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def check_url(url: str, name: str) -> None:
+    """Raise a `SettingsError` where the variable ``name`` has no URL that can be asked."""
+    # The HTTP library would quote an odd URL in its own error, and the URL is a secret.
+    try:
+        known = _URL.fullmatch(url) is not None and bool(urlsplit(url).hostname)
+    except ValueError:
+        known = False
+    if not known:
+        raise SettingsError(f"{name} must be an http:// or https:// URL, in printable ASCII without spaces.")
+
+
+def post(url: str, name: str, body: bytes, content_type: str, *, attempts: int = 3) -> str | None:
+    """Post to the URL of the variable ``name`` until it is taken. Returns why it was not; None: it was."""
+    check_url(url, name)
+    headers = {"Content-Type": content_type}
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (the scheme is one of two)
+    return in_time(lambda: _post(request, name, attempts))
+
+
+def in_time(work: Callable[[], str | None]) -> str | None:
+    """Return what a piece of work returns, or a sentence where it does not end in time."""
+    results: list[str | None] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001  (an alert fails no run, and the error's text may quote the URL)
+            results.append(f"it failed ({type(error).__name__})")
+
+    # In a thread, which is left alone where it does not end: nothing can interrupt the look-up of a name.
+    thread = threading.Thread(target=run, name="alert", daemon=True)
+    thread.start()
+    thread.join(_ALL_SECONDS)
+    return results[0] if results else f"it did not answer within {_ALL_SECONDS:.0f} s. Can its name be resolved?"
+
+
+def pause() -> None:
+    """Wait between two attempts."""
+    time.sleep(_PAUSE_SECONDS)
+
+
+def _post(request: urllib.request.Request, name: str, attempts: int) -> str | None:
+    why = None
+    for attempt in range(1, attempts + 1):
+        try:
+            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS):
+                return None
+        except urllib.error.HTTPError as error:
+            error.close()
+            why = f"it answers {error.code}"
+            if error.code in _REDIRECTS:
+                why = f"it redirects ({error.code}): set {name} to the address that it redirects to"
+                break  # it may have taken the message, and would answer the same again
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = f"it cannot be reached ({type(error).__name__})"
+        if attempt < attempts:
+            pause()
+    return why

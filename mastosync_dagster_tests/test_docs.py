@@ -1,0 +1,125 @@
+"""The pages: links lead somewhere, code blocks can be read, and what is made from the code is current."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mastosync_dagster.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [*sorted((PROJECT / "docs").glob("*.md")), *sorted(PROJECT.glob("*.md"))]
+IDS = [page.name for page in PAGES]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", re.sub(r"`[^`\n]+`", "", text), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)).lower() for title in titles)
+    return {re.sub(r"[ ]", "-", title.strip()) for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_link_leads_to_a_file_and_a_heading_that_there_are(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the code blocks of a page, each with its language."""
+    yield from re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"(?:\A|\n\n)((?: {4,}.*(?:\n|\Z)|\n(?= {4}))+)", text):
+        yield "", block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_code_block_can_be_read(page: Path) -> None:
+    for language, block in blocks(page.read_text()):
+        if language == "python":
+            compile(block, page.name, "exec")
+        elif language == "yaml":
+            assert yaml.safe_load(block)
+        elif language == "ini":
+            parser = configparser.ConfigParser(strict=False, interpolation=None)
+            parser.read_string(block)
+        elif language in {"sh", "bash"}:
+            subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_in_a_block_exists_with_its_options(page: Path) -> None:
+    text = "\n".join(block for _, block in blocks(page.read_text()))
+    for line in text.splitlines():
+        words = re.split(r"\s+#|[|;>&]", line)[0].split()
+        if not words or words[0] != "mastosync" or len(words) == 1:
+            continue
+        command: click.Command = main
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest and not rest[0].startswith(("-", "[")):
+            assert rest[0] in command.commands, line
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help", "-h"}
+        if command is main:
+            known |= {"--version"}
+        used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert used <= known, line
+
+
+def test_what_is_made_from_the_code_is_current() -> None:
+    made = runpy.run_path(str(PROJECT / "scripts" / "reference.py"))["pages"]()
+    old = [str(path) for path, text in made.items() if (PROJECT / path).read_text() != text]
+    assert not old, f"python scripts/reference.py writes {old}"
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="no man on this machine (Debian: apt-get install man-db)")
+def test_the_manual_page_is_well_formed() -> None:
+    page = PROJECT / "mastosync_dagster" / "installation" / "mastosync.1"
+    shown = subprocess.run(["man", "--warnings", "-l", str(page)], capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    assert "mastosync status" in shown.stdout
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="sphinx is not installed: pip install 'mastosync-dagster[docs]'")
+    command = [sys.executable, str(PROJECT / "scripts" / "site.py"), str(tmp_path)]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    for page in (PROJECT / "docs").glob("*.md"):
+        made = (tmp_path / f"{page.stem}.html").read_text()
+        assert re.findall(r"<(?:script|link rel=.stylesheet)[^>]*(?:src|href)=.https?://", made) == []
+    assert "moving.html" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_each_shell_is_printed(shell: str) -> None:
+
+    outcome = CliRunner().invoke(main, ["completion", shell])
+    assert outcome.exit_code == 0
+    assert "_MASTOSYNC_COMPLETE" in outcome.output
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=outcome.output, text=True, check=True)
