@@ -12,7 +12,7 @@ from mastosync_dagster.environment import ALERT_URLS, ALERT_WEBHOOK, Environment
 
 NOT_SET = f"{ALERT_WEBHOOK} and {ALERT_URLS} are not set"
 _ATTEMPTS = 3
-_ESCAPE = re.compile(r"\\(?=[^\w\s])")
+_ESCAPE = re.compile(r"\\(?=[^A-Za-z0-9\s])")
 """Of Markdown, which a subject is not."""
 _SCHEME = re.compile(r"[A-Za-z0-9]{1,20}(?=://)")
 

@@ -83,10 +83,10 @@ def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
     assert "the night was good" in mailbox.mails.pop()["Subject"]
 
     listener.requests.clear()
-    monkeypatch.setenv("S3_BUCKET", "absent")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://x:y@127.0.0.1:{free_port()}/z")
     assert not world.run("sync_changes", config=NIGHT).success
     assert listener.paths == ["/start", "/fail"]
-    assert "S3_BUCKET" in listener.requests[-1][2]
+    assert "DATABASE_URL" in listener.requests[-1][2]
 
     listener.requests.clear()
     alert_on_failure(death_of(world))
@@ -122,7 +122,7 @@ def test_a_listener_that_fails_fails_no_night_and_the_log_says_so_without_its_ur
     ],
 )
 def test_every_answer_is_understood(listener: Listener, signal: Signal, answers: list[int], says: str | None) -> None:
-    listener.answers = answers
+    listener.answers = list(answers)
     why = ping(signal, "text")
     assert set(listener.requests) == {(signal.value, "POST", "text")}
     assert (why is None) == (says is None)

@@ -68,7 +68,7 @@ def prometheus(folder: Path, rules: Path, port: int) -> Iterator[Prometheus]:
             asked = Prometheus(f"http://{address}")
 
             def answers() -> bool:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, IndexError):  # not up, or without targets yet
                     return bool(asked.ask("targets")["activeTargets"][0]["health"] == "up")
                 return False
 
