@@ -19,10 +19,10 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.ranges.registration import end_backfill, requested_backfills
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.history import LAST
 from mastosync_dagster.runs.retention import RetentionConfig, delete_old_records
 from mastosync_dagster.sync.automation import NEW_RANGE_TAGS
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
-from mastosync_dagster.sync.incremental import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
