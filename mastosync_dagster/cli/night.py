@@ -12,6 +12,7 @@ import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG, WILL_RETRY_TAG
 
 from mastosync_dagster.alerts import AlertError, alert_on_failure, deliver
+from mastosync_dagster.alerts.nights import Signal, ping
 from mastosync_dagster.cli.preflight import check_settings
 from mastosync_dagster.cli.sync import Ended, Work, make_console, name_other_run, run_here, say
 from mastosync_dagster.definitions import build_definitions
@@ -58,8 +59,8 @@ def run_night(instance: dg.DagsterInstance) -> int:
         except NightError:
             raise
         except AdminError as error:
-            # No run can fail, so the message about a run is never sent.
-            _alert(console, f"mastosync: the night could not begin: {markdown(error.in_full())}")
+            # No run can fail, so neither the message nor the ping of a run is sent.
+            _tell_failure(console, f"mastosync: the night could not begin: {markdown(error.in_full())}")
             raise
         statuses = []
         for work in requests:
@@ -160,9 +161,10 @@ def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
     return ended
 
 
-def _alert(console: Console, message: str) -> None:
+def _tell_failure(console: Console, message: str) -> None:
+    """Tell the monitor and the receivers of alerts that there is no night."""
     with _alert_problems(console):
-        for problem in deliver(message).problems:
+        for problem in filter(None, [ping(Signal.FAIL, message), *deliver(message).problems]):
             say(console, f"No alert: {problem}")
 
 

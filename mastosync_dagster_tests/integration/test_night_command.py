@@ -17,6 +17,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.runs.history import NIGHT
 from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.listener import SECRET, http_listener, mail_server
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 from mastosync_dagster_tests.support.terminal import executable
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -71,20 +72,30 @@ def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(
 
 
 def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Installation) -> None:
-    with webhook() as alerts:
+    with webhook() as alerts, mail_server() as mailbox, http_listener() as monitor:
+        settings = {
+            "MASTOSYNC_ALERT_WEBHOOK": alerts.url,
+            "MASTOSYNC_ALERT_URLS": mailbox.url,
+            "MASTOSYNC_PING_URL": monitor.url,
+            "NO_PROXY": "127.0.0.1",
+        }
         world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.PUT})))
-        ended = world.command(
-            "mastosync", "night", MASTOSYNC_ALERT_WEBHOOK=alerts.url, MASTOSYNC_ROWS_PER_PARTITION="1000"
-        )
+        ended = world.command("mastosync", "night", **settings, MASTOSYNC_ROWS_PER_PARTITION="1000")
         assert (ended.returncode, ended.stderr) == (1, "")
         # No table fills a range.
         (message,) = alerts.messages
         assert message.startswith("mastosync: sync_changes failed (run ")
+        (mail,) = mailbox.mails
+        assert mail["Subject"].startswith("mastosync: sync_changes failed (run ")
+        assert monitor.paths == ["/start", "/fail"]
 
-        ended = world.command("mastosync", "night", MASTOSYNC_ALERT_WEBHOOK=alerts.url, S3_BUCKET="absent")
+        ended = world.command("mastosync", "night", **settings, S3_BUCKET="absent")
         assert ended.returncode == 1
         assert "S3_BUCKET" in ended.stderr
         assert alerts.messages[-1].startswith("mastosync: the night could not begin: ")
+        assert "the night could not begin" in mailbox.mails[-1]["Subject"]
+        assert monitor.paths == ["/start", "/fail", "/fail"]
+        assert SECRET not in ended.stdout + ended.stderr
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.FAILURE]
 
 
