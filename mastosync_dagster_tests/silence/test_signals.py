@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster_tests.support.waiting import wait_until
+from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.silence.site import Ended, Running, Site
@@ -45,8 +45,11 @@ def test_a_signal_ends_every_wait_within_two_seconds(site: Site, number: signal.
             site.wait_for_sockets("connected", _NOWHERE, 90)
             site.wait_for_sockets("syn-sent", network.address("ssh"), 90)
             site.wait_for_sockets("syn-sent", network.address("s3a"), 90)
+            before = slowdown()
             ended = _end_all(waits, number)
-    assert {name: each.seconds for name, each in ended.items() if each.seconds > SECONDS} == {}, ended
+    # Two seconds of a machine that has nothing else to do: with other tests beside it, ending takes longer.
+    limit = SECONDS * max(before, slowdown())
+    assert {name: each.seconds for name, each in ended.items() if each.seconds > limit} == {}, (limit, ended)
     assert all(each.status != 0 for each in ended.values()), ended
 
 
