@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.silence.site import Ended, Running, Site
 
 SECONDS = 2.0
+_BESIDE_OTHERS = 5.0
 _NOWHERE = "10.91.250.1"
 
 
@@ -47,8 +48,9 @@ def test_a_signal_ends_every_wait_within_two_seconds(site: Site, number: signal.
             site.wait_for_sockets("syn-sent", network.address("s3a"), 90)
             before = slowdown()
             ended = _end_all(waits, number)
-    # Two seconds of a machine that has nothing else to do: with other tests beside it, ending takes longer.
-    limit = SECONDS * max(before, slowdown())
+    # Two seconds of a machine that has nothing else to do: with other tests beside it, ending takes longer. What does
+    # not notice the signal waits for minutes.
+    limit = SECONDS * max(_BESIDE_OTHERS, before, slowdown())
     assert {name: each.seconds for name, each in ended.items() if each.seconds > limit} == {}, (limit, ended)
     assert all(each.status != 0 for each in ended.values()), ended
 
