@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
 
-from benchmarks import dataset, servers
-from benchmarks.network import Place
-from mastosync_dagster.demo.servers.start import postgres
-from mastosync_dagster.installation.processes import stop_requests
+from benchmarks.site import site
 from mastosync_dagster.installation.services import Service, serve
 from mastosync_dagster.units import MIB
 
@@ -62,23 +57,9 @@ def idle(home: Path, seconds: float) -> list[str]:
 
 def measure(objects: int, seconds: float) -> None:
     """Print what commands and services take."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_requests())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-hosts-")))
-        database = stack.enter_context(postgres())
-        source = stack.enter_context(servers.server(servers.Kind.MEMORY, Place(), folder / "bin"))
-        destination = stack.enter_context(servers.server(servers.Kind.MEMORY, Place(), folder / "bin"))
-        dataset.create_tables(database)
-        with contextlib.closing(dataset.connect(database)) as connection:
-            rows = dataset.media(connection, objects)
-        servers.fill(source, rows.bodies)
-        os.environ.update(
-            source.environment()
-            | destination.environment("DESTINATION_")
-            | {"DATABASE_URL": database.url, "DESTINATION_S3_PERMISSION": "public-read"}
-        )
+    with site(objects) as made:
         for memory in ("64", "256", "1000"):
-            home = folder / memory
+            home = made.folder / memory
             os.environ |= {"DAGSTER_HOME": str(home), "MASTOSYNC_MEMORY_MB": memory}
             peak_of("init", str(home), "--no-input")
             print(f"MASTOSYNC_MEMORY_MB={memory}")

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from benchmarks import dataset, servers
-from benchmarks.network import Place
+from benchmarks.site import site
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.servers.start import postgres
-from mastosync_dagster.installation.processes import stop_requests
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
@@ -46,26 +42,13 @@ def _requests(sides: tuple[servers.Server, servers.Server]) -> Counter[str]:
 
 def measure(objects: int) -> tuple[tuple[float, int], tuple[float, int]]:
     """Return seconds and requests of a quiet night, first without private objects, then with so many."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_requests())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-private-night-")))
-        database = stack.enter_context(postgres())
-        source = stack.enter_context(servers.server(servers.Kind.MEMORY, Place(), folder / "bin"))
-        destination = stack.enter_context(servers.server(servers.Kind.MEMORY, Place(), folder / "bin"))
-        dataset.create_tables(database)
-        with contextlib.closing(dataset.connect(database)) as connection:
-            rows = dataset.media(connection, objects)
-        servers.fill(source, rows.bodies)
-        os.environ.update(
-            source.environment()
-            | destination.environment("DESTINATION_")
-            | {"DATABASE_URL": database.url, "DAGSTER_HOME": str(folder), "DESTINATION_S3_PERMISSION": "public-read"}
-        )
-        instance = stack.enter_context(dg.DagsterInstance.local_temp(str(folder), {"telemetry": {"enabled": False}}))
-        sides = (source, destination)
+    options = {"telemetry": {"enabled": False}}
+    with site(objects) as made, dg.DagsterInstance.local_temp(str(made.folder), options) as instance:
+        os.environ["DAGSTER_HOME"] = str(made.folder)
+        sides = (made.source, made.destination)
         night(instance, sides)  # copies
         public = night(instance, sides)
-        _execute(database, "UPDATE accounts SET suspended_at = now()")
+        _execute(made.database, "UPDATE accounts SET suspended_at = now()")
         night(instance, sides)  # makes private
         return public, night(instance, sides)
 

@@ -39,7 +39,7 @@ def run_shielded(work: Callable[[], _Result], on_interrupt: Callable[[BaseExcept
             if not claimed.locked():
                 threading.Thread(target=run, name="run_shielded", daemon=True).start()
             done.wait()
-        except RuntimeError:  # noqa: PERF203  (no thread can be started)
+        except RuntimeError:
             raise
         except BaseException as error:  # noqa: BLE001  (for the caller to raise)
             on_interrupt(error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -40,6 +42,14 @@ def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the session."""
     with postgres() as server:
         yield server
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster home with the project's dagster.yaml."""
+    (tmp_path / "dagster.yaml").write_text((Path(__file__).parents[1] / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        yield made
 
 
 @pytest.fixture

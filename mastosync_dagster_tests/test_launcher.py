@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution.asset_backfill import backfill_runs_are_complete
@@ -17,16 +15,9 @@ from mastosync_dagster.launcher import WatchfulRunLauncher
 from mastosync_dagster_tests.support.run_processes import run_process, some_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-_PROJECT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster.yaml").write_text((_PROJECT / "dagster.yaml").read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
-        yield made
+    import dagster as dg
 
 
 def launcher(instance: dg.DagsterInstance) -> WatchfulRunLauncher:

@@ -8,7 +8,6 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 
@@ -23,14 +22,7 @@ from mastosync_dagster_tests.support.run_processes import HOLD, run_process, som
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PROJECT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster.yaml").write_text((_PROJECT / "dagster.yaml").read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
-        yield made
+    import dagster as dg
 
 
 def started_run(instance: dg.DagsterInstance) -> dg.DagsterRun:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import dagster as dg
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.resources import S3Bucket
     from mastosync_dagster.s3.storage import Storage

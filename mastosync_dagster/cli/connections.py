@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mastosync_dagster.mastodon.connection import single_transaction
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
 # A role without pg_monitor sees of other roles' sessions that they are there, and not what kind they are; so all that
 # are connected to a database count, which a few of PostgreSQL's own processes are too. `true`: a setting that this

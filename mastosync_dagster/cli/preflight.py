@@ -41,7 +41,7 @@ def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: Copy
     for bucket in (source, destination):
         try:
             bucket.storage().check()
-        except StorageError as error:  # noqa: PERF203  (two of them)
+        except StorageError as error:
             if error.reason in _SETTINGS:
                 raise
 

@@ -120,7 +120,7 @@ class Output:
         for descriptor in range(3):
             try:
                 os.fstat(descriptor)
-            except OSError:  # noqa: PERF203  (three of them)
+            except OSError:
                 # Closed: the next file that is opened, a database perhaps, would get this number, and the output.
                 os.open(os.devnull, os.O_RDWR)
         self._raw = _UnfailingStream(1)

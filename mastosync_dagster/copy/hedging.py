@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from mastosync_dagster.s3.errors import Aside
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.errors import Aside, StorageError
+from mastosync_dagster.s3.http import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,6 +28,8 @@ _FEW = 8
 """... and so many more: a run that has just begun has sent few."""
 _WEIGHT = 0.02
 """Of a new duration in the mean."""
+_FAILURES = (Aside, S3Error, StorageError, TransportError)
+"""How a request can fail. Anything else is a fault of the program, and ends the run."""
 
 
 class _OvertakenError(Aside):
@@ -110,7 +114,7 @@ class Hedges:
         began = flight.since
         try:
             result = await begin(lambda: self._take_head(flight, began))
-        except Exception:
+        except _FAILURES:
             if flight.winner in {None, flight.task}:
                 raise
             # Whatever ended it, another request has won.
@@ -153,6 +157,6 @@ class Hedges:
         await self._endpoint.permit()
         try:
             outcome = await flight.begin(lambda: flight.take_head(loop, task))
-        except Exception as error:  # noqa: BLE001  (raised where the first request was sent, if this one has won)
-            outcome = error
+        except _FAILURES as error:
+            outcome = error  # raised where the first request was sent, if this one has won
         flight.end(loop, task, outcome)

@@ -269,7 +269,7 @@ class LargeObjects:
         for _ in range(_ABORTS):
             try:
                 await action()
-            except Exception as error:  # noqa: BLE001, PERF203  (the object's own error matters more)
+            except Exception as error:  # noqa: BLE001  (the object's own error matters more)
                 problem = self.destination.storage.error(error, upload.key)
                 await self.destination.loop.sleep(_ABORT_PAUSE)
             else:

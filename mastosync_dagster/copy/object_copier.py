@@ -171,7 +171,7 @@ class ObjectCopier:
             try:
                 if await self.source.send(key, head_object, self.source, key) is not None:
                     return True
-            except EndpointError as problem:  # noqa: PERF203  (once an absent object)
+            except EndpointError as problem:
                 if problem.error.reason is not Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
                     raise
         return False

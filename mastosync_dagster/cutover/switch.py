@@ -23,7 +23,7 @@ from mastosync_dagster.records.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.cutover.comparison import Sides, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress

@@ -20,8 +20,8 @@ from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
-    from psycopg2.extensions import cursor as Cursor  # noqa: N812  (as above)
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
 
 Connect: TypeAlias = "Callable[[], Connection]"
 """Opens a new connection, which the caller closes. It should be a `LimitedConnection`, of a `Reconnecting`."""

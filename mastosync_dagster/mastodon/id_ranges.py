@@ -15,7 +15,7 @@ from mastosync_dagster.mastodon.tables import table_named
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.schema import Schema

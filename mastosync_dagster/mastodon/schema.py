@@ -14,7 +14,7 @@ from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, Table, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
 
 @dataclass(frozen=True, slots=True)

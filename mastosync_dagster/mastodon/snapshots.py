@@ -13,7 +13,7 @@ from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, with_
 from mastosync_dagster.mastodon.connection import single_transaction
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.mastodon.schema import Schema
 

@@ -21,7 +21,7 @@ from psycopg2.extensions import (
     parse_dsn,
     set_wait_callback,
 )
-from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+from psycopg2.extensions import connection as Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

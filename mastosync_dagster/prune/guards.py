@@ -12,7 +12,7 @@ from mastosync_dagster.mastodon import Connect, Schema, highest_id, newest_row, 
 from mastosync_dagster.prune.config import UNCONFIRMED
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.records.findings import FindingLine
     from mastosync_dagster.s3.storage import Storage

@@ -32,7 +32,7 @@ from mastosync_dagster.resources.ssh.settings import TunnelSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 spells its class in small letters)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.resources.addresses import Address
     from mastosync_dagster.resources.ssh.tunnel import Tunnel

@@ -178,7 +178,7 @@ class SourceAccess:
         for key in keys:
             try:
                 return not is_readable_at_source(self._source, key, self._pool.halt)
-            except StorageError as error:  # noqa: PERF203  (once an object)
+            except StorageError as error:
                 if not is_not_found(error):
                     raise
         return None

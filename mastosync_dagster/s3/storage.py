@@ -188,7 +188,7 @@ class Storage:
         while True:
             try:
                 return self.run(request, key)
-            except StorageError as error:  # noqa: PERF203  (once a request)
+            except StorageError as error:
                 failures += 1
                 if not _wait_to_retry(error, failures, policy, halt):
                     raise
@@ -259,7 +259,7 @@ class Storage:
             try:
                 page: Page = self.run(methodcaller("list_page", folder, after=after, token=token, keys=PAGE_KEYS))
                 return page  # noqa: TRY300  (the way out of the loop)
-            except StorageError as error:  # noqa: PERF203  (once a page)
+            except StorageError as error:
                 failures += 1
                 token = None
                 # Nobody there from the beginning is a wrong endpoint, most likely: the admin is to know soon.

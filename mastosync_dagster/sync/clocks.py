@@ -17,7 +17,7 @@ from mastosync_dagster.s3.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.s3.storage import Storage
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dagster import DagsterInstance
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
 RESTORED = (
     "the newest row of the last incremental run is not found: deleted, or the database was restored from a backup"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+from psycopg2.extensions import connection as Connection
 
 from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts

@@ -9,7 +9,7 @@ folder, so that nothing in memory grows with the table.
 from collections.abc import Iterator
 
 import dagster as dg
-from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+from psycopg2.extensions import connection as Connection
 
 from mastosync_dagster.alerts.nights import tell_start
 from mastosync_dagster.errors import AdminError

@@ -40,7 +40,7 @@ def publish(
         try:
             published = outbox.publish(run.store, file, group, scope.partition, run.run_id)
             location = location or published
-        except (ManifestStoreError, StorageError) as problem:  # noqa: PERF203  (a handful of files)
+        except (ManifestStoreError, StorageError) as problem:
             problems.append(problem)
     work_folder.remove_work_folder(run.instance, run.run_id)
     if problems:

@@ -129,7 +129,7 @@ def _ask(url: str, query: str, *, until: str) -> str:
     body = json.dumps({"query": query}).encode()
     deadline = time.monotonic() + 120
     while True:
-        request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 (http)
+        request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310  (http)
         with opener.open(request, timeout=60) as reply:
             answer: str = reply.read().decode()
         if until in answer:

@@ -25,7 +25,7 @@ from mastosync_dagster_tests.support.media_kinds import RareKind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (psycopg2's own name for a class)
+    from psycopg2.extensions import connection as Connection
 
 
 @dataclass(frozen=True)

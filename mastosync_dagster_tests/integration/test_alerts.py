@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -28,6 +24,7 @@ from mastosync_dagster.alerts import AlertError, alert_on_failed_tick, alert_on_
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.support.listener import Listener, http_listener
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
@@ -36,61 +33,11 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
 
 
-class Webhook:
-    """An incoming webhook.
-
-    Attributes:
-        url: Its secret address.
-        received: The messages.
-        answers: Statuses of the next answers; 200 after them.
-    """
-
-    def __init__(self) -> None:
-        self.received: list[dict[str, Any]] = []
-        self.answers: list[int] = []
-        self.url = ""
-
-    @contextlib.contextmanager
-    def serve(self) -> Iterator[Webhook]:
-        webhook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = webhook.answers.pop(0) if webhook.answers else 200
-                if status == 200:
-                    webhook.received.append(json.loads(body))
-                self.answer(status)
-
-            def do_GET(self) -> None:
-                self.answer(200)
-
-            def answer(self, status: int) -> None:
-                self.send_response(status)
-                if 300 <= status < 400:
-                    self.send_header("Location", webhook.url)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}/services/s3cr3t"
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
-
-
 @pytest.fixture
-def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     monkeypatch.setattr("mastosync_dagster.alerts.requests._PAUSE_SECONDS", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Webhook().serve() as served:
+    with http_listener() as served:
         yield served
 
 
@@ -105,7 +52,7 @@ def failed_context(world: Installation, result: dg.ExecuteInProcessResult) -> An
 
 
 def test_the_message_names_the_range_the_counts_and_the_first_reasons(
-    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    world: Installation, webhook: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     key = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS][0]
@@ -115,8 +62,7 @@ def test_the_message_names_the_range_the_counts_and_the_first_reasons(
 
     alert_on_failure(failed_context(world, result))
 
-    (message,) = webhook.received
-    text = message["text"]
+    (text,) = webhook.messages
     assert text.startswith(f"mastosync: sync_accounts {key} failed (run {result.run_id})")
     assert "2 of " in text
     assert "2 failed" in text
@@ -126,13 +72,13 @@ def test_the_message_names_the_range_the_counts_and_the_first_reasons(
 
 
 def test_a_run_that_could_not_begin_says_what_to_change(
-    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    world: Installation, webhook: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     monkeypatch.setenv("S3_BUCKET", "absent")
     result = world.run("sync_changes")
     alert_on_failure(failed_context(world, result))
-    text = webhook.received[0]["text"]
+    text = webhook.messages[0]
     assert text.startswith("mastosync: sync_changes failed")
     assert "S3_BUCKET" in text
 
@@ -163,13 +109,13 @@ def test_without_a_webhook_the_tick_says_that_nothing_was_sent(
     assert "MASTOSYNC_ALERT_WEBHOOK and MASTOSYNC_ALERT_URLS are not set" in (skipped.skip_message or "")
 
 
-def test_a_webhook_that_fails_is_retried(webhook: Webhook) -> None:
+def test_a_webhook_that_fails_is_retried(webhook: Listener) -> None:
     webhook.answers = [500, 503]
     post_alert(webhook.url, "hello")
-    assert webhook.received == [{"text": "hello"}]
+    assert webhook.messages == ["hello"]
 
 
-def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(webhook: Webhook) -> None:
+def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(webhook: Listener) -> None:
     webhook.answers = [404] * 3
     with pytest.raises(AlertError, match=r"MASTOSYNC_ALERT_WEBHOOK did not take .*: it answers 404") as caught:
         post_alert(webhook.url, "hello")
@@ -179,11 +125,11 @@ def test_one_that_does_not_take_it_is_named_by_its_variable_and_not_by_its_url(w
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307])
-def test_a_webhook_that_redirects_is_not_taken_for_one_that_has_the_message(webhook: Webhook, status: int) -> None:
+def test_a_webhook_that_redirects_is_not_taken_for_one_that_has_the_message(webhook: Listener, status: int) -> None:
     webhook.answers = [status, 200]
     with pytest.raises(AlertError, match=f"it redirects .{status}.: set MASTOSYNC_ALERT_WEBHOOK to the address"):
         post_alert(webhook.url, "hello")
-    assert webhook.received == []
+    assert webhook.messages == []
 
 
 @pytest.mark.parametrize(
@@ -202,7 +148,7 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 
 
 def test_a_tick_that_fails_is_told_once_and_those_of_the_alerts_never(
-    world: Installation, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+    world: Installation, webhook: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     cursor: str | None = None
@@ -216,15 +162,15 @@ def test_a_tick_that_fails_is_told_once_and_those_of_the_alerts_never(
 
     fail_tick(world.dagster, "new_ranges")
     look()
-    assert webhook.received == []  # what was before the first look is old
+    assert webhook.messages == []  # what was before the first look is old
     fail_tick(world.dagster, "nightly_incremental")
     fail_tick(world.dagster, "alert_on_failure")
     look()
-    (message,) = webhook.received
-    assert "nightly_incremental failed at 20" in message["text"]
-    assert "s3cret" not in message["text"]
+    (message,) = webhook.messages
+    assert "nightly_incremental failed at 20" in message
+    assert "s3cret" not in message
     look()
-    assert len(webhook.received) == 1
+    assert len(webhook.messages) == 1
 
 
 def fail_tick(instance: dg.DagsterInstance, name: str) -> None:

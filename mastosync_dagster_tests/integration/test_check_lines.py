@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import cursor as Cursor
 
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.support.installation import Installation

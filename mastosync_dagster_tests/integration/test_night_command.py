@@ -21,7 +21,6 @@ from mastosync_dagster_tests.support.listener import SECRET, http_listener, mail
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 from mastosync_dagster_tests.support.terminal import executable
 from mastosync_dagster_tests.support.waiting import wait_until
-from mastosync_dagster_tests.support.webhook import webhook
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
@@ -60,7 +59,7 @@ def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(
     assert [run.tags[NIGHT] for run in runs] == ["range", "range", "changes"]  # newest first
 
     # A range whose process died in the night before is run again; the one that succeeded is not.
-    dagster.update_backfill(backfill.with_status(BulkActionStatus.REQUESTED))  # type: ignore[no-untyped-call]
+    dagster.update_backfill(backfill.with_status(BulkActionStatus.REQUESTED))  # type: ignore[no-untyped-call]  # Dagster's
     died = runs[0]
     dagster.delete_run(died.run_id)
     dagster.add_run(died.with_status(dg.DagsterRunStatus.FAILURE).with_tags({**died.tags, WILL_RETRY_TAG: "true"}))
@@ -72,7 +71,7 @@ def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(
 
 
 def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Installation) -> None:
-    with webhook() as alerts, mail_server() as mailbox, http_listener() as monitor:
+    with http_listener() as alerts, mail_server() as mailbox, http_listener() as monitor:
         settings = {
             "MASTOSYNC_ALERT_WEBHOOK": alerts.url,
             "MASTOSYNC_ALERT_URLS": mailbox.url,

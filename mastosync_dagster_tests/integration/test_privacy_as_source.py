@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import cursor as Cursor
 
     from mastosync_dagster_tests.support.corners import Bucket
     from mastosync_dagster_tests.support.installation import Installation

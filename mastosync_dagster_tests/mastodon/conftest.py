@@ -19,7 +19,7 @@ from mastosync_dagster_tests.mastodon.cases import DATA
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.demo.servers.start import PostgresServer
 

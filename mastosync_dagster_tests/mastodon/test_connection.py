@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
-from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
-from psycopg2.extensions import cursor as Cursor  # noqa: N812  (as above)
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster.mastodon import (

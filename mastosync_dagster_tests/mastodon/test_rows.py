@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 from psycopg2 import sql
-from psycopg2.extensions import cursor as Cursor  # noqa: N812  (a class with a lower-case name)
+from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.mastodon import (
     TABLES,

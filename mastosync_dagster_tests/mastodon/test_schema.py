@@ -15,7 +15,7 @@ from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, Sele
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase

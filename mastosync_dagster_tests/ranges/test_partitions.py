@@ -23,7 +23,7 @@ from mastosync_dagster.ranges.partitions import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster.mastodon import Connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -28,18 +29,25 @@ class Listener:
     Attributes:
         url: Its address, with a secret in the path.
         requests: Path after that address, method and body of each request.
+        taken: Bodies of the POSTs that were answered by 200.
         answers: Statuses of the next answers; 200 after them.
         delay: Seconds before each answer.
     """
 
     url: str
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     delay: float = 0
 
     @property
     def paths(self) -> list[str]:
         return [path for path, _, _ in self.requests]
+
+    @property
+    def messages(self) -> list[str]:
+        """Texts, as an incoming webhook is sent them."""
+        return [json.loads(body)["text"] for body in self.taken]
 
 
 @contextlib.contextmanager
@@ -52,12 +60,16 @@ def http_listener() -> Iterator[Listener]:
             listener.requests.append((self.path.removeprefix(f"/ping/{SECRET}"), self.command, body))
             time.sleep(listener.delay)
             status = listener.answers.pop(0) if listener.answers else 200
+            if status == 200 and self.command == "POST":
+                listener.taken.append(body)
             with contextlib.suppress(OSError):  # the client did not wait
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+        do_GET = do_POST  # noqa: N815  (the standard library's name; a redirect that is followed becomes one)
 
         def log_message(self, *_: object) -> None:
             pass

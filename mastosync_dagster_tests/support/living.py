@@ -20,7 +20,7 @@ from psycopg2 import sql
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (a class with a lower-case name)
+    from psycopg2.extensions import connection as Connection
     from typing_extensions import Self
 
     from mastosync_dagster.demo.instance.load import GeneratedObject

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from psycopg2.extensions import connection as Connection  # noqa: N812  (psycopg2's own name for a class)
+    from psycopg2.extensions import connection as Connection
 
     from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster.s3.client import Client

@@ -66,7 +66,7 @@ def _listed(lines: list[str], name: str) -> KnownHost:
     for number, line in enumerate(lines, 1):
         words = line.split()
         marker = words.pop(0) if words and words[0].startswith("@") else None
-        if len(words) < 3 or words[0].startswith("#") or marker not in {None, _REVOKED}:  # noqa: PLR2004 (three fields)
+        if len(words) < 3 or words[0].startswith("#") or marker not in {None, _REVOKED}:  # noqa: PLR2004  (three fields)
             continue
         patterns, kind, encoded = words[:3]
         if not _matches(patterns, name):

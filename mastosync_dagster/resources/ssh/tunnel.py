@@ -134,7 +134,7 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
         super().__init__(
             ssh_address_or_host=(settings.host, settings.port),
             ssh_username=settings.user,
-            ssh_password="not given: _connect_to_gateway logs in",  # noqa: S106 (required, and printed)
+            ssh_password="not given: _connect_to_gateway logs in",  # noqa: S106  (required, and printed)
             ssh_config_file=None,
             allow_agent=False,
             host_pkey_directories=[],
