@@ -50,6 +50,10 @@ _PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backu
 _NEEDED_FOR_ORIGINALS = frozenset({"tunnel", "database", "tables", "source", "destination"})
 """The checks without which the originals cannot be checked."""
 _BODY = b"written by mastosync check; it may be deleted"
+_ATTRIBUTES = Attributes(
+    {"Content-Type": "text/plain", "Cache-Control": "public, max-age=315576000, immutable"}, {"mastosync-check": "kept"}
+)
+"""What Mastodon gives its objects, and metadata, which rclone and others do."""
 
 _LARGEST_SKEW = timedelta(minutes=5)
 """Storages refuse signatures if the clocks differ by 15 minutes."""
@@ -348,12 +352,14 @@ def _try_probe(storage: Storage, kind: str, *, private: bool) -> Iterator[Line]:
         with contextlib.suppress(_Failed):
             _delete(storage, key)
         return
+    if not private and not storage.settings.is_folder:  # a folder has none
+        yield _line("destination headers", lambda: _headers(storage, probe))
     yield _line(f"destination ACL ({kind})", lambda: _acl(storage, probe, private=private))
     yield _line(f"destination delete ({kind})", lambda: _delete(storage, key))
 
 
 def _write(storage: Storage, key: str, *, private: bool) -> str:
-    headers = storage.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=private)
+    headers = storage.write_headers(_ATTRIBUTES, private=private)
     relative = key.removeprefix(storage.settings.prefix)
     # A bucket with Object Lock takes nothing without an MD5.
     md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
@@ -362,6 +368,18 @@ def _write(storage: Storage, key: str, *, private: bool) -> str:
     if found != _BODY:
         raise _Failed(f"{key} was written, and something else was read back: is there a cache in front of the storage?")
     return f"{key} was written and read back"
+
+
+def _headers(storage: Storage, key: str) -> str:
+    sent, kept = _ATTRIBUTES.by_header(), storage.read_attributes(key).by_header()
+    lost = [name for name, value in sent.items() if kept.get(name) != value]
+    if lost:
+        raise _Warned(
+            f"{', '.join(lost)} of an object that is written there {'is' if len(lost) == 1 else 'are'} not kept:"
+            " a verification of headers will name every object, and `mastosync cutover check` says no. Let the proxy"
+            " or CDN before the bucket send what browsers need"
+        )
+    return "they are kept as they are sent"
 
 
 def _acl(storage: Storage, key: str, *, private: bool) -> str:

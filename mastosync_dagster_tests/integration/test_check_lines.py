@@ -21,7 +21,7 @@ from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster_tests.support.installation import PROJECT, failure_of
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Kind, LostHeaders, Rule
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -73,6 +73,26 @@ def test_a_key_that_may_do_nothing_fails_with_what_the_storage_says(world: Insta
     for name in ("destination write (public)", "originals"):
         assert lines[name][0] == "failed"
         assert f'It says: "{CAP}"' in lines[name][1]
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ((), set()),
+        (("cache-control",), {"Cache-Control"}),
+        (("content-type", "x-amz-meta-mastosync-check"), {"Content-Type", "x-amz-meta-mastosync-check"}),
+    ],
+)
+def test_a_destination_that_does_not_keep_headers_is_named_before_the_first_copy(
+    world: Installation, lost: tuple[str, ...], named: set[str]
+) -> None:
+    world.destination_proxy.set_rules(Rule(LostHeaders(lost), kinds=frozenset({Kind.HEAD})))
+    lines, status = check("--strict")
+    verdict, text = lines["destination headers"]
+    assert (verdict, status) == (("warned", 3) if lost else ("ok", 0))
+    names = ("Cache-Control", "Content-Type", "x-amz-meta-mastosync-check")
+    assert {name for name in names if name in text} == named
+    assert list_keys(world.destination.server, world.destination.name) == frozenset()
 
 
 def test_a_run_that_a_storage_ends_quotes_it_too(world: Installation) -> None:

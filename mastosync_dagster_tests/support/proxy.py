@@ -159,6 +159,17 @@ class WrongEtag:
 
 
 @dataclass(frozen=True, slots=True)
+class LostHeaders:
+    """Leave header fields out of the reply, as a server does that does not keep them.
+
+    Attributes:
+        names: In lower case.
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShortList:
     """Leave the end of a listing out, and say that it is complete.
 
@@ -187,7 +198,8 @@ class FirstVersion:
 
 
 Fault: TypeAlias = (
-    "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | ShortList | TakenForBody | FirstVersion"
+    "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | LostHeaders | ShortList | TakenForBody"
+    " | FirstVersion"
 )
 
 
@@ -265,6 +277,16 @@ class _Head:
     def encode(self) -> bytes:
         lines = [self.first, *(f"{name}: {value}" for name, value in self.headers)]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _altered(reply: _Head, fault: Fault | None) -> _Head:
+    """Return the head that the client gets."""
+    if isinstance(fault, LostHeaders):
+        return reply.without(*fault.names)
+    if isinstance(fault, WrongEtag):
+        reply = reply.without("etag")
+        return reply if fault.etag is None else reply.adding("ETag", f'"{fault.etag}"')
+    return reply
 
 
 async def _read_head(reader: asyncio.StreamReader) -> _Head | None:
@@ -624,10 +646,7 @@ class _Connection:
             return self._reset()
         if isinstance(fault, Stall) and fault.after is None:
             return await self._hang()
-        if isinstance(fault, WrongEtag):
-            reply = reply.without("etag")
-            if fault.etag is not None:
-                reply = reply.adding("ETag", f'"{fault.etag}"')
+        reply = _altered(reply, fault)
         if rule is not None and isinstance(fault, Flip) and not fault.request:
             body = _pieces(self._damaged(b"".join([piece async for piece in body]), fault, rule))
         if isinstance(fault, ShortList):
