@@ -52,7 +52,7 @@ RUN: Mapping[str, str] = {
     **{
         name: f"MASTOSYNC_{name.upper()}"
         for name in (
-            *("privacy", "overwrite", "page_rows", "listers", "wait_seconds"),
+            *("privacy", "page_rows", "listers", "wait_seconds"),
             *("concurrency", "adaptive", "large_in_flight", "single_put_mb", "max_attempts"),
             *("silence_seconds", "source_requests_per_second", "source_megabytes_per_second"),
             *("destination_requests_per_second", "destination_megabytes_per_second"),
@@ -60,12 +60,12 @@ RUN: Mapping[str, str] = {
         )
     },
     **{name: f"MASTOSYNC_VERIFY_{name.upper()}" for name in ("full", "headers", "acls", "readers")},
-    **{name: f"MASTOSYNC_PRUNE_{name.upper()}" for name in ("max_delete", "max_share")},
 }
 """Which variable each field of run config falls back to.
 
-What a run is about has none: its rows (``file_types``, ``changed_since``, ``limit``, ``offset``), and ``delete``, which
-nobody should have to remember.
+What a run is about has none: its rows (``file_types``, ``changed_since``, ``limit``, ``offset``). Nor has what lets it
+write over objects or delete them (``overwrite``, ``delete``, ``max_delete``, ``max_share``): an admin says that for one
+run, and a variable that is left set would say it for every night.
 """
 VARIABLES = (
     *(ENV_FILE, ROWS_PER_PARTITION, MANIFESTS, NIGHTLY_CRON, NIGHTLY_TIMEZONE, ALERT_WEBHOOK, MEMORY_MB),

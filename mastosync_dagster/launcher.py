@@ -77,7 +77,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
 
 
 class MemoryAwareRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue. Where dagster.yaml names no ``max_concurrent_runs``, the memory decides how many runs start."""
+    """Dagster's queue. The memory decides how many runs start; ``concurrency: runs`` in dagster.yaml wins."""
 
     def get_run_queue_config(self) -> RunQueueConfig:
         """Return the settings of the queue, as the memory is now."""

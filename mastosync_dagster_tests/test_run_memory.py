@@ -91,7 +91,7 @@ def test_a_run_without_room_waits_and_says_so_until_an_earlier_one_has_ended(
     with run_process(str(tmp_path), first.run_id) as process:
 
         def warn(text: str) -> None:
-            assert living_before(instance, second.run_id) == 1
+            assert len(living_before(instance, second.run_id)) == 1
             messages.append(text)
             process.kill()
 

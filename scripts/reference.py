@@ -63,8 +63,6 @@ def _sections(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
             title, settings, about = section[1], [], []
         elif setting := _SETTING.match(line):
             settings.append((setting[1], setting[2], " ".join(about)))
-            # Of several names in a row, the next ones go with the text before the first.
-            about = about if not about else [*about]
             continue
         elif line.startswith("#"):
             if settings and about and settings[-1][2] == " ".join(about):

@@ -6,9 +6,14 @@ import json
 import logging
 import re
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-from mastosync_dagster.alerts.requests import in_time, pause, post
+from mastosync_dagster.alerts.requests import all_in_time, pause, post
 from mastosync_dagster.environment import ALERT_URLS, ALERT_WEBHOOK, Environment, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOT_SET = f"{ALERT_WEBHOOK} and {ALERT_URLS} are not set"
 _ATTEMPTS = 3
@@ -47,22 +52,21 @@ class Delivery:
 def deliver(message: str) -> Delivery:
     """Send a message in Markdown to every receiver that the settings name. It raises where they cannot be read."""
     environment = Environment.read()
-    problems: list[str] = []
-    taken = 0
     webhook = environment.text(ALERT_WEBHOOK)
-    if webhook is not None:
-        try:
-            post_alert(webhook, message)
-            taken += 1
-        except (AlertError, SettingsError) as error:
-            problems.append(str(error))
     urls = (environment.text(ALERT_URLS) or "").split()
-    for number, url in enumerate(urls, start=1):
-        why = in_time(lambda url=url: _notify(url, message))  # type: ignore[misc]  # it takes no argument
-        taken += why is None
-        if why is not None:
-            problems.append(f"address {number} of {len(urls)} in {ALERT_URLS}{_scheme(url)}: {why}")
-    return Delivery(taken, tuple(problems))
+    # All at once: who sends the message must not wait for one receiver after the other.
+    works: list[Callable[[], str | None]] = [partial(_notify, url, message) for url in urls]
+    if webhook is not None:
+        works.append(partial(_post, webhook, message))
+    whys = all_in_time(works)
+    problems = [
+        f"address {number} of {len(urls)} in {ALERT_URLS}{_scheme(url)}: {why}"
+        for number, (url, why) in enumerate(zip(urls, whys, strict=False), start=1)
+        if why is not None
+    ]
+    if webhook is not None and whys[-1] is not None:
+        problems.insert(0, f"the webhook of {ALERT_WEBHOOK} did not take the message: {whys[-1]}")
+    return Delivery(len(works) - len(problems), tuple(problems))
 
 
 def post_alert(url: str, message: str) -> None:
@@ -70,9 +74,17 @@ def post_alert(url: str, message: str) -> None:
 
     A webhook that does not take it at the third attempt, or in time, raises AlertError.
     """
-    why = post(url, ALERT_WEBHOOK, json.dumps({"text": message}).encode(), "application/json", attempts=_ATTEMPTS)
+    why = _post(url, message)
     if why is not None:
         raise AlertError(f"the webhook of {ALERT_WEBHOOK} did not take the message: {why}")
+
+
+def _post(url: str, message: str) -> str | None:
+    body = json.dumps({"text": message}).encode()
+    try:
+        return post(url, ALERT_WEBHOOK, body, "application/json", attempts=_ATTEMPTS)
+    except SettingsError as error:
+        return str(error)
 
 
 def _scheme(url: str) -> str:

@@ -19,7 +19,7 @@ from mastosync_dagster.environment import PING_URL, Environment, alert_good_nigh
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import Summary, counts
-from mastosync_dagster.runs.history import LAST, NIGHT, SYNC_CHANGES
+from mastosync_dagster.runs.history import LAST, NIGHT, REPLICA, SYNC_CHANGES
 
 if TYPE_CHECKING:
     import logging
@@ -34,7 +34,7 @@ class Signal(Enum):
 
 
 def is_night(run: dg.DagsterRun) -> bool:
-    """Tell whether a run is a night: tagged as one, or over all file types since the last one."""
+    """Tell whether a run is a night: tagged as one, or over all rows of all file types since the last one."""
     if run.job_name != SYNC_CHANGES:
         return False
     if NIGHT in run.tags:
@@ -42,7 +42,9 @@ def is_night(run: dg.DagsterRun) -> bool:
     ops: Any = run.run_config.get("ops") or {}
     config = (ops.get("plan_changes") or {}).get("config") or {}
     everything = {file_type.value for file_type in FileType}
-    return config.get("changed_since") == LAST and set(config.get("file_types") or everything) == everything
+    since = str(config.get("changed_since") or "").strip()
+    cut = config.get("limit") is not None or config.get("offset")
+    return since == LAST and not cut and set(config.get("file_types") or everything) == everything
 
 
 def ping(signal: Signal, text: str = "") -> str | None:
@@ -72,7 +74,9 @@ def tell_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -
 def tell_good_night(context: dg.HookContext) -> None:
     """Tell the monitor that a night was good, and, if an admin wants it, the receivers of alerts."""
     run = context.instance.get_run_by_id(context.run_id)
-    if run is None or not is_night(run):
+    # Without a watermark that moves (a standby that stands still, another policy or destination) the replica is not
+    # newer than before, and its freshness and the metrics say so too.
+    if run is None or not is_night(run) or not _moves_the_watermark(context):
         return
     summary = context.op_output_values.get("result")
     numbers = counts(summary.total) if isinstance(summary, Summary) else {}
@@ -84,6 +88,11 @@ def tell_good_night(context: dg.HookContext) -> None:
     except AdminError as error:
         problems = (str(error),)
     _warn(context.log, *problems)
+
+
+def _moves_the_watermark(context: dg.HookContext) -> bool:
+    events = context.instance.all_logs(context.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return any(entry.get_dagster_event().asset_key == dg.AssetKey(REPLICA) for entry in events)
 
 
 @dg.failure_hook(name="tell_failed_night")

@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 from mastosync_dagster.environment import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PAUSE_SECONDS = 2.0
 _TIMEOUT_SECONDS = 10.0
-_ALL_SECONDS = 40.0
-"""For all attempts together: Dagster ends a tick after a minute, and the C library looks a name up for longer."""
+_ALL_SECONDS = 25.0
+"""For all attempts together: Dagster ends a tick, which may ping and deliver, after a minute, and the C library looks a
+name up for longer."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -50,24 +51,28 @@ def post(url: str, name: str, body: bytes, content_type: str, *, attempts: int =
     check_url(url, name)
     headers = {"Content-Type": content_type}
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (the scheme is one of two)
-    return in_time(lambda: _post(request, name, attempts))
+    return all_in_time([lambda: _post(request, name, attempts)])[0]
 
 
-def in_time(work: Callable[[], str | None]) -> str | None:
-    """Return what a piece of work returns, or a sentence where it does not end in time."""
-    results: list[str | None] = []
+def all_in_time(works: Sequence[Callable[[], str | None]]) -> list[str | None]:
+    """Do some pieces of work at the same time. Returns what each returns, a sentence where it does not end in time."""
+    late = f"it did not answer within {_ALL_SECONDS:.0f} s. Can its name be resolved?"
+    results: list[str | None] = [late] * len(works)
 
-    def run() -> None:
+    def run(number: int) -> None:
         try:
-            results.append(work())
+            results[number] = works[number]()
         except Exception as error:  # noqa: BLE001  (an alert fails no run, and the error's text may quote the URL)
-            results.append(f"it failed ({type(error).__name__})")
+            results[number] = f"it failed ({type(error).__name__})"
 
-    # In a thread, which is left alone where it does not end: nothing can interrupt the look-up of a name.
-    thread = threading.Thread(target=run, name="alert", daemon=True)
-    thread.start()
-    thread.join(_ALL_SECONDS)
-    return results[0] if results else f"it did not answer within {_ALL_SECONDS:.0f} s. Can its name be resolved?"
+    # In threads, which are left alone where they do not end: nothing can interrupt the look-up of a name.
+    threads = [threading.Thread(target=run, args=(number,), name="alert", daemon=True) for number in range(len(works))]
+    deadline = time.monotonic() + _ALL_SECONDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return list(results)
 
 
 def pause() -> None:

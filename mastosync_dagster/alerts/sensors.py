@@ -68,7 +68,7 @@ def alert_on_failed_tick(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def _warn(log: logging.Logger, delivery: Delivery) -> None:
-    """Log who has not got a message; where nobody has, the tick fails, and Dagster calls it again."""
+    """Log who has not got a message; where nobody has, the tick fails, which the page of the sensor shows."""
     for problem in delivery.problems:
         log.warning("%s", problem)
     delivery.raise_if_lost()

@@ -37,7 +37,7 @@ _WATCH_SECONDS = 10
 _INTERRUPTED = 130
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
-_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate", "completion"})
+_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate", "completion", "metrics"})
 """Commands that fail where their output is lost. The status of the others says how their work went."""
 
 

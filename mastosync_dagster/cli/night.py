@@ -38,7 +38,7 @@ _BACKFILLS = "BACKFILL"
 
 
 class NightError(AdminError):
-    """There is no night now: the one before goes on."""
+    """There is no night now: another one goes on."""
 
 
 def run_night(instance: dg.DagsterInstance) -> int:
@@ -56,22 +56,26 @@ def run_night(instance: dg.DagsterInstance) -> int:
             name_other_run(console, instance, plan.file_types)
             definitions = build_definitions()
             requests = _requests(instance, definitions)
-        except NightError:
+        except Exception as error:
+            # No run can fail, so neither the message nor the ping of a run is sent. What else than an error for admins
+            # it may be (a history that does not answer) is named by its kind: its text may hold anything.
+            why = error.in_full() if isinstance(error, AdminError) else type(error).__name__
+            _tell_failure(console, f"mastosync: the night could not begin: {markdown(why)}")
             raise
-        except AdminError as error:
-            # No run can fail, so neither the message nor the ping of a run is sent.
-            _tell_failure(console, f"mastosync: the night could not begin: {markdown(error.in_full())}")
-            raise
-        statuses = []
+        status = _Status()
         for work in requests:
-            ended = _execute(instance, console, work)
-            statuses.append(ended.status)
-            if ended.stopped:
-                return ended.status
-        status = _run_new_ranges(instance, console, definitions)
+            status.add(_execute(instance, console, work))
+            if status.stopped:
+                return status.number
+        good = not status.number
+        _run_new_ranges(instance, console, definitions, status)
         if not status.stopped:
             delete_old_records(instance, days, lambda text: say(console, text))
-        return next(filter(None, [*statuses, status.number]), 0)
+        if good and status.number:
+            # The run over changed rows has called the night good, and the alert is that of the range's run.
+            problem = ping(Signal.FAIL, "mastosync: a new ID range of the night failed, or was stopped")
+            say(console, f"No ping: {problem}") if problem else None
+        return status.number
 
 
 def _requests(instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Work]:
@@ -102,24 +106,26 @@ class _Status:
         self.stopped = self.stopped or ended.stopped
 
 
-def _run_new_ranges(instance: dg.DagsterInstance, console: Console, definitions: dg.Definitions) -> _Status:
+def _run_new_ranges(
+    instance: dg.DagsterInstance, console: Console, definitions: dg.Definitions, status: _Status
+) -> None:
     """Execute the runs of the ID ranges that this night has registered, or one before it that was broken off."""
-    status, assets = _Status(), definitions.resolve_asset_graph()
+    assets = definitions.resolve_asset_graph()
     for backfill, ranges in requested_backfills(instance, assets, NEW_RANGE_TAGS):
         if instance.get_daemon_statuses([_BACKFILLS])[_BACKFILLS].healthy:
             say(console, f"{_ranges(len(ranges))} left to this home's daemon, which is running.")
             continue
         tags = {**backfill.tags, BACKFILL_ID_TAG: backfill.backfill_id}
         left = _not_run(instance, backfill.backfill_id, ranges)
-        before, done = status.number, len(ranges) - len(left)
+        done, failed = len(ranges) - len(left), False
         for number, (file_type, key) in enumerate(left, done + 1):
             say(console, f"New ID range {number:,} of {len(ranges):,}: {file_type.value} {key}")
             ended = _execute(instance, console, Work(f"sync_{file_type.value}", tags=tags, partition=key))
             status.add(ended)
             if ended.stopped:
-                return status
-        end_backfill(instance, backfill, succeeded=status.number == before)
-    return status
+                return
+            failed = failed or bool(ended.status)
+        end_backfill(instance, backfill, succeeded=not failed)
 
 
 def _ranges(count: int) -> str:

@@ -251,8 +251,8 @@ def name_other_run(console: Console, instance: dg.DagsterInstance, file_types: S
         say(
             console,
             f"Another sync of these file types is running since {since:%H:%M:%S}: run {run_id} of"
-            f" {record.dagster_run.job_name}. Both go on; what both find lacking is copied twice. Ctrl-C stops this"
-            " one.",
+            f" {record.dagster_run.job_name}. This one goes on, if there is memory for both; what both find lacking is"
+            " copied twice. Ctrl-C stops this one.",
         )
         return
 

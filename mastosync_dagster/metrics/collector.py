@@ -20,10 +20,9 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import last_good
+from mastosync_dagster.runs.history import REPLICA, last_good
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.status.counts import statuses
-from mastosync_dagster.sync.events import REPLICA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -114,14 +113,20 @@ class MastosyncCollector(Collector):
         self._problem = ""
 
     def refresh(self) -> None:
-        """Read again. An error for admins is said once, and the last reading stays."""
+        """Read again. An error is said once, and the last reading stays."""
         try:
             self._reading = read(self._instance)
             self._problem = ""
         except AdminError as error:
-            if str(error) != self._problem:
-                self._say(error.in_full())
-            self._problem = str(error)
+            self._note(error.in_full())
+        except Exception as error:  # noqa: BLE001  (the thread must outlive whatever a history or a database can raise)
+            # Without its text, which may name more than an admin wants in a log.
+            self._note(f"The metrics cannot be read ({type(error).__name__}): does Dagster's history answer?")
+
+    def _note(self, problem: str) -> None:
+        if problem != self._problem:
+            self._say(problem)
+        self._problem = problem
 
     def refresh_every(self, seconds: float) -> None:
         """Read again every so many seconds, as long as the process lives."""
@@ -135,10 +140,9 @@ class MastosyncCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric; none but ``mastosync_up`` as long as nothing could be read."""
-        yield _gauge(
-            "up", "1: the last reading of database and history succeeded.", {(): 0.0 if self._problem else 1.0}
-        )
         found = self._reading
+        succeeded = found is not None and not self._problem
+        yield _gauge("up", "1: the last reading of database and history succeeded.", {(): float(succeeded)})
         if found is None:
             return
         yield _gauge("read_timestamp_seconds", "When the other metrics were read.", {(): found.at})

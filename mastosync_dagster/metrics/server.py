@@ -27,6 +27,7 @@ def serve_metrics(instance: dg.DagsterInstance, port: int, every: float, say: Ca
     registry = CollectorRegistry()
     collector = MastosyncCollector(instance, say)
     registry.register(collector)
+    collector.refresh()
     try:
         start_http_server(port, addr=_HOST, registry=registry)
     except OSError as error:
@@ -34,7 +35,6 @@ def serve_metrics(instance: dg.DagsterInstance, port: int, every: float, say: Ca
             f"port {port} of {_HOST} cannot be used ({error.strerror}): name another with --port."
         ) from None
     say(f"http://{_HOST}:{port}/metrics")
-    collector.refresh()
     collector.refresh_every(every)
     threading.Event().wait()
 

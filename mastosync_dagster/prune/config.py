@@ -13,21 +13,18 @@ class PruneConfig(PolicyConfig):
     """What to do with objects that no row expects."""
 
     delete: bool = Field(default=False, description="Delete them. Without, they are listed.")
-    max_delete: int | None = setting(
-        "max_delete",
-        None,
-        "Objects that a run deletes at the most.",
-        f"{UNCONFIRMED}, and none at all where there are more: on a large instance, a small one's objects in the same"
-        " bucket are a small share",
+    max_delete: int | None = Field(
+        default=None,
         ge=1,
         le=1_000_000,
+        description=f"Objects that a run deletes at the most. Unset: {UNCONFIRMED}, and none at all where there are"
+        " more: on a large instance, a small one's objects in the same bucket are a small share.",
     )
-    max_share: float = setting(
-        "max_share",
-        MAX_SHARE,
-        "Nothing is deleted where more would be than this share of the objects that the rows of the range expect: the"
-        " bucket may hold another instance's too.",
+    max_share: float = Field(
+        default=MAX_SHARE,
         ge=0,
         le=1_000,
+        description="Nothing is deleted where more would be than this share of the objects that the rows of the range"
+        " expect: the bucket may hold another instance's too.",
     )
     page_rows: int = setting("page_rows", 5_000, "Rows a query reads.", ge=1, le=50_000)

@@ -27,6 +27,8 @@ SYNC_CHANGES = "sync_changes"
 """The job over changed rows."""
 LAST = "last"
 """Stands for "since the last incremental run" in the place of a timestamp."""
+REPLICA = "replica"
+"""The asset that stands for the copy as a whole: a good night materializes it."""
 NIGHT = "mastosync/night"
 """The tag of all runs of a night: ``changes`` or ``range``. dagster.yaml lets one of them run at a time."""
 

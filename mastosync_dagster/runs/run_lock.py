@@ -144,17 +144,18 @@ def living(instance: DagsterInstance) -> list[str]:
     return [path.name for path in _folder(instance).glob("*") if not path.suffix and _is_locked(path)]
 
 
-def living_before(instance: DagsterInstance, run_id: str) -> int:
-    """Return how many living runs of this machine, or container, were locked before a run of this process."""
+def living_before(instance: DagsterInstance, run_id: str) -> list[str]:
+    """Return which living runs of this machine, or container, were locked before a run of this process."""
     own = _folder(instance) / run_id
     if own not in _held:  # the filesystem has no locks
-        return 0
+        return []
     ours, host = own.stat().st_mtime_ns, _host_and_kills(own)[0]
-    earlier = 0
+    earlier = []
     for other in living(instance):
         with contextlib.suppress(OSError):  # it has ended
             path = own.with_name(other)
-            earlier += path != own and _host_and_kills(path)[0] == host and path.stat().st_mtime_ns < ours
+            if path != own and _host_and_kills(path)[0] == host and path.stat().st_mtime_ns < ours:
+                earlier.append(other)
     return earlier
 
 

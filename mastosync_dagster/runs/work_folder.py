@@ -98,13 +98,13 @@ def _wait_for_room(instance: dg.DagsterInstance, warn: Callable[[str], object]) 
 
 def _wait_for_memory(instance: dg.DagsterInstance, run_id: str, warn: Callable[[str], object]) -> None:
     """Wait until so few runs are before this one that there is memory for it too."""
-    waiting = False
-    while (earlier := run_lock.living_before(instance, run_id)) >= (most := run_memory().runs):
-        if not waiting:
-            waiting = True
+    due = time.monotonic()
+    while len(earlier := run_lock.living_before(instance, run_id)) >= (most := run_memory().runs):
+        if time.monotonic() >= due:
+            due += _WARN_SECONDS
             warn(
-                f"Waiting for memory, which is enough for {most} at a time ({MEMORY_MB}): {earlier} of this machine's"
-                " runs began earlier. This one goes on when they have ended."
+                f"Waiting for memory, which is enough for {most} at a time ({MEMORY_MB}): of this machine's runs"
+                f" {', '.join(earlier)} began earlier. This one goes on when they have ended."
             )
         time.sleep(_POLL_SECONDS)
 

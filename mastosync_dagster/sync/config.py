@@ -77,10 +77,9 @@ class PlanConfig(PolicyConfig):
         "Which objects are written private: mastodon, those of suspended accounts and removed posts, and backups;"
         " source, those that are private there, a request more each; none: all get the permission.",
     )
-    overwrite: bool = setting(
-        "overwrite",
-        False,
-        "Where source and destination have an object with different bytes, copy the source's also where the"
+    overwrite: bool = Field(
+        default=False,
+        description="Where source and destination have an object with different bytes, copy the source's also where the"
         " destination's may be the right one: written there by Mastodon, or good while the source's is damaged.",
     )
 

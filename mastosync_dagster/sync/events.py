@@ -22,9 +22,6 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.finished_ranges import RangeCounts, lacks_too_much
 from mastosync_dagster.sync.models import Copied, Planned
 
-REPLICA = "replica"
-"""The asset that stands for the copy as a whole."""
-
 _IN_ORDER = (Outcome.COPIED, Outcome.MISSING, Outcome.FAILED, Outcome.PRESENT)
 """What an admin asks for first."""
 
@@ -168,7 +165,7 @@ class RunReport:
         if moved != {file_type.value for file_type in FileType}:
             return None
         return dg.AssetMaterialization(
-            REPLICA,
+            history.REPLICA,
             metadata={
                 history.WATERMARK: dg.MetadataValue.timestamp(self.copied.planned.read_at),
                 "what was done": self.closing_line,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -23,6 +24,8 @@ from mastosync_dagster_tests.support.terminal import executable
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import pytest
+
     from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.life import Life
 
@@ -39,7 +42,7 @@ def new_accounts(life: Life) -> list[str]:
 
 
 def night() -> tuple[int, str]:
-    """Run the command in this process."""
+    """Run the command in this process. Returns its exit status and output."""
     outcome = CliRunner().invoke(main, ["night"])
     assert outcome.exception is None or isinstance(outcome.exception, SystemExit), outcome.exception
     return outcome.exit_code, outcome.output
@@ -96,6 +99,28 @@ def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Install
         assert monitor.paths == ["/start", "/fail", "/fail"]
         assert SECRET not in ended.stdout + ended.stderr
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_accounts(life)
+
+    def deny_listings_after_the_changed_rows() -> None:
+        wait_until(lambda: "" in monitor.paths, 60)
+        life.world.source_proxy.set_rules(Rule(Answer(400, "InvalidRequest"), kinds=frozenset({Kind.LIST})))
+
+    with http_listener() as monitor, ThreadPoolExecutor(1) as beside:
+        monkeypatch.setenv("MASTOSYNC_PING_URL", monitor.url)
+        denied = beside.submit(deny_listings_after_the_changed_rows)
+        status, output = night()
+        denied.result()
+    assert status == 1, output
+    assert [run.status for run in life.world.dagster.get_runs(limit=3)] == [
+        *[dg.DagsterRunStatus.FAILURE] * 2,
+        dg.DagsterRunStatus.SUCCESS,
+    ]
+    assert monitor.paths == ["/start", "", "/fail"]
+    (backfill,) = life.world.dagster.get_backfills()
+    assert backfill.status is BulkActionStatus.COMPLETED_FAILED
 
 
 def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:

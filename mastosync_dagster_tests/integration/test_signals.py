@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -71,8 +72,14 @@ def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
 
     listener.requests.clear()
     world.source_proxy.set_rules()
-    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"limit": 1}}}}).success
+    for trial in ({"limit": 1}, {"limit": 1, "changed_since": "last"}, {"offset": 1, "changed_since": " last "}):
+        assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": trial}}}).success
     assert listener.requests == []  # a trial is no night
+    # One that leaves out what the settings want moves no watermark of theirs: it has begun, and was not good.
+    narrow = {"ops": {"plan_changes": {"config": {"changed_since": "last", "local_only": True}}}}
+    assert world.run("sync_changes", config=narrow).success
+    assert listener.paths == ["/start"]
+    listener.requests.clear()
 
     assert world.run("sync_changes", config=NIGHT).success
     assert listener.paths == ["/start", ""]
@@ -143,6 +150,19 @@ def test_a_slow_listener_is_left(listener: Listener, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("mastosync_dagster.alerts.requests._TIMEOUT_SECONDS", 0.2)
     listener.delay = 1
     assert "it cannot be reached (TimeoutError)" in (ping(Signal.START) or "")
+
+
+def test_receivers_that_hang_are_left_together(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mastosync_dagster.alerts.requests._ALL_SECONDS", 1.0)
+    listener.delay = 8
+    silent = listener.url.replace("http", "json")
+    monkeypatch.setenv("MASTOSYNC_ALERT_URLS", f"{silent} {silent} {silent}")
+    monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", listener.url)
+    began = time.monotonic()
+    delivery = deliver(TEXT)
+    assert time.monotonic() - began < 4
+    assert (delivery.taken, len(delivery.problems)) == (0, 4)
+    assert all("it did not answer within 1 s" in problem for problem in delivery.problems)
 
 
 def test_the_query_of_a_url_stays_and_an_odd_url_is_named_by_its_variable(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-WITHOUT = {"file_types", "changed_since", "limit", "offset", "delete"}
-"""What a run is about."""
+WITHOUT = {"file_types", "changed_since", "limit", "offset", "overwrite", "delete", "max_delete", "max_share"}
+"""What a run is about, and what lets it write over objects or delete them."""
 POLICY = {"local_only": LOCAL_ONLY, "remote_days": REMOTE_DAYS, "remote": REMOTE}
 """They hold together or not at all: `policy_of` reads their variables."""
 ONLY_FOR_BOTO3 = {"max_attempts", "use_ssl", "use_unsigned_session"}
@@ -67,7 +67,7 @@ def other_value(field: FieldInfo) -> tuple[str, object]:
 
 def test_every_field_of_every_run_config_has_a_variable_that_holds_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {name for _, name, _ in every_field()}
-    assert {"privacy", "memory_mb", "single_put_mb", "overwrite", "headers", "acls", "max_share"} <= names
+    assert {"privacy", "memory_mb", "single_put_mb", "headers", "acls"} <= names
     assert names - WITHOUT == RUN.keys()
     for config, name, field in every_field():
         if name in WITHOUT or name in POLICY:
@@ -109,10 +109,10 @@ def test_every_field_of_the_resources_has_a_variable() -> None:
 
 
 def test_a_wrong_variable_ends_a_run_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASTOSYNC_PRUNE_MAX_SHARE", "half")
+    monkeypatch.setenv("MASTOSYNC_PAGE_ROWS", "half")
     result = build_definitions().resolve_job_def("prune_every_range").execute_in_process(raise_on_error=False)
     (failed,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    sentence = "MASTOSYNC_PRUNE_MAX_SHARE must be a number from 0 to 1000, such as 20 or 0.5."
+    sentence = "MASTOSYNC_PAGE_ROWS must be a whole number from 1 to 50000."
     assert failed.user_failure_data is not None
     assert failed.user_failure_data.description == sentence
     assert failed.error is not None
