@@ -123,3 +123,14 @@ def test_the_completion_of_each_shell_is_printed(shell: str) -> None:
     assert "_MASTOSYNC_COMPLETE" in outcome.output
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=outcome.output, text=True, check=True)
+
+
+def test_deploying_names_variables_that_there_are() -> None:
+    text = (PROJECT / "docs" / "deploy.md").read_text("utf-8")
+    known = (PROJECT / ".env.example").read_text("utf-8") + "".join(
+        path.read_text("utf-8") for path in (PROJECT / "deploy").glob("*.*") if path.is_file()
+    )
+    names = set(re.findall(r"\b(?:MASTOSYNC|DESTINATION|S3|AWS|DB|DAGSTER|SSH)_[A-Z0-9_]+(?![A-Z0-9_…])", text))
+    assert "MASTOSYNC_MANIFESTS" in names
+    missing = {name for name in names if name not in known and not name.endswith("_")}
+    assert missing <= {"MASTOSYNC_ENV_FILE", "DAGSTER_HOME"}, missing

@@ -131,7 +131,7 @@ User={user}
 Environment={home_variable} {env_variable}
 WorkingDirectory={home}
 ExecStart={python} -m mastosync_dagster.cli.main night
-# Killed, for memory or with the machine: a further night goes on from there. One that has failed has said why.
+# Killed, mostly for memory: a further night goes on from there. One that has failed has said why.
 Restart=on-abnormal
 RestartSec=1min
 TimeoutStartSec=infinity

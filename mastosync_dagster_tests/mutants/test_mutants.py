@@ -17,7 +17,7 @@ import mastosync_dagster
 from mastosync_dagster_tests.mutants.planted import MUTANTS, Mutant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 PACKAGE = Path(mastosync_dagster.__file__).parent
 PROJECT = PACKAGE.parent
@@ -49,32 +49,45 @@ def test_the_list_fits_the_code() -> None:
     assert all(map(chosen, MUTANTS))
 
 
-@pytest.mark.mutants
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.what for mutant in MUTANTS])
-def test_a_planted_bug_is_noticed(mutant: Mutant, tmp_path: Path, tell: Callable[[object], None]) -> None:
+def try_copy(folder: Path, tests: Iterable[str], mutant: Mutant | None = None) -> subprocess.CompletedProcess[str]:
+    """Run some tests in a copy of the project, in which a bug is planted, or none."""
     for part in _PARTS:
         path = PROJECT / part
         if path.is_dir():
-            shutil.copytree(path, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(path, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy2(path, tmp_path / part)
-    file = tmp_path / PACKAGE.name / mutant.file
-    text = file.read_text()
-    assert text.count(mutant.before) == 1
-    file.write_text(text.replace(mutant.before, mutant.after))
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-rf", "--tb=short", "-p", "no:cacheprovider", *chosen(mutant)],
-        cwd=tmp_path,
+            shutil.copy2(path, folder / part)
+    if mutant is not None:
+        file = folder / PACKAGE.name / mutant.file
+        text = file.read_text()
+        assert text.count(mutant.before) == 1
+        file.write_text(text.replace(mutant.before, mutant.after))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-rf", "--tb=short", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
-            "PYTHONPATH": str(tmp_path),
+            "PYTHONPATH": str(folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         },
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.mutants
+@pytest.mark.timeout(1800)
+def test_without_a_planted_bug_nothing_is_noticed(tmp_path: Path) -> None:
+    result = try_copy(tmp_path, sorted({test for mutant in MUTANTS for test in chosen(mutant)}))
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
+@pytest.mark.mutants
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.what for mutant in MUTANTS])
+def test_a_planted_bug_is_noticed(mutant: Mutant, tmp_path: Path, tell: Callable[[object], None]) -> None:
+    result = try_copy(tmp_path, chosen(mutant), mutant)
     noticed = re.findall(r"^FAILED (?:\S*::)?([^\s\[]+)", result.stdout, re.MULTILINE)
     tell(f"MUTANT {mutant.what}: {'noticed by ' + noticed[0] if noticed else 'NOT NOTICED'}")
     assert result.returncode == _FAILED, result.stdout[-2000:]

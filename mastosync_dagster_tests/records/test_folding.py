@@ -142,7 +142,7 @@ def killed_at(step: int, store: FolderManifests, monkeypatch: pytest.MonkeyPatch
     """Fold in a process that is killed before a step that changes the store; return whether it came to that."""
     child = os.fork()
     if child == 0:
-        left = [step]
+        left, status = [step], 1
 
         def counted(change: Callable[..., Any]) -> Callable[..., Any]:
             def change_or_die(*args: Any) -> Any:
@@ -157,9 +157,12 @@ def killed_at(step: int, store: FolderManifests, monkeypatch: pytest.MonkeyPatch
             for name in ("write", "remove"):
                 monkeypatch.setattr(store, name, counted(getattr(store, name)))
             fold(store)
+            status = 0
         finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            os._exit(status)
+    ended = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(ended) or os.waitstatus_to_exitcode(ended) == 0
+    return os.WIFSIGNALED(ended)
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 20, 21])
