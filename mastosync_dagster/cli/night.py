@@ -18,9 +18,10 @@ from mastosync_dagster.cli.sync import Ended, Work, make_console, name_other_run
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import markdown
+from mastosync_dagster.ranges.partitions import FileType, registered_ranges
 from mastosync_dagster.ranges.registration import end_backfill, requested_backfills
-from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.runs.history import LAST
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+from mastosync_dagster.runs.history import LAST, range_reads
 from mastosync_dagster.runs.retention import RetentionConfig, delete_old_records
 from mastosync_dagster.sync.automation import NEW_RANGE_TAGS
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
-
-    from mastosync_dagster.ranges.partitions import FileType
 
 _LOCK = "mastosync-night.lock"
 _BACKFILLS = "BACKFILL"
@@ -71,11 +70,29 @@ def run_night(instance: dg.DagsterInstance) -> int:
         _run_new_ranges(instance, console, definitions, status)
         if not status.stopped:
             delete_old_records(instance, days, lambda text: say(console, text))
+            _name_ranges_not_run(instance, console)
         if good and status.number:
             # The run over changed rows has called the night good, and the alert is that of the range's run.
-            problem = ping(Signal.FAIL, "mastosync: a new ID range of the night failed, or was stopped")
-            say(console, f"No ping: {problem}") if problem else None
+            message = "mastosync: a new ID range of the night failed, or was stopped"
+            for problem in filter(None, [ping(Signal.FAIL, message)]):
+                say(console, f"No ping: {problem}")
         return status.number
+
+
+def _name_ranges_not_run(instance: dg.DagsterInstance, console: Console) -> None:
+    """Say that there are ID ranges that no run has taken: a night alone never takes their rows."""
+    destination_id = S3Bucket.destination().settings().identity
+    not_run = {
+        each.value: len(registered_ranges(instance, each)) - len(range_reads(instance, each, destination_id))
+        for each in FileType
+    }
+    names = [name for name, number in not_run.items() if number > 0]
+    if names:
+        say(
+            console,
+            f"{sum(not_run.values()):,} ID ranges have not run yet, and no night takes them: Materialize, Missing in"
+            f" the UI, or mastosync sync {' '.join(names)}",
+        )
 
 
 def _requests(instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Work]:

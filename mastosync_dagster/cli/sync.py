@@ -203,7 +203,10 @@ def _show_counts(console: Console, summary: Summary) -> None:
         cells += [f"{not_attempted:,}"] if left else []
         cells += [f"{stats.left_out:,}"] if total.left_out else []
         rows[group] = [*cells, f"{numbers['bytes'] / MEGABYTE:,.1f}"]
-    _show_table(console, names, rows)
+    if rows:
+        _show_table(console, names, rows)
+    else:
+        say(console, "No object was to be copied.")
     # Rare: after the switch, after a refetch.
     for group, stats in summary.groups.items():
         if stats.only_at_destination:

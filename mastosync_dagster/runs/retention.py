@@ -42,7 +42,8 @@ def delete_old_records(instance: dg.DagsterInstance, days: int, say: Callable[[s
         if time.monotonic() >= due:
             due = time.monotonic() + _PROGRESS_SECONDS
             say(f"{number + 1:,} of {len(old):,} runs deleted")
-    say(f"{len(old):,} runs deleted that ended more than {days} days ago")
+    if old:
+        say(f"{len(old):,} runs deleted that ended more than {days} days ago")
     return len(old)
 
 

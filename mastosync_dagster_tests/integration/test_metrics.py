@@ -10,15 +10,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.servers.start import free_port
+from mastosync_dagster.metrics.collector import MastosyncCollector
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.prometheus import PROMTOOL, needs_prometheus, prometheus
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    import pytest
+
     from mastosync_dagster_tests.support.installation import Installation
 
 
@@ -84,8 +88,34 @@ def test_rules_and_dashboard_ask_for_metrics_that_there_are(world: Installation)
     assert 'mastosync_retries{asset="replica",side="source"} 0.0' in outcome.output
 
 
-def test_what_cannot_be_read_is_said_once_and_the_metrics_say_so(world: Installation) -> None:
-    outcome = CliRunner().invoke(main, ["metrics", "--once"], env={"S3_BUCKET": "", "DESTINATION_S3_BUCKET": ""})
-    assert "mastosync_up 0.0" in outcome.output
-    assert "DESTINATION_S3_BUCKET" in outcome.stderr
+def up(collector: MastosyncCollector) -> float:
+    (metric,) = [metric for metric in collector.collect() if metric.name == "mastosync_up"]
+    return metric.samples[0].value
+
+
+def test_what_cannot_be_read_is_said_once_and_the_metrics_say_so(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    collector = MastosyncCollector(world.dagster, said.append)
+    assert up(collector) == 0  # nothing was read yet
+    collector.refresh()
+    assert (up(collector), said) == (1, [])
+    monkeypatch.setenv("DESTINATION_S3_BUCKET", "")
+    for _ in range(2):
+        collector.refresh()
+    assert up(collector) == 0
+    (problem,) = said
+    assert "DESTINATION_S3_BUCKET" in problem
+
+
+def test_a_history_that_cannot_be_read_ends_no_reading_for_good(tmp_path: Path, world: Installation) -> None:
+    said: list[str] = []
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as broken:
+        collector = MastosyncCollector(broken, said.append)
+        (tmp_path / "history" / "runs" / "index.db").write_bytes(b"no database at all" * 100)
+        collector.refresh()
     assert world
+    assert up(collector) == 0
+    (problem,) = said
+    assert problem == "The metrics cannot be read (DatabaseError): does Dagster's history answer?"

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import dagster as dg
 import psycopg2
@@ -22,9 +21,6 @@ from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.standby import standby_of
 from mastosync_dagster_tests.support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ACCOUNTS = FileType.ACCOUNTS
 HOUR = timedelta(hours=1)
@@ -243,15 +239,11 @@ def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_
     assert not [line for line in differences(life) if "late.png" in line]
 
 
-def test_a_standby_that_has_replayed_nothing_claims_nothing(
-    life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a standby has replayed is told by the host's clock, so none is set here.
     begin(life, after=timedelta())
     before, database = mark(life), life.world.database
-    folder = tmp_path / "standby"
-    folder.mkdir()
-    with standby_of(database, folder) as standby:
+    with standby_of(database) as standby:
         monkeypatch.setenv("DATABASE_URL", standby.url)
         with contextlib.closing(psycopg2.connect(standby.url)) as second:
             second.autocommit = True

