@@ -131,6 +131,12 @@ class Endpoint:
             self.succeeded()
             return result
 
+    def share_limits(self, runs: int) -> None:
+        """Keep to one part of the rate limits, where so many runs share them."""
+        for limit in (self._requests, self.bytes):
+            if limit is not None:
+                limit.share(runs)
+
     async def permit(self) -> None:
         """Wait until one more request may be sent."""
         if self._requests is not None:

@@ -47,6 +47,8 @@ __all__ = ["CopyCounts", "CopyProgress", "CopySettings", "copy_plan"]
 
 _PROGRESS_SECONDS = 1.0
 _TICK_SECONDS = 0.1
+_SHARE_SECONDS = 10.0
+"""How often the run asks how many others share its rate limits."""
 _GRACE_SECONDS = 1.0
 """How long a stopped run lets small objects arrive that are on their way."""
 _CLEAN_UP_SECONDS = 10.0
@@ -78,7 +80,7 @@ class CopySettings:
         backoff_seconds: Wait before the second attempt at most; doubled for each further one.
         patience_seconds: No attempt starts later than this after the first failure.
         silence_seconds: The run ends when a storage has sent nothing for so long: no answer, and no acknowledgement.
-        source_requests_per_second: Limit of this run; None: none. Runs beside it have limits of their own.
+        source_requests_per_second: Limit of this run and those that share it (`copy_plan`'s ``sharing``); None: none.
         budget: What may be copied and spent at the most; None: no limit.
     """
 
@@ -99,6 +101,18 @@ class CopySettings:
     destination_bytes_per_second: float | None = None
     budget: Budget | None = None
 
+    @property
+    def limits_rates(self) -> bool:
+        """Whether any rate has a limit."""
+        return any(
+            (
+                self.source_requests_per_second,
+                self.source_bytes_per_second,
+                self.destination_requests_per_second,
+                self.destination_bytes_per_second,
+            )
+        )
+
 
 def copy_plan(
     folder: Path,
@@ -110,6 +124,7 @@ def copy_plan(
     stop: threading.Event,
     on_line: Callable[[ManifestLine], None] | None = None,
     say: Callable[[str], object] = lambda _: None,
+    sharing: Callable[[], int] = lambda: 1,
 ) -> CopyCounts:
     """Copy what a plan says, and record the outcomes: ``to_copy.arrow`` to ``copied.parquet`` (see `records.plan`).
 
@@ -126,6 +141,7 @@ def copy_plan(
         stop: Set from another thread, it ends the copy: small objects in flight have a second to arrive.
         on_line: Gets the line of each object, as it is done, in the loop's thread.
         say: Gets a sentence when a storage has fallen silent, and when it is back.
+        sharing: Asked every ten seconds, in the calling thread: how many runs share the rate limits, this one included.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -133,7 +149,9 @@ def copy_plan(
     """
     limit_malloc_arenas()
     with collecting_by_hand():
-        return _Run(folder, source, destination, settings, on_line, say=say).carry_out(on_progress, stop)
+        return _Run(folder, source, destination, settings, on_line, say=say, sharing=sharing).carry_out(
+            on_progress, stop
+        )
 
 
 class _Sums:
@@ -220,8 +238,10 @@ class _Run:
         on_line: Callable[[ManifestLine], None] | None,
         *,
         say: Callable[[str], object],
+        sharing: Callable[[], int],
     ) -> None:
         self._say = say
+        self._sharing = sharing
         self._said: deque[str] = deque()
         self._settings = settings
         self._storages = (source, destination)
@@ -286,17 +306,32 @@ class _Run:
             self._all_done.set()
             return
         next_progress = time.monotonic() + _PROGRESS_SECONDS
+        next_share = time.monotonic()
         while not self._all_done.wait(_TICK_SECONDS):
             # Said here, in the thread that may log.
             while self._said:
                 self._say(self._said.popleft())
             if stop.is_set() or self._ending or self._writer.error is not None:
                 break
+            if time.monotonic() >= next_share:
+                next_share += _SHARE_SECONDS
+                self._share_limits()
             if time.monotonic() >= next_progress:
                 next_progress += _PROGRESS_SECONDS
                 on_progress(self._progress())
                 # Errors are in cycles with what they came through.
                 gc.collect(1)
+
+    def _share_limits(self) -> None:
+        if not self._settings.limits_rates:
+            return
+        runs = max(1, self._sharing())
+
+        def share() -> None:
+            for endpoint in self._endpoints or ():
+                endpoint.share_limits(runs)
+
+        self._loop.call(share)
 
     def _copier(self) -> ObjectCopier | None:
         """Open both endpoints; None where that fails."""

@@ -102,18 +102,26 @@ class RateLimit:
     """
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = per_second
+        self._whole = self._rate = per_second
         self._clock = clock
         self._tokens = per_second
         self._at = clock()
 
+    def share(self, runs: int) -> None:
+        """Use one part of the rate from now on, where so many runs share it."""
+        self._fill()
+        self._rate = self._whole / runs
+
     def reserve(self, amount: float) -> float:
         """Take ``amount`` and return how many seconds the caller must wait before it goes on."""
+        self._fill()
+        self._tokens -= amount
+        return max(0.0, -self._tokens / self._rate)
+
+    def _fill(self) -> None:
         now = self._clock()
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        self._tokens -= amount
-        return max(0.0, -self._tokens / self._rate)
 
 
 class NeedsRoomError(Aside):

@@ -30,6 +30,7 @@ from mastosync_dagster.sync.models import Copied, Planned
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.privacy_watch import PrivacyWatch
 from mastosync_dagster.sync.publication import publish
+from mastosync_dagster.sync.shared_limits import SharedLimits
 from mastosync_dagster.units import MEGABYTE
 
 
@@ -104,6 +105,7 @@ def _carry_out(
         stop=stop,
         on_line=on_line,
         say=run.warn,
+        sharing=SharedLimits(run.instance, run.run_id).runs,
     )
     if interrupt is not None:
         raise interrupt

@@ -187,6 +187,17 @@ def test_a_rate_limit_gives_a_second_in_advance_and_then_its_rate() -> None:
     assert [limit.reserve(1) for _ in range(11)] == [0] * 10 + [pytest.approx(0.1)]
 
 
+def test_a_shared_rate_limit_gives_an_equal_part_and_the_whole_again_when_the_others_have_ended() -> None:
+    clock = Clock()
+    limit = RateLimit(10, clock=clock)
+    limit.share(5)
+    clock.now += 100
+    assert [limit.reserve(1) for _ in range(3)] == [0, 0, pytest.approx(0.5)]
+    limit.share(1)
+    clock.now += 100
+    assert [limit.reserve(1) for _ in range(11)] == [0] * 10 + [pytest.approx(0.1)]
+
+
 def test_an_amount_above_a_seconds_rate_is_paid_by_those_who_come_later() -> None:
     clock = Clock()
     limit = RateLimit(1000, clock=clock)
