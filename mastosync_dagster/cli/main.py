@@ -260,8 +260,9 @@ def completion(shell: str) -> None:
 
 @main.command()
 @_SOME_FILE_TYPES
-def ranges(file_types: tuple[str, ...]) -> None:
-    """Register ID ranges up to now, and print them.
+@click.option("--all", "each", is_flag=True, help="Print each range.")
+def ranges(file_types: tuple[str, ...], *, each: bool) -> None:
+    """Register ID ranges up to now, and print how many there are.
 
     FILE_TYPE: media_attachments, accounts, custom_emojis, preview_cards, site_uploads, backups; all by default.
     Registered ranges do not change; new rows become new ranges after them.
@@ -275,8 +276,10 @@ def ranges(file_types: tuple[str, ...]) -> None:
         for file_type in map(FileType, file_types or FILE_TYPES):
             new = set(register_ranges(instance, file_type, connect, rows_per_partition=rows))
             registered = registered_ranges(instance, file_type)
-            click.echo(f"{file_type.value}: {len(registered)} ranges, {len(new)} of them new")
-            for ids in registered:
+            count = f"{len(registered):,} ranges, {len(new):,} of them new"
+            span = f": {range_key(registered[0])} to {range_key(registered[-1])}" if len(registered) > 1 else ""
+            click.echo(f"{file_type.value}: {count}{span}")
+            for ids in registered if each else ():
                 click.echo(f"  {range_key(ids)}{'  new' if ids in new else ''}")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", re.ASCII)
 _KEY_FORM = (
     "a range key is LOWEST-HIGHEST id, both included, such as 1-50000 or 110000000000000000-110500000000000000;"
-    " `mastosync ranges` prints those that are registered"
+    " `mastosync ranges --all` prints those that are registered"
 )
 
 
@@ -55,7 +55,7 @@ def range_of_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, file
         raise InvalidRangeError(
             f"A run of this job is about one ID range of {file_type.value}, and names"
             f" {'several' if context.has_partition_key_range else 'none'}: name one that"
-            f" `mastosync ranges {file_type.value}` prints, with --partition RANGE (dg launch) or with --tags"
+            f" `mastosync ranges --all {file_type.value}` prints, with --partition RANGE (dg launch) or with --tags"
             ' \'{"dagster/partition": "RANGE"}\' (dagster job execute)'
         )
     return registered_range(context.instance, file_type, context.partition_key)
@@ -72,7 +72,8 @@ def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str
 def unregistered(table: str, key: str) -> str:
     """Return the message about an ID range that is not registered."""
     return (
-        f"{key} is not a registered ID range of {table}: `mastosync ranges {table}` registers new ones and prints all"
+        f"{key} is not a registered ID range of {table}: `mastosync ranges --all {table}` registers new ones and"
+        " prints all"
     )
 
 

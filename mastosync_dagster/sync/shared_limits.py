@@ -16,7 +16,7 @@ _SHARES = f"{HIDDEN_TAGS}shares-limits"
 
 
 class SharedLimits:
-    """Counts the runs that copy with a rate limit at the moment; each of them takes an equal part of its own limit.
+    """Counts the runs that copy with a rate limit now; each of them takes an equal part of its own limit.
 
     A run whose process was killed counts until it is ended: until then the others are slower than they need be.
     """

@@ -170,7 +170,7 @@ def test_the_run_fails_with_a_message_that_names_what_to_change(
 
 @pytest.mark.parametrize(
     ("partition", "says"),
-    [("everything", "1-50000"), ("9-1", "1-50000"), ("1-2", "mastosync ranges accounts")],
+    [("everything", "1-50000"), ("9-1", "1-50000"), ("1-2", "mastosync ranges --all accounts")],
 )
 def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installation, partition: str, says: str) -> None:
     world.register(FileType.ACCOUNTS)

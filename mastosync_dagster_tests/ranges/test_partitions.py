@@ -129,7 +129,7 @@ def test_a_key_that_is_not_registered_is_refused(instance: dg.DagsterInstance, c
     insert(connect, 1)
     register_ranges(instance, ACCOUNTS, connect, rows_per_partition=3)
     assert registered_range(instance, ACCOUNTS, "1-1") == IdRange(1, 1)
-    with pytest.raises(InvalidRangeError, match="mastosync ranges accounts"):
+    with pytest.raises(InvalidRangeError, match="mastosync ranges --all accounts"):
         registered_range(instance, ACCOUNTS, "1-2")
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
-import pytest
 
 from mastosync_dagster.copy import engine
 from mastosync_dagster.copy.engine import copy_plan
@@ -18,6 +17,8 @@ from mastosync_dagster_tests.support.transfers import FAST, Transfer, storage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from mastosync_dagster_tests.support.corners import Bucket
 
