@@ -5,7 +5,6 @@ Prints one line of JSON: seconds and CPU seconds of the part itself, imports lef
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -57,14 +56,12 @@ def _connect() -> psycopg2.extensions.connection:
 def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, object]]:
     """Read the rows of a range and plan them, as the op does."""
     from mastosync_dagster.expected.objects import batches  # noqa: PLC0415  (as above)
-    from mastosync_dagster.mastodon import IdRange, Selection, read_schema, walk_rows  # noqa: PLC0415  (the engine needs none)
+    from mastosync_dagster.mastodon import Database, IdRange, Selection, walk_rows  # noqa: PLC0415  (the engine needs none)
     from mastosync_dagster.plan.planner import make_plan  # noqa: PLC0415  (as above)
 
     def part() -> dict[str, object]:
         source, destination = _sides()
-        with contextlib.closing(_connect()) as connection:
-            schema = read_schema(connection, [table])
-        pages = walk_rows(_connect, schema, Selection(table=table, ids=IdRange(lo, hi)))
+        pages = walk_rows(Database.open(_connect, [table]), Selection(table=table, ids=IdRange(lo, hi)))
         counts = make_plan(
             batches(pages),
             source,

@@ -126,6 +126,18 @@ def test_the_code_speaks_the_words_of_its_field(module: str) -> None:
     assert classes & {"About", "Share", "Claim", "Asked", "Item", "Marks"} == set()
 
 
+def test_connections_and_schema_are_handed_down_as_one_database() -> None:
+    handed = {module for module in MODULES if f"{NAME}.mastodon.Schema" in imports(MODULES[module])}
+    pairs = {
+        f"{module}.{node.name}"
+        for module, file in MODULES.items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and {"connect", "schema"} <= {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    }
+    assert (handed, pairs) == (set(), set())
+
+
 def test_no_test_module_imports_another() -> None:
     tests = Path(__file__).parent
     found = {file.name: {name for name in imports(file) if ".test_" in name} for file in tests.rglob("*.py")}

@@ -21,7 +21,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_FOLDER, Envi
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
-from mastosync_dagster.mastodon import TABLES, database_now, read_schema
+from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different
 from mastosync_dagster.runs.destination_folder import ensure_mounted
@@ -151,9 +151,9 @@ def _settings() -> str:
     return f"from {environment.path}, and variables of the process"
 
 
-def _originals(database: MastodonDatabase, source: Storage, destination: Storage) -> str:
-    with database.session() as connect:
-        found = check_originals(connect, source, destination)
+def _originals(mastodon_db: MastodonDatabase, source: Storage, destination: Storage) -> str:
+    with mastodon_db.session() as connect:
+        found = check_originals(Database.open(connect), source, destination)
     if found.is_wrong_source:
         refusal = source.check()
         denied = f". Or its access key may not read it, as it may not list it: {refusal.in_full()}" if refusal else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from mastosync_dagster.cutover.progress import TableProgress
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.policy import instance_policy
-from mastosync_dagster.mastodon import read_schema
+from mastosync_dagster.mastodon import Database
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.runs.destination_folder import ensure_mounted
@@ -69,8 +68,8 @@ def print_env() -> None:
 
 def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
     """Return what the history says of each table that the database has. Raises an `AdminError`."""
-    with MastodonDatabase().session() as connect, contextlib.closing(connect()) as connection:
-        schema = read_schema(connection)
+    with MastodonDatabase().session() as connect:
+        schema = Database.open(connect).schema
     present = [file_type for file_type in FileType if schema.exists(file_type.value)]
     # A table that may not be read is no absent one: what its rows expect would go unseen.
     schema.require([file_type.value for file_type in present])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mastosync_dagster.escaping import csv_cell, one_line
-from mastosync_dagster.mastodon import Selection, database_now, read_schema, stored_objects, walk_rows
+from mastosync_dagster.mastodon import Database, Selection, database_now, read_schema, stored_objects, walk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,12 +55,12 @@ def print_left_out(
 
 def _lines(connect: Connect, tables: Sequence[str], policy: Policy, key_prefix: str) -> Iterator[_Line]:
     with contextlib.closing(connect()) as connection:
-        schema, now = read_schema(connection, tables), database_now(connection)
+        database, now = Database(connect, read_schema(connection, tables)), database_now(connection)
     for table in tables:
         window = policy.window(table, now)
         if window is None:
             continue
-        for page in walk_rows(connect, schema, Selection(table, remote=window, left_out=True)):
+        for page in walk_rows(database, Selection(table, remote=window, left_out=True)):
             for row in page.rows:
                 for stored in stored_objects(table, row):
                     key = key_prefix + stored.key

@@ -16,7 +16,7 @@ from mastosync_dagster.cli.latest_outcomes import Inventory
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import csv_cell, one_line, plain
 from mastosync_dagster.expected.policy import EVERYTHING, Policy
-from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, LeftOutRows, database_now, read_schema
+from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, Database, LeftOutRows, database_now
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster.cli.latest_outcomes import Totals
-    from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster.refetch.remedies import Remedy
 
@@ -72,7 +71,7 @@ def run_report(
         forms: dict[str, Callable[[], _Format]] = {"table": _Table, "csv": _Csv, "json": _Json}
         printer = forms[form]()
         database = _database(stack)
-        remedies = Remedies(destination.settings().prefix, *(database or ()))
+        remedies = Remedies(destination.settings().prefix, database)
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
             inventory = Inventory(store, file_type)
             wanted = _Wanted(file_type.value, policy, database, stack)
@@ -85,12 +84,10 @@ def run_report(
         printer.end(totals)
 
 
-def _database(stack: contextlib.ExitStack) -> tuple[Connect, Schema] | None:
+def _database(stack: contextlib.ExitStack) -> Database | None:
     """Open the database; if it cannot be reached, the manifests alone must do."""
     try:
-        connect = stack.enter_context(MastodonDatabase().session())
-        with contextlib.closing(connect()) as connection:
-            return connect, read_schema(connection)
+        return Database.open(stack.enter_context(MastodonDatabase().session()))
     except AdminError as error:
         click.echo(f"without the database, so without commands for remote objects: {plain(str(error))}", err=True)
         return None
@@ -99,16 +96,13 @@ def _database(stack: contextlib.ExitStack) -> tuple[Connect, Schema] | None:
 class _Wanted:
     """Takes out the lines of objects that the policy leaves out by now: an earlier run has wanted more."""
 
-    def __init__(
-        self, table: str, policy: Policy, database: tuple[Connect, Schema] | None, stack: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, table: str, policy: Policy, database: Database | None, stack: contextlib.ExitStack) -> None:
         self._rule = policy.rule(table)
         self._rows: LeftOutRows | None = None
         if database is not None and self._rule != EVERY_REMOTE_ROW:
-            connect, schema = database
-            with contextlib.closing(connect()) as connection:
+            with contextlib.closing(database.connect()) as connection:
                 window = self._rule.window(database_now(connection))
-            self._rows = stack.enter_context(LeftOutRows(connect, schema, table, window))
+            self._rows = stack.enter_context(LeftOutRows(database, table, window))
 
     def of(self, lines: list[ManifestLine], totals: Totals) -> list[ManifestLine]:
         """Return the lines of wanted objects; the others are taken from the totals."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mastosync_dagster.cutover.progress import TableProgress
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Database
     from mastosync_dagster.records.findings import FindingLine
     from mastosync_dagster.records.store import ManifestStore
     from mastosync_dagster.runs.manifests import ManifestOrigin
@@ -104,8 +104,7 @@ class TableComparison:
 
 
 def compare_table(
-    connect: Connect,
-    schema: Schema,
+    database: Database,
     progress: TableProgress,
     sides: Sides,
     *,
@@ -116,8 +115,7 @@ def compare_table(
     """Compare all objects of a table. Nothing is kept but counts and examples.
 
     Args:
-        connect: Opens a connection to Mastodon's database,
-        schema: which has these tables and columns.
+        database: Mastodon's.
         progress: What is recorded of the table.
         sides: The old bucket and the new one.
         since: When the last delta read the rows; None: there was none.
@@ -129,13 +127,12 @@ def compare_table(
         DatabaseReadError: The rows cannot be read.
     """
     table, objects = progress.table, progress.objects
-    with contextlib.closing(connect()) as connection:
+    with contextlib.closing(database.connect()) as connection:
         window = instance_policy().window(table, database_now(connection))
-    pages, sizes = walk_rows(connect, schema, Selection(table, remote=window)), Sizes()
+    pages, sizes = walk_rows(database, Selection(table, remote=window)), Sizes()
     source, destination = sides.source, sides.destination
     records = Records(
-        connect,
-        schema,
+        database,
         store=sides.store,
         origin=sides.origin,
         prefix=destination.settings.prefix,
@@ -162,7 +159,7 @@ def compare_table(
             on_progress=lambda counts: on_progress(f"{table}: {counts.wanted:,} objects compared"),
             knowledge=records.known,
         )
-        result = _summary(connect, schema, table, path, destination, since)
+        result = _summary(database, table, path, destination, since)
     result.not_wanted = sizes.left_out
     return result
 
@@ -174,8 +171,8 @@ def _headers(objects: int, destination: Storage) -> Depth:
     return Depth.all if objects <= _ALL_HEADERS else Depth.sample
 
 
-def _summary(  # noqa: PLR0917  (what one comparison knows, and no more)
-    connect: Connect, schema: Schema, table: str, path: Path, destination: Storage, since: datetime | None
+def _summary(
+    database: Database, table: str, path: Path, destination: Storage, since: datetime | None
 ) -> TableComparison:
     result = TableComparison(table)
     chance = random.Random()  # noqa: S311  (which objects are sampled is no secret)
@@ -194,7 +191,7 @@ def _summary(  # noqa: PLR0917  (what one comparison knows, and no more)
             if line.size is not None and not line.private:
                 public += 1
                 _sample(result.samples, line.key, public, chance)
-    expected = _as_of_now(connect, schema, table, absent, since)
+    expected = _as_of_now(database, table, absent, since)
     for line in absent:
         newer = expected.get(line.key.removeprefix(destination.settings.prefix))
         if newer:
@@ -219,15 +216,13 @@ def _sample(samples: list[str], key: str, number: int, chance: random.Random) ->
         samples[at] = key
 
 
-def _as_of_now(
-    connect: Connect, schema: Schema, table: str, lines: Sequence[FindingLine], since: datetime | None
-) -> dict[str, bool]:
+def _as_of_now(database: Database, table: str, lines: Sequence[FindingLine], since: datetime | None) -> dict[str, bool]:
     """Return the relative keys that these rows expect now, each with whether it has come after a time."""
     if not lines:
         return {}
     ids = sorted({line.row_id for line in lines if line.row_id is not None})
     expected: dict[str, bool] = {}
-    with Rows(connect, schema, table, more_columns=change_columns(TABLES[table])) as rows:
+    with Rows(database, table, more_columns=change_columns(TABLES[table])) as rows:
         for row in rows.of(ids):
             expected |= {
                 key: False for stored in stored_objects(table, row) for key in (stored.key, *stored.candidates)

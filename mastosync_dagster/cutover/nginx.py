@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import re
 from enum import Enum
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.cutover.media_host import destination_url, media_host, source_url
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import has_private
-from mastosync_dagster.mastodon import TABLES, Selection, id_partition, read_schema, walk_rows
+from mastosync_dagster.mastodon import TABLES, Database, Selection, id_partition, walk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,20 +74,19 @@ def nginx_configuration(source: Storage, destination: Storage, stage: Stage, *, 
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], template)
 
 
-def private_rows(database: MastodonDatabase) -> Iterator[str]:
+def private_rows(mastodon_db: MastodonDatabase) -> Iterator[str]:
     """Yield a line of nginx's map for each row whose files are private now. Raises an `AdminError`.
 
     Whole tables are left out: all archives are private, and the configuration says so.
     """
-    with database.session() as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection)
+    with mastodon_db.session() as connect:
+        database = Database.open(connect)
         for table in TABLES:
-            if not has_private(table) or TABLES[table].private or not schema.has(table):
+            if not has_private(table) or TABLES[table].private or not database.schema.has(table):
                 continue
             # Two rows may have one folder: ids of other lengths than 18 digits lose some.
             last = ""
-            for page in walk_rows(connect, schema, Selection(table, private_only=True)):
+            for page in walk_rows(database, Selection(table, private_only=True)):
                 for row in page.rows:
                     row_id = row["id"]
                     assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)

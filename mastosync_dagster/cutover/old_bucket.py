@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from mastosync_dagster.cutover.progress import failed_objects
 from mastosync_dagster.cutover.switch import listing_line, private_line, public_line, source_line
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
-from mastosync_dagster.mastodon import is_remote, owners, read_schema, rows_at_the_ends, stored_objects
+from mastosync_dagster.mastodon import Database, is_remote, owners, rows_at_the_ends, stored_objects
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.plan.orphan_listing import list_top
 from mastosync_dagster.ranges.partitions import FileType
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.cutover.comparison import Sides, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress
-    from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.resources import MastodonDatabase
 
 ORPHANS, PRIVATE, FOREIGN, REMOTE = "orphans", "private", "foreign", "remote"
@@ -39,7 +37,7 @@ _UPLOAD = "Upload a picture (a draft will do), and check again"
 
 
 def check_old_bucket(
-    database: MastodonDatabase,
+    mastodon_db: MastodonDatabase,
     sides: Sides,
     tables: Sequence[TableProgress],
     *,
@@ -50,7 +48,7 @@ def check_old_bucket(
     """Answer every question, and yield each answer as it comes; the old bucket may go if all pass.
 
     Args:
-        database: Mastodon's.
+        mastodon_db: Mastodon's database.
         sides: The old bucket and the new one.
         tables: All tables that are copied.
         accept: What an admin has looked at and does not need: `ORPHANS`, `PRIVATE`, `REMOTE`, `FOREIGN`, names.
@@ -60,24 +58,22 @@ def check_old_bucket(
     Raises:
         AdminError: A storage or the database does not answer: then nothing is known.
     """
-    with database.session() as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [each.table for each in tables])
-        yield source_line(connect, sides)
+    with mastodon_db.session() as connect:
+        database = Database.open(connect, [each.table for each in tables])
+        yield source_line(database, sides)
         if _in_one_bucket(sides):
             yield Line(
                 "bucket", Answer.NO, "the new objects lie in the same bucket: delete objects by their key prefix"
             )
-        yield _switched(connect, schema, sides)
+        yield _switched(database, sides)
         comparisons = [
-            compare_table(connect, schema, each, sides, since=None, full=full, on_progress=on_progress)
-            for each in tables
+            compare_table(database, each, sides, since=None, full=full, on_progress=on_progress) for each in tables
         ]
         yield from _objects(comparisons, accept, full=full)
-        yield private_line(connect, schema, sides.destination, on_progress)
+        yield private_line(database, sides.destination, on_progress)
         yield public_line(sides.destination, comparisons)
         yield listing_line(sides.destination)
-        yield from _at_source(connect, schema, sides.source, accept, on_progress)
+        yield from _at_source(database, sides.source, accept, on_progress)
     yield failed_objects(tables)
 
 
@@ -87,10 +83,10 @@ def _in_one_bucket(sides: Sides) -> bool:
     return here.identity == there.identity
 
 
-def _switched(connect: Connect, schema: Schema, sides: Sides) -> Line:
+def _switched(database: Database, sides: Sides) -> Line:
     """Answer whether Mastodon writes to the new bucket: the newest upload lies there alone."""
     table = FileType.MEDIA_ATTACHMENTS.value
-    ends = rows_at_the_ends(connect, schema, table, _NEWEST_ROWS)
+    ends = rows_at_the_ends(database, table, _NEWEST_ROWS)
     uploads = [row for rows in ends[-1:] for row in rows if not is_remote(table, row)]
     if not uploads:
         return Line("switched", Answer.NO, f"nothing shows it: no upload is among the newest media. {_UPLOAD}")
@@ -153,7 +149,7 @@ class _Found:
 
 
 def _at_source(
-    connect: Connect, schema: Schema, source: Storage, accept: Collection[str], on_progress: Callable[[str], None]
+    database: Database, source: Storage, accept: Collection[str], on_progress: Callable[[str], None]
 ) -> Iterator[Line]:
     """Answer what lies in the old bucket that no row expects."""
     names = _foreign_names(source)
@@ -167,13 +163,13 @@ def _at_source(
         return
     found = _Rowless()
     for table in (file_type.value for file_type in FileType):
-        if not schema.exists(table):
+        if not database.schema.exists(table):
             # No row can say what these are: a newer Mastodon may have dropped the table.
             for keys in _pages(source, table):
                 found.add_foreign(source, keys)
             continue
-        schema.require([table])
-        with Orphans(connect, schema, table, EVERY_ID) as known:
+        database.schema.require([table])
+        with Orphans(database, table, EVERY_ID) as known:
             for keys in _pages(source, table):
                 found.add(source, keys, known.among(keys))
                 on_progress(f"{table}: {found.orphans.count:,} objects of no row at the old bucket")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Database
     from mastosync_dagster.s3.storage import Storage
 
 _THREADS = 32
@@ -37,9 +37,7 @@ class PrivateObjects:
     examples: list[str] = field(default_factory=list)
 
 
-def ask_private(
-    connect: Connect, schema: Schema, destination: Storage, *, on_progress: Callable[[str], None]
-) -> PrivateObjects:
+def ask_private(database: Database, destination: Storage, *, on_progress: Callable[[str], None]) -> PrivateObjects:
     """Ask for every object of a private row: for its ACL where there are ACLs, and without a signature.
 
     Raises:
@@ -53,7 +51,7 @@ def ask_private(
         reader = None
         if has_own_url(DESTINATION_URL):
             reader = stack.enter_context(PublicReader(destination_url(destination), destination.settings))
-        for keys in _private_keys(connect, schema):
+        for keys in _private_keys(database):
             answers = pool.map(lambda key: _everybody_reads(destination, reader, key, pool.halt), keys)
             found.objects += len(keys)
             found.readable += sum(answers)
@@ -63,14 +61,14 @@ def ask_private(
     return found
 
 
-def _private_keys(connect: Connect, schema: Schema) -> Iterator[list[str]]:
+def _private_keys(database: Database) -> Iterator[list[str]]:
     """Yield all keys that objects of private rows may have at the destination, a page of rows at a time."""
     for file_type in FileType:
         table = file_type.value
-        if not has_private(table) or not schema.exists(table):
+        if not has_private(table) or not database.schema.exists(table):
             continue
-        schema.require([table])
-        for page in walk_rows(connect, schema, Selection(table, private_only=True)):
+        database.schema.require([table])
+        for page in walk_rows(database, Selection(table, private_only=True)):
             keys = [
                 key
                 for row in page.rows

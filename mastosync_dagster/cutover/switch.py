@@ -16,7 +16,7 @@ from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_URL, copy_pr
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
-from mastosync_dagster.mastodon import database_now, media_in_processing, read_schema
+from mastosync_dagster.mastodon import Database, database_now, media_in_processing
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.findings import Finding
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.cutover.comparison import Sides, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress
     from mastosync_dagster.cutover.public_access import PublicAnswer
-    from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.resources import MastodonDatabase
     from mastosync_dagster.s3.storage import Storage
 
@@ -38,7 +37,7 @@ _SYNC = "mastosync sync {} --changed-since last"
 
 
 def check_switch(
-    database: MastodonDatabase,
+    mastodon_db: MastodonDatabase,
     sides: Sides,
     tables: Sequence[TableProgress],
     *,
@@ -49,7 +48,7 @@ def check_switch(
     """Answer every question, and yield each answer as it comes; the switch may be made if all pass.
 
     Args:
-        database: Mastodon's.
+        mastodon_db: Mastodon's database.
         sides: The bucket that Mastodon uses now, and the new one.
         tables: All tables that are copied.
         max_age: The last delta may be as old as that.
@@ -59,34 +58,32 @@ def check_switch(
     Raises:
         AdminError: A storage or the database does not answer: then nothing is known.
     """
-    with database.session() as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [each.table for each in tables])
-        yield source_line(connect, sides)
+    with mastodon_db.session() as connect:
+        database = Database.open(connect, [each.table for each in tables])
+        yield source_line(database, sides)
         yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
         # With a connection of its own: the server ends one that is idle while the buckets are asked.
         with contextlib.closing(connect()) as connection:
             last_delta = _last_delta(connection, tables, max_age)
         yield last_delta
         yield failed_objects(tables)
-        yield _processing(connect, schema)
+        yield _processing(database)
         if quick:
             yield Line("objects", Answer.NOTE, "not compared (--quick): the records of runs are all that this goes by")
         else:
             comparisons = [
-                compare_table(connect, schema, each, sides, since=each.last_delta, on_progress=on_progress)
-                for each in tables
+                compare_table(database, each, sides, since=each.last_delta, on_progress=on_progress) for each in tables
             ]
             yield from _objects(comparisons)
-            yield private_line(connect, schema, sides.destination, on_progress)
+            yield private_line(database, sides.destination, on_progress)
             yield public_line(sides.destination, comparisons)
             yield listing_line(sides.destination)
     yield media_host_line(Answer.NOTE)
 
 
-def source_line(connect: Connect, sides: Sides) -> Line:
+def source_line(database: Database, sides: Sides) -> Line:
     """Answer whether the old bucket is the one of the database: else all that it lacks would count as lost."""
-    found = check_originals(connect, sides.source, sides.destination)
+    found = check_originals(database, sides.source, sides.destination)
     problems = [found.complaint(sides.source, sides.destination)] if found.is_wrong_source else []
     return yes_or_no(
         "old bucket", problems, f"has {found.at_source:,} of {found.asked:,} originals that were asked for"
@@ -119,8 +116,8 @@ def _age(time: timedelta) -> str:
     return f"{minutes:,} min" if minutes < 120 else f"{minutes / 60:,.0f} h"  # noqa: PLR2004  (two hours)
 
 
-def _processing(connect: Connect, schema: Schema) -> Line:
-    found = media_in_processing(connect, schema)
+def _processing(database: Database) -> Line:
+    found = media_in_processing(database)
     if not found.count:
         return Line("media in processing", Answer.YES, "none")
     ids = ", ".join(map(str, found.examples))
@@ -172,9 +169,9 @@ def _left_out(count: int) -> Line:
     )
 
 
-def private_line(connect: Connect, schema: Schema, destination: Storage, on_progress: Callable[[str], None]) -> Line:
+def private_line(database: Database, destination: Storage, on_progress: Callable[[str], None]) -> Line:
     """Answer whether everybody can read something private at the new bucket. Raises an `AdminError`."""
-    found = ask_private(connect, schema, destination, on_progress=on_progress)
+    found = ask_private(database, destination, on_progress=on_progress)
     if found.readable:
         return Line(
             "private objects",

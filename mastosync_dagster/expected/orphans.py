@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mastosync_dagster.mastodon import Connect, IdRange, Schema
+    from mastosync_dagster.mastodon import Database, IdRange
 
 UNKNOWN_STYLE = "a style of a row's file that is not known: a newer Mastodon may have made it"
 
@@ -29,10 +29,10 @@ class Orphans:
     beside a row's file, under that file's basename, is an orphan with the remark `UNKNOWN_STYLE`.
     """
 
-    def __init__(self, connect: Connect, schema: Schema, table: str, ids: IdRange) -> None:
+    def __init__(self, database: Database, table: str, ids: IdRange) -> None:
         self._table = table
         self._ids = ids
-        self._rows = Rows(connect, schema, table)
+        self._rows = Rows(database, table)
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ from mastosync_dagster.s3.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Database
     from mastosync_dagster.plan.differing import Differing
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
 
@@ -40,8 +40,7 @@ class Records:
     manifest that cannot be read.
     """
 
-    connect: Connect
-    schema: Schema
+    database: Database
     store: ManifestStore
     origin: ManifestOrigin
     prefix: str
@@ -72,7 +71,7 @@ class Records:
         found: dict[tuple[int, str], Row] = {}
         ids_and_keys = {(each.item.row_id, each.item.key) for each in objects}
         more = change_columns(TABLES[table])
-        with Rows(self.connect, self.schema, table, more_columns=more) as rows:
+        with Rows(self.database, table, more_columns=more) as rows:
             for row in rows.of(sorted({row_id for row_id, _ in ids_and_keys})):
                 for stored in stored_objects(table, row):
                     if (row["id"], stored.key) in ids_and_keys:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.environment import CACHE_LOST, cache_lost
-from mastosync_dagster.mastodon import TABLES, is_remote, read_schema, rows_at_the_ends, stored_objects
+from mastosync_dagster.mastodon import TABLES, is_remote, rows_at_the_ends, stored_objects
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.s3.acl import is_readable_at_source
 from mastosync_dagster.s3.errors import StorageError
@@ -18,7 +17,7 @@ from mastosync_dagster.s3.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Database
     from mastosync_dagster.s3.storage import Storage
 
 _ROWS_AT_AN_END = 2_000
@@ -161,7 +160,7 @@ def wrong_source(
 
 
 def check_originals(
-    connect: Connect, source: Storage, destination: Storage, tables: Collection[str] | None = None
+    database: Database, source: Storage, destination: Storage, tables: Collection[str] | None = None
 ) -> OriginalsCheck:
     """Check the originals of a few of the oldest and newest rows: some tens of HEAD requests to each storage.
 
@@ -172,9 +171,7 @@ def check_originals(
         NotMastodonError: The database is not Mastodon's.
         StorageError: A storage fails for a reason that does not concern the object.
     """
-    with contextlib.closing(connect()) as connection:
-        schema = read_schema(connection)
-    found = [each for table in TABLES if schema.has(table) for each in _originals(connect, schema, table)]
+    found = [each for table in TABLES if database.schema.has(table) for each in _originals(database, table)]
     local = [each for each in found if not each.remote]
     own = [each for each in local if tables is None or each.table in tables]
     # One local original proves more than all remote ones: a cache may be lost as a whole.
@@ -196,7 +193,7 @@ def check_originals(
     )
 
 
-def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
+def hidden_source(database: Database, source: Storage) -> StorageError | None:
     """Return the error of a source that does not show objects of public rows to everybody; None: it shows one.
 
     With privacy=source, such a source would make every object private.
@@ -206,14 +203,12 @@ def hidden_source(connect: Connect, source: Storage) -> StorageError | None:
         NotMastodonError: The database is not Mastodon's.
         StorageError: The source does not answer.
     """
-    with contextlib.closing(connect()) as connection:
-        schema = read_schema(connection)
     checked = 0
     ends = [
         _public_keys(table, rows)
         for table in TABLES
-        if schema.has(table)
-        for rows in rows_at_the_ends(connect, schema, table, _ROWS_AT_AN_END)
+        if database.schema.has(table)
+        for rows in rows_at_the_ends(database, table, _ROWS_AT_AN_END)
     ]
     # In turn: a table whose files the source has lost must not use up the keys.
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*ends))
@@ -246,11 +241,11 @@ def _counts(lines: Sequence[tuple[_Original, bool, bool]]) -> OriginalCounts:
     return OriginalCounts(len(lines), sum(here for _, here, _ in lines), sum(there for _, _, there in lines))
 
 
-def _originals(connect: Connect, schema: Schema, table: str) -> Iterator[_Original]:
+def _originals(database: Database, table: str) -> Iterator[_Original]:
     """Yield the oldest and the newest originals of a table: local ones, where there are any."""
     found = [
         (is_remote(table, row), (stored.key, *stored.candidates))
-        for rows in rows_at_the_ends(connect, schema, table, _ROWS_AT_AN_END)
+        for rows in rows_at_the_ends(database, table, _ROWS_AT_AN_END)
         for row in rows
         for stored in stored_objects(table, row)
         if stored.style == "original" and not stored.may_be_absent

@@ -25,7 +25,7 @@ from mastosync_dagster.mastodon.remote_files import (
 from mastosync_dagster.mastodon.remote_rows import EVERY_REMOTE_ROW, RemoteRule, RemoteWindow, has_remote_rows
 from mastosync_dagster.mastodon.rows import RowPage, Selection, walk_rows
 from mastosync_dagster.mastodon.rows_by_id import LeftOutRows, PrivateRows, Rows, rows_at_the_ends
-from mastosync_dagster.mastodon.schema import Schema, read_schema
+from mastosync_dagster.mastodon.schema import Database, Schema, read_schema
 from mastosync_dagster.mastodon.snapshots import (
     NewestRow,
     Snapshot,
@@ -37,11 +37,11 @@ from mastosync_dagster.mastodon.snapshots import (
     rows_as_of,
     wait_for_open_transactions,
 )
-from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, split_size, subset_size, table_size
+from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, subset_size
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = ["ChangedObject", "FileDates", "change_columns", "changed_objects", "file_dates"]
-__all__ += ["Connect", "DatabaseReadError", "NotMastodonError", "Schema", "read_schema"]
+__all__ += ["Connect", "Database", "DatabaseReadError", "NotMastodonError", "Schema", "read_schema"]
 __all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "created_at", "highest_id", "id_boundaries"]
 __all__ += ["CACHE_FOLDERS", "KeySpan", "Owners", "id_partition", "key_spans", "owners", "prefixed", "split_name"]
 __all__ += ["TABLES", "RowError", "StoredObject", "is_remote", "stored_objects"]
@@ -51,4 +51,4 @@ __all__ += ["PrivateRows", "RowPage", "Rows", "Selection", "rows_at_the_ends", "
 __all__ += ["NewestRow", "Snapshot", "is_there", "newest_row", "newest_row_of", "read_snapshot"]
 __all__ += ["database_now", "rows_as_of", "wait_for_open_transactions"]
 __all__ += ["Processing", "media_in_processing"]
-__all__ += ["SplitSize", "TableSize", "split_size", "subset_size", "table_size"]
+__all__ += ["SplitSize", "TableSize", "subset_size"]

@@ -13,8 +13,7 @@ from mastosync_dagster.mastodon.id_ranges import HIGHEST_ID, LOWEST_ID
 from mastosync_dagster.mastodon.tables import PROCESSING
 
 if TYPE_CHECKING:
-    from mastosync_dagster.mastodon.connection import Connect
-    from mastosync_dagster.mastodon.schema import Schema
+    from mastosync_dagster.mastodon.schema import Database
 
 _TABLE, _REMOTE = "media_attachments", "remote_url"
 _PAGE_ROWS = 100_000
@@ -35,8 +34,9 @@ class Processing:
     examples: tuple[int, ...] = ()
 
 
-def media_in_processing(connect: Connect, schema: Schema) -> Processing:
+def media_in_processing(database: Database) -> Processing:
     """Count the uploads in processing, page by page of the primary key. See `Reader` for the errors."""
+    schema = database.schema
     if not schema.has(_TABLE, PROCESSING, _REMOTE, CREATED_AT):
         return Processing()
     # There is no index on the column.
@@ -57,7 +57,7 @@ def media_in_processing(connect: Connect, schema: Schema) -> Processing:
         processing=sql.Identifier(PROCESSING),
         table=schema.identifier(_TABLE),
     )
-    reader = Reader(connect, rows=_PAGE_ROWS)
+    reader = Reader(database.connect, rows=_PAGE_ROWS)
     found, after = Processing(), LOWEST_ID
     try:
         while after < HIGHEST_ID:

@@ -23,8 +23,7 @@ from mastosync_dagster.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mastosync_dagster.mastodon.connection import Connect
-    from mastosync_dagster.mastodon.schema import Schema
+    from mastosync_dagster.mastodon.schema import Database
 
 CACHE_CONTROL = "public, max-age=315576000, immutable"
 """The header of every object that Mastodon writes (``config/initializers/paperclip.rb``)."""
@@ -96,14 +95,14 @@ def remote_file(table: str, row: Mapping[str, object], part: str) -> RemoteFile 
     return RemoteFile(url, {known: accepted[known]} if known in accepted else {})
 
 
-def unavailable_domains(connect: Connect, schema: Schema, domains: Iterable[str]) -> set[str]:
+def unavailable_domains(database: Database, domains: Iterable[str]) -> set[str]:
     """Return those of some servers to which Mastodon has failed to deliver for a week.
 
     Its ``DeliveryFailureTracker`` adds them to a table (since 3.2), and takes them out when they answer. Where the
     table does not exist, or the role may not read it, there are none.
     """
-    table = schema.beside("accounts", "unavailable_domains")
-    with contextlib.closing(connect()) as connection, single_transaction(connection) as cursor:
+    table = database.schema.beside("accounts", "unavailable_domains")
+    with contextlib.closing(database.connect()) as connection, single_transaction(connection) as cursor:
         cursor.execute("SELECT has_table_privilege(to_regclass(%s), 'SELECT')", (table.as_string(cursor),))
         if cursor.fetchone() != (True,):
             return set()

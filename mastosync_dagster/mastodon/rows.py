@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
-    from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
-    from mastosync_dagster.mastodon.schema import Schema
+    from mastosync_dagster.mastodon.schema import Database, Schema
     from mastosync_dagster.mastodon.tables import Attachment, Owner, Table
 
 _COUNTS = 7
@@ -86,15 +85,15 @@ class RowPage:
     left_out_in_cache: int = 0
 
 
-def walk_rows(connect: Connect, schema: Schema, selection: Selection, *, page_rows: int = 5000) -> Iterator[RowPage]:
+def walk_rows(database: Database, selection: Selection, *, page_rows: int = 5000) -> Iterator[RowPage]:
     """Walk a table by its primary key and yield its selected rows that have a file, page by page.
 
     Every page is one query, of at most ``page_rows`` rows of the table, in a read-only transaction of its own. After a
     lost connection the page is read again; after a timeout it is read in halves. Pages without selected rows are
     yielded too, so that the caller knows how far the walk is. See `Reader` for the errors.
     """
-    schema.require([selection.table])
-    return _walk(Reader(connect, rows=page_rows), schema, selection)
+    database.schema.require([selection.table])
+    return _walk(Reader(database.connect, rows=page_rows), database.schema, selection)
 
 
 def _walk(reader: Reader, schema: Schema, selection: Selection) -> Iterator[RowPage]:

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
-    from mastosync_dagster.mastodon.schema import Schema
+    from mastosync_dagster.mastodon.schema import Database
 
 _RANGES_A_QUERY = 5_000
 
@@ -29,8 +28,8 @@ _RANGES_A_QUERY = 5_000
 class _ById:
     """A context manager with a connection, which it closes."""
 
-    def __init__(self, connect: Connect) -> None:
-        self._reader = Reader(connect, rows=_RANGES_A_QUERY)
+    def __init__(self, database: Database) -> None:
+        self._reader = Reader(database.connect, rows=_RANGES_A_QUERY)
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +45,9 @@ class _ById:
 class Rows(_ById):
     """Reads rows of one table by their ids, with ``more_columns`` as far as the database has them."""
 
-    def __init__(self, connect: Connect, schema: Schema, table: str, *, more_columns: Sequence[str] = ()) -> None:
-        super().__init__(connect)
+    def __init__(self, database: Database, table: str, *, more_columns: Sequence[str] = ()) -> None:
+        super().__init__(database)
+        schema = database.schema
         schema.require([table])
         facts = table_named(table)
         more = [name for name in more_columns if schema.has(table, name)]
@@ -90,9 +90,10 @@ class Rows(_ById):
 class PrivateRows(_ById):
     """Finds the rows of one table that are private now."""
 
-    def __init__(self, connect: Connect, schema: Schema, table: str) -> None:
-        super().__init__(connect)
+    def __init__(self, database: Database, table: str) -> None:
+        super().__init__(database)
         self.table = table
+        schema = database.schema
         self._query = sql.SQL("SELECT id FROM {} asked WHERE id = ANY (%(ids)s::bigint[]) AND {}").format(
             schema.identifier(table), is_private(table_named(table), schema, "asked")
         )
@@ -105,8 +106,9 @@ class PrivateRows(_ById):
 class LeftOutRows(_ById):
     """Finds the rows of one table that a window leaves out; None: it leaves out none, and nothing is asked."""
 
-    def __init__(self, connect: Connect, schema: Schema, table: str, window: RemoteWindow | None) -> None:
-        super().__init__(connect)
+    def __init__(self, database: Database, table: str, window: RemoteWindow | None) -> None:
+        super().__init__(database)
+        schema = database.schema
         self._leaves_out = window is not None
         self._parameters = {"blank": schema.blank, "remote_after": without_zone(window.after if window else None)}
         self._query = sql.SQL("SELECT id FROM {} WHERE id = ANY (%(ids)s::bigint[]) AND NOT {}").format(
@@ -121,20 +123,20 @@ class LeftOutRows(_ById):
         return {row_id for (row_id,) in found}
 
 
-def rows_at_the_ends(connect: Connect, schema: Schema, table: str, rows: int) -> list[list[Mapping[str, object]]]:
+def rows_at_the_ends(database: Database, table: str, rows: int) -> list[list[Mapping[str, object]]]:
     """Return the rows with a file among the first ``rows`` of a table and among the last, in the order of their ids."""
     query = sql.SQL(
         "SELECT min(low), max(low), min(high), max(high)"
         " FROM (SELECT id AS low FROM {table} ORDER BY id LIMIT %(rows)s) AS first"
         " FULL JOIN (SELECT id AS high FROM {table} ORDER BY id DESC LIMIT %(rows)s) AS last ON low = high"
-    ).format(table=schema.identifier(table))
-    with contextlib.closing(connect()) as connection, single_transaction(connection) as cursor:
+    ).format(table=database.schema.identifier(table))
+    with contextlib.closing(database.connect()) as connection, single_transaction(connection) as cursor:
         cursor.execute(query, {"rows": rows})
         ((lowest, low, high, highest),) = cursor.fetchall()
     if lowest is None:
         return []
     ends = [IdRange(lowest, low)] + ([IdRange(max(high, low + 1), highest)] if highest > low else [])
     return [
-        [row for page in walk_rows(connect, schema, Selection(table, ids=ids), page_rows=rows) for row in page.rows]
+        [row for page in walk_rows(database, Selection(table, ids=ids), page_rows=rows) for row in page.rows]
         for ids in ends
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from psycopg2.extensions import connection as Connection
+
+    from mastosync_dagster.mastodon.connection import Connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,20 @@ class Schema:
             if self.has(mark.table, mark.column) and mark.removed not in self.columns:
                 return mark.version
         return "before 3.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Mastodon's database, as it is handed down: how to open a connection, and what its tables are."""
+
+    connect: Connect
+    schema: Schema
+
+    @classmethod
+    def open(cls, connect: Connect, tables: Sequence[str] | None = None) -> Database:
+        """Read the schema, as `read_schema` does, with a connection that is closed again."""
+        with contextlib.closing(connect()) as connection:
+            return cls(connect, read_schema(connection, tables))
 
 
 def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> Schema:

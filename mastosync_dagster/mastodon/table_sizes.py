@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from mastosync_dagster.mastodon.connection import Connect
     from mastosync_dagster.mastodon.id_ranges import IdRange
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
-    from mastosync_dagster.mastodon.schema import Schema
+    from mastosync_dagster.mastodon.schema import Database, Schema
     from mastosync_dagster.mastodon.tables import Attachment, Table
 
 _PAGE_ROWS = 50_000
@@ -63,24 +62,8 @@ class SplitSize:
     left_out: TableSize
 
 
-def table_size(
-    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], remote: RemoteWindow | None = None
-) -> TableSize:
-    """Count the objects of the rows with ids in these ranges; ``remote``: as of a `Selection`."""
-    return subset_size(connect, schema, table, ranges, None, remote).unchanged
-
-
-def split_size(
-    connect: Connect, schema: Schema, table: str, ranges: Iterable[IdRange], since: datetime | None
-) -> tuple[TableSize, TableSize]:
-    """Count the objects of unchanged rows, and of changed ones, as `subset_size` does of the whole table."""
-    found = subset_size(connect, schema, table, ranges, since, None)
-    return found.unchanged, found.changed
-
-
-def subset_size(  # noqa: PLR0917  (which rows of which table)
-    connect: Connect,
-    schema: Schema,
+def subset_size(
+    database: Database,
     table: str,
     ranges: Iterable[IdRange],
     since: datetime | None,
@@ -90,10 +73,11 @@ def subset_size(  # noqa: PLR0917  (which rows of which table)
 
     A row has changed if it was created since, or if one of its files has changed.
     """
+    schema = database.schema
     schema.require([table])
     facts = table_named(table)
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
-    reader = Reader(connect, rows=_PAGE_ROWS)
+    reader = Reader(database.connect, rows=_PAGE_ROWS)
     query, sizes = _query(facts, schema, attachments, remote), dict.fromkeys(("same", "changed", "out"), TableSize())
     parameters = {
         "blank": schema.blank,

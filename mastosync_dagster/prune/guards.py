@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.objects import key_ranges
-from mastosync_dagster.mastodon import Connect, Schema, highest_id, newest_row, owners, rows_as_of
+from mastosync_dagster.mastodon import Database, highest_id, newest_row, owners, rows_as_of
 from mastosync_dagster.prune.config import UNCONFIRMED
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def shown_at(connection: Connection) -> datetime:
     return _LONG_AGO if shown is None else min(shown, datetime.now(timezone.utc))
 
 
-def restored_from(connect: Connect, schema: Schema, storage: Storage, read_at: datetime) -> datetime | None:
+def restored_from(database: Database, storage: Storage, read_at: datetime) -> datetime | None:
     """Return the time of the newest row, if the database looks like a restored backup older than the destination.
 
     Such a database lacks the rows of newer objects, which must not be deleted for that. None: the database was written
     to in the day before ``read_at`` (see `shown_at`), or the destination has no object of a later row. Without any
     timestamp in the rows it is 1970.
     """
-    with contextlib.closing(connect()) as connection:
+    schema = database.schema
+    with contextlib.closing(database.connect()) as connection:
         newest = newest_row(connection, schema) or _NEVER
         # On a running instance one query suffices.
         if newest > read_at - MIN_AGE:

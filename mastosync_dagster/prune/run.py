@@ -14,7 +14,7 @@ from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMi
 from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
-from mastosync_dagster.mastodon import IdRange, Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.mastodon import Database, IdRange, Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.plan.orphan_listing import orphan_line
 from mastosync_dagster.prune.config import UNCONFIRMED
 from mastosync_dagster.prune.deletion import Deletion, list_batch
@@ -73,19 +73,19 @@ class Pruning:
         table, policy = self._file_type.value, policy_of(self._config)
         with self._run.connections(first=True) as connect:
             with contextlib.closing(connect()) as connection:
-                schema = read_schema(connection, [table])
+                database = Database(connect, read_schema(connection, [table]))
                 stats = RangeStats(read_at=shown_at(connection))
                 window = policy.window(table, database_now(connection))
             rows, sizes = Selection(table, ids=self._ids, remote=window), Sizes()
-            pages = walk_rows(connect, schema, rows, page_rows=self._config.page_rows)
-            with Orphans(connect, schema, table, self._ids) as orphans:
+            pages = walk_rows(database, rows, page_rows=self._config.page_rows)
+            with Orphans(database, table, self._ids) as orphans:
                 batches = covering_batches(pages, self._ids, KnownState(), sizes=sizes)
                 self._list(batches, orphans, stats, folder / _CANDIDATES)
                 stats.left_out = sizes.left_out
                 refusal = stats.refusal(self._config.max_share, self._config.max_delete)
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
-                    stats.restored_from = restored_from(connect, schema, self._storage, stats.read_at)
+                    stats.restored_from = restored_from(database, self._storage, stats.read_at)
                     error = self._delete(folder, orphans, stats)
                 else:
                     self._write(folder, folder / _CANDIDATES)

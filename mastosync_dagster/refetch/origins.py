@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon import (
     CACHE_CONTROL,
+    Database,
     Rows,
     is_remote,
-    read_schema,
     remote_file,
     remote_file_columns,
     stored_objects,
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from mastosync_dagster.mastodon import Connect, Schema
     from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster.refetch.fetch import FetchSettings
     from mastosync_dagster.resources import MastodonDatabase
@@ -65,9 +63,7 @@ def refetch_missing(
         NotMastodonError: A table or column does not exist.
     """
     with database.session(patient=True) as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection)
-        finder = _Finder(connect, schema, destination.settings.prefix, keep_private=keep_private)
+        finder = _Finder(Database.open(connect), destination.settings.prefix, keep_private=keep_private)
         return refetch(
             folder,
             destination,
@@ -83,8 +79,7 @@ def refetch_missing(
 class _Finder:
     """Finds the URLs of missing objects, a page of manifest lines at a time."""
 
-    connect: Connect
-    schema: Schema
+    database: Database
     prefix: str
     keep_private: bool
 
@@ -103,7 +98,7 @@ class _Finder:
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]]:
         if not lines:
             return {}
-        with Rows(self.connect, self.schema, table, more_columns=remote_file_columns(table)) as rows:
+        with Rows(self.database, table, more_columns=remote_file_columns(table)) as rows:
             return {row["id"]: row for row in rows.of(sorted({line.row_id for line in lines}))}
 
     def _where(self, table: str, line: ManifestLine, row: Mapping[str, object] | None) -> RemoteFile | str | None:

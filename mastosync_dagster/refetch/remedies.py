@@ -19,7 +19,7 @@ from mastosync_dagster.s3.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from mastosync_dagster.mastodon import Connect, Schema
+    from mastosync_dagster.mastodon import Database
     from mastosync_dagster.records.manifest import ManifestLine
 
 FETCH_AGAIN = "fetch it again from its server"
@@ -89,13 +89,12 @@ class Remedy:
 class Remedies:
     """Finds out what can be done about objects, a page of manifest lines at a time.
 
-    ``prefix`` is the destination's, with which the keys of the lines begin. Without ``connect`` and ``schema``, if the
-    database is not reachable, the manifest lines alone decide.
+    ``prefix`` is the destination's, with which the keys of the lines begin. Without the database, if it is not
+    reachable, the manifest lines alone decide.
     """
 
     prefix: str
-    connect: Connect | None = None
-    schema: Schema | None = None
+    database: Database | None = None
 
     def of(self, table: str, lines: Sequence[ManifestLine]) -> Iterator[Remedy]:
         """Yield each line of a table (some thousands at the most) with what can be done about it.
@@ -121,26 +120,26 @@ class Remedies:
                 yield self._by_row(table, line, rows.get(line.row_id), page)
 
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]] | None:
-        if self.connect is None or self.schema is None:
+        if self.database is None:
             return None
         more = ("account_id", "status_id", "username", "domain")
-        with Rows(self.connect, self.schema, table, more_columns=more) as rows:
+        with Rows(self.database, table, more_columns=more) as rows:
             return {row["id"]: row for row in rows.of(sorted({line.row_id for line in lines}))}
 
     def _accounts(self, ids: Iterable[object]) -> dict[object, str]:
         """Return the handles of those accounts that are remote."""
         wanted = sorted({row_id for row_id in ids if isinstance(row_id, int)})
-        if not wanted or self.connect is None or self.schema is None:
+        if not wanted or self.database is None:
             return {}
-        with Rows(self.connect, self.schema, "accounts", more_columns=("username",)) as rows:
+        with Rows(self.database, "accounts", more_columns=("username",)) as rows:
             return {row["id"]: f"{row['username']}@{row['domain']}" for row in rows.of(wanted) if row["domain"]}
 
     def _unavailable(self, rows: Iterable[Mapping[str, object]], accounts: Mapping[object, str]) -> frozenset[str]:
         """Return the servers of rows and accounts that have not answered Mastodon for a week."""
-        if self.connect is None or self.schema is None:
+        if self.database is None:
             return frozenset()
         domains = {str(row["domain"]) for row in rows if row.get("domain")} | set(map(_domain, accounts.values()))
-        return frozenset(unavailable_domains(self.connect, self.schema, domains) if domains else ())
+        return frozenset(unavailable_domains(self.database, domains) if domains else ())
 
     def _by_row(self, table: str, line: ManifestLine, row: Mapping[str, object] | None, page: _Page) -> Remedy:
         if row is None:

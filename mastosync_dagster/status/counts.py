@@ -10,12 +10,12 @@ import dagster as dg
 
 from mastosync_dagster.expected.policy import EVERYTHING, Policy
 from mastosync_dagster.mastodon import (
+    Database,
     IdRange,
     LeftOutRows,
     SplitSize,
     TableSize,
     database_now,
-    read_schema,
     subset_size,
 )
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
@@ -32,7 +32,6 @@ from mastosync_dagster.sync.incremental import checked_history
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.runs.doubt_lists import Doubts
     from mastosync_dagster.runs.history import RangeRead, Watermark
@@ -92,7 +91,7 @@ class Status:
 
 def statuses(
     instance: dg.DagsterInstance,
-    database: MastodonDatabase,
+    mastodon_db: MastodonDatabase,
     destination: S3Bucket,
     file_types: Sequence[FileType],
     policy: Policy = EVERYTHING,
@@ -103,36 +102,35 @@ def statuses(
     """
     origin = ManifestOrigin(destination.settings().identity, acls=destination.settings().has_acls)
     store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
-    with database.session() as connect:
-        doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
-        return [_status(instance, connect, origin.destination_id, each, doubts[each], policy) for each in file_types]
+    doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
+    with mastodon_db.session() as connect:
+        database = Database.open(connect, [each.value for each in file_types])
+        return [_status(instance, database, origin.destination_id, each, doubts[each], policy) for each in file_types]
 
 
-def whole_tables(database: MastodonDatabase, file_types: Sequence[FileType], policy: Policy) -> SplitSize:
+def whole_tables(mastodon_db: MastodonDatabase, file_types: Sequence[FileType], policy: Policy) -> SplitSize:
     """Count all rows of some tables, and those that the policy leaves out. Raises as `statuses`."""
     everything = [IdRange(_LOWEST_ID, _HIGHEST_ID)]
-    with database.session() as connect:
+    names = [file_type.value for file_type in file_types]
+    with mastodon_db.session() as connect:
+        database = Database.open(connect, names)
         with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [file_type.value for file_type in file_types])
             now = database_now(connection)
-        sizes = [
-            subset_size(connect, schema, name, everything, None, policy.window(name, now))
-            for name in (file_type.value for file_type in file_types)
-        ]
+        sizes = [subset_size(database, name, everything, None, policy.window(name, now)) for name in names]
     wanted = sum((size.unchanged for size in sizes), TableSize())
     return SplitSize(wanted, TableSize(), sum((size.left_out for size in sizes), TableSize()))
 
 
 def _status(  # noqa: PLR0917  (what the status of a file type is made from)
     instance: dg.DagsterInstance,
-    connect: Connect,
+    database: Database,
     destination_id: str,
     file_type: FileType,
     doubts: Doubts,
     policy: Policy,
 ) -> Status:
     ranges = registered_ranges(instance, file_type)
-    with contextlib.closing(connect()) as connection:
+    with contextlib.closing(database.connect()) as connection:
         now = database_now(connection)
         latest = believable(now, clocks.machine_now())
         history = checked_history(instance, destination_id, connection, [file_type], latest, policy, now)
@@ -151,18 +149,16 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
     unread = _joined([ids for ids in ranges if range_key(ids) not in reads])
     after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
     tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
-    with contextlib.closing(connect()) as connection:
-        schema = read_schema(connection, [file_type.value])
     # An incremental run has taken the rows after the last range; one over every row has taken all.
     believed = known if not restored else None
     taken, untaken = ([], unread + tail) if believed is None else (tail, unread)
     if believed is not None and believed.every_row:
         taken, untaken = unread + tail, []
     since = known.timestamp if known else None
-    size_taken = subset_size(connect, schema, file_type.value, taken, since, window)
-    size_untaken = subset_size(connect, schema, file_type.value, untaken, None, window)
+    size_taken = subset_size(database, file_type.value, taken, since, window)
+    size_untaken = subset_size(database, file_type.value, untaken, None, window)
     # Objects of rows that no run has taken are left in any case.
-    with LeftOutRows(connect, schema, file_type.value, window) as rows:
+    with LeftOutRows(database, file_type.value, window) as rows:
         doubts = _without(doubts, rows)
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
     # Missing objects of ranges are counted by their runs.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mastosync_dagster.expected.privacy import KnownState
-    from mastosync_dagster.mastodon import Connect, RemoteWindow, Schema
+    from mastosync_dagster.mastodon import Database, RemoteWindow
     from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.runs.context import RunContext
     from mastosync_dagster.runs.doubt_lists import DoubtfulObject
@@ -86,16 +86,14 @@ class Convergence:
         listed: RunDoubts,
         marks: KnownState,
         *,
-        connect: Connect,
-        schema: Schema,
+        database: Database,
         read_at: datetime,
         remote: RemoteWindow | None,
     ) -> None:
         self.counts = Counts()
         self.marks = marks
         self.folders: set[str] = set()
-        self._connect = connect
-        self._schema = schema
+        self._database = database
         self._page_rows = config.page_rows
         self._remote = remote
         self._list = listed
@@ -136,7 +134,7 @@ class Convergence:
 
     @contextlib.contextmanager
     def _checks(self) -> Iterator[Pool]:
-        left_out = LeftOutRows(self._connect, self._schema, self._table, self._remote)
+        left_out = LeftOutRows(self._database, self._table, self._remote)
         with left_out as self._left_out, Pool(_CHECKS_IN_FLIGHT) as pool:
             yield pool
 
@@ -172,7 +170,7 @@ class Convergence:
     def _private_items(self, *, left_out: bool) -> Iterator[list[ExpectedObject]]:
         """Yield the objects of rows that are private now, without those that are planned."""
         selection = Selection(self._table, private_only=True)
-        for page in walk_rows(self._connect, self._schema, selection, page_rows=self._page_rows):
+        for page in walk_rows(self._database, selection, page_rows=self._page_rows):
             items = self._items(page.rows)
             yield [item for item in items if item.key not in self._planned and (item.acl_only or not left_out)]
 
@@ -213,7 +211,7 @@ class Convergence:
     def _listed_rows(self, pool: Pool) -> Iterator[Batch]:
         if not self._doubts.rows:
             return
-        with Rows(self._connect, self._schema, self._table) as rows:
+        with Rows(self._database, self._table) as rows:
             for step in self._doubts.steps():
                 found = {row["id"]: row for row in rows.of(sorted({doubtful.row_id for doubtful in step}))}
                 parts = {(item.row_id, item.part): item for item in self._items(found.values())}

@@ -10,7 +10,7 @@ from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
-from mastosync_dagster.mastodon import TABLES, PrivateRows, read_schema
+from mastosync_dagster.mastodon import TABLES, Database, PrivateRows
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.doubts import DoubtLine
 from mastosync_dagster.refetch.fetch import FetchSettings
@@ -130,11 +130,8 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
     def put_on_list(lines: Sequence[DoubtLine]) -> None:
         add_to_list(run, planned.scope.partition, table, lines, next(supplements))
 
-    with run.connections() as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [table])
-        with PrivateRows(connect, schema, table) as rows:
-            yield PrivacyWatch(rows, run.destination, put_on_list, run.log.warning)
+    with run.connections() as connect, PrivateRows(Database.open(connect, [table]), table) as rows:
+        yield PrivacyWatch(rows, run.destination, put_on_list, run.log.warning)
 
 
 def _try_probes(run: RunContext, planned: Planned, *, refetch: bool) -> StorageError | None:
@@ -167,7 +164,8 @@ def _check_source(run: RunContext, planned: Planned, counts: CopyCounts) -> Stor
 
     def check() -> OriginalsCheck:
         with run.connections() as connect:
-            return check_originals(connect, source, destination, {selection.table for selection in selections})
+            tables = {selection.table for selection in selections}
+            return check_originals(Database.open(connect), source, destination, tables)
 
     return wrong_source(
         plan.missing + plan.only_at_destination + counts.missing + counts.present,

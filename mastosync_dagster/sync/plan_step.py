@@ -14,8 +14,8 @@ from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import hidden_source
 from mastosync_dagster.mastodon import (
     Connect,
+    Database,
     NewestRow,
-    Schema,
     Selection,
     database_now,
     newest_row_of,
@@ -63,9 +63,8 @@ class Begun:
         at: When reading began, by `time.monotonic`.
     """
 
-    connect: Connect
+    database: Database
     scope: Scope
-    schema: Schema
     reading: Reading
     newest: tuple[NewestRow, ...]
     clock_ahead: timedelta
@@ -87,11 +86,11 @@ def _begin(run: RunContext, connect: Connect, scope_at: ScopeAt, config: PlanCon
         )
         scope = scope_at(connection, reading)
         tables = [selection.table for selection in scope.selections]
-        schema = read_schema(connection, tables)
-        rows = [newest_row_of(connection, schema, table) for table in tables if scope.claims]
+        database = Database(connect, read_schema(connection, tables))
+        rows = [newest_row_of(connection, database.schema, table) for table in tables if scope.claims]
         clock_ahead = database_now(connection) - datetime.now(timezone.utc)
     newest = tuple(row for row in rows if row is not None)
-    return Begun(connect, scope, schema, reading, newest, clock_ahead, time.monotonic())
+    return Begun(database, scope, reading, newest, clock_ahead, time.monotonic())
 
 
 def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, claims: bool) -> Planned:
@@ -106,7 +105,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     with run.connections(first=True) as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
         sizes = _sizes(run, begun.scope)
-        hidden = hidden_source(connect, run.source) if config.privacy is Privacy.source else None
+        hidden = hidden_source(begun.database, run.source) if config.privacy is Privacy.source else None
         if hidden is not None:
             raise hidden
         counts = _plan_rows(run, config, begun, sizes)
@@ -156,7 +155,7 @@ def _sizes(run: RunContext, scope: Scope) -> dict[str, Sizes]:
 
 def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping[str, Sizes]) -> PlanCounts:
     """Make the plan, and publish what carrying it out puts in doubt."""
-    connect, scope, schema = begun.connect, begun.scope, begun.schema
+    scope = begun.scope
     lists = [
         RunDoubts(
             run,
@@ -179,8 +178,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
                 config,
                 listed,
                 marks,
-                connect=connect,
-                schema=schema,
+                database=begun.database,
                 read_at=begun.reading.read_at,
                 remote=selection.remote,
             )
@@ -216,8 +214,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
 
 def _records(run: RunContext, begun: Begun) -> Records:
     return Records(
-        begun.connect,
-        begun.schema,
+        begun.database,
         store=run.store,
         origin=run.origin,
         prefix=run.destination.settings.prefix,
@@ -272,7 +269,7 @@ def _wanted(  # noqa: PLR0917  (what one selection needs, and no more)
     run: RunContext, config: PlanConfig, begun: Begun, selection: Selection, convergence: Convergence, sizes: Sizes
 ) -> Iterator[Batch]:
     """Yield the objects of a selection's rows, and those that the run checks beside them."""
-    pages = walk_rows(begun.connect, begun.schema, selection, page_rows=config.page_rows)
+    pages = walk_rows(begun.database, selection, page_rows=config.page_rows)
     changed = batches(pages, _changes(run, begun, selection), sizes, convergence.marks)
     if settles(selection):
         return convergence.after(changed)

@@ -4,7 +4,7 @@ import contextlib
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import cell, code_cell
-from mastosync_dagster.mastodon import read_schema
+from mastosync_dagster.mastodon import Database
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
@@ -59,9 +59,7 @@ def _what_to_do(run: RunContext, summary: Summary) -> tuple[str, ...]:
         found = Remedies(prefix)
         if groups:
             with contextlib.suppress(AdminError):
-                connect = stack.enter_context(run.database.session())
-                with contextlib.closing(connect()) as connection:
-                    found = Remedies(prefix, connect, read_schema(connection))
+                found = Remedies(prefix, Database.open(stack.enter_context(run.database.session())))
         for group, lines in groups.items():
             try:
                 advice = list(found.of(group, lines))

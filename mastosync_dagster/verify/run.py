@@ -14,7 +14,7 @@ from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
-from mastosync_dagster.mastodon import CACHE_FOLDERS, IdRange, Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.mastodon import CACHE_FOLDERS, Database, IdRange, Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
@@ -54,19 +54,18 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
         settings = replace(settings, headers=Depth.none)
     with run.connections(first=True) as connect, run.progress.watch(run.log) as watcher:
         with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection, [table])
+            database = Database(connect, read_schema(connection, [table]))
             window = policy.window(table, database_now(connection))
         rows = Selection(table, ids=ids, remote=window)
-        pages = walk_rows(connect, schema, rows, page_rows=config.page_rows)
+        pages = walk_rows(database, rows, page_rows=config.page_rows)
         records = Records(
-            connect,
-            schema,
+            database,
             store=run.store,
             origin=run.origin,
             prefix=destination.settings.prefix,
             warn=run.log.warning,
         )
-        with Orphans(connect, schema, table, ids) as orphans:
+        with Orphans(database, table, ids) as orphans:
             counts = audit(
                 covering_batches(pages, ids, KnownState(privacy=config.privacy), sizes=sizes),
                 source,
@@ -123,7 +122,7 @@ def _check_source(run: RunContext, file_type: FileType, counts: AuditCounts) -> 
 
     def check() -> OriginalsCheck:
         with run.connections() as connect:
-            return check_originals(connect, source, destination, {file_type.value})
+            return check_originals(Database.open(connect), source, destination, {file_type.value})
 
     lacking = counts.only_at_destination + counts.findings[Finding.MISSING]
     return wrong_source(lacking, counts.wanted, check, (source, destination), run.log.warning, once=True)

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.demo.instance.load import build
-from mastosync_dagster.mastodon import Selection, key_spans, read_schema, stored_objects, walk_rows
+from mastosync_dagster.mastodon import Database, Selection, key_spans, read_schema, stored_objects, walk_rows
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 
@@ -35,7 +35,7 @@ def test_the_rules_derive_from_the_database_the_objects_of_the_cases(
     derived: set[str] = set()
     for table in FILE_TYPES:
         for page in walk_rows(
-            lambda: psycopg2.connect(database.url), schema, Selection(table=table), page_rows=page_rows
+            Database(lambda: psycopg2.connect(database.url), schema), Selection(table=table), page_rows=page_rows
         ):
             spans = key_spans(table, page.lo, page.hi)
             for row in page.rows:

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMissingError
-from mastosync_dagster.mastodon import IdRange, read_schema, stored_objects
+from mastosync_dagster.mastodon import Database, IdRange, stored_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +46,8 @@ def insert(admin: Connection, row_id: int, name: str = "a.png", domain: str | No
 
 @contextlib.contextmanager
 def orphans(database: PostgresServer, ids: IdRange) -> Iterator[Orphans]:
-    with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        schema = read_schema(connection, ["accounts"])
-    with Orphans(lambda: psycopg2.connect(database.url), schema, "accounts", ids) as found:
+    accounts = Database.open(lambda: psycopg2.connect(database.url), ["accounts"])
+    with Orphans(accounts, "accounts", ids) as found:
         yield found
 
 

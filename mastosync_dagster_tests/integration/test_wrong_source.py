@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
-from mastosync_dagster.mastodon import Selection, read_schema, stored_objects, walk_rows
+from mastosync_dagster.mastodon import Database, Selection, stored_objects, walk_rows
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import S3Bucket
@@ -276,10 +276,8 @@ def written_at_the_destination(world: Installation, ids: list[int]) -> int:
     def connect() -> psycopg2.extensions.connection:
         return psycopg2.connect(world.database.url)
 
-    with contextlib.closing(connect()) as connection:
-        schema = read_schema(connection)
     number = 0
-    for page in walk_rows(connect, schema, Selection("accounts")):
+    for page in walk_rows(Database.open(connect), Selection("accounts")):
         for row in page.rows:
             for stored in stored_objects("accounts", row):
                 if row["id"] in ids and stored.attachment == "avatar":

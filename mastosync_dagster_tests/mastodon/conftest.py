@@ -13,7 +13,7 @@ from psycopg2 import sql
 from psycopg2.extras import Json
 
 import mastosync_dagster.demo
-from mastosync_dagster.mastodon import TABLES, Schema, Selection, connection, read_schema, walk_rows
+from mastosync_dagster.mastodon import TABLES, Database, Schema, Selection, connection, read_schema, walk_rows
 from mastosync_dagster_tests.mastodon.cases import DATA
 
 if TYPE_CHECKING:
@@ -83,9 +83,13 @@ class MastodonDatabase:
         with contextlib.closing(self.connect()) as connection:
             return read_schema(connection, tables or None)
 
+    def database(self, *tables: str) -> Database:
+        """Return what runs hand down of it."""
+        return Database(self.connect, self.schema(*tables))
+
     def rows(self, selection: Selection, **options: Any) -> list[Mapping[str, object]]:
         """Walk to the end and return the rows of all pages."""
-        pages = walk_rows(self.connect, self.schema(selection.table), selection, **options)
+        pages = walk_rows(self.database(selection.table), selection, **options)
         return [row for page in pages for row in page.rows]
 
     def ids(self, selection: Selection, **options: Any) -> list[object]:

@@ -17,12 +17,12 @@ from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster.mastodon import (
+    Database,
     DatabaseReadError,
     NotMastodonError,
     Selection,
     database_now,
     id_boundaries,
-    read_schema,
     walk_rows,
 )
 from mastosync_dagster.mastodon import connection as reading
@@ -94,8 +94,7 @@ def locked(mastodon: MastodonDatabase, table: str) -> Iterator[Callable[[], None
 
 def walk(opener: Opener) -> Iterator[RowPage]:
     """Walk the preview cards, ten rows a page."""
-    schema = opener.mastodon.schema()
-    return walk_rows(opener, schema, CARDS, page_rows=10)
+    return walk_rows(Database(opener, opener.mastodon.schema()), CARDS, page_rows=10)
 
 
 def ids(pages: list[RowPage]) -> list[object]:
@@ -176,9 +175,8 @@ def test_what_others_left_in_a_poolers_session_does_not_matter(hundred: Mastodon
         return connection
 
     with contextlib.closing(poisoned()) as connection:
-        schema = read_schema(connection)
         assert database_now(connection).tzinfo is not None
-    assert ids(list(walk_rows(poisoned, schema, CARDS))) == list(range(1, 101))
+    assert ids(list(walk_rows(Database.open(poisoned), CARDS))) == list(range(1, 101))
     (boundary,) = id_boundaries(poisoned, "preview_cards", after=None, rows_per_range=100)
     assert (boundary.ids.lo, boundary.ids.hi) == (1, 100)
 
@@ -249,7 +247,7 @@ def test_a_page_that_takes_too_long_is_repeated_by_halves(
     schema = mastodon.schema()
     with locked(mastodon, "preview_cards") as release:
         opener = Opener(mastodon, before=lambda number: release() if number == 3 else None)
-        pages = walk_rows(opener, schema, CARDS, page_rows=1000)
+        pages = walk_rows(Database(opener, schema), CARDS, page_rows=1000)
         sizes = [page.scanned for page in pages]
     assert sizes == [250] * 4
     assert opener.calls == 3
@@ -260,7 +258,7 @@ def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase, monkeypatch: 
     schema = hundred.schema()
     with locked(hundred, "preview_cards") as release:
         opener = Opener(hundred, before=lambda number: release() if number == 2 else None)
-        pages = walk_rows(opener, schema, CARDS, page_rows=150)
+        pages = walk_rows(Database(opener, schema), CARDS, page_rows=150)
         assert [page.scanned for page in pages] == [100]
 
 
@@ -275,7 +273,9 @@ def _nobody(number: int) -> None:
 
 def test_a_server_that_stays_away_ends_with_the_error_of_the_last_connection(hundred: MastodonDatabase) -> None:
     opener, said = Opener(hundred, before=_nobody), list[str]()
-    pages = walk_rows(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema(), CARDS, page_rows=10)
+    pages = walk_rows(
+        Database(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema()), CARDS, page_rows=10
+    )
     assert len(next(pages).rows) == 10
     hundred.terminate_others()
     with pytest.raises(psycopg2.OperationalError, match="Connection refused"):
@@ -291,13 +291,13 @@ def test_the_first_connection_is_waited_for_where_nobody_watches(hundred: Mastod
     said = list[str]()
     opener = Opener(hundred, before=lambda number: _nobody(4 - min(number, 3)))
     connect = Reconnecting(opener, at_once=False, warn=said.append)
-    assert ids(list(walk_rows(connect, hundred.schema(), CARDS))) == list(range(1, 101))
+    assert ids(list(walk_rows(Database(connect, hundred.schema()), CARDS))) == list(range(1, 101))
     assert opener.calls == 3
     assert [line.partition(",")[0] for line in said[1:]] == ["the database answers again"]
 
     opener = Opener(hundred, before=lambda _: _nobody(2))
     with pytest.raises(psycopg2.OperationalError):
-        next(walk_rows(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema(), CARDS))
+        next(walk_rows(Database(Reconnecting(opener, at_once=True, warn=said.append), hundred.schema()), CARDS))
     assert opener.calls == 1
 
 
@@ -311,7 +311,9 @@ def test_what_only_a_setting_can_mend_is_retried_once_the_settings_have_worked(h
     """A server that restarts, or a pooler before it, may refuse for a while what it has accepted before."""
     said = list[str]()
     opener = Opener(hundred, before=lambda number: _refused(number - 1))
-    pages = walk_rows(Reconnecting(opener, at_once=False, warn=said.append), hundred.schema(), CARDS, page_rows=10)
+    pages = walk_rows(
+        Database(Reconnecting(opener, at_once=False, warn=said.append), hundred.schema()), CARDS, page_rows=10
+    )
     assert len(next(pages).rows) == 10
     hundred.terminate_others()
     assert ids(list(pages)) == list(range(11, 101))

@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.environment import DATABASE
-from mastosync_dagster.mastodon import DatabaseReadError, Selection, read_schema, stored_objects, walk_rows
+from mastosync_dagster.mastodon import Database, DatabaseReadError, Selection, stored_objects, walk_rows
 from mastosync_dagster.mastodon.id_ranges import IdRange
-from mastosync_dagster.mastodon.table_sizes import split_size
+from mastosync_dagster.mastodon.table_sizes import subset_size
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.mastodon.conftest import SCHEMAS, STATUSES
 from mastosync_dagster_tests.support.corners import create_database_in, drop_database
@@ -54,13 +54,13 @@ def test_rows_are_read_whatever_the_database_is_encoded_in(encoded: PostgresServ
     with MastodonDatabase().session() as connect:
         with contextlib.closing(connect()) as connection:
             assert connection.encoding == "UTF8"
-            schema = read_schema(connection)
-        pages = list(walk_rows(connect, schema, Selection("site_uploads")))
-        size, _ = split_size(connect, schema, "site_uploads", [IdRange(1, 2)], None)
+        database = Database.open(connect)
+        pages = list(walk_rows(database, Selection("site_uploads")))
+        size = subset_size(database, "site_uploads", [IdRange(1, 2)], None)
     (row,) = (row for page in pages for row in page.rows)
     assert row["file_file_name"] == _NAME
     assert _NAME in stored_objects("site_uploads", row)[0].key
-    assert size.objects == len(stored_objects("site_uploads", row))
+    assert size.unchanged.objects == len(stored_objects("site_uploads", row))
 
 
 def test_text_that_is_not_utf_8_says_what_to_correct(encoded: PostgresServer) -> None:
@@ -70,8 +70,7 @@ def test_text_that_is_not_utf_8_says_what_to_correct(encoded: PostgresServer) ->
         if keeps_any_bytes:
             cursor.execute("UPDATE site_uploads SET file_file_name = E'b\\xefld.png' WHERE id = 1")
     with MastodonDatabase().session() as connect:
-        with contextlib.closing(connect()) as connection:
-            schema = read_schema(connection)
+        database = Database.open(connect)
         expected = pytest.raises(DatabaseReadError, match=r"text that is not UTF-8 .*: find the row")
         with expected if keeps_any_bytes else contextlib.nullcontext():
-            list(walk_rows(connect, schema, Selection("site_uploads")))
+            list(walk_rows(database, Selection("site_uploads")))

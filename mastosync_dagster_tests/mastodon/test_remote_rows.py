@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.mastodon import (
+    Database,
     DatabaseReadError,
     IdRange,
     LeftOutRows,
@@ -37,25 +38,25 @@ TABLES = ["media_attachments", "accounts", "custom_emojis", "preview_cards", "si
 def test_without_remote_rows_it_takes_the_local_ones_and_counts_the_objects_of_the_others(
     own_mastodon: MastodonDatabase, table: str, page_rows: int
 ) -> None:
-    schema = own_mastodon.schema()
+    database = own_mastodon.database()
     own_mastodon.execute("DROP INDEX IF EXISTS index_site_uploads_on_var")
-    cases = [case for case in paperclip_cases() if case.table == table and schema.has(table, *case.row)]
+    cases = [case for case in paperclip_cases() if case.table == table and database.schema.has(table, *case.row)]
     own_mastodon.insert(table, *{case.row["id"]: case.row for case in cases}.values())
     rows = own_mastodon.rows(Selection(table))
     local = [row["id"] for row in rows if not is_remote(table, row)]
     remote = [row for row in rows if is_remote(table, row)]
 
-    pages = list(walk_rows(own_mastodon.connect, schema, Selection(table, remote=NONE), page_rows=page_rows))
+    pages = list(walk_rows(database, Selection(table, remote=NONE), page_rows=page_rows))
 
     assert [row["id"] for page in pages for row in page.rows] == local
     assert sum(page.left_out for page in pages) == sum(len(stored_objects(table, row)) for row in remote)
     cached = [row for row in remote if all(each.key.startswith("cache/") for each in stored_objects(table, row))]
     if table != "media_attachments":  # thumbnails of some versions lie beside
         assert sum(page.left_out_in_cache for page in pages) <= len(cached)
-    found = subset_size(own_mastodon.connect, schema, table, [ALL], None, NONE)
+    found = subset_size(database, table, [ALL], None, NONE)
     assert found.left_out.objects == sum(page.left_out for page in pages)
     assert found.unchanged.objects == sum(len(stored_objects(table, row)) for row in rows if row["id"] in local)
-    with LeftOutRows(own_mastodon.connect, schema, table, NONE) as left_out:
+    with LeftOutRows(database, table, NONE) as left_out:
         assert left_out.among({row["id"] for row in rows if isinstance(row["id"], int)}) == {
             row["id"] for row in remote
         }
@@ -96,11 +97,11 @@ def test_a_card_that_was_renewed_since_has_come_into_the_window(own_mastodon: Ma
 def test_a_time_that_may_not_be_read_is_named(mastodon: MastodonDatabase) -> None:
     schema = mastodon.schema()
     columns = {**schema.columns, "preview_cards": schema.columns["preview_cards"] - {"updated_at"}}
-    poor = replace(schema, columns=columns)
-    pages = walk_rows(mastodon.connect, poor, Selection("preview_cards", remote=RemoteRule(3).window(NOW)))
+    poor = Database(mastodon.connect, replace(schema, columns=columns))
+    pages = walk_rows(poor, Selection("preview_cards", remote=RemoteRule(3).window(NOW)))
     with pytest.raises(DatabaseReadError, match=r"preview_cards\.updated_at"):
         list(pages)
-    assert list(walk_rows(mastodon.connect, poor, Selection("preview_cards", remote=NONE))) == []
+    assert list(walk_rows(poor, Selection("preview_cards", remote=NONE))) == []
 
 
 @pytest.mark.parametrize(

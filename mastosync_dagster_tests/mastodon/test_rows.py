@@ -15,6 +15,7 @@ from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.mastodon import (
     TABLES,
+    Database,
     IdRange,
     NotMastodonError,
     Selection,
@@ -109,12 +110,11 @@ def test_rows_without_a_file_never_leave_the_database(mastodon: MastodonDatabase
     for row_id, blank in enumerate(["", " ", "\t\n", "\u00a0\u3000\u2028"], start=2000):
         mastodon.insert("preview_cards", {"id": row_id, "image_file_name": blank})
     mastodon.insert("preview_cards", {"id": 2100, "image_file_name": "\x1c"})
-    schema = mastodon.schema()
+    database = Database(lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped), mastodon.schema())
     shipped.rows = 0
     pages = list(
         walk_rows(
-            lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped),
-            schema,
+            database,
             Selection("preview_cards"),
             page_rows=100,
         )
@@ -148,7 +148,7 @@ def test_only_ids_of_the_range_are_walked(mastodon: MastodonDatabase) -> None:
 
 def test_a_page_holds_ids_of_one_form_and_says_where_they_lie(mastodon: MastodonDatabase) -> None:
     cards(mastodon, [-99, 1, 2, 3, 10**9, SNOWFLAKE, SNOWFLAKE + 1], with_file=lambda row_id: row_id != 2)
-    pages = list(walk_rows(mastodon.connect, mastodon.schema(), Selection("preview_cards")))
+    pages = list(walk_rows(mastodon.database(), Selection("preview_cards")))
     assert [(page.lo, page.hi, page.scanned, len(page.rows)) for page in pages] == [
         (-99, -99, 1, 1),
         (1, 3, 2, 2),
@@ -159,7 +159,7 @@ def test_a_page_holds_ids_of_one_form_and_says_where_they_lie(mastodon: Mastodon
 
 def test_pages_without_a_file_tell_how_far_the_walk_is(mastodon: MastodonDatabase) -> None:
     cards(mastodon, list(range(1, 11)), with_file=lambda row_id: row_id == 9)
-    pages = list(walk_rows(mastodon.connect, mastodon.schema(), Selection("preview_cards"), page_rows=4))
+    pages = list(walk_rows(mastodon.database(), Selection("preview_cards"), page_rows=4))
     assert [(page.lo, page.hi, page.scanned, len(page.rows)) for page in pages] == [
         (1, 4, 4, 0),
         (5, 8, 4, 0),
@@ -168,7 +168,7 @@ def test_pages_without_a_file_tell_how_far_the_walk_is(mastodon: MastodonDatabas
 
 
 def test_an_empty_table_has_no_pages(mastodon: MastodonDatabase) -> None:
-    assert list(walk_rows(mastodon.connect, mastodon.schema(), Selection("preview_cards"))) == []
+    assert list(walk_rows(mastodon.database(), Selection("preview_cards"))) == []
 
 
 def _nodes(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -196,8 +196,7 @@ def test_a_query_reads_a_page_of_rows_whatever_is_in_them(own_mastodon: Mastodon
 
     since = datetime(2022, 1, 1, tzinfo=timezone.utc)
     pages = walk_rows(
-        lambda: psycopg2.connect(own_mastodon.server.url, cursor_factory=Listening),
-        own_mastodon.schema(),
+        Database(lambda: psycopg2.connect(own_mastodon.server.url, cursor_factory=Listening), own_mastodon.schema()),
         Selection("media_attachments", changed_since=since),
         page_rows=500,
     )
@@ -270,21 +269,20 @@ def test_limit_and_offset_count_rows_that_have_a_file(
     mastodon.execute("UPDATE preview_cards SET image_updated_at = '2024-01-01' WHERE id % 2 = 0")
     since = datetime(2023, 6, 1, tzinfo=timezone.utc) if changed else None
     expected = [row_id for row_id in range(-5, 25) if row_id % 3 != 0 and (row_id % 2 == 0 or not changed)]
-    schema = mastodon.schema()
+    database = mastodon.database()
     for offset, limit in itertools.product((0, 1, 4, 10, 100), (None, 0, 1, 2, 7, 100)):
         selection = Selection("preview_cards", changed_since=since, limit=limit, offset=offset)
-        pages = walk_rows(mastodon.connect, schema, selection, page_rows=page_rows)
+        pages = walk_rows(database, selection, page_rows=page_rows)
         found = [row["id"] for page in pages for row in page.rows]
         assert found == expected[offset:][:limit], (offset, limit)
 
 
 def test_rows_of_the_offset_stay_in_the_database(mastodon: MastodonDatabase, shipped: type[Shipped]) -> None:
     cards(mastodon, list(range(1, 1001)))
-    schema = mastodon.schema()
+    database = Database(lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped), mastodon.schema())
     shipped.rows = 0
     pages = walk_rows(
-        lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped),
-        schema,
+        database,
         Selection("preview_cards", offset=850, limit=20),
         page_rows=100,
     )
@@ -294,7 +292,7 @@ def test_rows_of_the_offset_stay_in_the_database(mastodon: MastodonDatabase, shi
 
 def test_nothing_is_read_beyond_the_limit(mastodon: MastodonDatabase) -> None:
     cards(mastodon, list(range(1, 101)))
-    pages = list(walk_rows(mastodon.connect, mastodon.schema(), Selection("preview_cards", limit=5), page_rows=10))
+    pages = list(walk_rows(mastodon.database(), Selection("preview_cards", limit=5), page_rows=10))
     assert [(page.lo, page.hi, len(page.rows)) for page in pages] == [(1, 5, 5)]
 
 
@@ -309,9 +307,9 @@ def test_ranges_pages_and_tables_that_make_no_sense_are_refused(mastodon: Mastod
     with pytest.raises(ValueError, match="statuses"):
         Selection("statuses")
     with pytest.raises(ValueError, match="at least one row, not 0"):
-        walk_rows(mastodon.connect, mastodon.schema(), Selection("accounts"), page_rows=0)
+        walk_rows(mastodon.database(), Selection("accounts"), page_rows=0)
     with pytest.raises(NotMastodonError, match="no table imports"):
-        walk_rows(mastodon.connect, mastodon.schema(), Selection("imports"))
+        walk_rows(mastodon.database(), Selection("imports"))
 
 
 # --- what is private -----------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def media(mastodon: MastodonDatabase) -> MastodonDatabase:
 
 
 def test_rows_come_by_their_ids_with_the_columns_that_are_asked_for(media: MastodonDatabase) -> None:
-    schema = media.schema("media_attachments")
-    with Rows(media.connect, schema, "media_attachments", more_columns=["status_id", "no_such_column"]) as rows:
+    database = media.database("media_attachments")
+    with Rows(database, "media_attachments", more_columns=["status_id", "no_such_column"]) as rows:
         found = {row["id"]: row for row in rows.of([SNOWFLAKE, 1, 4])}
         assert found.keys() == {1, SNOWFLAKE}
         assert found[1]["file_file_name"] == "a.png"
@@ -44,7 +44,7 @@ def test_thousands_of_ids_take_a_few_queries(media: MastodonDatabase) -> None:
         "INSERT INTO media_attachments (id, created_at, updated_at)"
         " SELECT id, '2023-01-01', '2023-01-01' FROM generate_series(1000, 21000) id"
     )
-    with Rows(media.connect, media.schema("media_attachments"), "media_attachments") as rows:
+    with Rows(media.database("media_attachments"), "media_attachments") as rows:
         assert len(list(rows.of(range(1000, 21_000, 2)))) == 10_000
 
 
@@ -58,7 +58,7 @@ def test_rows_with_private_files_can_be_walked_alone(media: MastodonDatabase) ->
 def test_of_some_rows_it_is_told_which_are_private_and_of_no_others(media: MastodonDatabase) -> None:
     media.execute("INSERT INTO statuses (id, deleted_at) VALUES (7, '2024-01-01')")
     media.insert("media_attachments", {"id": 8, "account_id": 1, "status_id": 7, "file_file_name": "a.png"})
-    with PrivateRows(media.connect, media.schema("media_attachments"), "media_attachments") as rows:
+    with PrivateRows(media.database("media_attachments"), "media_attachments") as rows:
         assert rows.among({1, 2}) == {2}
         assert rows.among({1, 8}) == {8}
         assert rows.among({1, 5}) == set()
@@ -66,4 +66,4 @@ def test_of_some_rows_it_is_told_which_are_private_and_of_no_others(media: Masto
 
 def test_an_absent_table_is_named(media: MastodonDatabase) -> None:
     with pytest.raises(NotMastodonError, match="no table imports"):
-        Rows(media.connect, media.schema(), "imports")
+        Rows(media.database(), "imports")

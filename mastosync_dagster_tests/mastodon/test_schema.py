@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mastosync_dagster.mastodon import DatabaseReadError, NotMastodonError, Selection, read_schema, walk_rows
+from mastosync_dagster.mastodon import Database, DatabaseReadError, NotMastodonError, Selection, read_schema, walk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,7 +197,7 @@ def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(own_mas
     set_search_path("absent, own_mastodon, public")
     schema = own_mastodon.schema()
     set_search_path("public")
-    (page,) = walk_rows(own_mastodon.connect, schema, Selection("accounts"))
+    (page,) = walk_rows(Database(own_mastodon.connect, schema), Selection("accounts"))
     assert [row["id"] for row in page.rows] == [5]
     with pytest.raises(NotMastodonError, match="accounts has no column"):
         own_mastodon.schema()

@@ -10,10 +10,10 @@ import pytest
 from mastosync_dagster.mastodon import (
     IdRange,
     Selection,
+    SplitSize,
     TableSize,
-    split_size,
     stored_objects,
-    table_size,
+    subset_size,
     table_sizes,
 )
 from mastosync_dagster_tests.mastodon.cases import paperclip_cases
@@ -31,15 +31,17 @@ def test_it_counts_what_the_rules_for_a_row_say(
     own_mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch, table: str, page_rows: int
 ) -> None:
     monkeypatch.setattr(table_sizes, "_PAGE_ROWS", page_rows)
-    schema = own_mastodon.schema()
+    database = own_mastodon.database()
     own_mastodon.execute("DROP INDEX IF EXISTS index_site_uploads_on_var")
     rows = {
-        case.row["id"]: case.row for case in paperclip_cases() if case.table == table and schema.has(table, *case.row)
+        case.row["id"]: case.row
+        for case in paperclip_cases()
+        if case.table == table and database.schema.has(table, *case.row)
     }
     own_mastodon.insert(table, *rows.values())
     objects = [stored for row in own_mastodon.rows(Selection(table)) for stored in stored_objects(table, row)]
 
-    found = table_size(own_mastodon.connect, schema, table, [ALL])
+    found = subset_size(database, table, [ALL], None).unchanged
 
     assert found.rows == len(rows)
     assert found.objects == len(objects)
@@ -53,12 +55,12 @@ def test_only_the_ranges_count_and_large_ones_are_told_apart(mastodon: MastodonD
         mastodon.insert(
             "preview_cards", {"id": row_id, "image_file_name": "a.png" if row_id < 6 else None, "image_file_size": size}
         )
-    found = table_size(mastodon.connect, mastodon.schema(), "preview_cards", [IdRange(1, 2), IdRange(4, 9)])
+    found = subset_size(mastodon.database(), "preview_cards", [IdRange(1, 2), IdRange(4, 9)], None).unchanged
     assert found == TableSize(rows=5, originals=4, objects=4, bytes=66 * MIB + 100, large=1, parts=10)
 
 
 def test_an_empty_range_is_nothing(mastodon: MastodonDatabase) -> None:
-    assert table_size(mastodon.connect, mastodon.schema(), "accounts", [ALL]) == TableSize()
+    assert subset_size(mastodon.database(), "accounts", [ALL], None) == SplitSize(TableSize(), TableSize(), TableSize())
 
 
 @pytest.mark.parametrize("page_rows", [1, 2, 1000])
@@ -77,7 +79,8 @@ def test_changed_rows_are_counted_apart(
         row: dict[str, object] = {"id": row_id, "created_at": created, "header_updated_at": header}
         mastodon.insert("accounts", {**row, "avatar_file_name": "a.png", "avatar_updated_at": avatar})
     time = datetime(2024, 5, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
-    schema, all_rows = mastodon.schema(), [IdRange(1, 2), IdRange(3, 9)]
-    before, since = split_size(mastodon.connect, schema, "accounts", all_rows, time)
+    database, all_rows = mastodon.database(), [IdRange(1, 2), IdRange(3, 9)]
+    found = subset_size(database, "accounts", all_rows, time)
+    before, since = found.unchanged, found.changed
     assert (before.rows, before.objects, since.rows, since.objects) == (2, 2, 3, 3)
-    assert table_size(mastodon.connect, schema, "accounts", all_rows) == before + since
+    assert subset_size(database, "accounts", all_rows, None).unchanged == before + since

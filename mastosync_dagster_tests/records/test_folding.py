@@ -101,9 +101,7 @@ def statements(store: ManifestStore) -> tuple[object, ...]:
     ]
     unasked: Any = None  # neither the database nor what the storages have is asked for
     objects = [Differing(ExpectedObject(key, row_id=row), key, unasked, unasked) for row, key in keys]
-    records = [
-        Records(unasked, unasked, store, origin, "", pytest.fail)._records("accounts", objects) for origin in ORIGINS
-    ]
+    records = [Records(unasked, store, origin, "", pytest.fail)._records("accounts", objects) for origin in ORIGINS]
     assert all(map(len, records))
     return lines, inventory.totals.outcomes, inventory.totals.manifests, inventory.totals.bytes, records
 
