@@ -10,7 +10,7 @@ from mastosync_dagster.mastodon import EVERY_REMOTE_ROW
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.runs.progress import duration_text
-from mastosync_dagster.status.screen import screen_lines
+from mastosync_dagster.status.screen import ESTIMATED, screen_lines
 from mastosync_dagster.sync.automation import Nightly
 from mastosync_dagster.sync.incremental import RESTORED
 from mastosync_dagster.units import MEGABYTE
@@ -53,6 +53,7 @@ def status_lines(status: Status) -> list[str]:
         status.file_type.value,
         f"  ranges       {status.ranges:,}: {ranges}",
         f"  objects      {done}, {status.objects_missing:,} missing, {rest}{out}",
+        *([f"  counted      {ESTIMATED}"] if status.estimated else []),
         f"  originals    {done_mb:,.1f} MB done, {left_mb:,.1f} MB left (by the database)",
         *([f"  policy       {wanted}"] if out or status.narrower or status.remote_files != _EVERYTHING else []),
         *([f"  in doubt     {doubt_text(status.in_doubt)}"] if status.in_doubt else []),
@@ -80,6 +81,7 @@ def status_json(status: Status) -> dict[str, object]:
         "objects_left_out": status.left_out,
         "remote_files": status.remote_files,
         "orphans": status.orphans,
+        "estimated": status.estimated,
         "ranges_run_with_less": status.narrower,
         "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in OPEN},
         "bytes_done": status.bytes_done,
@@ -92,7 +94,7 @@ def status_json(status: Status) -> dict[str, object]:
 def estimate_lines(estimate: Estimate) -> list[str]:
     """Return the lines of an estimate."""
     return [
-        f"objects   {estimate.objects:,}",
+        f"objects   {estimate.objects:,}" + (" (from a sample of the rows: they are many)" if estimate.sampled else ""),
         f"size      {estimate.bytes / MEGABYTE:,.1f} MB (originals by the database, the rest guessed)",
         f"requests  {estimate.lists:,} list, {estimate.gets:,} get, {estimate.puts:,} put",
         *([f"left out  {estimate.left_out:,} objects, by the policy"] if estimate.left_out else []),

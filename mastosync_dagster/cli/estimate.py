@@ -37,6 +37,7 @@ class Estimate:
         source: The source's name in the table of prices; None: it costs nothing, for its prices are not known.
         destination: The same of the destination.
         left_out: Objects that the policy leaves out: nothing is counted for them.
+        sampled: The objects are an estimate themselves.
     """
 
     objects: int
@@ -51,6 +52,7 @@ class Estimate:
     source: str | None = None
     destination: str | None = None
     left_out: int = 0
+    sampled: bool = False
 
 
 def estimate(
@@ -91,4 +93,5 @@ def estimate(
         source=names[0],
         destination=names[1],
         left_out=left_out,
+        sampled=size.estimated,
     )

@@ -427,6 +427,7 @@ def status(
 
     With a FILE_TYPE, more about it: ranges, objects and megabytes done and left, and the watermark of incremental runs.
     Rows that no run has read are counted in the database, which takes about a second for a hundred thousand of them.
+    The newest million of a table is counted, the others are estimated.
     """
     from mastosync_dagster.cli.console import status_json, status_text
     from mastosync_dagster.ranges.partitions import FileType

@@ -1,29 +1,32 @@
-"""Number and size of the objects of a table's rows, counted in the database, page by page."""
+"""Number and size of the objects of a table's rows: counted in the database, or of a large table estimated."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import CREATED_AT, without_zone
 from mastosync_dagster.mastodon.connection import Reader
+from mastosync_dagster.mastodon.id_ranges import IdRange
 from mastosync_dagster.mastodon.remote_rows import in_subset
 from mastosync_dagster.mastodon.rows import has_name
 from mastosync_dagster.mastodon.tables import table_named
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from mastosync_dagster.mastodon.id_ranges import IdRange
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Database, Schema
     from mastosync_dagster.mastodon.tables import Attachment, Table
 
 _PAGE_ROWS = 50_000
+_COUNTED_ROWS = 1_000_000
+"""The newest rows, which are counted in any case: about ten seconds. Of more rows, the others are estimated."""
+_SAMPLED_ROWS = 100_000
 
 _LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
 """Larger objects are copied in parts, of this size."""
@@ -40,6 +43,7 @@ class TableSize:
         bytes: Of the originals only: the database has no other sizes.
         large: Originals that are copied in parts.
         parts: Number of these parts.
+        estimated: From a sample of the rows, but for the newest million.
     """
 
     rows: int = 0
@@ -48,9 +52,18 @@ class TableSize:
     bytes: int = 0
     large: int = 0
     parts: int = 0
+    estimated: bool = field(default=False, kw_only=True)
 
     def __add__(self, other: TableSize) -> TableSize:
-        return TableSize(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        sums = (mine + others for mine, others in zip(self._counts(), other._counts(), strict=True))
+        return replace(TableSize(*sums), estimated=self.estimated or other.estimated)
+
+    def scaled(self, factor: float) -> TableSize:
+        """Return the estimate for so many times as many rows."""
+        return replace(TableSize(*(round(count * factor) for count in self._counts())), estimated=True)
+
+    def _counts(self) -> tuple[int, ...]:
+        return astuple(self)[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +84,13 @@ def subset_size(
 ) -> SplitSize:
     """Count the objects of rows by whether they have changed since a time (None: no row has), and are wanted.
 
-    A row has changed if it was created since, or if one of its files has changed.
+    A row has changed if it was created since, or if one of its files has changed. The newest million rows are counted;
+    where that leaves more than as many, the others are estimated from a sample.
     """
     schema = database.schema
     schema.require([table])
     facts = table_named(table)
     attachments = [each for each in facts.attachments if schema.has(table, each.file_name_column)]
-    reader = Reader(database.connect, rows=_PAGE_ROWS)
-    query, sizes = _query(facts, schema, attachments, remote), dict.fromkeys(("same", "changed", "out"), TableSize())
     parameters = {
         "blank": schema.blank,
         "large": _LARGE_BYTES,
@@ -86,26 +98,97 @@ def subset_size(
         "since": without_zone(since),
         "remote_after": without_zone(remote.after if remote else None),
     }
+    reader = Reader(database.connect, rows=_PAGE_ROWS)
+    counter = _Counter(reader, attachments, parameters)
     try:
-        for ids in ranges:
-            first: int | None = ids.lo
-            while first is not None and first <= ids.hi:
-                found = reader.fetch(query, {**parameters, "first": first, "last": ids.hi})
-                for row in found:
-                    sizes[row[3]] += _size(attachments, row)
-                # `more` is the same in every row.
-                first = max(row[0] for row in found) + 1 if found and found[0][1] else None
+        counter.count(_query(facts, schema, attachments, remote), ranges, _Sample(facts, schema, attachments, remote))
     finally:
         reader.close()
+    sizes = counter.sizes
     return SplitSize(sizes["same"], sizes["changed"], sizes["out"])
 
 
-def _query(
-    facts: Table, schema: Schema, attachments: Sequence[Attachment], remote: RemoteWindow | None
-) -> sql.Composed:
-    """Return the query of one page, with a line for each combination of attachments and their styles.
+class _Counter:
+    """Adds up the pages of a table.
 
-    A line is: the highest id, whether there are more rows, the number of rows, which kind they are, and for each
+    Attributes:
+        sizes: So far, by whether the rows have changed, or are left out.
+    """
+
+    def __init__(self, reader: Reader, attachments: Sequence[Attachment], parameters: Mapping[str, object]) -> None:
+        self.sizes = dict.fromkeys(("same", "changed", "out"), TableSize())
+        self._reader = reader
+        self._attachments = attachments
+        self._parameters = parameters
+
+    def count(self, page: sql.Composed, ranges: Iterable[IdRange], sample: _Sample) -> None:
+        """Count the rows of some ranges, from the highest id to the lowest; see `subset_size`."""
+        left = sorted(ranges, key=lambda ids: ids.lo)
+        sampled = False
+        while left:
+            ids = left.pop()
+            found = self._reader.fetch(page, {**self._parameters, "first": ids.lo, "last": ids.hi})
+            self._add(found)
+            # `more` is the same in every row.
+            lowest = min(row[0] for row in found) if found and found[0][1] else ids.lo
+            if lowest > ids.lo:
+                left.append(IdRange(ids.lo, lowest - 1))
+            if left and not sampled and sum(size.rows for size in self.sizes.values()) >= _COUNTED_ROWS:
+                sampled = True
+                if self._estimate(left, sample):
+                    return
+
+    def _estimate(self, left: Sequence[IdRange], sample: _Sample) -> bool:
+        """Add an estimate of the ranges that are left. False: they are to be counted, nothing was added."""
+        ((rows,),) = self._reader.fetch(sample.rows, {})
+        if rows <= 2 * _COUNTED_ROWS:
+            return False
+        part = min(1.0, _SAMPLED_ROWS / rows)
+        bounds = {"lowest": [ids.lo for ids in left], "highest": [ids.hi for ids in left], "percent": 100 * part}
+        found = self._reader.fetch(sample.query, {**self._parameters, **bounds})
+        if sum(row[2] for row in found) / part <= _COUNTED_ROWS:
+            # What is left in a large table may be little: then an estimate would be wrong by much.
+            return False
+        self._add(found, 1 / part)
+        return True
+
+    def _add(self, found: Iterable[tuple[Any, ...]], factor: float | None = None) -> None:
+        for row in found:
+            size = _size(self._attachments, row)
+            self.sizes[row[3]] += size if factor is None else size.scaled(factor)
+
+
+class _Sample:
+    """Queries for an estimate. The database's own statistics say how many rows a table has, about."""
+
+    def __init__(
+        self, facts: Table, schema: Schema, attachments: Sequence[Attachment], remote: RemoteWindow | None
+    ) -> None:
+        self.rows = sql.SQL(
+            "SELECT GREATEST(reltuples, 0)::bigint FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+            " WHERE relname = {} AND nspname = {}"
+        ).format(sql.Literal(facts.name), sql.Literal(schema.namespaces[facts.name]))
+        self.query = _query(facts, schema, attachments, remote, rows=_SAMPLE)
+
+
+_PAGE = sql.SQL("FROM {table} WHERE id >= %(first)s AND id <= %(last)s ORDER BY id DESC LIMIT %(rows)s")
+# Of some blocks of the table, chosen at random. The ranges do not overlap: the one of an id is found by their bounds.
+_SAMPLE = sql.SQL(
+    "FROM {table} TABLESAMPLE SYSTEM (%(percent)s) WHERE id <="
+    " (%(highest)s::bigint[])[width_bucket(id, %(lowest)s::bigint[])]"
+)
+
+
+def _query(
+    facts: Table,
+    schema: Schema,
+    attachments: Sequence[Attachment],
+    remote: RemoteWindow | None,
+    rows: sql.SQL = _PAGE,
+) -> sql.Composed:
+    """Return the query of some rows, with a line for each combination of attachments and their styles.
+
+    A line is: the lowest id, whether there are more rows, the number of rows, which kind they are, and for each
     attachment whether it has a file, the value that decides its styles, its bytes, how many are large, and their parts.
     """
     times = [CREATED_AT, *(attachment.updated_at_column for attachment in attachments)]
@@ -115,7 +198,7 @@ def _query(
             in_subset(facts, schema, remote), sql.SQL(" OR ").join([*changed, sql.SQL("false")])
         )
     ]
-    outer: list[sql.Composable] = [sql.SQL("max(id), bool_or(total = %(rows)s), count(*), kind")]
+    outer: list[sql.Composable] = [sql.SQL("min(id), bool_or(total = %(rows)s), count(*), kind")]
     groups: list[sql.Composable] = [sql.SQL("kind")]
     for attachment in attachments:
         there = sql.SQL("COALESCE({}, false)").format(has_name(attachment))
@@ -139,17 +222,13 @@ def _query(
     return sql.SQL(
         """
         WITH scanned AS (
-            SELECT {columns}
-            FROM {table}
-            WHERE id >= %(first)s AND id <= %(last)s
-            ORDER BY id
-            LIMIT %(rows)s
+            SELECT {columns} {rows}
         )
         SELECT {outer} FROM scanned, (SELECT count(*) AS total FROM scanned) AS counted GROUP BY {groups}
         """
     ).format(
         columns=sql.SQL(", ").join(columns),
-        table=schema.identifier(facts.name),
+        rows=rows.format(table=schema.identifier(facts.name)),
         outer=sql.SQL(", ").join(outer),
         groups=sql.SQL(", ").join(groups),
     )

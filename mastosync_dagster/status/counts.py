@@ -64,6 +64,7 @@ class Status:
         reads: The latest materializations of the ranges, by key.
         watermark: Of incremental runs; None: there was none.
         orphans: Objects that no row expects, as the last verifications of ranges have seen; None: there was none.
+        estimated: Objects of rows that the database had to count are an estimate: they are too many.
         restored: The watermark's newest row is not found: the database was restored, earlier runs do not count, and all
             objects are left.
     """
@@ -87,6 +88,7 @@ class Status:
     restored: bool = False
     narrower: int = 0
     orphans: int | None = None
+    estimated: bool = False
 
 
 def statuses(
@@ -187,6 +189,11 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
         restored=restored,
         narrower=len(narrower),
         orphans=verified.get(Finding.EXTRA.value, 0) if verified else None,
+        estimated=any(
+            part.estimated
+            for size in (size_taken, size_untaken)
+            for part in (size.unchanged, size.changed, size.left_out)
+        ),
         **counts,
     )
 

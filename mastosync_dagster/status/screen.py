@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BAR = 20
 _NAME = max(map(len, FILE_TYPES))
+ESTIMATED = "the newest rows; of the others a sample, for they are many: done and left are estimates"
 
 
 def screen_lines(statuses: Sequence[Status], now: datetime, nights_every: timedelta | None) -> list[str]:
@@ -35,6 +36,7 @@ def screen_lines(statuses: Sequence[Status], now: datetime, nights_every: timede
         "",
         f"time left   {_time_left(statuses, left, size)}",
         f"last night  {_last_night(statuses, now)}",
+        *([f"counted     {ESTIMATED}"] if any(each.estimated for each in statuses) else []),
         *(f"{name:12}{step}" for name, step in zip_longest(["next"], steps, fillvalue="")),
     ]
 
@@ -71,6 +73,8 @@ def next_steps(statuses: Sequence[Status], now: datetime, nights_every: timedelt
     orphans = sum(each.orphans or 0 for each in statuses)
     if orphans:
         found.append(f"{orphans:,} objects that no row expects: docs/verify-and-prune.md")
+    if not found and any(each.estimated for each in statuses):
+        return ["nothing that the sample shows"]
     return found or ["nothing: everything is at the destination"]
 
 

@@ -6,13 +6,14 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.servers.start import free_port
-from mastosync_dagster.mastodon import stored_objects
+from mastosync_dagster.mastodon import stored_objects, table_sizes
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
@@ -61,6 +62,20 @@ def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Instal
     assert (later["objects_done"] + later["objects_missing"], later["bytes_done"]) == done
     assert later["objects_missing"] > 0
     assert (later["objects_left"], later["bytes_left"]) == (everything[0] - done[0], everything[1] - done[1])
+
+
+def test_status_and_estimate_say_that_the_rows_of_a_large_table_were_not_all_counted(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, rows in (("_PAGE_ROWS", 5), ("_COUNTED_ROWS", 10), ("_SAMPLED_ROWS", 10**6)):
+        monkeypatch.setattr(table_sizes, name, rows)
+    with psycopg2.connect(world.database.url) as connection, connection.cursor() as cursor:
+        cursor.execute("ANALYZE accounts")
+    (found,) = json_of("status", "accounts")
+    # The sample is the whole table here.
+    assert (found["estimated"], found["objects_left"]) == (True, by_database(world, -(2**63), 2**63)[0])
+    assert "estimates" in CliRunner().invoke(main, ["status"]).output
+    assert "a sample of the rows" in CliRunner().invoke(main, ["estimate", "accounts"]).output
 
 
 def test_status_shows_the_last_incremental_run_and_its_watermark(world: Installation) -> None:

@@ -84,3 +84,57 @@ def test_changed_rows_are_counted_apart(
     before, since = found.unchanged, found.changed
     assert (before.rows, before.objects, since.rows, since.objects) == (2, 2, 3, 3)
     assert subset_size(database, "accounts", all_rows, None).unchanged == before + since
+
+
+@pytest.fixture
+def many_rows(own_mastodon: MastodonDatabase) -> MastodonDatabase:
+    """20,000 cards of 1,000 bytes, every tenth without a picture; of the newest hundred each of 7 bytes."""
+    own_mastodon.execute(
+        "INSERT INTO preview_cards (id, url, created_at, updated_at, image_file_name, image_file_size,"
+        " image_content_type, image_updated_at) SELECT id, 'https://example.com/' || id, now(), now(),"
+        " CASE WHEN id % 10 > 0 THEN 'a.png' END, CASE WHEN id > 19900 THEN 7 ELSE 1000 END, 'image/png', now()"
+        " FROM generate_series(1, 20000) AS id"
+    )
+    own_mastodon.execute("ANALYZE preview_cards")
+    return own_mastodon
+
+
+def test_of_a_large_table_the_newest_rows_are_counted_and_the_others_estimated(
+    many_rows: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_sizes, "_PAGE_ROWS", 100)
+    monkeypatch.setattr(table_sizes, "_COUNTED_ROWS", 1_000)
+    monkeypatch.setattr(table_sizes, "_SAMPLED_ROWS", 10_000)
+    found = subset_size(
+        many_rows.database(), "preview_cards", [IdRange(1, 9_000), IdRange(9_001, 10**9)], None
+    ).unchanged
+    assert found.estimated
+    assert found.rows == pytest.approx(20_000, rel=0.2)
+    assert found.objects == pytest.approx(0.9 * found.rows, rel=0.02)
+    assert found.bytes == pytest.approx(1_000 * found.objects - 90 * 993, rel=0.02)
+    # In gaps between the ranges nothing counts.
+    half = subset_size(
+        many_rows.database(), "preview_cards", [IdRange(1, 5_000), IdRange(15_001, 10**9)], None
+    ).unchanged
+    assert half.estimated
+    assert half.rows == pytest.approx(10_000, rel=0.2)
+
+
+@pytest.mark.parametrize("newest", [1_500, 900])
+def test_what_is_left_of_a_large_table_is_counted_where_it_is_little(
+    many_rows: MastodonDatabase, monkeypatch: pytest.MonkeyPatch, newest: int
+) -> None:
+    monkeypatch.setattr(table_sizes, "_PAGE_ROWS", 100)
+    monkeypatch.setattr(table_sizes, "_COUNTED_ROWS", 1_000)
+    ranges = [IdRange(1, 250), IdRange(20_001 - newest, 10**9)]
+    found = subset_size(many_rows.database(), "preview_cards", ranges, None).unchanged
+    assert (found.rows, found.objects, found.estimated) == (newest + 250, 0.9 * (newest + 250), False)
+
+
+def test_a_table_without_statistics_is_counted(own_mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_sizes, "_PAGE_ROWS", 10)
+    monkeypatch.setattr(table_sizes, "_COUNTED_ROWS", 20)
+    for row_id in range(100):
+        own_mastodon.insert("preview_cards", {"id": row_id, "image_file_name": "a.png", "image_file_size": 1})
+    found = subset_size(own_mastodon.database(), "preview_cards", [ALL], None).unchanged
+    assert (found.rows, found.estimated) == (100, False)
