@@ -1,4 +1,4 @@
-"""Whom runs tell of themselves: a webhook, the addresses of Apprise, a monitor of nights that is pinged."""
+"""Alerts about runs: to a webhook, to the addresses of Apprise, and to a monitor of nights that is pinged."""
 
 from mastosync_dagster.alerts.delivery import AlertError, deliver, post_alert
 from mastosync_dagster.alerts.message import failure_message

@@ -1,6 +1,6 @@
-"""What a night tells of itself, from its own process: the ping of a monitor, and the alert after a good night.
+"""What a night reports from its own process: the ping of a monitor, and the alert after a good night.
 
-So it is the same whether the schedule or a command began it. A night whose process dies tells nothing: that is what
+So it is the same whether the schedule or a command began it. A night whose process dies reports nothing: that is what
 the monitor is for.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Signal(Enum):
-    """What a monitor in the manner of Healthchecks learns: a path after its URL."""
+    """The signals of a monitor that works as Healthchecks does: paths after its URL."""
 
     START = "/start"
     SUCCESS = ""
@@ -34,7 +34,7 @@ class Signal(Enum):
 
 
 def is_night(run: dg.DagsterRun) -> bool:
-    """Tell whether a run is a night: tagged as one, or over all rows of all file types since the last one."""
+    """Return whether a run is a night: tagged as one, or over all rows of all file types since the last one."""
     if run.job_name != SYNC_CHANGES:
         return False
     if NIGHT in run.tags:
@@ -48,7 +48,7 @@ def is_night(run: dg.DagsterRun) -> bool:
 
 
 def ping(signal: Signal, text: str = "") -> str | None:
-    """Tell the monitor of MASTOSYNC_PING_URL. Returns why it did not take it; None: it did, or there is none."""
+    """Ping the monitor of MASTOSYNC_PING_URL. Returns why it did not take the ping; None: it did, or there is none."""
     try:
         url = Environment.read().text(PING_URL)
         if url is None:
@@ -64,15 +64,15 @@ def ping(signal: Signal, text: str = "") -> str | None:
     return None if why is None else f"the monitor of {PING_URL} did not take the ping: {why}"
 
 
-def tell_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -> None:
-    """Tell the monitor that a night begins; nothing for another run."""
+def announce_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -> None:
+    """Ping the monitor where the run that begins is a night."""
     if is_night(run):
         _warn(log, ping(Signal.START, f"run {run.run_id}"))
 
 
-@dg.success_hook(name="tell_good_night")
-def tell_good_night(context: dg.HookContext) -> None:
-    """Tell the monitor that a night was good, and, if an admin wants it, the receivers of alerts."""
+@dg.success_hook(name="announce_good_night")
+def announce_good_night(context: dg.HookContext) -> None:
+    """Ping the monitor after a good night, and send an alert about it if an admin wants one."""
     run = context.instance.get_run_by_id(context.run_id)
     # Without a watermark that moves (a standby that stands still, another policy or destination) the replica is not
     # newer than before, and its freshness and the metrics say so too.
@@ -80,8 +80,8 @@ def tell_good_night(context: dg.HookContext) -> None:
         return
     summary = context.op_output_values.get("result")
     numbers = counts(summary.total) if isinstance(summary, Summary) else {}
-    said = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
-    text = f"mastosync: the night was good (run {run.run_id})\n{said}"
+    written = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+    text = f"mastosync: the night was good (run {run.run_id})\n{written}"
     _warn(context.log, ping(Signal.SUCCESS, text))
     try:
         problems = deliver(text).problems if alert_good_nights() else ()
@@ -95,9 +95,9 @@ def _moves_the_watermark(context: dg.HookContext) -> bool:
     return any(entry.get_dagster_event().asset_key == dg.AssetKey(REPLICA) for entry in events)
 
 
-@dg.failure_hook(name="tell_failed_night")
-def tell_failed_night(context: dg.HookContext) -> None:
-    """Tell the monitor that a night has failed."""
+@dg.failure_hook(name="announce_failed_night")
+def announce_failed_night(context: dg.HookContext) -> None:
+    """Ping the monitor after a night that has failed."""
     run = context.instance.get_run_by_id(context.run_id)
     if run is None or not is_night(run):
         return

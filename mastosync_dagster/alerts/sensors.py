@@ -32,7 +32,7 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | Non
     """Send the message about a failed run."""
     message = failure_message(context)
     if is_night(context.dagster_run) and not context.get_step_failure_events():
-        # Its process died, and could not tell the monitor.
+        # Its process died, and could not ping the monitor.
         problem = ping(Signal.FAIL, message)
         if problem:
             context.log.warning("%s", problem)
@@ -52,7 +52,7 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | Non
 def alert_on_failed_tick(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Send a message about each tick that has failed since the last time."""
     failed = {str(tick.tick_id): tick for tick in _failed_ticks(context.instance)}
-    # A tick fails minutes after it began: no time, and no number, tells which ones are new.
+    # A tick fails minutes after it began: neither its time nor its number shows which ones are new.
     known = set(json.loads(context.cursor)) if context.cursor else set(failed)
     new = [tick for number, tick in failed.items() if number not in known]
     message = "\n".join(map(tick_message, new))

@@ -42,14 +42,14 @@ def check_age(instance: dg.DagsterInstance, destination_id: str, limit: timedelt
     found = {each: last_good(instance, each, destination_id) for each in FileType}
     # A table that not every Mastodon has may have no nights.
     never = [each.value for each, at in found.items() if at is None and not TABLES[each.value].optional]
-    look = "look at the runs of sync_changes, and whether dagster-daemon and the schedule nightly_incremental are on"
+    advice = "look at the runs of sync_changes, and whether dagster-daemon and the schedule nightly_incremental are on"
     if never:
-        raise AgeError(f"no run of sync_changes over all rows has succeeded for {', '.join(never)}: {look}")
+        raise AgeError(f"no run of sync_changes over all rows has succeeded for {', '.join(never)}: {advice}")
     at, oldest = min((at, each.value) for each, at in found.items() if at is not None)
     age = (now or datetime.now(timezone.utc)) - at
     text = f"{_written(age)} old: {oldest} is complete up to {at:%Y-%m-%d %H:%M} UTC"
     if age > limit:
-        raise AgeError(f"{text}. It may be {_written(limit)} old: {look}")
+        raise AgeError(f"{text}. It may be {_written(limit)} old: {advice}")
     return text
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mastosync_dagster.cutover.answers import Answer
-from mastosync_dagster.cutover.comparison import Sides
+from mastosync_dagster.cutover.comparison import Storages
 from mastosync_dagster.cutover.mastodon_env import env_text
 from mastosync_dagster.cutover.nginx import Stage, nginx_configuration
 from mastosync_dagster.cutover.plan import checklist
@@ -91,13 +91,13 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
     ]
 
 
-def sides(instance: dg.DagsterInstance) -> Sides:
+def storages(instance: dg.DagsterInstance) -> Storages:
     """Return both storages with the records of the copy. Raises an `AdminError`."""
     source, destination = _storages()
     ensure_mounted(instance, destination)
     store = manifest_store(instance, S3Bucket.destination(), S3Bucket.source())
     settings = destination.settings
-    return Sides(source, destination, store, ManifestOrigin(settings.identity, acls=settings.has_acls))
+    return Storages(source, destination, store, ManifestOrigin(settings.identity, acls=settings.has_acls))
 
 
 def _storages() -> tuple[Storage, Storage]:
@@ -121,12 +121,12 @@ def print_answers(lines: Iterable[Line], question: str, *, as_json: bool) -> boo
         return yes
     against = [line.name for line in found if line.answer is Answer.NO]
     waiting = [line.name for line in found if line.answer is Answer.STOP]
-    verdict = "yes"
+    answer = "yes"
     if against:
-        verdict = f"no: {', '.join([*against, *waiting])}"
+        answer = f"no: {', '.join([*against, *waiting])}"
     elif waiting:
-        verdict = "not while Mastodon writes; nothing else is in the way"
-    click.secho(f"\n{question} {verdict}", fg="green" if yes else "red", bold=True)
+        answer = "not while Mastodon writes; nothing else is in the way"
+    click.secho(f"\n{question} {answer}", fg="green" if yes else "red", bold=True)
     return yes
 
 

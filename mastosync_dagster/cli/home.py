@@ -171,7 +171,7 @@ def _others(home: Path, path: Path) -> HomeError:
 
 
 def _is_visible(path: Path) -> bool:
-    """Tell whether a path exists, as far as this user may look."""
+    """Return whether a path exists, as far as this user may look."""
     try:
         return path.exists()
     except PermissionError:

@@ -326,7 +326,7 @@ def sync(
 
     wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
     with _plain_errors():
-        # What is wrong is said at once, and not by a run.
+        # A wrong setting ends the command at once, before there is a run.
         _policy(wanted)
     plan_config: dict[str, object] = {
         **wanted,
@@ -632,7 +632,7 @@ def cutover_check(
     """
     from datetime import timedelta
 
-    from mastosync_dagster.cli.cutover import print_answers, show_progress, sides, table_progress
+    from mastosync_dagster.cli.cutover import print_answers, show_progress, storages, table_progress
     from mastosync_dagster.cutover.old_bucket import check_old_bucket
     from mastosync_dagster.cutover.switch import check_switch
     from mastosync_dagster.resources import MastodonDatabase
@@ -642,7 +642,7 @@ def cutover_check(
     if old_bucket and quick:
         raise click.UsageError("--quick is not for --old-bucket: what is deleted is gone.")
     with _plain_errors(), _instance() as instance:
-        tables, both, database = table_progress(instance), sides(instance), MastodonDatabase()
+        tables, both, database = table_progress(instance), storages(instance), MastodonDatabase()
         if old_bucket:
             question = "May the old bucket be deleted?"
             lines = check_old_bucket(database, both, tables, accept=accept, full=full, on_progress=show_progress)

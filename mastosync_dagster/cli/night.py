@@ -59,7 +59,7 @@ def run_night(instance: dg.DagsterInstance) -> int:
             # No run can fail, so neither the message nor the ping of a run is sent. What else than an error for admins
             # it may be (a history that does not answer) is named by its kind: its text may hold anything.
             why = error.in_full() if isinstance(error, AdminError) else type(error).__name__
-            _tell_failure(console, f"mastosync: the night could not begin: {markdown(why)}")
+            _announce_failure(console, f"mastosync: the night could not begin: {markdown(why)}")
             raise
         status = _Status()
         for work in requests:
@@ -184,8 +184,8 @@ def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
     return ended
 
 
-def _tell_failure(console: Console, message: str) -> None:
-    """Tell the monitor and the receivers of alerts that there is no night."""
+def _announce_failure(console: Console, message: str) -> None:
+    """Ping the monitor, and send an alert, since there is no night."""
     with _alert_problems(console):
         for problem in filter(None, [ping(Signal.FAIL, message), *deliver(message).problems]):
             say(console, f"No alert: {problem}")

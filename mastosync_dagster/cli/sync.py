@@ -190,7 +190,7 @@ def _what_stays(summary: Summary | None) -> str:
 
 
 def _show_counts(console: Console, summary: Summary) -> None:
-    """Show the counts by file type, and where more is said of what is missing or failed."""
+    """Show the counts by file type, and where the list of missing and failed objects is."""
     total = summary.total
     left = total.reasons[Reason.NOT_ATTEMPTED]
     aside = [*(["not attempted"] if left else []), *(["left out"] if total.left_out else [])]
@@ -261,7 +261,7 @@ def name_other_run(console: Console, instance: dg.DagsterInstance, file_types: S
 
 
 def _copies(run: dg.DagsterRun, file_type: str) -> bool:
-    """Tell whether a run copies objects of a file type; of `sync_changes` its config says which."""
+    """Return whether a run copies objects of a file type; of `sync_changes` its config says which."""
     ops = cast("dict[str, Any]", run.run_config.get("ops") or {})
     chosen = ops.get("plan_changes", {}).get("config", {}).get("file_types", [file_type])
     return copies(run, FileType(file_type)) and file_type in chosen

@@ -36,7 +36,7 @@ _OUTAGE_SECONDS = 30.0
 
 _CHECK_SECONDS = 1.0
 _SAY_SECONDS = 15.0
-"""Silence of so long is said. A lost packet or two are sent again before that."""
+"""A silence of so long is reported. A lost packet or two are sent again before that."""
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _HEAD_BYTES = 8
 """The beginning of Linux's `struct tcp_info`, a byte each: state, ca_state, retransmits, probes, …"""
@@ -271,7 +271,7 @@ class SilenceWatch:
 
 
 def _is_silent(curl: pycurl.Curl) -> bool:
-    """Tell whether the peer of a transfer owes an acknowledgement, by the kernel's account."""
+    """Return whether the peer of a transfer owes an acknowledgement, by the kernel's account."""
     descriptor: int = curl.getinfo(pycurl.ACTIVESOCKET)
     if descriptor < 0 or _TCP_INFO is None:
         return descriptor < 0  # it is not connected yet

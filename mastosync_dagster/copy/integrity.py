@@ -98,7 +98,7 @@ class DestinationProof:
         self.hashed_bytes = 0
 
     def vouches_for(self, headers: Mapping[str, str]) -> bool:
-        """Tell whether a body need not be hashed here: its MD5 is known from the source, and the destination checks."""
+        """Return whether a body need not be hashed here: the source has its MD5, and the destination checks it."""
         return self.checks_md5 and has_md5(headers)
 
     def md5(self, body: bytes | bytearray) -> bytes:

@@ -87,7 +87,7 @@ class ObjectCopier:
         if self.on_server is None:
             return None
         if line.written_after is not None:
-            # The body is not read here, so its age is not seen either. If the HEAD fails, the copy will show why.
+            # Without the body its age is not known either. If the HEAD fails, the copy will show why.
             async with self.source as source:
                 with contextlib.suppress(EndpointError):
                     found = await source.send(source_key, head_object, source, source_key)
@@ -118,7 +118,7 @@ class ObjectCopier:
         What the source denies is asked for once more, by HEAD: "missing" is final, and nothing comes back to it. What
         it has shown to the plan is retried after a pause.
         """
-        seen = line.size is not None
+        found_before = line.size is not None
         for pause in (*_PAUSES, None):
             line_or_refusal = await self._try_keys(line, copy)
             if isinstance(line_or_refusal, ManifestLine):
@@ -126,12 +126,12 @@ class ObjectCopier:
             try:
                 async with self.source:
                     shown = line_or_refusal is None and await self._source_has(line)
-                if not shown and not seen:
+                if not shown and not found_before:
                     async with self.destination:
                         return await self._not_at_source(line, line_or_refusal)
             except EndpointError as problem:
                 return self._given_up(line, line.source_key, line.key, problem)
-            seen = seen and shown
+            found_before = found_before and shown
             if pause is None:
                 break
             await self.source.loop.sleep(pause)
@@ -242,9 +242,9 @@ class ObjectCopier:
 
     def _given_up(self, line: PlannedCopy, source_key: str, key: str, problem: EndpointError) -> ManifestLine:
         """Return the line of an object that is not copied, and end the run if its failure asks for that."""
-        verdict = problem.endpoint.trip_on(problem.error)
-        if verdict is not None:
-            self.end_run(verdict)
+        end = problem.endpoint.trip_on(problem.error)
+        if end is not None:
+            self.end_run(end)
         return self._failed(line, source_key, key, problem.error.reason, str(problem.error))
 
     def _failed(self, line: PlannedCopy, source_key: str, key: str, reason: Reason, detail: str) -> ManifestLine:
@@ -260,10 +260,10 @@ class ObjectCopier:
 
 
 def _has_source_bytes(found: ListedObject, line: PlannedCopy) -> bool:
-    """Tell whether the destination's object has the source's bytes, by two MD5s."""
+    """Return whether the destination's object has the source's bytes, by two MD5s."""
     return found.size == line.size and is_md5(found.etag) and found.etag == bare(line.etag)
 
 
 def _may_be(etag: str | None, other: str | None) -> bool:
-    """Tell whether two ETags may be of one object: a server that gives none now and then says nothing."""
+    """Return whether two ETags may be of one object: a server that gives none now and then says nothing."""
     return etag is None or other is None or etag == other

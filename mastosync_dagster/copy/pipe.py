@@ -88,7 +88,7 @@ class Pipe:
         return None
 
     def _is_held(self) -> bool:
-        """Tell whether the limit of bytes a second lets nothing more come yet, and see to it that it goes on then."""
+        """Return whether the limit of bytes a second lets nothing more come yet, and see to it that it goes on then."""
         wait = self._held_until - time.monotonic()
         if self._rate is None or wait <= 0:
             return False

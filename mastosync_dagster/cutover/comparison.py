@@ -55,7 +55,7 @@ _NEWEST_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class Storages:
     """Both storages, and what is recorded of the copy between them."""
 
     source: Storage
@@ -106,7 +106,7 @@ class TableComparison:
 def compare_table(
     database: Database,
     progress: TableProgress,
-    sides: Sides,
+    storages: Storages,
     *,
     since: datetime | None,
     full: bool = False,
@@ -117,7 +117,7 @@ def compare_table(
     Args:
         database: Mastodon's.
         progress: What is recorded of the table.
-        sides: The old bucket and the new one.
+        storages: The old bucket and the new one.
         since: When the last delta read the rows; None: there was none.
         full: Read every body at both storages.
         on_progress: Gets messages.
@@ -130,11 +130,11 @@ def compare_table(
     with contextlib.closing(database.connect()) as connection:
         window = instance_policy().window(table, database_now(connection))
     pages, sizes = walk_rows(database, Selection(table, remote=window)), Sizes()
-    source, destination = sides.source, sides.destination
+    source, destination = storages.source, storages.destination
     records = Records(
         database,
-        store=sides.store,
-        origin=sides.origin,
+        store=storages.store,
+        origin=storages.origin,
         prefix=destination.settings.prefix,
         warn=on_progress,
     )
@@ -155,7 +155,7 @@ def compare_table(
             settings,
             orphans=lambda _keys, _ids: {},
             folders={},
-            origin=sides.origin.metadata(),
+            origin=storages.origin.metadata(),
             on_progress=lambda counts: on_progress(f"{table}: {counts.wanted:,} objects compared"),
             knowledge=records.known,
         )

@@ -23,7 +23,7 @@ from mastosync_dagster.verify.run import COPIED_FOLDERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from mastosync_dagster.cutover.comparison import Sides, TableComparison
+    from mastosync_dagster.cutover.comparison import Storages, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress
     from mastosync_dagster.resources import MastodonDatabase
 
@@ -38,7 +38,7 @@ _UPLOAD = "Upload a picture (a draft will do), and check again"
 
 def check_old_bucket(
     mastodon_db: MastodonDatabase,
-    sides: Sides,
+    storages: Storages,
     tables: Sequence[TableProgress],
     *,
     accept: Collection[str],
@@ -49,7 +49,7 @@ def check_old_bucket(
 
     Args:
         mastodon_db: Mastodon's database.
-        sides: The old bucket and the new one.
+        storages: The old bucket and the new one.
         tables: All tables that are copied.
         accept: What an admin has looked at and does not need: `ORPHANS`, `PRIVATE`, `REMOTE`, `FOREIGN`, names.
         full: Read every body at both buckets, and compare those.
@@ -60,30 +60,30 @@ def check_old_bucket(
     """
     with mastodon_db.session() as connect:
         database = Database.open(connect, [each.table for each in tables])
-        yield source_line(database, sides)
-        if _in_one_bucket(sides):
+        yield source_line(database, storages)
+        if _in_one_bucket(storages):
             yield Line(
                 "bucket", Answer.NO, "the new objects lie in the same bucket: delete objects by their key prefix"
             )
-        yield _switched(database, sides)
+        yield _switched(database, storages)
         comparisons = [
-            compare_table(database, each, sides, since=None, full=full, on_progress=on_progress) for each in tables
+            compare_table(database, each, storages, since=None, full=full, on_progress=on_progress) for each in tables
         ]
         yield from _objects(comparisons, accept, full=full)
-        yield private_line(database, sides.destination, on_progress)
-        yield public_line(sides.destination, comparisons)
-        yield listing_line(sides.destination)
-        yield from _at_source(database, sides.source, accept, on_progress)
+        yield private_line(database, storages.destination, on_progress)
+        yield public_line(storages.destination, comparisons)
+        yield listing_line(storages.destination)
+        yield from _at_source(database, storages.source, accept, on_progress)
     yield failed_objects(tables)
 
 
-def _in_one_bucket(sides: Sides) -> bool:
+def _in_one_bucket(storages: Storages) -> bool:
     """Return whether the two differ in their key prefix alone."""
-    here, there = (replace(each.settings, prefix="") for each in (sides.source, sides.destination))
+    here, there = (replace(each.settings, prefix="") for each in (storages.source, storages.destination))
     return here.identity == there.identity
 
 
-def _switched(database: Database, sides: Sides) -> Line:
+def _switched(database: Database, storages: Storages) -> Line:
     """Answer whether Mastodon writes to the new bucket: the newest upload lies there alone."""
     table = FileType.MEDIA_ATTACHMENTS.value
     ends = rows_at_the_ends(database, table, _NEWEST_ROWS)
@@ -94,13 +94,13 @@ def _switched(database: Database, sides: Sides) -> Line:
     keys = (newest.key, *newest.candidates)
     here, there = (
         next((key for key in keys if storage.head(key) is not None), None)
-        for storage in (sides.source, sides.destination)
+        for storage in (storages.source, storages.destination)
     )
     if here is not None:
         return Line(
             "switched",
             Answer.NO,
-            f"the newest upload ({sides.source.full_key(here)}) lies in the old bucket: Mastodon writes there, or"
+            f"the newest upload ({storages.source.full_key(here)}) lies in the old bucket: Mastodon writes there, or"
             f" nobody has uploaded anything since the switch. {_UPLOAD}",
         )
     if there is None:

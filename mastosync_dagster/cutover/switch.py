@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection
 
-    from mastosync_dagster.cutover.comparison import Sides, TableComparison
+    from mastosync_dagster.cutover.comparison import Storages, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress
     from mastosync_dagster.cutover.public_access import PublicAnswer
     from mastosync_dagster.resources import MastodonDatabase
@@ -38,7 +38,7 @@ _SYNC = "mastosync sync {} --changed-since last"
 
 def check_switch(
     mastodon_db: MastodonDatabase,
-    sides: Sides,
+    storages: Storages,
     tables: Sequence[TableProgress],
     *,
     max_age: timedelta,
@@ -49,7 +49,7 @@ def check_switch(
 
     Args:
         mastodon_db: Mastodon's database.
-        sides: The bucket that Mastodon uses now, and the new one.
+        storages: The bucket that Mastodon uses now, and the new one.
         tables: All tables that are copied.
         max_age: The last delta may be as old as that.
         quick: Go by what runs have recorded, and compare no objects.
@@ -60,7 +60,7 @@ def check_switch(
     """
     with mastodon_db.session() as connect:
         database = Database.open(connect, [each.table for each in tables])
-        yield source_line(database, sides)
+        yield source_line(database, storages)
         yield yes_or_no("ranges", filter(None, (each.ranges_problem() for each in tables)), "all have been copied")
         # With a connection of its own: the server ends one that is idle while the buckets are asked.
         with contextlib.closing(connect()) as connection:
@@ -72,19 +72,20 @@ def check_switch(
             yield Line("objects", Answer.NOTE, "not compared (--quick): the records of runs are all that this goes by")
         else:
             comparisons = [
-                compare_table(database, each, sides, since=each.last_delta, on_progress=on_progress) for each in tables
+                compare_table(database, each, storages, since=each.last_delta, on_progress=on_progress)
+                for each in tables
             ]
             yield from _objects(comparisons)
-            yield private_line(database, sides.destination, on_progress)
-            yield public_line(sides.destination, comparisons)
-            yield listing_line(sides.destination)
+            yield private_line(database, storages.destination, on_progress)
+            yield public_line(storages.destination, comparisons)
+            yield listing_line(storages.destination)
     yield media_host_line(Answer.NOTE)
 
 
-def source_line(database: Database, sides: Sides) -> Line:
+def source_line(database: Database, storages: Storages) -> Line:
     """Answer whether the old bucket is the one of the database: else all that it lacks would count as lost."""
-    found = check_originals(database, sides.source, sides.destination)
-    problems = [found.complaint(sides.source, sides.destination)] if found.is_wrong_source else []
+    found = check_originals(database, storages.source, storages.destination)
+    problems = [found.complaint(storages.source, storages.destination)] if found.is_wrong_source else []
     return yes_or_no(
         "old bucket", problems, f"has {found.at_source:,} of {found.asked:,} originals that were asked for"
     )

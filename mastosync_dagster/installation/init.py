@@ -29,7 +29,14 @@ from mastosync_dagster.environment import (
 )
 from mastosync_dagster.installation.home import InitError, make_folder, make_home, prepare_history, write_new
 from mastosync_dagster.installation.settings_file import Readers, read_settings, write_settings
-from mastosync_dagster.installation.systemd import SERVICES, SERVICES_FILE, Place, calendar_of, night_units, units
+from mastosync_dagster.installation.systemd import (
+    SERVICES,
+    SERVICES_FILE,
+    UnitSettings,
+    calendar_of,
+    night_units,
+    units,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,12 +110,12 @@ def run_init(choices: Choices) -> None:
     there = read_settings(env_file) if env_file.exists() else {}
     answers = _asked({**given, **there}) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
-    place = Place(home, env_file, choices.user or _user(), choices.port, _written_folders(env_file))
+    unit_settings = UnitSettings(home, env_file, choices.user or _user(), choices.port, _written_folders(env_file))
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = _absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
     # Units hold no secret, and systemd warns of files that it alone may read.
-    texts = {**units(place), **(night_units(place, _calendar(env_file)) if choices.night else {})}
+    texts = {**units(unit_settings), **(night_units(unit_settings, _calendar(env_file)) if choices.night else {})}
     files += [write_new(folder / name, text, 0o644) for name, text in texts.items()]
     prepare_history(home)
 

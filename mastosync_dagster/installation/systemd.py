@@ -158,7 +158,7 @@ WantedBy=timers.target
 
 
 @dataclass(frozen=True)
-class Place:
+class UnitSettings:
     """Where an installation lies, for its units.
 
     Attributes:
@@ -175,10 +175,10 @@ class Place:
     written: tuple[Path, ...] = ()
 
 
-def units(place: Place) -> Mapping[str, str]:
+def units(settings: UnitSettings) -> Mapping[str, str]:
     """Return the units by the names of their files."""
-    common = _common(place)
-    webserver = f"-m dagster_webserver -h 127.0.0.1 -p {place.port}"
+    common = _common(settings)
+    webserver = f"-m dagster_webserver -h 127.0.0.1 -p {settings.port}"
     return {
         CODE: _CODE_UNIT.format(**common, socket=_SOCKET),
         DAEMON: _CLIENT_UNIT.format(
@@ -187,14 +187,16 @@ def units(place: Place) -> Mapping[str, str]:
             command="-m dagster._daemon run",
             variables=f" {_BACKFILLS_WAIT}",
         ),
-        WEBSERVER: _CLIENT_UNIT.format(**common, what=f"UI on 127.0.0.1:{place.port}", command=webserver, variables=""),
+        WEBSERVER: _CLIENT_UNIT.format(
+            **common, what=f"UI on 127.0.0.1:{settings.port}", command=webserver, variables=""
+        ),
     }
 
 
-def night_units(place: Place, calendar: str) -> Mapping[str, str]:
+def night_units(settings: UnitSettings, calendar: str) -> Mapping[str, str]:
     """Return the units of `mastosync night`, which needs no others. ``calendar`` is the time as systemd writes it."""
     return {
-        NIGHT: _NIGHT_UNIT.format(**_common(place)),
+        NIGHT: _NIGHT_UNIT.format(**_common(settings)),
         NIGHT_TIMER: _NIGHT_TIMER.format(calendar=_escaped(calendar)),
     }
 
@@ -207,17 +209,17 @@ def calendar_of(cron: str, timezone: str) -> str | None:
     return f"*-*-* {int(hour):02}:{int(minute):02}:00 {timezone}"
 
 
-def _common(place: Place) -> dict[str, str]:
-    writable = [place.home, *place.written]
+def _common(settings: UnitSettings) -> dict[str, str]:
+    writable = [settings.home, *settings.written]
     return {
-        "user": place.user,
-        "home": _escaped(str(place.home)),
-        "home_variable": _word(f"DAGSTER_HOME={place.home}"),
+        "user": settings.user,
+        "home": _escaped(str(settings.home)),
+        "home_variable": _word(f"DAGSTER_HOME={settings.home}"),
         "python": _word(sys.executable),
         "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
         "code": CODE,
-        "services": _word(str(place.home / SERVICES_FILE)),
-        "env_variable": _word(f"{ENV_FILE}={place.env_file}"),
+        "services": _word(str(settings.home / SERVICES_FILE)),
+        "env_variable": _word(f"{ENV_FILE}={settings.env_file}"),
     }
 
 

@@ -1,6 +1,6 @@
-"""What Prometheus is given: the age of the last good night, what is done and left, running runs, retries by side.
+"""The metrics for Prometheus: age of the last good night, what is done and left, running runs, retries by storage.
 
-A scrape reads what was read last: reading asks Mastodon's database, and a scrape comes every few seconds.
+A scrape gets the last reading: a reading queries Mastodon's database, and a scrape comes every few seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.status.counts import Status
 
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
-_SIDES = ("source", "destination")
+_STORAGES = ("source", "destination")
 _QUEUED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED]
 _BY_FILE_TYPE: Mapping[str, tuple[str, Callable[[Status], float]]] = {
     "objects_done": ("Objects at the destination.", lambda each: each.objects_done),
@@ -59,7 +59,7 @@ class Reading:
 
     Attributes:
         nights: Until when each file type's last good night has read the rows, in seconds since 1970.
-        repeated: Requests that were repeated, by asset, side and whether the side had throttled them.
+        repeated: Requests that were repeated, by asset, storage and whether that had throttled them.
     """
 
     at: float
@@ -94,11 +94,11 @@ def _repeated(instance: dg.DagsterInstance, found: list[Status]) -> dict[tuple[s
         values = with_counters({name: value.value for name, value in night.metadata.items()})
         numbers[REPLICA] = [{name: value for name, value in values.items() if isinstance(value, int | float)}]
     return {
-        (asset, side, throttled): sum(
-            each.get(f"{side}_retries_throttled" if throttled else f"{side}_retries", 0) for each in runs
+        (asset, storage, throttled): sum(
+            each.get(f"{storage}_retries_throttled" if throttled else f"{storage}_retries", 0) for each in runs
         )
         for asset, runs in numbers.items()
-        for side in _SIDES
+        for storage in _STORAGES
         for throttled in (False, True)
     }
 
@@ -113,7 +113,7 @@ class MastosyncCollector(Collector):
         self._problem = ""
 
     def refresh(self) -> None:
-        """Read again. An error is said once, and the last reading stays."""
+        """Read again. An error is shown once, and the last reading stays."""
         try:
             self._reading = read(self._instance)
             self._problem = ""
@@ -163,7 +163,11 @@ class MastosyncCollector(Collector):
         runs = {("running",): float(found.running), ("queued",): float(found.queued)}
         yield _gauge("runs", "Runs of all jobs that are running or queued.", runs, "state")
         retries, throttles = (
-            {(asset, side): number for (asset, side, throttled), number in found.repeated.items() if throttled is only}
+            {
+                (asset, storage): number
+                for (asset, storage, throttled), number in found.repeated.items()
+                if throttled is only
+            }
             for only in (False, True)
         )
         about = "in the latest run of each ID range; asset replica: in the last good night."

@@ -35,7 +35,7 @@ class Action(Enum):
 
     COPY = "the source's object is copied over the destination's"
     KEEP = "the destination's stays"
-    LOOK = "compare the bodies: is the shorter one the beginning of the longer one?"
+    COMPARE_BODIES = "compare the bodies: is the shorter one the beginning of the longer one?"
     FAIL = "nothing tells which is right: the destination's stays, and the object has failed"
 
 
@@ -45,7 +45,7 @@ class Decision(Enum):
     WANTED = (Action.COPY, "the source's is wanted, whatever the destination has")
     DAMAGED = (Action.COPY, "the destination's is damaged")
     OLDER = (Action.COPY, "the destination has an older one")
-    LOOK = (Action.LOOK, "")
+    COMPARE_BODIES = (Action.COMPARE_BODIES, "")
     AS_THE_ROW_SAYS = (Action.KEEP, "as long as the database says; the source has another length")
     SOURCE_CHANGED = (
         Action.KEEP,
@@ -62,7 +62,7 @@ class Decision(Enum):
         Action.FAIL,
         f"neither storage has the copied bytes, though its row has not changed: {_FOR_AN_ADMIN}",
     )
-    NOTHING_TELLS = (
+    UNDECIDED = (
         Action.FAIL,
         f"the storages have different bytes, and nothing tells which are right: {_FOR_AN_ADMIN}",
     )
@@ -82,7 +82,7 @@ SOURCE_DAMAGED = (Decision.SOURCE_CHANGED, Decision.SOURCE_CUT)
 """The destination has the good copy, and the source has not."""
 
 
-class SideObject(NamedTuple):
+class StoredBody(NamedTuple):
     """The object at one storage.
 
     Attributes:
@@ -155,8 +155,8 @@ class Difference:
         beginning: The shorter body is the beginning of the longer one; None: they were not compared.
     """
 
-    source: SideObject
-    destination: SideObject
+    source: StoredBody
+    destination: StoredBody
     row: Row
     record: Record | None
     now: datetime
@@ -165,7 +165,7 @@ class Difference:
 
 
 def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch that decides ends there)
-    """Return what becomes of the object. `Decision.LOOK`: it depends on `Difference.beginning`, which is None."""
+    """Return what becomes of the object: `Decision.COMPARE_BODIES` as long as `Difference.beginning` is not known."""
     row, source, destination = difference.row, difference.source, difference.destination
     if difference.overwrite:
         # The admin knows better: files that were repaired in place, for example.
@@ -173,7 +173,7 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
     if row.not_found:
         # No row expects it any more, or not these bytes: whatever is there does no harm.
         return Decision.ROW_CHANGED
-    record = _telling(difference)
+    record = _decisive(difference)
     if row.size == destination.size != source.size:
         # The destination's stays in any case; the record only tells why.
         return _as_the_row_says(difference, record)
@@ -193,7 +193,7 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
         beginning = difference.beginning if min(source.size, destination.size) else True
         if beginning is None:
             # The bodies must be compared first.
-            return Decision.LOOK
+            return Decision.COMPARE_BODIES
         if beginning:
             # The shorter one broke off while it was written.
             return Decision.DAMAGED if destination.size < source.size else Decision.SOURCE_CUT
@@ -201,7 +201,7 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
     return _by_change(difference, record) if record is not None else _by_times(difference)
 
 
-def _telling(difference: Difference) -> Record | None:
+def _decisive(difference: Difference) -> Record | None:
     """Return the record, where it distinguishes the objects: with equal lengths and no MD5 it fits both."""
     record = difference.record
     if record is None or (_fits(difference.source, record) and _fits(difference.destination, record)):
@@ -209,9 +209,9 @@ def _telling(difference: Difference) -> Record | None:
     return record
 
 
-def _fits(side: SideObject, record: Record) -> bool:
+def _fits(body: StoredBody, record: Record) -> bool:
     """Whether an object is what was recorded, as far as is known."""
-    return side.size == record.size and (side.md5 is None or record.md5 is None or side.md5 == record.md5)
+    return body.size == record.size and (body.md5 is None or record.md5 is None or body.md5 == record.md5)
 
 
 def _changed_since(row: Row, record: Record) -> bool:
@@ -272,10 +272,10 @@ def _by_times(difference: Difference) -> Decision:
         # The row's file is newer than the source's. The destination's was written then or later.
         return Decision.WRITTEN_THERE
     # The destination's is as new or newer, and nobody knows who wrote it.
-    return Decision.NOTHING_TELLS
+    return Decision.UNDECIDED
 
 
-def _is_older(one: SideObject, other: SideObject) -> bool:
+def _is_older(one: StoredBody, other: StoredBody) -> bool:
     """Whether one object was certainly written before the other."""
     return other.modified is not None and _before(one.modified, other.modified - CLOCKS)
 

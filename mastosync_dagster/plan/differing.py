@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.plan.decisions import Decision, Difference, SideObject, decide
+from mastosync_dagster.plan.decisions import Decision, Difference, StoredBody, decide
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import is_md5
@@ -79,22 +79,22 @@ class Judgement:
     def _decide(self, each: Differing, row: Row, record: Record | None, now: datetime) -> Decision:
         here, there = each.digests or (None, None)
         difference = Difference(
-            source=self._side(self.source, each.found, here, record, self.equality.source),
-            destination=self._side(self.destination, each.there, there, record, self.equality.destination),
+            source=self._body(self.source, each.found, here, record, self.equality.source),
+            destination=self._body(self.destination, each.there, there, record, self.equality.destination),
             row=row,
             record=record,
             now=now,
             overwrite=self.overwrite,
         )
         decision = decide(difference)
-        if decision is Decision.LOOK:
+        if decision is Decision.COMPARE_BODIES:
             decision = decide(replace(difference, beginning=self._is_beginning(each)))
         return decision
 
     @staticmethod
-    def _side(
+    def _body(
         storage: Storage, entry: ListedObject, digest: str | None, record: Record | None, etags: Etags
-    ) -> SideObject:
+    ) -> StoredBody:
         """Return one storage's object, with the MD5 of its body where that is known."""
         md5 = digest or (entry.etag if is_md5(entry.etag) else None)
         if digest is None and md5 and record and record.size == entry.size and record.md5 not in {None, md5}:
@@ -105,16 +105,16 @@ class Judgement:
             # A HEAD's entry has no time yet.
             with contextlib.suppress(StorageError):
                 modified = storage.head_existing(entry.key).modified
-        return SideObject(entry.size, md5, modified)
+        return StoredBody(entry.size, md5, modified)
 
     def _is_beginning(self, each: Differing) -> bool:
         """Return whether the shorter body is the beginning of the longer one. Where that is unknown, it is not."""
-        sides = [(self.source, each.found), (self.destination, each.there)]
-        size = min(entry.size for _, entry in sides)
+        bodies = [(self.source, each.found), (self.destination, each.there)]
+        size = min(entry.size for _, entry in bodies)
         if size > _LONGEST_BEGINNING:
             return False
         try:
-            here, there = (read_digest(storage, entry.key, first=size) for storage, entry in sides)
+            here, there = (read_digest(storage, entry.key, first=size) for storage, entry in bodies)
         except StorageError as error:
             if error.permanent:
                 raise

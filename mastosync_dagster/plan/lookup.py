@@ -29,7 +29,7 @@ _KEYS_OF_A_PAGE = 900
 
 
 @dataclass(slots=True)
-class SideListing:
+class ListingResult:
     """What one storage has of the keys of one batch, and the requests that this took.
 
     Attributes:
@@ -48,7 +48,7 @@ class SideListing:
         """Return the object under the first key that has one."""
         return next((self.objects[key] for key in keys if key in self.objects), None)
 
-    def add(self, other: SideListing) -> None:
+    def add(self, other: ListingResult) -> None:
         """Add the result of another request."""
         self.objects.update(other.objects)
         self.unknown.update(other.unknown)
@@ -69,14 +69,14 @@ class PendingLookup:
 
     items: dict[str, ExpectedObject]
     listed: list[bool]
-    futures: list[list[Future[SideListing]]]
+    futures: list[list[Future[ListingResult]]]
 
 
 def _list(
     storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool
-) -> SideListing:
+) -> ListingResult:
     """List a range and keep the wanted keys: a range may hold far more than a batch asks for."""
-    listing = SideListing()
+    listing = ListingResult()
     for page in storage.list_pages(keys, halt):
         listing.list_requests += 1
         listing.objects.update({entry.key: entry for entry in page if entry.key in wanted})
@@ -88,9 +88,9 @@ def _list(
     return listing
 
 
-def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
+def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> ListingResult:
     """Ask for each key."""
-    listing = SideListing()
+    listing = ListingResult()
     for key in keys:
         if halt.is_set():
             # As above.
@@ -108,13 +108,13 @@ def _head(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideL
     return listing
 
 
-def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> SideListing:
+def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) -> ListingResult:
     """Ask for keys until one is found, and then again for those before it that were absent: they may be there by now.
 
     Without the right to list, S3 answers 403 for absent objects: such a key is unknown, and the next one is asked
     for. If a request fails in spite of retries, no further key is asked for: what follows is second best.
     """
-    listing = SideListing()
+    listing = ListingResult()
     absent: list[str] = []
     for key in keys:
         listing.add(_head(storage, (key,), halt))
@@ -137,7 +137,7 @@ def _head_first(storage: Storage, keys: Iterable[str], halt: threading.Event) ->
     return listing
 
 
-def _unanswered(listing: SideListing) -> bool:
+def _unanswered(listing: ListingResult) -> bool:
     """Return whether a request failed for another reason than that it was denied."""
     return any(error.reason is not Reason.ACCESS_DENIED for error in listing.unknown.values())
 
@@ -221,13 +221,13 @@ class Lookup:
                 futures.append(self._start_heads(index, items.values()))
         return PendingLookup(items, listed, futures)
 
-    def _start_heads(self, index: int, items: Iterable[ExpectedObject]) -> list[Future[SideListing]]:
+    def _start_heads(self, index: int, items: Iterable[ExpectedObject]) -> list[Future[ListingResult]]:
         keys, head = (destination_keys, _head) if index else (source_keys, _head_first)
         submit, storage = self._head_pool.submit, self._storages[index]
         distinct = {item.key: item for item in items if not item.new}
         return [submit(head, storage, keys(item), self._halt) for item in distinct.values()]
 
-    def answers(self, asked: PendingLookup) -> tuple[SideListing, SideListing]:
+    def answers(self, asked: PendingLookup) -> tuple[ListingResult, ListingResult]:
         """Wait for a batch's requests and return what source and destination have.
 
         A storage that may not be listed is asked for each object instead.
@@ -237,7 +237,7 @@ class Lookup:
         """
         return self._answer(asked, 0), self._answer(asked, 1)
 
-    def _answer(self, asked: PendingLookup, index: int) -> SideListing:
+    def _answer(self, asked: PendingLookup, index: int) -> ListingResult:
         try:
             return self._collect(asked.futures[index])
         except StorageError as error:
@@ -246,18 +246,18 @@ class Lookup:
             self._may_list[index] = asked.listed[index] = False
             return self._collect(self._start_heads(index, asked.items.values()))
 
-    def ask_source(self, items: Iterable[ExpectedObject]) -> SideListing:
+    def ask_source(self, items: Iterable[ExpectedObject]) -> ListingResult:
         """Ask the source for each of some items by HEAD, and wait. Raises as `answers` does."""
         return self._collect(self._start_heads(0, items))
 
-    def ask_destination(self, items: Iterable[ExpectedObject]) -> SideListing:
+    def ask_destination(self, items: Iterable[ExpectedObject]) -> ListingResult:
         """Ask the destination likewise."""
         return self._collect(self._start_heads(1, items))
 
-    def _collect(self, futures: Sequence[Future[SideListing]]) -> SideListing:
+    def _collect(self, futures: Sequence[Future[ListingResult]]) -> ListingResult:
         """Wait for results and add them up. An error is raised as soon as a request ends with one."""
-        listing = SideListing()
-        waiting: set[Future[SideListing]] = set(futures)
+        listing = ListingResult()
+        waiting: set[Future[ListingResult]] = set(futures)
         while waiting:
             # The interrupt of a run that is terminated is raised here, in the main thread.
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.plan.decisions import Action, Decision, Known
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
-from mastosync_dagster.plan.lookup import Lookup, PendingLookup, SideListing, destination_keys, source_keys
+from mastosync_dagster.plan.lookup import ListingResult, Lookup, PendingLookup, destination_keys, source_keys
 from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
@@ -208,7 +208,7 @@ class _Planner:
             elif not self._decide(item, source, destination, listed=asked.listed):
                 doubtful.append(item)
         named = {item.key for item in doubtful if asked.listed[0] and item.key not in source.objects}
-        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else SideListing()
+        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else ListingResult()
         if doubtful and asked.listed[1]:
             # The absence of a harmless one matters only at the source.
             lacking = [each for each in doubtful if not each.may_be_absent]
@@ -244,7 +244,7 @@ class _Planner:
                 self._write(item, target, Outcome.FAILED, found=found, reason=Reason.SIDES_DIFFER, detail=detail)
         self._differing.clear()
 
-    def _count(self, lookup: Lookup, objects: int = 0, rows: int = 0, listings: tuple[SideListing, ...] = ()) -> None:
+    def _count(self, lookup: Lookup, objects: int = 0, rows: int = 0, listings: tuple[ListingResult, ...] = ()) -> None:
         counts = self.counts
         source_listed, destination_listed = lookup.may_list
         self.counts = replace(
@@ -267,7 +267,7 @@ class _Planner:
         )
 
     def _decide(
-        self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
+        self, item: ExpectedObject, source: ListingResult, destination: ListingResult, *, listed: Sequence[bool]
     ) -> bool:
         """Decide about one item. ``listed``: whether the answers of source and destination come from listings.
 
@@ -300,7 +300,7 @@ class _Planner:
             self._copy(item, target, [found.key], found, there)
         return True
 
-    def _decide_acl(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> None:
+    def _decide_acl(self, item: ExpectedObject, source: ListingResult, destination: ListingResult) -> None:
         """Plan the ACL of an object that is not wanted, if the destination has it all the same."""
         keys = destination_keys(item)
         there = destination.first(keys)
@@ -315,7 +315,7 @@ class _Planner:
             self._dropped += 1
 
     def _decide_absent(
-        self, item: ExpectedObject, source: SideListing, destination: SideListing, *, listed: Sequence[bool]
+        self, item: ExpectedObject, source: ListingResult, destination: ListingResult, *, listed: Sequence[bool]
     ) -> bool:
         """Decide about an item that the source shows under none of its keys. Returns as `_decide` does."""
         silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []

@@ -6,7 +6,7 @@ from mastosync_dagster.runs.config import PolicyConfig, setting
 
 MAX_SHARE = 0.5
 UNCONFIRMED = 100
-"""Objects that are deleted without the admin having said how many may go."""
+"""So many objects are deleted where the admin has not set a number."""
 
 
 class PruneConfig(PolicyConfig):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import Connect
 
-LOOK_SECONDS = 15.0
+REGISTRATION_SECONDS = 15.0
 """How long one call takes at the most, whatever does not answer: Dagster gives up a tick after a minute."""
 _READ_SECONDS = 10.0
 """After so many of these no further range is looked for: the next call does it."""

@@ -62,7 +62,7 @@ def refetch_missing(
         DatabaseReadError: The rows could not be read, after all retries.
         NotMastodonError: A table or column does not exist.
     """
-    with database.session(patient=True) as connect:
+    with database.session(retry_first=True) as connect:
         finder = _Finder(Database.open(connect), destination.settings.prefix, keep_private=keep_private)
         return refetch(
             folder,

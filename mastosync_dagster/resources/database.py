@@ -129,7 +129,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
     def session(
         self,
         *,
-        patient: bool = False,
+        retry_first: bool = False,
         warn: Callable[[str], object] = _LOG.warning,
         seconds: float = math.inf,
     ) -> Iterator[Callable[[], Connection]]:
@@ -139,7 +139,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         lost tunnel. It raises ConnectionFailedError, as does opening the tunnel.
 
         Args:
-            patient: The first connection is retried for as long as later ones; else an error is raised at once.
+            retry_first: The first connection is retried for as long as later ones; else an error is raised at once.
             warn: Gets a sentence when the database, or the tunnel, is lost, and when it is back.
             seconds: No connection is opened, and no answer awaited, after so many seconds.
         """
@@ -150,17 +150,17 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         database = _Database(fields, target, timeout, deadline)
         tunnel_settings = _tunnel_settings(fields, target)
         if tunnel_settings is None:
-            yield Reconnecting(database.connect, at_once=not patient, warn=warn, deadline=deadline)
+            yield Reconnecting(database.connect, at_once=not retry_first, warn=warn, deadline=deadline)
             return
         # Importing paramiko takes 14 MB and a fifteenth of a run's start: only runs with a tunnel need it.
         from mastosync_dagster.resources.ssh.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
         tunnel = Tunnel(replace(tunnel_settings, deadline=deadline))
         try:
-            if not patient:
+            if not retry_first:
                 tunnel.address()
             connect = partial(database.connect_through, tunnel)
-            yield Reconnecting(connect, at_once=not patient, warn=warn, deadline=deadline)
+            yield Reconnecting(connect, at_once=not retry_first, warn=warn, deadline=deadline)
         finally:
             tunnel.close()
 

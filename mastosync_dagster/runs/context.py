@@ -106,8 +106,8 @@ class RunContext:
 
         ``first``: these are the run's first ones. Where somebody watches, they are not retried: a setting is wrong.
         """
-        patient = not (first and self.progress.attended)
-        with self.database.session(patient=patient, warn=self.warn) as connect:
+        retry_first = not (first and self.progress.attended)
+        with self.database.session(retry_first=retry_first, warn=self.warn) as connect:
             yield connect
 
     def ensure_different(self) -> None:

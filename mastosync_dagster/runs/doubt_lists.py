@@ -66,7 +66,7 @@ class Doubts:
         return cls(table, _row_ids(table), _row_ids(acls))
 
     def __contains__(self, row_id: object) -> bool:
-        """Tell whether the ACL of an object of a row is in doubt."""
+        """Return whether the ACL of an object of a row is in doubt."""
         assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
         at = bisect_left(self.acl_rows, row_id)
         return at < len(self.acl_rows) and self.acl_rows[at] == row_id

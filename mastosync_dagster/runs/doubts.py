@@ -160,7 +160,7 @@ def _lines(file: Path) -> Iterator[DoubtLine]:
 
 
 def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str) -> bool:
-    """Tell whether another run may write objects of a file type by rows that it has read already."""
+    """Return whether another run may write objects of a file type by rows that it has read already."""
     found = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS))}
     for other in living(instance):
         # The history may call a run ended whose process goes on.
@@ -176,7 +176,7 @@ def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str
 
 
 def _has_ended(instance: DagsterInstance, file: StoredManifest) -> bool:
-    """Tell whether the run of a list can write no more."""
+    """Return whether the run of a list can write no more."""
     run = instance.get_run_by_id(run_of(file))
     if run is None:
         return file.written < datetime.now(timezone.utc) - _UNKNOWN_RUN_AGE

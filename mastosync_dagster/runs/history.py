@@ -153,13 +153,13 @@ def _watermarks(
         if not isinstance(seconds, float) or not isinstance(written, str):
             continue
         timestamp, rule = _utc(seconds), _rule(values)
-        place = one_spelling(written), rule
+        target = one_spelling(written), rule
         # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        behind = place in best and timestamp <= best[place].timestamp
+        behind = target in best and timestamp <= best[target].timestamp
         if behind or (latest is not None and timestamp > latest):
             continue
         since, row_id, created = (values.get(name) for name in (COVERED_SINCE, NEWEST_ID, NEWEST_AT))
-        best[place] = Watermark(
+        best[target] = Watermark(
             timestamp,
             record.run_id,
             every_row=bool(values.get(EVERY_ROW)),
@@ -295,7 +295,7 @@ def read_until_tags(tables: Iterable[str], read_until: datetime, run_id: str) ->
 
 
 def copies(run: dg.DagsterRun, file_type: FileType) -> bool:
-    """Tell whether a run may copy objects of a file type."""
+    """Return whether a run may copy objects of a file type."""
     if run.job_name in {SYNC_CHANGES, f"sync_{file_type.value}"}:
         return True
     return run.asset_selection is not None and dg.AssetKey(file_type.value) in run.asset_selection

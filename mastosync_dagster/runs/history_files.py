@@ -26,7 +26,7 @@ def grouped_syncs() -> Iterator[None]:
     Dagster opens and closes a connection for each statement. The last one that closes copies the log (WAL) into the
     database, with four fdatasyncs: hundreds for the smallest run, and 30 ms each on a busy or a network disk. So one
     connection to each file is kept open. Killed, nothing is lost. When the machine crashes, events of the last seconds
-    may be lost and the database stays whole: what they said is then found again by listing.
+    may be lost and the database stays whole: what they held is then found again by listing.
     """
     held = _HeldFiles()
     event.listen(Engine, "connect", held.on_connect)

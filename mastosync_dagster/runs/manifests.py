@@ -54,7 +54,7 @@ class ManifestOrigin:
         return {_DESTINATION: self.destination_id, _ACLS: "written" if self.acls else "none"}
 
     def matches(self, metadata: Mapping[bytes, bytes] | None, *, any_acls: bool = False) -> bool:
-        """Tell whether a file's metadata names this origin, however the destination was spelled then.
+        """Return whether a file's metadata names this origin, however the destination was spelled then.
 
         ``any_acls``: also if ACLs were written then and are not now, or the other way round.
         """

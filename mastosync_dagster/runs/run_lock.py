@@ -160,7 +160,7 @@ def living_before(instance: DagsterInstance, run_id: str) -> list[str]:
 
 
 def killed_for_memory(instance: DagsterInstance, run_id: str) -> bool:
-    """Tell whether the kernel has killed a process of this machine for memory since a dead run began."""
+    """Return whether the kernel has killed a process of this machine for memory since a dead run began."""
     try:
         host, before = _host_and_kills(_folder(instance) / run_id)
     except OSError:
@@ -191,7 +191,7 @@ def _folder(instance: DagsterInstance) -> Path:
 
 
 def _is_locked(path: Path) -> bool | None:
-    """Tell whether a process has locked a file; None: it is not found, or cannot be checked."""
+    """Return whether a process has locked a file; None: it is not found, or cannot be checked."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -38,7 +38,7 @@ def ensure_room(instance: dg.DagsterInstance) -> None:
 
 
 def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
-    """Return what is said of a disk that has no room for a run; None: it has."""
+    """Return the message about a disk that has no room for a run; None: it has."""
     disk = os.statvfs(instance.root_directory)
     free = disk.f_bavail * disk.f_frsize
     # Some file systems make inodes as they need them, and name none.

@@ -31,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def sendable(access_key_id: str | None, secret_access_key: str | None, session_token: str | None) -> bool:
-    """Tell whether credentials can be sent: the text of an HTTP library's error holds a header that cannot."""
+    """Return whether credentials can be sent: the text of an HTTP library's error holds a header that cannot."""
     return (
         _SENDABLE.fullmatch(access_key_id or "") is not None
         and _SENDABLE.fullmatch(session_token or "") is not None

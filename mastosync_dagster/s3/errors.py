@@ -50,7 +50,7 @@ class StorageError(AdminError):
         may_pass: After other requests have succeeded, such an answer may be temporary, or concern this object alone:
             it is permanent only if many follow upon each other.
         key: The relative key of the object; empty: the bucket.
-        said: The storage's own sentence; empty where it has none. It may name the object.
+        sentence: The storage's own sentence; empty where it has none. It may name the object.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StorageError(AdminError):
         reached: bool = True,
         may_pass: bool | None = None,
         key: str = "",
-        said: str = "",
+        sentence: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -74,15 +74,15 @@ class StorageError(AdminError):
         self.reached = reached
         self.may_pass = reason in _MAY_PASS if may_pass is None else may_pass
         self.key = key
-        self.said = said
+        self.sentence = sentence
 
     def in_full(self) -> str:
         """Return the message with the storage's own sentence."""
-        return f'{self}. It says: "{self.said}"' if self.said and self.said not in str(self) else str(self)
+        return f'{self}. It says: "{self.sentence}"' if self.sentence and self.sentence not in str(self) else str(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let it be pickled, as Dagster does with what an op returns: exceptions forget keyword-only arguments."""
-        names = ("reason", "permanent", "retryable", "retry_after", "reached", "may_pass", "key", "said")
+        names = ("reason", "permanent", "retryable", "retry_after", "reached", "may_pass", "key", "sentence")
         named = {name: getattr(self, name) for name in names}
         return partial(StorageError, **named), self.args
 
@@ -312,9 +312,9 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
     else:
         rule, code = _UNEXPECTED, type(error).__name__
     code = code or "no answer"
-    said = _quote(text, settings) if isinstance(error, S3Error) else ""
-    if _letters(said) == _letters(code):
-        said = ""  # "Access Denied" is what AccessDenied has said
+    sentence = _quote(text, settings) if isinstance(error, S3Error) else ""
+    if _letters(sentence) == _letters(code):
+        sentence = ""  # "Access Denied" is what AccessDenied has said
     message = rule.message.format(
         name=settings.name,
         code=code,
@@ -333,7 +333,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         reached=rule.reached,
         may_pass=rule is _SECRET or None,
         key=key,
-        said=said,
+        sentence=sentence,
     )
 
 
@@ -388,5 +388,5 @@ def is_busy_or_broken(status: int) -> bool:
 
 
 def is_not_found(error: StorageError) -> bool:
-    """Tell whether a storage said that it has no such object."""
+    """Return whether a storage has answered that it has no such object."""
     return error.reason is Reason.CHANGED_DURING_COPY and not error.retryable and not error.permanent

@@ -29,7 +29,7 @@ def bare(etag: str | None) -> str | None:
 
 
 def is_md5(etag: str | None) -> bool:
-    """Tell whether a bare ETag has the form of an MD5 (those of uploads in parts and of some servers do not).
+    """Return whether a bare ETag has the form of an MD5 (those of uploads in parts and of some servers do not).
 
     The form alone proves nothing where objects are encrypted with a key of their own (SSE-KMS, SSE-C):
     `Storage.etag_is_md5` asks.

@@ -313,7 +313,7 @@ class Storage:
         return has_md5(self._head(key))
 
     def same_server(self, other: Storage) -> bool:
-        """Tell whether two storages are one server under the same credentials, so that it can copy by itself."""
+        """Return whether two storages are one server under the same credentials, so that it can copy by itself."""
         mine, theirs = (
             (settings.access_key_id, settings.secret_access_key, settings.session_token, settings.profile)
             for settings in (self.settings, other.settings)
@@ -321,7 +321,7 @@ class Storage:
         return self.settings.server == other.settings.server and mine == theirs
 
     def same_place(self, other: Storage) -> bool:
-        """Tell whether two storages are one bucket with one key prefix, so that a copy would go onto itself."""
+        """Return whether two storages are one bucket with one key prefix, so that a copy would go onto itself."""
         return self.settings.identity == other.settings.identity
 
 

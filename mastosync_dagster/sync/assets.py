@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.alerts.nights import tell_failed_night, tell_good_night
+from mastosync_dagster.alerts.nights import announce_failed_night, announce_good_night
 from mastosync_dagster.ranges.checks import range_check
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import CHECK_NAME
@@ -109,8 +109,8 @@ _COPY_SETTINGS = {
 )
 def sync_changes() -> None:
     """Run the chain once over the rows that the config of ``plan_changes`` selects."""
-    report_changes.with_hooks({tell_good_night, tell_failed_night})(
-        copy.with_hooks({tell_failed_night})(plan_changes.with_hooks({tell_failed_night})())
+    report_changes.with_hooks({announce_good_night, announce_failed_night})(
+        copy.with_hooks({announce_failed_night})(plan_changes.with_hooks({announce_failed_night})())
     )
 
 

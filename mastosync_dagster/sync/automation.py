@@ -18,7 +18,7 @@ from dagster._utils.schedules import (
 from mastosync_dagster.environment import NIGHTLY_CRON, NIGHTLY_TIMEZONE, Environment, SettingsError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.ranges.registration import LOOK_SECONDS, Growth, register_full_ranges, request_backfills
+from mastosync_dagster.ranges.registration import REGISTRATION_SECONDS, Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.runs.history import LAST, NIGHT
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
@@ -94,8 +94,8 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
             )
             return
         try:
-            # The look ends in time, or Dagster would end the tick: then there would be no run, and so no alert.
-            with mastodon_db.session(seconds=LOOK_SECONDS) as connect:
+            # Registration ends in time, or Dagster would end the tick: then there would be no run, and so no alert.
+            with mastodon_db.session(seconds=REGISTRATION_SECONDS) as connect:
                 growth = register_full_ranges(context.instance, connect)
         except AdminError as error:
             growth = Growth({}, (one_line(str(error)),))
@@ -129,7 +129,7 @@ def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinit
     def sensor(
         context: dg.SensorEvaluationContext, mastodon_db: MastodonDatabase
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        with mastodon_db.session(seconds=LOOK_SECONDS) as connect:
+        with mastodon_db.session(seconds=REGISTRATION_SECONDS) as connect:
             growth = register_full_ranges(context.instance, connect)
         for problem in growth.problems:
             context.log.warning("no new ID ranges: %s", problem)

@@ -84,14 +84,14 @@ class Convergence:
         run: RunContext,
         config: PlanConfig,
         listed: RunDoubts,
-        marks: KnownState,
+        known: KnownState,
         *,
         database: Database,
         read_at: datetime,
         remote: RemoteWindow | None,
     ) -> None:
         self.counts = Counts()
-        self.marks = marks
+        self.known = known
         self.folders: set[str] = set()
         self._database = database
         self._page_rows = config.page_rows
@@ -99,10 +99,10 @@ class Convergence:
         self._list = listed
         self._table = listed.table
         self._doubts = listed.doubts
-        self._source = run.source if marks.privacy is Privacy.source else None
+        self._source = run.source if known.privacy is Privacy.source else None
         self._destination = run.destination
         self._has_acls = run.destination.settings.has_acls
-        self._has_private_rows = marks.privacy is not Privacy.none and has_private(listed.table)
+        self._has_private_rows = known.privacy is not Privacy.none and has_private(listed.table)
         self._copy_private = config.copy_private
         self._retry_nights = retry_nights()
         # An object with the right ACL leaves the list only if no other run can still write it.
@@ -205,7 +205,7 @@ class Convergence:
         }
 
     def _is_later(self, item: ExpectedObject) -> bool:
-        """Tell whether another night checks an object."""
+        """Return whether another night checks an object."""
         return item.row_id % _NIGHTS_OF_A_ROUND != self._day % _NIGHTS_OF_A_ROUND
 
     def _listed_rows(self, pool: Pool) -> Iterator[Batch]:
@@ -254,9 +254,9 @@ class Convergence:
                 yield item
 
     def _stays_skipped(self, row: Mapping[str, object]) -> bool:
-        """Tell whether an object is skipped as private on purpose: then it is not planned."""
+        """Return whether an object is skipped as private on purpose: then it is not planned."""
         # Until an admin sets that they may be skipped, each run reports them.
-        return not self._has_acls and self._copy_private is False and self.marks.is_private(row)
+        return not self._has_acls and self._copy_private is False and self.known.is_private(row)
 
     def _no_longer_private(
         self, listed: Sequence[tuple[DoubtfulObject, ExpectedObject]], pool: Pool
@@ -286,7 +286,7 @@ class Convergence:
         some = list(rows)
         left_out = self._left_out.among({row["id"] for row in some if isinstance(row["id"], int)})
         for row in some:
-            for item in items_of(self._table, row, self.marks, Sizes()):
+            for item in items_of(self._table, row, self.known, Sizes()):
                 yield item._replace(acl_only=True) if item.row_id in left_out else item
 
     def _with_privacy(self, items: Sequence[ExpectedObject], pool: Pool) -> list[ExpectedObject]:

@@ -56,5 +56,5 @@ class RangeCounts:
 
 
 def lacks_too_much(total: OutcomeCounts) -> bool:
-    """Tell whether the source lacks so much that a run has to check first whether it is the right one."""
+    """Return whether the source lacks so much that a run has to check first whether it is the right one."""
     return 2 * (total.outcomes[Outcome.MISSING] + total.only_at_destination) > total.objects

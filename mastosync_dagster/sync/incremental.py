@@ -109,7 +109,7 @@ def checked_history(  # noqa: PLR0917  (what is compared, and with what)
 
 
 def is_cut(rows: Selection) -> bool:
-    """Tell whether a limit or an offset skips rows, as in a trial."""
+    """Return whether a limit or an offset skips rows, as in a trial."""
     return rows.limit is not None or rows.offset > 0
 
 

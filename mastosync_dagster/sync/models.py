@@ -62,12 +62,12 @@ class Scope:
 
 
 def settles(selection: Selection) -> bool:
-    """Tell whether a run over these rows also checks what is in doubt: a night's does, a trial does not."""
+    """Return whether a run over these rows also checks what is in doubt: a night's does, a trial does not."""
     return selection.changed_since is not None and not is_cut(selection)
 
 
 def takes_every_row(selection: Selection) -> bool:
-    """Tell whether a run goes through a whole table, but for what its policy leaves out."""
+    """Return whether a run goes through a whole table, but for what its policy leaves out."""
     return selection.changed_since is None and selection.ids is None and not is_cut(selection)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from psycopg2.extensions import connection as Connection
 
-from mastosync_dagster.alerts.nights import tell_start
+from mastosync_dagster.alerts.nights import announce_start
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.policy import instance_policy, policy_of
 from mastosync_dagster.mastodon import Selection
@@ -89,7 +89,7 @@ def plan_changes(
         )
 
     with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
-        tell_start(context.run, context.log)
+        announce_start(context.run, context.log)
         policy = policy_of(config)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         return make_run_plan(run, scope_at, config, claims=not any(map(is_cut, config.every_selection)))

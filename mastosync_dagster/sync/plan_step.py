@@ -167,7 +167,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
         )
         for selection in scope.selections
     ]
-    marks = _marks(run, scope, config, lists)
+    known = _known_state(run, scope, config, lists)
     with contextlib.ExitStack() as stack:
         watcher = stack.enter_context(run.progress.watch(run.log))
         for listed in lists:
@@ -177,7 +177,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
                 run,
                 config,
                 listed,
-                marks,
+                known,
                 database=begun.database,
                 read_at=begun.reading.read_at,
                 remote=selection.remote,
@@ -194,7 +194,7 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
             run.folder,
             listers=config.listers,
             copy_private=bool(config.copy_private),
-            acls_from_source=marks.privacy is Privacy.source,
+            acls_from_source=known.privacy is Privacy.source,
             on_progress=watcher.planned,
             knowledge=_records(run, begun).known,
             overwrite=config.overwrite,
@@ -270,13 +270,13 @@ def _wanted(  # noqa: PLR0917  (what one selection needs, and no more)
 ) -> Iterator[Batch]:
     """Yield the objects of a selection's rows, and those that the run checks beside them."""
     pages = walk_rows(begun.database, selection, page_rows=config.page_rows)
-    changed = batches(pages, _changes(run, begun, selection), sizes, convergence.marks)
+    changed = batches(pages, _changes(run, begun, selection), sizes, convergence.known)
     if settles(selection):
         return convergence.after(changed)
     return convergence.after_every_row(changed) if takes_every_row(selection) else changed
 
 
-def _marks(run: RunContext, scope: Scope, config: PlanConfig, lists: Sequence[RunDoubts]) -> KnownState:
+def _known_state(run: RunContext, scope: Scope, config: PlanConfig, lists: Sequence[RunDoubts]) -> KnownState:
     """Return what is known of the rows and objects that a run is about."""
     found = Repairs()
     if scope.partition != CHANGES:

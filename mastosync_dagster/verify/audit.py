@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Action, Decision
 from mastosync_dagster.plan.differing import Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
-from mastosync_dagster.plan.lookup import Lookup, SideListing, destination_keys, source_keys
+from mastosync_dagster.plan.lookup import ListingResult, Lookup, destination_keys, source_keys
 from mastosync_dagster.plan.orphan_listing import Top, list_top, orphan_line
 from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
@@ -175,10 +175,10 @@ class _Auditor:
     def _ask_by_name(
         self,
         comparisons: dict[str, Comparison],
-        listings: tuple[SideListing, SideListing],
+        listings: tuple[ListingResult, ListingResult],
         listed: Sequence[bool],
         lookup: Lookup,
-    ) -> tuple[SideListing, SideListing]:
+    ) -> tuple[ListingResult, ListingResult]:
         """Ask by HEAD for what a listing lacks, before it is called missing or absent; compare those objects again.
 
         A listing can end early (a damaged index, a server that cuts it short and does not say so). So what only the
@@ -194,7 +194,7 @@ class _Auditor:
         if source.objects:
             # The source's listing is incomplete.
             source.add(lookup.ask_source(only_there))
-        destination = lookup.ask_destination(lacking) if listed[1] else SideListing()
+        destination = lookup.ask_destination(lacking) if listed[1] else ListingResult()
         for listing, answers in zip(listings, (source, destination), strict=True):
             listing.objects.update(answers.objects)
             listing.unknown.update(answers.unknown)
@@ -245,7 +245,7 @@ class _Auditor:
         self.counts.unlisted = not listed[1]
         self.counts.tops = (tops[0], tops[1])
 
-    def _compare(self, item: ExpectedObject, source: SideListing, destination: SideListing) -> Comparison:
+    def _compare(self, item: ExpectedObject, source: ListingResult, destination: ListingResult) -> Comparison:
         """Return what the listings show of an object."""
         found = source.first(source_keys(item))
         if found is None:
@@ -347,7 +347,7 @@ class _Auditor:
         self._writer.write(orphan_line(storage, entry, finding, detail))
 
 
-def _compare_absent(item: ExpectedObject, source: SideListing, destination: SideListing) -> Comparison:
+def _compare_absent(item: ExpectedObject, source: ListingResult, destination: ListingResult) -> Comparison:
     """Return what the listings show of an object that the source does not have."""
     there = destination.first(destination_keys(item))
     if there is not None:

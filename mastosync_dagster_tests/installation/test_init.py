@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.installation.settings_file import read_settings, write_settings
-from mastosync_dagster.installation.systemd import Place, calendar_of, night_units, units
+from mastosync_dagster.installation.systemd import UnitSettings, calendar_of, night_units, units
 from mastosync_dagster_tests.support.installation import PROJECT
 
 PRODUCTION = """LOCAL_DOMAIN=social.example
@@ -192,11 +192,13 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 @pytest.mark.parametrize("home", ["/var/lib/mastosync", "/srv/my media/100% mine"])
 def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path, home: str) -> None:
-    place = Place(Path(home), Path(home, "mastosync.env"), "root", 3030, (Path("/srv/manifests"), Path("/srv/a b")))
+    settings = UnitSettings(
+        Path(home), Path(home, "mastosync.env"), "root", 3030, (Path("/srv/manifests"), Path("/srv/a b"))
+    )
     calendar = calendar_of("5 3 * * *", "Europe/Berlin")
     assert calendar == "*-*-* 03:05:00 Europe/Berlin"
     assert [calendar_of(cron, "UTC") for cron in ("@daily", "*/5 3 * * *", "0 3 * * 1")] == [None] * 3
-    for name, text in {**units(place), **night_units(place, calendar)}.items():
+    for name, text in {**units(settings), **night_units(settings, calendar)}.items():
         (tmp_path / name).write_text(text)
     files = [str(path) for path in sorted(tmp_path.iterdir())]
     outcome = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, check=False)

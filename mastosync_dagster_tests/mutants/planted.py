@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         "what-nothing-decides-is-overwritten",
         "plan/decisions.py",
-        "    return Decision.NOTHING_TELLS",
+        "    return Decision.UNDECIDED",
         "    return Decision.OLDER",
         ("plan/test_decisions.py",),
     ),

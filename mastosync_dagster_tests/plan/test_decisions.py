@@ -1,4 +1,4 @@
-"""The table of what becomes of an object that both sides have with different bytes."""
+"""The table of what becomes of an object that source and destination have with different bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mastosync_dagster.plan.decisions import (
     Difference,
     Record,
     Row,
-    SideObject,
+    StoredBody,
     decide,
 )
 
@@ -34,17 +34,17 @@ SINCE = {"written": NIGHT + HOUR, "changed": NIGHT + HOUR, "rewritten": True}
 """A video that was converted since."""
 
 
-def side(body: tuple[int, str | None], at: datetime | None) -> SideObject:
-    return SideObject(*body, at)
+def body(content: tuple[int, str | None], at: datetime | None) -> StoredBody:
+    return StoredBody(*content, at)
 
 
-def difference(source: SideObject, destination: SideObject, row: dict[str, Any], **fields: Any) -> Difference:
+def difference(source: StoredBody, destination: StoredBody, row: dict[str, Any], **fields: Any) -> Difference:
     fields = {"record": RECORDED, "now": NOW, "beginning": False, **fields}
     return Difference(source, destination, Row(**row), **fields)
 
 
 UPLOADED, COPIED = NIGHT - DAY, NIGHT + MINUTE
-SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
+SOURCE, DESTINATION = body(RAW, UPLOADED), body(RAW, COPIED)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,17 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
     [
         # --- the row's size ---
         pytest.param(
-            Decision.AS_THE_ROW_SAYS, SOURCE, side(OTHER, NOW), {"size": 200}, {"record": None}, id="destination fits"
+            Decision.AS_THE_ROW_SAYS,
+            SOURCE,
+            body(OTHER, NOW),
+            {"size": 200},
+            {"record": None},
+            id="destination fits",
         ),
         pytest.param(
             Decision.AS_THE_ROW_SAYS,
             SOURCE,
-            side(OTHER, UPLOADED - DAY),
+            body(OTHER, UPLOADED - DAY),
             {"size": 200},
             {"record": None},
             id="destination fits, though it is older",
@@ -65,33 +70,33 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.WRITTEN_THERE,
             SOURCE,
-            side(OTHER, NIGHT + HOUR),
+            body(OTHER, NIGHT + HOUR),
             {"size": 200, **SINCE},
             {},
             id="a video was converted at the destination, and its row says how long it is now",
         ),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side(OTHER, UPLOADED),
+            body(OTHER, UPLOADED),
             DESTINATION,
             {"size": 100, **OLD},
             {},
             id="the source's was cut or changed, the destination's is as it was copied",
         ),
         pytest.param(
-            Decision.DAMAGED, SOURCE, side((7, None), NOW), {"size": 100, **OLD}, {}, id="destination is cut short"
+            Decision.DAMAGED, SOURCE, body((7, None), NOW), {"size": 100, **OLD}, {}, id="destination is cut short"
         ),
         pytest.param(
             Decision.DAMAGED,
             SOURCE,
-            side((7, None), NOW),
+            body((7, None), NOW),
             {"size": 100, **OLD},
             {"record": None},
             id="cut short by a run that was killed before its manifest",
         ),
         pytest.param(
             Decision.DAMAGED,
-            side(OTHER, NIGHT + HOUR),
+            body(OTHER, NIGHT + HOUR),
             DESTINATION,
             {"size": 200, **SINCE},
             {},
@@ -100,7 +105,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.MAYBE_CONVERTED,
             SOURCE,
-            side(OTHER, NOW - MINUTE),
+            body(OTHER, NOW - MINUTE),
             {"size": 100, **SINCE, "unfinished": True},
             {},
             id="converted at the destination, and the row does not say so yet",
@@ -108,7 +113,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.MAYBE_CONVERTED,
             SOURCE,
-            side(OTHER, None),
+            body(OTHER, None),
             {"size": 100, **SINCE, "unfinished": True},
             {},
             id="the same, and nobody knows when",
@@ -116,16 +121,16 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.DAMAGED,
             SOURCE,
-            side(OTHER, NOW - 2 * HOUR),
+            body(OTHER, NOW - 2 * HOUR),
             {"size": 100, **SINCE, "unfinished": True},
             {},
             id="a conversion that has failed ends nothing: the destination's is damaged",
         ),
         # --- the record, and a row that has not changed since ---
-        pytest.param(Decision.SOURCE_CHANGED, side(FLIPPED, UPLOADED), DESTINATION, OLD, {}, id="rot at the source"),
+        pytest.param(Decision.SOURCE_CHANGED, body(FLIPPED, UPLOADED), DESTINATION, OLD, {}, id="rot at the source"),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side(THIRD, NOW),
+            body(THIRD, NOW),
             DESTINATION,
             OLD,
             {},
@@ -133,41 +138,41 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         ),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side(FLIPPED, UPLOADED),
+            body(FLIPPED, UPLOADED),
             DESTINATION,
             {"size": 100, **OLD},
             {},
             id="rot at the source, as long as the row says",
         ),
-        pytest.param(Decision.SOURCE_CHANGED, side(FLIPPED, UPLOADED), DESTINATION, {}, {}, id="a row without times"),
+        pytest.param(Decision.SOURCE_CHANGED, body(FLIPPED, UPLOADED), DESTINATION, {}, {}, id="a row without times"),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side(FLIPPED, UPLOADED),
+            body(FLIPPED, UPLOADED),
             DESTINATION,
             {"written": NIGHT + 5 * MINUTE, "changed": NIGHT + 5 * MINUTE},
             {},
             id="a row whose clock is a little ahead",
         ),
-        pytest.param(Decision.DAMAGED, SOURCE, side(FLIPPED, COPIED), OLD, {}, id="rot at the destination"),
-        pytest.param(Decision.DAMAGED, SOURCE, side(FLIPPED, NOW), OLD, {}, id="overwritten at the destination"),
+        pytest.param(Decision.DAMAGED, SOURCE, body(FLIPPED, COPIED), OLD, {}, id="rot at the destination"),
+        pytest.param(Decision.DAMAGED, SOURCE, body(FLIPPED, NOW), OLD, {}, id="overwritten at the destination"),
         pytest.param(
-            Decision.BOTH_CHANGED, side(OTHER, UPLOADED), side(FLIPPED, COPIED), OLD, {}, id="both have changed"
+            Decision.BOTH_CHANGED, body(OTHER, UPLOADED), body(FLIPPED, COPIED), OLD, {}, id="both have changed"
         ),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side((100, None), UPLOADED)._replace(size=90),
-            side((100, None), COPIED),
+            body((100, None), UPLOADED)._replace(size=90),
+            body((100, None), COPIED),
             OLD,
             {},
             id="where MD5s are not known, lengths tell",
         ),
         # --- the record, and a row that may have changed since ---
         pytest.param(
-            Decision.OLDER, side(OTHER, NIGHT + HOUR), DESTINATION, SINCE, {}, id="converted at the source, no size"
+            Decision.OLDER, body(OTHER, NIGHT + HOUR), DESTINATION, SINCE, {}, id="converted at the source, no size"
         ),
         pytest.param(
             Decision.OLDER,
-            side(OTHER, NIGHT + HOUR),
+            body(OTHER, NIGHT + HOUR),
             DESTINATION,
             {"written": NIGHT + HOUR, "changed": NIGHT + HOUR},
             {},
@@ -175,19 +180,19 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         ),
         pytest.param(
             Decision.SOURCE_CHANGED,
-            side(FLIPPED, UPLOADED),
+            body(FLIPPED, UPLOADED),
             DESTINATION,
             {**SINCE, "written": NIGHT - DAY},
             {},
             id="rot at the source of a video whose description was edited since",
         ),
         pytest.param(
-            Decision.WRITTEN_THERE, SOURCE, side(OTHER, NIGHT + HOUR), SINCE, {}, id="converted at the destination"
+            Decision.WRITTEN_THERE, SOURCE, body(OTHER, NIGHT + HOUR), SINCE, {}, id="converted at the destination"
         ),
         pytest.param(
             Decision.WRITTEN_THERE,
             SOURCE,
-            side(OTHER, NIGHT + 2 * MINUTE),
+            body(OTHER, NIGHT + 2 * MINUTE),
             {**SINCE, "written": NIGHT - MINUTE, "changed": NIGHT + 2 * MINUTE},
             {},
             id="its conversion began before the run and ended after it",
@@ -195,7 +200,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.WRITTEN_THERE,
             SOURCE,
-            side(OTHER, NIGHT + MINUTE),
+            body(OTHER, NIGHT + MINUTE),
             {**SINCE, "unfinished": True, "changed": NIGHT - DAY},
             {},
             id="its conversion has not ended",
@@ -203,7 +208,7 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.WRITTEN_THERE,
             SOURCE,
-            side(OTHER, NIGHT + HOUR),
+            body(OTHER, NIGHT + HOUR),
             {"rewritten": True},
             {},
             id="a video whose row has no times",
@@ -211,111 +216,116 @@ SOURCE, DESTINATION = side(RAW, UPLOADED), side(RAW, COPIED)
         pytest.param(
             Decision.DAMAGED,
             SOURCE,
-            side(FLIPPED, NIGHT - HOUR),
+            body(FLIPPED, NIGHT - HOUR),
             SINCE,
             {},
             id="rot at the destination of what was there before the run",
         ),
         pytest.param(
             Decision.OLDER,
-            side(OTHER, NIGHT + HOUR),
-            side(THIRD, COPIED),
+            body(OTHER, NIGHT + HOUR),
+            body(THIRD, COPIED),
             SINCE,
             {},
             id="converted at the source, and the destination's is neither",
         ),
         pytest.param(
             Decision.WRITTEN_THERE,
-            side(FLIPPED, UPLOADED),
-            side(OTHER, NIGHT + HOUR),
+            body(FLIPPED, UPLOADED),
+            body(OTHER, NIGHT + HOUR),
             SINCE,
             {},
             id="converted at the destination, and rot at the source",
         ),
         # --- one is the beginning of the other ---
         pytest.param(
-            Decision.LOOK,
+            Decision.COMPARE_BODIES,
             SOURCE,
-            side((50, None), NOW),
+            body((50, None), NOW),
             {},
             {"record": None, "beginning": None},
             id="compare the bodies",
         ),
         pytest.param(
-            Decision.DAMAGED, SOURCE, side((50, None), NOW), {}, {"record": None, "beginning": True}, id="cut there"
+            Decision.DAMAGED, SOURCE, body((50, None), NOW), {}, {"record": None, "beginning": True}, id="cut there"
         ),
         pytest.param(
             Decision.DAMAGED,
             SOURCE,
-            side((0, None), NOW),
+            body((0, None), NOW),
             SINCE,
             {"beginning": None},
             id="emptied there: no comparison is needed",
         ),
         pytest.param(
             Decision.SOURCE_CUT,
-            side((50, None), NOW),
+            body((50, None), NOW),
             DESTINATION,
             {},
             {"record": None, "beginning": True},
             id="cut at the source, though it was written later",
         ),
         pytest.param(
-            Decision.SOURCE_CUT, side((0, None), NOW), DESTINATION, SINCE, {"beginning": None}, id="emptied here"
+            Decision.SOURCE_CUT, body((0, None), NOW), DESTINATION, SINCE, {"beginning": None}, id="emptied here"
         ),
         # --- nothing was recorded ---
         pytest.param(
-            Decision.OLDER, side(OTHER, NIGHT), side(RAW, NIGHT - HOUR), {}, {"record": None}, id="older there"
+            Decision.OLDER, body(OTHER, NIGHT), body(RAW, NIGHT - HOUR), {}, {"record": None}, id="older there"
         ),
         pytest.param(
             Decision.WRITTEN_THERE,
             SOURCE,
-            side(OTHER, NIGHT + HOUR),
+            body(OTHER, NIGHT + HOUR),
             SINCE,
             {"record": None},
             id="the row speaks of a file that only the destination can have",
         ),
         pytest.param(
-            Decision.NOTHING_TELLS, SOURCE, side(FLIPPED, COPIED), OLD, {"record": None}, id="the newer one is unknown"
+            Decision.UNDECIDED,
+            SOURCE,
+            body(FLIPPED, COPIED),
+            OLD,
+            {"record": None},
+            id="the newer one is unknown",
         ),
         pytest.param(
-            Decision.NOTHING_TELLS,
+            Decision.UNDECIDED,
             SOURCE,
-            side(FLIPPED, UPLOADED + MINUTE),
+            body(FLIPPED, UPLOADED + MINUTE),
             OLD,
             {"record": None},
             id="both as old: clocks differ",
         ),
         pytest.param(
-            Decision.NOTHING_TELLS,
-            side(RAW, None),
-            side(FLIPPED, None),
+            Decision.UNDECIDED,
+            body(RAW, None),
+            body(FLIPPED, None),
             OLD,
             {"record": None},
             id="no time is known of either",
         ),
         pytest.param(
-            Decision.NOTHING_TELLS,
+            Decision.UNDECIDED,
             SOURCE,
-            side(FLIPPED, COPIED),
+            body(FLIPPED, COPIED),
             {"size": 100, **OLD},
             {},
             id="the record has no MD5 and tells nothing",
         ),
         # --- who knows better ---
         pytest.param(
-            Decision.WANTED, SOURCE, side(OTHER, NOW), {"size": 200}, {"overwrite": True}, id="an admin wants it"
+            Decision.WANTED, SOURCE, body(OTHER, NOW), {"size": 200}, {"overwrite": True}, id="an admin wants it"
         ),
         pytest.param(
-            Decision.ROW_CHANGED, SOURCE, side(OTHER, NOW), {"not_found": True}, {}, id="its row is not found"
+            Decision.ROW_CHANGED, SOURCE, body(OTHER, NOW), {"not_found": True}, {}, id="its row is not found"
         ),
     ],
 )
 def test_what_becomes_of_an_object_whose_bytes_differ(
-    expected: Decision, source: SideObject, destination: SideObject, row: dict[str, Any], fields: dict[str, Any]
+    expected: Decision, source: StoredBody, destination: StoredBody, row: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     made = difference(source, destination, row, **fields)
-    if expected is Decision.NOTHING_TELLS and made.record is not None:
+    if expected is Decision.UNDECIDED and made.record is not None:
         made = replace(made, record=replace(RECORDED, md5=None))
     assert decide(made) is expected
 
@@ -333,7 +343,7 @@ def test_without_a_record_nothing_newer_is_overwritten_unless_it_is_shown_to_be_
 ) -> None:
     row = {"size": size, "written": changed, "changed": changed, "rewritten": True, "unfinished": unfinished}
     for there in (OTHER, FLIPPED, (50, None)):
-        newer = side(there, NOW - MINUTE)
+        newer = body(there, NOW - MINUTE)
         decision = decide(difference(SOURCE, newer, row, record=None, beginning=beginning))
         shown = there[0] != 100 and size == 100 and not unfinished
         shown = (
