@@ -132,16 +132,17 @@ def _ceilings(results: Results) -> Iterator[str]:
 
 
 def put_into(document: Path, results: Results) -> None:
-    """Replace the measured part of a document.
+    """Write everything that was measured into a page."""
+    replace_between(document, _BEGIN, _END, markdown(results))
 
-    Raises:
-        ValueError: The document has no place for it.
-    """
-    text = document.read_text()
-    pattern = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"{document} has no lines {_BEGIN} and {_END}")
-    document.write_text(pattern.sub(lambda _: f"{_BEGIN}\n\n{markdown(results)}\n{_END}", text))
+
+def replace_between(document: Path, begin: str, end: str, text: str) -> None:
+    """Write a text between two lines of a page. Raises ValueError where it lacks them."""
+    page = document.read_text()
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"{document} has no lines {begin} and {end}")
+    document.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n{end}", page))
 
 
 _WIDTH, _LABEL, _BAR, _GAP, _TITLE = 760, 250, 20, 6, 30

@@ -27,7 +27,7 @@ _CONTENTS = {
         "providers",
         "deploy",
     ],
-    "Reference": ["settings", "commands", "performance", "reliability"],
+    "Reference": ["settings", "commands", "performance", "scale", "reliability"],
     "For developers": ["architecture", "how-to-add", "CONTRIBUTING", "CHANGELOG", "SECURITY"],
 }
 _SETTINGS = """\
