@@ -9,15 +9,14 @@ import dagster as dg
 from mastosync_dagster.alerts.sensors import alert_on_failed_tick, alert_on_failure
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.prune.automation import monthly_prune
-from mastosync_dagster.prune.ops import prune_every_range, prune_job
-from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.prune.ops import prune_every_range, prune_jobs
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.progress import LogProgress
 from mastosync_dagster.runs.retention import delete_old_runs, delete_old_runs_daily
 from mastosync_dagster.sync.assets import all_assets, replica, sync_changes, sync_jobs
 from mastosync_dagster.sync.automation import Nightly, new_ranges, nightly_incremental
-from mastosync_dagster.verify.assets import all_verifications, verify_job
+from mastosync_dagster.verify.assets import all_verifications, verify_jobs
 
 if TYPE_CHECKING:
     from mastosync_dagster.runs.progress import ProgressReporter
@@ -36,10 +35,9 @@ def build_definitions(
     keep_files_private()
     nightly = nightly or Nightly()
     range_jobs = sync_jobs()  # the sensor must be given the same job objects
-    verify_jobs, prune_jobs = ([make(file_type) for file_type in FileType] for make in (verify_job, prune_job))
     return dg.Definitions(
         assets=[*all_assets(), replica(nightly.longest_gap()), *all_verifications()],
-        jobs=[*range_jobs, *verify_jobs, *prune_jobs, sync_changes, prune_every_range, delete_old_runs],
+        jobs=[*range_jobs, *verify_jobs(), *prune_jobs(), sync_changes, prune_every_range, delete_old_runs],
         # Schedules are off until somebody switches them on.
         schedules=[nightly_incremental(nightly), monthly_prune(nightly.timezone), delete_old_runs_daily],
         sensors=[new_ranges(range_jobs), alert_on_failure, alert_on_failed_tick],

@@ -21,9 +21,11 @@ from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_FOLDER, Envi
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
+from mastosync_dagster.folder.storage import FolderStorage
 from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
+from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
-from mastosync_dagster.resources import MastodonDatabase, ensure_different
+from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
@@ -130,7 +132,7 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
         _check_database(database),
         _check_source(source),
         _check_buckets_differ(source, destination),
-        _check_destination(destination),
+        _check_destination(destination, source),
     ):
         yield line
         if line.verdict is Verdict.FAILED and line.name in _NEEDED_FOR_ORIGINALS:
@@ -251,6 +253,9 @@ def _check_source(bucket: S3Bucket) -> Iterator[Line]:
     if listing.verdict is Verdict.FAILED:
         yield Line("source read", Verdict.SKIPPED, "without the source")
         return
+    storage = bucket.storage()
+    if isinstance(storage, FolderStorage):
+        yield _line("source folder", lambda: _mounted(storage))
     yield _line("source read", lambda: _read(bucket.storage()))
     yield _line("source clock", lambda: _clock(bucket.storage()))
 
@@ -267,6 +272,13 @@ def _reach(storage: Storage) -> str:
         f"{at}; it may not be listed, so each object takes a request: slower, and more expensive. Give the access key"
         f" the right to s3:ListBucket. {refusal.in_full()}"
     )
+
+
+def _mounted(folder: FolderStorage) -> str:
+    """Look for the mount points of disks that are not mounted. What lies there would count as missing."""
+    if problems := folder.unmounted((CACHE.rstrip("/"), *TABLES)):
+        raise _Failed(f"{'; '.join(problems)}: is its disk mounted?")
+    return "no folder in it looks like the mount point of a disk that is not mounted"
 
 
 def _read(storage: Storage) -> str:
@@ -296,7 +308,7 @@ def _skew(now: datetime) -> str:
     return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
 
 
-def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
+def _check_destination(bucket: S3Bucket, source: S3Bucket) -> Iterator[Line]:
     listing = _line("destination", lambda: _reach(bucket.storage()))
     yield listing
     if listing.verdict is Verdict.FAILED:
@@ -307,8 +319,14 @@ def _check_destination(bucket: S3Bucket) -> Iterator[Line]:
     kinds = {"public": False, "private": True} if storage.settings.has_acls else {"public": False}
     for kind, private in kinds.items():
         yield from _try_probe(storage, kind, private=private)
+    yield _line("destination address", lambda: _is_not_the_source(source, bucket))
     yield _line("destination checksum", lambda: _checks_bodies(storage))
     yield _line("destination private", lambda: _stays_private(storage))
+
+
+def _is_not_the_source(source: S3Bucket, destination: S3Bucket) -> str:
+    ensure_two_places(source, destination, whatever_their_names=True)
+    return "what is written there does not appear at the source"
 
 
 def _checks_bodies(storage: Storage) -> str:

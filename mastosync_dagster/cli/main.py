@@ -37,8 +37,8 @@ _WATCH_SECONDS = 10
 _INTERRUPTED = 130
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
-_OUTPUT_IS_RESULT = frozenset({"ranges", "report", "status", "estimate", "completion", "metrics"})
-"""Commands that fail where their output is lost. The status of the others says how their work went."""
+_WORK_IS_RESULT = frozenset({"sync", "night", "init", "ui", "demo"})
+"""Commands whose exit status says how their work went. The others fail where their output is lost."""
 
 
 class _NamedPath(click.Path):
@@ -72,23 +72,25 @@ class _Commands(click.Group):
         """Run the command that the process's arguments name."""
         from mastosync_dagster.cli.terminal import Output
 
-        return super().__call__(*args, obj=Output(), **kwargs)
+        output = Output()
+        try:
+            return super().__call__(*args, obj=output, **kwargs)
+        except SystemExit as ending:
+            if problem := output.problem():
+                click.echo(f"Error: a part of the output could not be written: {problem}", err=True)
+                raise SystemExit(ending.code or int(output.is_result)) from None
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; Ctrl-C ends it without a traceback."""
         try:
-            result, status = super().invoke(ctx), 0
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             raise click.exceptions.Exit(_INTERRUPTED) from None
-        except click.exceptions.Exit as ending:
-            result, status = None, ending.exit_code
-        if ctx.obj is not None and (problem := ctx.obj.problem()):
-            click.echo(f"Error: a part of the output could not be written: {problem}", err=True)
-            status = status or int(ctx.invoked_subcommand in _OUTPUT_IS_RESULT)
-        if status:
-            raise click.exceptions.Exit(status)
-        return result
+        finally:
+            if ctx.obj is not None:
+                ctx.obj.is_result = ctx.invoked_subcommand not in _WORK_IS_RESULT
 
 
 def _price_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.environment import retry_nights
+from mastosync_dagster.environment import retry_nights, rows_per_partition
 from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
@@ -37,6 +37,7 @@ def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: Copy
     policy_of(plan)
     copy.budget()
     retry_nights()
+    rows_per_partition()
     _check_database(plan)
     for bucket in (source, destination):
         try:

@@ -114,9 +114,14 @@ class _UnfailingStream(io.RawIOBase):
 
 
 class Output:
-    """The process's standard output and error, replaced by ones that raise nothing and fail no exit."""
+    """The process's standard output and error, replaced by ones that raise nothing and fail no exit.
+
+    Attributes:
+        is_result: What is written there is what the command was called for.
+    """
 
     def __init__(self) -> None:
+        self.is_result = True
         for descriptor in range(3):
             try:
                 os.fstat(descriptor)

@@ -21,6 +21,7 @@ import pycurl
 from mastosync_dagster.folder.content import HEAD_BYTES, etag_of, headers_of
 from mastosync_dagster.folder.tree import (
     UNFINISHED,
+    Empty,
     UnreachableError,
     as_text,
     ensure_reachable,
@@ -108,7 +109,7 @@ class FolderClient(Client):
         self._anchor = os.fsencode(anchor)
         self._writable = writable
         # A destination without its marker was never used.
-        self._may_be_empty = writable and anchor == root
+        self._refused = (Empty.NONE if anchor == root else Empty.LINKS) if writable else Empty.FOLDERS
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder")
         self._uploads: dict[str, tuple[bytes, list[bytes], Mapping[str, str]]] = {}
 
@@ -150,7 +151,7 @@ class FolderClient(Client):
             raise self._refusal(method, key, status, code, error.strerror or "") from error
 
     def _ensure_reachable(self, path: bytes | None = None) -> None:
-        ensure_reachable(self._folder, self._anchor, path or self._anchor, may_be_empty=self._may_be_empty)
+        ensure_reachable(self._folder, self._anchor, path or self._anchor, self._refused)
 
     @staticmethod
     def _refusal(method: str, key: str | None, status: int, code: str, text: str = "") -> S3Error:
@@ -257,7 +258,7 @@ class FolderClient(Client):
             prefix,
             after,
             deep=not delimiter,
-            may_be_empty=self._may_be_empty,
+            refused=self._refused,
             on_unfinished=on_unfinished,
         ):
             key = as_text(found.key)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.folder.client import FolderClient
 from mastosync_dagster.folder.content import CONTENT_TYPE, FIRST_BYTES, type_of_row_and_file
-from mastosync_dagster.folder.tree import MARKER
+from mastosync_dagster.folder.tree import MARKER, empty_folders
 from mastosync_dagster.s3.settings import FOLDER_SCHEME, StorageSettings
 from mastosync_dagster.s3.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mastosync_dagster.s3.client import Client
@@ -41,6 +41,10 @@ class FolderStorage(Storage):
         self._path = folder
         self.writable = writable
         self.marker = folder / MARKER
+
+    def unmounted(self, tops: Iterable[str]) -> list[str]:
+        """Return a sentence for each folder, of some at the top and in these, whose disk seems not to be mounted."""
+        return list(empty_folders(self._path, tops))
 
     def mark(self, text: str) -> None:
         """Put the marker into the folder, and into empty ones that links at its top, or a folder below, lead to.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import re
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 UNFINISHED = ".mastosync-"
@@ -15,6 +18,8 @@ UNFINISHED = ".mastosync-"
 MARKER = f"{UNFINISHED}destination"
 """A file of ours that an empty mount point lacks."""
 _NAME_BYTES = 255
+_ABOVE_IDS = re.compile(rb"[a-z_]+(/[a-z_]+)*")
+"""The folders of Mastodon's tables and attachments, such as ``cache/media_attachments/files``; not ``lost+found``."""
 
 
 class UnreachableError(OSError):
@@ -22,6 +27,17 @@ class UnreachableError(OSError):
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.ENXIO, text)
+
+
+class Empty(IntEnum):
+    """Which empty folders are taken for mount points of disks that are not mounted."""
+
+    NONE = 0
+    """As of a destination that was never used."""
+    LINKS = 1
+    """The root, and what a link leads to. Other folders of a destination are empty while files are written there."""
+    FOLDERS = 2
+    """Of a source, the folders above the ids too: Mastodon removes a folder with its last file."""
 
 
 class Found(NamedTuple):
@@ -61,27 +77,46 @@ def path_of(root: Path, key: str) -> bytes | None:
     return b"/".join([os.fsencode(root), *parts])
 
 
-def ensure_reachable(root: Path, anchor: bytes, path: bytes, *, may_be_empty: bool) -> None:
+def ensure_reachable(root: Path, anchor: bytes, path: bytes, refused: Empty) -> None:
     """Raise an `UnreachableError` where a path is not there for the reason that a part of the folder is not.
 
     ``anchor`` is there as long as the folder is. A symbolic link on the way from the root to the path, or at its end,
-    has to lead somewhere. Unless it ``may_be_empty``, an empty root, and an empty folder behind such a link, is the
-    mount point of a disk that is not mounted.
+    has to lead somewhere. No folder on the way may be empty that ``refused`` names.
     """
     if not os.path.exists(anchor):
         raise UnreachableError(f"{as_text(anchor)} is not there")
     at = os.fsencode(root)
-    if not may_be_empty and _is_empty(at):
-        raise UnreachableError(f"{as_text(at)} is empty: is its disk mounted?")
-    for part in path[len(at) + 1 :].split(b"/"):
+    if refused and _is_empty(at):
+        raise UnreachableError(f"{as_text(at)} is empty")
+    key = path[len(at) + 1 :]
+    for part in key.split(b"/"):
         at += b"/" + part
         link = os.path.islink(at)
         if not os.path.exists(at):
             if link:
                 raise _broken(at)
             return
-        if link and not may_be_empty and _is_empty(at):
-            raise _empty(at)
+        _ensure_not_empty(at, at[len(os.fsencode(root)) + 1 :], refused, link=link)
+
+
+def _ensure_not_empty(path: bytes, key: bytes, refused: Empty, *, link: bool) -> None:
+    """Raise an `UnreachableError` where a folder, or a file, is the mount point of a disk that is not mounted."""
+    at_risk = refused >= Empty.LINKS if link else refused >= Empty.FOLDERS and _ABOVE_IDS.fullmatch(key) is not None
+    if at_risk and _is_empty(path):
+        leads = f"is a link to {as_text(os.readlink(path))}, which is" if link else "is"
+        raise UnreachableError(f"{as_text(path)} {leads} empty; if that is right, put a file {MARKER} into it")
+
+
+def empty_folders(root: Path, tops: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each folder of some at the top, and in these, that is refused in a source."""
+    for top, level in itertools.product(tops, ("", "/*", "/*/*")):
+        for each in sorted(root.glob(top + level)):
+            try:
+                _ensure_not_empty(
+                    os.fsencode(each), os.fsencode(each.relative_to(root)), Empty.FOLDERS, link=each.is_symlink()
+                )
+            except UnreachableError as error:
+                yield str(error.strerror)
 
 
 def _is_empty(folder: bytes) -> bool:
@@ -89,13 +124,6 @@ def _is_empty(folder: bytes) -> bool:
         return False
     with os.scandir(folder) as entries:
         return next(entries, None) is None
-
-
-def _empty(link: bytes) -> UnreachableError:
-    return UnreachableError(
-        f"{as_text(link)} is a link to {as_text(os.readlink(link))}, which is empty: is its disk mounted? If nothing is"
-        f" to be there, create a file in it: touch {as_text(link)}/{MARKER}"
-    )
 
 
 def _broken(link: bytes) -> UnreachableError:
@@ -108,35 +136,36 @@ def files_after(
     after: str | None,
     *,
     deep: bool = True,
-    may_be_empty: bool = True,
+    refused: Empty = Empty.NONE,
     on_unfinished: Callable[[os.DirEntry[bytes]], None] | None = None,
 ) -> Iterator[Found]:
     """Yield the files whose keys begin with a prefix and come after a key, in byte order.
 
-    Not ``deep``: what lies in the prefix's folder, and the folders in it. ``may_be_empty``: see `ensure_reachable`.
-    ``on_unfinished`` gets files of our own that are met on the way.
+    Not ``deep``: what lies in the prefix's folder, and the folders in it. ``on_unfinished`` gets files of our own that
+    are met on the way.
 
     Raises:
         OSError: A folder cannot be read. One that is removed meanwhile has no files.
-        UnreachableError: A link leads nowhere, or to an empty mount point: it is not known what should be listed.
+        UnreachableError: A link leads nowhere, or a folder is a mount point that is ``refused``: it is not known what
+            should be listed.
     """
     start = as_bytes(prefix)
     top = start[: start.rfind(b"/") + 1]
     path = (os.fsencode(root) + b"/" + top).rstrip(b"/")
     # Below a link to nowhere there is no folder either, which would look like an empty one.
-    ensure_reachable(root, os.fsencode(root), path, may_be_empty=may_be_empty)
+    ensure_reachable(root, os.fsencode(root), path, refused)
     bounds = start, b"" if after is None else as_bytes(after)
     seen = on_unfinished or (lambda _: None)
-    yield from _walk(path, top, bounds, deep=deep, may_be_empty=may_be_empty, on_unfinished=seen)
+    yield from _walk(path, top, bounds, refused, deep=deep, on_unfinished=seen)
 
 
 def _walk(
     path: bytes,
     folder: bytes,
     bounds: tuple[bytes, bytes],
+    refused: Empty,
     *,
     deep: bool,
-    may_be_empty: bool,
     on_unfinished: Callable[[os.DirEntry[bytes]], None],
 ) -> Iterator[Found]:
     prefix, after = bounds
@@ -147,10 +176,10 @@ def _walk(
             continue
         if entry.broken:
             raise _broken(entry.path)
-        if entry.link and not may_be_empty and _is_empty(entry.path):
-            raise _empty(entry.path)
+        if entry.is_folder:
+            _ensure_not_empty(entry.path, key.rstrip(b"/"), refused, link=entry.link)
         if entry.is_folder and deep:
-            yield from _walk(entry.path, key, bounds, deep=True, may_be_empty=may_be_empty, on_unfinished=on_unfinished)
+            yield from _walk(entry.path, key, bounds, refused, deep=True, on_unfinished=on_unfinished)
         elif key > after:
             yield entry
 

@@ -27,6 +27,8 @@ _POLL_SECONDS = 0.3
 _SIGNALLED = 128
 """What shells add to the number of the signal that ended a command."""
 _LOCK = "mastosync-ui.lock"
+COPIES = "/assets?asset-selection=group%3A%22copy%22"
+"""The page of the assets that are copied. Dagster's list of all sorts by name: each verification follows its copy."""
 
 
 def run_ui(instance: dg.DagsterInstance, port: int) -> int:
@@ -47,7 +49,8 @@ def run_ui(instance: dg.DagsterInstance, port: int) -> int:
                     click.echo(
                         f"{found.url} is the Dagster UI, for browsers on this machine alone; Ctrl-C ends it and its"
                         f" runs.\nWhoever can open it can launch anything, web pages in that browser included:"
-                        f" docs/deploy.md.\nLogs: {home / 'logs' / 'ui'}"
+                        f" docs/deploy.md.\nWhat is copied, without what is verified: {found.url}{COPIES}\nLogs:"
+                        f" {home / 'logs' / 'ui'}"
                     )
                     try:
                         found.wait()

@@ -109,8 +109,16 @@ def prune(
             context.add_output_metadata(pruning.metadata)
 
 
-def prune_job(file_type: FileType) -> dg.JobDefinition:
-    """Return the partitioned job ``prune_<asset>``: a run is one ID range."""
+def prune_jobs() -> list[dg.JobDefinition]:
+    """Return the partitioned jobs ``prune_<asset>``: a run is one ID range.
+
+    Tables of a few rows have one range and no job of their own: `prune_every_range` takes ``file_types``.
+    """
+    few_rows = {FileType.SITE_UPLOADS, FileType.BACKUPS}
+    return [_prune_job(file_type) for file_type in FileType if file_type not in few_rows]
+
+
+def _prune_job(file_type: FileType) -> dg.JobDefinition:
 
     @dg.job(
         name=f"{JOB_PREFIX}{file_type.value}",

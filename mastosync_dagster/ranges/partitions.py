@@ -116,17 +116,38 @@ def register_ranges(
     The last range may hold fewer rows; with ``full_only`` such a range stays unregistered. After ``seconds`` the search
     for ranges ends; the next call continues it.
     """
-    known = registered_ranges(instance, file_type)
-    after = max((ids.hi for ids in known), default=None)
+    new = find_ranges(
+        instance, file_type, connect, rows_per_partition=rows_per_partition, full_only=full_only, seconds=seconds
+    )
+    return add_ranges(instance, file_type, new)
+
+
+def find_ranges(
+    instance: dg.DagsterInstance,
+    file_type: FileType,
+    connect: Connect,
+    *,
+    rows_per_partition: int,
+    full_only: bool,
+    seconds: float = math.inf,
+) -> list[IdRange]:
+    """Return the ranges that `register_ranges` would register."""
+    after = max((ids.hi for ids in registered_ranges(instance, file_type)), default=None)
     started, new = time.monotonic(), []
     for boundary in id_boundaries(connect, file_type.value, after=after, rows_per_range=rows_per_partition):
         if boundary.rows == rows_per_partition or not full_only:
             new.append(boundary.ids)
         if time.monotonic() - started > seconds:
             break
-    if new:
-        instance.add_dynamic_partitions(file_type.partitions_name, [range_key(ids) for ids in new])
-    return _without_overlaps(instance, file_type, new) if new else []
+    return new
+
+
+def add_ranges(instance: dg.DagsterInstance, file_type: FileType, new: list[IdRange]) -> list[IdRange]:
+    """Register ranges, given ascending; return them without those that overlap with ranges registered meanwhile."""
+    if not new:
+        return []
+    instance.add_dynamic_partitions(file_type.partitions_name, [range_key(ids) for ids in new])
+    return _without_overlaps(instance, file_type, new)
 
 
 def _without_overlaps(instance: dg.DagsterInstance, file_type: FileType, new: list[IdRange]) -> list[IdRange]:

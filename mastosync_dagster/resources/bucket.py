@@ -32,6 +32,7 @@ from mastosync_dagster.folder.storage import FolderStorage, folder_settings
 from mastosync_dagster.mastodon.keys import prefixed
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.s3.credentials import sendable
+from mastosync_dagster.s3.probes import are_one_place
 from mastosync_dagster.s3.settings import StorageSettings
 from mastosync_dagster.s3.storage import Storage
 
@@ -268,17 +269,41 @@ class DestinationBucket(S3Bucket):
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
-    """Raise SettingsError if source and destination are the same bucket with the same key prefix."""
+    """Raise SettingsError if source and destination are the same bucket with the same key prefix, by their settings."""
     target = destination.storage()
     if source.storage().same_place(target):
         settings = target.settings
         at = settings.endpoint_url or "Amazon"
         under = f" under {settings.prefix}" if settings.prefix else ""
         raise SettingsError(
-            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}. Change "
-            f"{' or '.join(settings.variable(name) for name in ('S3_BUCKET', 'S3_ENDPOINT', 'S3_KEY_PREFIX'))} (or "
-            f"their fields under resources.{settings.name}.config)."
+            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}."
+            f" {_how_to_differ(settings)}"
         )
+
+
+def ensure_two_places(source: S3Bucket, destination: S3Bucket, *, whatever_their_names: bool = False) -> None:
+    """Raise SettingsError as `ensure_different`, and if what is written to the destination appears at the source.
+
+    A bucket may have two addresses. Unless it is to be tried ``whatever_their_names``, only buckets of the same name,
+    and folders, are suspected.
+    """
+    ensure_different(source, destination)
+    here, there = source.storage(), destination.storage()
+    if (whatever_their_names or _may_be_one(here.settings, there.settings)) and are_one_place(here, there):
+        raise SettingsError(
+            f"Source and destination are the same place under two names: what was written to {there.settings.identity}"
+            f" appeared at {here.settings.identity}. {_how_to_differ(there.settings)}"
+        )
+
+
+def _may_be_one(source: StorageSettings, destination: StorageSettings) -> bool:
+    named = source.bucket.lower() == destination.bucket.lower() and source.prefix == destination.prefix
+    return named and source.is_folder == destination.is_folder
+
+
+def _how_to_differ(settings: StorageSettings) -> str:
+    names = " or ".join(settings.variable(name) for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_KEY_PREFIX"))
+    return f"Change {names} (or their fields under resources.{settings.name}.config)."
 
 
 def _bucket(fields: Fields) -> str:

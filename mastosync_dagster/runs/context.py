@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.resources import ensure_different
+from mastosync_dagster.resources import ensure_two_places
 from mastosync_dagster.runs.destination_folder import mark
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
@@ -113,4 +113,4 @@ class RunContext:
     def ensure_different(self) -> None:
         """Raise a SettingsError where source and destination are one bucket with one key prefix."""
         if self.source_bucket is not None:
-            ensure_different(self.source_bucket, self.destination_bucket)
+            ensure_two_places(self.source_bucket, self.destination_bucket)

@@ -188,12 +188,14 @@ def in_doubt(store: ManifestStore, origin: ManifestOrigin, table: str, damaged: 
     return DoubtList(store, origin, table).read(damaged)[0]
 
 
-def open_objects(doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True) -> Counter[Doubt]:
-    """Count the open objects of a list by their gravest reason; ``wanted``: whether those of a row id count."""
+def open_objects(
+    doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True, reasons: Sequence[Doubt] = OPEN
+) -> Counter[Doubt]:
+    """Count the objects of a list by the first of these ``reasons``; ``wanted``: whether those of a row id count."""
     counts: Counter[Doubt] = Counter()
     for step in doubts.steps():
         for doubtful in step:
-            why = next((why for why in OPEN if why in doubtful.nights), None)
+            why = next((why for why in reasons if why in doubtful.nights), None)
             if why is not None and wanted(doubtful.row_id):
                 counts[why] += 1
     return counts

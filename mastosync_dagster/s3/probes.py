@@ -1,4 +1,4 @@
-"""Private probes: objects of no use, written to check what becomes of private ones before the first is written."""
+"""Probes: objects of no use, written to check what the storage makes of them before the first real one is written."""
 
 from __future__ import annotations
 
@@ -96,6 +96,30 @@ async def refuses_damaged(client: Client, storage: Storage) -> bool:
 def checks_md5(storage: Storage) -> bool:
     """Ask as `refuses_damaged`, and wait for the answer."""
     return storage.ask(lambda client: refuses_damaged(client, storage))
+
+
+def are_one_place(source: Storage, destination: Storage) -> bool:
+    """Write an object at the destination, look for it at the source, and delete it: a bucket may have two addresses.
+
+    False also where a key may not write or read it.
+
+    Raises:
+        StorageError: A storage does not answer.
+    """
+    # Always the same key: where it cannot be deleted, it is the only one that is left behind.
+    key, body = f"{_FOLDER}/two-places", uuid.uuid4().bytes
+    headers = destination.write_headers(Attributes(_HEADERS, {}), private=True)
+    md5 = hashlib.md5(body, usedforsecurity=False).digest()
+    try:
+        destination.ask(lambda client: client.put(destination.full_key(key), body, headers, md5), key)
+        found = source.ask(lambda client: client.get(source.full_key(key), limit=len(_BODY)), key)
+    except StorageError as error:
+        if error.retryable:
+            raise
+        return False
+    finally:
+        _delete(destination, key)
+    return found.body == body
 
 
 def _write(storage: Storage, key: str) -> None:

@@ -19,7 +19,7 @@ from mastosync_dagster.mastodon import (
     subset_size,
 )
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
-from mastosync_dagster.records.doubts import Doubt
+from mastosync_dagster.records.doubts import OPEN, Doubt
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
@@ -163,11 +163,15 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
     with LeftOutRows(database, file_type.value, window) as rows:
         doubts = _without(doubts, rows)
     open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
-    # Missing objects of ranges are counted by their runs.
-    outside = open_objects(doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken))[Doubt.MISSING]
+    # What is missing or skipped as private in ranges is counted by their runs.
+    outside = open_objects(
+        doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken), (*OPEN, Doubt.SKIPPED)
+    )
     # Missing objects are counted separately.
     undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
     left = size_taken.changed + size_untaken.unchanged + undone
+    # By the database, all objects of taken rows are done; by a range's run, also what has failed since.
+    not_done = outside[Doubt.MISSING] + outside[Doubt.SKIPPED] + undone.objects
     objects, missing, failed, only_there, left_out = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
         for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE, LEFT_OUT)
@@ -175,8 +179,8 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
     return Status(
         file_type=file_type,
         ranges=len(ranges),
-        objects_done=max(size_taken.unchanged.objects - outside, 0) + objects - missing - failed,
-        objects_missing=missing + outside,
+        objects_done=max(size_taken.unchanged.objects + objects - missing - failed - not_done, 0),
+        objects_missing=missing + outside[Doubt.MISSING],
         only_at_destination=only_there,
         bytes_done=size_taken.unchanged.bytes
         + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),

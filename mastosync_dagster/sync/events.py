@@ -10,8 +10,8 @@ from mastosync_dagster.alerts.message import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.policy import Policy
-from mastosync_dagster.mastodon import TABLES, Selection
-from mastosync_dagster.ranges.partitions import FileType, range_key
+from mastosync_dagster.mastodon import TABLES, IdRange, Selection
+from mastosync_dagster.ranges.partitions import FileType, add_ranges, range_key
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs import history
@@ -231,15 +231,17 @@ def log_finished_ranges(
     *,
     unchecked: bool,
 ) -> None:
-    """Materialize the ID ranges that a run over whole tables has finished: no object of them has failed or is left.
+    """Register the new ID ranges of a run over whole tables, and materialize those that it has finished.
 
-    ``unchecked``: the run has ended before it could check whether the source is the right one.
+    No object of these has failed or is left. ``unchecked``: the run has ended before it could check whether the source
+    is the right one.
     """
     if unchecked and lacks_too_much(summary.total):
         return
+    overlapping = _register(run, planned)
     seconds = (datetime.now(timezone.utc) - planned.begun).total_seconds()
     for table, finished, counts in ranges.each():
-        if _failed(planned, counts):
+        if _failed(planned, counts) or finished.ids in overlapping[table]:
             continue
         share = seconds * counts.objects / max(summary.total.objects, 1)
         counters = {**_counters(counts, share), history.DATABASE_BYTES: finished.database_bytes}
@@ -252,3 +254,12 @@ def log_finished_ranges(
             history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(table))),
         }
         run.log_event(dg.AssetMaterialization(table, partition=range_key(finished.ids), metadata=metadata))
+
+
+def _register(run: RunContext, planned: Planned) -> dict[str, set[IdRange]]:
+    """Register the new ranges of each table; return those that are none: another command has registered others."""
+    overlapping = {}
+    for table, ranges in planned.ranges.items():
+        new = [each.ids for each in ranges if each.new]
+        overlapping[table] = set(new).difference(add_ranges(run.instance, FileType(table), new))
+    return overlapping

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRange:
-    """A registered range whose wanted rows are all planned; ``database_bytes`` and ``left_out`` as in `Planned`."""
+    """A range whose wanted rows are all planned; ``database_bytes`` and ``left_out`` as in `Planned`.
+
+    ``new``: it is to be registered at the end of the run.
+    """
 
     ids: IdRange
     database_bytes: int
     left_out: int = 0
+    new: bool = False
 
 
 class RangeCounts:
-    """Counts the lines of a manifest by registered range: what grows in memory is the number of ranges."""
+    """Counts the lines of a manifest by planned range: what grows in memory is the number of ranges."""
 
     def __init__(self, planned: Mapping[str, Sequence[PlannedRange]]) -> None:
         self._planned = planned

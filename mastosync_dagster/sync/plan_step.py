@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
+from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.objects import Changes, Sizes, batches
 from mastosync_dagster.expected.privacy import KnownState, Privacy
@@ -15,6 +16,7 @@ from mastosync_dagster.expected.source_check import hidden_source
 from mastosync_dagster.mastodon import (
     Connect,
     Database,
+    IdRange,
     NewestRow,
     Selection,
     database_now,
@@ -24,7 +26,7 @@ from mastosync_dagster.mastodon import (
 )
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.planner import PlanCounts, make_plan
-from mastosync_dagster.ranges.partitions import FileType, RangeIndex, registered_ranges
+from mastosync_dagster.ranges.partitions import FileType, RangeIndex, find_ranges, registered_ranges
 from mastosync_dagster.records.folded import level
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs import work_folder
@@ -104,13 +106,17 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
         _fold_earlier(run)
     with run.connections(first=True) as connect:
         begun = _begin(run, connect, scope_at, config, claims=claims)
-        sizes = _sizes(run, begun.scope)
+        new = {each.table: _new_ranges(run, connect, each) for each in begun.scope.selections if takes_every_row(each)}
+        sizes = _sizes(run, begun.scope, new)
         hidden = hidden_source(begun.database, run.source) if config.privacy is Privacy.source else None
         if hidden is not None:
             raise hidden
         counts = _plan_rows(run, config, begun, sizes)
     ranges = {
-        table: tuple(PlannedRange(ids, size.by_range[ids], size.left_out_by_range[ids]) for ids in size.ranges.ranges)
+        table: tuple(
+            PlannedRange(ids, size.by_range[ids], size.left_out_by_range[ids], new=ids in new.get(table, ()))
+            for ids in size.ranges.ranges
+        )
         for table, size in sizes.items()
     }
     planned = Planned(
@@ -142,13 +148,24 @@ def _fold_earlier(run: RunContext) -> None:
         run.log.warning(f"the manifests of earlier runs are not folded, a later run does it: {plain(str(error))}")
 
 
-def _sizes(run: RunContext, scope: Scope) -> dict[str, Sizes]:
+def _new_ranges(run: RunContext, connect: Connect, selection: Selection) -> list[IdRange]:
+    """Return the ranges that a run over a whole table registers when it ends.
+
+    Not before: a night takes the whole of a table without ranges, so that what a killed run had left is not forgotten.
+    """
+    file_type = FileType(selection.table)
+    # What is above the last range is no range until it fills one: many runs would make many small ones.
+    full_only = bool(registered_ranges(run.instance, file_type))
+    return find_ranges(run.instance, file_type, connect, rows_per_partition=rows_per_partition(), full_only=full_only)
+
+
+def _sizes(run: RunContext, scope: Scope, new: Mapping[str, Sequence[IdRange]]) -> dict[str, Sizes]:
     """Return sums to be made for each table; by ID range, where all rows of all of its ranges are planned."""
 
     def ranges(selection: Selection) -> RangeIndex:
-        if scope.partition != CHANGES or selection.changed_since is not None or is_cut(selection):
+        if not takes_every_row(selection):
             return RangeIndex()
-        return RangeIndex(registered_ranges(run.instance, FileType(selection.table)))
+        return RangeIndex([*registered_ranges(run.instance, FileType(selection.table)), *new[selection.table]])
 
     return {selection.table: Sizes(ranges=ranges(selection)) for selection in scope.selections}
 

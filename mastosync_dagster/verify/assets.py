@@ -84,10 +84,13 @@ def all_verifications() -> list[dg.AssetsDefinition]:
     return [verification_asset(file_type) for file_type in FileType]
 
 
-def verify_job(file_type: FileType) -> UnresolvedAssetJobDefinition:
-    """Return the partitioned job ``verify_<asset>``: a run is one ID range."""
-    return dg.define_asset_job(
-        f"verify_{file_type.value}",
-        selection=dg.AssetSelection.assets(f"{file_type.value}_verification"),
-        description=f"Compare the destination with rows and source, for one ID range of {file_type.value}.",
-    )
+def verify_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """Return the partitioned jobs ``verify_<asset>``: a run is one ID range."""
+    return [
+        dg.define_asset_job(
+            f"verify_{file_type.value}",
+            selection=dg.AssetSelection.assets(f"{file_type.value}_verification"),
+            description=f"Compare the destination with rows and source, for one ID range of {file_type.value}.",
+        )
+        for file_type in FileType
+    ]

@@ -326,6 +326,41 @@ def test_what_lies_behind_a_link_to_an_empty_mount_point_is_not_missing(
         assert at.head("cache/cards/x") is None
 
 
+@pytest.mark.parametrize("empty", ["cache", "cache/cards"])
+def test_what_lies_in_a_folder_of_the_source_that_is_an_empty_mount_point_is_not_missing(
+    tmp_path: Path, empty: str
+) -> None:
+    """Mastodon leaves no such folder empty. One of an id may be, as long as Mastodon writes into it."""
+    put(tmp_path, "accounts/avatars/000/x", b"1")
+    (tmp_path / "accounts/avatars/001").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / empty).mkdir(parents=True)
+    at = folder(tmp_path)
+    for name, request in answers(at, "cache/cards/x").items():
+        if name == "list top" and empty == "cache/cards":
+            continue
+        error = refused(request)
+        assert error.reason is Reason.CONNECTION, name
+        assert error.retryable, name
+        assert f"{tmp_path / empty} is empty; if that is right, put a file .mastosync-destination into it" in str(error)
+        assert str(error).endswith("is its disk mounted?"), name
+    assert listed(at, "accounts/", "accounts0", "accounts/") == ["accounts/avatars/000/x"]
+    assert at.head("accounts/avatars/001/x") is None
+    # An admin may say that nothing is to be there.
+    (tmp_path / empty / ".mastosync-destination").touch()
+    assert at.head("cache/cards/x") is None
+    assert listed(at, "", "\uffff", "") == ["accounts/avatars/000/x"]
+
+
+def test_a_folder_of_the_destination_may_be_empty_while_files_are_written_there(tmp_path: Path) -> None:
+    at = folder(tmp_path, writable=True)
+    at.mark("mounted")
+    (tmp_path / "cache/cards").mkdir(parents=True)
+    assert at.head("cache/cards/x") is None
+    at.run(lambda client: client.put("cache/cards/x", b"1", {}, None))
+    assert listed(at, "cache/", "cache0", "cache/") == ["cache/cards/x"]
+
+
 def test_nothing_can_be_written_behind_a_link_to_nowhere(tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to("/nowhere/cache")
     at = folder(tmp_path, writable=True)

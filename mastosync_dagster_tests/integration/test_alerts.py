@@ -89,7 +89,7 @@ def test_an_error_that_nobody_expected_is_named_by_its_kind_and_without_what_it_
     def surprise(*_: object) -> None:
         raise LookupError("s3cr3t")
 
-    monkeypatch.setattr("mastosync_dagster.runs.context.ensure_different", surprise)
+    monkeypatch.setattr("mastosync_dagster.runs.context.ensure_two_places", surprise)
     result = world.run("sync_changes")
     text = failure_message(failed_context(world, result))
     assert "LookupError in plan_changes: see the log of the run" in text

@@ -10,10 +10,11 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
-from mastosync_dagster_tests.support.installation import old_copy, without_cache
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.installation import failure_of, old_copy, without_cache
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody, s3_proxy
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
@@ -120,6 +121,31 @@ def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
     assert failed() == {}
     assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": {"copy_private": True}}}}).success
     assert failed() == {}
+
+
+def test_one_bucket_under_two_addresses_is_refused_by_check_and_run(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a provider had two names for it: the copy would find every object there already."""
+    with s3_proxy(world.source.server.endpoint) as other_name:
+        for name in ("S3_BUCKET", "S3_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
+        monkeypatch.setenv("DESTINATION_S3_ENDPOINT", other_name.endpoint)
+        said = "Source and destination are the same place under two names"
+        found = failed()
+        assert said in found["destination address"]
+        assert "DESTINATION_S3_ENDPOINT" in found["destination address"]
+        for arguments in (["sync", "custom_emojis"], ["sync", "custom_emojis", "--changed-since", "last"]):
+            outcome = CliRunner().invoke(main, arguments)
+            assert outcome.exit_code == 1
+            assert said in " ".join(outcome.output.split())
+        ((key,),) = world.register(FileType.SITE_UPLOADS).values()
+        assert said in failure_of(world.run("sync_site_uploads", key))
+        assert said in failure_of(world.run("verify_site_uploads", key))
+        assert not [each for each in list_keys(world.source.server, world.source.name) if "mastosync-check" in each]
+        # Another prefix in the same bucket is another place.
+        monkeypatch.setenv("DESTINATION_S3_KEY_PREFIX", "copy/")
+        assert "destination address" not in failed()
 
 
 def test_an_empty_source_fails(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,22 @@ def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: p
     assert outcome.exit_code == 1
     assert "MASTOSYNC_SOURCE_FOLDER names /nowhere/system" in " ".join(outcome.output.split())
     assert world.requests().total() == 0
+
+
+def test_check_and_run_name_a_folder_of_the_source_whose_disk_is_not_mounted(system: Path) -> None:
+    shutil.rmtree(system / "cache")
+    (system / "cache").mkdir()
+    problem = f"{system}/cache is empty; if that is right, put a file .mastosync-destination into it"
+    outcome = CliRunner().invoke(main, ["check"])
+    assert outcome.exit_code == 1
+    assert f"source folder: {problem}" in outcome.output
+    outcome = CliRunner().invoke(main, ["sync", "preview_cards"])
+    assert outcome.exit_code == 1
+    assert problem in " ".join(outcome.output.split())
+    assert "│ preview_cards" not in outcome.output, "nothing counts as missing"
+
+    (system / "cache/.mastosync-destination").touch()
+    assert "source folder: no folder in it looks like" in CliRunner().invoke(main, ["check"]).output
 
 
 def test_a_destination_folder_whose_disk_is_not_mounted_is_refused(

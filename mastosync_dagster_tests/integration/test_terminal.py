@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psycopg2
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from mastosync_dagster.cli.main import main
+from mastosync_dagster.cli.main import _WORK_IS_RESULT, main
 from mastosync_dagster.cli.sync import _show_counts
 from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster.records.outcomes import Outcome
@@ -226,6 +230,29 @@ def test_a_failing_run_has_its_status_on_a_full_disk_too(world: Installation) ->
     assert "Traceback" not in ended.stderr
 
 
+PRINTING = ("--help", "status", "check", "completion bash", "cutover plan", "cutover check --quick")
+"""Of what is called for its output, some of each kind: before a command, with a table, with lines, in a group."""
+
+
+@pytest.mark.timeout(300)
+def test_every_command_that_is_called_for_its_output_fails_where_the_disk_is_full(world: Installation) -> None:
+    assert {*main.commands} >= _WORK_IS_RESULT, "any other command is of these kinds"
+    shell = f'for each in {" ".join(map(shlex.quote, PRINTING))}; do "$0" $each > /dev/full; echo "$? $each" >&2; done'
+    command = ["sh", "-c", shell, executable("mastosync")]
+    ended = subprocess.run(
+        command,
+        env={**os.environ, **world.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    said = ended.stderr.splitlines()
+    assert [line for line in said if line[0] in "0123456789"] == [f"1 {each}" for each in PRINTING]
+    assert said.count("Error: a part of the output could not be written: No space left on device") == len(PRINTING)
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(("shell", "status"), [('"$@" > /dev/full', 1), ('"$@" | head -1 > /dev/null', 0)])
 def test_a_report_that_is_lost_on_a_full_disk_fails_and_one_that_nobody_reads_on_does_not(
     world: Installation, shell: str, status: int
@@ -258,6 +285,99 @@ def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_sam
     (by_ranges,) = status("accounts")
     names = ("materialized", "objects_done", "objects_missing", "objects_left", "bytes_done", "bytes_left")
     assert [after[name] for name in names] == [by_ranges[name] for name in names]
+
+
+def test_a_sync_of_a_whole_table_registers_its_ranges_as_the_command_would(world: Installation) -> None:
+    """Where none were: then status, the UI and the night know of them too."""
+    outcome = CliRunner().invoke(main, ["sync", "accounts"])
+    assert outcome.exit_code == 0, outcome.output
+    registered = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
+    assert len(registered) > 1
+    assert materialized(world, *FileType) == set(registered)
+    (found,) = status("accounts")
+    assert (found["ranges"], found["materialized"], found["not_run"]) == (len(registered),) * 2 + (0,)
+    assert f"{len(registered)} ranges, 0 of them new" in CliRunner().invoke(main, ["ranges", "accounts"]).output
+    # Rows above the last range make a new one when they fill it, not at every sync.
+    add_account(world, int(registered[-1].rpartition("-")[2]) + 1)
+    assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 0
+    assert world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name) == registered
+
+
+def add_account(world: Installation, row_id: int) -> None:
+    """Add a row without a file."""
+    with (
+        contextlib.closing(psycopg2.connect(world.database.url)) as connection,
+        connection,
+        connection.cursor() as rows,
+    ):
+        rows.execute(
+            "INSERT INTO accounts (id, username, domain, created_at, updated_at)"
+            " VALUES (%s, 'above', 'above.example', now(), now())",
+            (row_id,),
+        )
+
+
+def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+    registered = set(world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name))
+    left = [line for line in newest_lines(world) if line.reason is Reason.NOT_ATTEMPTED]
+    assert left
+    unfinished = {key for key in registered if any(holds(key, line.row_id) for line in left)}
+    assert registered - unfinished == materialized(world, FileType.ACCOUNTS)
+    world.destination_proxy.set_rules()
+    outcome = CliRunner().invoke(main, ["night"])
+    assert outcome.exit_code == 0, outcome.output
+    assert f"{len(unfinished):,} ID ranges have not run yet" in outcome.output
+    assert world.compare().differences == ()
+
+
+def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_row(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        terminal.process.kill()
+        terminal.end()
+    assert not world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
+
+
+def test_ranges_that_were_registered_beside_a_sync_stay_as_they_are(world: Installation) -> None:
+    slow_down(world, 0.2)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        beside = world.command("mastosync", "ranges", "accounts", MASTOSYNC_ROWS_PER_PARTITION="17")
+        assert beside.returncode == 0, beside.stderr
+        registered = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
+        assert terminal.end() == 0
+    assert world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name) == registered
+    assert materialized(world, FileType.ACCOUNTS) <= set(registered)
+
+
+@pytest.mark.parametrize("copy_private", [True, False])
+def test_status_counts_each_object_once_where_rows_lie_outside_of_ranges(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, *, copy_private: bool
+) -> None:
+    """Done, missing, left or skipped as private: a failed object is not done, and one that is skipped neither."""
+    if not copy_private:
+        monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "false")
+    world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
+    assert CliRunner().invoke(main, ["sync", "media_attachments"]).exit_code == 1
+    outcomes = Counter(line.outcome for line in newest_lines(world))
+    private = sum(line.reason is Reason.PRIVATE_NOT_COPIED for line in newest_lines(world))
+    assert outcomes[Outcome.FAILED] == 1 + private
+    assert bool(private) is not copy_private
+    # As if they were rows of nights, which no range has taken yet.
+    for key in world.dagster.get_dynamic_partitions(FileType.MEDIA_ATTACHMENTS.partitions_name):
+        world.dagster.delete_dynamic_partition(FileType.MEDIA_ATTACHMENTS.partitions_name, key)
+    (found,) = status("media_attachments")
+    assert (found["objects_done"], found["objects_missing"], found["objects_left"]) == (
+        outcomes[Outcome.COPIED] + outcomes[Outcome.PRESENT],
+        outcomes[Outcome.MISSING],
+        1,
+    )
 
 
 def test_a_range_with_a_failed_object_is_not_materialized_and_the_others_are(world: Installation) -> None:
