@@ -20,6 +20,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import REGISTRATION_SECONDS, Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
+from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.runs.history import LAST, NIGHT
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.sync.assets import sync_changes
@@ -28,6 +29,8 @@ _HOUR = 3600
 _CRON_FIELDS = 5
 _SAMPLE_FROM, _SAMPLE = datetime(2024, 1, 1, tzinfo=timezone.utc), timedelta(days=731)
 """The two years in which the gaps between nights are looked at; both ends are a first of January."""
+_NIGHTS_SKIPPED = 1.5
+"""One night may be skipped without an alert, since the one before takes long."""
 _CHANGES, _RANGE = "changes", "range"
 NEW_RANGE_TAGS = {NIGHT: _RANGE}
 """The tags of a night's backfills, and of their runs."""
@@ -85,13 +88,9 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, mastodon_db: MastodonDatabase
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         night = context.scheduled_execution_time.isoformat()
-        filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
-        earlier = next(iter(context.instance.get_runs(filters, limit=1)), None)
-        if earlier is not None:
-            yield dg.SkipReason(
-                f"The night before is not over: its run {earlier.run_id} of {earlier.job_name} is"
-                f" {earlier.status.value.lower()}. What changes meanwhile is taken by the next night."
-            )
+        unfinished = _unfinished(context, nightly)
+        if unfinished is not None:
+            yield dg.SkipReason(f"{unfinished} What changes meanwhile is taken by the next night.")
             return
         try:
             # Registration ends in time, or Dagster would end the tick: then there would be no run, and so no alert.
@@ -114,6 +113,26 @@ def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
         )
 
     return schedule
+
+
+def _unfinished(context: dg.ScheduleEvaluationContext, nightly: Nightly) -> str | None:
+    """Return which run of an earlier night is not over; None: none is. If it takes too long, that is a Failure."""
+    # A run whose process has died would be the last night of all.
+    close_dead_runs(context.instance)
+    filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
+    oldest = next(iter(context.instance.get_run_records(filters, limit=1, ascending=True)), None)
+    if oldest is None:
+        return None
+    run = oldest.dagster_run
+    text = (
+        f"The night before is not over: its run {run.run_id} of {run.job_name} is {run.status.value.lower()} since"
+        f" {oldest.create_timestamp.isoformat(' ', 'minutes')}."
+    )
+    waited = context.scheduled_execution_time - oldest.create_timestamp
+    if waited > _NIGHTS_SKIPPED * (nightly.longest_gap() or timedelta(days=1)):
+        # A tick that fails sends an alert; one that is skipped tells nobody.
+        raise dg.Failure(f"{text} No night can begin: look at the run, and terminate it if it does nothing.")
+    return text
 
 
 def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from dagster._core.errors import ScheduleExecutionError
 from dagster._core.execution.backfill import BulkActionStatus
 
 from mastosync_dagster.definitions import build_definitions
@@ -73,6 +75,35 @@ def test_a_night_is_skipped_with_a_reason_while_the_one_before_goes_on(
     assert bool(tick.run_requests) is not skipped
     if skipped:
         assert f"its run {run.run_id} of {job} is {status.value.lower()}" in (tick.skip_message or "")
+
+
+def test_a_run_that_never_ends_is_a_failed_tick_from_the_second_night_on_and_so_an_alert(life: Life) -> None:
+    run = dg.DagsterRun(
+        job_name="sync_changes", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags={NIGHT: "changes"}
+    )
+    life.world.dagster.add_run(run)
+    now = datetime.now(timezone.utc)
+    assert life.tick(now + timedelta(hours=26)).skip_message
+    with pytest.raises(ScheduleExecutionError) as caught:
+        life.tick(now + timedelta(hours=48))
+    text = str(caught.value.__cause__)
+    assert f"{run.run_id} of sync_changes is started since" in text
+    assert "terminate it" in text
+
+
+def test_a_night_whose_process_has_died_is_ended_and_the_next_one_begins(life: Life) -> None:
+    run = dg.DagsterRun(
+        job_name="sync_changes", run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags={NIGHT: "changes"}
+    )
+    life.world.dagster.add_run(run)
+    folder = Path(life.world.dagster.storage_directory()) / "mastosync-locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    # What a process leaves behind that was killed: a file without a lock.
+    (folder / run.run_id).write_text("host 0")
+    assert life.tick().run_requests
+    ended = life.world.dagster.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
 
 
 def test_a_database_that_does_not_answer_is_the_runs_matter_so_that_somebody_hears_of_it(

@@ -88,13 +88,13 @@ class Life:
         self.run_backfills(before)
         return result
 
-    def tick(self) -> dg.ScheduleExecutionData:
-        """Evaluate the schedule."""
+    def tick(self, now: datetime | None = None) -> dg.ScheduleExecutionData:
+        """Evaluate the schedule, by default at the instance's own time."""
         with dg.build_schedule_context(
             instance=self.world.dagster,
             repository_def=self.definitions.get_repository_def(),
             resources={"mastodon_db": MastodonDatabase()},
-            scheduled_execution_time=self.living.now,
+            scheduled_execution_time=now or self.living.now,
         ) as context:
             return self.definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
 
