@@ -15,6 +15,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from markdown_it import MarkdownIt
 
 from mastosync_dagster.cli.main import main
 
@@ -51,10 +52,27 @@ def test_every_link_leads_to_a_file_and_a_heading_that_there_are(page: Path) -> 
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the code blocks of a page, each with its language."""
-    yield from re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    for block in re.findall(r"(?:\A|\n\n)((?: {4,}.*(?:\n|\Z)|\n(?= {4}))+)", text):
-        yield "", block
+    """Yield the code blocks of a page, each with its language, also those inside lists and quotations."""
+    for token in MarkdownIt("commonmark").parse(text):
+        if token.type in {"fence", "code_block"}:
+            yield token.info.partition(" ")[0], token.content
+
+
+def spans(text: str) -> Iterator[str]:
+    """Yield the code in the sentences of a page."""
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        yield from (child.content for child in token.children or () if child.type == "code_inline")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the arguments of each mastosync in some code: after a prompt, another command or a path as well."""
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        for piece in re.split(r"[|;>&]", re.sub(r"(^|\s)#\s.*", "", line)):
+            words = piece.split()
+            for number, word in enumerate(words[:-1]):
+                # Not where it is a user or a role: what follows there is no command and no option.
+                if re.fullmatch(r"(\S*/bin/)?mastosync", word) and re.match(r"(--)?[a-z]", words[number + 1]):
+                    yield words[number + 1 :]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -71,23 +89,48 @@ def test_every_code_block_can_be_read(page: Path) -> None:
             subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mastosync sync accounts",
+        "$ mastosync sync accounts",
+        "    mastosync sync accounts   # a trial",
+        "runuser -u mastosync -- env DAGSTER_HOME=/x /opt/mastosync/bin/mastosync sync accounts",
+        "ExecStart=/opt/mastosync/bin/mastosync sync accounts",
+        "docker compose exec code mastosync sync accounts > log",
+        "cat file | sudo mastosync sync accounts && true",
+        "mastosync \\\n  sync accounts",
+    ],
+)
+def test_a_command_is_found_wherever_it_stands(line: str) -> None:
+    assert list(commands(line)) == [["sync", "accounts"]]
+
+
+def test_no_user_and_no_comment_is_taken_for_a_command() -> None:
+    for line in ("CREATE ROLE mastosync LOGIN", "useradd -d /srv/mastosync -m mastosync", "# mastosync does"):
+        assert list(commands(line)) == []
+
+
+def test_code_is_found_in_lists_and_sentences_too() -> None:
+    page = "1. A\n\n   ```sh\n   mastosync sync\n   ```\n\n   B\n\n       mastosync check\n\n`mastosync ui`\n"
+    assert [content.strip() for _, content in blocks(page)] == ["mastosync sync", "mastosync check"]
+    assert list(spans(page)) == ["mastosync ui"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_every_command_in_a_block_exists_with_its_options(page: Path) -> None:
-    text = "\n".join(block for _, block in blocks(page.read_text()))
-    for line in text.splitlines():
-        words = re.split(r"\s+#|[|;>&]", line)[0].split()
-        if not words or words[0] != "mastosync" or len(words) == 1:
-            continue
+def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
+    text = page.read_text()
+    for words in commands("\n".join([*(block for _, block in blocks(text)), *spans(text)])):
         command: click.Command = main
-        rest = words[1:]
+        rest = words
         while isinstance(command, click.Group) and rest and not rest[0].startswith(("-", "[")):
-            assert rest[0] in command.commands, line
+            assert rest[0] in command.commands, words
             command, rest = command.commands[rest[0]], rest[1:]
         known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help", "-h"}
         if command is main:
             known |= {"--version"}
         used = {word.partition("=")[0] for word in rest if word.startswith("--")}
-        assert used <= known, line
+        assert used <= known, words
 
 
 def test_what_is_made_from_the_code_is_current() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[1]
 _MADE = "<!-- Made by scripts/reference.py: change .env.example or the commands, and run it. -->"
 _SECTION = re.compile(r"# -{4} (.*?)\.? -*$")
-_SETTING = re.compile(r"#?([A-Z][A-Z0-9_]+)=(.*)$")
+_SETTING = re.compile(r"(#?)([A-Z][A-Z0-9_]+)=(.*)$")
 
 
 def pages() -> dict[Path, str]:
@@ -41,14 +41,14 @@ def settings_page() -> str:
         "",
         "Variables of the process, or lines of the file of settings (`mastosync.env` in the Dagster home, or what",
         "`MASTOSYNC_ENV_FILE` names). [.env.example](../.env.example) is such a file, with the same texts.",
+        "The second column says what holds where the variable is not set, or, in italics, an example of a value.",
     ]
     known, found = environment.known_names(), set[str]()
     for section, settings in _sections((PROJECT / ".env.example").read_text()):
-        lines += ["", f"## {section}", "", "| variable | default or example | what it is |", "|---|---|---|"]
-        for name, value, text in settings:
+        lines += ["", f"## {section}", "", "| variable | default | what it is |", "|---|---|---|"]
+        for name, default, text in settings:
             found.add(name)
-            shown = f"`{value}`" if value else ""
-            lines.append(f"| `{name}` | {_cell(shown)} | {_cell(text)} |")
+            lines.append(f"| `{name}` | {default} | {_cell(text)} |")
     if found != known:
         raise SystemExit(f".env.example and mastosync_dagster/environment.py differ: {sorted(found ^ known)}")
     return "\n".join(lines) + "\n"
@@ -62,7 +62,7 @@ def _sections(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
                 yield title, settings
             title, settings, about = section[1], [], []
         elif setting := _SETTING.match(line):
-            settings.append((setting[1], setting[2], " ".join(about)))
+            settings.append((setting[2], _default(setting[3], is_example=not setting[1]), " ".join(about)))
             continue
         elif line.startswith("#"):
             if settings and about and settings[-1][2] == " ".join(about):
@@ -73,8 +73,15 @@ def _sections(text: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     yield title, settings
 
 
+def _default(value: str, *, is_example: bool) -> str:
+    """Return the cell of a value: .env.example shows a default behind a ``#``, and examples without one."""
+    if is_example:
+        return f"*such as* `{value}`"
+    return f"`{value}`" if value else "unset"
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*") if not text.startswith("`") else text
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command, click.Context]]:

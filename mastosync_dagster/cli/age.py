@@ -7,9 +7,10 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.mastodon import TABLES
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.runs.history import last_good
+from mastosync_dagster.runs.history import Wanted, last_good
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -34,19 +35,22 @@ def parse_age(text: str) -> timedelta:
 def check_age(instance: dg.DagsterInstance, destination_id: str, limit: timedelta, now: datetime | None = None) -> str:
     """Return how old the last good night is.
 
-    A night is good if its run has succeeded. Its age counts from when it read the rows.
+    A night is good if its run has succeeded, and wanted all that the settings want. Its age counts from when it read
+    the rows.
 
     Raises:
         AgeError: It is older than the limit, or there is none. Of the file types the oldest counts.
+        AdminError: The settings of what is wanted are wrong.
     """
-    found = {each: last_good(instance, each, destination_id) for each in FileType}
+    now, policy = now or datetime.now(timezone.utc), instance_policy()
+    found = {each: last_good(instance, each, destination_id, Wanted(policy.rule(each.value), now)) for each in FileType}
     # A table that not every Mastodon has may have no nights.
     never = [each.value for each, at in found.items() if at is None and not TABLES[each.value].optional]
     advice = "look at the runs of sync_changes, and whether dagster-daemon and the schedule nightly_incremental are on"
     if never:
         raise AgeError(f"no run of sync_changes over all rows has succeeded for {', '.join(never)}: {advice}")
     at, oldest = min((at, each.value) for each, at in found.items() if at is not None)
-    age = (now or datetime.now(timezone.utc)) - at
+    age = now - at
     text = f"{_written(age)} old: {oldest} is complete up to {at:%Y-%m-%d %H:%M} UTC"
     if age > limit:
         raise AgeError(f"{text}. It may be {_written(limit)} old: {advice}")

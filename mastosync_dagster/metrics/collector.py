@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
@@ -20,7 +21,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import REPLICA, last_good
+from mastosync_dagster.runs.history import REPLICA, Wanted, last_good
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.status.counts import statuses
 
@@ -73,11 +74,14 @@ class Reading:
 def read(instance: dg.DagsterInstance) -> Reading:
     """Read Dagster's history and Mastodon's database. Raises an `AdminError`."""
     destination = S3Bucket.destination()
-    found = statuses(instance, MastodonDatabase(), destination, list(FileType), instance_policy())
+    policy, now = instance_policy(), datetime.now(timezone.utc)
+    found = statuses(instance, MastodonDatabase(), destination, list(FileType), policy)
     identity = destination.settings().identity
-    nights = {each.value: last_good(instance, each, identity) for each in FileType}
+    nights = {
+        each.value: last_good(instance, each, identity, Wanted(policy.rule(each.value), now)) for each in FileType
+    }
     return Reading(
-        at=time.time(),
+        at=now.timestamp(),
         statuses=tuple(found),
         nights={name: night.timestamp() for name, night in nights.items() if night},
         running=instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS)),

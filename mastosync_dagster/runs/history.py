@@ -121,14 +121,22 @@ def watermark(
     return max(found, key=lambda mark: mark.timestamp, default=None)
 
 
-def last_good(instance: DagsterInstance, file_type: FileType, destination_id: str) -> datetime | None:
-    """Return the watermark of the latest incremental run that has succeeded, as a whole; None: there is none."""
+def last_good(
+    instance: DagsterInstance, file_type: FileType, destination_id: str, wanted: Wanted | None = None
+) -> datetime | None:
+    """Return the watermark of the latest incremental run that has succeeded, as a whole; None: there is none.
+
+    A run that wanted less than what is ``wanted`` does not count: what it left out is as old as before. None: any run
+    counts.
+    """
     latest = believable(datetime.now(timezone.utc))
     for record in _observations(instance, file_type):  # the newest first
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
         seconds, written = values.get(WATERMARK), values.get(DESTINATION)
         if not isinstance(seconds, float) or not isinstance(written, str) or one_spelling(written) != destination_id:
+            continue
+        if wanted is not None and not wanted.is_covered(_rule(values), _utc(seconds)):
             continue
         run = instance.get_run_by_id(record.run_id)
         if run is not None and run.is_success and _utc(seconds) <= latest:

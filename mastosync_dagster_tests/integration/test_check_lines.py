@@ -238,3 +238,7 @@ def test_the_last_good_night_may_not_be_older_than_it_is_told(world: Installatio
     with pytest.raises(AgeError, match=r"^49 h 0 min old: .* It may be 48 h 0 min old: .*nightly_incremental"):
         check_age(world.dagster, identity, timedelta(days=2), now + timedelta(hours=49))
     assert check_age(world.dagster, identity, timedelta(days=3), now + timedelta(hours=49))
+    # One that wants less leaves the rest as old as it is.
+    assert night(world, local_only=True)
+    with pytest.raises(AgeError, match=r"^49 h 0 min old"):
+        check_age(world.dagster, identity, timedelta(days=2), now + timedelta(hours=49))

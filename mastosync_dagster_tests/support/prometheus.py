@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -11,7 +12,9 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -31,6 +34,16 @@ scrape_configs:
   - job_name: mastosync
     static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
 """
+
+
+def shortened_rules(folder: Path, *, night_seconds: int) -> Path:
+    """Write the rules that the command prints: a night may be so old, and alerts fire at once."""
+    text = CliRunner().invoke(main, ["metrics", "--rules"]).output
+    shortened, replaced = re.subn(r"for: \w+", "for: 0s", text.replace("26 * 3600", str(night_seconds)))
+    assert (shortened.count(f"> {night_seconds}"), replaced) == (1, text.count("alert:"))
+    rules = folder / "rules.yaml"
+    rules.write_text(shortened)
+    return rules
 
 
 class Prometheus:
