@@ -86,15 +86,15 @@ def destination_bucket(destination_server: S3Server) -> Bucket:
     return create_bucket(destination_server)
 
 
-_TOLD = "told"
+_LINE = "line"
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[object], None]:
+def report(request: pytest.FixtureRequest) -> Callable[[object], None]:
     """Writes a line into the report of the test run: at once, or from a worker of xdist when the test has ended."""
     config = request.config
     if hasattr(config, "workerinput"):
-        return lambda line: request.node.user_properties.append((_TOLD, str(line)))
+        return lambda line: request.node.user_properties.append((_LINE, str(line)))
     return lambda line: _write(config, str(line))
 
 
@@ -108,8 +108,8 @@ def _write(config: pytest.Config, line: str) -> None:
         reporter.write_line(line)
 
 
-class _Teller:
-    """Writes what workers have been told."""
+class _ReportLines:
+    """Writes the lines of workers."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -117,10 +117,10 @@ class _Teller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
             for name, line in report.user_properties:
-                if name == _TOLD:
+                if name == _LINE:
                     _write(self._config, str(line))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Teller(config))
+        config.pluginmanager.register(_ReportLines(config))

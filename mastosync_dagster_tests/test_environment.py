@@ -58,7 +58,7 @@ def test_the_process_wins_over_the_file_unless_its_value_is_empty(tmp_path: Path
     assert read(tmp_path, "", DB_PASS="").text("DB_PASS") is None
 
 
-def test_an_empty_value_can_be_told_from_none_where_it_means_something(tmp_path: Path) -> None:
+def test_an_empty_value_is_distinguished_from_none_where_it_means_something(tmp_path: Path) -> None:
     assert read(tmp_path, "DB_PASS=").text_or_empty("DB_PASS") == ""
     assert read(tmp_path, "DB_PASS=file", DB_PASS="").text_or_empty("DB_PASS") == ""
     assert read(tmp_path, "").text_or_empty("DB_PASS") is None
@@ -97,7 +97,7 @@ def test_a_file_too_large_for_settings_is_refused() -> None:
         Environment.read({"MASTOSYNC_ENV_FILE": "/dev/zero"})
 
 
-def test_odd_lines_are_told_by_number_alone(tmp_path: Path) -> None:
+def test_odd_lines_are_named_by_number_alone(tmp_path: Path) -> None:
     content = "-----BEGIN s3cret-----\nDB_PASS='s3cret\n\nSMTP_PASSWORD='s3cret\nDB_USER=a$s3cret\n"
     remarks = read(tmp_path, content).remarks()
     path = tmp_path / ".env.production"
@@ -139,12 +139,14 @@ CUT, TAKEN_OFF, KEPT = "ends at a #", "loses a backslash", "keeps a backslash"
         ("s3cret\\", ""),
     ],
 )
-def test_a_value_that_earlier_versions_read_otherwise_is_told(tmp_path: Path, value: str, says: str) -> None:
+def test_a_value_that_earlier_versions_read_otherwise_is_named(tmp_path: Path, value: str, says: str) -> None:
     space = " " if value.startswith("# ") else ""
     remarks = read(tmp_path, f"DB_USER=u\nDB_PASS={space}{value}\n").remarks()
-    told = [each for each in remarks if CUT in each or TAKEN_OFF in each or KEPT in each]
-    assert len(told) == bool(says)
-    assert all(each.startswith(f"line 2 of {tmp_path}/.env.production: the value of DB_PASS {says}") for each in told)
+    remarked = [each for each in remarks if CUT in each or TAKEN_OFF in each or KEPT in each]
+    assert len(remarked) == bool(says)
+    assert all(
+        each.startswith(f"line 2 of {tmp_path}/.env.production: the value of DB_PASS {says}") for each in remarked
+    )
     assert "s3c" not in str(remarks).replace(str(tmp_path), "")
     assert not read(tmp_path, f"DB_PASS={space}{value}\n", DB_PASS="1").remarks()
 
@@ -166,7 +168,7 @@ def test_a_value_that_earlier_versions_read_otherwise_is_told(tmp_path: Path, va
         ("MASTOSYNC_BANANA", ""),
     ],
 )
-def test_a_misspelt_name_is_told_with_what_it_probably_means(tmp_path: Path, name: str, meant: str) -> None:
+def test_a_misspelt_name_is_reported_with_what_it_probably_means(tmp_path: Path, name: str, meant: str) -> None:
     path = tmp_path / ".env.production"
     tail = f", which mastosync does not know{f': {meant} is probably meant' if meant else ''}"
     assert read(tmp_path, f"\n{name}=s3cret").remarks() == [f"line 2 of {path} sets {name}{tail}"]
@@ -181,7 +183,7 @@ def test_names_of_other_programs_are_no_misspellings(tmp_path: Path) -> None:
     assert read(tmp_path, "\n".join(f"{name}=x" for name in mastodon)).remarks() == []
 
 
-def test_a_missing_variable_is_told_with_why_it_may_be_missing(tmp_path: Path) -> None:
+def test_a_missing_variable_is_named_with_why_it_may_be_missing(tmp_path: Path) -> None:
     file = tmp_path / ".env.production"
     cases: list[tuple[str, dict[str, str], str]] = [
         ("", {}, "MASTOSYNC_ENV_FILE, which names the file with such settings, is not set."),

@@ -55,7 +55,7 @@ def reloaded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
     return found
 
 
-def test_a_dead_run_waits_for_its_retry_from_the_moment_in_which_it_is_failed(
+def test_a_dead_run_waits_for_its_retry_from_the_time_at_which_it_is_failed(
     instance: dg.DagsterInstance,
 ) -> None:
     run = dead_run(instance)

@@ -81,7 +81,7 @@ def test_each_of_many_objects_gets_one_line(transfer: Transfer) -> None:
     assert (counts.copied, counts.bytes) == (300, sum(map(len, bodies.values())))
 
 
-def test_prefixes_stand_before_the_keys_of_each_side(transfer: Transfer) -> None:
+def test_prefixes_stand_before_the_keys_of_each_storage(transfer: Transfer) -> None:
     transfer.source_options = {"prefix": "old/"}
     transfer.destination_options = {"prefix": "new-"}
     _, lines = transfer.run(transfer.put("a/b.png", b"body"))
@@ -108,7 +108,7 @@ def test_an_object_that_is_gone_is_missing_and_the_others_are_copied(transfer: T
         ("elsewhere", False, Outcome.MISSING, None, "a"),
     ],
 )
-def test_candidates_are_tried_in_order_where_the_plan_has_not_seen_the_object(
+def test_candidates_are_tried_in_order_where_the_plan_has_not_found_the_object(
     transfer: Transfer, stored: str, outcome: Outcome, source_key: str | None, key: str, *, keep_found_key: bool
 ) -> None:
     transfer.put(stored, b"body")
@@ -153,7 +153,7 @@ def test_an_empty_plan_leaves_an_empty_result(transfer: Transfer) -> None:
     assert (counts.copied, lines) == (0, [])
 
 
-def test_progress_is_told_and_ends_with_the_whole(transfer: Transfer) -> None:
+def test_progress_is_reported_and_ends_with_the_total(transfer: Transfer) -> None:
     heard: list[CopyProgress] = []
     transfer.on_progress = heard.append
     transfer.settings = replace(transfer.settings, source_requests_per_second=5)
@@ -186,6 +186,6 @@ def test_every_body_is_sent_with_its_md5_as_a_bucket_with_object_lock_wants_it(
         ]
         counts, _ = transfer.run(*planned)
         assert counts.copied == len(planned)
-        writes = [seen for seen in proxy.requests if seen.method == "PUT" and seen.kind is not Kind.OTHER]
-        assert {seen.kind for seen in writes} == {Kind.PUT, Kind.UPLOAD_PART}
-        assert [seen.key for seen in writes if "content-md5" not in seen.headers] == []
+        writes = [request for request in proxy.requests if request.method == "PUT" and request.kind is not Kind.OTHER]
+        assert {request.kind for request in writes} == {Kind.PUT, Kind.UPLOAD_PART}
+        assert [request.key for request in writes if "content-md5" not in request.headers] == []

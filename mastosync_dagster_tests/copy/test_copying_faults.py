@@ -49,7 +49,7 @@ COMPLETE = frozenset({Kind.COMPLETE_UPLOAD})
 
 
 class Faulty(Transfer):
-    """A transfer through a proxy on each side."""
+    """A transfer through a proxy before each storage."""
 
     at_source: Proxy
     at_destination: Proxy
@@ -194,7 +194,7 @@ def test_an_error_page_with_status_200_is_not_taken_for_the_object(
     assert transfer.uploads() == []
 
 
-def test_an_object_that_the_plan_has_seen_is_not_missing_because_of_one_wrong_word(transfer: Faulty) -> None:
+def test_an_object_that_the_plan_has_found_is_not_missing_because_of_one_wrong_word(transfer: Faulty) -> None:
     planned = transfer.put("a.mp4", SMALL)
     transfer.at_source.set_rules(Rule(Answer(404, "NoSuchKey"), kinds=GET | HEAD, times=1, per_key=True))
     _, lines = transfer.run(planned)
@@ -243,7 +243,7 @@ def test_a_large_object_that_fails_leaves_no_upload_behind(transfer: Faulty) -> 
 def test_a_large_object_is_read_on_from_where_it_broke(transfer: Faulty) -> None:
     transfer.at_source.set_rules(Rule(Cut(6 * MIB), kinds=GET, times=1))
     transfer.run(transfer.put("a.mp4", LARGE))
-    ranges = [seen.headers.get("range") for seen in transfer.at_source.requests if seen.kind is Kind.GET]
+    ranges = [request.headers.get("range") for request in transfer.at_source.requests if request.kind is Kind.GET]
     assert ranges[0] is None
     assert ranges[1] is not None
 
@@ -285,7 +285,7 @@ def test_a_large_object_of_which_the_destination_shows_another_body_is_written_a
     assert transfer.fetched("a.mp4") == LARGE
 
 
-def test_a_limit_of_bytes_a_second_holds_for_streamed_objects_at_both_sides(transfer: Faulty) -> None:
+def test_a_limit_of_bytes_a_second_holds_for_streamed_objects_at_both_storages(transfer: Faulty) -> None:
     limits = (
         replace(transfer.settings, source_bytes_per_second=len(LARGE) / 2),
         replace(transfer.settings, destination_bytes_per_second=len(LARGE) / 2),
@@ -325,7 +325,7 @@ def test_a_server_says_how_long_to_wait(transfer: Faulty) -> None:
     # The first refusal is seen by a client that hides the header.
     transfer.at_destination.set_rules(Rule(Answer(503, "SlowDown", retry_after=1), kinds=PUT, times=2))
     transfer.run(planned)
-    times = [seen.at for seen in transfer.at_destination.requests if seen.kind is Kind.PUT]
+    times = [request.at for request in transfer.at_destination.requests if request.kind is Kind.PUT]
     assert len(times) == 3
     assert times[2] - times[1] >= 1
 
@@ -361,14 +361,16 @@ def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, a
     assert counts.stats()[f"{at}_window_reductions"] == throttled.reductions
 
 
-def test_objects_are_read_while_others_are_written_and_neither_side_gets_more_than_its_share(transfer: Faulty) -> None:
+def test_objects_are_read_while_others_are_written_and_neither_storage_gets_more_than_its_limit(
+    transfer: Faulty,
+) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(40)]
     transfer.settings = replace(transfer.settings, concurrency=4)
     for proxy, kinds in ((transfer.at_source, GET), (transfer.at_destination, PUT)):
         proxy.set_rules(Rule(Delay(0.2), kinds=kinds))
     transfer.run(*planned)
-    gets = [seen.at for seen in transfer.at_source.requests if seen.kind is Kind.GET]
-    puts = [seen.at for seen in transfer.at_destination.requests if seen.kind is Kind.PUT]
+    gets = [request.at for request in transfer.at_source.requests if request.kind is Kind.GET]
+    puts = [request.at for request in transfer.at_destination.requests if request.kind is Kind.PUT]
     assert len(gets) == len(puts) == 40
     assert transfer.at_source.most_in_flight == transfer.at_destination.most_in_flight == 4
     # Four are read and written, and while they are written four more are read.

@@ -83,7 +83,7 @@ def test_without_a_permission_no_request_names_an_acl(transfer: Transfer) -> Non
         transfer.settings = replace(transfer.settings, single_put_mb=0)
         transfer.run(transfer.put("a", b"body")._replace(private=True), transfer.put("b", LARGE))
         assert proxy.count(Kind.PUT, Kind.UPLOAD_PART) == 4
-        assert not [seen for seen in proxy.requests if "x-amz-acl" in seen.headers]
+        assert not [request for request in proxy.requests if "x-amz-acl" in request.headers]
 
 
 def test_acl_and_storage_class_go_with_the_first_request_of_an_upload_alone(transfer: Transfer) -> None:
@@ -95,7 +95,9 @@ def test_acl_and_storage_class_go_with_the_first_request_of_an_upload_alone(tran
         }
         transfer.settings = replace(transfer.settings, single_put_mb=0)
         transfer.run(transfer.put("a", LARGE))
-        named = {seen.kind for seen in proxy.requests if {"x-amz-acl", "x-amz-storage-class"} & set(seen.headers)}
+        named = {
+            request.kind for request in proxy.requests if {"x-amz-acl", "x-amz-storage-class"} & set(request.headers)
+        }
         assert named == {Kind.CREATE_UPLOAD}
 
 

@@ -48,7 +48,7 @@ class Stoppable(Transfer):
         return open_uploads(self.destination)
 
     def stop_when(self, *kinds: Kind) -> list[float]:
-        """Stop the copy when a request of some kind is in flight. Returns a list that gets the moment."""
+        """Stop the copy when a request of some kind is in flight. Returns a list that gets the time."""
         times: list[float] = []
 
         def watch() -> None:
@@ -143,7 +143,7 @@ def test_a_process_that_may_open_no_more_files_says_so_and_every_object_has_a_li
     assert [one.reason for one in lines] == [Reason.NOT_ATTEMPTED] * 5
 
 
-def test_credentials_that_cannot_be_had_are_told_and_every_object_has_a_line(
+def test_credentials_that_cannot_be_had_are_named_and_every_object_has_a_line(
     transfer: Stoppable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = [transfer.put(f"a/{number:04}", b"body") for number in range(5)]

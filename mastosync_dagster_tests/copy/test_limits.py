@@ -18,7 +18,7 @@ LOOP = Loop("unused")
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,7 +44,7 @@ def test_a_window_starts_at_its_maximum_and_has_nothing_to_learn_from_success() 
     assert (window.size, window.growing, window.epoch, window.lowest) == (64, False, 0, 64)
 
 
-def test_trouble_halves_a_window_down_to_its_minimum() -> None:
+def test_throttling_halves_a_window_down_to_its_minimum() -> None:
     window = Window(LOOP, 64, minimum=4)
     sizes = []
     for _ in range(6):
@@ -77,7 +77,7 @@ def test_a_window_grows_by_one_for_each_window_of_successes() -> None:
     assert (window.size, window.growing, window.lowest) == (8, False, 4)
 
 
-def test_trouble_takes_back_the_credit_of_earlier_successes() -> None:
+def test_throttling_takes_back_the_credit_of_earlier_successes() -> None:
     window = Window(LOOP, 8, minimum=2)
     window.on_throttle(window.epoch)
     grow(window, 3)

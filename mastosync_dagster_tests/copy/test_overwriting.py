@@ -1,4 +1,4 @@
-"""Between plan and copy: what is to be overwritten is looked at once more."""
+"""Between plan and copy: what is to be overwritten is checked once more."""
 
 from __future__ import annotations
 

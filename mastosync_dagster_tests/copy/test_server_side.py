@@ -127,11 +127,11 @@ def test_transient_faults_are_repeated(transfer: OneServer, fault: Fault) -> Non
     ("answer", "times"),
     [
         (Answer(501, "NotImplemented"), 1),
-        (Answer(403, "AccessDenied"), 2),  # a refusal may be a bad moment: it is asked for once more
+        (Answer(403, "AccessDenied"), 2),  # a refusal may pass: it is asked for once more
         (Answer(405), 1),
     ],
 )
-def test_a_server_that_does_not_copy_by_itself_is_not_asked_again_by_a_worker_and_told_about_once(
+def test_a_server_that_does_not_copy_by_itself_is_not_asked_again_by_a_worker_and_named_once(
     transfer: OneServer, caplog: pytest.LogCaptureFixture, answer: Answer, times: int
 ) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(40)]

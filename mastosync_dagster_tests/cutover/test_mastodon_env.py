@@ -25,7 +25,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[str]:
 @pytest.mark.parametrize(
     "host", ["files.example.com", " files.example.com ", "https://files.example.com", "https://files.example.com/"]
 )
-def test_a_media_host_is_told_as_mastodon_takes_it(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_media_host_is_named_as_mastodon_takes_it(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     assert lines(monkeypatch, S3_ALIAS_HOST=host) == ["S3_ALIAS_HOST=files.example.com"]
     assert media_host_line(Answer.NO).answer is Answer.YES
     found = lines(monkeypatch, S3_CLOUDFRONT_HOST=host)

@@ -92,13 +92,13 @@ class _Demo:
 
     def survivors(self) -> list[str]:
         """Return the processes that have outlived it."""
-        told = []
+        left_running = []
         for process in {*self.seen, *psutil.process_iter()}:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 ours = process in self.seen or process.environ().get(_MARK) == self.mark
                 if ours and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    told.append(" ".join(process.cmdline()))
-        return told
+                    left_running.append(" ".join(process.cmdline()))
+        return left_running
 
 
 @contextlib.contextmanager
@@ -209,7 +209,7 @@ def test_sigterm_in_the_middle_of_a_run_ends_all_processes(tmp_path: Path) -> No
         assert demo.survivors() == []
 
 
-def test_ctrl_c_at_any_moment_while_the_servers_start_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_at_any_time_while_the_servers_start_leaves_nothing(tmp_path: Path) -> None:
     for number, seconds in enumerate((0, 0.3, 0.6, 0.9, 1.2, 1.5)):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -24,6 +24,6 @@ def test_s3_servers_keep_an_object_and_refuse_a_wrong_secret(source_bucket: Buck
     source_bucket.client.put_object(Bucket=source_bucket.name, Key="a/b", Body=b"x", CacheControl="max-age=1")
     reply = source_bucket.client.get_object(Bucket=source_bucket.name, Key="a/b")
     assert (reply["Body"].read(), reply["CacheControl"]) == (b"x", "max-age=1")
-    stranger = boto3_client(replace(source_bucket.server, secret_access_key="wrong"))
+    without_rights = boto3_client(replace(source_bucket.server, secret_access_key="wrong"))
     with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|403"):
-        stranger.get_object(Bucket=source_bucket.name, Key="a/b")
+        without_rights.get_object(Bucket=source_bucket.name, Key="a/b")

@@ -1,4 +1,4 @@
-"""A key is extra only if no row that may own it expects it, at the moment of asking."""
+"""A key is an orphan only if no row that may own it expects it when the rows are read again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_keys_of_other_rows_are_theirs_who_look_there(database: PostgresServer, 
     with orphans(database, IdRange(1, 5)) as found:
         assert found.among(keys) == dict.fromkeys(keys_of(4))
         assert found.among(keys, (5, 9)) == dict.fromkeys(keys_of(6))
-        assert found.among(["accounts/avatars/stranger", "media_attachments/files/000/000/004/original/a"]) == {}
+        assert found.among(["accounts/avatars/other", "media_attachments/files/000/000/004/original/a"]) == {}
 
 
 @dataclass(frozen=True)

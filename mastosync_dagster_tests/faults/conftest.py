@@ -56,7 +56,7 @@ def ten_thousand(postgres_server: PostgresServer, source_server: S3Server) -> Or
 def make_world(
     destination_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Original], FaultyInstallation]]:
-    """Makes a world of an instance: proxies before both sides, an empty destination, a Dagster home."""
+    """Makes a world of an instance: proxies before both storages, an empty destination, a Dagster home."""
     with contextlib.ExitStack() as stack:
 
         def make(original: Original) -> FaultyInstallation:

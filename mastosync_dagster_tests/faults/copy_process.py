@@ -23,7 +23,7 @@ MEMORY_MB = 32
 
 def copy_command(folder: Path, source: Bucket, destination: Bucket) -> list[str]:
     """Return the command that carries out the plan in a folder."""
-    sides = [
+    storages = [
         {
             "name": name,
             "bucket": bucket.name,
@@ -34,7 +34,7 @@ def copy_command(folder: Path, source: Bucket, destination: Bucket) -> list[str]
         }
         for name, bucket in (("source", source), ("destination", destination))
     ]
-    return [sys.executable, "-m", "mastosync_dagster_tests.faults.copy_process", str(folder), json.dumps(sides)]
+    return [sys.executable, "-m", "mastosync_dagster_tests.faults.copy_process", str(folder), json.dumps(storages)]
 
 
 def _storage(fields: dict[str, str]) -> Storage:

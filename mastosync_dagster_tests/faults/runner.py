@@ -1,4 +1,4 @@
-"""Carries a scenario out, and looks at what is left of every object."""
+"""Carries a scenario out, and checks what is left of every object."""
 
 from __future__ import annotations
 
@@ -160,16 +160,16 @@ def _wrong(world: FaultyInstallation) -> tuple[str, ...]:
     """Read every object whole, and look with which ACL it was written last: none, as the destination has no ACLs."""
     compared = compare(world.destination.server, world.destination.name, world.original.expected)
     acls = {
-        seen.key: seen.headers.get("x-amz-acl")
-        for seen in world.destination_proxy.requests
-        if seen.kind in {Kind.PUT, Kind.CREATE_UPLOAD}
+        request.key: request.headers.get("x-amz-acl")
+        for request in world.destination_proxy.requests
+        if request.kind in {Kind.PUT, Kind.CREATE_UPLOAD}
     }
     exposed = (
         f"{each.key}: written as {acls.get(each.key)}"
         for each in world.original.expected
         if acls.get(each.key) is not None
     )
-    # What is not there is told as lost or not copied.
+    # What is not there is reported as lost or not copied.
     different = (line for line in compared.differences if not line.endswith(": not at the destination"))
     return (*different, *exposed)
 
@@ -184,7 +184,7 @@ def _bodies_of_a_further_run(world: FaultyInstallation) -> int:
 
 @contextlib.contextmanager
 def _outage(outage: Outage | None, proxy: Proxy) -> Iterator[None]:
-    """Take a side away for a while, as soon as it is used."""
+    """Take a storage away for a while, as soon as it is used."""
     if outage is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The matrix: what goes wrong, at which side, how often."""
+"""The matrix: what goes wrong, at which storage, how often."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WRITE = PUT | CREATE | PART | COMPLETE
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A side that drops every connection for a while.
+    """A storage that drops every connection for a while.
 
     Attributes:
         seconds: How long.

@@ -28,7 +28,11 @@ MIB = 1024 * 1024
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("dies", ["source", "destination"])
 def test_a_peer_that_dies_in_the_middle_of_a_large_body_is_noticed_within_a_minute(
-    dies: str, source_bucket: Bucket, destination_bucket: Bucket, tmp_path: Path, tell: Callable[[object], None]
+    dies: str,
+    source_bucket: Bucket,
+    destination_bucket: Bucket,
+    tmp_path: Path,
+    report: Callable[[object], None],
 ) -> None:
     """The proxy neither reads nor writes any more, as little as a machine without power does, and never hangs up."""
     buckets = {"source": source_bucket, "destination": destination_bucket}
@@ -46,5 +50,5 @@ def test_a_peer_that_dies_in_the_middle_of_a_large_body_is_noticed_within_a_minu
     assert copied.outcome is Outcome.COPIED
     assert proxy.stalls == 0
     assert transfer.fetched("a.mp4") == body
-    tell(f"{dies} that dies in the middle of a body of 12 MiB: copied all the same after {took:.0f} s")
+    report(f"{dies} that dies in the middle of a body of 12 MiB: copied all the same after {took:.0f} s")
     assert took < 60

@@ -1,4 +1,4 @@
-"""A run's process is killed at any moment: the next run finishes its work, and nothing of it stays behind."""
+"""A run's process is killed at any time: the next run finishes its work, and nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def finished(runs: Runs, destination: Bucket) -> float:
 
 
 def kill_and_finish(runs: Runs, server: S3Server, seeds: range) -> int:
-    """Kill a run at a moment that the seed decides, then run again. Returns how many were killed before their end."""
+    """Kill a run at a time that the seed decides, then run again. Returns how many were killed before their end."""
     # The first run of all makes the history's tables too.
     takes = [finished(runs, create_bucket(server)) for _ in range(2)][-1]
     killed = 0
@@ -109,7 +109,7 @@ def check_databases(home: Path) -> None:
 
 
 def check_history(home: Path, ended: int, killed: int) -> None:
-    """The history is whole: it knows every run, and of which nobody has been told that it died, none had begun."""
+    """The history is whole: it knows every run, and a run without a record of its death had not begun."""
     check_databases(home)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         found = instance.get_runs()
@@ -147,9 +147,9 @@ def test_a_command_calls_failed_what_died_without_a_daemon(
     (dead,) = world.dagster.get_runs()
     assert not dead.is_finished
     subprocess.run(mastosync(*command), check=True, capture_output=True)
-    told = world.dagster.get_run_by_id(dead.run_id)
-    assert told is not None
-    assert told.status is dg.DagsterRunStatus.FAILURE
+    recorded = world.dagster.get_run_by_id(dead.run_id)
+    assert recorded is not None
+    assert recorded.status is dg.DagsterRunStatus.FAILURE
 
 
 def unwritten(home: Path) -> list[Path]:
@@ -165,7 +165,7 @@ def unwritten(home: Path) -> list[Path]:
 def cut_power_while_writing(pid: int, home: Path, dice: random.Random) -> bool:
     """End a process within a write to the history, and leave of that what a power cut leaves: its beginning.
 
-    Returns whether there was such a moment before the process ended.
+    Returns whether there was such a time before the process ended.
     """
     with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -205,9 +205,9 @@ def test_a_history_that_a_power_cut_has_shortened_is_whole_and_goes_on(
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_fifty_killed_runs_are_finished_by_the_next(
-    runs: Runs, destination_server: S3Server, tell: Callable[[object], None]
+    runs: Runs, destination_server: S3Server, report: Callable[[object], None]
 ) -> None:
     killed = kill_and_finish(runs, destination_server, range(SEEDS))
     check_history(runs.home, SEEDS + 2, killed)
-    tell(f"SIGKILL of the run's process: {SEEDS} moments, {killed} before the end; all finished by the next run")
+    report(f"SIGKILL of the run's process: {SEEDS} times, {killed} before the end; all finished by the next run")
     assert killed >= SEEDS // 2

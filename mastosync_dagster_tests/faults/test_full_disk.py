@@ -61,7 +61,7 @@ def _write_plan(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_write_manifest, _write_plan])
-def test_a_full_disk_is_told_in_one_message_and_leaves_no_file_that_looks_whole(tmp_path: Path, write: object) -> None:
+def test_a_full_disk_is_one_message_and_leaves_no_file_that_looks_whole(tmp_path: Path, write: object) -> None:
     assert callable(write)
     with little_room(), pytest.raises(dg.Failure) as raised, plain_failures():
         write(tmp_path)

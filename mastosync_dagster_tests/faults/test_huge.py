@@ -60,7 +60,7 @@ def test_an_object_that_would_need_too_many_parts_gets_larger_ones(
         _, lines = transfer.run(transfer.put("a.mp4", body))
         assert [one.outcome for one in lines] == [Outcome.COPIED]
         assert transfer.fetched("a.mp4") == body
-        assert [seen.body_bytes for seen in proxy.requests if seen.kind is Kind.UPLOAD_PART] == [
+        assert [request.body_bytes for request in proxy.requests if request.kind is Kind.UPLOAD_PART] == [
             6 * MIB,
             6 * MIB,
             5 * MIB + 1,
@@ -70,7 +70,7 @@ def test_an_object_that_would_need_too_many_parts_gets_larger_ones(
 
 @pytest.mark.faults
 def test_an_object_of_many_times_the_memory_is_streamed(
-    source_bucket: Bucket, destination_bucket: Bucket, tmp_path: Path, tell: Callable[[object], None]
+    source_bucket: Bucket, destination_bucket: Bucket, tmp_path: Path, report: Callable[[object], None]
 ) -> None:
     file = tmp_path / "huge"
     with file.open("wb") as sparse:
@@ -84,6 +84,6 @@ def test_an_object_of_many_times_the_memory_is_streamed(
     copied = destination_bucket.client.head_object(Bucket=destination_bucket.name, Key="a.mp4")
     for bucket in (source_bucket, destination_bucket):
         bucket.client.delete_object(Bucket=bucket.name, Key="a.mp4")
-    tell(f"an object of {HUGE // MIB} MiB with memory_mb {MEMORY_MB}: {peak:.0f} MB resident at most")
+    report(f"an object of {HUGE // MIB} MiB with memory_mb {MEMORY_MB}: {peak:.0f} MB resident at most")
     assert copied["ContentLength"] == HUGE
     assert peak < PEAK_MEGABYTES

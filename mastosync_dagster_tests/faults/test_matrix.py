@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
 
 
-def check(scenario: Scenario, world: FaultyInstallation, tell: Callable[[object], None]) -> None:
+def check(scenario: Scenario, world: FaultyInstallation, report: Callable[[object], None]) -> None:
     """Carry a scenario out, and hold it to what is promised."""
     verdict = carry_out(scenario, world)
-    tell(verdict)
+    report(verdict)
     assert verdict.problems == {}
     # (Delays are not counted.)
     delays = all(isinstance(rule.fault, Delay) for rule in (*scenario.source, *scenario.destination))
@@ -29,9 +29,9 @@ def check(scenario: Scenario, world: FaultyInstallation, tell: Callable[[object]
 
 
 def test_nothing_is_lost_under_a_mix_of_faults(
-    some: Original, make_world: Callable[[Original], FaultyInstallation], tell: Callable[[object], None]
+    some: Original, make_world: Callable[[Original], FaultyInstallation], report: Callable[[object], None]
 ) -> None:
-    check(MIXED, make_world(some), tell)
+    check(MIXED, make_world(some), report)
 
 
 @pytest.mark.faults
@@ -41,15 +41,17 @@ def test_nothing_is_lost_under(
     scenario: Scenario,
     request: pytest.FixtureRequest,
     make_world: Callable[[Original], FaultyInstallation],
-    tell: Callable[[object], None],
+    report: Callable[[object], None],
 ) -> None:
     original: Original = request.getfixturevalue("few" if scenario.small else "thousand")
-    check(scenario, make_world(original), tell)
+    check(scenario, make_world(original), report)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_nothing_of_ten_thousand_is_lost_under_a_mix_of_faults(
-    ten_thousand: Original, make_world: Callable[[Original], FaultyInstallation], tell: Callable[[object], None]
+    ten_thousand: Original,
+    make_world: Callable[[Original], FaultyInstallation],
+    report: Callable[[object], None],
 ) -> None:
-    check(MIXED, make_world(ten_thousand), tell)
+    check(MIXED, make_world(ten_thousand), report)

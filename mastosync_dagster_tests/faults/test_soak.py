@@ -30,7 +30,7 @@ MOST = 0.9
 def test_memory_and_descriptors_stay_flat(
     thousand: Original,
     make_world: Callable[[Original], FaultyInstallation],
-    tell: Callable[[object], None],
+    report: Callable[[object], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = make_world(thousand)
@@ -57,7 +57,7 @@ def test_memory_and_descriptors_stay_flat(
         if time.monotonic() - printed >= 60 or len(resident) == 1:
             printed = time.monotonic()
             injected = world.source_proxy.injected + world.destination_proxy.injected
-            tell(
+            report(
                 f"{(printed - started) / 60:5.1f} min {len(resident):>4} runs ({succeeded} without a failure)"
                 f" {injected:>6,} faults"
                 f" {resident[-1]:>6.0f} MB {descriptors[-1]:>4} descriptors"

@@ -63,7 +63,7 @@ def test_a_process_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_process_is_told_to_stop_by_the_signal_it_wants(tmp_path: Path) -> None:
+def test_a_process_is_stopped_by_the_signal_it_wants(tmp_path: Path) -> None:
     log = tmp_path / "log"
     lines = ["import signal, sys, time", "signal.signal(signal.SIGINT, lambda *_: sys.exit(7))", "print(1, flush=True)"]
     with running(

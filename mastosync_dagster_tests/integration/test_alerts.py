@@ -147,13 +147,13 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
     assert "s3" not in str(caught.value)
 
 
-def test_a_tick_that_fails_is_told_once_and_those_of_the_alerts_never(
+def test_a_tick_that_fails_is_reported_once_and_those_of_the_alerts_never(
     world: Installation, webhook: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
     cursor: str | None = None
 
-    def look() -> dg.SensorExecutionData:
+    def evaluate() -> dg.SensorExecutionData:
         nonlocal cursor
         with dg.build_sensor_context(instance=world.dagster, cursor=cursor) as context:
             data = alert_on_failed_tick.evaluate_tick(context)
@@ -161,15 +161,15 @@ def test_a_tick_that_fails_is_told_once_and_those_of_the_alerts_never(
         return data
 
     fail_tick(world.dagster, "new_ranges")
-    look()
-    assert webhook.messages == []  # what was before the first look is old
+    evaluate()
+    assert webhook.messages == []  # what was before the first evaluation is old
     fail_tick(world.dagster, "nightly_incremental")
     fail_tick(world.dagster, "alert_on_failure")
-    look()
+    evaluate()
     (message,) = webhook.messages
     assert "nightly_incremental failed at 20" in message
     assert "s3cret" not in message
-    look()
+    evaluate()
     assert len(webhook.messages) == 1
 
 

@@ -113,11 +113,11 @@ def test_metadata_begins_with_totals_and_counts_and_hides_the_counters(world: In
         f"{len(lost)} missing, 0 failed"
     )
     # Each missing object with what to do, in full length.
-    told = "\n".join(lists)
+    shown = "\n".join(lists)
     for missing in lost:
-        assert missing.key.rpartition("/")[2] in told
-    assert "tootctl media refresh" in told
-    assert "lost: it was uploaded here" in told
+        assert missing.key.rpartition("/")[2] in shown
+    assert "tootctl media refresh" in shown
+    assert "lost: it was uploaded here" in shown
 
 
 def test_the_replica_is_red_when_no_night_has_ended_well_for_26_hours(

@@ -1,4 +1,4 @@
-"""Bad input and unreachable servers: one clear message, a failed run, nothing written, no secret told."""
+"""Bad input and unreachable servers: one clear message, a failed run, nothing written, no secret shown."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ CASES = [
     Case("a wrong region", ("DESTINATION_S3_REGION",), spoil=_wrong_region),
     Case("a read-only destination", ("right to write", "DESTINATION_S3_PERMISSION"), spoil=_read_only),
     Case(
-        "one bucket on both sides",
+        "one bucket as source and destination",
         ("same place", "DESTINATION_S3_BUCKET"),
         lambda world: {
             "DESTINATION_S3_BUCKET": world.source.name,

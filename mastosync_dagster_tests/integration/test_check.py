@@ -105,7 +105,7 @@ def test_a_misspelt_variable_is_warned_of_before_anything_else(
     assert "DESTINATION_S3_BUKET is set: DESTINATION_S3_BUCKET is probably meant" in str(others)
 
 
-# --- originals of some rows, looked for at both sides ----------------------------------------------------------------
+# --- originals of some rows, looked for at both storages -------------------------------------------------------
 
 
 def swap(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_wrong_prefix_fails(world: Installation, monkeypatch: pytest.MonkeyPat
     assert "S3_KEY_PREFIX" in found[ORIGINALS]
 
 
-def test_swapped_sides_fail(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapped_storages_fail(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     swap(world, monkeypatch)
     found = failed()
@@ -182,7 +182,7 @@ def test_a_source_that_has_lost_its_remote_cache_passes(world: Installation, mon
     assert failed() == {}
 
 
-def test_originals_are_not_looked_for_without_a_side(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_originals_are_not_looked_for_without_a_storage(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     assert world
     monkeypatch.setenv("S3_BUCKET", "absent")
     assert ORIGINALS not in failed()
@@ -220,7 +220,7 @@ def test_after_the_switch_the_destination_may_have_the_newest_originals_alone(
     assert failed() == {}
 
 
-def test_a_destination_that_may_not_be_listed_tells_the_time_all_the_same(world: Installation) -> None:
+def test_a_destination_that_may_not_be_listed_shows_the_time_all_the_same(world: Installation) -> None:
     kinds = frozenset({Kind.LIST})
     world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))
     world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=kinds))

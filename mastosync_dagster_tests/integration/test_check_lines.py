@@ -48,7 +48,7 @@ def _no_acls(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
 
 
-def test_without_the_right_to_list_it_passes_and_warns_and_the_status_can_tell(world: Installation) -> None:
+def test_without_the_right_to_list_it_passes_and_warns_and_the_status_is_known(world: Installation) -> None:
     assert check("--strict")[1] == 0
     rule = Rule(Answer(403, "AccessDenied", message=CAP), kinds=LISTED)
     world.source_proxy.set_rules(rule)
@@ -56,9 +56,9 @@ def test_without_the_right_to_list_it_passes_and_warns_and_the_status_can_tell(w
     lines, status = check()
     assert {name for name, (verdict, _) in lines.items() if verdict == "warned"} == {"source", "destination"}
     assert status == 0
-    for side in ("source", "destination"):
-        assert "s3:ListBucket" in lines[side][1]
-        assert f'It says: "{CAP}"' in lines[side][1]
+    for name in ("source", "destination"):
+        assert "s3:ListBucket" in lines[name][1]
+        assert f'It says: "{CAP}"' in lines[name][1]
     assert lines["originals"][0] == "ok"
     assert check("--strict")[1] == 3
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
@@ -222,7 +222,7 @@ def night(world: Installation, *, since: str | None = "last", **config: object) 
     return world.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}}).success
 
 
-def test_the_last_good_night_may_not_be_older_than_it_is_told(world: Installation) -> None:
+def test_the_last_good_night_may_not_be_older_than_the_limit(world: Installation) -> None:
     verdict, text = check("--max-age", "26h")[0]["last night"]
     assert verdict == "failed"
     assert "no run of sync_changes" in text

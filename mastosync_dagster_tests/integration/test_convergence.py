@@ -131,7 +131,7 @@ def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(sett
     settled.forget()
     assert nightly(settled).success
     # And a probe in each folder that holds some.
-    seen = [seen for seen in settled.destination_proxy.requests if "mastosync-check" not in seen.key]
+    seen = [request for request in settled.destination_proxy.requests if "mastosync-check" not in request.key]
     asked = [each.key for each in seen if each.kind is Kind.OTHER and each.key]
     assert sorted(asked) == sorted(set(asked))
     assert set(private) <= set(asked)

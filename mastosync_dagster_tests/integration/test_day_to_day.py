@@ -42,7 +42,7 @@ def by_database(world: Installation, lo: int, hi: int) -> tuple[int, int]:
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_status_tells_done_from_left_by_ranges_and_by_the_database(world: Installation) -> None:
+def test_status_separates_done_from_left_by_ranges_and_by_the_database(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything = by_database(world, -(2**63), 2**63)
     (fresh,) = json_of("status", "accounts")
@@ -145,7 +145,7 @@ def test_check_tries_everything_and_leaves_nothing_behind(world: Installation, m
     } <= lines.keys()
     assert "Mastodon 4.7 or newer" in lines["tables"]["text"]
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
-    written = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
+    written = [request.key for request in world.destination_proxy.requests if request.kind is Kind.PUT]
     assert written
     assert all(key.startswith("mastosync-check/") for key in written)
     assert world.source_proxy.count(Kind.PUT, Kind.DELETE) == 0

@@ -72,7 +72,9 @@ def test_with_a_permission_that_is_not_public_private_objects_wait_for_a_decisio
     assert "private_not_copied" in failure_of(sync(world))
     assert not private & there(world)
     sent = {
-        seen.headers.get("x-amz-acl") for seen in world.destination_proxy.requests if seen.kind is Kind.PUT and seen.key
+        request.headers.get("x-amz-acl")
+        for request in world.destination_proxy.requests
+        if request.kind is Kind.PUT and request.key
     }
     assert sent == {permission}
     monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")

@@ -96,7 +96,7 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
         assert again.success
         # The steps before were good: only the last one is run.
         assert {event.step_key for event in again.all_events if event.is_step_start} == {"accounts.report"}
-    assert [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT] == [refused.key]
+    assert [request.key for request in world.destination_proxy.requests if request.kind is Kind.PUT] == [refused.key]
     assert world.compare("accounts").differences == ()
 
 
@@ -155,5 +155,7 @@ def test_a_doubt_list_that_cannot_be_read_is_passed_over_with_one_warning(
     damage(file)
     again = world.run("sync_changes")
     assert again.success
-    told = [record.user_message for record in world.dagster.all_logs(again.run_id)]
-    assert len([message for message in told if f"doubts_accounts/changes/{first.run_id}.parquet is" in message]) == 1
+    messages = [record.user_message for record in world.dagster.all_logs(again.run_id)]
+    assert (
+        len([message for message in messages if f"doubts_accounts/changes/{first.run_id}.parquet is" in message]) == 1
+    )

@@ -155,10 +155,10 @@ CASES = [
     Case("a limit", {"changed_since": "last", "limit": 1}),
     Case("a limit that leaves nothing out, which nobody knows before", {"limit": 1000}),
     Case("an offset", {"offset": 1}),
-    Case("a moment after the watermark", {}, since=HOUR / 2),
+    Case("just after the watermark", {}, since=HOUR / 2),
     Case("another file type", {"changed_since": "last", "file_types": ["custom_emojis"]}),
     Case("the last incremental run", {"changed_since": "last"}, moves=True),
-    Case("a moment before the watermark", {}, since=-HOUR, moves=True),
+    Case("just before the watermark", {}, since=-HOUR, moves=True),
     Case("every row", {}, moves=True),
 ]
 
@@ -177,7 +177,7 @@ def test_a_run_moves_the_watermark_only_if_it_leaves_no_gap(life: Life) -> None:
         assert any(claim and claim.table == "accounts" for claim in claims) is case.moves, case.name
 
 
-def test_a_moment_that_an_admin_names_moves_nothing_before_the_first_one_since_the_tail_is_not_covered(
+def test_a_timestamp_that_an_admin_names_moves_nothing_before_the_first_one_since_the_tail_is_not_covered(
     life: Life,
 ) -> None:
     copy_accounts(life)
@@ -206,7 +206,7 @@ def test_the_run_that_has_come_furthest_counts_and_not_the_one_that_ended_last(l
     assert changes(life, {"changed_since": "last"}).success
     furthest = mark(life)
     assert furthest is not None
-    # An earlier run that ends now: it notes the moment at which it read.
+    # An earlier run that ends now: it notes the time at which it read.
     with life.world.dagster as dagster:
         (record,) = dagster.fetch_observations(dg.AssetKey("accounts"), limit=1).records
         observed = record.asset_observation
@@ -238,10 +238,10 @@ def test_its_page_shows_what_it_did_and_how_far_it_came(life: Life) -> None:
     result = changes(life, {"changed_since": "last"})
     (event,) = [event for event in result.all_events if event.is_asset_observation]
     metadata = event.asset_observation_data.asset_observation.metadata
-    told = {name: value.value for name, value in metadata.items()}
-    assert (told["objects"], told["copied"], told["failed"]) == (2, 2, 0)
-    assert told["watermark"] == told["database_read_at"]
-    assert told["changed_since"] == pytest.approx((before - OVERLAP).timestamp())
+    values = {name: value.value for name, value in metadata.items()}
+    assert (values["objects"], values["copied"], values["failed"]) == (2, 2, 0)
+    assert values["watermark"] == values["database_read_at"]
+    assert values["changed_since"] == pytest.approx((before - OVERLAP).timestamp())
     (line,) = [
         log.user_message
         for log in life.world.dagster.all_logs(result.run_id)
@@ -265,7 +265,7 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
 
     assert changes(life, {"changed_since": "last"}).success
 
-    # Two objects are there and equal: a HEAD at each side. Two are new: a GET and a PUT.
+    # Two objects are there and equal: a HEAD at each storage. Two are new: a GET and a PUT.
     assert life.world.requests() == {Kind.HEAD: 4, Kind.GET: 2, Kind.PUT: 2}
     assert accounts_that_differ(life) == []
 
@@ -372,7 +372,7 @@ def test_a_row_deleted_or_given_another_file_while_it_is_copied_is_no_failure(li
         ({"changed_since": "2026-01-01T00:00:00"}, "has no time zone"),
     ],
 )
-def test_a_moment_that_makes_no_sense_is_refused_in_one_sentence(
+def test_a_timestamp_that_makes_no_sense_is_refused_in_one_sentence(
     life: Life, config: dict[str, object], says: str
 ) -> None:
     result = changes(life, config)

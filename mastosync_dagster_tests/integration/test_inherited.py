@@ -1,4 +1,4 @@
-"""What another tool has put at the destination is not taken for a copy without a look, and the way out works."""
+"""What another tool has put at the destination is not taken for a copy without a check, and the way out works."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_sync
     assert not passed
     assert "headers: all" in said
 
-    look = {"ops": {"custom_emojis_verification": {"config": {"headers": "all", "acls": "all"}}}}
-    assert not world.run("verify_custom_emojis", key, look).success
-    # It looks once: what is to be done is said by the verification from now on.
+    config = {"ops": {"custom_emojis_verification": {"config": {"headers": "all", "acls": "all"}}}}
+    assert not world.run("verify_custom_emojis", key, config).success
+    # It checks once: what is to be done is said by the verification from now on.
     _, said, _ = sync(world, key)
     assert said == ""
-    assert world.run("verify_custom_emojis", key, look).success
+    assert world.run("verify_custom_emojis", key, config).success
     statuses = {anonymous_status(world.destination.server, world.destination.name, each) for each in keys}
     assert statuses == {200}
     assert world.compare(EMOJIS).differences == ()
@@ -81,42 +81,42 @@ def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: Installation) 
     assert said == ""
 
 
-def test_a_run_without_ranges_looks_too(world_with_acls: Installation) -> None:
+def test_a_run_without_ranges_checks_too(world_with_acls: Installation) -> None:
     copy_badly(world_with_acls)
     for says in (True, False):
-        assert looked(world_with_acls, file_types=["custom_emojis"]) == says
+        assert reports_differences(world_with_acls, file_types=["custom_emojis"]) == says
 
 
 @pytest.mark.parametrize(
     "before", [{"file_types": ["site_uploads"]}, {"file_types": ["custom_emojis"], "limit": 1}], ids=str
 )
-def test_neither_a_run_over_other_tables_nor_a_trial_has_looked(
+def test_neither_a_run_over_other_tables_nor_a_trial_has_checked(
     world_with_acls: Installation, before: dict[str, object]
 ) -> None:
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": before}}}).success
     copy_badly(world_with_acls)
-    assert looked(world_with_acls, file_types=["custom_emojis"])
-    assert not looked(world_with_acls, file_types=["custom_emojis"])
+    assert reports_differences(world_with_acls, file_types=["custom_emojis"])
+    assert not reports_differences(world_with_acls, file_types=["custom_emojis"])
 
 
-def test_a_run_that_was_ended_has_not_looked(world_with_acls: Installation) -> None:
+def test_a_run_that_was_ended_has_checked_nothing(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
     world.destination_proxy.set_rules(Rule(Answer(403, "InvalidAccessKeyId"), kinds=frozenset({Kind.PUT})))
     assert not world.run("sync_changes", config=config).success
     world.destination_proxy.set_rules()
     copy_badly(world)
-    assert looked(world, file_types=["custom_emojis"])
+    assert reports_differences(world, file_types=["custom_emojis"])
 
 
-def test_a_night_has_looked_at_what_had_changed_alone(world_with_acls: Installation) -> None:
+def test_a_night_has_checked_what_had_changed_alone(world_with_acls: Installation) -> None:
     since = {"file_types": ["custom_emojis"], "changed_since": "2026-01-01T00:00:00Z"}
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": since}}}).success
     copy_badly(world_with_acls)
-    assert looked(world_with_acls, file_types=["custom_emojis"])
+    assert reports_differences(world_with_acls, file_types=["custom_emojis"])
 
 
-def looked(world: Installation, **config: object) -> bool:
+def reports_differences(world: Installation, **config: object) -> bool:
     """Run over changes; return whether something was said of what had been at the destination before."""
     result = world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}})
     assert result.success

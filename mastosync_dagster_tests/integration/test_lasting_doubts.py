@@ -1,4 +1,4 @@
-"""What is on the doubt list stays there until it was seen to be right, whoever dies or cannot ask meanwhile."""
+"""What is on the doubt list stays there until a check has found it right, whoever dies or cannot ask meanwhile."""
 
 from __future__ import annotations
 

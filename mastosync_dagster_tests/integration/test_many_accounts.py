@@ -94,7 +94,7 @@ def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world
     assert result.success
     assert world.requests() == {Kind.GET: CHANGED, Kind.PUT: CHANGED}
     # Beside them the bucket alone is asked: for its clock.
-    assert {seen.key for seen in world.destination_proxy.requests if seen.key} == keys
+    assert {request.key for request in world.destination_proxy.requests if request.key} == keys
     read = rows_read(world, at_least=read_before + ROWS) - read_before
     assert ROWS <= read <= ROWS * 1.01
     assert seconds < 60

@@ -108,7 +108,7 @@ def _nights_eight_to_ten(life: Life) -> None:
     assert life.night().success
     assert life.differences() == []
 
-    # 9: the conversion ends, long after the moment that then stands in its row; an account goes.
+    # 9: the conversion ends, long after the time that then stands in its row; an account goes.
     living = life.day()
     living.end_conversion(video, began)
     living.delete_account(living.sign_up())

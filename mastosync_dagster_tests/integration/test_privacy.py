@@ -59,7 +59,7 @@ def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(
 
     suspended, hidden = media_of(world, suspended=False)
     active, shown = media_of(world, suspended=True)
-    # Not even the moment of the suspension need be later than the last run, nor does any column of the media change.
+    # Not even the time of the suspension need be later than the last run, nor does any column of the media change.
     execute(world, "UPDATE accounts SET suspended_at = '2019-01-01' WHERE id = %s", suspended)
     execute(world, "UPDATE accounts SET suspended_at = NULL WHERE id = %s", active)
     after = expected_answers(world)
@@ -128,7 +128,9 @@ def sync_media(world: Installation, **config: object) -> dg.ExecuteInProcessResu
 def acls(world: Installation) -> dict[str, str | None]:
     """Return the ACL header with which each object was written."""
     return {
-        seen.key: seen.headers.get("x-amz-acl") for seen in world.destination_proxy.requests if seen.kind is Kind.PUT
+        request.key: request.headers.get("x-amz-acl")
+        for request in world.destination_proxy.requests
+        if request.kind is Kind.PUT
     }
 
 
@@ -188,8 +190,8 @@ def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Inst
     assert not any(line.private for line in newest(world, MEDIA.value))
     # The policy taken back, what is private is made so.
     assert sync_media(world).success
-    turned = {line.row_id for line in newest(world, MEDIA.value) if line.detail == MADE_PRIVATE}
-    assert turned == {each.row_id for each in world.instance.objects_of(MEDIA) if each.private}
+    made_private = {line.row_id for line in newest(world, MEDIA.value) if line.detail == MADE_PRIVATE}
+    assert made_private == {each.row_id for each in world.instance.objects_of(MEDIA) if each.private}
     assert answers(world) == expected_answers(world)
 
 
@@ -212,8 +214,8 @@ def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives
     assert world.run("sync_changes").success
     assert world.compare().differences == ()
     expected = {each.key: 403 if each.private else 200 for each in world.instance.objects}
-    told = {key: anonymous_status(world.destination.server, world.destination.name, key) for key in expected}
-    assert told == expected
+    statuses = {key: anonymous_status(world.destination.server, world.destination.name, key) for key in expected}
+    assert statuses == expected
     private = Counter(each.table for each in world.instance.objects if each.private)
     assert private.keys() == {"media_attachments", "backups"}
     assert private["backups"] == len(world.instance.objects_of("backups"))

@@ -109,7 +109,7 @@ def test_each_object_gets_the_acl_that_it_has_at_the_source(
 
     asked.forget()
     assert world.run("sync_media_attachments", media_range(world), AS_SOURCE).success
-    # The three that are private by their row or were written private are asked for, at both sides.
+    # The three that are private by their row or were written private are asked for, at both storages.
     assert asked.count(Kind.OTHER) == 3 + 1
     assert asked.count(Kind.GET) == 2
     assert verify(world, privacy="source", acls="all").success
@@ -152,7 +152,7 @@ def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_ca
     assert world.destination.client.list_objects_v2(Bucket=world.destination.name)["KeyCount"] == 0
 
 
-def test_a_source_without_acls_is_told_with_the_setting_that_helps(world_with_acls: Installation) -> None:
+def test_a_source_without_acls_is_named_with_the_setting_that_helps(world_with_acls: Installation) -> None:
     world = world_with_acls
     world.register(MEDIA)
     message = failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))

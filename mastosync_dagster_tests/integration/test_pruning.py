@@ -97,7 +97,7 @@ def keys(world: Installation) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Strangers:
+class Orphans:
     """Objects that no row expects.
 
     Attributes:
@@ -111,7 +111,7 @@ class Strangers:
     foreign: frozenset[str]
 
 
-def add_strangers(world: Installation) -> Strangers:
+def add_orphans(world: Installation) -> Orphans:
     objects = world.instance.objects_of(MEDIA)
     ids = {row["id"] for row in world.instance.rows[MEDIA]}
     no_row = next(number for number in range(1, 999) if number not in ids)
@@ -134,29 +134,29 @@ def add_strangers(world: Installation) -> Strangers:
         put(world, key)
     for key in young:
         put(world, key, old=False)
-    return Strangers(frozenset(extra), frozenset(young), frozenset(foreign))
+    return Orphans(frozenset(extra), frozenset(young), frozenset(foreign))
 
 
 def test_extra_objects_are_listed_and_stay(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     before = keys(synced)
     assert prune(synced).success
     assert keys(synced) == before
     assert {(line.key, line.finding) for line in findings(synced)} == {
-        (key, Finding.EXTRA) for key in strangers.extra | strangers.young
+        (key, Finding.EXTRA) for key in orphans.extra | orphans.young
     }
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
 def test_only_old_extra_objects_of_the_range_are_deleted_and_each_is_on_record(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     before = keys(synced)
     assert prune(synced, delete=True).success
-    assert before - keys(synced) == strangers.extra
+    assert before - keys(synced) == orphans.extra
     recorded = {line.key: (line.finding, line.detail) for line in findings(synced)}
     assert recorded == {
-        **dict.fromkeys(strangers.extra, (Finding.DELETED, None)),
-        **dict.fromkeys(strangers.young, (Finding.EXTRA, TOO_YOUNG)),
+        **dict.fromkeys(orphans.extra, (Finding.DELETED, None)),
+        **dict.fromkeys(orphans.young, (Finding.EXTRA, TOO_YOUNG)),
     }
 
 
@@ -184,25 +184,25 @@ def test_an_object_that_a_row_expects_since_the_range_was_listed_stays(
 
 
 def test_no_run_deletes_more_than_it_may(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     before = keys(synced)
     assert prune(synced, delete=True, max_delete=2).success
     assert len(before - keys(synced)) == 2
     beyond = [line.key for line in findings(synced) if line.detail == BEYOND_LIMIT]
-    assert len(beyond) == len(strangers.extra) - 2
+    assert len(beyond) == len(orphans.extra) - 2
 
 
 def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     unknown = []
     for each in synced.instance.objects_of(MEDIA)[:3]:
         folder, _, name = each.key.rsplit("/", 2)
         unknown += [put(synced, f"{folder}/{style}/{name}") for style in ("@0x", "large")]
     before = keys(synced)
-    assert prune(synced, delete=True, max_delete=len(strangers.extra)).success
-    assert before - keys(synced) == strangers.extra
+    assert prune(synced, delete=True, max_delete=len(orphans.extra)).success
+    assert before - keys(synced) == orphans.extra
     details = {line.key: line.detail for line in findings(synced) if line.finding is Finding.EXTRA}
-    assert details == {**dict.fromkeys(unknown, UNKNOWN_STYLE), **dict.fromkeys(strangers.young, TOO_YOUNG)}
+    assert details == {**dict.fromkeys(unknown, UNKNOWN_STYLE), **dict.fromkeys(orphans.young, TOO_YOUNG)}
 
     (key,) = synced.dagster.get_dynamic_partitions(MEDIA.partitions_name)
     assert synced.run("verify_media_attachments", key).success
@@ -211,20 +211,20 @@ def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(syn
 
 
 def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
     later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
     before = keys(synced)
     for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
         _execute(synced, f"DELETE FROM {table} WHERE greatest(created_at, updated_at) >= '2023-06-01'")  # noqa: S608  (of a list)
     assert prune(synced, delete=True).success
-    assert before - keys(synced) == strangers.extra
+    assert before - keys(synced) == orphans.extra
     assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
 
     # From its first new row on, it is the instance as it is.
     _execute(synced, "UPDATE accounts SET updated_at = now() WHERE id = (SELECT max(id) FROM accounts)")
     assert prune(synced, delete=True).success
-    assert before - keys(synced) == strangers.extra | later
+    assert before - keys(synced) == orphans.extra | later
 
 
 SET_BY_A_STRANGER = {
@@ -236,8 +236,8 @@ SET_BY_A_STRANGER = {
 
 
 @pytest.mark.parametrize("said", SET_BY_A_STRANGER.values(), ids=SET_BY_A_STRANGER)
-def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: Installation, said: str) -> None:
-    strangers = add_strangers(synced)
+def test_no_post_of_another_server_makes_a_restored_backup_look_alive(synced: Installation, said: str) -> None:
+    orphans = add_orphans(synced)
     folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
     later = {put(synced, f"{folder}/00112233.png", written=IN_2024) for folder in folders[:3]}
     before = keys(synced)
@@ -250,12 +250,12 @@ def test_no_post_of_a_stranger_makes_a_restored_backup_look_alive(synced: Instal
     )
     _execute(synced, f"UPDATE accounts SET created_at = {said} WHERE id = (SELECT max(id) FROM accounts)")  # noqa: S608  (of a list)
     assert prune(synced, delete=True).success
-    assert before - keys(synced) == strangers.extra
+    assert before - keys(synced) == orphans.extra
     assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
 
 
 def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(synced: Installation) -> None:
-    add_strangers(synced)
+    add_orphans(synced)
     before = keys(synced)
     for table in ("media_attachments", "accounts", "custom_emojis", "preview_cards", "site_uploads", "backups"):
         _execute(synced, f"UPDATE {table} SET created_at = '2199-01-01', updated_at = '2199-01-01'")  # noqa: S608  (of a list)
@@ -303,13 +303,13 @@ def test_more_than_a_hundred_objects_go_only_if_the_admin_says_how_many(synced: 
 
 
 def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     for each in synced.instance.objects_of(MEDIA):
         folder, _, name = each.key.rsplit("/", 2)
         put(synced, f"{folder}/@0x/{name}")
     before = keys(synced)
     assert prune(synced, delete=True).success
-    assert before - keys(synced) == strangers.extra
+    assert before - keys(synced) == orphans.extra
 
 
 @pytest.mark.parametrize("share", [-0.1, 1_001, float("nan")])
@@ -374,7 +374,7 @@ DOUBTS = [
 
 @pytest.mark.parametrize("doubt", DOUBTS, ids=lambda doubt: doubt.name)
 def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_strangers(synced)
+    add_orphans(synced)
     doubt.spoil(synced, monkeypatch)
     before = keys(synced)
     assert doubt.says in failure_of(prune(synced, delete=True))
@@ -386,7 +386,7 @@ def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeyp
 def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     synced: Installation, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_strangers(synced)
+    add_orphans(synced)
     before = keys(synced)
     monkeypatch.setattr(connection, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
     with vanishing(synced.database.port, after=after) as proxy:
@@ -398,18 +398,18 @@ def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
 
 
 def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     before = keys(synced)
     synced.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})))
     assert "s3:DeleteObject" in failure_of(prune(synced, delete=True))
     assert keys(synced) == before
     recorded = {line.key: line.finding for line in findings(synced)}
-    assert recorded == dict.fromkeys(strangers.extra | strangers.young, Finding.EXTRA)
+    assert recorded == dict.fromkeys(orphans.extra | orphans.young, Finding.EXTRA)
 
 
 def test_a_deletion_whose_reply_is_lost_is_on_record(synced: Installation) -> None:
-    strangers = add_strangers(synced)
+    orphans = add_orphans(synced)
     synced.destination_proxy.set_rules(Rule(Reset(), kinds=frozenset({Kind.DELETE}), times=1))
     assert prune(synced, delete=True).success
-    assert {line.key for line in findings(synced) if line.finding is Finding.DELETED} == strangers.extra
-    assert not keys(synced) & strangers.extra
+    assert {line.key for line in findings(synced) if line.finding is Finding.DELETED} == orphans.extra
+    assert not keys(synced) & orphans.extra

@@ -57,7 +57,7 @@ class RandomLife:
         dice: Decides.
         nights: Executes nights.
         backfills: Executes runs of ID ranges beside them.
-        told: What happened, for whoever reads a failure.
+        history: What happened, for whoever reads a failure.
     """
 
     world: Installation
@@ -65,7 +65,7 @@ class RandomLife:
     dice: random.Random
     nights: ForkedRuns
     backfills: ForkedRuns
-    told: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
     accounts: list[int] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class RandomLife:
         self.living.change_avatar(self.dice.choice(self.accounts))
 
     def late_row(self) -> None:
-        """A row that is committed minutes after the moment that stands in it."""
+        """A row that is committed minutes after the time that stands in it."""
         self.post()
         late = (self.living.now - timedelta(minutes=self.dice.randrange(9))).replace(tzinfo=None)
         self.living.update(MEDIA.value, self.pictures[-1], created_at=late, file_updated_at=late)
@@ -118,7 +118,7 @@ class RandomLife:
         events = (self.post, self.suspend, self.unsuspend, self.delete_post, self.change_avatar, self.late_row)
         for _ in range(self.dice.randrange(1, 5)):
             event = self.dice.choice(events)
-            self.told.append(event.__name__)
+            self.history.append(event.__name__)
             event()
         self.living.pass_time(timedelta(hours=12))
 
@@ -174,7 +174,7 @@ class RandomLife:
             ("good", self.night),
         )
         name, night = self.dice.choice(bad)
-        self.told.append(f"-- {name}")
+        self.history.append(f"-- {name}")
         night()
 
     # --- the morning ---------------------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ def live(world: Installation, seed: int, nights: int, folder: Path) -> tuple[dic
         success = life.night()
         wrong = life.wrong()
     assert success, (folder / "nights.log").read_text()[-3000:]
-    kinds = Counter(event for event in life.told if event.startswith("--"))
-    assert not wrong, (wrong, life.told)
+    kinds = Counter(event for event in life.history if event.startswith("--"))
+    assert not wrong, (wrong, life.history)
     return wrong, kinds
 
 
@@ -248,10 +248,10 @@ def test_after_a_dozen_random_nights_one_good_night_makes_everything_right(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(100, 100 + SEEDS))
 def test_after_a_life_of_random_nights_one_good_night_makes_everything_right(
-    empty: Installation, seed: int, tmp_path: Path, tell: Callable[[object], None]
+    empty: Installation, seed: int, tmp_path: Path, report: Callable[[object], None]
 ) -> None:
     started = time.monotonic()
     wrong, kinds = live(empty, seed, NIGHTS, tmp_path)
-    told = ", ".join(f"{count} {name[3:]}" for name, count in kinds.most_common())
+    counts = ", ".join(f"{count} {name[3:]}" for name, count in kinds.most_common())
     seconds = time.monotonic() - started
-    tell(f"NIGHTS seed {seed}: {kinds.total()} nights in {seconds:.0f} s: {told}; {len(wrong)} wrong")
+    report(f"NIGHTS seed {seed}: {kinds.total()} nights in {seconds:.0f} s: {counts}; {len(wrong)} wrong")

@@ -250,7 +250,7 @@ def test_a_later_run_over_changed_rows_has_the_last_word_about_an_attachment(
     }  # fmt: skip
 
 
-def test_without_the_database_the_manifest_tells_what_is_lost(manifests: FolderManifests, tmp_path: Path) -> None:
+def test_without_the_database_the_manifest_shows_what_is_lost(manifests: FolderManifests, tmp_path: Path) -> None:
     keep(
         manifests, tmp_path, "accounts", "1-5", "run",
         line(1, remote=False), line(2, remote=True), line(3), line(4, Outcome.FAILED), line(5, Outcome.COPIED),
@@ -274,7 +274,7 @@ def test_nothing_in_a_manifest_reaches_the_terminal_as_a_command(manifests: Fold
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
-def test_what_strangers_have_written_stays_text_in_every_form(
+def test_what_others_have_written_stays_text_in_every_form(
     manifests: FolderManifests, tmp_path: Path, form: str
 ) -> None:
     keys = ["=cmd|' /C calc'!A0", "+1", "-1", "@x", "\t=1", "a\x1b[2J\r\x9bb", "a\u202eb"]

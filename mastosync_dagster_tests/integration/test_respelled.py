@@ -59,9 +59,9 @@ def test_what_an_earlier_version_has_put_on_record_is_found(world: Installation,
     written = place.format(endpoint=endpoint, bucket=bucket, port=endpoint.rpartition(":")[2])
     key, *_ = world.register(ACCOUNTS)[ACCOUNTS]
     now = datetime(2026, 11, 1, 3, tzinfo=timezone.utc)
-    told: dict[str, dg.RawMetadataValue] = {READ_AT: dg.MetadataValue.timestamp(now), DESTINATION: written}
-    world.dagster.report_runless_asset_event(dg.AssetMaterialization("accounts", partition=key, metadata=told))
-    mark = {**told, WATERMARK: dg.MetadataValue.timestamp(now), EVERY_ROW: dg.MetadataValue.bool(False)}
+    metadata: dict[str, dg.RawMetadataValue] = {READ_AT: dg.MetadataValue.timestamp(now), DESTINATION: written}
+    world.dagster.report_runless_asset_event(dg.AssetMaterialization("accounts", partition=key, metadata=metadata))
+    mark = {**metadata, WATERMARK: dg.MetadataValue.timestamp(now), EVERY_ROW: dg.MetadataValue.bool(False)}
     world.dagster.report_runless_asset_event(dg.AssetObservation("accounts", metadata=mark))
 
     here = S3Bucket.destination().settings().identity

@@ -137,7 +137,7 @@ def test_every_answer_is_understood(listener: Listener, signal: Signal, answers:
     assert SECRET not in (why or "")
 
 
-def test_an_end_is_told_at_the_second_attempt_and_a_start_delays_no_night(listener: Listener) -> None:
+def test_the_ping_of_an_end_has_a_second_attempt_and_that_of_a_start_delays_no_night(listener: Listener) -> None:
     listener.answers = [503]
     assert ping(Signal.SUCCESS) is None
     assert listener.paths == ["", ""]

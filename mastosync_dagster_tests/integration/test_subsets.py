@@ -87,12 +87,12 @@ def test_a_local_copy_asks_for_no_remote_key_and_counts_what_it_leaves_out(
     expected = {each.key for each in world.instance.objects_of(MEDIA)}
     assert there(world) == {each for each in expected if each in local}
     for proxy in (world.source_proxy, world.destination_proxy):
-        assert not [seen for seen in proxy.requests if seen.key in remote - local]
-        assert not [seen for seen in proxy.requests if seen.prefix.startswith("cache")]
-    told = metadata_of(result, MEDIA)
-    assert told["left_out"] == left_out(world, MEDIA)
-    assert told["remote_files"] == "never"
-    assert told["rows"] == sum(
+        assert not [request for request in proxy.requests if request.key in remote - local]
+        assert not [request for request in proxy.requests if request.prefix.startswith("cache")]
+    metadata = metadata_of(result, MEDIA)
+    assert metadata["left_out"] == left_out(world, MEDIA)
+    assert metadata["remote_files"] == "never"
+    assert metadata["rows"] == sum(
         bool(stored_objects(MEDIA, row)) and not is_remote(MEDIA, row) for row in world.instance.rows[MEDIA]
     )
 
@@ -124,8 +124,8 @@ def test_verify_and_prune_take_what_is_left_out_for_neither_missing_nor_an_orpha
         )
     verified = world.run("verify_media_attachments", key)
     (materialization,) = verified.asset_materializations_for_node("media_attachments_verification")
-    told = with_counters({name: value.value for name, value in materialization.metadata.items()})
-    assert (told["left_out"], told["extra"], told["absent"]) == (left_out(world, MEDIA), 1, 0)
+    metadata = with_counters({name: value.value for name, value in materialization.metadata.items()})
+    assert (metadata["left_out"], metadata["extra"], metadata["absent"]) == (left_out(world, MEDIA), 1, 0)
 
     pruned = world.run("prune_media_attachments", key, {"ops": {"prune": {"config": {"delete": True}}}})
     assert pruned.success

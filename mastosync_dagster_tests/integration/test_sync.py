@@ -127,17 +127,17 @@ def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_els
     client.delete_object(Bucket=bucket, Key=lost.key)
     client.put_object(Bucket=bucket, Key=truncated.key, Body=b"x")
     client.put_object(Bucket=bucket, Key=altered.key, Body=b"\0" * altered.size)
-    client.put_object(Bucket=bucket, Key="accounts/avatars/stranger", Body=b"keep me")
+    client.put_object(Bucket=bucket, Key="accounts/avatars/other", Body=b"keep me")
     world.destination_proxy.forget()
 
     numbers = sync(world, FileType.ACCOUNTS)
 
     assert numbers[FileType.ACCOUNTS]["copied"] == 3
-    assert sorted(seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT) == sorted(
+    assert sorted(request.key for request in world.destination_proxy.requests if request.kind is Kind.PUT) == sorted(
         each.key for each in (lost, truncated, altered)
     )
-    assert client.get_object(Bucket=bucket, Key="accounts/avatars/stranger")["Body"].read() == b"keep me"
-    client.delete_object(Bucket=bucket, Key="accounts/avatars/stranger")
+    assert client.get_object(Bucket=bucket, Key="accounts/avatars/other")["Body"].read() == b"keep me"
+    client.delete_object(Bucket=bucket, Key="accounts/avatars/other")
     assert world.compare(FileType.ACCOUNTS).differences == ()
 
 

@@ -48,14 +48,14 @@ def damage(world: Installation) -> dict[str, Finding]:
     put(both, ACL="public-read", ContentType="text/html")
     ids = {row["id"] for row in world.instance.rows[MEDIA]}
     no_row = next(number for number in range(1, 999) if number not in ids)
-    strangers = {
+    orphans = {
         f"{public[0].key.rpartition('/')[0]}/0123456789abcdef.png": Finding.EXTRA,
         f"cache/media_attachments/files/000/000/{no_row:03d}/small/0123456789abcdef.png": Finding.EXTRA,
         "dumps-of-the-database/monday.sql": Finding.FOREIGN,
         "index.html": Finding.FOREIGN,
     }
-    for key in strangers:
-        client.put_object(Bucket=bucket, Key=key, Body=b"stranger")
+    for key in orphans:
+        client.put_object(Bucket=bucket, Key=key, Body=b"orphan")
     return {
         gone.key: Finding.ABSENT,
         truncated.key: Finding.SIZE_DIFFERS,
@@ -65,7 +65,7 @@ def damage(world: Installation) -> dict[str, Finding]:
         hidden.key: Finding.ACL_DIFFERS,
         exposed.key: Finding.ACL_DIFFERS,
         both.key: Finding.HEADERS_DIFFER,
-        **strangers,
+        **orphans,
     }
 
 
@@ -97,17 +97,17 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     assert synced_with_acls.run("sync_media_attachments", media_range(synced_with_acls)).success
     repaired = verify(synced_with_acls, headers="all", acls="all")
     assert repaired.success
-    strangers = {key: finding for key, finding in damaged.items() if finding in {Finding.EXTRA, Finding.FOREIGN}}
-    assert unequal(synced_with_acls) == strangers
+    orphans = {key: finding for key, finding in damaged.items() if finding in {Finding.EXTRA, Finding.FOREIGN}}
+    assert unequal(synced_with_acls) == orphans
     assert (check(repaired).passed, check(repaired).severity) == (False, dg.AssetCheckSeverity.WARN)
 
-    # They were written a moment ago, which alone keeps them.
+    # They were written just now, which alone keeps them.
     delete = {"ops": {"prune": {"config": {"delete": True}}}}
     assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
-    assert keys(synced_with_acls) == expected_keys | strangers.keys()
+    assert keys(synced_with_acls) == expected_keys | orphans.keys()
     monkeypatch.setattr(guards, "MIN_AGE", timedelta(seconds=-5))
     assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
-    foreign = {key for key, finding in strangers.items() if finding is Finding.FOREIGN}
+    foreign = {key for key, finding in orphans.items() if finding is Finding.FOREIGN}
     assert keys(synced_with_acls) == expected_keys | foreign
     pruned = verify(synced_with_acls, headers="all", acls="all")
     assert unequal(synced_with_acls) == dict.fromkeys(foreign, Finding.FOREIGN)

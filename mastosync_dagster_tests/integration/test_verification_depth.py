@@ -1,4 +1,4 @@
-"""What a verification costs, how closely it looks, and what only the bodies tell."""
+"""What a verification costs, how closely it compares, and what only the bodies show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEYS = 2 * ROWS
 
 def acl_requests(world: Installation) -> int:
     """Return how often the destination was asked who may read an object."""
-    return sum(seen.method == "GET" for seen in world.destination_proxy.requests if seen.kind is Kind.OTHER)
+    return sum(request.method == "GET" for request in world.destination_proxy.requests if request.kind is Kind.OTHER)
 
 
 @pytest.mark.parametrize("depth", ["none", "sample", "all"])
@@ -124,9 +124,9 @@ def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_rig
     world.forget()
     assert not verify(world, full=True).success
     assert unequal(world) == {chosen.key: Finding.CONTENT_DIFFERS}
-    got = (seen for seen in world.destination_proxy.requests if seen.kind is Kind.GET)
+    got = (request for request in world.destination_proxy.requests if request.kind is Kind.GET)
     # What is private was asked for without a signature too.
-    read = Counter(seen.key for seen in got if "authorization" in seen.headers)
+    read = Counter(request.key for request in got if "authorization" in request.headers)
     assert read == Counter(each.key for each in everything)
 
     assert world.run("sync_media_attachments", media_range(world)).success
@@ -154,7 +154,7 @@ def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acl
     world.source_proxy.set_rules()
     world.forget()
     assert world.run("sync_media_attachments", media_range(world)).success
-    sent = [seen.key for seen in world.destination_proxy.requests if seen.kind is Kind.PUT]
+    sent = [request.key for request in world.destination_proxy.requests if request.kind is Kind.PUT]
     put = [key for key in sent if "mastosync-check" not in key]
     assert put == [chosen.key]
     # Then it is done.
@@ -183,7 +183,7 @@ def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_an
 
 
 @pytest.mark.timeout(240)
-def test_a_verification_costs_three_requests_for_a_thousand_keys_and_side(
+def test_a_verification_costs_three_requests_for_a_thousand_keys_and_storage(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_acls
@@ -215,9 +215,11 @@ def test_a_verification_costs_three_requests_for_a_thousand_keys_and_side(
     numbers = metadata(found)
     assert (numbers["equal"], numbers["extra"], numbers["foreign"]) == (KEYS, 0, 0)
     bound = 3 * KEYS // 1000
-    sides = [Counter(seen.kind for seen in proxy.requests) for proxy in (world.source_proxy, world.destination_proxy)]
-    assert all(side.total() <= bound for side in sides), sides
+    counts = [
+        Counter(request.kind for request in proxy.requests) for proxy in (world.source_proxy, world.destination_proxy)
+    ]
+    assert all(each.total() <= bound for each in counts), counts
     # Nothing is written, and no body is read.
-    assert all(set(side) <= {Kind.LIST, Kind.HEAD, Kind.OTHER} for side in sides), sides
-    assert not any(seen.method in {"PUT", "POST", "DELETE"} for seen in world.destination_proxy.requests)
-    assert sum(side[Kind.LIST] for side in sides) == numbers["list_requests"]
+    assert all(set(each) <= {Kind.LIST, Kind.HEAD, Kind.OTHER} for each in counts), counts
+    assert not any(request.method in {"PUT", "POST", "DELETE"} for request in world.destination_proxy.requests)
+    assert sum(each[Kind.LIST] for each in counts) == numbers["list_requests"]

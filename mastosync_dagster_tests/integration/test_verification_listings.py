@@ -52,26 +52,26 @@ def keys() -> list[str]:
     return [f"media_attachments/files/000/000/{number:03d}/original/a.mp3" for number in range(1, ROWS + 1)]
 
 
-def shorten(world: Installation, *sides: str, entries: int = 5) -> None:
-    for side in sides:
-        proxy = world.source_proxy if side == "source" else world.destination_proxy
+def shorten(world: Installation, *names: str, entries: int = 5) -> None:
+    for name in names:
+        proxy = world.source_proxy if name == "source" else world.destination_proxy
         proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
 
 
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
-@pytest.mark.parametrize("sides", [("source",), ("destination",), ("source", "destination")], ids="+".join)
+@pytest.mark.parametrize("names", [("source",), ("destination",), ("source", "destination")], ids="+".join)
 def test_what_a_listing_lacks_is_neither_missing_nor_absent(
-    world: Installation, sides: tuple[str, ...], entries: int
+    world: Installation, names: tuple[str, ...], entries: int
 ) -> None:
-    shorten(world, *sides, entries=entries)
+    shorten(world, *names, entries=entries)
     found = verify(world)
     assert found.success
     assert unequal(world) == {}
     assert {line.detail for line in findings(world)} == {None}
     numbers = metadata(found)
     assert (numbers["equal"], numbers["missing"], numbers["absent"]) == (ROWS, 0, 0)
-    assert f"{(ROWS - entries) * len(sides):,} objects that a listing lacked were there" in str(numbers["summary"])
+    assert f"{(ROWS - entries) * len(names):,} objects that a listing lacked were there" in str(numbers["summary"])
 
 
 def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, source: Bucket) -> None:
@@ -83,8 +83,8 @@ def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, sour
         (source, only_there),
     ):
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
-    for sides in ((), ("source",), ("destination",), ("source", "destination")):
-        shorten(world, *sides)
+    for names in ((), ("source",), ("destination",), ("source", "destination")):
+        shorten(world, *names)
         found = verify(world)
         assert not found.success
         assert unequal(world) == {absent: Finding.ABSENT}
@@ -99,8 +99,8 @@ def test_what_a_listing_lacks_is_compared_all_the_same(world: Installation) -> N
     damaged = {keys()[2], keys()[15], keys()[33]}
     for key in damaged:
         world.destination.client.put_object(Bucket=world.destination.name, Key=key, Body=b"")
-    for sides in (("source",), ("destination",), ("source", "destination")):
-        shorten(world, *sides)
+    for names in (("source",), ("destination",), ("source", "destination")):
+        shorten(world, *names)
         verify(world)
         assert unequal(world) == dict.fromkeys(damaged, Finding.SIZE_DIFFERS)
 
@@ -116,15 +116,15 @@ def test_an_object_of_which_nobody_answers_is_neither(world: Installation) -> No
     assert unequal(world) == {key: Finding.UNKNOWN}
 
 
-def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(
+def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     world: Installation, source: Bucket
 ) -> None:
     foreign = ["imports/data/000/000/001/original/a.csv", "pg_dumps/monday.sql", "pg_dumps/tuesday.sql", "index.html"]
     for key in (*foreign, "cache/what/a.png", "cache/custom_emojis/a", "backups/dumps/000/000/001/original/a.zip"):
         source.client.put_object(Bucket=source.name, Key=key, Body=b"x")
     world.destination.client.put_object(Bucket=world.destination.name, Key="other/a", Body=b"x")
-    for sides in ((), ("source", "destination")):
-        shorten(world, *sides, entries=1)
+    for names in ((), ("source", "destination")):
+        shorten(world, *names, entries=1)
         found = verify(world)
         assert found.success
         assert check(found).passed
@@ -152,7 +152,7 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_sides(
 
 
 @pytest.mark.usefixtures("source")
-def test_a_side_whose_top_may_not_be_listed_is_said_to_be_unknown(world: Installation) -> None:
+def test_a_storage_whose_top_may_not_be_listed_is_called_unknown(world: Installation) -> None:
     # As with a policy that lets folders be listed and not the bucket.
     world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=LISTINGS, skip=1))
     found = verify(world)

@@ -240,7 +240,7 @@ def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_
 
 
 def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a standby has replayed is told by the host's clock, so none is set here.
+    # What a standby has replayed is as old as the host's clock says, so none is set here.
     begin(life, after=timedelta())
     before, database = mark(life), life.world.database
     with standby_of(database) as standby:
@@ -326,12 +326,14 @@ def row_count(life: Life) -> int:
     return int(count)
 
 
-@pytest.mark.parametrize("moment", [None, "2199-01-01", "infinity"])
-def test_a_moment_that_nobody_believes_is_asked_about_and_copies_nothing_again(life: Life, moment: str | None) -> None:
+@pytest.mark.parametrize("timestamp", [None, "2199-01-01", "infinity"])
+def test_a_timestamp_that_nobody_believes_is_asked_about_and_copies_nothing_again(
+    life: Life, timestamp: str | None
+) -> None:
     begin(life)
     living = life.day()
     account = living.sign_up()
-    living.update("accounts", account, avatar_updated_at=moment)
+    living.update("accounts", account, avatar_updated_at=timestamp)
     for _ in range(2):
         living.pass_time(DAY)
         assert night(life).success
@@ -351,12 +353,12 @@ def test_an_observation_of_a_version_before_is_read_as_ever(life: Life) -> None:
         new = {"newest_id", "newest_row_created_at"}
         assert new <= observed.metadata.keys()
         old = {name: value for name, value in observed.metadata.items() if name not in new}
-        moment = datetime.fromtimestamp(life.living.now.timestamp(), timezone.utc)
+        timestamp = datetime.fromtimestamp(life.living.now.timestamp(), timezone.utc)
         life.living.pass_time(HOUR)
         dagster.report_runless_asset_event(
-            dg.AssetObservation("accounts", metadata={**old, "watermark": dg.MetadataValue.timestamp(moment)})
+            dg.AssetObservation("accounts", metadata={**old, "watermark": dg.MetadataValue.timestamp(timestamp)})
         )
         found = watermark(dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
     assert found is not None
     assert found.newest is None
-    assert found.timestamp == moment
+    assert found.timestamp == timestamp

@@ -89,7 +89,7 @@ def test_a_wrong_prefix_names_its_variable(one_range: Installation, monkeypatch:
     assert "S3_KEY_PREFIX" in failure_of(result)
 
 
-def test_swapped_sides_are_not_done_though_the_destination_has_everything(
+def test_swapped_storages_are_not_done_though_the_destination_has_everything(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swap(one_range, monkeypatch)
@@ -195,7 +195,7 @@ def remove_local_files(world: Installation, but_avatars: int = 0) -> None:
         connection.commit()
 
 
-def test_an_instance_without_local_files_that_has_lost_its_cache_is_told_the_way_on(
+def test_an_instance_without_local_files_that_has_lost_its_cache_is_shown_the_way_on(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = one_range
@@ -249,7 +249,7 @@ def test_a_verification_with_an_empty_source_proves_nothing(
     assert "S3_BUCKET" in failure_of(result)
     (check,) = result.get_asset_check_evaluations()
     assert (check.passed, check.severity.value) == (False, "ERROR")
-    # What a wrong source lacks is not told as lost later.
+    # What a wrong source lacks is not called lost later.
     store = manifest_store(one_range.dagster, S3Bucket.destination())
     assert list(store.newest(verification_of(EMOJIS))) == []
 

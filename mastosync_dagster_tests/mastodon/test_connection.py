@@ -408,7 +408,7 @@ def test_a_column_that_vanishes_is_named_at_once(own_hundred: MastodonDatabase) 
     assert opener.opened[0].closed
 
 
-def test_a_user_who_may_no_longer_read_is_told_so_at_once(hundred: MastodonDatabase) -> None:
+def test_a_user_who_may_no_longer_read_gets_a_message_at_once(hundred: MastodonDatabase) -> None:
     hundred.execute("CREATE ROLE somebody LOGIN PASSWORD 'secret'; GRANT SELECT ON preview_cards TO somebody")
     try:
         opener = Opener(hundred, options={"user": "somebody", "password": "secret"})

@@ -157,7 +157,7 @@ def test_a_page_holds_ids_of_one_form_and_says_where_they_lie(mastodon: Mastodon
     ]
 
 
-def test_pages_without_a_file_tell_how_far_the_walk_is(mastodon: MastodonDatabase) -> None:
+def test_pages_without_a_file_show_how_far_the_walk_is(mastodon: MastodonDatabase) -> None:
     cards(mastodon, list(range(1, 11)), with_file=lambda row_id: row_id == 9)
     pages = list(walk_rows(mastodon.database(), Selection("preview_cards"), page_rows=4))
     assert [(page.lo, page.hi, page.scanned, len(page.rows)) for page in pages] == [
@@ -454,7 +454,7 @@ def test_ranges_of_a_table_that_is_absent_or_of_no_rows_are_refused(mastodon: Ma
 
 
 def test_times_that_others_set_do_not_make_a_row_new(own_mastodon: MastodonDatabase) -> None:
-    """A stranger's post says when it was published, an account when it was created: in 2199, or an hour ago."""
+    """A post of another server says when it was published, an account when it was created: in 2199, or an hour ago."""
     mastodon = own_mastodon
     mastodon.execute("ALTER TABLE statuses ADD created_at timestamp, ADD updated_at timestamp")
     written = "2023-06-01 00:00:00"

@@ -55,7 +55,7 @@ def test_rows_with_private_files_can_be_walked_alone(media: MastodonDatabase) ->
     assert media.ids(Selection("backups", private_only=True)) == [3]
 
 
-def test_of_some_rows_it_is_told_which_are_private_and_of_no_others(media: MastodonDatabase) -> None:
+def test_of_some_rows_those_that_are_private_are_found_and_of_no_others(media: MastodonDatabase) -> None:
     media.execute("INSERT INTO statuses (id, deleted_at) VALUES (7, '2024-01-01')")
     media.insert("media_attachments", {"id": 8, "account_id": 1, "status_id": 7, "file_file_name": "a.png"})
     with PrivateRows(media.database("media_attachments"), "media_attachments") as rows:

@@ -109,13 +109,13 @@ def test_only_tables_that_are_asked_for_must_be_there(own_mastodon: MastodonData
 
 
 @pytest.mark.parametrize("usage", ["USAGE ON SCHEMA elsewhere", ""])
-def test_tables_in_another_schema_are_found_and_the_statement_that_is_told_is_the_cure(
+def test_tables_in_another_schema_are_found_and_the_statement_in_the_message_is_the_cure(
     own_mastodon: MastodonDatabase, usage: str
 ) -> None:
     own_mastodon.execute("ALTER SCHEMA public RENAME TO elsewhere; CREATE SCHEMA public")
     grants = ["SELECT ON ALL TABLES IN SCHEMA elsewhere", *([usage] if usage else [])]
     with role(own_mastodon, *grants) as connection:
-        for _ in range(2 - bool(usage)):  # without the right to look in, that is told first
+        for _ in range(2 - bool(usage)):  # without the right to use the schema, that comes first
             with pytest.raises(NotMastodonError, match='in the schema "elsewhere"') as error:
                 read_schema(connection)
             cure = re.search(r": ((?:ALTER|GRANT) [^;]*)", str(error.value))

@@ -73,7 +73,7 @@ def test_rows_are_as_of_the_last_transaction_that_a_standby_has_replayed(
         primary.cursor().execute("DROP TABLE ticks")
 
 
-def test_a_standby_that_has_replayed_nothing_knows_no_moment_until_it_has_or_is_promoted(
+def test_a_standby_that_has_replayed_nothing_knows_no_time_until_it_has_or_is_promoted(
     postgres_server: PostgresServer, standby: PostgresServer
 ) -> None:
     with connected(postgres_server) as primary, connected(standby) as second:

@@ -49,7 +49,7 @@ def test_it_counts_what_the_rules_for_a_row_say(
     assert found.bytes == sum(max(stored.size or 0, 0) for stored in objects)
 
 
-def test_only_the_ranges_count_and_large_ones_are_told_apart(mastodon: MastodonDatabase) -> None:
+def test_only_the_ranges_count_and_large_ones_are_counted_apart(mastodon: MastodonDatabase) -> None:
     sizes = {1: 100, 2: 16 * MIB, 3: 16 * MIB + 1, 4: 50 * MIB, 5: None, 6: 7}
     for row_id, size in sizes.items():
         mastodon.insert(

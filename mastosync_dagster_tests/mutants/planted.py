@@ -196,7 +196,7 @@ MUTANTS = (
         "s3/acl.py",
         "    return not readers & _PUBLIC_GROUPS if private",
         "    return True if private",
-        ("s3/test_acl.py::test_an_acl_is_set_and_seen",),
+        ("s3/test_acl.py::test_an_acl_is_set_and_read",),
     ),
     Mutant(
         "a-public-policy-is-not-noticed",

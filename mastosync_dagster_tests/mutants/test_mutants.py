@@ -86,9 +86,9 @@ def test_without_a_planted_bug_nothing_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.mutants
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.what for mutant in MUTANTS])
-def test_a_planted_bug_is_noticed(mutant: Mutant, tmp_path: Path, tell: Callable[[object], None]) -> None:
+def test_a_planted_bug_is_noticed(mutant: Mutant, tmp_path: Path, report: Callable[[object], None]) -> None:
     result = try_copy(tmp_path, chosen(mutant), mutant)
     noticed = re.findall(r"^FAILED (?:\S*::)?([^\s\[]+)", result.stdout, re.MULTILINE)
-    tell(f"MUTANT {mutant.what}: {'noticed by ' + noticed[0] if noticed else 'NOT NOTICED'}")
+    report(f"MUTANT {mutant.what}: {'noticed by ' + noticed[0] if noticed else 'NOT NOTICED'}")
     assert result.returncode == _FAILED, result.stdout[-2000:]
     assert noticed, result.stdout[-2000:]

@@ -1,4 +1,4 @@
-"""Objects that cannot have been copied yet: planned without a question to either side, and right all the same."""
+"""Objects that cannot have been copied yet: planned without a request to either storage, and right all the same."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class TwoBuckets:
         return counts, {line.key: line for lines in read_manifest(merge(self.folder)) for line in lines}
 
     def requests(self) -> list[list[Kind]]:
-        """Return the kinds of the requests to each side, in order."""
-        return [[seen.kind for seen in proxy.requests] for proxy in self.proxies]
+        """Return the kinds of the requests to each storage, in order."""
+        return [[request.kind for request in proxy.requests] for proxy in self.proxies]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What lies at the top of a side is named with few requests, whatever the server leaves out of a page."""
+"""What lies at the top of a storage is named with few requests, whatever the server leaves out of a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan makes of what both sides have."""
+"""What a plan makes of what both storages have."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TwoBuckets:
         return [(line.key, line.source_key, line.outcome, line.detail) for line in self.decided()]
 
     def requests(self) -> list[dict[Kind, int]]:
-        """Return the number of requests to each side by kind."""
+        """Return the number of requests to each storage by kind."""
         return [{kind: proxy.count(kind) for kind in Kind if proxy.count(kind)} for proxy in self.proxies]
 
 
@@ -128,7 +128,7 @@ def item(name: str, **fields: Any) -> ExpectedObject:
     return ExpectedObject(key(name), group="media", row_id=7, part="file/original", **fields)
 
 
-# What both sides have
+# What both storages have
 
 
 def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world: TwoBuckets) -> None:
@@ -155,7 +155,7 @@ def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world
     assert {line.key for line in world.planned()} == {key("right-here"), key("unknown")}
 
 
-def test_nor_is_it_overwritten_because_a_closer_look_wants_it_copied_again(world: TwoBuckets) -> None:
+def test_nor_is_it_overwritten_because_a_verification_wants_it_copied_again(world: TwoBuckets) -> None:
     world.at_source(key("cut-at-source"), key("equal"), body=b"cut")
     world.at_destination(key("cut-at-source"), body=b"whole")
     world.at_destination(key("equal"), body=b"cut")
@@ -175,7 +175,7 @@ def test_a_private_object_that_lies_where_no_acl_keeps_it_so_is_reported(world: 
     ]
 
 
-def test_lines_tell_what_is_known_with_full_keys(world: TwoBuckets) -> None:
+def test_lines_show_what_is_known_with_full_keys(world: TwoBuckets) -> None:
     world.source = storage(world.buckets[0], "source", prefix="old/")
     world.set_destination(prefix="new/", permission="public-read")
     world.at_source(f"old/{key('a')}", f"old/{cached('b')}")
@@ -380,8 +380,8 @@ def test_damaged_objects_are_copied_again_without_a_question_each(world: TwoBuck
 
 def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: TwoBuckets) -> None:
     names = [f"{number // 1000:03d}/{number % 1000:03d}/a" for number in range(3000)]
-    for side in world.buckets:
-        put_many(side, [key(name) for name in names], b"x")
+    for bucket in world.buckets:
+        put_many(bucket, [key(name) for name in names], b"x")
     for proxy in world.proxies:
         proxy.forget()
     batches = []
@@ -425,7 +425,7 @@ ABSENT_IS_DENIED = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD}
 
 @pytest.mark.parametrize("source_listed", [True, False])
 @pytest.mark.parametrize("destination_listed", [True, False])
-def test_a_side_that_may_not_be_listed_is_asked_for_each_object(
+def test_a_storage_that_may_not_be_listed_is_asked_for_each_object(
     world: TwoBuckets, *, source_listed: bool, destination_listed: bool
 ) -> None:
     world.at_source(key("equal"), key("differs"), key("to-copy-absent"))
@@ -456,7 +456,7 @@ def test_a_side_that_may_not_be_listed_is_asked_for_each_object(
         assert (counts.source_listed, counts.destination_listed) == (source_listed, destination_listed)
 
 
-def test_once_refused_a_side_is_not_asked_for_a_listing_again(world: TwoBuckets) -> None:
+def test_once_refused_a_storage_is_not_asked_for_a_listing_again(world: TwoBuckets) -> None:
     world.proxies[1].set_rules(NOT_LISTED)
     batches = [Batch((item(str(number)),), RANGES, rows=1) for number in range(6)]
     world.at_source(*(key(str(number)) for number in range(6)))
@@ -496,7 +496,7 @@ def test_a_destination_that_denies_what_it_lacks_gets_it(world: TwoBuckets) -> N
     assert counts.present == 1
 
 
-def test_both_sides_may_deny(world: TwoBuckets) -> None:
+def test_both_storages_may_deny(world: TwoBuckets) -> None:
     for proxy in world.proxies:
         proxy.set_rules(NOT_LISTED, ABSENT_IS_DENIED)
     world.at_source(key("there"))

@@ -106,7 +106,7 @@ def test_a_walk_that_takes_long_is_ended_and_the_next_call_goes_on(
     assert [[range_key(ids) for ids in new] for new in found] == [["1-3"], ["4-6"], ["7-7"]]
 
 
-def test_two_who_register_at_the_same_moment_leave_no_overlap(instance: dg.DagsterInstance, connect: Connect) -> None:
+def test_two_who_register_at_the_same_time_leave_no_overlap(instance: dg.DagsterInstance, connect: Connect) -> None:
     insert(connect, *range(1, 11))
     theirs: list[IdRange] = []
 

@@ -120,7 +120,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ManifestStore:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_fold_says_all_that_its_manifests_have_said(store: ManifestStore, tmp_path: Path, seed: int) -> None:
+def test_a_fold_says_all_that_its_manifests_say(store: ManifestStore, tmp_path: Path, seed: int) -> None:
     fill(store, tmp_path, seed)
     before, runs = statements(store), store.runs(SYNC_CHANGES)
     fold(store)

@@ -189,7 +189,7 @@ def test_what_somebody_else_has_put_into_the_folder_ends_nothing(tmp_path: Path,
     assert [kept.run_id for kept in store.in_order("media")] == ["run"]
 
 
-def test_a_place_that_cannot_be_written_is_told_with_the_variable(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_with_the_variable(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file where a folder should be")
     with pytest.raises(ManifestStoreError, match="MASTOSYNC_MANIFESTS"):
         FolderManifests(tmp_path / "kept").write(manifest(tmp_path, 1), "media", "1-9", "run")
@@ -201,7 +201,7 @@ def test_a_place_that_cannot_be_written_is_told_with_the_variable(tmp_path: Path
     assert list(full.iterdir()) == []
 
 
-def test_a_manifest_that_went_away_is_told(store: ManifestStore, tmp_path: Path) -> None:
+def test_a_manifest_that_went_away_is_named(store: ManifestStore, tmp_path: Path) -> None:
     store.write(manifest(tmp_path, 1), "media", "1-9", "run")
     (kept,) = store.newest("media")
     gone = StoredManifest("media", "1-9", kept.written, "gone")
@@ -224,9 +224,9 @@ def test_manifests_are_private(
     destination_bucket: Bucket, tmp_path: Path, permission: str | None, acl: str | None
 ) -> None:
     with s3_proxy(destination_bucket.server.endpoint) as proxy:
-        side = storage(destination_bucket, "destination", endpoint=proxy.endpoint, permission=permission)
-        BucketManifests(side).write(manifest(tmp_path, 1), "media", "1-9", "run")
-        assert [seen.headers.get("x-amz-acl") for seen in proxy.requests] == [acl]
+        destination = storage(destination_bucket, "destination", endpoint=proxy.endpoint, permission=permission)
+        BucketManifests(destination).write(manifest(tmp_path, 1), "media", "1-9", "run")
+        assert [request.headers.get("x-amz-acl") for request in proxy.requests] == [acl]
 
 
 def test_a_manifest_is_sent_with_its_md5(tmp_path: Path, destination_bucket: Bucket) -> None:
@@ -234,6 +234,6 @@ def test_a_manifest_is_sent_with_its_md5(tmp_path: Path, destination_bucket: Buc
         store = BucketManifests(storage(destination_bucket, "destination", endpoint=proxy.endpoint))
         file = manifest(tmp_path, 3)
         store.write(file, "media", "1-9", "run")
-        (sent,) = [seen for seen in proxy.requests if seen.method == "PUT"]
+        (sent,) = [request for request in proxy.requests if request.method == "PUT"]
         md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()
         assert sent.headers["content-md5"] == base64.b64encode(md5).decode()

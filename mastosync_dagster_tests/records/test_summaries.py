@@ -56,21 +56,21 @@ def test_the_list_shows_failed_objects_before_missing_ones_and_says_how_many_are
     assert rest == ("… and 11 more in the manifest.")
 
 
-def test_what_strangers_have_written_begins_nothing_in_tables_and_alerts() -> None:
+def test_what_others_have_written_begins_nothing_in_tables_and_alerts() -> None:
     hostile = "![x](http://127.0.0.1:3000/graphql)<img src=x>\x1b[2J\r"
     failed = FAILED._replace(key=hostile, detail=hostile)
     summary = summarize([[failed]])
-    for told in (markdown(summary, [""]), first_reasons(summary)):
-        assert "![" not in told
-        assert "<" not in told
-        assert not [letter for letter in told if letter != "\n" and not letter.isprintable()]
+    for text in (markdown(summary, [""]), first_reasons(summary)):
+        assert "![" not in text
+        assert "<" not in text
+        assert not [letter for letter in text if letter != "\n" and not letter.isprintable()]
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (20_800_000, "20.8 MB"), (5 * 10**12, "5.0 TB"), (7 * 10**15, "7,000.0 TB")],
 )
-def test_sizes_are_told_in_units_that_people_read(size: int, text: str) -> None:
+def test_sizes_are_shown_in_units_that_people_read(size: int, text: str) -> None:
     assert size_text(size) == text
 
 

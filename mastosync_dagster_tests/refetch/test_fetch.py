@@ -1,4 +1,4 @@
-"""Files of strangers are fetched over HTTPS alone, from public addresses alone, and only as much as may be."""
+"""Files of other servers are fetched over HTTPS alone, from public addresses alone, and only as much as may be."""
 
 from __future__ import annotations
 

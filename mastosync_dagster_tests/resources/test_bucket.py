@@ -57,17 +57,17 @@ def log_in(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, prefix: str = "") ->
     monkeypatch.setenv(f"{prefix}AWS_SECRET_ACCESS_KEY", bucket.server.secret_access_key)
 
 
-def test_each_side_reads_its_own_variables() -> None:
+def test_each_storage_reads_its_own_variables() -> None:
     names = ["S3_BUCKET", "S3_REGION", "S3_STORAGE_CLASS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
     names.append("AWS_SESSION_TOKEN")
     values = {name: name.lower() for name in names} | {f"DESTINATION_{name}": f"d-{name.lower()}" for name in names}
     values |= {"S3_ENDPOINT": "https://s3.example/", "DESTINATION_S3_ENDPOINT": "http://d.example:9000"}
     environment = Environment.read(values)
-    for side, mark, endpoint in (
+    for resource, mark, endpoint in (
         (S3Bucket.source(), "", "https://s3.example"),
         (S3Bucket.destination(), "d-", "http://d.example:9000"),
     ):
-        settings = side.settings(environment)
+        settings = resource.settings(environment)
         assert settings.bucket == f"{mark}s3_bucket"
         assert settings.region == f"{mark}s3_region"
         assert settings.storage_class == f"{mark}s3_storage_class"
@@ -132,15 +132,15 @@ def test_the_key_prefix_is_what_mastodon_makes_of_it(key_prefix: str | None, tex
 def test_an_empty_permission_means_no_acl_and_an_unset_one_public_read(
     variables: dict[str, str], field: str | None, permission: str
 ) -> None:
-    side = DestinationBucket(permission=field)
-    assert side.settings(Environment.read(DESTINATION | variables)).permission == permission
+    resource = DestinationBucket(permission=field)
+    assert resource.settings(Environment.read(DESTINATION | variables)).permission == permission
 
 
 def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
     environment = Environment.read(
         {**ENDPOINT, "S3_KEY_PREFIX": "x", "S3_REGION": "r", "MASTOSYNC_SECRET_1": "from-variable"}
     )
-    side = S3Bucket(
+    resource = S3Bucket(
         bucket="other",
         key_prefix="",
         endpoint_url="",
@@ -148,7 +148,7 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         aws_access_key_id="id",
         aws_secret_access_key=Secret(env="MASTOSYNC_SECRET_1"),
     )
-    settings = side.settings(environment)
+    settings = resource.settings(environment)
     assert (settings.bucket, settings.prefix, settings.endpoint_url, settings.region) == ("other", "", None, "eu")
     assert settings.secret_access_key == "from-variable"
 
@@ -276,7 +276,7 @@ def test_run_config_fields_are_enough_without_any_variable(
     assert source.storage().check() is None
 
 
-@pytest.mark.parametrize("side", [S3Bucket, DestinationBucket])
+@pytest.mark.parametrize("resource", [S3Bucket, DestinationBucket])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -288,7 +288,7 @@ def test_run_config_fields_are_enough_without_any_variable(
     ],
 )
 def test_an_endpoint_in_run_config_gets_no_credentials_of_the_environment(
-    side: type[S3Bucket],
+    resource: type[S3Bucket],
     fields: dict[str, object],
     source_bucket: Bucket,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,7 +299,7 @@ def test_an_endpoint_in_run_config_gets_no_credentials_of_the_environment(
         log_in(source_bucket, monkeypatch, prefix)
         monkeypatch.setenv(f"{prefix}AWS_SESSION_TOKEN", "hunter2")
     with s3_proxy(source_bucket.server.endpoint) as elsewhere:
-        bucket = side.model_validate({**fields, "endpoint_url": elsewhere.endpoint})
+        bucket = resource.model_validate({**fields, "endpoint_url": elsewhere.endpoint})
         for use in (bucket.storage, bucket.get_client):
             with pytest.raises(SettingsError) as caught:
                 use()
@@ -324,7 +324,7 @@ def test_an_endpoint_in_run_config_with_its_credentials_there_is_reached_with_no
         assert source.storage().check() is None
         source.get_client().head_bucket(Bucket=source_bucket.name)
         assert elsewhere.requests
-        assert not [seen for seen in elsewhere.requests if "hunter2" in str(seen.headers)]
+        assert not [request for request in elsewhere.requests if "hunter2" in str(request.headers)]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,9 @@ def test_the_destination_never_uses_the_sources_credentials(
         S3Bucket.destination().storage().check()
 
 
-def test_a_session_token_of_the_other_side_is_not_sent(source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_token_of_the_other_storage_is_not_sent(
+    source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(source_bucket, monkeypatch, "DESTINATION_")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-source")
     sent: list[str] = []
@@ -556,7 +558,7 @@ def tls_server(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("tls_server")
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_the_servers_certificate_is_checked_unless_told_otherwise(certificate: Path) -> None:
+def test_the_servers_certificate_is_checked_unless_a_setting_says_otherwise(certificate: Path) -> None:
     with pytest.raises(SSLError):
         S3Bucket(max_attempts=1).get_client().head_bucket(Bucket="media")
     with pytest.raises(StorageError):
@@ -573,7 +575,9 @@ def test_the_servers_certificate_is_checked_unless_told_otherwise(certificate: P
         {"DESTINATION_S3_ENDPOINT": "https://S3.EXAMPLE:443"},
     ],
 )
-def test_the_same_place_on_both_sides_is_refused(destination: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bucket_as_source_and_destination_is_refused(
+    destination: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (
         ENDPOINT | DESTINATION | destination | {"S3_KEY_PREFIX": "x", "DESTINATION_S3_KEY_PREFIX": "/x"}
     ).items():
@@ -603,13 +607,19 @@ def test_any_difference_of_place_is_enough(changed: dict[str, str], monkeypatch:
 def test_nothing_that_can_be_shown_holds_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, f"{name}-value")
-    side = S3Bucket(aws_secret_access_key=Secret(env="AWS_SECRET_ACCESS_KEY"))
-    for shown in (repr(side), str(side), side.model_dump_json(), repr(side.settings()), repr(side.storage())):
+    resource = S3Bucket(aws_secret_access_key=Secret(env="AWS_SECRET_ACCESS_KEY"))
+    for shown in (
+        repr(resource),
+        str(resource),
+        resource.model_dump_json(),
+        repr(resource.settings()),
+        repr(resource.storage()),
+    ):
         assert "AWS_SECRET_ACCESS_KEY-value" not in shown
         assert "AWS_SESSION_TOKEN-value" not in shown
 
 
-def test_overriding_one_field_in_run_config_leaves_a_side_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overriding_one_field_in_run_config_leaves_a_storage_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**ENDPOINT, **DESTINATION, "DESTINATION_S3_ENDPOINT": "https://new.example"}.items():
         monkeypatch.setenv(name, value)
     seen = []

@@ -41,9 +41,9 @@ def touch(mastodon_db: MastodonDatabase, source: S3Bucket, destination: S3Bucket
     """Use all three resources."""
     with mastodon_db.session() as connect, contextlib.closing(connect()) as connection:
         name = str(connection.info.dbname)
-    sides = [side.storage() for side in (source, destination)]
-    assert all(side.check() is None for side in sides)
-    return [name, *[side.settings.bucket for side in sides]]
+    storages = [bucket.storage() for bucket in (source, destination)]
+    assert all(each.check() is None for each in storages)
+    return [name, *[each.settings.bucket for each in storages]]
 
 
 @dg.job(

@@ -295,12 +295,12 @@ def test_a_server_that_does_not_talk_ssh_is_named(
     assert "SSH_TUNNEL_PORT" in message
 
 
-def test_a_server_that_forbids_forwarding_is_told_apart(configure: Callable[..., MastodonDatabase]) -> None:
+def test_a_server_that_forbids_forwarding_is_recognised(configure: Callable[..., MastodonDatabase]) -> None:
     with ssh_server(forwarding=False) as server:
         assert "AllowTcpForwarding" in failure(configure(server))
 
 
-def test_a_database_that_the_ssh_server_cannot_reach_is_told_apart(
+def test_a_database_that_the_ssh_server_cannot_reach_is_recognised(
     configure: Callable[..., MastodonDatabase], ssh: SSHServer
 ) -> None:
     port = free_port()
@@ -309,7 +309,7 @@ def test_a_database_that_the_ssh_server_cannot_reach_is_told_apart(
     assert "as seen from the SSH server" in message
 
 
-def test_a_wrong_database_password_is_told_apart(configure: Callable[..., MastodonDatabase], ssh: SSHServer) -> None:
+def test_a_wrong_database_password_is_recognised(configure: Callable[..., MastodonDatabase], ssh: SSHServer) -> None:
     message = failure(configure(ssh, DB_PASS="wrong-8a0c"))
     assert "password authentication failed" in message
     assert "DB_PASS" in message

@@ -24,13 +24,13 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def settle(monkeypatch: pytest.MonkeyPatch, place: str, **variables: str) -> None:
-    for name, value in {**SOURCE, **DESTINATION, **variables, "MASTOSYNC_MANIFESTS": place}.items():
+def settle(monkeypatch: pytest.MonkeyPatch, manifests: str, **variables: str) -> None:
+    for name, value in {**SOURCE, **DESTINATION, **variables, "MASTOSYNC_MANIFESTS": manifests}.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
-    ("place", "variables", "side"),
+    ("manifests", "variables", "storage"),
     [
         ("s3://media-new", {}, "destination"),
         ("s3://media-new/manifests", {}, "destination"),
@@ -48,20 +48,20 @@ def settle(monkeypatch: pytest.MonkeyPatch, place: str, **variables: str) -> Non
     ],
 )
 def test_manifests_in_a_bucket_with_media_are_refused(
-    monkeypatch: pytest.MonkeyPatch, place: str, variables: dict[str, str], side: str
+    monkeypatch: pytest.MonkeyPatch, manifests: str, variables: dict[str, str], storage: str
 ) -> None:
-    settle(monkeypatch, place, **variables)
+    settle(monkeypatch, manifests, **variables)
     with dg.instance_for_test() as instance, pytest.raises(SettingsError) as caught:
         manifest_store(instance, S3Bucket.destination())
-    bucket = place.split("/")[2]
+    bucket = manifests.split("/")[2]
     assert str(caught.value) == (
-        f"MASTOSYNC_MANIFESTS names the bucket {bucket}, which holds media (it is the {side}'s) and which the world "
+        f"MASTOSYNC_MANIFESTS names the bucket {bucket}, which holds media (it is the {storage}'s) and which the world "
         "may read: name another bucket, or a folder."
     )
 
 
 @pytest.mark.parametrize(
-    ("place", "variables"),
+    ("manifests", "variables"),
     [
         ("s3://manifests/media-new", {}),
         ("s3://media-old/manifests", {"S3_ENDPOINT": "https://other.example.com"}),
@@ -69,15 +69,15 @@ def test_manifests_in_a_bucket_with_media_are_refused(
         ("s3://media-old", {"S3_BUCKET": ""}),
     ],
 )
-def test_another_bucket_is_taken(monkeypatch: pytest.MonkeyPatch, place: str, variables: dict[str, str]) -> None:
-    settle(monkeypatch, place, **variables)
+def test_another_bucket_is_taken(monkeypatch: pytest.MonkeyPatch, manifests: str, variables: dict[str, str]) -> None:
+    settle(monkeypatch, manifests, **variables)
     with dg.instance_for_test() as instance:
         assert manifest_store(instance, S3Bucket.destination())
 
 
-@pytest.mark.parametrize("place", ["s3://", "s3:///x", "s3://a%62c/x", "s3://b?c", "s3://evil@b", "s3://a b"])
-def test_what_is_no_bucket_is_refused(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    settle(monkeypatch, place)
+@pytest.mark.parametrize("manifests", ["s3://", "s3:///x", "s3://a%62c/x", "s3://b?c", "s3://evil@b", "s3://a b"])
+def test_what_is_no_bucket_is_refused(monkeypatch: pytest.MonkeyPatch, manifests: str) -> None:
+    settle(monkeypatch, manifests)
     with dg.instance_for_test() as instance, pytest.raises(SettingsError, match="MASTOSYNC_MANIFESTS must be"):
         manifest_store(instance, S3Bucket.destination())
 

@@ -1,4 +1,4 @@
-"""Whether a run lives is known of every process, seen or not, and of every end that one can have."""
+"""Whether a run lives is known of every process, visible or not, and of every end that one can have."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_process_that_cannot_be_seen_lives_until_it_is_killed(instance: dg.Dag
         assert state_now(instance, run) is RunState.ALIVE
         process.kill()
         process.wait()
-        # The kernel ends what is in the namespace a moment after the one that holds it.
+        # The kernel ends what is in the namespace shortly after the one that holds it.
         wait_until(lambda: state_now(instance, run) is RunState.DEAD)
 
 
@@ -117,12 +117,12 @@ def test_one_who_sees_no_other_process_knows_the_living_from_the_dead(
     with run_process(str(tmp_path), dead.run_id) as process:
         process.kill()
         process.wait()
-    told = []
+    states = []
     with run_process(str(tmp_path), living.run_id):
         for run in (living, dead):
             command = [*HIDDEN, sys.executable, "-c", ASK, str(tmp_path), run.run_id]
-            told.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-    assert told == [RunState.ALIVE.value, RunState.DEAD.value]
+            states.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    assert states == [RunState.ALIVE.value, RunState.DEAD.value]
 
 
 def test_a_child_that_lives_longer_does_not_keep_its_parent_alive(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ def test_an_object_on_a_server_that_takes_an_acl_for_a_body_stays_as_it_is(
 ) -> None:
     client, bucket = destination_bucket.client, destination_bucket.name
     client.put_object(Bucket=bucket, Key="a.png", Body=body, ContentType="image/png")
-    side = storage(destination_bucket, "destination", permission="public-read")
+    destination = storage(destination_bucket, "destination", permission="public-read")
     asks: tuple[Callable[[], object], ...] = (
-        lambda: set_acl(side, "a.png", private=True, halt=HALT),
-        lambda: set_acl(side, "a.png", private=False, halt=HALT),
-        lambda: is_public(side, "a.png", HALT),
+        lambda: set_acl(destination, "a.png", private=True, halt=HALT),
+        lambda: set_acl(destination, "a.png", private=False, halt=HALT),
+        lambda: is_public(destination, "a.png", HALT),
     )
     for ask in asks:
         with pytest.raises(StorageError, match="Leave DESTINATION_S3_PERMISSION empty") as message:
@@ -45,24 +45,24 @@ def test_an_object_on_a_server_that_takes_an_acl_for_a_body_stays_as_it_is(
     assert (found["Body"].read(), found["ContentType"]) == (body, "image/png")
 
 
-def test_an_acl_is_set_and_seen(moto_bucket: Bucket) -> None:
+def test_an_acl_is_set_and_read(moto_bucket: Bucket) -> None:
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key="a.png", Body=b"a picture")
-    side = storage(moto_bucket, "destination", permission="public-read")
+    destination = storage(moto_bucket, "destination", permission="public-read")
     for private in (False, True, False):
-        set_acl(side, "a.png", private=private, halt=HALT)
-        assert is_public(side, "a.png", HALT) is not private
+        set_acl(destination, "a.png", private=private, halt=HALT)
+        assert is_public(destination, "a.png", HALT) is not private
 
 
-def test_an_object_that_is_gone_is_told(moto_bucket: Bucket) -> None:
-    side = storage(moto_bucket, "destination", permission="public-read")
+def test_an_object_that_is_gone_is_not_found(moto_bucket: Bucket) -> None:
+    destination = storage(moto_bucket, "destination", permission="public-read")
     with pytest.raises(StorageError) as message:
-        set_acl(side, "gone.png", private=True, halt=HALT)
+        set_acl(destination, "gone.png", private=True, halt=HALT)
     assert not message.value.permanent
 
 
 @pytest.fixture
 def emptying(moto_bucket: Bucket) -> Iterator[Storage]:
-    """A side that shows ACLs rightly, and takes what sets one for a new body."""
+    """A storage that shows ACLs rightly, and takes what sets one for a new body."""
     with s3_proxy(moto_bucket.server.endpoint, Rule(TakenForBody(), kinds=frozenset({Kind.OTHER}))) as proxy:
         yield storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
 
@@ -111,13 +111,13 @@ def test_a_long_page_that_refuses_does_not_let_everybody_read(
     with ThreadingHTTPServer((LOOPBACK, 0), Wordy) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        side = storage(moto_bucket, "source", endpoint=f"http://{LOOPBACK}:{server.server_address[1]}")
+        source = storage(moto_bucket, "source", endpoint=f"http://{LOOPBACK}:{server.server_address[1]}")
         try:
             if public is None:
                 with pytest.raises(StorageError):
-                    everybody_reads(side, "a.png", HALT)
+                    everybody_reads(source, "a.png", HALT)
             else:
-                assert everybody_reads(side, "a.png", HALT) is public
+                assert everybody_reads(source, "a.png", HALT) is public
         finally:
             server.shutdown()
             thread.join()
@@ -129,7 +129,7 @@ def test_where_acls_leave_objects_whole_only_the_first_is_looked_at(moto_bucket:
             Bucket=moto_bucket.name, Key=f"{number}.png", Body=b"a picture", ACL="public-read"
         )
     with s3_proxy(moto_bucket.server.endpoint) as proxy:
-        side = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+        destination = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
         for number in range(5):
-            set_acl(side, f"{number}.png", private=True, halt=HALT)
+            set_acl(destination, f"{number}.png", private=True, halt=HALT)
         assert proxy.count(Kind.HEAD) == 2

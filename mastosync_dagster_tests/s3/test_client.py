@@ -88,16 +88,16 @@ def assert_comes_back(client: Client, loop: Loop, key: str) -> None:
     assert (reply.body, reply.headers["content-type"]) == (BODY, "image/png")
     assert [entry.key for entry in loop.run(client.list_page("", keys=10)).entries] == [key]
     loop.run(client.delete(key))
-    with pytest.raises(S3Error) as told:
+    with pytest.raises(S3Error) as raised:
         loop.run(client.get(key, limit=10_000))
-    assert (told.value.status, told.value.code) == (404, "NoSuchKey")
+    assert (raised.value.status, raised.value.code) == (404, "NoSuchKey")
 
 
 def test_a_body_that_is_not_the_one_of_its_md5_is_refused_and_not_stored(loop: Loop, source_bucket: Bucket) -> None:
     client = client_of(loop, source_bucket)
-    with pytest.raises(S3Error) as told:
+    with pytest.raises(S3Error) as raised:
         loop.run(client.put("a", b"damaged", {}, MD5.digest()))
-    assert told.value.code == "BadDigest"
+    assert raised.value.code == "BadDigest"
     with pytest.raises(S3Error):
         loop.run(client.head("a"))
 
@@ -114,9 +114,9 @@ def test_a_body_above_the_limit_is_not_taken_and_a_refusal_is_read_whatever_the_
 ) -> None:
     client = client_of(loop, source_bucket)
     loop.run(client.put("a", BODY * 1000, {}, None))
-    with pytest.raises(TransportError) as told:
+    with pytest.raises(TransportError) as raised:
         loop.run(client.get("a", limit=100_000))
-    assert told.value.failure is Failure.TOO_LARGE
+    assert raised.value.failure is Failure.TOO_LARGE
     with pytest.raises(S3Error) as refused:
         loop.run(client.get("absent", limit=1))
     assert refused.value.code == "NoSuchKey"
@@ -167,23 +167,23 @@ def test_an_answer_without_a_length_and_with_raw_utf_8_in_its_headers_is_an_answ
 def test_a_body_that_breaks_off_is_a_broken_connection(loop: Loop, source_bucket: Bucket) -> None:
     with (
         answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfew") as endpoint,
-        pytest.raises(TransportError) as told,
+        pytest.raises(TransportError) as raised,
     ):
         loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=10_000))
-    assert (told.value.failure, told.value.reached) == (Failure.BROKEN, True)
+    assert (raised.value.failure, raised.value.reached) == (Failure.BROKEN, True)
 
 
-def test_what_speaks_no_http_is_told(loop: Loop, source_bucket: Bucket) -> None:
-    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint, pytest.raises(TransportError) as told:
+def test_what_speaks_no_http_is_recognised(loop: Loop, source_bucket: Bucket) -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as endpoint, pytest.raises(TransportError) as raised:
         loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=10_000))
-    assert told.value.failure in {Failure.NOT_HTTP, Failure.BROKEN}
+    assert raised.value.failure in {Failure.NOT_HTTP, Failure.BROKEN}
 
 
-def test_a_redirect_is_told_and_not_followed(loop: Loop, source_bucket: Bucket) -> None:
+def test_a_redirect_is_reported_and_not_followed(loop: Loop, source_bucket: Bucket) -> None:
     answer = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/elsewhere\r\nContent-Length: 0\r\n\r\n"
-    with answering(answer) as endpoint, pytest.raises(S3Error) as told:
+    with answering(answer) as endpoint, pytest.raises(S3Error) as raised:
         loop.run(client_of(loop, source_bucket, endpoint=endpoint).put("a", BODY, {}, None))
-    assert (told.value.status, told.value.location) == (307, "http://127.0.0.1:1/elsewhere")
+    assert (raised.value.status, raised.value.location) == (307, "http://127.0.0.1:1/elsewhere")
 
 
 def test_an_error_inside_a_success_is_an_error(loop: Loop, source_bucket: Bucket) -> None:
@@ -195,9 +195,9 @@ def test_an_error_inside_a_success_is_an_error(loop: Loop, source_bucket: Bucket
         lambda client: client.copy("b", "a", "c", {}),
     ]
     for request in requests:
-        with answering(answer) as endpoint, pytest.raises(S3Error) as told:
+        with answering(answer) as endpoint, pytest.raises(S3Error) as raised:
             loop.run(request(client_of(loop, source_bucket, endpoint=endpoint)))
-        assert (told.value.code, told.value.text) == ("InternalError", "too late")
+        assert (raised.value.code, raised.value.text) == ("InternalError", "too late")
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_silence_ends_a_request(loop: Loop, source_bucket: Bucket) -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         endpoint = f"http://{LOOPBACK}:{server.getsockname()[1]}"
         client = client_of(loop, source_bucket, endpoint=endpoint, silence=1.0)
-        with pytest.raises(TransportError) as told:
+        with pytest.raises(TransportError) as raised:
             loop.run(client.get("a", limit=1))
-    assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
+    assert (raised.value.failure, raised.value.reached) == (Failure.TIMEOUT, True)
 
 
 def test_a_kept_connection_that_falls_silent_is_no_name_that_cannot_be_resolved(
@@ -242,9 +242,9 @@ def test_a_kept_connection_that_falls_silent_is_no_name_that_cannot_be_resolved(
         endpoint = f"http://{LOOPBACK}:{server.getsockname()[1]}"
         client = client_of(loop, source_bucket, endpoint=endpoint, silence=1.0)
         loop.run(client.get("a", limit=1))
-        with pytest.raises(TransportError) as told:
+        with pytest.raises(TransportError) as raised:
             loop.run(client.get("a", limit=1))
-    assert (told.value.failure, told.value.reached) == (Failure.TIMEOUT, True)
+    assert (raised.value.failure, raised.value.reached) == (Failure.TIMEOUT, True)
 
 
 class _Kept(BaseHTTPRequestHandler):
@@ -295,16 +295,16 @@ def test_a_forked_process_leaves_the_connections_of_its_parent_alone(loop: Loop,
 
 
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", None])
-def test_a_private_ca_is_the_one_that_the_aws_tools_and_openssl_are_told(
+def test_a_private_ca_is_the_one_that_the_aws_tools_and_openssl_use(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
 ) -> None:
     for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     with tls_server(tmp_path, _Kept) as (endpoint, certificate):
         if variable is None:
-            with pytest.raises(TransportError) as told:
+            with pytest.raises(TransportError) as raised:
                 loop.run(client_at(loop, endpoint, Transport()).get("a", limit=10))
-            assert told.value.failure is Failure.CERTIFICATE
+            assert raised.value.failure is Failure.CERTIFICATE
             reply = loop.run(client_at(loop, endpoint, Transport(verify=False)).get("a", limit=10))
         else:
             monkeypatch.setenv(variable, str(certificate))
@@ -325,9 +325,9 @@ def test_a_proxy_is_asked_but_for_what_no_proxy_names(
     with tls_server(tmp_path, _Kept) as (endpoint, certificate):
         client = client_at(loop, endpoint, Transport(ca_file=str(certificate)))
         if exempt is None:
-            with pytest.raises(TransportError) as told:
+            with pytest.raises(TransportError) as raised:
                 loop.run(client.get("a", limit=10))
-            assert told.value.failure is Failure.CONNECT
+            assert raised.value.failure is Failure.CONNECT
         else:
             assert loop.run(client.get("a", limit=10)).body == b"ok"
         loop.close()
@@ -354,9 +354,9 @@ def test_an_object_that_a_sink_does_not_want_is_not_kept(loop: Loop, source_buck
 
     client = client_of(loop, source_bucket)
     loop.run(client.put("a", b"x" * 5_000_000, {}, None))
-    with pytest.raises(TransportError) as told:
+    with pytest.raises(TransportError) as raised:
         loop.run(client.get("a", limit=2**40, sink=Unwilling()))
-    assert told.value.status == 200
+    assert raised.value.status == 200
 
 
 def test_no_secret_is_shown() -> None:

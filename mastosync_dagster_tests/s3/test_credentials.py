@@ -33,7 +33,7 @@ print(json.dumps({
 
 
 def test_fixed_credentials_do_not_expire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-other-side")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-other-storage")
     fixed = StorageSettings(name="destination", bucket="media", access_key_id="id", secret_access_key="secret")
     assert credential_provider(fixed)() == Credentials("id", "secret", None)
 

@@ -1,4 +1,4 @@
-"""What admins are told when a storage refuses, and what the engine makes of it."""
+"""The messages for admins when a storage refuses, and what the engine makes of it."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ def proxy(destination_bucket: Bucket) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def side(proxy: Proxy, destination_bucket: Bucket) -> Storage:
+def destination(proxy: Proxy, destination_bucket: Bucket) -> Storage:
     """The destination, behind a proxy."""
     return storage(
         destination_bucket, "destination", endpoint=proxy.endpoint, permission="public-read", read_timeout=1.0
     )
 
 
-def read(side: Storage) -> object:
-    return side.run(lambda client: client.get(KEY, limit=1024), KEY)
+def read(destination: Storage) -> object:
+    return destination.run(lambda client: client.get(KEY, limit=1024), KEY)
 
 
-def write(side: Storage) -> object:
-    headers = side.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=False)
-    return side.run(lambda client: client.put(KEY, b"body", headers, None), KEY)
+def write(destination: Storage) -> object:
+    headers = destination.write_headers(Attributes({"Content-Type": "text/plain"}, {}), private=False)
+    return destination.run(lambda client: client.put(KEY, b"body", headers, None), KEY)
 
 
-def head(side: Storage) -> object:
-    return side.run(lambda client: client.head(KEY), KEY)
+def head(destination: Storage) -> object:
+    return destination.run(lambda client: client.head(KEY), KEY)
 
 
-def list_objects(side: Storage) -> object:
-    return side.run(lambda client: client.list_page("accounts", keys=10), KEY)
+def list_objects(destination: Storage) -> object:
+    return destination.run(lambda client: client.list_page("accounts", keys=10), KEY)
 
 
-def failure(side: Storage, request: Callable[[Storage], object]) -> StorageError:
+def failure(destination: Storage, request: Callable[[Storage], object]) -> StorageError:
     """Send a request that must fail, and say how it failed."""
-    with pytest.raises(StorageError) as told:
-        request(side)
-    return told.value
+    with pytest.raises(StorageError) as raised:
+        request(destination)
+    return raised.value
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.status}-{case.code}-{case.request.__name__}")
-def test_an_answer_is_told_in_words_that_name_what_to_change(proxy: Proxy, side: Storage, case: Case) -> None:
+def test_an_answer_becomes_a_message_that_names_what_to_change(proxy: Proxy, destination: Storage, case: Case) -> None:
     proxy.set_rules(Rule(Answer(case.status, case.code, message=case.message)))
-    error = failure(side, case.request)
+    error = failure(destination, case.request)
     assert (error.reason, error.permanent, error.retryable) == (case.reason, case.permanent, case.retryable)
     assert case.words in str(error)
     assert str(error).startswith("the destination")
@@ -167,10 +167,10 @@ def test_an_answer_is_told_in_words_that_name_what_to_change(proxy: Proxy, side:
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 503])
-def test_a_head_tells_its_status_alone(proxy: Proxy, side: Storage, status: int) -> None:
+def test_a_refused_head_has_its_status_alone(proxy: Proxy, destination: Storage, status: int) -> None:
     proxy.set_rules(Rule(Answer(status, "NotShown")))
     reasons = {403: Reason.ACCESS_DENIED, 404: Reason.CHANGED_DURING_COPY}
-    error = failure(side, head)
+    error = failure(destination, head)
     assert error.reason is reasons.get(status, Reason.THROTTLED)
     assert f"HTTP {status}" in str(error)
 
@@ -184,19 +184,21 @@ def test_a_head_tells_its_status_alone(proxy: Proxy, side: Storage, status: int)
     ],
     ids=["no answer", "reset before", "reset after"],
 )
-def test_trouble_on_the_way_is_worth_another_try(
-    proxy: Proxy, side: Storage, fault: Fault, requests: tuple[Callable[[Storage], object], ...], reason: Reason
+def test_a_network_failure_is_retried(
+    proxy: Proxy, destination: Storage, fault: Fault, requests: tuple[Callable[[Storage], object], ...], reason: Reason
 ) -> None:
     proxy.set_rules(Rule(fault))
     for request in requests:
-        error = failure(side, request)
+        error = failure(destination, request)
         assert (error.reason, error.permanent, error.retryable) == (reason, False, True)
 
 
-def test_a_body_that_breaks_off_is_trouble_on_the_way(proxy: Proxy, side: Storage, destination_bucket: Bucket) -> None:
+def test_a_body_that_breaks_off_is_a_network_failure(
+    proxy: Proxy, destination: Storage, destination_bucket: Bucket
+) -> None:
     destination_bucket.client.put_object(Bucket=destination_bucket.name, Key=KEY, Body=b"x" * 1000)
     proxy.set_rules(Rule(Cut(after=10)))
-    error = failure(side, read)
+    error = failure(destination, read)
     assert (error.reason, error.retryable) == (Reason.CONNECTION, True)
 
 
@@ -245,37 +247,37 @@ def test_a_real_server_refuses_a_wrong_secret_an_unknown_key_and_an_absent_bucke
         ({"access_key_id": "nobody-at-all"}, "does not know the access key (InvalidAccessKeyId)"),
         ({"bucket": "not-there"}, "has no such bucket (NoSuchBucket)"),
     ):
-        side = storage(source_bucket, "source", **settings)
+        destination = storage(source_bucket, "source", **settings)
         for request in (list_objects, read, write):
-            error = failure(side, request)
+            error = failure(destination, request)
             assert error.permanent
             assert f"the source {words}" in str(error)
 
 
-def test_no_message_holds_a_secret_though_the_server_quotes_it(proxy: Proxy, side: Storage) -> None:
-    settings = side.settings
+def test_no_message_holds_a_secret_though_the_server_quotes_it(proxy: Proxy, destination: Storage) -> None:
+    settings = destination.settings
     assert settings.secret_access_key
     quoted = f"key {settings.access_key_id}, secret {settings.secret_access_key}, see http://x/?X-Amz-Signature=abcdef"
     proxy.set_rules(Rule(Answer(418, "Teapot", message=quoted)))
-    message = str(failure(side, read))
+    message = str(failure(destination, read))
     assert "key ***, secret ***, see http://x/" in message
     assert settings.secret_access_key not in message
     assert "Signature" not in message
 
 
-def test_a_long_answer_is_cut(proxy: Proxy, side: Storage) -> None:
+def test_a_long_answer_is_cut(proxy: Proxy, destination: Storage) -> None:
     proxy.set_rules(Rule(Answer(418, "Teapot", message="word " * 1000)))
-    assert len(str(failure(side, read))) < 400
+    assert len(str(failure(destination, read))) < 400
 
 
-def test_a_refusal_tells_how_long_to_wait(proxy: Proxy, side: Storage) -> None:
+def test_a_refusal_says_how_long_to_wait(proxy: Proxy, destination: Storage) -> None:
     proxy.set_rules(Rule(Answer(503, "SlowDown", retry_after=7)))
-    assert failure(side, read).retry_after == 7
+    assert failure(destination, read).retry_after == 7
 
 
-def test_a_page_that_is_no_s3_answer_is_not_taken_for_one(side: Storage, proxy: Proxy) -> None:
+def test_a_page_that_is_no_s3_answer_is_not_taken_for_one(destination: Storage, proxy: Proxy) -> None:
     proxy.set_rules(Rule(Cut(after=0, announced=False), kinds=frozenset({Kind.LIST})))
-    error = failure(side, list_objects)
+    error = failure(destination, list_objects)
     assert "does not answer like an S3 storage" in str(error)
 
 
@@ -286,7 +288,7 @@ def test_a_page_that_is_no_s3_answer_is_not_taken_for_one(side: Storage, proxy: 
         (413, "client_max_body_size"),
     ],
 )
-def test_what_stands_before_a_storage_is_told(destination_bucket: Bucket, status: int, words: str) -> None:
+def test_what_stands_before_a_storage_is_named(destination_bucket: Bucket, status: int, words: str) -> None:
     class Front(_Silent):
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -327,51 +329,53 @@ def test_what_stands_before_a_storage_is_told(destination_bucket: Bucket, status
         ),
     ],
 )
-def test_what_a_storage_says_is_quoted_in_full_alone(side: Storage, status: int, body: bytes, words: str) -> None:
-    error = classify(S3Error("GET", Reply(status, {}, body), on_bucket=True), side.settings)
+def test_what_a_storage_says_is_quoted_in_full_alone(
+    destination: Storage, status: int, body: bytes, words: str
+) -> None:
+    error = classify(S3Error("GET", Reply(status, {}, body), on_bucket=True), destination.settings)
     assert words in error.in_full()
     if status == 403:
         assert "It says" not in str(error)
 
 
-def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(side: Storage) -> None:
+def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(destination: Storage) -> None:
     body = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
-    error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), side.settings)
+    error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), destination.settings)
     assert error.in_full() == str(error)
 
 
 def test_one_signature_that_a_server_computes_otherwise_may_concern_its_object_alone(
-    proxy: Proxy, side: Storage
+    proxy: Proxy, destination: Storage
 ) -> None:
     proxy.set_rules(Rule(Answer(403, "SignatureDoesNotMatch")))
-    assert failure(side, read).may_pass
+    assert failure(destination, read).may_pass
     proxy.set_rules(Rule(Answer(403, "InvalidAccessKeyId")))
-    assert not failure(side, read).may_pass
+    assert not failure(destination, read).may_pass
 
 
-def test_errors_pass_unchanged_and_survive_a_pickle(side: Storage) -> None:
+def test_errors_pass_unchanged_and_survive_a_pickle(destination: Storage) -> None:
     error = StorageError("plain", reason=Reason.THROTTLED, retryable=True, retry_after=3.0, key="k")
-    assert classify(error, side.settings) is error
+    assert classify(error, destination.settings) is error
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (our own)
     assert isinstance(copied, StorageError)
     assert str(copied) == "plain"
     assert (copied.reason, copied.retryable, copied.retry_after, copied.key) == (Reason.THROTTLED, True, 3.0, "k")
 
 
-def test_anything_else_is_unexpected_and_named(side: Storage) -> None:
+def test_anything_else_is_unexpected_and_named(destination: Storage) -> None:
     for error in (RuntimeError("odd"), socket.gaierror("odd")):
-        said = classify(error, side.settings)
-        assert said.reason is Reason.UNEXPECTED
-        assert not said.permanent
-        assert type(error).__name__ in str(said)
+        found = classify(error, destination.settings)
+        assert found.reason is Reason.UNEXPECTED
+        assert not found.permanent
+        assert type(error).__name__ in str(found)
 
 
-def test_credentials_that_cannot_be_had_are_told(side: Storage) -> None:
+def test_credentials_that_cannot_be_had_are_named(destination: Storage) -> None:
     for error in (BotoCoreError(), ClientError({}, "AssumeRole")):
-        assert classify(error, side.settings).reason is Reason.BAD_CREDENTIALS
+        assert classify(error, destination.settings).reason is Reason.BAD_CREDENTIALS
 
 
-def test_clients_of_tests_reach_the_real_server(side: Storage, destination_bucket: Bucket) -> None:
+def test_clients_of_tests_reach_the_real_server(destination: Storage, destination_bucket: Bucket) -> None:
     for request in (write, read, head, list_objects):
-        request(side)
+        request(destination)
     assert boto3_client(destination_bucket.server).head_object(Bucket=destination_bucket.name, Key=KEY)

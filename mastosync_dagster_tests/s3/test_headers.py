@@ -44,7 +44,7 @@ NAMED_LIKE_HEADERS = {
     "color": "red",
 }
 OTHER_CREDENTIALS = {"access_key_id": "another"}
-"""Of the source: so the two sides are no longer one server, and bodies are streamed."""
+"""Of the source: so source and destination are no longer one server, and bodies are streamed."""
 
 
 def store_verbatim(key: FakeKey, metadata: Any, replace: bool = False) -> None:  # noqa: FBT001, FBT002  (as moto has it)
@@ -81,7 +81,7 @@ def transfer(tmp_path: Path, moto: S3Server) -> Transfer:
     return Transfer(tmp_path, source, destination, settings=replace(FAST, large_object_mb=8))
 
 
-def seen(transfer: Transfer, key: str) -> tuple[dict[str, Any], dict[str, str]]:
+def as_stored(transfer: Transfer, key: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the header fields that the copy has, of those in question, and its metadata."""
     reply = transfer.destination.client.head_object(Bucket=transfer.destination.name, Key=key)
     names = (*HEADERS, "ContentEncoding", "ContentLanguage", "StorageClass")
@@ -97,7 +97,7 @@ class Way:
         key: Its key.
         source: Options of the source.
         destination: Options of the destination.
-        throttled: The first requests of both sides are refused.
+        throttled: The first requests to both storages are refused.
         on_server: The server copies by itself.
     """
 
@@ -136,14 +136,14 @@ def test_metadata_named_like_a_header_stays_metadata(
         counts, lines = transfer.run(planned)
     assert (lines[0].outcome, counts.copied_on_server) == (Outcome.COPIED, int(way.on_server))
     storage_class = {"StorageClass": way.destination["storage_class"]} if way.destination else {}
-    assert seen(transfer, way.key) == ({**headers, **storage_class}, NAMED_LIKE_HEADERS)
+    assert as_stored(transfer, way.key) == ({**headers, **storage_class}, NAMED_LIKE_HEADERS)
 
 
 @pytest.mark.parametrize("key", ["media/a.png", "media//a.png"])
 def test_the_sources_storage_class_is_not_taken_over(transfer: Transfer, key: str) -> None:
     transfer.source_options = dict(OTHER_CREDENTIALS)
     transfer.run(transfer.put(key, b"body", StorageClass="STANDARD_IA", Metadata={"storage-class": "x"}, **HEADERS))
-    assert seen(transfer, key) == (HEADERS, {"storage-class": "x"})
+    assert as_stored(transfer, key) == (HEADERS, {"storage-class": "x"})
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -166,7 +166,7 @@ def test_a_transport_word_is_not_copied(transfer: Transfer, way: Way, stored: st
     counts, lines = transfer.run(planned)
     # Where the server copies by itself it keeps the word: such an object is streamed instead.
     assert (lines[0].outcome, counts.copied, counts.copied_on_server) == (Outcome.COPIED, 1, 0)
-    headers, metadata = seen(transfer, way.key)
+    headers, metadata = as_stored(transfer, way.key)
     assert (headers.get("ContentEncoding"), metadata) == (kept, {"content-encoding": "aws-chunked"})
     assert transfer.fetched(way.key) == way.body
 
@@ -179,12 +179,12 @@ def test_the_server_goes_on_copying_by_itself_beside_such_an_object(transfer: Tr
 
 
 def compared(transfer: Transfer, key: str) -> tuple[tuple[Finding, str], ...]:
-    """Compare an object's header fields and metadata at both sides, as a verification does."""
-    sides = storage(transfer.source, "source"), storage(transfer.destination, "destination")
+    """Compare an object's header fields and metadata at both storages, as a verification does."""
+    storages = storage(transfer.source, "source"), storage(transfer.destination, "destination")
     there = ListedObject(key, 4, None)
     comparison = Comparison(ExpectedObject(key), key, there, there, Finding.EQUAL)
     check = ObjectCheck(comparison, headers=True, acl=False, body=False)
-    return ObjectChecker(*sides, AuditSettings()).check(check, threading.Event()).differences
+    return ObjectChecker(*storages, AuditSettings()).check(check, threading.Event()).differences
 
 
 @pytest.mark.parametrize("key", ["a.png", "a//a.png"])
@@ -192,7 +192,7 @@ def compared(transfer: Transfer, key: str) -> tuple[tuple[Finding, str], ...]:
     ("here", "there"),
     [("aws-chunked", None), (None, "aws-chunked"), ("gzip", "aws-chunked,gzip"), ("gzip, AWS-CHUNKED", "gzip")],
 )
-def test_a_transport_word_at_either_side_is_no_difference(
+def test_a_transport_word_at_either_storage_is_no_difference(
     transfer: Transfer, key: str, here: str | None, there: str | None
 ) -> None:
     for bucket, encoding in ((transfer.source, here), (transfer.destination, there)):
@@ -240,7 +240,7 @@ class _Capitals(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("key", ["a.png", "a//a.png"])
-def test_names_are_told_apart_in_whatever_case_a_server_writes_them(transfer: Transfer, key: str) -> None:
+def test_names_are_distinguished_in_whatever_case_a_server_writes_them(transfer: Transfer, key: str) -> None:
     with ThreadingHTTPServer((LOOPBACK, 0), _Capitals) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         at = replace(

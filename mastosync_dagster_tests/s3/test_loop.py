@@ -83,7 +83,7 @@ def test_a_cancelled_coroutine_may_clean_up_and_is_not_woken_by_what_it_waited_f
     assert seen == ["cancelled", "cleaned up"]
 
 
-def test_whoever_waits_is_told_when_the_loop_is_closed() -> None:
+def test_whoever_waits_is_released_when_the_loop_is_closed() -> None:
     loop = Loop("test")
     _, future = loop.submit(loop_forever(loop))
     time.sleep(0.05)
@@ -107,7 +107,7 @@ def test_a_closed_loop_begins_again(loop: Loop) -> None:
     assert loop.run(number()) == 7
 
 
-def test_a_fault_ends_the_loop_and_whoever_waits_is_told_of_it() -> None:
+def test_a_fault_ends_the_loop_and_reaches_whoever_waits() -> None:
     loop = Loop("test")
     _, waiting = loop.submit(loop_forever(loop))
 
@@ -121,7 +121,7 @@ def test_a_fault_ends_the_loop_and_whoever_waits_is_told_of_it() -> None:
     assert isinstance(loop.fault, KeyError)
 
 
-def test_a_system_that_gives_no_descriptors_is_told_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_gives_no_descriptors_is_named_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def number() -> int:
         return 7
 

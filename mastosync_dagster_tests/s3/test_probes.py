@@ -1,4 +1,4 @@
-"""Private probes: readable ones are told from those that are not, and none stays behind."""
+"""Private probes: readable ones are found, and none stays behind."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FOLDERS = ("media_attachments/files", "backups/dumps")
 def prove(at: Bucket, *, sets_acls: bool = True, **settings: Any) -> list[str]:
     """Try the probes, and return what was warned of."""
     warned: list[str] = []
-    side = storage(at, "destination", **{"permission": "public-read", **settings})
-    prove_private(side, FOLDERS, sets_acls=sets_acls, warn=warned.append)
+    destination = storage(at, "destination", **{"permission": "public-read", **settings})
+    prove_private(destination, FOLDERS, sets_acls=sets_acls, warn=warned.append)
     return warned
 
 
@@ -60,9 +60,9 @@ def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bu
     let_everybody_read(moto_bucket)
     with s3_proxy(moto_bucket.server.endpoint, Rule(Answer(status, "Refused"), kinds=frozenset({Kind.GET}))) as proxy:
         assert prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint) == []
-        unsigned = [seen for seen in proxy.requests if seen.kind is Kind.GET]
+        unsigned = [request for request in proxy.requests if request.kind is Kind.GET]
         assert len(unsigned) == len(FOLDERS)
-        assert not any("authorization" in seen.headers for seen in unsigned)
+        assert not any("authorization" in request.headers for request in unsigned)
 
 
 def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket) -> None:

@@ -1,4 +1,4 @@
-"""One side of a transfer: its listing, its objects, and how it is reached."""
+"""A storage: its listing, its objects, and how it is reached."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def fill(bucket: Bucket, keys: Iterable[str]) -> None:
     put_many(bucket, keys, b"x")
 
 
-def listed(side: Storage, keys: KeyRange) -> list[str]:
-    return [entry.key for entry in side.list_range(keys)]
+def listed(at: Storage, keys: KeyRange) -> list[str]:
+    return [entry.key for entry in at.list_range(keys)]
 
 
-def shown_by_head(side: Storage, key: str) -> tuple[str, int, str | None] | None:
-    found = side.head(key)
+def shown_by_head(at: Storage, key: str) -> tuple[str, int, str | None] | None:
+    found = at.head(key)
     return None if found is None else found[:3]
 
 
@@ -64,25 +64,25 @@ def test_a_range_includes_its_start_excludes_its_end_and_costs_a_request_per_tho
     keys = [f"{FILES}{number:04d}/a.png" for number in range(2500)]
     fill(source_bucket, [*keys, "media/filez/b.png", "media/a.png"])
     with s3_proxy(source_bucket.server.endpoint) as proxy:
-        side = storage(source_bucket, "source", endpoint=proxy.endpoint)
-        assert listed(side, whole(FILES)) == keys
+        source = storage(source_bucket, "source", endpoint=proxy.endpoint)
+        assert listed(source, whole(FILES)) == keys
         assert proxy.count() == 3
         proxy.forget()
-        assert listed(side, KeyRange(FILES, f"{FILES}0100/", f"{FILES}0200/")) == keys[100:200]
-        assert listed(side, KeyRange(FILES, keys[100], keys[200])) == keys[100:200]
+        assert listed(source, KeyRange(FILES, f"{FILES}0100/", f"{FILES}0200/")) == keys[100:200]
+        assert listed(source, KeyRange(FILES, keys[100], keys[200])) == keys[100:200]
         assert proxy.count() == 2
         proxy.forget()
-        pages = list(side.list_pages(KeyRange(FILES, f"{FILES}3000/", f"{FILES}4000/")))
+        pages = list(source.list_pages(KeyRange(FILES, f"{FILES}3000/", f"{FILES}4000/")))
         assert pages == [[]]
         assert proxy.count() == 1
 
 
 def test_a_listing_shows_size_and_etag_of_each_object_below_the_key_prefix(source_bucket: Bucket) -> None:
     fill(source_bucket, ["some/where/media/files/1", "media/files/2"])
-    side = storage(source_bucket, "source", prefix="some/where/")
-    (entry,) = side.list_range(whole(FILES))
+    source = storage(source_bucket, "source", prefix="some/where/")
+    (entry,) = source.list_range(whole(FILES))
     assert entry[:3] == ("media/files/1", 1, MD5_OF_X)
-    assert side.full_key(entry.key) == "some/where/media/files/1"
+    assert source.full_key(entry.key) == "some/where/media/files/1"
 
 
 def test_the_key_prefix_is_verbatim_text_and_no_folder(source_bucket: Bucket) -> None:
@@ -102,24 +102,24 @@ def test_a_server_that_knows_the_first_listing_alone_is_listed_to_its_end(moto_b
     for key in ["a/1", *keys, "c/1"]:
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"")
     with s3_proxy(moto_bucket.server.endpoint, Rule(FirstVersion(), kinds=frozenset({Kind.LIST}))) as proxy:
-        side = storage(moto_bucket, "source", endpoint=proxy.endpoint)
-        assert listed(side, whole("b/")) == keys
+        source = storage(moto_bucket, "source", endpoint=proxy.endpoint)
+        assert listed(source, whole("b/")) == keys
         assert proxy.count(Kind.LIST) == 3
-        assert listed(side, KeyRange("b/", "b/1050", "b/2060")) == keys[1050:2060]
+        assert listed(source, KeyRange("b/", "b/1050", "b/2060")) == keys[1050:2060]
         # A client that does not know yet, and begins in the middle.
         other = storage(moto_bucket, "source", endpoint=proxy.endpoint)
         assert listed(other, KeyRange("b/", "b/1050", "b/2060")) == keys[1050:2060]
 
 
-def test_credentials_that_may_not_list_are_told_apart(source_bucket: Bucket) -> None:
+def test_credentials_that_may_not_list_are_recognised(source_bucket: Bucket) -> None:
     denied = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.LIST}))
     with s3_proxy(source_bucket.server.endpoint, denied) as proxy:
-        side = storage(source_bucket, "source", endpoint=proxy.endpoint)
+        source = storage(source_bucket, "source", endpoint=proxy.endpoint)
         with pytest.raises(StorageError) as caught:
-            listed(side, whole(FILES))
+            listed(source, whole(FILES))
         assert caught.value.reason is Reason.ACCESS_DENIED
         assert not caught.value.permanent
-        assert side.check() is not None
+        assert source.check() is not None
 
 
 NAMES = [
@@ -147,23 +147,23 @@ def test_keys_are_taken_as_they_are_and_come_in_byte_order(moto_bucket: Bucket) 
     keys = [f"{FILES}{name}" for name in NAMES]
     for key in keys:
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"x")
-    side = storage(moto_bucket, "source")
+    source = storage(moto_bucket, "source")
     assert sorted(keys, key=str.encode) == sorted(keys)
-    assert listed(side, whole(FILES)) == sorted(keys)
+    assert listed(source, whole(FILES)) == sorted(keys)
     ordered = sorted(keys)
     for first, last in ((0, 3), (3, 9), (9, 14), (14, 16)):
         end = ordered[last] if last < len(ordered) else "media/files0"
-        assert listed(side, KeyRange(FILES, ordered[first], end)) == ordered[first:last]
+        assert listed(source, KeyRange(FILES, ordered[first], end)) == ordered[first:last]
     for key in keys:
-        assert shown_by_head(side, key) == (key, 1, MD5_OF_X)
+        assert shown_by_head(source, key) == (key, 1, MD5_OF_X)
 
 
 def test_composed_and_decomposed_letters_are_two_keys(moto_bucket: Bucket) -> None:
     composed, decomposed = f"{FILES}\u00e9", f"{FILES}e\u0301"
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=composed, Body=b"x")
-    side = storage(moto_bucket, "source")
-    assert listed(side, whole(FILES)) == [composed]
-    assert side.head(decomposed) is None
+    source = storage(moto_bucket, "source")
+    assert listed(source, whole(FILES)) == [composed]
+    assert source.head(decomposed) is None
 
 
 @pytest.mark.parametrize("odd", ["a//b", "./a", "../a", "a/./b", "a/..", "c\x01d", "/a"])
@@ -171,12 +171,12 @@ def test_a_foreign_object_with_an_odd_key_neither_breaks_a_listing_nor_is_lost(m
     keys = [f"{FILES}!first", f"{FILES}{odd}", f"{FILES}zlast"]
     for key in keys:
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"x")
-    side = storage(moto_bucket, "source")
-    assert listed(side, whole(FILES)) == sorted(keys)
-    assert listed(side, KeyRange(FILES, f"{FILES}!", f'{FILES}"')) == keys[:1]
-    assert shown_by_head(side, keys[1]) == (keys[1], 1, MD5_OF_X)
-    assert side.head(f"{keys[1]}-absent") is None
-    assert side.check() is None
+    source = storage(moto_bucket, "source")
+    assert listed(source, whole(FILES)) == sorted(keys)
+    assert listed(source, KeyRange(FILES, f"{FILES}!", f'{FILES}"')) == keys[:1]
+    assert shown_by_head(source, keys[1]) == (keys[1], 1, MD5_OF_X)
+    assert source.head(f"{keys[1]}-absent") is None
+    assert source.check() is None
 
 
 def test_pages_before_an_odd_key_are_not_listed_again(moto_bucket: Bucket) -> None:
@@ -191,9 +191,9 @@ def test_pages_before_an_odd_key_are_not_listed_again(moto_bucket: Bucket) -> No
 def test_a_folder_object_is_an_object_like_any_other(moto_bucket: Bucket) -> None:
     for key in (f"{FILES}dir/", f"{FILES}dir/a"):
         moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=key, Body=b"")
-    side = storage(moto_bucket, "source")
-    assert listed(side, whole(FILES)) == [f"{FILES}dir/", f"{FILES}dir/a"]
-    found = side.head(f"{FILES}dir/")
+    source = storage(moto_bucket, "source")
+    assert listed(source, whole(FILES)) == [f"{FILES}dir/", f"{FILES}dir/a"]
+    found = source.head(f"{FILES}dir/")
     assert found is not None
     assert found.key == f"{FILES}dir/"
 
@@ -238,10 +238,10 @@ def test_a_server_that_drops_the_first_connections_is_listed_all_the_same(
 
 
 def test_nobody_there_is_said_after_two_attempts(source_bucket: Bucket) -> None:
-    side = storage(source_bucket, "source", endpoint=f"http://{LOOPBACK}:{free_port()}")
+    source = storage(source_bucket, "source", endpoint=f"http://{LOOPBACK}:{free_port()}")
     started = time.monotonic()
     with pytest.raises(StorageError, match="cannot be reached") as caught:
-        listed(side, whole(FILES))
+        listed(source, whole(FILES))
     assert not caught.value.reached
     assert time.monotonic() - started < 2
 
@@ -252,12 +252,12 @@ def test_nobody_there_is_said_after_two_attempts(source_bucket: Bucket) -> None:
 def test_an_absent_object_is_none_and_a_refusal_is_not(source_bucket: Bucket) -> None:
     fill(source_bucket, ["p/there"])
     with s3_proxy(source_bucket.server.endpoint) as proxy:
-        side = storage(source_bucket, "source", endpoint=proxy.endpoint, prefix="p/")
-        assert shown_by_head(side, "there") == ("there", 1, MD5_OF_X)
-        assert side.head("absent") is None
+        source = storage(source_bucket, "source", endpoint=proxy.endpoint, prefix="p/")
+        assert shown_by_head(source, "there") == ("there", 1, MD5_OF_X)
+        assert source.head("absent") is None
         proxy.set_rules(Rule(Answer(403)))
         with pytest.raises(StorageError) as caught:
-            side.head("absent")
+            source.head("absent")
         assert (caught.value.reason, caught.value.key) == (Reason.ACCESS_DENIED, "absent")
 
 
@@ -290,7 +290,7 @@ def test_the_form_of_an_md5(*, etag: str | None, plain: bool) -> None:
 # How it is reached
 
 
-def test_a_side_that_is_well_is_said_to_be_listable(source_bucket: Bucket) -> None:
+def test_a_storage_without_a_fault_is_called_listable(source_bucket: Bucket) -> None:
     assert storage(source_bucket, "source").check() is None
     fill(source_bucket, ["a"])
     assert storage(source_bucket, "source").check() is None
@@ -328,9 +328,9 @@ def test_without_any_credentials_it_is_said_where_to_put_them(
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    side = storage(source_bucket, "destination", access_key_id=None, secret_access_key=None)
+    destination = storage(source_bucket, "destination", access_key_id=None, secret_access_key=None)
     with pytest.raises(StorageError, match="no credentials: set DESTINATION_AWS_ACCESS_KEY_ID"):
-        side.check()
+        destination.check()
 
 
 class _Website(BaseHTTPRequestHandler):
@@ -378,10 +378,10 @@ def test_a_bucket_can_stand_in_the_host_name(source_bucket: Bucket, monkeypatch:
         thread.start()
         # Names that nobody resolves are left to an HTTP proxy.
         monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{server.server_address[1]}")
-        side = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=False)
-        assert side.head("a/b.png") is None
-        side = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=True)
-        assert side.head("a/b.png") is None
+        source = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=False)
+        assert source.head("a/b.png") is None
+        source = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=True)
+        assert source.head("a/b.png") is None
         server.shutdown()
         thread.join()
     assert asked == [
@@ -412,13 +412,13 @@ def test_writes_carry_the_acl_and_reads_do_not(
     source_bucket: Bucket, *, permission: str | None, private: bool, acl: str | None
 ) -> None:
     with s3_proxy(source_bucket.server.endpoint) as proxy:
-        side = storage(source_bucket, "destination", endpoint=proxy.endpoint, permission=permission)
-        headers = side.write_headers(Attributes({}, {}), private=private)
-        side.run(lambda client: client.put("a", b"x", headers, None))
-        side.run(lambda client: client.get("a", limit=1))
-        side.head("a")
-        listed(side, KeyRange("", "", "z"))
-        assert [(seen.kind, seen.headers.get("x-amz-acl")) for seen in proxy.requests] == [
+        destination = storage(source_bucket, "destination", endpoint=proxy.endpoint, permission=permission)
+        headers = destination.write_headers(Attributes({}, {}), private=private)
+        destination.run(lambda client: client.put("a", b"x", headers, None))
+        destination.run(lambda client: client.get("a", limit=1))
+        destination.head("a")
+        listed(destination, KeyRange("", "", "z"))
+        assert [(request.kind, request.headers.get("x-amz-acl")) for request in proxy.requests] == [
             (Kind.PUT, acl),
             (Kind.GET, None),
             (Kind.HEAD, None),
@@ -427,18 +427,18 @@ def test_writes_carry_the_acl_and_reads_do_not(
 
 
 def test_a_client_is_made_once_also_for_many_threads(source_bucket: Bucket) -> None:
-    side = storage(source_bucket, "source", permission="public-read")
+    source = storage(source_bucket, "source", permission="public-read")
     with ThreadPoolExecutor(8) as pool:
-        assert len({id(one) for one in pool.map(lambda _: side.client, range(50))}) == 1
+        assert len({id(one) for one in pool.map(lambda _: source.client, range(50))}) == 1
 
 
 def test_the_storage_class_is_the_destinations_own(source_bucket: Bucket) -> None:
     read = shown({"content-type": "image/png", "x-amz-storage-class": "GLACIER_IR", "x-amz-meta-storage-class": "x"})
     kept = {"Content-Type": "image/png", "x-amz-meta-storage-class": "x"}
-    side = storage(source_bucket, "destination")
-    assert side.write_headers(read, private=False) == kept
-    side = storage(source_bucket, "destination", storage_class="STANDARD_IA")
-    assert side.write_headers(read, private=False) == {**kept, "x-amz-storage-class": "STANDARD_IA"}
+    destination = storage(source_bucket, "destination")
+    assert destination.write_headers(read, private=False) == kept
+    destination = storage(source_bucket, "destination", storage_class="STANDARD_IA")
+    assert destination.write_headers(read, private=False) == {**kept, "x-amz-storage-class": "STANDARD_IA"}
 
 
 BASE = StorageSettings(name="source", bucket="media", endpoint_url="https://s3.example")
@@ -471,7 +471,7 @@ def test_all_of_amazon_is_one_place() -> None:
 
 
 def test_no_secret_is_shown(source_bucket: Bucket) -> None:
-    side = storage(source_bucket, "source", session_token="a-token")
-    assert side.settings.secret_access_key
-    assert side.settings.secret_access_key not in repr(side)
-    assert "a-token" not in repr(side)
+    source = storage(source_bucket, "source", session_token="a-token")
+    assert source.settings.secret_access_key
+    assert source.settings.secret_access_key not in repr(source)
+    assert "a-token" not in repr(source)

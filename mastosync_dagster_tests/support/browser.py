@@ -1,4 +1,4 @@
-"""Chromium without a window, told what to do over its DevTools protocol.
+"""Chromium without a window, driven over its DevTools protocol.
 
 ``websockets``, which Dagster's webserver brings, carries the protocol: no driver and no package for the tests alone.
 """
@@ -129,7 +129,7 @@ def chromium() -> Iterator[Page]:
     """Run Chromium with an empty profile until the block ends, and yield its page."""
     binary = browser_binary()
     assert binary is not None
-    # It still writes into its profile when it has been told to end.
+    # It still writes into its profile after the command to end.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         profile = Path(name)
         command = [binary, *_ARGUMENTS, f"--window-size={WIDTH},{HEIGHT}", f"--user-data-dir={profile}", "about:blank"]

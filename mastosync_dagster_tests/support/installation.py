@@ -96,12 +96,14 @@ class Installation:
         self.destination_proxy.forget()
 
     def requests(self) -> Counter[Kind]:
-        """Return the requests about objects to both sides, by kind.
+        """Return the requests about objects to both storages, by kind.
 
         Each run that may move the watermark also asks the destination what time it is, once.
         """
         proxies = (self.source_proxy, self.destination_proxy)
-        return Counter(seen.kind for proxy in proxies for seen in proxy.requests if seen.key or seen.method != "HEAD")
+        return Counter(
+            request.kind for proxy in proxies for request in proxy.requests if request.key or request.method != "HEAD"
+        )
 
     def compare(self, *tables: str) -> Comparison:
         """Hold the destination against the generator's book, by an independent listing."""

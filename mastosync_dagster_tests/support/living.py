@@ -80,7 +80,7 @@ class LivingInstance:
         return instance
 
     def use_clock(self) -> None:
-        """Have its database go by its clock; a copy of the database has to be told again."""
+        """Have its database go by its clock; a copy of the database needs that again."""
         self.execute(f'ALTER DATABASE "{self.database.database}" SET search_path = clock, pg_catalog, public')
         self.pass_time(timedelta())
 
@@ -281,12 +281,12 @@ class LivingInstance:
         return key
 
     def begin_conversion(self, row_id: int) -> datetime:
-        """Have a video's conversion begin; return the moment that will stand in its row."""
+        """Have a video's conversion begin; return the time that will stand in its row."""
         self.update("media_attachments", row_id, processing=1, updated_at=self.now.replace(tzinfo=None))
         return self.now.replace(tzinfo=None)
 
     def end_conversion(self, row_id: int, began: datetime) -> None:
-        """Have it end: the original gets another extension, and the row the moment at which the conversion began."""
+        """Have it end: the original gets another extension, and the row the time at which the conversion began."""
         name = self._value("media_attachments", row_id, "file_file_name")
         finished = name.replace(".mov", ".mp4")
         self.put(self.key("media_attachments", "file", row_id, "original", finished))

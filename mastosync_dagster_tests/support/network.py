@@ -227,22 +227,22 @@ def _enter(descriptor: int) -> None:
 @contextlib.contextmanager
 def _slow_line(line: Line, *ends: tuple[str, str]) -> Iterator[None]:
     """Have a process that carries packets between two devices, each of which it makes in a namespace."""
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.close(told)
+            os.close(reading)
             devices = [_tun(*end) for end in ends]
-            os.write(tell, b"!")
+            os.write(writing, b"!")
             _carry(line, devices)
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(writing)
     try:
-        assert os.read(told, 1) == b"!", "the slow line could not be made"
+        assert os.read(reading, 1) == b"!", "the slow line could not be made"
         yield
     finally:
-        os.close(told)
+        os.close(reading)
         os.kill(child, 9)
         os.waitpid(child, 0)
 

@@ -113,7 +113,8 @@ def sync_in_a_process(
     with running(command, log=log) as process:
         wait_until(
             lambda: any(
-                seen.kind is until and re.search(rule.key, seen.key) for seen in world.destination_proxy.requests
+                request.kind is until and re.search(rule.key, request.key)
+                for request in world.destination_proxy.requests
             ),
             log,
         )

@@ -232,7 +232,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RecordedRequest:
     """A request that came in.
 
     Attributes:
@@ -354,12 +354,12 @@ def _kind(method: str, key: str, query: dict[str, str], head: _Head) -> Kind:  #
     return Kind.HEAD if method == "HEAD" and key else Kind.OTHER
 
 
-def _error_document(answer: Answer, seen: Seen) -> bytes:
+def _error_document(answer: Answer, request: RecordedRequest) -> bytes:
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{answer.code}</Code>'
-        f"<Message>{escape(answer.message)}</Message><Key>{escape(seen.key)}</Key></Error>"
+        f"<Message>{escape(answer.message)}</Message><Key>{escape(request.key)}</Key></Error>"
     )
-    return b"" if seen.method == "HEAD" else text.encode()
+    return b"" if request.method == "HEAD" else text.encode()
 
 
 @dataclass
@@ -385,7 +385,7 @@ class Proxy:
         self._seed = seed
         self._rules = tuple(rules)
         self._progress = _Progress(Counter(), Counter())
-        self._seen: list[Seen] = []
+        self._recorded: list[RecordedRequest] = []
         self._in_flight = 0
         self._most_in_flight = 0
         self._lock = threading.Lock()
@@ -406,15 +406,15 @@ class Proxy:
     def forget(self) -> None:
         """Start counting requests anew."""
         with self._lock:
-            self._seen.clear()
+            self._recorded.clear()
             self.used.clear()
             self._most_in_flight = self._in_flight
 
     @property
-    def requests(self) -> tuple[Seen, ...]:
+    def requests(self) -> tuple[RecordedRequest, ...]:
         """The requests so far, in the order in which their heads arrived."""
         with self._lock:
-            return tuple(self._seen)
+            return tuple(self._recorded)
 
     @property
     def most_in_flight(self) -> int:
@@ -430,29 +430,31 @@ class Proxy:
 
     def counts(self) -> Counter[tuple[str, Kind]]:
         """Return the number of requests by method and kind."""
-        return Counter((seen.method, seen.kind) for seen in self.requests)
+        return Counter((request.method, request.kind) for request in self.requests)
 
     def count(self, *kinds: Kind, key: str = "") -> int:
         """Return the number of requests of some kinds (none given: of all), to keys that match a regular expression."""
-        return sum(1 for seen in self.requests if (not kinds or seen.kind in kinds) and re.search(key, seen.key))
+        return sum(
+            1 for request in self.requests if (not kinds or request.kind in kinds) and re.search(key, request.key)
+        )
 
-    def note(self, seen: Seen) -> list[Rule]:
+    def note(self, request: RecordedRequest) -> list[Rule]:
         """Count a request, and decide what happens to it: any delays, and at most one other fault."""
         with self._lock:
-            self._seen.append(seen)
-            asked = self._progress.asked[seen.key, seen.kind]
-            self._progress.asked[seen.key, seen.kind] += 1
+            self._recorded.append(request)
+            asked = self._progress.asked[request.key, request.kind]
+            self._progress.asked[request.key, request.kind] += 1
             hit: list[Rule] = []
             for number, rule in enumerate(self._rules):
                 final = bool(hit) and not isinstance(hit[-1].fault, Delay)
-                if final or (rule.kinds and seen.kind not in rule.kinds) or not re.search(rule.key, seen.key):
+                if final or (rule.kinds and request.kind not in rule.kinds) or not re.search(rule.key, request.key):
                     continue
-                if rule.method not in {"", seen.method} or (rule.unsigned and "authorization" in seen.headers):
+                if rule.method not in {"", request.method} or (rule.unsigned and "authorization" in request.headers):
                     continue
-                dice = Random(f"{self._seed}/{number}/{seen.kind.value}/{seen.key}/{asked}")
+                dice = Random(f"{self._seed}/{number}/{request.kind.value}/{request.key}/{asked}")
                 if dice.random() >= rule.probability:
                     continue
-                counter = (number, seen.key if rule.per_key else "", seen.kind if rule.per_key else Kind.OTHER)
+                counter = (number, request.key if rule.per_key else "", request.kind if rule.per_key else Kind.OTHER)
                 self._progress.met[counter] += 1
                 met = self._progress.met[counter] - rule.skip
                 if met >= 1 and (rule.times is None or met <= rule.times):
@@ -555,7 +557,7 @@ class _Connection:
         url = urlsplit(target)
         key = unquote(url.path).lstrip("/").partition("/")[2]
         query = dict(parse_qsl(url.query, keep_blank_values=True))
-        seen = Seen(
+        request = RecordedRequest(
             method=method,
             kind=_kind(method, key, query, head),
             key=key,
@@ -566,19 +568,19 @@ class _Connection:
         )
         with self._proxy.flying():
             rule: Rule | None = None
-            for rule in self._proxy.note(seen):
+            for rule in self._proxy.note(request):
                 if isinstance(rule.fault, Delay):
                     await asyncio.sleep(rule.fault.seconds)
             # The body arrives decoded here: what goes on announces its length.
             forward = head.without("expect", "transfer-encoding")
             if body and head.get("content-length") is None:
                 forward = forward.adding("Content-Length", str(len(body)))
-            return await self._answer(seen, forward, body, rule)
+            return await self._answer(request, forward, body, rule)
 
-    async def _answer(self, seen: Seen, head: _Head, body: bytes, rule: Rule | None) -> bool:
+    async def _answer(self, request: RecordedRequest, head: _Head, body: bytes, rule: Rule | None) -> bool:
         fault = None if rule is None else rule.fault
         if isinstance(fault, Answer):
-            document = _error_document(fault, seen)
+            document = _error_document(fault, request)
             reply = _Head(f"HTTP/1.1 {fault.status} Proxy", (("Content-Length", str(len(document))),))
             if fault.retry_after is not None:
                 reply = reply.adding("Retry-After", f"{fault.retry_after:g}")
@@ -589,7 +591,7 @@ class _Connection:
             return True
         if isinstance(fault, Reset) and fault.when is When.BEFORE:
             return self._reset()
-        if isinstance(fault, TakenForBody) and seen.method == "PUT":
+        if isinstance(fault, TakenForBody) and request.method == "PUT":
             head = _Head(head.first.replace("?acl ", " "), head.headers)
         if isinstance(fault, FirstVersion):
             head = _Head(_OF_VERSION_2.sub("", head.first), head.headers)
@@ -602,9 +604,9 @@ class _Connection:
             return self._reset()
         reader, reply = await self._forward(head, body)
         if self._proxy.clock is not None:
-            told = format_datetime(self._proxy.clock(), usegmt=True)
-            reply = reply.without("date").adding("Date", told)
-        return await self._relay(seen, reader, reply, rule)
+            date = format_datetime(self._proxy.clock(), usegmt=True)
+            reply = reply.without("date").adding("Date", date)
+        return await self._relay(request, reader, reply, rule)
 
     def _damaged(self, body: bytes, flip: Flip, rule: Rule) -> bytes:
         damaged = flip.damaged(body)
@@ -635,10 +637,12 @@ class _Connection:
                 break
         raise ConnectionResetError("the server closed the connection")
 
-    async def _relay(self, seen: Seen, reader: asyncio.StreamReader, reply: _Head, rule: Rule | None) -> bool:
+    async def _relay(
+        self, request: RecordedRequest, reader: asyncio.StreamReader, reply: _Head, rule: Rule | None
+    ) -> bool:
         """Send the server's reply to the client."""
         fault = None if rule is None else rule.fault
-        empty = seen.method == "HEAD" or reply.status in {204, 304}
+        empty = request.method == "HEAD" or reply.status in {204, 304}
         body = _pieces() if empty else _body(reader, reply, to_the_end=True)
         if isinstance(fault, Reset) and fault.when is When.AFTER:
             async for _ in body:

@@ -133,7 +133,7 @@ def test_signed_requests_pass_unchanged_and_are_counted_by_kind(
         ("POST", Kind.COMPLETE_UPLOAD): 1,
         ("DELETE", Kind.DELETE): 1,
     }
-    assert sum(1 for seen in proxy.requests if seen.kind.multipart) == 3
+    assert sum(1 for request in proxy.requests if request.kind.multipart) == 3
     assert proxy.count(Kind.GET, key="^new$") == 1
     proxy.forget()
     assert proxy.requests == ()
@@ -168,7 +168,7 @@ def test_a_reset_loses_the_request_or_only_its_reply(
         page = source_bucket.client.list_objects_v2(Bucket=source_bucket.name)
         return "new" in [entry["Key"] for entry in page["Contents"]]
 
-    # rclone shows half an object for a moment, until it has seen that no more comes.
+    # rclone shows half an object for a short time, until it knows that no more comes.
     wait_until(lambda: is_stored() == (when is When.AFTER))
 
 
@@ -279,7 +279,7 @@ def test_a_delay_adds_to_other_rules_and_requests_in_flight_are_counted(
         thread.join()
     assert statuses == [404] * 4
     assert time.monotonic() - started >= 0.3
-    # The proxy counts a request out a moment after the client has its answer.
+    # The proxy counts a request out shortly after the client has its answer.
     while proxy.in_flight and time.monotonic() - started < 30:
         time.sleep(0.01)
     assert (proxy.most_in_flight, proxy.in_flight) == (4, 0)

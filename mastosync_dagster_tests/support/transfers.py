@@ -1,4 +1,4 @@
-"""A source and a destination on real servers, for tests of the copy: fill, plan, copy, look."""
+"""A source and a destination on real servers, for tests of the copy: fill, plan, copy, check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAST = CopySettings(concurrency=8, backoff_seconds=0.02)
 
 
 def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: Any) -> Storage:
-    """Return one side of a transfer.
+    """Return a storage.
 
     Args:
         at: Where it is.
@@ -49,16 +49,16 @@ def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: A
 
 def put_many(at: Bucket, keys: Iterable[str], body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """Put the same body under many keys, without an ACL."""
-    side = storage(at, "source")
+    source = storage(at, "source")
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda key: side.ask(lambda client: client.put(key, body, headers or {}, None)), keys))
+        list(pool.map(lambda key: source.ask(lambda client: client.put(key, body, headers or {}, None)), keys))
 
 
 def line(key: str, body: bytes | None = None, **fields: Any) -> PlannedCopy:
     """Return a line of a plan.
 
     Args:
-        key: Of the object at both sides.
+        key: Of the object at both storages.
         body: What the source's listing shows of it; None: the source could not be listed.
         fields: Other values of `PlannedCopy`.
     """
@@ -95,7 +95,7 @@ class Transfer:
     Attributes:
         folder: Of plan and result.
         source: Bucket to fill.
-        destination: Bucket to look at.
+        destination: Bucket to check.
         settings: How it is copied.
         source_options: For `storage`.
         destination_options: For `storage`.

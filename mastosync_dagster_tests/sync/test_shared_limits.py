@@ -73,7 +73,7 @@ def test_two_runs_together_keep_to_the_limit_of_one(
         ready = threading.Barrier(2)
         with ThreadPoolExecutor(2) as pool:
             copied = list(pool.map(copy, ("a", "b")))
-        puts = sorted(seen.at for seen in proxy.requests if seen.kind is Kind.PUT)
+        puts = sorted(request.at for request in proxy.requests if request.kind is Kind.PUT)
     assert copied == [OBJECTS, OBJECTS]
     # Each run has a second's requests in advance.
     assert len(puts) - 2 * PUTS_PER_SECOND <= 1.1 * PUTS_PER_SECOND * (puts[-1] - puts[0])

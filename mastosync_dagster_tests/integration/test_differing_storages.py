@@ -1,4 +1,4 @@
-"""Which side is right where their bytes differ: after the switch, after rot, after damage, without a record."""
+"""Which storage is right where their bytes differ: after the switch, after rot, after damage, without a record."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_r
 
 
 @pytest.mark.parametrize("size_known", [True, False])
-def test_a_conversion_at_the_new_storage_of_which_the_row_does_not_tell_yet_stays(
-    life: Life, *, size_known: bool
-) -> None:
+def test_a_conversion_at_the_new_storage_that_the_row_does_not_show_yet_stays(life: Life, *, size_known: bool) -> None:
     living = life.living
     row_id = living.upload_raw("mp4", KINDS["mp4"], size_known=size_known)
     key = living.original(row_id)
@@ -178,7 +176,7 @@ def test_damage_at_the_destination_is_repaired_as_before(copied: tuple[Life, str
     assert verify(life)[0]
 
 
-def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named(copied: tuple[Life, str]) -> None:
+def test_where_both_storages_have_changed_nothing_is_overwritten_and_both_are_named(copied: tuple[Life, str]) -> None:
     life, preview = copied
     flip(life.world.source, preview)
     cut(life.world.destination, preview)
@@ -195,7 +193,7 @@ def test_where_both_sides_have_changed_nothing_is_overwritten_and_both_are_named
     assert (success, found[preview].finding) == (False, Finding.UNDECIDED)
 
 
-def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_tell_is_named(
+def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_decide_is_named(
     copied: tuple[Life, str],
 ) -> None:
     life, preview = copied

@@ -1,4 +1,4 @@
-"""Bodies that differ where no listing shows it: a verification names the damaged side, or says that nothing tells."""
+"""Bodies that differ where no listing shows it: a verification names the damaged one, or says that nothing decides."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def put_in_parts(bucket: Bucket, body: bytes) -> None:
         (None, WHOLE, ROTTEN, Finding.UNDECIDED),
     ],
 )
-def test_the_recorded_md5_tells_which_body_is_damaged(
+def test_the_recorded_md5_shows_which_body_is_damaged(
     tmp_path: Path, moto_bucket: Bucket, recorded: bytes | None, here: bytes, there: bytes, expected: Finding
 ) -> None:
     source = create_bucket(moto_bucket.server)
