@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.resources.history import limit_waits
 from mastosync_dagster.runs.history_files import grouped_syncs
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def opened_home() -> Iterator[dg.DagsterInstance]:
         HomeError: It is not set, not there, another user's, not writable, full, or its dagster.yaml is wrong.
     """
     home = _home()
+    limit_waits()
     try:
         with grouped_syncs(), _opened(home) as instance:
             yield instance

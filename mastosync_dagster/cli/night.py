@@ -173,6 +173,8 @@ def _not_run(
 def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ended:
     """Execute a run, and send the alert of a failed one."""
     ended = run_here(instance, console, work)
+    if ended.result is None:
+        return ended
     event = next((event for event in ended.result.all_events if event.is_run_failure), None)
     run = instance.get_run_by_id(ended.result.run_id)
     if event is not None and run is not None:

@@ -27,6 +27,7 @@ from mastosync_dagster.escaping import plain
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
+from mastosync_dagster.resources.history import begin_run, is_history_error, stop_soon
 from mastosync_dagster.runs.failures import root_of
 from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
@@ -62,11 +63,12 @@ class Ended:
     """A run that has ended.
 
     Attributes:
+        result: None: it was stopped, and Dagster's history did not answer.
         status: What a command's exit status is because of it.
         stopped: Whether a signal has ended it.
     """
 
-    result: dg.ExecuteInProcessResult
+    result: dg.ExecuteInProcessResult | None
     status: int
     stopped: bool
 
@@ -97,30 +99,41 @@ def run_here(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
         progress = BarProgress(console, summarized=found.append)
     else:
         progress = LineProgress(lambda text: say(console, text), summarized=found.append)
-    stops = StopSignals(lambda: say(console, "Stopping: requests in flight are ended."))
-    run_id = str(uuid.uuid4())
+
+    def stop() -> None:
+        say(console, "Stopping: requests in flight are ended.")
+        stop_soon()
+
+    stops, run_id = StopSignals(stop), str(uuid.uuid4())
+    begin_run(progress.say)
     # Signals that come between the ops wait for the next one: Dagster's own handlers are not set at once.
     with stops.watched(), capture_interrupts():
         job = build_definitions(progress).resolve_job_def(work.job)
         # Before the run is on record: whenever this process is killed, the next command finds the run dead.
         lock(instance, run_id)
         instance.add_event_listener(run_id, lambda event: _cancel_if_interrupted(instance, event, stops))
-        with _without_dagsters_errors():
-            result = job.execute_in_process(
-                run_config={**work.run_config, "loggers": _QUIET},
-                instance=instance,
-                partition_key=work.partition,
-                tags=work.tags,
-                raise_on_error=False,
-                run_id=run_id,
-            )
+        result: dg.ExecuteInProcessResult | None = None
+        try:
+            with _without_dagsters_errors():
+                result = job.execute_in_process(
+                    run_config={**work.run_config, "loggers": _QUIET},
+                    instance=instance,
+                    partition_key=work.partition,
+                    tags=work.tags,
+                    raise_on_error=False,
+                    run_id=run_id,
+                )
+        except Exception as error:
+            if stops.first is None or not is_history_error(error):
+                raise
         let_go(instance, run_id)
     summary = found[-1] if found else None
-    if not result.success:
+    success = result is not None and result.success
+    if not success:
         _show_failure(console, result, stops, summary)
     if summary is not None:
         _show_counts(console, summary)
-    status = 0 if result.success else 1 if stops.first is None else stops.exit_status
+    status = 0 if success else 1 if stops.first is None else stops.exit_status
     return Ended(result, status, stopped=stops.first is not None)
 
 
@@ -165,12 +178,14 @@ def _cancel_if_interrupted(instance: dg.DagsterInstance, entry: dg.EventLogEntry
 
 
 def _show_failure(
-    console: Console, result: dg.ExecuteInProcessResult, stops: StopSignals, summary: Summary | None
+    console: Console, result: dg.ExecuteInProcessResult | None, stops: StopSignals, summary: Summary | None
 ) -> None:
     """Say why a run did not succeed."""
     if stops.first is not None:
         say(console, f"Stopped by {stops.words}. {_what_stays(summary)}", "bold")
-    for event in result.all_events:
+    if result is None:
+        say(console, "Dagster's history does not answer: it calls the run started until a further command is run.")
+    for event in result.all_events if result is not None else ():
         if event.is_step_failure and event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data

@@ -26,6 +26,7 @@ from psycopg2.extensions import connection as Connection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 _LONGEST_WAIT = 60.0
 """Seconds until a wait without a limit looks at its socket again."""
 
@@ -61,12 +62,23 @@ class LimitedConnection(Connection):
             raise
         self.until = math.inf
 
+    def wait_piece(self, poller: select.poll, started: float) -> bool:
+        """Wait for the socket for a while. Returns whether it is ready; raises SilentError where no time is left."""
+        try:
+            return wait_for_socket(poller, min(self.until, self.deadline) - time.monotonic(), started)
+        except SilentError as error:
+            if self.on_silence is not None:
+                self.on_silence(f"the database {self.info.dbname} has fallen silent: {error} to a query")
+            raise
 
-def limited(seconds: float, deadline: float = math.inf) -> Callable[..., LimitedConnection]:
+
+def limited(
+    seconds: float, deadline: float = math.inf, kind: type[LimitedConnection] = LimitedConnection
+) -> Callable[..., LimitedConnection]:
     """Return a ``connection_factory`` for connections that must stand within so many seconds."""
 
     def connect(dsn: str, *arguments: Any, **options: Any) -> LimitedConnection:
-        return LimitedConnection(dsn, *arguments, seconds=seconds, deadline=deadline, **options)
+        return kind(dsn, *arguments, seconds=seconds, deadline=deadline, **options)
 
     return connect
 
@@ -82,25 +94,30 @@ def _wait(connection: Connection) -> None:
     started = time.monotonic()
     until = _limit(connection, started)
     while (state := connection.poll()) != POLL_OK:
-        left = min(until - time.monotonic(), _LONGEST_WAIT)
-        if left <= 0:
-            why = f"no answer for {time.monotonic() - started:.0f} s"
-            if isinstance(connection, LimitedConnection) and connection.on_silence is not None:
-                connection.on_silence(f"the database {connection.info.dbname} has fallen silent: {why} to a query")
-            raise SilentError(why)
         # libpq may go on over another socket.
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
-        # Handlers of signals run here, and those that raise end the wait.
-        poller.poll(left * 1000)
+        ready = False
+        # libpq is called only when its socket is ready: it takes one that is not for connected.
+        while not ready:
+            if isinstance(connection, LimitedConnection):
+                ready = connection.wait_piece(poller, started)
+            else:
+                ready = wait_for_socket(poller, until - time.monotonic(), started)
+
+
+def wait_for_socket(poller: select.poll, seconds: float, started: float) -> bool:
+    """Wait for a socket. Returns whether it is ready; raises SilentError where no time is left."""
+    if seconds <= 0:
+        raise SilentError(f"no answer for {time.monotonic() - started:.0f} s")
+    # Handlers of signals run here, and those that raise end the wait.
+    return bool(poller.poll(1000 * min(seconds, _LONGEST_WAIT)))
 
 
 def _limit(connection: Connection, now: float) -> float:
-    """Return when a wait that begins now has to end."""
-    if isinstance(connection, LimitedConnection):
-        return min(connection.until, connection.deadline)
+    """Return when a wait of somebody else's connection has to end that begins now."""
     if connection.status != STATUS_SETUP:
         return math.inf
-    # Somebody else's connection: libpq knows connect_timeout, but does not look at it where another one waits.
+    # libpq knows connect_timeout, but does not look at it where another one waits.
     seconds = float(parse_dsn(connection.dsn).get("connect_timeout") or 0)
     return now + max(seconds, 2.0) if seconds > 0 else math.inf

@@ -97,8 +97,9 @@ class RunContext:
 
     def warn(self, text: str) -> None:
         """Say something that an admin should know at once: in the log, and to whoever waits in front of the run."""
-        self.log.warning(text)
+        # In this order: the log waits for Dagster's history.
         self.progress.say(plain(text))
+        self.log.warning(text)
 
     @contextlib.contextmanager
     def connections(self, *, first: bool = False) -> Iterator[Connect]:

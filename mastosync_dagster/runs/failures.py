@@ -11,6 +11,7 @@ import dagster as dg
 import psycopg2
 import sqlalchemy.exc
 from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.error import SerializableErrorInfo
 
 from mastosync_dagster.errors import AdminError
@@ -67,11 +68,12 @@ def plain_failures() -> Iterator[None]:
         what = os.strerror(error.errno) if error.errno else error.strerror
         message = f"{where}: {what}. Is the disk full, or DAGSTER_HOME not writable?"
         raise PlainFailure(message) from None
-    except sqlalchemy.exc.DBAPIError as error:
+    except (sqlalchemy.exc.DBAPIError, DagsterPostgresException) as error:
         # Dagster retries connections to its history, not statements. SQLAlchemy's own text has the statement in it.
+        found = error if isinstance(error, sqlalchemy.exc.DBAPIError) else error.__cause__
         message = (
-            f"The connection to Dagster's history broke ({_first_line(error.orig)}). Is the server of storage in"
-            " dagster.yaml up? A further run takes the rest."
+            f"The connection to Dagster's history broke ({_first_line(getattr(found, 'orig', found))}). Is the server"
+            " of storage in dagster.yaml up? A further run takes the rest."
         )
         raise PlainFailure(message) from None
     except psycopg2.Error as error:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.memory import kills
+from mastosync_dagster.resources.history import begin_run, stop_soon
 from mastosync_dagster.runs.history_files import grouped_syncs
 from mastosync_dagster.shield import hangup_terminates
 
@@ -121,8 +122,11 @@ def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """Do a part of a run's work; an error ends the work (`let_go`), and SIGHUP terminates it."""
     try:
         with hangup_terminates(), grouped_syncs():
+            begin_run()
             yield
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            stop_soon()  # what Dagster has to say of a run that was interrupted does not hold up its end
         let_go(instance, run_id)
         raise
 

@@ -16,6 +16,7 @@ from mastosync_dagster.records.doubts import DoubtLine
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
 from mastosync_dagster.refetch.refetch import RefetchCounts
+from mastosync_dagster.resources.history import history_may_fail, is_history_error
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed
@@ -49,13 +50,19 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
                 refetched = _refetch(run, planned, config, watcher, web)
     except BaseException as error:
         # Terminated, or worse: the manifest must have what was done all the same.
-        try:
-            # Shielded: a further signal would lose the outcome of every object.
-            summary = run_shielded(lambda: _publish_what_is_done(run, planned), lambda _: None)
-            if not isinstance(error, Exception):
-                run.log.info(summaries.stopped_text(summary))
-        except Exception as problem:  # noqa: BLE001  (whatever it is, it must not hide the error that ended the run)
-            run.log.warning(f"the outcome of what was done until here could not be published: {plain(str(problem))}")
+        terminated = not isinstance(error, Exception)
+        # A history that does not answer must not hide the error that ended the run.
+        with history_may_fail():
+            try:
+                # Shielded: a further signal would lose the outcome of every object.
+                run_shielded(lambda: _publish_what_is_done(run, planned, terminated=terminated), lambda _: None)
+            except Exception as problem:
+                if is_history_error(problem):
+                    raise
+                # Whatever it is, it must not hide that error either.
+                run.log.warning(
+                    f"the outcome of what was done until here could not be published: {plain(str(problem))}"
+                )
         raise
     if any(counts.repeated.values()):
         repeated = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
@@ -63,11 +70,13 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
     return Copied(planned=planned, config=config, counts=counts, acls=acls, refetched=refetched, wrong_source=wrong)
 
 
-def _publish_what_is_done(run: RunContext, planned: Planned) -> summaries.Summary:
+def _publish_what_is_done(run: RunContext, planned: Planned, *, terminated: bool) -> None:
+    """Publish the records of a run that has ended early, and only then say so in Dagster's history."""
     ranges = RangeCounts(planned.ranges)
     summary, location = publish(run, planned, Passed(), ranges, went_through=False)
     log_finished_ranges(run, planned, ranges, summary, location, unchecked=True)
-    return summary
+    if terminated:
+        run.log.info(summaries.stopped_text(summary))
 
 
 def _carry_out(

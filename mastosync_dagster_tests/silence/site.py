@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres, rclone_s3
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, environment_of
@@ -163,6 +164,11 @@ class Site:
                 (self.database.database,),
             )
             return cursor.fetchall()
+
+    def copied(self) -> int:
+        """Return how many objects are at the destination."""
+        with self.network.inside("s3b"):
+            return len(list_keys(self.destination.server, self.destination.name))
 
     def wait_for_sockets(self, state: str, address: str, seconds: float = 30) -> None:
         """Wait until the client has a socket in a state (``syn-sent``, ``established``) to an address."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster_tests.silence.site import Site, make_site, with_destination
 from mastosync_dagster_tests.support.network import Line
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -31,17 +30,11 @@ def far_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
-def copied(site: Site) -> int:
-    """Return how many objects have arrived."""
-    with site.network.inside("s3b"):
-        return len(list_keys(site.destination.server, site.destination.name))
-
-
 def begin_copy(site: Site, home: str) -> tuple[Site, Running]:
     """Begin a copy to an empty destination, and wait until some objects have arrived."""
     fresh = with_destination(site)
     running = fresh.start(*SYNC, home=home)
-    wait_until(lambda: copied(fresh) >= 3, 90)
+    wait_until(lambda: fresh.copied() >= 3, 90)
     return fresh, running
 
 
@@ -57,7 +50,7 @@ def test_half_a_minute_of_silence_costs_no_object(far_site: Site, host: str) -> 
         time.sleep(30)
     ended = running.end()
     assert ended.status == 0, ended.output
-    assert copied(fresh) == expected(fresh)
+    assert fresh.copied() == expected(fresh)
     assert ended.seconds < 120
     assert ended.output.count("has fallen silent") == 1, ended.output
     assert ended.output.count("answers again") == 1, ended.output

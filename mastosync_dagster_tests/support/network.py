@@ -175,10 +175,13 @@ class Network:
         """End what `silence` began."""
         self._rules("-D", host, matches)
 
-    def vanish(self, host: str, port: int) -> None:
-        """Let the packets of one TCP connection vanish for good; others pass. ``port`` is the host's own end."""
-        for end in ("--sport", "--dport"):
-            self.silence(host, "-p", "tcp", end, str(port))
+    @contextlib.contextmanager
+    def vanished(self, host: str, port: int) -> Iterator[None]:
+        """Let the packets of one TCP connection vanish while the block runs; ``port`` is the host's own end of it."""
+        with contextlib.ExitStack() as stack:
+            for end in ("--sport", "--dport"):
+                stack.enter_context(self.silent(host, "-p", "tcp", end, str(port)))
+            yield
 
     def _rules(self, action: str, host: str, matches: tuple[str, ...]) -> None:
         for way in ("-i", "-o"):

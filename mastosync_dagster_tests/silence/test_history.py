@@ -1,0 +1,208 @@
+"""Dagster's history in a PostgreSQL that falls silent: runs wait for it, and a signal waits for nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+import yaml
+
+from mastosync_dagster.demo.servers.start import PostgresServer, postgres
+from mastosync_dagster.records.manifest import read_manifest
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster_tests.silence.site import PROJECT, Ended, Running, Site, with_destination
+from mastosync_dagster_tests.support.corners import create_database
+from mastosync_dagster_tests.support.waiting import slowdown, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster.records.manifest import ManifestLine
+
+SYNC = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards", "--concurrency", "1")
+SLOWLY = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "5"}
+"""So that a copy of forty rows takes half a minute."""
+SECONDS = 8.0
+"""Seconds for what is in flight (1 s), for the manifest, for the history (3 s), and for the process to end."""
+AT_ONCE = 15.0
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@dataclass(frozen=True)
+class History:
+    """A PostgreSQL on the host ``history``, for the histories of some homes."""
+
+    site: Site
+    server: PostgresServer
+
+    def home(self, name: str) -> tuple[str, PostgresServer]:
+        """Make a Dagster home whose history is a new database there: with its URL alone, and no limit."""
+        with self.site.network.inside("history"):
+            database = create_database(self.server)
+        home = self.site.folder / name
+        home.mkdir()
+        settings = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+        url = database.url.replace("postgresql://", "postgresql+psycopg2://")
+        settings["storage"] = {"postgres": {"postgres_url": url}}
+        (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        return name, database
+
+    def statuses(self, database: PostgresServer) -> list[str]:
+        """Return what a history calls its runs, the oldest first."""
+        with self.connection(database) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT status FROM runs ORDER BY id")
+            return [str(status) for (status,) in cursor.fetchall()]
+
+    @contextlib.contextmanager
+    def connection(self, database: PostgresServer) -> Iterator[psycopg2.extensions.connection]:
+        """Yield a connection from the server's own host."""
+        with self.site.network.inside("history"):
+            made = psycopg2.connect(database.url)
+        with contextlib.closing(made):
+            yield made
+
+
+@pytest.fixture(scope="module")
+def history(site: Site) -> Iterator[History]:
+    site.network.add("history")
+    with contextlib.ExitStack() as stack:
+        with site.network.inside("history"):
+            server = stack.enter_context(postgres(host=site.network.address("history")))
+        yield History(site, server)
+
+
+def begin_copy(site: Site, *command: str, home: str, **variables: str) -> tuple[Site, Running]:
+    """Begin a slow copy to an empty destination, and wait until some objects have arrived."""
+    fresh = with_destination(site)
+    running = fresh.start(*command, home=home, **SLOWLY, **variables)
+    wait_until(lambda: fresh.copied() >= 3, 90)
+    return fresh, running
+
+
+def limit(seconds: float, before: float) -> float:
+    """Return how long it may take beside what else the machine has to do."""
+    return seconds * max(before, slowdown())
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.silence),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.silence),
+    ],
+)
+def test_a_signal_ends_a_copy_although_the_history_is_silent(
+    site: Site, history: History, number: signal.Signals
+) -> None:
+    home, database = history.home(f"signal-{number}")
+    fresh, running = begin_copy(site, *SYNC, home=home)
+    with site.network.silent("history"):
+        time.sleep(1)
+        before = slowdown()
+        ended = running.signal(number, 60)
+        most = limit(SECONDS, before)
+    assert ended.status == 128 + number, ended.output
+    assert ended.seconds < most, (most, ended)
+    assert "Traceback" not in ended.output
+    assert "objects are copied and stay" in ended.output
+    assert "Dagster's history does not answer" in ended.output
+    lines = _manifest(site, home)
+    assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
+    there = [line for line in lines if line.outcome is not Outcome.MISSING]
+    assert len(there) == len(fresh.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
+
+    again = fresh.run(*SYNC, home=home)
+    assert again.status == 0, again.output
+    assert history.statuses(database) == ["FAILURE", "SUCCESS"]
+
+
+def _manifest(site: Site, home: str) -> list[ManifestLine]:
+    """Return the lines of the only manifest of a home."""
+    (file,) = [each for each in (site.home(home) / "manifests").rglob("*.parquet") if "doubts" not in str(each)]
+    return [line for batch in read_manifest(file) for line in batch]
+
+
+def test_a_command_says_at_once_that_the_history_is_silent(site: Site, history: History) -> None:
+    home, _ = history.home("at-once")
+    usual = site.run("mastosync", "status", home=home).seconds
+    with site.network.silent("history"):
+        ended = site.run("mastosync", "status", home=home)
+    assert ended.status == 1
+    assert _only_sentence(ended) == (
+        f"Error: Dagster's history at {site.network.address('history')}:{history.server.port} cannot be reached: no"
+        " answer for 10 s. Is the server of storage in dagster.yaml up?"
+    )
+    assert ended.seconds < usual + AT_ONCE * slowdown(), (usual, ended)
+
+
+def _only_sentence(ended: Ended) -> str:
+    (line,) = ended.output.splitlines()
+    return line
+
+
+@pytest.mark.silence
+def test_a_copy_waits_for_a_silent_history_and_says_so_once(site: Site, history: History) -> None:
+    home, database = history.home("waits")
+    fresh, running = begin_copy(site, *SYNC, home=home)
+    with site.network.silent("history"):
+        said = running.wait_for("cannot be reached: no answer for 10 s")
+        assert f"Dagster's history at {site.network.address('history')}" in said
+        time.sleep(60)
+    ended = running.end()
+    assert ended.status == 0, ended.output
+    assert "cannot be reached" not in ended.output
+    assert ended.output.count("Dagster's history answers again") == 1, ended.output
+    assert history.statuses(database) == ["SUCCESS"]
+    assert fresh.copied() == len(fresh.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
+
+
+@pytest.mark.silence
+def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, history: History) -> None:
+    """Nothing in its dagster.yaml limits anything, and the history itself is up."""
+    home, database = history.home("vanished")
+    fresh, running = begin_copy(site, *SYNC, home=home)
+    with history.connection(database) as locker:
+        locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
+        wait_until(lambda: len(_flows(fresh, history)) == 1, 60)
+        began = time.monotonic()
+        (port,) = _flows(fresh, history)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fresh.network.vanished("client", port))
+            locker.rollback()
+            ended = running.end(120)
+    assert time.monotonic() - began < 90
+    assert "Traceback" not in ended.output
+    assert ended.status in {0, 1}
+    if ended.status:
+        assert "The connection to Dagster's history broke" in ended.output
+
+
+def _flows(site: Site, history: History) -> list[int]:
+    """Return the client's own ports of its connections to the history."""
+    address = f"{site.network.address('history')}:{history.server.port}"
+    command = site.network.command("client", "ss", "-Hnt", "state", "established", "dst", address)
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [int(line.split()[2].rpartition(":")[2]) for line in found]
+
+
+@pytest.mark.silence
+def test_a_run_of_dagster_itself_ends_within_seconds_of_a_signal(site: Site, history: History) -> None:
+    home, _ = history.home("worker")
+    job = ("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes")
+    fresh, running = begin_copy(site, *job, home=home)
+    with site.network.silent("history"):
+        time.sleep(1)
+        before = slowdown()
+        ended = running.signal(signal.SIGINT, 60)
+        most = limit(SECONDS, before)
+    assert ended.seconds < most, (most, ended)
+    lines = _manifest(site, home)
+    assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
