@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,10 @@ nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compar
 
 mutants: $(STAMP) ## Plant bugs, one after the other, and see that tests notice each (half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/mutants -m mutants -n 2
+
+# What it fetches lies in ~/.cache/mastosync-images afterwards; images and containers are removed.
+containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootstrap; ten minutes)
+	$(BIN)/pytest mastosync_dagster_tests/containers -m containers
 
 screenshots: $(STAMP) ## Write the pictures of docs/ that show the UI (needs chromium)
 	SCREENSHOTS=docs $(BIN)/pytest mastosync_dagster_tests/integration/test_browser.py

@@ -39,7 +39,8 @@ _LIMITS = {
     "tcp_user_timeout": 35_000,
 }
 """So that a flow that has vanished is noticed within 40 s; ``params`` in dagster.yaml wins."""
-_PATIENCE_SECONDS = 180.0
+_PATIENCE_SECONDS = 1_200.0
+"""Longer than the upgrade of a database server takes; the queue waits for an hour."""
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _STOP_SECONDS = 3.0
 """How long a process that is to end waits for the history, all statements together."""

@@ -23,7 +23,7 @@ mutation ($backfillParams: LaunchBackfillParams!) {
 _RUNS = """
 query ($filter: RunsFilter) {
   runsOrError(filter: $filter) {
-    ... on Runs { results { runId status tags { key value } } }
+    ... on Runs { results { runId status jobName tags { key value } } }
   }
 }
 """
@@ -31,7 +31,15 @@ query ($filter: RunsFilter) {
 _NEWEST_RUN = """
 query {
   runsOrError(limit: 1) {
-    ... on Runs { results { runId status tags { key value } } }
+    ... on Runs { results { runId status jobName tags { key value } } }
+  }
+}
+"""
+
+_STEPS = """
+query ($runId: ID!) {
+  runOrError(runId: $runId) {
+    ... on Run { stepStats { stepKey status } }
   }
 }
 """
@@ -53,6 +61,7 @@ class Run:
     run_id: str
     status: str
     partition: str
+    job: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,16 @@ class Webserver:
         (run,) = self.query(_NEWEST_RUN, {})["runsOrError"]["results"]
         return _run(run)
 
+    def run(self, run_id: str) -> Run:
+        """Return a run."""
+        (run,) = self.query(_RUNS, {"filter": {"runIds": [run_id]}})["runsOrError"]["results"]
+        return _run(run)
+
+    def has_begun(self, run_id: str, step: str) -> bool:
+        """Tell whether a step of a run is in progress."""
+        found = self.query(_STEPS, {"runId": run_id})["runOrError"]["stepStats"]
+        return any(each["stepKey"] == step and each["status"] == "IN_PROGRESS" for each in found)
+
     def terminate(self, run_id: str) -> None:
         """Terminate a run, as the UI's button does."""
         answer = self.query(_TERMINATE, {"runId": run_id})["terminateRun"]
@@ -113,4 +132,4 @@ class Webserver:
 
 def _run(found: Mapping[str, Any]) -> Run:
     partitions = (tag["value"] for tag in found["tags"] if tag["key"] == "dagster/partition")
-    return Run(found["runId"], found["status"], next(partitions, ""))
+    return Run(found["runId"], found["status"], next(partitions, ""), found["jobName"])

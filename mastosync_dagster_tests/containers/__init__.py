@@ -1,0 +1,1 @@
+"""The shipped Docker files, in a real engine (make containers)."""

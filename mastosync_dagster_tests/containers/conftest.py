@@ -1,0 +1,54 @@
+"""One deployment in containers, which the tests of a session share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.containers.deployment import Deployment, documented
+from mastosync_dagster_tests.containers.engine import make_images, unavailable
+from mastosync_dagster_tests.containers.instance import Mastodon, mastodon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROWS = 1000
+SECTION = "With Docker"
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mastodon]:
+    """An instance whose servers are containers."""
+    if reason := unavailable():
+        pytest.skip(reason)
+    make_images()
+    with mastodon(tmp_path_factory.mktemp("instance"), rows=_ROWS) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def deployment(instance: Mastodon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Mastosync in containers, made by the commands of docs/deploy.md."""
+    made = Deployment(tmp_path_factory.mktemp("mastosync"), instance)
+    made.unpack()
+    try:
+        for line in documented(SECTION):
+            if "mastodon.yaml" in line:
+                break
+            made.said[line] = made.run_documented(line)
+            if line.endswith("> deploy/.env"):
+                made.add_variables()
+            if line.endswith("--build"):
+                made.wait_until_healthy()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def clean(deployment: Deployment) -> Deployment:
+    """The deployment with nothing copied yet, and all of it healthy."""
+    deployment.wait_until_healthy()
+    deployment.mastodon.empty_destination()
+    return deployment

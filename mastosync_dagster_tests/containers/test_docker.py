@@ -1,0 +1,84 @@
+"""The commands of docs/deploy.md make a deployment that copies, stops when asked to, and survives what happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.containers.engine import docker
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.containers.deployment import Deployment
+    from mastosync_dagster_tests.support.graphql import Run
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2700)]
+
+ASSET = "media_attachments"
+TERMINATED_SECONDS = 10.0
+STANDS_STILL_SECONDS = 5.0
+
+
+def slowly(requests_per_second: float) -> dict[str, object]:
+    """Return the run config of a backfill whose runs each send so many requests to the destination."""
+    copy = {"config": {"destination_requests_per_second": requests_per_second}}
+    return {"ops": {ASSET: {"ops": {"copy": copy}}}}
+
+
+def ranges(deployment: Deployment) -> list[str]:
+    """Return the ID ranges that are registered."""
+    lines = deployment.run_documented("docker compose -f deploy/compose.yaml exec code mastosync ranges --all " + ASSET)
+    return [line.split()[0] for line in lines.splitlines() if line.startswith("  ")]
+
+
+def all_succeeded(runs: list[Run], partitions: list[str]) -> bool:
+    """Whether each ID range has a run that succeeded, and no run goes on."""
+    if any(run.status not in {"SUCCESS", "FAILURE", "CANCELED"} for run in runs):
+        return False
+    return {run.partition for run in runs if run.status == "SUCCESS"} == set(partitions)
+
+
+def check_equal(deployment: Deployment) -> None:
+    """Every object of the asset is at the destination, and is equal."""
+    compared = deployment.mastodon.compare(ASSET)
+    assert compared.differences == ()
+    assert compared.equal > 100
+
+
+def test_the_documented_commands_work(deployment: Deployment) -> None:
+    by_end = {line.partition(" mastosync ")[2] or line: output for line, output in deployment.said.items()}
+    assert {"check", "sync --limit 100", "ranges"} <= by_end.keys()
+    assert "media_attachments" in by_end["ranges"]
+    for service in ("code", "webserver", "daemon"):
+        container = deployment.container(service)
+        settings = docker("inspect", container)
+        (inspected,) = json.loads(settings)
+        assert inspected["HostConfig"]["ReadonlyRootfs"]
+        assert inspected["HostConfig"]["CapDrop"] == ["ALL"]
+        assert docker("exec", container, "id", "-u").strip() == "1000"
+        for secret in (deployment.mastodon.database.password, deployment.mastodon.destination.secret_access_key):
+            assert secret not in settings
+
+
+def test_a_backfill_copies_every_object(clean: Deployment) -> None:
+    partitions = ranges(clean)
+    backfill = clean.webserver.launch_backfill(ASSET, partitions)
+    runs = clean.wait_for_runs(backfill, lambda runs: all_succeeded(runs, partitions))
+    assert len(runs) == len(partitions)
+    check_equal(clean)
+
+
+def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
+    partition = ranges(clean)[0]
+    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(4))
+    (run,) = clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
+    clicked = time.monotonic()
+    clean.webserver.terminate(run.run_id)
+    clean.wait_for_runs(backfill, lambda runs: runs[0].status == "CANCELED", TERMINATED_SECONDS)
+    took, copied = time.monotonic() - clicked, clean.mastodon.copied
+    time.sleep(STANDS_STILL_SECONDS)
+    assert clean.mastodon.copied == copied
+    assert took < TERMINATED_SECONDS
+    assert len(clean.webserver.runs_of_backfill(backfill)) == 1
