@@ -145,7 +145,7 @@ def _about(rows: dataset.Rows, database: PostgresServer) -> dict[str, str]:
         f"{len(sizes):,} objects": f"of {rows.count:,} rows, {rows.bytes / 1e9:.2f} GB; median"
         f" {sizes[len(sizes) // 2] / 1024:.0f} KB, mean {rows.bytes / len(sizes) / 1024:.0f} KB, 99 % below"
         f" {sizes[len(sizes) * 99 // 100] / 1024:,.0f} KB, largest {sizes[-1] / 1024:,.0f} KB",
-        "Figures": "medians where there are several runs (how many stands behind the seconds), and the largest RSS",
+        "Result": "medians where there are several runs (how many stands behind the seconds), and the largest RSS",
         "Other load when it began": f"{os.getloadavg()[1]:.1f} (mean number of processes that ran or wanted to)",
     }
 

@@ -11,7 +11,7 @@ from benchmarks.servers import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.results import Figures, Results
+    from benchmarks.results import Result, Results
 
 DELAY_MS = 30
 WHOLE, ENGINE, PLANNING, RCLONE = "mastosync", "mastosync, engine alone", "mastosync, planning alone", "rclone"
@@ -48,7 +48,7 @@ class Ratio:
         bar: The limit, in words.
         setting: Case, server and delay.
         contender: Who is compared with rclone.
-            of: Makes the ratio of two contenders' figures.
+            of: Makes the ratio of two contenders' results.
         holds: Tells whether a ratio is within the limit.
     """
 
@@ -56,12 +56,12 @@ class Ratio:
     bar: str
     setting: tuple[str, str, int]
     contender: str
-    of: Callable[[Figures, Figures], float]
+    of: Callable[[Result, Result], float]
     holds: Callable[[float], bool]
 
     def bar_of(self, results: Results) -> Bar:
         """Return the bar with what was measured."""
-        ours, theirs = (results.figures(*self.setting, name) for name in (self.contender, RCLONE))
+        ours, theirs = (results.result(*self.setting, name) for name in (self.contender, RCLONE))
         if ours is None or theirs is None:
             return Bar(self.what, self.bar)
         ratio = self.of(ours, theirs)
@@ -69,7 +69,7 @@ class Ratio:
 
 
 def _rate(what: str, limit: float, setting: tuple[str, str, int], contender: str) -> Ratio:
-    def rates(ours: Figures, theirs: Figures) -> float:
+    def rates(ours: Result, theirs: Result) -> float:
         return ours.rate / theirs.rate
 
     bar = f"at least {limit:g} x"
@@ -77,7 +77,7 @@ def _rate(what: str, limit: float, setting: tuple[str, str, int], contender: str
 
 
 def _cost(what: str, limit: float, setting: tuple[str, str, int], contender: str, figure: str) -> Ratio:
-    def costs(ours: Figures, theirs: Figures) -> float:
+    def costs(ours: Result, theirs: Result) -> float:
         return float(getattr(ours, figure)) / float(getattr(theirs, figure))
 
     bar = f"at most {limit:g} x"
@@ -106,7 +106,7 @@ def _first_copies(results: Results) -> Iterator[Bar]:
 
 def _share_of_limit(results: Results, setting: tuple[str, str, int]) -> Bar:
     what, bar = f"Whole run, {DELAY_MS} ms, against concurrency / (2 x {DELAY_MS} ms)", "at least 90 %"
-    ours = results.figures(*setting, WHOLE)
+    ours = results.result(*setting, WHOLE)
     if ours is None:
         return Bar(what, bar)
     limit = ours.concurrency / (2 * DELAY_MS / 1000)
@@ -116,7 +116,7 @@ def _share_of_limit(results: Results, setting: tuple[str, str, int]) -> Bar:
 
 def _stalls(results: Results) -> Bar:
     what, bar = "Whole run with 1 % of GETs stalled for 10 s, against one without, seconds", "at most 1.2 x"
-    calm, stalled = (results.figures(cases.STALLED, kind.value, 0, WHOLE) for kind in (Kind.MEMORY, Kind.STALLING))
+    calm, stalled = (results.result(cases.STALLED, kind.value, 0, WHOLE) for kind in (Kind.MEMORY, Kind.STALLING))
     if calm is None or stalled is None:
         return Bar(what, bar)
     ratio = stalled.seconds / calm.seconds
@@ -129,21 +129,22 @@ def _again(results: Results) -> Iterator[Bar]:
     yield _rate(f"Whole run {words}", 6, delayed, WHOLE).bar_of(results)
     yield _rate(f"Planning alone {words}", 20, delayed, PLANNING).bar_of(results)
     what = "Requests of a whole run with everything present"
-    ours = results.figures(cases.AGAIN, Kind.MEMORY.value, 0, WHOLE)
-    # Another tool has filled the destination: a run looks at twenty objects of it, at both sides and for their ACLs.
-    bar = "at most 3 per 1,000 keys and side, and 60 for a sample of single objects"
+    ours = results.result(cases.AGAIN, Kind.MEMORY.value, 0, WHOLE)
+    # Another tool has filled the destination: a run looks at twenty objects of it, at both storages and for their ACLs.
+    bar = "at most 3 per 1,000 keys and storage, and 60 for a sample of single objects"
     if ours is None or ours.requests is None:
         yield Bar(what, bar)
         return
-    lists = {side: counts.get("LIST", 0) / ours.objects * 1000 for side, counts in ours.requests.items()}
+    lists = {storage: counts.get("LIST", 0) / ours.objects * 1000 for storage, counts in ours.requests.items()}
     others = {
-        side: sum(count for kind, count in counts.items() if kind not in {"LIST", "OTHER"})
-        for side, counts in ours.requests.items()
+        storage: sum(count for kind, count in counts.items() if kind not in {"LIST", "OTHER"})
+        for storage, counts in ours.requests.items()
     }
     yield Bar(
         what,
         bar,
-        ", ".join(f"{side} {lists[side]:.2f}" for side in lists) + f"; for single objects {sum(others.values())}",
+        ", ".join(f"{name} {number:.2f}" for name, number in lists.items())
+        + f"; for single objects {sum(others.values())}",
         max(lists.values()) <= 3 and sum(others.values()) <= 60,  # noqa: PLR2004  (the bar)
     )
 
@@ -154,7 +155,7 @@ def _big(results: Results) -> Iterator[Bar]:
     yield _seconds(f"{what}, whole run", 1.2, setting, WHOLE).bar_of(results)
     yield _seconds(f"{what}, engine alone", 1.0, setting, ENGINE).bar_of(results)
     yield _cpu(f"{what}, whole run", 1.5, setting, WHOLE).bar_of(results)
-    ours = results.figures(*setting, WHOLE)
+    ours = results.result(*setting, WHOLE)
     if ours is None:
         yield Bar(f"{what}, whole run, peak RSS", "at most 200 MB")
     else:
@@ -163,11 +164,11 @@ def _big(results: Results) -> Iterator[Bar]:
 
 
 def _growth(results: Results) -> Iterator[Bar]:
-    def at(count: int, case: str) -> Figures | None:
-        return results.figures(case.format(count=count), Kind.MEMORY.value, 0, WHOLE)
+    def at(count: int, case: str) -> Result | None:
+        return results.result(case.format(count=count), Kind.MEMORY.value, 0, WHOLE)
 
     few, many = growth.COUNTS[0], growth.COUNTS[-1]
-    empty = results.figures(cases.EMPTY, Kind.RCLONE.value, 0, WHOLE)
+    empty = results.result(cases.EMPTY, Kind.RCLONE.value, 0, WHOLE)
     for case, words in ((growth.GROWTH, "first copy"), (growth.GROWTH_AGAIN, "everything present")):
         small, large = at(few, case), at(many, case)
         memory = f"Peak RSS at {many:,} rows against {few:,}, {words}"
@@ -188,7 +189,7 @@ def _growth(results: Results) -> Iterator[Bar]:
         ratio = local.seconds / everything.seconds
         yield Bar(what, "at most 0.45 x", f"{ratio:.2f} x", ratio <= 0.45)  # noqa: PLR2004  (the bar)
     what = f"ID ranges of {growth.BOUNDARY_ROWS:,} rows"
-    ranges = results.figures(
+    ranges = results.result(
         growth.BOUNDARIES.format(count=growth.BOUNDARY_ROWS), Kind.MEMORY.value, 0, "mastosync, ID ranges alone"
     )
     if ranges is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
 
 CONCURRENCY = {0: 64}
-"""Requests in flight at each side, by delay: the default where nothing delays ..."""
+"""Requests in flight at each storage, by delay: the default where nothing delays ..."""
 CONCURRENCY_WITH_DELAY = 128
 """... and this where a request takes long."""
 
@@ -91,7 +91,7 @@ class Bench:
             source: From where.
             destination: To where.
             repetition: Which time.
-            concurrency: Requests in flight at each side; None: by the delay.
+            concurrency: Requests in flight at each storage; None: by the delay.
             complete: Afterwards all objects are at the destination: checked.
 
         Raises:
@@ -144,8 +144,10 @@ def _difference(
     if before is None or after is None:
         return None
     return {
-        side: {kind: count - before[side][kind] for kind, count in counts.items() if count != before[side][kind]}
-        for side, counts in after.items()
+        storage: {
+            kind: count - before[storage][kind] for kind, count in counts.items() if count != before[storage][kind]
+        }
+        for storage, counts in after.items()
     }
 
 
@@ -155,7 +157,7 @@ def check(rows: Rows, source: Server, destination: Server, *, headers: bool = Tr
     Raises:
         NotCopiedError: It does not.
     """
-    there, here = (dict(_listing(side)) for side in (destination, source))
+    there, here = (dict(_listing(storage)) for storage in (destination, source))
     for body in rows.bodies:
         found = there.get(body.key)
         if found is None or found[0] != body.size or (not body.is_large and found != here[body.key]):
@@ -169,7 +171,7 @@ def check(rows: Rows, source: Server, destination: Server, *, headers: bool = Tr
             raise NotCopiedError(f"{body.key} has lost headers: it has {attributes}, not {body.attributes()}")
 
 
-def _listing(side: Server) -> Iterator[tuple[str, tuple[int, str | None]]]:
-    for page in obstore.list(side.store(), chunk_size=1000):
+def _listing(storage: Server) -> Iterator[tuple[str, tuple[int, str | None]]]:
+    for page in obstore.list(storage.store(), chunk_size=1000):
         for entry in page:
             yield entry["path"], (entry["size"], entry["e_tag"])

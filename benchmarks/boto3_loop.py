@@ -20,8 +20,8 @@ def copy(keys: list[str], source: dict[str, str], destination: dict[str, str], b
         response_checksum_validation="when_required",
     )
     reader, writer = (
-        boto3.client("s3", config=config, **side)  # type: ignore[call-overload]  # the stubs know no such dictionary
-        for side in (source, destination)
+        boto3.client("s3", config=config, **storage)  # type: ignore[call-overload]  # the stubs know no such dictionary
+        for storage in (source, destination)
     )
     for key in keys:
         answer = reader.get_object(Bucket=bucket, Key=key)
@@ -35,16 +35,16 @@ def copy(keys: list[str], source: dict[str, str], destination: dict[str, str], b
         )
 
 
-def main(keys_file: str, bucket: str, *sides: str) -> None:
+def main(keys_file: str, bucket: str, *storages: str) -> None:
     """Copy the keys of a file, one a line.
 
     Args:
         keys_file: The file.
-        bucket: Name of the bucket on both sides.
-        sides: Endpoint, access key and secret of the source, then of the destination.
+        bucket: Name of the bucket on both storages.
+        storages: Endpoint, access key and secret of the source, then of the destination.
     """
     names = ("endpoint_url", "aws_access_key_id", "aws_secret_access_key")
-    source, destination = (dict(zip(names, sides[at : at + 3], strict=True)) for at in (0, 3))
+    source, destination = (dict(zip(names, storages[at : at + 3], strict=True)) for at in (0, 3))
     keys = Path(keys_file).read_text().split()
     workers = [
         multiprocessing.Process(target=copy, args=(keys[number::PROCESSES], source, destination, bucket))

@@ -42,7 +42,7 @@ FLAG_CHOICES = (
 
 
 def first(rows: Rows, count: int) -> Rows:
-    """Return rows with their first objects only: for contenders that are told keys, not ids."""
+    """Return rows with their first objects only: for contenders that take keys, not ids."""
     return replace(rows, bodies=rows.bodies[:count])
 
 

@@ -79,27 +79,27 @@ def _start(bench: Bench, action: str, server: Server, rows: Rows, place: Place) 
     keys.write_text("".join(f"{body.key} {body.size}\n" for body in rows.bodies[:_KEYS]))
     threads = _THREADS.get(place.delay_ms, _THREADS_WITH_DELAY)
     command = [sys.executable, "-m", "benchmarks.ceiling", action, str(keys), str(threads)]
-    side = [server.endpoint, server.access_key_id, server.secret_access_key]
+    storage = [server.endpoint, server.access_key_id, server.secret_access_key]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    return subprocess.Popen([*command, *side], stdout=subprocess.PIPE, env=environment)
+    return subprocess.Popen([*command, *storage], stdout=subprocess.PIPE, env=environment)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> dict[str, float]:
     output, _ = process.communicate()
-    told: dict[str, float] = json.loads(output)
-    return told
+    answer: dict[str, float] = json.loads(output)
+    return answer
 
 
-def generate(action: str, keys_file: str, threads: str, *side: str) -> None:
+def generate(action: str, keys_file: str, threads: str, *storage: str) -> None:
     """Send requests for some seconds, as fast as they go, and print how many were answered.
 
     Args:
         action: ``get`` or ``put``.
         keys_file: A key and a size a line.
         threads: Requests in flight.
-        side: Endpoint, access key and secret.
+        storage: Endpoint, access key and secret.
     """
-    endpoint, key, secret = side
+    endpoint, key, secret = storage
     store = S3Store(
         BUCKET,
         endpoint=endpoint,

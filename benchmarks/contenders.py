@@ -28,8 +28,8 @@ RCLONE_FIRST = ("--no-traverse", "--no-check-dest", "--s3-no-head", "--s3-no-hea
 """What rclone's documentation offers for a first copy: no look at the destination, no HEAD before a GET or after a PUT.
 Headers and metadata are kept all the same (each run is checked for that)."""
 RCLONE_LOOKS = ("--no-traverse", "--s3-no-head")
-"""What is right for a repetition too, as mastosync's run is: a HEAD on each side tells size and time, and what is there
-is not copied again. No HEAD after a PUT: the answer to the PUT is believed, as mastosync believes it."""
+"""What is right for a repetition too, as mastosync's run is: a HEAD on each storage shows size and time, and what is
+there is not copied again. No HEAD after a PUT: the answer to the PUT is believed, as mastosync believes it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Task:
         source: Where they are.
         destination: Where they go.
         database: Holds the rows.
-        concurrency: Requests in flight at each side.
+        concurrency: Requests in flight at each storage.
         folder: For the contender's files; its own.
     """
 
@@ -134,12 +134,12 @@ class Part:
     def _inner(self, task: Task, *arguments: str) -> Usage:
         command = [sys.executable, "-m", "benchmarks.inner", *arguments]
         whole = measure.run(command, task.environment() | {"PYTHONPATH": str(ROOT)}, task.log)
-        told = json.loads(task.log.read_text().splitlines()[-1])
-        return dataclasses.replace(whole, seconds=told["seconds"], cpu_seconds=told["cpu_seconds"])
+        answer = json.loads(task.log.read_text().splitlines()[-1])
+        return dataclasses.replace(whole, seconds=answer["seconds"], cpu_seconds=answer["cpu_seconds"])
 
 
 class Planning(Part):
-    """Reading rows, listing both sides, writing the plan."""
+    """Reading rows, listing both storages, writing the plan."""
 
     def __init__(self) -> None:
         super().__init__("mastosync, planning alone")
@@ -179,8 +179,8 @@ class Rclone:
     Args:
         flags: What stands behind that.
         name: What to call it.
-        files: Whether it is told the keys; else it copies the bucket.
-        transfers: How many for each request in flight that the task allows at a side.
+        files: Whether it gets the keys; else it copies the bucket.
+        transfers: How many for each request in flight that the task allows at a storage.
     """
 
     keeps_headers = True
@@ -201,14 +201,14 @@ class Rclone:
         if self._files:
             command += ["--files-from", str(task.keys_file)]
         environment: dict[str, str] = {}
-        for name, side in (("SOURCE", task.source), ("DESTINATION", task.destination)):
+        for name, storage in (("SOURCE", task.source), ("DESTINATION", task.destination)):
             settings = {
                 "TYPE": "s3",
                 "PROVIDER": "Rclone",
-                "ENDPOINT": side.endpoint,
+                "ENDPOINT": storage.endpoint,
                 "REGION": REGION,
-                "ACCESS_KEY_ID": side.access_key_id,
-                "SECRET_ACCESS_KEY": side.secret_access_key,
+                "ACCESS_KEY_ID": storage.access_key_id,
+                "SECRET_ACCESS_KEY": storage.secret_access_key,
                 "ACL": "public-read",
             }
             environment |= {f"RCLONE_CONFIG_{name}_{setting}": value for setting, value in settings.items()}
@@ -224,8 +224,8 @@ class Juicefs:
     def run(self, task: Task) -> Usage:
         """Run it once."""
         places = [
-            f"minio://{side.access_key_id}:{side.secret_access_key}@{side.place.address}:{side.port}/{BUCKET}/"
-            for side in (task.source, task.destination)
+            f"minio://{storage.access_key_id}:{storage.secret_access_key}@{storage.place.address}:{storage.port}/{BUCKET}/"
+            for storage in (task.source, task.destination)
         ]
         program = Path(sys.executable).parent / "juicefs"
         command = [str(program), "sync", *places, f"--threads={task.concurrency}", "--list-threads=16", "--no-https"]
@@ -240,8 +240,17 @@ class Boto3Loop:
 
     def run(self, task: Task) -> Usage:
         """Run the script once."""
-        sides = [
-            (side.endpoint, side.access_key_id, side.secret_access_key) for side in (task.source, task.destination)
+        storages = [
+            (storage.endpoint, storage.access_key_id, storage.secret_access_key)
+            for storage in (task.source, task.destination)
         ]
-        command = [sys.executable, "-m", "benchmarks.boto3_loop", str(task.keys_file), BUCKET, *sides[0], *sides[1]]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.boto3_loop",
+            str(task.keys_file),
+            BUCKET,
+            *storages[0],
+            *storages[1],
+        ]
         return measure.run(command, {"PYTHONPATH": str(ROOT), "AWS_DEFAULT_REGION": REGION}, task.log)

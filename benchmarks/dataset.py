@@ -35,7 +35,7 @@ _NOISE_BYTES = 8 * 1024 * 1024
 _FIRST_MOMENT = 1_704_067_200_000  # 2024-01-01, in milliseconds
 _LATER = 100_000_000_000
 """Milliseconds between the ids of two data sets."""
-_MOMENTS_APART = 90_000.0  # milliseconds between two attachments, on average
+_MILLISECONDS_APART = 90_000.0  # milliseconds between two attachments, on average
 
 # Bytes: median, spread (standard deviation of the logarithm), smallest, largest. Originals and previews of a general
 # instance with remote media; together their median is 16 KB.
@@ -125,10 +125,10 @@ def _size(generator: random.Random, median: int, spread: float, smallest: int, l
 
 
 def _snowflakes(generator: random.Random, first: int) -> Iterator[int]:
-    moment = float(first)
+    milliseconds = float(first)
     while True:
-        moment += generator.expovariate(1 / _MOMENTS_APART)
-        yield int(moment) << 16 | generator.getrandbits(16)
+        milliseconds += generator.expovariate(1 / _MILLISECONDS_APART)
+        yield int(milliseconds) << 16 | generator.getrandbits(16)
 
 
 def _bodies(table: str, row: Mapping[str, object], sizes: Iterable[int], number: int) -> Iterator[Body]:
@@ -200,8 +200,8 @@ def _media_row(row_id: int, name: str, size: int, *, remote: bool) -> dict[str, 
 
 
 def _insert_media(connection: psycopg2.extensions.connection, rows: list[dict[str, object]]) -> None:
-    moments = ("created_at", "updated_at", "file_updated_at")
-    columns = (*rows[0], *moments)
+    times = ("created_at", "updated_at", "file_updated_at")
+    columns = (*rows[0], *times)
     lines = io.StringIO("".join("\t".join(map(str, (*row.values(), *("2024-01-01",) * 3))) + "\n" for row in rows))
     with connection, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY media_attachments ({', '.join(columns)}) FROM STDIN", lines)

@@ -45,7 +45,7 @@ def _storage(name: str, prefix: str) -> Storage:
     return Storage(settings)
 
 
-def _sides() -> tuple[Storage, Storage]:
+def _storages() -> tuple[Storage, Storage]:
     return _storage("source", ""), _storage("destination", "DESTINATION_")
 
 
@@ -60,7 +60,7 @@ def plan(folder: Path, table: str, lo: int, hi: int) -> Callable[[], dict[str, o
     from mastosync_dagster.plan.planner import make_plan  # noqa: PLC0415  (as above)
 
     def part() -> dict[str, object]:
-        source, destination = _sides()
+        source, destination = _storages()
         pages = walk_rows(Database.open(_connect, [table]), Selection(table=table, ids=IdRange(lo, hi)))
         counts = make_plan(
             batches(pages),
@@ -79,7 +79,7 @@ def copy(folder: Path, concurrency: int) -> Callable[[], dict[str, object]]:
     """Carry out a plan."""
 
     def part() -> dict[str, object]:
-        source, destination = _sides()
+        source, destination = _storages()
         counts = copy_plan(
             folder,
             source,

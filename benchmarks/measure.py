@@ -73,7 +73,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Us
 
 
 class _MemoryWatcher:
-    """Looks at the memory of a process and its descendants until it is told to stop.
+    """Looks at the memory of a process and its descendants until it is stopped.
 
     ``ru_maxrss`` will not do: it begins with what the process that forked had.
     """

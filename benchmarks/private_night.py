@@ -26,18 +26,18 @@ def _execute(database: PostgresServer, query: str) -> None:
         cursor.execute(query)
 
 
-def night(instance: dg.DagsterInstance, sides: tuple[servers.Server, servers.Server]) -> tuple[float, int]:
+def night(instance: dg.DagsterInstance, storages: tuple[servers.Server, servers.Server]) -> tuple[float, int]:
     """Run the incremental job. Returns its seconds, and the requests to both servers."""
-    before, begun = _requests(sides), time.monotonic()
+    before, begun = _requests(storages), time.monotonic()
     job = build_definitions().resolve_job_def("sync_changes")
     result = job.execute_in_process(instance=instance, run_config=_NIGHT, raise_on_error=False)
     if not result.success:
         raise SystemExit("the night failed: DAGSTER_HOME's log says why")
-    return time.monotonic() - begun, (_requests(sides) - before).total()
+    return time.monotonic() - begun, (_requests(storages) - before).total()
 
 
-def _requests(sides: tuple[servers.Server, servers.Server]) -> Counter[str]:
-    return sum((Counter(side.counts()) for side in sides), Counter())
+def _requests(storages: tuple[servers.Server, servers.Server]) -> Counter[str]:
+    return sum((Counter(storage.counts()) for storage in storages), Counter())
 
 
 def measure(objects: int) -> tuple[tuple[float, int], tuple[float, int]]:
@@ -45,12 +45,12 @@ def measure(objects: int) -> tuple[tuple[float, int], tuple[float, int]]:
     options = {"telemetry": {"enabled": False}}
     with site(objects) as made, dg.DagsterInstance.local_temp(str(made.folder), options) as instance:
         os.environ["DAGSTER_HOME"] = str(made.folder)
-        sides = (made.source, made.destination)
-        night(instance, sides)  # copies
-        public = night(instance, sides)
+        storages = (made.source, made.destination)
+        night(instance, storages)  # copies
+        public = night(instance, storages)
         _execute(made.database, "UPDATE accounts SET suspended_at = now()")
-        night(instance, sides)  # makes private
-        return public, night(instance, sides)
+        night(instance, storages)  # makes private
+        return public, night(instance, storages)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from benchmarks.results import Figures, Results
+    from benchmarks.results import Result, Results
 
 _BEGIN, _END = "<!-- measured: written by `make bench` -->", "<!-- end of measured -->"
 _LEFT_OUT = ("filling",)
@@ -27,7 +27,7 @@ def markdown(results: Results) -> str:
 
 _FAST = Kind.MEMORY.value
 _BIG_40 = (cases.BIG.format(count=40), Kind.RCLONE.value, 0)
-_SHORT: tuple[tuple[str, tuple[str, str, int], Callable[[Figures], str]], ...] = (
+_SHORT: tuple[tuple[str, tuple[str, str, int], Callable[[Result], str]], ...] = (
     (
         "First copy of 50,000 objects, 30 ms away: objects/s",
         (cases.FIRST, _FAST, DELAY_MS),
@@ -59,7 +59,7 @@ def _short(results: Results) -> Iterator[str]:
     yield _row("what", *names)
     yield _row("---", *["---:"] * len(names))
     for what, setting, written in _SHORT:
-        found = (results.figures(*setting, name) for name in names)
+        found = (results.result(*setting, name) for name in names)
         yield _row(what, *("" if one is None else written(one) for one in found))
     yield ""
 
@@ -108,7 +108,7 @@ def _tables(results: Results) -> Iterator[str]:
         yield ""
 
 
-def _cells(one: Figures, base: Figures | None) -> list[str]:
+def _cells(one: Result, base: Result | None) -> list[str]:
     spread = f"{one.fastest:.2f} to {one.slowest:.2f}, {one.repetitions}" if one.repetitions > 1 else "1"
     rate, cpu = (f"{one.rate:,.0f}", f"{one.cpu_per_thousand:.3f}") if one.objects else ("", "")
     requests = "" if one.requests_per_object is None else f"{one.requests_per_object:.4g}"
@@ -174,7 +174,7 @@ def svg(results: Results) -> str:
     )
 
 
-def _panel(top: int, heading: str, contenders: Sequence[Figures]) -> Iterator[str]:
+def _panel(top: int, heading: str, contenders: Sequence[Result]) -> Iterator[str]:
     yield f'<text x="10" y="{top + 18}" font-weight="bold" fill="#222">{html.escape(heading)}</text>'
     most = max(one.rate for one in contenders)
     room = _WIDTH - _LABEL - 90

@@ -19,16 +19,16 @@ class Measurement:
 
     Attributes:
         case: What was to be done.
-        server: Name of the server kind on both sides.
+        server: Name of the server kind on both storages.
         delay_ms: Round trip time to the servers.
         contender: Who did it.
         repetition: Which time, from 1.
-        concurrency: Requests in flight at each side that it was allowed.
+        concurrency: Requests in flight at each storage that it was allowed.
         objects: Objects of the task (those already present included).
         seconds: Wall time.
         cpu_seconds: User and system time.
         peak_rss_mb: Peak resident memory, 10^6 bytes.
-        requests: Requests that the servers counted, by side and kind; None where they do not count.
+        requests: Requests that the servers counted, by storage and kind; None where they do not count.
     """
 
     case: str
@@ -50,14 +50,14 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Result:
     """Medians over the repetitions of one contender in one setting.
 
     Attributes:
         contender: Who.
         repetitions: How many.
         objects: Objects of the task.
-        concurrency: Requests in flight at each side.
+        concurrency: Requests in flight at each storage.
         seconds: Wall time.
         slowest: Longest wall time.
         fastest: Shortest wall time.
@@ -89,10 +89,10 @@ class Figures:
 
     @property
     def requests_per_object(self) -> float | None:
-        """Requests to both sides, per object."""
+        """Requests to both storages, per object."""
         if self.requests is None:
             return None
-        return sum(sum(side.values()) for side in self.requests.values()) / max(1, self.objects)
+        return sum(sum(storage.values()) for storage in self.requests.values()) / max(1, self.objects)
 
 
 @dataclass
@@ -129,20 +129,20 @@ class Results:
         """Return case, server and delay of every comparison, in the order of the runs."""
         return list(dict.fromkeys(one.setting for one in self.measurements))
 
-    def contenders(self, case: str, server: str, delay_ms: int) -> list[Figures]:
+    def contenders(self, case: str, server: str, delay_ms: int) -> list[Result]:
         """Return who took part in a comparison, with medians, in the order of the runs."""
         names = dict.fromkeys(one.contender for one in self.measurements if one.setting == (case, server, delay_ms))
-        found = (self.figures(case, server, delay_ms, name) for name in names)
-        return [figures for figures in found if figures is not None]
+        found = (self.result(case, server, delay_ms, name) for name in names)
+        return [result for result in found if result is not None]
 
-    def figures(self, case: str, server: str, delay_ms: int, contender: str) -> Figures | None:
+    def result(self, case: str, server: str, delay_ms: int, contender: str) -> Result | None:
         """Return one contender's medians; None where it did not take part."""
         runs = [
             one for one in self.measurements if one.setting == (case, server, delay_ms) and one.contender == contender
         ]
         if not runs:
             return None
-        return Figures(
+        return Result(
             contender=contender,
             repetitions=len(runs),
             objects=runs[0].objects,

@@ -129,7 +129,7 @@ class Server:
         )
 
     def environment(self, prefix: str = "") -> dict[str, str]:
-        """Return the variables that describe this side to mastosync."""
+        """Return the variables that describe this storage to mastosync."""
         trusted = {"AWS_CA_BUNDLE": str(self.certificate)} if self.certificate else {}
         return trusted | {
             f"{prefix}S3_BUCKET": BUCKET,
@@ -167,7 +167,7 @@ def server(kind: Kind, place: Place, programs: Path) -> Iterator[Server]:
             command = [str(rclone_binary()), "serve", "s3", "--auth-key", f"{key},{secret}"]
             command += ["--addr", f"{place.address}:{port}", "--config", "", "-q", ":memory:"]
             if kind is Kind.RCLONE_HTTPS:
-                # Both servers show the same certificate: a contender is told of one file.
+                # Both servers show the same certificate: a contender gets one file.
                 certificate, private = _certificate(programs)
                 command += ["--cert", str(certificate), "--key", str(private)]
             process = stack.enter_context(running([*place.enter, *command], log=base / "log", grace=2))

@@ -41,12 +41,12 @@ def counted(findings: Mapping[Finding, int], wanted: Collection[Finding]) -> str
     return ", ".join(f"{findings[finding]:,} {finding.value}" for finding in wanted if findings[finding])
 
 
-def foreign_text(side: str, top: Mapping[str, bool] | None) -> str:
+def foreign_text(storage: str, top: Mapping[str, bool] | None) -> str:
     """Return what lies at the top of the source or destination (`Top.names`) and is not copied; empty: nothing."""
     if top is None:
-        return f"the top of the {side} may not be listed: what lies there beside the folders that are copied is unknown"
+        return f"the top of the {storage} may not be listed: what lies beside the folders that are copied is unknown"
     foreign = [cell(name) for name, is_foreign in top.items() if is_foreign]
-    return f"at the {side}, and not copied: {_first(foreign, _NAMES_IN_A_LINE)}" if foreign else ""
+    return f"at the {storage}, and not copied: {_first(foreign, _NAMES_IN_A_LINE)}" if foreign else ""
 
 
 def top_text(top: Mapping[str, bool] | None) -> str:

@@ -121,8 +121,8 @@ class ChangesConfig(PlanConfig):
 
 
 def _rate(name: str) -> Any:
-    side, unit = name.split("_")[:2]
-    return setting(name, None, f"Limit at the {side}: {unit} a second.", _NO_LIMIT, gt=0)
+    storage, unit = name.split("_")[:2]
+    return setting(name, None, f"Limit at the {storage}: {unit} a second.", _NO_LIMIT, gt=0)
 
 
 class CopyConfig(RunConfig):

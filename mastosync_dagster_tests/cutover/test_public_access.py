@@ -77,7 +77,7 @@ def test_a_server_that_is_busy_or_broken_has_not_said_who_may_read(reader: Publi
         return str(error.value)
 
     keys = [f"{status}/{length}" for status in NO_ANSWERS for length in (3, _LONG)]
-    # Side by side: each waits between its attempts.
+    # At the same time: each waits between its attempts.
     with ThreadPoolExecutor(len(keys)) as pool:
         texts = list(pool.map(text_of, keys))
     for key, text in zip(keys, texts, strict=True):

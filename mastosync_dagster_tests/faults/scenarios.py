@@ -213,7 +213,7 @@ SINGLE = (
         cured_after=1,
     ),
     Scenario(
-        "both sides slow",
+        "both storages slow",
         source=(Rule(Delay(0.2), kinds=GET, probability=0.3),),
         destination=(Rule(Delay(0.2), kinds=PUT, probability=0.3),),
         runs=1,
@@ -236,7 +236,7 @@ _SLOW: tuple[tuple[Fault, frozenset[Kind]], ...] = ((Stall(), ANY), (Stall(20), 
 
 
 MIXED = Scenario(
-    "a mix of all of these, 5 % of all requests to both sides",
+    "a mix of all of these, 5 % of all requests to both storages",
     source=(
         *(Rule(fault, kinds=kinds, probability=0.02, times=4) for fault, kinds in _SLOW),
         *_mix(

@@ -1,4 +1,4 @@
-"""Twenty nights in a row, and what a monitor is told of each: start, success, failure, or nothing."""
+"""Twenty nights in a row, and the pings that a monitor gets of each: start, success, failure, or nothing."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def scene(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scen
 
 
 @pytest.mark.timeout(400)
-def test_a_monitor_is_told_rightly_of_twenty_nights(scene: Scene, tell: Callable[[object], None]) -> None:
+def test_a_monitor_gets_the_right_ping_of_each_of_twenty_nights(scene: Scene, report: Callable[[object], None]) -> None:
     wrong = []
     for number, (night, expected) in enumerate(NIGHTS, 1):
         scene.living.sign_up()
@@ -196,10 +196,10 @@ def test_a_monitor_is_told_rightly_of_twenty_nights(scene: Scene, tell: Callable
         scene.world.destination_proxy.set_rules()
         after = scene.nights()
         moved = bool(after) and all(after[name] != before.get(name) for name in after)
-        # A success is told exactly where the replica is as new as the night.
+        # A success is reported exactly where the replica is as new as the night.
         if scene.monitor.paths != expected or moved is not (SUCCESS in expected):
-            wrong.append(f"{number} {night.__name__}: told {scene.monitor.paths}, not {expected}; is current: {moved}")
+            wrong.append(f"{number} {night.__name__}: pings {scene.monitor.paths}, not {expected}; is current: {moved}")
         scene.monitor.requests.clear()
     assert len(NIGHTS) == 20
     assert not wrong, "\n".join(wrong)
-    tell(f"told rightly: {len(NIGHTS) - len(wrong)} of {len(NIGHTS)} nights")
+    report(f"reported rightly: {len(NIGHTS) - len(wrong)} of {len(NIGHTS)} nights")

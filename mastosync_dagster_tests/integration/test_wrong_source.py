@@ -258,7 +258,7 @@ def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sync(one_range, FileType.ACCOUNTS).success
-    # The cache of the old bucket was cleared: what the destination has of it cannot be held against anything.
+    # The cache of the old bucket was cleared: what the destination has of it cannot be compared with anything.
     monkeypatch.setenv("S3_BUCKET", without_cache(one_range).name)
     result = verify(one_range, FileType.ACCOUNTS, full=True, headers="none")
     assert result.success

@@ -95,7 +95,7 @@ def film(rng: random.Random, brand: bytes) -> bytes:
 
 
 def _silence(rng: random.Random) -> bytes:
-    """Return MP3 frames of 128 kbit/s, 44.1 kHz, 417 bytes each; without side information they are silence."""
+    """Return MP3 frames of 128 kbit/s, 44.1 kHz, 417 bytes each; without any other data they are silence."""
     return (b"\xff\xfb\x90\x64" + bytes(413)) * rng.randrange(5, 15)
 
 
