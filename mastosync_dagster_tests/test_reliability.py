@@ -41,7 +41,7 @@ def test_every_promise_names_its_test() -> None:
 
 def test_its_numbers_are_those_of_the_tests() -> None:
     assert f"{len(SINGLE)} scenarios" in TEXT
-    assert f"{SEEDS} moments" in TEXT
+    assert f"{SEEDS} times" in TEXT
 
 
 def test_every_setting_that_answers_a_provider_exists() -> None:
