@@ -27,6 +27,7 @@ from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError
@@ -99,6 +100,17 @@ def check_last_night(
             return check_age(instance, destination.storage().settings.identity, limit)
 
     return _line("last night", check)
+
+
+def check_home(open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]]) -> Line:
+    """Check that Dagster's home can be written to, and has room for a run."""
+
+    def check() -> str:
+        with open_home() as instance:
+            ensure_room(instance)
+            return f"{instance.root_directory} can be written to, and has room for a run"
+
+    return _line("home", check)
 
 
 def check_destination_folder(

@@ -42,6 +42,11 @@ class HomeError(AdminError):
     """DAGSTER_HOME, or the history in it, cannot be used. The message says why, and what to do."""
 
 
+def is_named() -> bool:
+    """Tell whether DAGSTER_HOME is set: without one there is no history, and some commands need none."""
+    return bool(os.environ.get("DAGSTER_HOME"))
+
+
 @contextlib.contextmanager
 def opened_home() -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME. Errors of its files and its history are a `HomeError`, then and later.

@@ -495,8 +495,14 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
     if nothing failed, 1 if something did, 2 if the command is misspelt; with --strict, 3 if there are warnings alone.
     """
     from mastosync_dagster.cli.age import parse_age
-    from mastosync_dagster.cli.check import Verdict, check_destination_folder, check_everything, check_last_night
-    from mastosync_dagster.cli.home import opened_home
+    from mastosync_dagster.cli.check import (
+        Verdict,
+        check_destination_folder,
+        check_everything,
+        check_home,
+        check_last_night,
+    )
+    from mastosync_dagster.cli.home import is_named, opened_home
     from mastosync_dagster.escaping import plain
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
@@ -505,8 +511,9 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
         limit = None if max_age is None else parse_age(max_age)
         night = [] if limit is None else [check_last_night(opened_home, S3Bucket.destination(), limit)]
         source, destination = S3Bucket.source(), S3Bucket.destination()
+        home = [check_home(opened_home)] if is_named() else []
         mounted = check_destination_folder(opened_home, destination)
-        for line in chain(night, mounted, check_everything(MastodonDatabase(), source, destination)):
+        for line in chain(night, mounted, check_everything(MastodonDatabase(), source, destination), home):
             lines.append(line)
             if not as_json:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")

@@ -197,7 +197,7 @@ def _what_stays(summary: Summary | None) -> str:
     """Return what a stopped run has done, and how to go on."""
     again = "Run the same command again: it goes on from there."
     if summary is None:
-        return f"Nothing was copied yet. {again}"
+        return f"This run has copied nothing yet. {again}"
     outcomes = summary.total.outcomes
     copied, present = outcomes[Outcome.COPIED], outcomes[Outcome.PRESENT]
     before = f" ({present:,} of them were there before)" if present else ""

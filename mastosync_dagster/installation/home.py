@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -52,10 +53,13 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise InitError(
-            f"{where} cannot be written: {error.strerror}. Choose a folder that this user may write to, as in"
-            " `mastosync init FOLDER`, or run the command as the folder's owner."
-        ) from error
+        cure = (
+            "Make room (df -h, df -i), or choose a folder on another disk, as in `mastosync init FOLDER`."
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}
+            else "Choose a folder that this user may write to, as in `mastosync init FOLDER`, or run the command as the"
+            " folder's owner."
+        )
+        raise InitError(f"{where} cannot be written: {error.strerror}. {cure}") from error
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> WrittenFile:

@@ -122,10 +122,19 @@ class Fields:
             f"{' and '.join(map(self.path, credentials))} there too, a secret as {{env: {SECRET_PREFIX}…}}."
         )
 
+    def _exact_name(self, name: str) -> str:
+        """Return a field's name where its value is at fault: of a URL, the part too."""
+        known = getattr(self.config, name) is None and name in self.between and name not in self.apart
+        return f"{name} in {self.name(name)}" if known else self.name(name)
+
     def number(self, name: str, *, lowest: int, highest: int, default: int) -> int:
         """Return a whole number within bounds, both included."""
         value = self.text(name)
-        return default if value is None else whole_number(value, name=self.name(name), lowest=lowest, highest=highest)
+        return (
+            default
+            if value is None
+            else whole_number(value, name=self._exact_name(name), lowest=lowest, highest=highest)
+        )
 
     def port(self, name: str, *, default: int) -> int:
         """Return a TCP port."""
@@ -135,7 +144,7 @@ class Fields:
         """Return a field's text, which must be one of ``allowed``."""
         value = self.text(name) or default
         if value not in allowed:
-            raise SettingsError(f"{self.name(name)} must be one of {', '.join(allowed)}.")
+            raise SettingsError(f"{self._exact_name(name)} must be one of {', '.join(allowed)}.")
         return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
@@ -41,7 +41,7 @@ class RunContext:
     source_bucket: S3Bucket | None
     destination_bucket: S3Bucket
     progress: ProgressReporter
-    log_event: Callable[[dg.AssetMaterialization], None]
+    log_event: Callable[[dg.AssetMaterialization | dg.AssetCheckEvaluation], None]
 
     @classmethod
     def of(
@@ -53,7 +53,7 @@ class RunContext:
         progress: ProgressReporter,
     ) -> RunContext:
         """Return the context of the run that executes an op."""
-        log, log_event = context.log, context.log_event
+        log, log_event = context.log, cast("Callable[[object], None]", context.log_event)  # its type lacks checks
         return cls(context.instance, context.run.run_id, log, database, source, destination, progress, log_event)
 
     @cached_property

@@ -14,13 +14,15 @@ from mastosync_dagster.runs.history import range_reads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mastosync_dagster.records.summaries import OutcomeCounts
+
 
 def all_ranges(
     instance: dg.DagsterInstance, file_type: FileType, destination_id: str, ended: Mapping[str, Mapping[str, float]]
 ) -> str:
     """Return in Markdown what is done of all ID ranges at a destination.
 
-    ``ended`` has the numbers of a range whose run ends now, and is not in Dagster's history yet.
+    ``ended`` has the numbers of ranges whose run ends now, and is not in Dagster's history yet.
     """
     keys = [range_key(ids) for ids in registered_ranges(instance, file_type)]
     reads = range_reads(instance, file_type, destination_id)
@@ -41,6 +43,12 @@ def all_ranges(
     ]
     # Short lines: on the asset's page the UI cuts off what is wider than a third of the window.
     return "  \n".join(lines)
+
+
+def range_totals(counts: OutcomeCounts) -> dict[str, int]:
+    """Return the numbers of a range whose run ends now, for `all_ranges`."""
+    outcomes = {outcome.value: counts.outcomes[outcome] for outcome in (Outcome.MISSING, Outcome.FAILED)}
+    return {"objects": counts.objects, BYTES_THERE: counts.bytes_there, **outcomes}
 
 
 def _failed_ranges(instance: dg.DagsterInstance, file_type: FileType, keys: list[str]) -> set[str]:

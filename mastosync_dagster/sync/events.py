@@ -1,5 +1,6 @@
 """The events of a run in the UI: metadata, the asset check, observations, the failure."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -8,26 +9,30 @@ import dagster as dg
 
 from mastosync_dagster.alerts.message import FIRST_REASONS
 from mastosync_dagster.environment import retry_nights
-from mastosync_dagster.escaping import plain
+from mastosync_dagster.errors import AdminError
+from mastosync_dagster.escaping import cell, code_cell, plain
 from mastosync_dagster.expected.policy import Policy
-from mastosync_dagster.mastodon import TABLES, IdRange, Selection
+from mastosync_dagster.mastodon import TABLES, Database, IdRange, Selection
 from mastosync_dagster.ranges.partitions import FileType, add_ranges, range_key
 from mastosync_dagster.records import summaries
+from mastosync_dagster.records.manifest import ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.refetch.remedies import Remedies, Remedy
 from mastosync_dagster.runs import history
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import PlainFailure
+from mastosync_dagster.runs.totals import all_ranges, range_totals
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.sync.finished_ranges import RangeCounts, lacks_too_much
-from mastosync_dagster.sync.models import Copied, Planned
+from mastosync_dagster.sync.finished_ranges import PlannedRange, RangeCounts, lacks_too_much
+from mastosync_dagster.sync.models import Copied, Planned, created_text
 
 _IN_ORDER = (Outcome.COPIED, Outcome.MISSING, Outcome.FAILED, Outcome.PRESENT)
 """What an admin asks for first."""
 
 
 def check_result(
-    summary: summaries.Summary,
+    total: summaries.OutcomeCounts,
     asset: str,
     *,
     failed: int,
@@ -39,10 +44,10 @@ def check_result(
     ``failed`` are those that the manifest has as failed, except those that are skipped as private on purpose. The error
     ``stopped`` has ended the run early, or makes its result unusable.
     """
-    missing, objects = summary.total.outcomes[Outcome.MISSING], summary.total.objects
-    skipped = summary.total.outcomes[Outcome.FAILED] - failed
+    missing, objects = total.outcomes[Outcome.MISSING], total.objects
+    skipped = total.outcomes[Outcome.FAILED] - failed
     private = f", {skipped:,} skipped as private" if skipped else ""
-    left_out = f"; {summary.total.left_out:,} left out by the policy" if summary.total.left_out else ""
+    left_out = f"; {total.left_out:,} left out by the policy" if total.left_out else ""
     counted = f"{failed:,} failed, {missing:,} missing{private} of {objects:,} objects{left_out}"
     return dg.AssetCheckResult(
         passed=not (failed or missing or skipped or stopped or remark),
@@ -239,21 +244,78 @@ def log_finished_ranges(
     if unchecked and lacks_too_much(summary.total):
         return
     overlapping = _register(run, planned)
-    seconds = (datetime.now(timezone.utc) - planned.begun).total_seconds()
-    for table, finished, counts in ranges.each():
-        if _failed(planned, counts) or finished.ids in overlapping[table]:
-            continue
-        share = seconds * counts.objects / max(summary.total.objects, 1)
-        counters = {**_counters(counts, share), history.DATABASE_BYTES: finished.database_bytes}
-        metadata: dict[str, dg.RawMetadataValue] = {
-            **_result(counts, share),
-            "manifest": dg.MetadataValue.path(manifest),
-            summaries.COUNTERS: dg.MetadataValue.json(counters),
+    # What is left to another run says nothing about its range.
+    ended = [
+        _EndedRange(table, finished, counts, tuple(ranges.first.get((table, finished.ids), ())))
+        for table, finished, counts in ranges.each()
+        if finished.ids not in overlapping[table] and not counts.reasons[Reason.NOT_ATTEMPTED]
+    ]
+    good = [each for each in ended if not _failed(planned, each.counts)]
+    totals = {
+        table: all_ranges(
+            run.instance,
+            FileType(table),
+            run.destination_id,
+            {each.key: range_totals(each.counts) for each in good if each.table == table},
+        )
+        for table in {each.table for each in good}
+    }
+    seconds = (datetime.now(timezone.utc) - planned.begun).total_seconds() / max(summary.total.objects, 1)
+    # The database is asked about all ranges at once, and not where somebody waits for a stopped run.
+    lines = [line for each in good for line in each.first]
+    advice = dict(zip(lines, what_to_do(run, lines, ask=not unchecked), strict=True))
+    for each in good:
+        metadata = {
+            "all ID ranges": dg.MetadataValue.md(totals[each.table]),
+            **each.metadata(seconds * each.counts.objects, [advice[line] for line in each.first], manifest),
             history.READ_AT: dg.MetadataValue.timestamp(planned.range_read_at),
             history.DESTINATION: dg.MetadataValue.text(run.destination_id),
-            history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(table))),
+            history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(each.table))),
         }
-        run.log_event(dg.AssetMaterialization(table, partition=range_key(finished.ids), metadata=metadata))
+        run.log_event(dg.AssetMaterialization(each.table, partition=each.key, metadata=metadata))
+    # After the materializations: the UI shows a check as evaluated where it is about the newest one.
+    for each in ended:
+        run.log_event(each.check(_failed(planned, each.counts)))
+
+
+@dataclass(frozen=True)
+class _EndedRange:
+    """A range that a run over whole tables has gone through, with the first lines that are missing or failed."""
+
+    table: str
+    planned: PlannedRange
+    counts: summaries.OutcomeCounts
+    first: tuple[ManifestLine, ...]
+
+    @property
+    def key(self) -> str:
+        return range_key(self.planned.ids)
+
+    def metadata(self, seconds: float, advice: Sequence[str], manifest: str) -> dict[str, dg.MetadataValue]:
+        """Return what an admin reads of the range, as of a run of its own. ``seconds``: its share of the run's."""
+        counters = {**_counters(self.counts, seconds), history.DATABASE_BYTES: self.planned.database_bytes}
+        created = created_text(self.planned.ids)
+        found = summaries.markdown(summaries.Summary(self.counts, {}, self.first), advice)
+        return {
+            **_result(self.counts, seconds),
+            **({"created": dg.MetadataValue.text(created)} if created else {}),
+            "missing and failed": dg.MetadataValue.md(found),
+            "manifest": dg.MetadataValue.path(manifest),
+            summaries.COUNTERS: dg.MetadataValue.json(counters),
+        }
+
+    def check(self, failed: int) -> dg.AssetCheckEvaluation:
+        """Return the result of the range's check, as of a run of its own."""
+        result = check_result(self.counts, self.table, failed=failed)
+        return dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(self.table),
+            check_name=summaries.CHECK_NAME,
+            passed=result.passed,
+            metadata=result.metadata,
+            severity=result.severity,
+            description=result.description,
+            partition=self.key,
+        )
 
 
 def _register(run: RunContext, planned: Planned) -> dict[str, set[IdRange]]:
@@ -263,3 +325,26 @@ def _register(run: RunContext, planned: Planned) -> dict[str, set[IdRange]]:
         new = [each.ids for each in ranges if each.new]
         overlapping[table] = set(new).difference(add_ranges(run.instance, FileType(table), new))
     return overlapping
+
+
+def what_to_do(run: RunContext, lines: Sequence[ManifestLine], *, ask: bool = True) -> tuple[str, ...]:
+    """Return what to do about each missing or failed object, in Markdown; ``ask``: the database knows more."""
+    prefix, remedies = run.destination.settings.prefix, dict[ManifestLine, str]()
+    groups = {line.group: [each for each in lines if each.group == line.group] for line in lines}
+    with contextlib.ExitStack() as stack:
+        found = Remedies(prefix)
+        if groups and ask:
+            with contextlib.suppress(AdminError):
+                found = Remedies(prefix, Database.open(stack.enter_context(run.database.session())))
+        for group, some in groups.items():
+            try:
+                advice = list(found.of(group, some))
+            except AdminError:
+                # The database is gone: the manifest alone must do.
+                advice = list(Remedies(prefix).of(group, some))
+            remedies |= {each.line: _advice(each) for each in advice}
+    return tuple(remedies[line] for line in lines)
+
+
+def _advice(remedy: Remedy) -> str:
+    return f"run {code_cell(remedy.command)} on Mastodon's machine" if remedy.command else cell(remedy.words)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.records.manifest import ManifestLine
 
+_NAMED = frozenset({Outcome.MISSING, Outcome.FAILED})
+_FIRST_LINES, _ALL_LINES = 10, 1_000
+"""So many missing and failed objects are named on each range's page, and on all of them together."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRange:
@@ -31,12 +35,17 @@ class PlannedRange:
 
 
 class RangeCounts:
-    """Counts the lines of a manifest by planned range: what grows in memory is the number of ranges."""
+    """Counts the lines of a manifest by planned range: what grows in memory is the number of ranges.
+
+    `first` has the first lines of a range that are missing or failed, for people.
+    """
 
     def __init__(self, planned: Mapping[str, Sequence[PlannedRange]]) -> None:
         self._planned = planned
         self._ranges = {table: RangeIndex(each.ids for each in ranges) for table, ranges in planned.items() if ranges}
         self._counts: defaultdict[tuple[str, IdRange], OutcomeCounts] = defaultdict(OutcomeCounts)
+        self.first: defaultdict[tuple[str, IdRange], list[ManifestLine]] = defaultdict(list)
+        self._kept = 0
 
     def passing(self, batches: Iterable[Sequence[ManifestLine]]) -> Iterator[Sequence[ManifestLine]]:
         """Count the lines of a manifest on their way to a reader."""
@@ -48,7 +57,15 @@ class RangeCounts:
                     counts = self._counts[line.group, ids]
                     counts.add(line.outcome, line.reason, 1, line.size or 0)
                     counts.only_at_destination += line.detail == ONLY_AT_DESTINATION
+                    if line.outcome in _NAMED:
+                        self._keep(line, ids)
             yield batch
+
+    def _keep(self, line: ManifestLine, ids: IdRange) -> None:
+        first = self.first[line.group, ids]
+        if len(first) < _FIRST_LINES and self._kept < _ALL_LINES:
+            first.append(line)
+            self._kept += 1
 
     def each(self) -> Iterator[tuple[str, PlannedRange, OutcomeCounts]]:
         """Yield every planned range with its table and the counts of its objects."""

@@ -9,7 +9,7 @@ from psycopg2.extensions import connection as Connection
 from mastosync_dagster.copy.acl_changes import AclCounts
 from mastosync_dagster.copy.engine import CopyCounts
 from mastosync_dagster.expected.policy import EVERYTHING, Policy
-from mastosync_dagster.mastodon import NewestRow, Selection, created_at
+from mastosync_dagster.mastodon import IdRange, NewestRow, Selection, created_at
 from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
 from mastosync_dagster.runs.manifests import Passed, RunTimes
@@ -49,16 +49,20 @@ class Scope:
     def created(self) -> str | None:
         """When the rows of an ID range were created, by their ids; None where these are serial numbers."""
         ids = self.selections[0].ids if len(self.selections) == 1 else None
-        last = created_at(ids.hi) if ids is not None else None
-        if ids is None or last is None:
-            return None
-        first = created_at(ids.lo)
-        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}" if first else f"until {last:%Y-%m-%d}"
+        return None if ids is None else created_text(ids)
 
     @property
     def is_cut(self) -> bool:
         """Whether it takes some of the rows alone, as a trial does."""
         return any(is_cut(each) for each in self.selections)
+
+
+def created_text(ids: IdRange) -> str | None:
+    """Return when the rows with some ids were created; None where these are serial numbers."""
+    first, last = created_at(ids.lo), created_at(ids.hi)
+    if last is None:
+        return None
+    return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}" if first else f"until {last:%Y-%m-%d}"
 
 
 def settles(selection: Selection) -> bool:

@@ -129,7 +129,7 @@ def report(
         result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
     context.log.info(result.closing_line)
     check = check_result(
-        result.summary,
+        result.summary.total,
         copied.planned.scope.name,
         failed=result.failed(result.summary.total),
         stopped=result.copied.stopped,

@@ -52,6 +52,32 @@ def home(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.parametrize(
+    ("script", "says"), [(READ_ONLY, "is read-only: mount it writable"), (SMALL, "MB left: make room")]
+)
+def test_check_says_that_no_run_can_begin_in_a_home(home: Path, world: Installation, script: str, says: str) -> None:
+    ended = subprocess.run(
+        [*INSIDE, script, "sh", executable("mastosync"), "check"],
+        env={**os.environ, **world.environment, "DAGSTER_HOME": str(home), "SIZE": "20m"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    if ended.stderr.startswith("unshare:"):
+        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    (line,) = [line for line in ended.stdout.splitlines() if line.split()[1] == "home:"]
+    assert line.startswith("failed")
+    assert says in line
+    assert ended.returncode == 1
+
+
+def test_init_on_a_full_disk_says_to_make_room(home: Path) -> None:
+    fill = 'mount -t tmpfs -o size=64k none "$DAGSTER_HOME" && head -c 64k /dev/zero > "$DAGSTER_HOME/fill"; exec "$@"'
+    line = sentence_of(home, fill, "init", str(home), "--no-input")
+    assert "No space left on device. Make room (df -h, df -i), or choose a folder on another disk" in line
+
+
 def test_a_read_only_home_is_said_in_a_sentence_new_and_used(home: Path, world: Installation) -> None:
     for folder in (home, Path(world.dagster.root_directory)):
         line = sentence_of(folder, READ_ONLY, "ranges")

@@ -24,7 +24,7 @@ from mastosync_dagster.cli.main import _WORK_IS_RESULT, main
 from mastosync_dagster.cli.sync import _show_counts
 from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.summaries import OutcomeCounts, Summary
+from mastosync_dagster.records.summaries import CHECK_NAME, OutcomeCounts, Summary
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
@@ -33,8 +33,10 @@ from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 from mastosync_dagster_tests.support.terminal import Terminal, executable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from dagster import AssetCheckEvaluation
 
     from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster_tests.support.installation import Installation
@@ -287,6 +289,43 @@ def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_sam
     assert [after[name] for name in names] == [by_ranges[name] for name in names]
 
 
+def test_the_page_of_a_range_that_a_sync_has_finished_says_what_a_run_of_it_would(world: Installation) -> None:
+    """Totals over all ranges, the list of what is missing with what to do, and a check of this materialization."""
+    keys = world.register(FileType.MEDIA_ATTACHMENTS)[FileType.MEDIA_ATTACHMENTS]
+    lost = world.instance.missing_of("media_attachments")[0]
+    (key,) = [key for key in keys if holds(key, lost.row_id)]
+    assert CliRunner().invoke(main, ["sync", "media_attachments"]).exit_code == 0
+    by_sync, check_by_sync = page_of(world, key)
+    assert world.run("sync_media_attachments", key).success
+    by_run, check_by_run = page_of(world, key)
+    for name in ("missing and failed", "created"):
+        assert by_sync[name].value == by_run[name].value, name
+    assert lost.key.rpartition("/")[2] in str(by_sync["missing and failed"].value)
+    assert f"{len(keys)} of {len(keys)} ID ranges have run" in str(by_sync["all ID ranges"].value)
+    assert by_sync["all ID ranges"].value == by_run["all ID ranges"].value
+    assert (check_by_sync.passed, check_by_sync.description) == (check_by_run.passed, check_by_run.description)
+    assert not check_by_sync.passed
+
+
+def page_of(world: Installation, key: str) -> tuple[Mapping[str, dg.MetadataValue], AssetCheckEvaluation]:
+    """Return what the UI shows of a range of media attachments: metadata, and a check that came after it."""
+    asset = dg.AssetKey("media_attachments")
+    filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key])
+    (record,) = world.dagster.fetch_materializations(filters, limit=1).records
+    assert record.asset_materialization is not None
+    check = dg.AssetCheckKey(asset, CHECK_NAME)
+    history = world.dagster.event_log_storage.get_asset_check_execution_history(check, limit=100)
+    entry, evaluation = next(
+        (each.event, found)
+        for each in history
+        if each.event is not None
+        and each.event.dagster_event is not None
+        and (found := each.event.dagster_event.asset_check_evaluation_data).partition == key
+    )
+    assert entry.timestamp >= record.timestamp, "the UI takes it for a check of an older materialization"
+    return record.asset_materialization.metadata, evaluation
+
+
 def test_a_sync_of_a_whole_table_registers_its_ranges_as_the_command_would(world: Installation) -> None:
     """Where none were: then status, the UI and the night know of them too."""
     outcome = CliRunner().invoke(main, ["sync", "accounts"])
@@ -386,9 +425,37 @@ def test_a_range_with_a_failed_object_is_not_materialized_and_the_others_are(wor
     assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 1
     failed = {line.row_id for line in newest_lines(world) if line.outcome is Outcome.FAILED}
     assert len(failed) == 1
-    assert {key for key in keys if any(holds(key, row_id) for row_id in failed)} == set(keys) - materialized(
-        world, FileType.ACCOUNTS
-    )
+    (red,) = [key for key in keys if any(holds(key, row_id) for row_id in failed)]
+    assert set(keys) - materialized(world, FileType.ACCOUNTS) == {red}
+    # Its check is an error until a run, of whatever job, puts it right.
+    world.source_proxy.set_rules()
+    assert severity(world, red) is dg.AssetCheckSeverity.ERROR
+    assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 0
+    assert severity(world, red) is not dg.AssetCheckSeverity.ERROR
+
+
+def test_a_night_does_not_name_a_range_whose_failed_object_it_retries(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "1000")
+    world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
+    assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 1
+    (found,) = status("accounts")
+    assert found["not_run"] == 1
+    outcome = CliRunner().invoke(main, ["night"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "have not run yet" not in outcome.output
+    assert world.compare().differences == ()
+
+
+def severity(world: Installation, key: str) -> dg.AssetCheckSeverity | None:
+    """Return how bad the newest result of a range's check is; None: it has passed."""
+    check = dg.AssetCheckKey(dg.AssetKey("accounts"), CHECK_NAME)
+    for each in world.dagster.event_log_storage.get_asset_check_execution_history(check, limit=100):
+        event = None if each.event is None else each.event.dagster_event
+        if event is not None and (found := event.asset_check_evaluation_data).partition == key:
+            return None if found.passed else found.severity
+    raise AssertionError(key)
 
 
 def test_a_trial_says_what_it_was_and_materializes_nothing(world: Installation) -> None:

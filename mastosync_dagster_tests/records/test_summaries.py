@@ -97,7 +97,7 @@ def test_the_check_passes_only_when_nothing_is_missing_or_failed(
     lines: list[ManifestLine], *, passed: bool, severity: dg.AssetCheckSeverity
 ) -> None:
     failed = sum(each.outcome is Outcome.FAILED and each.reason is not Reason.PRIVATE_NOT_COPIED for each in lines)
-    result = check_result(summarize([lines]), "accounts", failed=failed)
+    result = check_result(summarize([lines]).total, "accounts", failed=failed)
     assert (result.passed, result.severity) == (passed, severity)
 
 

@@ -249,12 +249,18 @@ def test_a_server_that_wants_tls_points_to_the_ssl_mode(monkeypatch: pytest.Monk
     assert "pg_hba.conf" in message
 
 
+URL = "postgresql://mastodon:secret@db.example/mastodon?"
+URL_NAME = "DATABASE_URL (or resources.mastodon_db.config.database_url)"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("DB_PORT", "5432x", "DB_PORT (or resources.mastodon_db.config.port) must be a whole number from 1 to 65535."),
         ("DB_PORT", "0", "must be a whole number from 1 to 65535"),
         ("DB_SSLMODE", "on", "DB_SSLMODE (or resources.mastodon_db.config.sslmode) must be one of disable, allow"),
+        ("DATABASE_URL", f"{URL}connect_timeout=soon", f"connect_timeout in {URL_NAME} must be a whole number from 1"),
+        ("DATABASE_URL", f"{URL}sslmode=on", f"sslmode in {URL_NAME} must be one of disable, allow"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(

@@ -39,7 +39,7 @@ _ARGUMENTS = (
     "--no-sandbox",
 )
 WIDTH, HEIGHT = 1440, 900
-_SECONDS = 60.0
+_SECONDS = 150.0
 
 # Of several elements with a text the last one is meant: dialogs lie at the end of the page.
 _FIND = """

@@ -17,7 +17,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.mastodon import is_remote, stored_objects
-from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges
+from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster_tests.support.corners import (
@@ -56,17 +56,13 @@ class Installation:
     environment: Mapping[str, str]
 
     def register(self, *file_types: FileType) -> dict[FileType, list[str]]:
-        """Register ID ranges as ``mastosync ranges`` does, and return the new keys."""
+        """Register ID ranges as ``mastosync ranges`` does, and return the new keys, or all if a sync was first."""
+        keys = {}
         with MastodonDatabase().session() as connect:
-            return {
-                file_type: [
-                    range_key(ids)
-                    for ids in register_ranges(
-                        self.dagster, file_type, connect, rows_per_partition=rows_per_partition()
-                    )
-                ]
-                for file_type in file_types or FileType
-            }
+            for file_type in file_types or FileType:
+                new = register_ranges(self.dagster, file_type, connect, rows_per_partition=rows_per_partition())
+                keys[file_type] = [range_key(ids) for ids in new or registered_ranges(self.dagster, file_type)]
+        return keys
 
     def run(
         self, job: str, partition: str | None = None, config: Mapping[str, object] | None = None
