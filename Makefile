@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -58,6 +58,9 @@ mutants: $(STAMP) ## Plant bugs, one after the other, and see that tests notice 
 containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootstrap; ten minutes)
 	$(BIN)/pytest mastosync_dagster_tests/containers -m containers
 
+hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full disks (root, docker; half an hour)
+	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs
+
 screenshots: $(STAMP) ## Write the pictures of docs/ that show the UI (needs chromium)
 	SCREENSHOTS=docs $(BIN)/pytest mastosync_dagster_tests/integration/test_browser.py
 
@@ -86,6 +89,10 @@ bench-nights: $(STAMP) ## Measure a night with 10,000 private objects, and comma
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.private_night
 	$(BIN)/python -m benchmarks.nights
+
+bench-hosts: $(STAMP) ## Measure what small machines hold, in containers with systemd (root, docker; an hour or two)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.hosts
 
 lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/pip install --quiet uv

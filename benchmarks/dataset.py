@@ -249,6 +249,20 @@ def small_media(connection: psycopg2.extensions.connection, count: int) -> Rows:
     return Rows("media_attachments", _id(rows[0]), _id(rows[-1]), count, tuple(bodies))
 
 
+def small_pictures(connection: psycopg2.extensions.connection, objects: int) -> Rows:
+    """Put pictures into the database, two objects of some hundred bytes a row; of three, two are remote."""
+    ids = _snowflakes(random.Random(SEED), _FIRST_MOMENT)
+    rows: list[dict[str, object]] = []
+    bodies: list[Body] = []
+    for number in range(0, objects, 2):
+        size = 100 + number % 200
+        row = _media_row(next(ids), f"{number:016x}.jpg", size, remote=number % 3 > 0)
+        rows.append(row)
+        bodies += _bodies("media_attachments", row, (size, size), number)
+    _insert_media(connection, rows)
+    return Rows("media_attachments", _id(rows[0]), _id(rows[-1]), len(rows), tuple(bodies))
+
+
 def insert_preview_cards(connection: psycopg2.extensions.connection, count: int, *, first: int) -> None:
     """Put rows of preview cards into the database, without a thought for their objects."""
     with connection, connection.cursor() as cursor:

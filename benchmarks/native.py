@@ -1,4 +1,4 @@
-"""The two programs in C that the benchmark needs, built when it starts."""
+"""What the benchmark needs in C, built when it starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent / "native"
+_LIBRARIES = {"slow_sync"}
+"""They are preloaded into a program."""
 
 
 class NoCompilerError(RuntimeError):
@@ -17,7 +19,7 @@ def build(name: str, folder: Path) -> Path:
     """Compile ``native/<name>.c`` for this machine's processor unless that is done, and return the program.
 
     Args:
-        name: ``delayline`` or ``memory_s3``.
+        name: ``delayline`` or ``memory_s3``, or the library ``slow_sync``.
         folder: Where programs lie.
 
     Raises:
@@ -31,5 +33,6 @@ def build(name: str, folder: Path) -> Path:
     if compiler is None:
         raise NoCompilerError("the benchmark needs a C compiler: install the package gcc")
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run([compiler, "-O2", "-march=native", "-o", str(program), str(source)], check=True)
+    kind = ["-shared", "-fPIC"] if name in _LIBRARIES else []
+    subprocess.run([compiler, "-O2", "-march=native", *kind, "-o", str(program), str(source)], check=True)
     return program

@@ -27,10 +27,24 @@ class Site:
     source: servers.Server
     destination: servers.Server
 
+    def settings(self) -> dict[str, str]:
+        """Return the variables that name it."""
+        return {
+            **self.source.environment(),
+            **self.destination.environment("DESTINATION_"),
+            "DATABASE_URL": self.database.url,
+            "DESTINATION_S3_PERMISSION": "public-read",
+        }
+
 
 @contextlib.contextmanager
-def site(objects: int) -> Iterator[Site]:
-    """Make an instance with so many objects, and let the variables of this process name it."""
+def site(objects: int, *, small: bool = False) -> Iterator[Site]:
+    """Make an instance with so many objects, and let the variables of this process name it.
+
+    Args:
+        objects: How many; two a row.
+        small: Whether each has some hundred bytes alone.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_requests())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-bench-")))
@@ -40,12 +54,8 @@ def site(objects: int) -> Iterator[Site]:
         )
         dataset.create_tables(database)
         with contextlib.closing(dataset.connect(database)) as connection:
-            rows = dataset.media(connection, objects)
+            rows = (dataset.small_pictures if small else dataset.media)(connection, objects)
         servers.fill(source, rows.bodies)
-        os.environ |= {
-            **source.environment(),
-            **destination.environment("DESTINATION_"),
-            "DATABASE_URL": database.url,
-            "DESTINATION_S3_PERMISSION": "public-read",
-        }
-        yield Site(folder, database, source, destination)
+        made = Site(folder, database, source, destination)
+        os.environ |= made.settings()
+        yield made

@@ -35,10 +35,18 @@ def limit_malloc_arenas() -> None:
     import pyarrow as pa  # noqa: PLC0415  (only runs that copy need it)
 
     pa.set_memory_pool(pa.system_memory_pool())
+    _set_malloc(_M_ARENA_MAX, 4)
+    _set_malloc(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+
+
+def use_one_malloc_arena() -> None:
+    """Let all threads share one arena of glibc, as far as this is called before there are threads."""
+    _set_malloc(_M_ARENA_MAX, 1)
+
+
+def _set_malloc(option: int, value: int) -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        glibc = ctypes.CDLL(None)
-        glibc.mallopt(_M_ARENA_MAX, 4)
-        glibc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from mastosync_dagster.alerts.delivery import Delivery
 
 _REMEMBERED_SECONDS = 24 * 3600
+_LOOK_SECONDS = 120
+"""Between two looks: each takes a quarter of a second of processor time, whether anything has failed or not."""
 _OWN = frozenset({"alert_on_failure", "alert_on_failed_tick"})
 """Sensors whose failures are no alert: a receiver itself does not answer."""
 
 
 @dg.run_failure_sensor(
+    minimum_interval_seconds=_LOOK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=f"Sends a message about each failed run to the receivers of {ALERT_WEBHOOK} and {ALERT_URLS}.",
 )
@@ -44,7 +47,7 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | Non
 
 
 @dg.sensor(
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=2 * _LOOK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends a message about each failed tick of a schedule or sensor to the receivers of"
     f" {ALERT_WEBHOOK} and {ALERT_URLS}: such a tick has requested no run, so no run can fail.",

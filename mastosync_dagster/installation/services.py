@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 LOOPBACK = "127.0.0.1"
+PROGRAM = "mastosync_dagster.installation.dagster_program"
 UI_PORT = 3030
 """Mastodon has 3000, and 4000 for streaming."""
 _START_SECONDS = 180.0
@@ -110,19 +111,19 @@ def serve(
         def start(name: str, *arguments: str) -> Service:
             log = logs / f"{name.replace(' ', '-')}.log"
             log.unlink(missing_ok=True)
-            command = [sys.executable, "-m", *arguments]
+            command = [sys.executable, "-m", PROGRAM, *arguments]
             process = stack.enter_context(
                 running(command, log=log, stop_by=signal.SIGINT, cwd=home, env=environment, grace=_GRACE[name])
             )
             return Service(name, process, log)
 
         module = ("-m", "mastosync_dagster", "--location-name", "mastosync_dagster")
-        code = start("code server", "dagster", "api", "grpc", "--socket", str(listening), *module)
+        code = start("code server", "code", "--socket", str(listening), *module)
         stack.callback(before_code_ends, str(listening))
         # A webserver that finds no code server at its start shows an error until somebody reloads.
         _wait(code, listening.is_socket)
-        web = start("webserver", "dagster_webserver", "-h", LOOPBACK, "-p", str(port), "-w", str(workspace))
-        daemon = start("daemon", "dagster._daemon", "run", "-w", str(workspace))
+        web = start("webserver", "webserver", "-h", LOOPBACK, "-p", str(port), "-w", str(workspace))
+        daemon = start("daemon", "daemon", "run", "-w", str(workspace))
         url = f"http://{LOOPBACK}:{port}"
         _wait(web, lambda: _answers(url))
         yield Services(url, str(listening), (code, web, daemon))

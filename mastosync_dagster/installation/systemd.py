@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import ENV_FILE
+from mastosync_dagster.installation.services import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +76,7 @@ WorkingDirectory={home}
 RuntimeDirectory=mastosync
 RuntimeDirectoryMode=0700
 ExecStartPre={python} -m dagster instance migrate
-ExecStart={python} -m dagster api grpc --socket {socket} -m mastosync_dagster --location-name mastosync_dagster
+ExecStart={python} -m {program} code --socket {socket} -m mastosync_dagster --location-name mastosync_dagster
 # Ready when the code is loaded: what comes after finds it at once.
 ExecStartPost=/bin/sh -c 'until test -S {socket}; do sleep 0.2; done'
 TimeoutStartSec=5min
@@ -104,7 +105,7 @@ Wants={code}
 User={user}
 Environment={home_variable}{variables}
 WorkingDirectory={home}
-ExecStart={python} {command} -w {services}
+ExecStart={python} -m {program} {command} -w {services}
 Restart=always
 RestartSec=5
 KillSignal=SIGINT
@@ -178,13 +179,13 @@ class UnitSettings:
 def units(settings: UnitSettings) -> Mapping[str, str]:
     """Return the units by the names of their files."""
     common = _common(settings)
-    webserver = f"-m dagster_webserver -h 127.0.0.1 -p {settings.port}"
+    webserver = f"webserver -h 127.0.0.1 -p {settings.port}"
     return {
         CODE: _CODE_UNIT.format(**common, socket=_SOCKET),
         DAEMON: _CLIENT_UNIT.format(
             **common,
             what="daemon: nights, backfills and alerts",
-            command="-m dagster._daemon run",
+            command="daemon run",
             variables=f" {_BACKFILLS_WAIT}",
         ),
         WEBSERVER: _CLIENT_UNIT.format(
@@ -216,6 +217,7 @@ def _common(settings: UnitSettings) -> dict[str, str]:
         "home": _escaped(str(settings.home)),
         "home_variable": _word(f"DAGSTER_HOME={settings.home}"),
         "python": _word(sys.executable),
+        "program": PROGRAM,
         "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
         "code": CODE,
         "services": _word(str(settings.home / SERVICES_FILE)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -27,18 +27,31 @@ def grouped_syncs() -> Iterator[None]:
     database, with four fdatasyncs: hundreds for the smallest run, and 30 ms each on a busy or a network disk. So one
     connection to each file is kept open. Killed, nothing is lost. When the machine crashes, events of the last seconds
     may be lost and the database stays whole: what they held is then found again by listing.
+
+    Within another block it does nothing: a command opens the home, and the run that it executes begins in it.
     """
+    if _HeldFiles.open:
+        yield
+        return
     held = _HeldFiles()
+    _HeldFiles.open = True
     event.listen(Engine, "connect", held.on_connect)
     try:
         yield
     finally:
         event.remove(Engine, "connect", held.on_connect)
+        _HeldFiles.open = False
         held.close()
 
 
 class _HeldFiles:
-    """A connection to each of the files that were used last."""
+    """A connection to each of the files that were used last.
+
+    Attributes:
+        open: Whether a block of this process has one.
+    """
+
+    open: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._connections: OrderedDict[str, sqlite3.Connection] = OrderedDict()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from mastosync_dagster.runs.history_files import grouped_syncs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +119,35 @@ def test_a_run_makes_few_syncs_in_a_new_home_and_in_an_old_one(tmp_path: Path) -
     # 510 and 195 as Dagster does it. With 30 ms each these are two seconds, and one.
     assert 0 < counts[0] <= 66
     assert 0 < counts[1] <= 33
+
+
+def test_a_database_is_held_once_however_deep_the_blocks_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[sqlite3.Connection] = []
+
+    def connect(*arguments: object, **options: object) -> sqlite3.Connection:
+        held.append(sqlite3.Connection(*arguments, **options))  # type: ignore[arg-type]  # as they come
+        return held[-1]
+
+    engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}", poolclass=NullPool)
+    monkeypatch.setattr("mastosync_dagster.runs.history_files.sqlite3.connect", connect)
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE IF NOT EXISTS written (here)"))
+
+    with grouped_syncs():
+        write()
+        with grouped_syncs():
+            write()
+            assert len([each for each in held if _is_open(each)]) == 1
+        # The end of the inner block is none of the outer one's.
+        assert len([each for each in held if _is_open(each)]) == 1
+    assert not any(map(_is_open, held))
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return False
+    return True

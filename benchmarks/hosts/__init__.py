@@ -1,0 +1,1 @@
+"""Small hosts: what mastosync takes of them, and whether it holds there."""

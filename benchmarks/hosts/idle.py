@@ -1,0 +1,57 @@
+"""What the services take while nothing is to be done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.hosts.cgroup import Watched
+from benchmarks.hosts.limits import start
+from benchmarks.hosts.machine import machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.site import Site
+
+_SETTLE_SECONDS = 60.0
+"""The services load code, and ask their first questions, before they are idle."""
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What idle services take.
+
+    Attributes:
+        ui: Whether the webserver is one of them.
+        memory_mb: The machine's, at the end, without what it had before they were started.
+        cpu_seconds: Of an hour.
+    """
+
+    ui: bool
+    memory_mb: float
+    cpu_seconds: float
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return a line about it."""
+        what = "with UI" if self.ui else "without UI"
+        return (
+            f"idle {what}: {self.memory_mb:,.0f} MB, {self.cpu_seconds:,.0f} CPU s an hour"
+            f" (looked at for {self.seconds:,.0f} s)"
+        )
+
+
+def idle(opt: Path, site: Site, seconds: float, *, ui: bool) -> Idle:
+    """Start the services on a machine of 1 GB, and look at them for some time."""
+    with machine(opt, 1024) as made:
+        before = made.cgroup.memory_mb()
+        start(made, site, ui=ui)
+        time.sleep(_SETTLE_SECONDS)
+        spent = made.cgroup.cpu_seconds()
+        with Watched(made.cgroup) as watched:
+            time.sleep(seconds)
+        spent = made.cgroup.cpu_seconds() - spent
+        return Idle(ui, watched.mean_mb(0.9, 1) - before, spent * _HOUR / seconds, seconds)
