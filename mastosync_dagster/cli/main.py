@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -34,7 +35,8 @@ _SOME_FILE_TYPES = click.argument("file_types", nargs=-1, type=click.Choice(FILE
 
 
 _WATCH_SECONDS = 10
-_INTERRUPTED = 130
+_SIGNALLED = 128
+_INTERRUPTED = _SIGNALLED + 2
 _ONLY_WARNINGS = 3
 """Exit status of ``check --strict``; 2 is click's, for a command that cannot be understood."""
 _WORK_IS_RESULT = frozenset({"sync", "night", "init", "ui", "demo"})
@@ -79,6 +81,11 @@ class _Commands(click.Group):
             if problem := output.problem():
                 click.echo(f"Error: a part of the output could not be written: {problem}", err=True)
                 raise SystemExit(ending.code or int(output.is_result)) from None
+            if isinstance(ending.code, int) and ending.code > _SIGNALLED:
+                # The end of the interpreter would wait for threads, and these for a host that may be silent. What is to
+                # be kept is on the disk by now.
+                sys.stderr.flush()
+                os._exit(ending.code)
             raise
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -50,7 +50,7 @@ def run_night(instance: dg.DagsterInstance) -> int:
     with _alone(instance):
         try:
             plan = ChangesConfig(changed_since=LAST)
-            check_settings(instance, plan, CopyConfig())
+            check_settings(instance, plan, CopyConfig(), attended=False)
             days = RetentionConfig().days
             name_other_run(console, instance, plan.file_types)
             definitions = build_definitions()
@@ -174,7 +174,7 @@ def _not_run(
 
 def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ended:
     """Execute a run, and send the alert of a failed one."""
-    ended = run_here(instance, console, work)
+    ended = run_here(instance, console, work, attended=False)
     if ended.result is None:
         return ended
     event = next((event for event in ended.result.all_events if event.is_run_failure), None)

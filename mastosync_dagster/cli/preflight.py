@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import retry_nights, rows_per_partition
@@ -27,8 +28,17 @@ _SETTINGS = frozenset({Reason.BAD_CREDENTIALS, Reason.NO_SUCH_BUCKET, Reason.WRO
 """What a storage answers where a setting is wrong. Other errors may pass: the run retries, and records them."""
 
 
-def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: CopyConfig) -> None:
-    """Look for room, read every setting, connect to the database, ask both storages. Raises an `AdminError`."""
+_SILENT_SECONDS = 5.0
+"""Who refuses a connection does so sooner, and may be back as soon."""
+
+
+def check_settings(
+    instance: dg.DagsterInstance, plan: ChangesConfig, copy: CopyConfig, *, attended: bool = True
+) -> None:
+    """Look for room, read every setting, connect to the database, ask both storages. Raises an `AdminError`.
+
+    ``attended``: somebody waits, and is to know at once where a storage is silent. A night waits for it.
+    """
     ensure_room(instance)
     source, destination = S3Bucket.source(), S3Bucket.destination()
     ensure_different(source, destination)
@@ -40,10 +50,12 @@ def check_settings(instance: dg.DagsterInstance, plan: ChangesConfig, copy: Copy
     rows_per_partition()
     _check_database(plan)
     for bucket in (source, destination):
+        begun = time.monotonic()
         try:
             bucket.storage().check()
         except StorageError as error:
-            if error.reason in _SETTINGS:
+            silent = not error.reached and time.monotonic() - begun >= _SILENT_SECONDS
+            if error.reason in _SETTINGS or (attended and silent):
                 raise
 
 

@@ -91,14 +91,17 @@ def run_sync(instance: dg.DagsterInstance, run_config: Mapping[str, Any]) -> int
     return ended.status
 
 
-def run_here(instance: dg.DagsterInstance, console: Console, work: Work) -> Ended:
-    """Execute a run, show its progress and what became of it. Signals end it as `run_sync` says."""
+def run_here(instance: dg.DagsterInstance, console: Console, work: Work, *, attended: bool = True) -> Ended:
+    """Execute a run, show its progress and what became of it. Signals end it as `run_sync` says.
+
+    ``attended``: somebody waits, and is to know at once who does not answer at the first connection.
+    """
     found: list[Summary] = []
     progress: ProgressReporter
     if console.is_terminal:
-        progress = BarProgress(console, summarized=found.append)
+        progress = BarProgress(console, summarized=found.append, attended=attended)
     else:
-        progress = LineProgress(lambda text: say(console, text), summarized=found.append)
+        progress = LineProgress(lambda text: say(console, text), summarized=found.append, attended=attended)
 
     def stop() -> None:
         say(console, "Stopping: requests in flight are ended.")

@@ -230,6 +230,13 @@ class SilenceWatch:
         self._said = False
         self._answers = 0
 
+    def seconds(self) -> float | None:
+        """Return for how long the endpoint has been silent; None: no request to it is under way. From any thread."""
+        if not self._endpoint.client.transfers:
+            return None
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     async def watch(self, loop: Loop) -> None:
         """Check once a second, for ever."""
         while True:

@@ -60,6 +60,9 @@ _LARGE_WAITING = 4096
 _CANARY_OBJECTS, _CANARY_BYTES = 1000, 256 * MIB
 """From so many objects or bytes it pays to find out whether the destination checks bodies."""
 
+_HOPELESS_SECONDS = 2.0
+"""Where every endpoint with requests in flight has been silent for so long, none of that is waited for."""
+
 STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
 
 
@@ -269,6 +272,7 @@ class _Run:
         self._crash: BaseException | None = None
         self._all_done = threading.Event()
         self._hurry = threading.Event()
+        self._watches: list[SilenceWatch] = []
 
     def carry_out(self, on_progress: Callable[[CopyProgress], None], stop: threading.Event) -> CopyCounts:
         """Do everything."""
@@ -379,6 +383,7 @@ class _Run:
         for endpoint in self._endpoints or ():
             longest = self._settings.silence_seconds
             watch = SilenceWatch(endpoint, longest=longest, say=self._said.append, end_run=self._end_with)
+            self._watches.append(watch)
             self._loop.spawn(watch.watch(self._loop))
         if self._proof is not None and (self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES):
             self._loop.spawn(self._proof.try_canary())
@@ -493,6 +498,9 @@ class _Run:
             now = time.monotonic()
             if now >= until or (self._hurry.is_set() and now >= until - seconds + _HURRY_SECONDS):
                 return
+            silences = [each for watch in self._watches if (each := watch.seconds()) is not None]
+            if silences and min(silences) >= _HOPELESS_SECONDS:
+                return  # nothing that is under way will arrive
 
     def _rest(self) -> Iterator[ManifestLine]:
         """Yield the lines of objects that were not finished, and count them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg2
@@ -129,6 +130,7 @@ class Reconnecting:
         self._deadline = deadline
         self._has_worked = False
         self._lost_at: float | None = None
+        self._late = LimitedConnection.late
 
     def __call__(self) -> Connection:
         """Open a connection.
@@ -149,7 +151,8 @@ class Reconnecting:
             else:
                 self._found()
                 if isinstance(connection, LimitedConnection):
-                    connection.on_silence = self._lost
+                    connection.late = self._late
+                    connection.on_silence, connection.on_answer = self._lost, partial(self._answered, connection)
                 return connection
             time.sleep(delay)
         raise AssertionError  # the last attempt returns or raises
@@ -159,6 +162,12 @@ class Reconnecting:
         if self._lost_at is None:
             self._lost_at = time.monotonic()
             self._warn(what)
+
+    def _answered(self, connection: LimitedConnection) -> None:
+        """Note that a late query was answered: one that takes as long again is not said once more."""
+        if self._lost_at is not None:
+            self._late = connection.late = max(self._late, 2 * (time.monotonic() - self._lost_at + self._late))
+        self._found()
 
     def _found(self) -> None:
         self._has_worked = True

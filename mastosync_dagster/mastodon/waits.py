@@ -41,12 +41,17 @@ class LimitedConnection(Connection):
     Attributes:
         until: When the present wait ends, by the monotonic clock.
         deadline: When every wait ends.
-        on_silence: Gets a sentence when the server did not answer a query in time.
+        late: Seconds after which a query that is not answered is late.
+        on_silence: Gets a sentence when a query is late.
+        on_answer: Called when it is answered all the same.
     """
 
     until = math.inf
     deadline = math.inf
+    late = 15.0
     on_silence: Callable[[str], object] | None = None
+    on_answer: Callable[[], object] | None = None
+    _is_late = False
 
     def __init__(
         self, dsn: str, *arguments: Any, seconds: float = math.inf, deadline: float = math.inf, **options: Any
@@ -64,12 +69,23 @@ class LimitedConnection(Connection):
 
     def wait_piece(self, poller: select.poll, started: float) -> bool:
         """Wait for the socket for a while. Returns whether it is ready; raises SilentError where no time is left."""
-        try:
-            return wait_for_socket(poller, min(self.until, self.deadline) - time.monotonic(), started)
-        except SilentError as error:
-            if self.on_silence is not None:
-                self.on_silence(f"the database {self.info.dbname} has fallen silent: {error} to a query")
-            raise
+        now = time.monotonic()
+        left = min(self.until, self.deadline) - now
+        if self.on_silence is not None and not self._is_late:
+            until_late = self.late - (now - started)
+            if min(left, until_late) <= 0:
+                self._is_late = True
+                self.on_silence(f"the database {self.info.dbname} has not answered a query for {now - started:.0f} s")
+            else:
+                left = min(left, until_late)
+        return wait_for_socket(poller, left, started)
+
+    def answered(self) -> None:
+        """Note that the wait is over."""
+        if self._is_late:
+            self._is_late = False
+            if self.on_answer is not None:
+                self.on_answer()
 
 
 def limited(
@@ -104,6 +120,8 @@ def _wait(connection: Connection) -> None:
                 ready = connection.wait_piece(poller, started)
             else:
                 ready = wait_for_socket(poller, until - time.monotonic(), started)
+    if isinstance(connection, LimitedConnection):
+        connection.answered()
 
 
 def wait_for_socket(poller: select.poll, seconds: float, started: float) -> bool:

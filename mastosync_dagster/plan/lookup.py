@@ -188,9 +188,13 @@ class Lookup:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Requests in flight end by themselves, and no further page or object is asked for.
         self._halt.set()
+        if kind is not None and not issubclass(kind, Exception):
+            # The end of the process would wait for the threads, and these for a storage that may not answer.
+            for storage in self._storages:
+                storage.end_requests()
         self._list_pool.shutdown(wait=False, cancel_futures=True)
         self._head_pool.shutdown(wait=False, cancel_futures=True)
 

@@ -20,11 +20,11 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
+from mastosync_dagster.addresses import connect_first, look_up
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
 from mastosync_dagster.mastodon.waits import limited
-from mastosync_dagster.resources.addresses import connect_first, look_up
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import connection as Connection
 
-    from mastosync_dagster.resources.addresses import Address
+    from mastosync_dagster.addresses import Address
     from mastosync_dagster.resources.ssh.tunnel import Tunnel
 
 _LOG = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from mastosync_dagster.addresses import connect_first, look_up
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, limited, wait_for_socket
-from mastosync_dagster.resources.addresses import connect_first, look_up
 
 if TYPE_CHECKING:
     import select

@@ -60,12 +60,15 @@ class RunContext:
     def source(self) -> Storage:
         """The storage that objects are read from."""
         assert self.source_bucket is not None  # noqa: S101  (a run without a source never asks for it)
-        return self.source_bucket.storage()
+        storage = self.source_bucket.storage()
+        storage.tell(self.warn, at_once=self.progress.attended)
+        return storage
 
     @cached_property
     def destination(self) -> Storage:
         """The storage that objects are written to."""
         storage = self.destination_bucket.storage()
+        storage.tell(self.warn, at_once=self.progress.attended)
         # Before anything is read there: an empty mount point would look like a destination that has lost everything.
         mark(self.instance, storage)
         return storage

@@ -16,6 +16,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.resources.history import history_may_fail, stop_soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,7 +92,9 @@ def noted_when_stopped(log: dg.DagsterLogManager, text: str) -> Iterator[None]:
         yield
     except BaseException as ending:
         if not isinstance(ending, Exception):  # that is in the log as a failure
-            log.info(text)
+            stop_soon()
+            with history_may_fail():
+                log.info(text)
         raise
 
 

@@ -133,7 +133,7 @@ class LineProgress:
     every: float = 30.0
     clock: Callable[[], float] = time.monotonic
     summarized: Callable[[Summary], object] = _ignore
-    attended: ClassVar[bool] = True
+    attended: bool = True
 
     def say(self, text: str) -> None:
         """Write it as a line."""
@@ -174,7 +174,7 @@ class BarProgress:
 
     console: Console
     summarized: Callable[[Summary], object] = _ignore
-    attended: ClassVar[bool] = True
+    attended: bool = True
 
     def say(self, text: str) -> None:
         """Print it above the bar."""

@@ -5,20 +5,25 @@ from __future__ import annotations
 import enum
 import errno
 import io
+import ipaddress
 import os
 import socket
+import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import certifi
 import pycurl
 
+from mastosync_dagster.addresses import LookUpError, look_up
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mastosync_dagster.s3.loop import Loop
+    from mastosync_dagster.s3.loop import Loop, Task
 
 _RECEIVE_BYTES = 256 * 1024
 """libcurl's buffer for what arrives, one for all transfers of a loop: a body of the common size comes in one piece."""
@@ -29,6 +34,8 @@ _SOCKET_OPTIONS = {"TCP_USER_TIMEOUT": 30_000, "TCP_KEEPCNT": 3}
 does not answer three probes, after 45 s."""
 _SMALLEST_RATE = 1
 """Bytes a second, over the time limit, below which a transfer counts as stuck."""
+_NAME_SECONDS = 60.0
+"""How long the addresses of a host serve until they are looked up again, as with libcurl."""
 _OK = range(200, 300)
 _REFUSAL_BYTES = 64 * 1024
 _KEPT_BYTES = 256 * 1024
@@ -149,6 +156,80 @@ class _SetUp(NamedTuple):
     limit: int
 
 
+class _Host:
+    """The addresses of a host. Lives in the loop's thread.
+
+    They are looked up here, and not by libcurl: it has no limit for that of its own, and waits for the C library where
+    its transfers are ended meanwhile. Addresses that are known serve until there are newer ones.
+    """
+
+    def __init__(self, loop: Loop, url: str, seconds: float) -> None:
+        parts = urlsplit(url)
+        self._loop = loop
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._seconds = seconds
+        self._addresses: list[str] = []
+        self._failure: TransportError | None = None
+        self._asking = False
+        self._until = 0.0
+        self._waiting: list[tuple[Task[Any], int]] = []
+        # What has no name to look up, and what a proxy looks up, is libcurl's.
+        self._is_ours = bool(self._host) and not _is_address(self._host) and not _has_proxy(parts.scheme)
+
+    async def entries(self) -> list[str]:
+        """Return what libcurl is to know of the host (CURLOPT_RESOLVE).
+
+        Raises:
+            TransportError: It has no address, or no name server answers.
+        """
+        if not self._is_ours:
+            return []
+        if time.monotonic() >= self._until and not self._asking:
+            self._asking = True
+            threading.Thread(target=self._ask, name="look-up", daemon=True).start()
+        if not self._addresses:
+            while self._asking:
+                await self._loop.park(self._waiting.append)
+        if self._addresses:
+            return [f"{self._host}:{self._port}:{','.join(self._addresses)}"]
+        assert self._failure is not None  # noqa: S101  (else there would be addresses)
+        raise TransportError(Failure.NAME, str(self._failure), reached=False)
+
+    def _ask(self) -> None:
+        """Look up: the target of a thread."""
+        found: list[str] = []
+        failure: TransportError | None = None
+        try:
+            addresses = look_up(self._host, self._port, self._seconds)
+            found = [f"[{each.ip}]" if ":" in each.ip else each.ip for each in addresses]
+        except LookUpError as error:
+            failure = TransportError(Failure.NAME, f"{self._host}: {error.why}", reached=False)
+        self._loop.call_if_running(lambda: self._take(found, failure))
+
+    def _take(self, found: list[str], failure: TransportError | None) -> None:
+        self._asking = False
+        self._addresses, self._failure = found or self._addresses, failure
+        self._until = time.monotonic() + (_NAME_SECONDS if self._addresses else 0.0)
+        waiting, self._waiting = self._waiting, []
+        for parked in waiting:
+            self._loop.wake(parked)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_proxy(scheme: str) -> bool:
+    """Tell whether libcurl may send requests through a proxy: a variable names one."""
+    names = (f"{scheme}_proxy", "all_proxy", "ALL_PROXY", *(["HTTPS_PROXY"] if scheme == "https" else []))
+    return any(os.environ.get(name) for name in names)
+
+
 class Http:
     """Sends requests over one loop. Lives in the loop's thread.
 
@@ -163,6 +244,8 @@ class Http:
         self._idle: defaultdict[_SetUp, list[pycurl.Curl]] = defaultdict(list)
         self.transfers: set[pycurl.Curl] = set()
         self.answers = 0
+        self._hosts: dict[str, _Host] = {}
+        self._loaded: dict[pycurl.Curl, tuple[int, list[str]]] = {}
 
     async def request(
         self,
@@ -189,11 +272,15 @@ class Http:
         Raises:
             TransportError: No answer came, or it broke off.
         """
+        entries = await self._host(url).entries()
         in_memory = isinstance(body, bytes)
         set_up = _SetUp(method, in_memory, body is not None and not in_memory, silence, limit)
         idle = self._idle[set_up]
         curl = idle.pop() if idle else self._handle(set_up)
         receiver = _Receiver(curl, sink)
+        if entries and self._loaded.get(curl) != (self.loop.beginning, entries):
+            curl.setopt(pycurl.RESOLVE, entries)
+            self._loaded[curl] = (self.loop.beginning, entries)
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.HTTPHEADER, list(headers))
         curl.setopt(pycurl.HEADERFUNCTION, receiver.lines.append)
@@ -230,6 +317,14 @@ class Http:
         if len(reply.body) > limit and reply.status in _OK:
             raise TransportError(Failure.TOO_LARGE, f"{len(reply.body)} bytes", reached=True, status=reply.status)
         return reply
+
+    def _host(self, url: str) -> _Host:
+        end = url.find("/", len("https://"))
+        origin = url if end < 0 else url[:end]
+        host = self._hosts.get(origin)
+        if host is None:
+            host = self._hosts[origin] = _Host(self.loop, origin, self._transport.connect_timeout)
+        return host
 
     def _handle(self, set_up: _SetUp) -> pycurl.Curl:
         curl, transport = pycurl.Curl(), self._transport

@@ -10,6 +10,7 @@ import errno
 import heapq
 import itertools
 import logging
+import math
 import os
 import select
 import socket
@@ -17,7 +18,7 @@ import threading
 import time
 import types
 from collections import deque
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pycurl
@@ -104,11 +105,13 @@ class Loop:
 
     Attributes:
         current: The coroutine that runs now, or ran last. Within the loop.
+        beginning: How often it has begun: each time libcurl knows nothing of before.
         fault: What ended the thread; None: nothing, or `close`.
     """
 
     current: Task[Any]
     fault: BaseException | None = None
+    beginning = 0
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -135,14 +138,25 @@ class Loop:
             raise
         return task, future
 
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    def run(
+        self, coroutine: Coroutine[Any, Any, _T], late: float = math.inf, on_late: Callable[[], object] | None = None
+    ) -> _T:
         """Run a coroutine, and wait for its result. Thread-safe; not from within the loop.
+
+        Args:
+            coroutine: What to run.
+            late: Seconds.
+            on_late: Called where it takes longer than that; the wait goes on.
 
         Raises:
             BaseException: What the coroutine raises, or what interrupts the wait: the coroutine is cancelled then.
         """
         task, future = self.submit(coroutine)
         try:
+            if on_late is not None:
+                wait([future], late)
+                if not future.done():
+                    on_late()
             return future.result()
         except BaseException:
             if not future.done():
@@ -165,6 +179,13 @@ class Loop:
                     raise ResourcesError("this process may open no more files, or begin no more threads") from error
             self._calls.append(function)
             self._ring()
+
+    def call_if_running(self, function: Callable[[], object]) -> None:
+        """Have a function called within the loop, unless the loop has ended: then nobody waits. Thread-safe."""
+        with self._lock:
+            if self._thread is not None and self._process == os.getpid():
+                self._calls.append(function)
+                self._ring()
 
     def close(self) -> None:
         """End the thread and every connection; coroutines that are under way are cancelled. Thread-safe."""
@@ -195,6 +216,7 @@ class Loop:
 
     def _start(self) -> None:
         self._closing, self.fault = False, None
+        self.beginning += 1
         self._ready: deque[tuple[Task[Any], int, object, BaseException | None]] = deque()
         self._soon: deque[Callable[[], object]] = deque()
         self._sleepers: list[tuple[float, int, Task[Any], int]] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -35,6 +37,10 @@ _T = TypeVar("_T")
 
 PAGE_KEYS = 1000
 """Keys of one ListObjectsV2 answer."""
+
+_AT_ONCE_SECONDS = 5.0
+"""A refusal comes sooner, and may pass as soon."""
+_LATE_SECONDS = 15.0
 
 LARGEST = 2**62
 """For bodies that go to a sink: no limit."""
@@ -72,6 +78,45 @@ class AclProof:
         self.damaged: StorageError | None = None
 
 
+class _Waits:
+    """Says when a storage has not answered for long, and when it answers again. Thread-safe.
+
+    A request that is waited for is no silence, as far as TCP knows: what is small gets through where nothing large
+    does. So only the time shows it, and a server that once took its time is given twice that before it is said again.
+
+    Attributes:
+        say: Gets the sentences.
+        longest: Seconds until a request is late.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.say: Callable[[str], object] = lambda _: None
+        self.longest = _LATE_SECONDS
+        self._name = name
+        self._since: float | None = None
+        self._lock = threading.Lock()
+
+    def late(self, begun: float) -> None:
+        """Note that a request is not answered yet."""
+        with self._lock:
+            if self._since is not None:
+                return
+            self._since = begun
+        self.say(f"{self._name} has not answered for {time.monotonic() - begun:.0f} s; it is waited for")
+
+    def answered(self) -> None:
+        """Note an answer."""
+        if self._since is None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+            if since is None:
+                return
+            seconds = time.monotonic() - since
+            self.longest = max(self.longest, 2 * seconds)
+        self.say(f"{self._name} answers again, after {seconds:.0f} s")
+
+
 class Storage:
     """A bucket at one storage. Cheap to build: nothing is opened before the first request. Thread-safe.
 
@@ -79,10 +124,14 @@ class Storage:
 
     Attributes:
         acl_proof: For `acl.set_acl`.
+        at_once: Somebody waits, and is to know soon where nobody answers the first request.
     """
+
+    at_once = True
 
     def __init__(self, settings: StorageSettings) -> None:
         self.settings = settings
+        self._waits = _Waits(f"the {settings.name} ({settings.server})")
         self.acl_proof = AclProof()
         self._loop = Loop(f"s3-{settings.name}")
         # The loop's thread holds the loop alone: with its storage it ends.
@@ -94,6 +143,10 @@ class Storage:
 
     def __repr__(self) -> str:
         return f"Storage({self.settings!r})"
+
+    def tell(self, say: Callable[[str], object], *, at_once: bool) -> None:
+        """Set who gets a sentence when the storage does not answer for long, and when it answers again."""
+        self._waits.say, self.at_once = say, at_once
 
     def full_key(self, key: str) -> str:
         """Return the key with the key prefix, as the bucket has it."""
@@ -168,13 +221,26 @@ class Storage:
 
     def run(self, request: Callable[[Client], Coroutine[Any, Any, _T]], key: str = "") -> _T:
         """Send a request once, and wait for its answer. Without a key it is about the bucket."""
+        begun = time.monotonic()
         try:
             client = self.client
-            answer = self._loop.run(request(client))
+            answer = self._loop.run(request(client), self._waits.longest, partial(self._waits.late, begun))
         except Exception as error:
+            if isinstance(error, S3Error):
+                self._waits.answered()
             raise self.error(error, key) from error
         self._worked = True
+        self._waits.answered()
         return answer
+
+    def end_requests(self) -> None:
+        """End those that other threads wait for; they fail. Later ones are sent over new connections."""
+        self._loop.close()
+
+    def _is_absent(self, error: StorageError, begun: float) -> bool:
+        """Tell whether nobody has ever answered, and somebody waits in front of it: a wrong setting, most likely."""
+        never = self.at_once and not error.reached and not self._worked
+        return never and time.monotonic() - begun >= _AT_ONCE_SECONDS
 
     def ask(
         self,
@@ -184,13 +250,13 @@ class Storage:
         policy: RetryPolicy = SINGLE,
     ) -> _T:
         """Send a request as `run` does, and retry it where it fails for a reason that passes."""
-        failures = 0
+        failures, begun = 0, time.monotonic()
         while True:
             try:
                 return self.run(request, key)
             except StorageError as error:
                 failures += 1
-                if not _wait_to_retry(error, failures, policy, halt):
+                if self._is_absent(error, begun) or not _wait_to_retry(error, failures, policy, halt):
                     raise
 
     def write_headers(self, attributes: Attributes, *, private: bool) -> dict[str, str]:
@@ -263,7 +329,7 @@ class Storage:
                 failures += 1
                 token = None
                 # Nobody there from the beginning is a wrong endpoint, most likely: the admin is to know soon.
-                unreachable = not error.reached and not self._worked
+                unreachable = self.at_once and not error.reached and not self._worked
                 if (unreachable and failures > 1) or not _wait_to_retry(error, failures, LISTING, halt):
                     raise
 

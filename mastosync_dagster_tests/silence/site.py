@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
+import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.instance.load import build
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import Instance
 
 PROJECT = Path(__file__).parents[2]
+SLOWLY = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "5"}
+"""So that a copy of forty rows takes half a minute."""
+SYNC = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards")
 _ROWS = 40
 _END_SECONDS = 150.0
 
@@ -142,6 +148,18 @@ class Site:
             )
         )
 
+    def begin_copy(self, *command: str, home: str, **variables: str) -> tuple[Site, Running]:
+        """Begin a copy to an empty destination, and wait until some objects have arrived."""
+        fresh = with_destination(self)
+        running = fresh.start(*command, home=home, **variables)
+        wait_until(lambda: fresh.copied() >= 3, 120)
+        return fresh, running
+
+    @property
+    def expected(self) -> int:
+        """How many objects a whole copy of `SYNC` brings."""
+        return len(self.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
+
     def run(self, *command: str, home: str = "home", **environment: str) -> Ended:
         """Run a command on the client to its end."""
         return self.start(*command, home=home, **environment).end()
@@ -169,6 +187,12 @@ class Site:
         """Return how many objects are at the destination."""
         with self.network.inside("s3b"):
             return len(list_keys(self.destination.server, self.destination.name))
+
+    def ports(self, address: str) -> list[int]:
+        """Return the client's own ports of its TCP connections to an address, with or without a port."""
+        command = self.network.command("client", "ss", "-Hnt", "state", "established", "dst", address)
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [int(line.split()[2].rpartition(":")[2]) for line in found]
 
     def wait_for_sockets(self, state: str, address: str, seconds: float = 30) -> None:
         """Wait until the client has a socket in a state (``syn-sent``, ``established``) to an address."""
@@ -210,6 +234,44 @@ def _inside(network: Network, host: str, database: PostgresServer) -> Iterator[p
         made = psycopg2.connect(database.url)
     with contextlib.closing(made):
         yield made
+
+
+@contextlib.contextmanager
+def pgbouncer(site: Site) -> Iterator[dict[str, str]]:
+    """Run Debian's pgbouncer on the database's host. Yields the variables that point at it."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    if not shutil.which(program):
+        pytest.skip("pgbouncer is not installed")
+    # pytest's own folders are for this user alone, and pgbouncer runs as another.
+    folder = Path(tempfile.mkdtemp(prefix="mastosync-pgbouncer-"))
+    folder.chmod(0o777)
+    users, settings = folder / "users.txt", folder / "pgbouncer.ini"
+    users.write_text(f'"{site.database.user}" "{site.database.password}"\n')
+    settings.write_text(
+        f"[databases]\n* = host={site.database.host} port={site.database.port}\n[pgbouncer]\n"
+        f"listen_addr = {site.network.address('db')}\nlisten_port = 6432\n"
+        f"auth_type = scram-sha-256\nauth_file = {users}\n"
+        f"pool_mode = transaction\nunix_socket_dir =\nlogfile = {folder / 'log'}\n"
+    )
+    for file in (users, settings):
+        file.chmod(0o644)
+    command = site.network.command("db", program, "-u", "nobody", str(settings))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            url = f"postgresql://{site.database.user}:{site.database.password}@{site.database.host}:6432"
+            variables = {"DATABASE_URL": f"{url}/{site.database.database}"}
+
+            def answers() -> bool:
+                with site.network.inside("db"), contextlib.suppress(psycopg2.OperationalError):
+                    psycopg2.connect(variables["DATABASE_URL"]).close()
+                    return True
+                return False
+
+            wait_until(answers, 10)
+            yield variables
+        finally:
+            process.terminate()
+            shutil.rmtree(folder)
 
 
 def another_bucket(site: Site, host: str, bucket: Bucket) -> Bucket:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import yaml
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster_tests.silence.site import PROJECT, Ended, Running, Site, with_destination
+from mastosync_dagster_tests.silence.site import PROJECT, SLOWLY, SYNC, Ended, Site
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.records.manifest import ManifestLine
 
-SYNC = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards", "--concurrency", "1")
-SLOWLY = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "5"}
-"""So that a copy of forty rows takes half a minute."""
+COMMAND = (*SYNC, "--concurrency", "1")
 SECONDS = 8.0
 """Seconds for what is in flight (1 s), for the manifest, for the history (3 s), and for the process to end."""
 AT_ONCE = 15.0
@@ -78,14 +75,6 @@ def history(site: Site) -> Iterator[History]:
         yield History(site, server)
 
 
-def begin_copy(site: Site, *command: str, home: str, **variables: str) -> tuple[Site, Running]:
-    """Begin a slow copy to an empty destination, and wait until some objects have arrived."""
-    fresh = with_destination(site)
-    running = fresh.start(*command, home=home, **SLOWLY, **variables)
-    wait_until(lambda: fresh.copied() >= 3, 90)
-    return fresh, running
-
-
 def limit(seconds: float, before: float) -> float:
     """Return how long it may take beside what else the machine has to do."""
     return seconds * max(before, slowdown())
@@ -103,7 +92,7 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     site: Site, history: History, number: signal.Signals
 ) -> None:
     home, database = history.home(f"signal-{number}")
-    fresh, running = begin_copy(site, *SYNC, home=home)
+    fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
     with site.network.silent("history"):
         time.sleep(1)
         before = slowdown()
@@ -117,9 +106,9 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     lines = _manifest(site, home)
     assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
     there = [line for line in lines if line.outcome is not Outcome.MISSING]
-    assert len(there) == len(fresh.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
+    assert len(there) == fresh.expected
 
-    again = fresh.run(*SYNC, home=home)
+    again = fresh.run(*COMMAND, home=home)
     assert again.status == 0, again.output
     assert history.statuses(database) == ["FAILURE", "SUCCESS"]
 
@@ -151,7 +140,7 @@ def _only_sentence(ended: Ended) -> str:
 @pytest.mark.silence
 def test_a_copy_waits_for_a_silent_history_and_says_so_once(site: Site, history: History) -> None:
     home, database = history.home("waits")
-    fresh, running = begin_copy(site, *SYNC, home=home)
+    fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
     with site.network.silent("history"):
         said = running.wait_for("cannot be reached: no answer for 10 s")
         assert f"Dagster's history at {site.network.address('history')}" in said
@@ -161,19 +150,20 @@ def test_a_copy_waits_for_a_silent_history_and_says_so_once(site: Site, history:
     assert "cannot be reached" not in ended.output
     assert ended.output.count("Dagster's history answers again") == 1, ended.output
     assert history.statuses(database) == ["SUCCESS"]
-    assert fresh.copied() == len(fresh.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
+    assert fresh.copied() == fresh.expected
 
 
 @pytest.mark.silence
 def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, history: History) -> None:
     """Nothing in its dagster.yaml limits anything, and the history itself is up."""
     home, database = history.home("vanished")
-    fresh, running = begin_copy(site, *SYNC, home=home)
+    fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
     with history.connection(database) as locker:
         locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
-        wait_until(lambda: len(_flows(fresh, history)) == 1, 60)
+        address = f"{site.network.address('history')}:{history.server.port}"
+        wait_until(lambda: len(fresh.ports(address)) == 1, 60)
         began = time.monotonic()
-        (port,) = _flows(fresh, history)
+        (port,) = fresh.ports(address)
         with contextlib.ExitStack() as stack:
             stack.enter_context(fresh.network.vanished("client", port))
             locker.rollback()
@@ -185,19 +175,11 @@ def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, his
         assert "The connection to Dagster's history broke" in ended.output
 
 
-def _flows(site: Site, history: History) -> list[int]:
-    """Return the client's own ports of its connections to the history."""
-    address = f"{site.network.address('history')}:{history.server.port}"
-    command = site.network.command("client", "ss", "-Hnt", "state", "established", "dst", address)
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [int(line.split()[2].rpartition(":")[2]) for line in found]
-
-
 @pytest.mark.silence
 def test_a_run_of_dagster_itself_ends_within_seconds_of_a_signal(site: Site, history: History) -> None:
     home, _ = history.home("worker")
     job = ("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes")
-    fresh, running = begin_copy(site, *job, home=home)
+    fresh, running = site.begin_copy(*job, home=home, **SLOWLY)
     with site.network.silent("history"):
         time.sleep(1)
         before = slowdown()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import subprocess
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
 
+from mastosync_dagster_tests.silence.site import pgbouncer
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import contextlib
+    from collections.abc import Mapping
 
     from mastosync_dagster_tests.silence.site import Running, Site
 
@@ -40,44 +36,6 @@ IDLE_SECONDS = 20.0
 MOST_SECONDS = 60.0
 _COUNT = "SELECT count(*) FROM {}"
 _LARGE = "SELECT repeat('x', 1000000) FROM generate_series(1, 100)"
-
-
-@contextlib.contextmanager
-def pgbouncer(site: Site) -> Iterator[dict[str, str]]:
-    """Run Debian's pgbouncer on the database's host. Yields the variables that point at it."""
-    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-    if not shutil.which(program):
-        pytest.skip("pgbouncer is not installed")
-    # pytest's own folders are for this user alone, and pgbouncer runs as another.
-    folder = Path(tempfile.mkdtemp(prefix="mastosync-pgbouncer-"))
-    folder.chmod(0o777)
-    users, settings = folder / "users.txt", folder / "pgbouncer.ini"
-    users.write_text(f'"{site.database.user}" "{site.database.password}"\n')
-    settings.write_text(
-        f"[databases]\n* = host={site.database.host} port={site.database.port}\n[pgbouncer]\n"
-        f"listen_addr = {site.network.address('db')}\nlisten_port = 6432\n"
-        f"auth_type = scram-sha-256\nauth_file = {users}\n"
-        f"pool_mode = transaction\nunix_socket_dir =\nlogfile = {folder / 'log'}\n"
-    )
-    for file in (users, settings):
-        file.chmod(0o644)
-    command = site.network.command("db", program, "-u", "nobody", str(settings))
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            url = f"postgresql://{site.database.user}:{site.database.password}@{site.database.host}:6432"
-            variables = {"DATABASE_URL": f"{url}/{site.database.database}"}
-
-            def answers() -> bool:
-                with site.network.inside("db"), contextlib.suppress(psycopg2.OperationalError):
-                    psycopg2.connect(variables["DATABASE_URL"]).close()
-                    return True
-                return False
-
-            wait_until(answers, 10)
-            yield variables
-        finally:
-            process.terminate()
-            shutil.rmtree(folder)
 
 
 def hold(site: Site, table: str, then: str, variables: Mapping[str, str]) -> Running:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0
 _BESIDE_OTHERS = 5.0
-_NOWHERE = "10.91.250.1"
 
 
 def _wait_for_lock(site: Site) -> None:
@@ -26,7 +25,8 @@ def _wait_for_lock(site: Site) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_wait(site: Site, number: signal.Signals) -> None:
     network = site.network
-    network.resolve("client", {}, server=_NOWHERE)
+    nobody = network.nobody("ssh")
+    network.resolve("client", {}, server=nobody)
     waits: dict[str, Running] = {}
     with site.connection() as locker:
         locker.autocommit = False
@@ -43,7 +43,7 @@ def test_a_signal_ends_every_wait(site: Site, number: signal.Signals) -> None:
             endpoint = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
             waits["listing"] = site.start("mastosync", "check", home="home5", **endpoint)
             site.wait_for_sockets("syn-sent", network.address("db"), 90)
-            site.wait_for_sockets("connected", _NOWHERE, 90)
+            site.wait_for_sockets("connected", nobody, 90)
             site.wait_for_sockets("syn-sent", network.address("ssh"), 90)
             site.wait_for_sockets("syn-sent", network.address("s3a"), 90)
             before = slowdown()

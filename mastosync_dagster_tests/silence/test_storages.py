@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster_tests.silence.site import Site, make_site, with_destination
+from mastosync_dagster_tests.silence.site import SLOWLY, SYNC, Site, make_site
 from mastosync_dagster_tests.support.network import Line
-from mastosync_dagster_tests.support.waiting import wait_until
+from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mastosync_dagster_tests.silence.site import Running
+    from pathlib import Path
 
 FAR = Line(delay=0.1, loss=0.02)
-SYNC = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards", "--concurrency", "2")
+NARROW = Line(delay=0.01, rate=125_000, queue=1.0)
+"""1 Mbit/s, either way."""
+LARGE_BYTES = 8_000_000
+COMMAND = (*SYNC, "--concurrency", "2")
 HOSTS = {"s3a": "source", "s3b": "destination"}
+SECONDS = 2.0
 
 pytestmark = [pytest.mark.silence, pytest.mark.timeout(400)]
 
@@ -30,27 +34,14 @@ def far_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
-def begin_copy(site: Site, home: str) -> tuple[Site, Running]:
-    """Begin a copy to an empty destination, and wait until some objects have arrived."""
-    fresh = with_destination(site)
-    running = fresh.start(*SYNC, home=home)
-    wait_until(lambda: fresh.copied() >= 3, 90)
-    return fresh, running
-
-
-def expected(site: Site) -> int:
-    """Return how many objects a whole copy brings."""
-    return len(site.instance.objects_of("accounts", "custom_emojis", "preview_cards"))
-
-
 @pytest.mark.parametrize("host", HOSTS)
 def test_half_a_minute_of_silence_costs_no_object(far_site: Site, host: str) -> None:
-    fresh, running = begin_copy(far_site, f"half-{host}")
+    fresh, running = far_site.begin_copy(*COMMAND, home=f"half-{host}")
     with fresh.network.silent(host):
         time.sleep(30)
     ended = running.end()
     assert ended.status == 0, ended.output
-    assert fresh.copied() == expected(fresh)
+    assert fresh.copied() == fresh.expected
     assert ended.seconds < 120
     assert ended.output.count("has fallen silent") == 1, ended.output
     assert ended.output.count("answers again") == 1, ended.output
@@ -58,7 +49,7 @@ def test_half_a_minute_of_silence_costs_no_object(far_site: Site, host: str) -> 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_ten_minutes_of_silence_end_the_run_within_two(far_site: Site, host: str) -> None:
-    fresh, running = begin_copy(far_site, f"ten-{host}")
+    fresh, running = far_site.begin_copy(*COMMAND, home=f"ten-{host}")
     with fresh.network.silent(host):
         ended = running.end(140)
     assert ended.status == 1, ended.output
@@ -67,10 +58,55 @@ def test_ten_minutes_of_silence_end_the_run_within_two(far_site: Site, host: str
 
 
 @pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("seconds", [1, 6])
+def test_ctrl_c_ends_a_silent_copy_within_two_seconds(site: Site, host: str, seconds: int) -> None:
+    """Right after the storage has fallen silent, and when that is known."""
+    fresh, running = site.begin_copy(*COMMAND, home=f"ctrl-c-{host}-{seconds}", **SLOWLY)
+    with fresh.network.silent(host):
+        time.sleep(seconds)
+        before = slowdown()
+        ended = running.signal(signal.SIGINT, 60)
+        most = SECONDS * max(before, slowdown())
+    assert ended.status == 128 + signal.SIGINT, ended.output
+    assert f"{fresh.copied():,} of " in ended.output
+    assert ended.seconds < most, (most, ended)
+
+
+def test_ctrl_c_ends_a_silent_listing_within_two_seconds(site: Site) -> None:
+    """What is asked gets through, and the answer does not."""
+    with site.network.silent("s3a", "-m", "length", "--length", "1001:65535"):
+        running = site.start(*COMMAND, home="ctrl-c-listing")
+        said = running.wait_for("has not answered")
+        before = slowdown()
+        ended = running.signal(signal.SIGINT, 60)
+        most = SECONDS * max(before, slowdown())
+    assert site.network.address("s3a") in said
+    assert ended.status == 128 + signal.SIGINT, ended.output
+    assert ended.seconds < most, (most, ended)
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_a_storage_that_never_answers_is_named_soon(site: Site, host: str) -> None:
     with site.network.silent(host):
-        running = site.start(*SYNC, home=f"never-{host}")
+        running = site.start(*COMMAND, home=f"never-{host}")
         ended = running.end(90)
     assert ended.status == 1, ended.output
     assert f"the {HOSTS[host]} cannot be reached" in ended.output, ended.output
     assert ended.seconds < 60, ended.output
+
+
+def test_a_narrow_line_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
+    """A large object among some hundred small ones, with 64 requests in flight, over 1 Mbit/s."""
+    with make_site(tmp_path, NARROW) as narrow:
+        large = next(each for each in narrow.instance.objects_of("accounts") if not each.private)
+        with narrow.network.inside("s3a"):
+            narrow.source.client.put_object(
+                Bucket=narrow.source.name, Key=large.source_key, Body=bytes(LARGE_BYTES), ContentType=large.content_type
+            )
+        ended = narrow.run(*SYNC, "--concurrency", "64", home="narrow")
+        assert ended.status == 0, ended.output
+        assert narrow.copied() == narrow.expected
+        assert "silent" not in ended.output
+        assert "time" not in ended.output
+        # Both ways at once, and no byte of it twice.
+        assert ended.seconds > LARGE_BYTES / 125_000

@@ -92,6 +92,10 @@ class Network:
         """Return a host's address."""
         return f"10.91.{self.numbers[host]}.2"
 
+    def nobody(self, host: str, number: int = 1) -> str:
+        """Return an address beside a host that nobody has: packets to it vanish too while that host is silent."""
+        return f"10.91.{self.numbers[host]}.{100 + number}"
+
     def add(self, host: str, line: Line | None = None) -> None:
         """Add a host, whose way to the router may be a slow line."""
         number = self.numbers[host] = len(self.numbers) + 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import paramiko
 import sshtunnel
 
-from mastosync_dagster.resources.addresses import connect_first, look_up
+from mastosync_dagster.addresses import connect_first, look_up
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key

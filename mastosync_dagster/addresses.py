@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,8 +22,17 @@ _STAGGER_SECONDS = 0.25
 _IN_PROGRESS = frozenset({0, errno.EINPROGRESS})
 
 
+_RESOLVERS = Path("/etc/resolv.conf")
+_MOST_SECONDS = 10.0
+"""The C library asks each name server several times, for half a minute in all."""
+
+
 class LookUpError(OSError):
     """A name cannot be resolved. The message says why."""
+
+    def __init__(self, host: str, why: str) -> None:
+        super().__init__(f"the name {host} cannot be resolved: {why}")
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,8 @@ class Address:
 
 def look_up(host: str, port: int, seconds: float) -> list[Address]:
     """Return the addresses of a host, in the order of the system's preference. Signals interrupt the wait.
+
+    It takes ten seconds at most, and no more than ``seconds``.
 
     Raises:
         LookUpError: There are none, or no name server answered in time.
@@ -65,11 +77,22 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
     if not done.is_set():
         # The C library asks every name server several times, and nothing can interrupt it: it is left alone.
         threading.Thread(target=ask, name="look-up", daemon=True).start()
-        if not done.wait(max(0.0, seconds)):
-            raise LookUpError(f"the name {host} cannot be resolved: no name server answered within {seconds:.0f} s")
+        seconds = max(0.0, min(seconds, _MOST_SECONDS))
+        if not done.wait(seconds):
+            raise LookUpError(host, f"no name server answered within {seconds:.0f} s{_name_servers()}")
     if why:
-        raise LookUpError(f"the name {host} cannot be resolved: {why[0]}")
+        raise LookUpError(host, why[0])
     return list(dict.fromkeys(found))
+
+
+def _name_servers() -> str:
+    """Return which name servers were asked, in parentheses, as far as the system says."""
+    try:
+        lines = [line.split() for line in _RESOLVERS.read_text("utf-8", "replace").splitlines()]
+    except OSError:
+        return ""
+    found = [words[1] for words in lines if words[:1] == ["nameserver"] and len(words) > 1]
+    return f" ({', '.join(found)} in {_RESOLVERS})" if found else ""
 
 
 def connect_first(addresses: Sequence[Address], seconds: float) -> tuple[Address, socket.socket]:

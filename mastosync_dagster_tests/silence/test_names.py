@@ -1,0 +1,102 @@
+"""A name server that does not answer: named with what it was asked for, and no signal waits for it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.support.waiting import slowdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mastosync_dagster_tests.silence.site import Site
+
+pytestmark = [pytest.mark.silence, pytest.mark.timeout(400)]
+
+SECONDS = 2.0
+_BESIDE_OTHERS = 5.0
+LOOK_UP = 10.0
+
+CONNECT = """
+import time
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+source = S3Bucket.source().storage()
+with MastodonDatabase().session() as connect:
+    for attempt in (lambda: connect().close(), source.check):
+        for _ in range(2):
+            begun = time.monotonic()
+            attempt()
+            print(time.monotonic() - begun, flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nobody(site: Site) -> Iterator[str]:
+    """A name server whose packets vanish."""
+    address = site.network.nobody("ssh")
+    site.network.resolve("client", {}, server=address)
+    with site.network.silent("ssh"):
+        yield address
+    site.network.resolve("client", {})
+
+
+def names(site: Site) -> dict[str, str]:
+    """Return the variables of storages that have names."""
+    return {
+        "S3_ENDPOINT": site.source.server.endpoint.replace(site.network.address("s3a"), "s3a.example"),
+        "DESTINATION_S3_ENDPOINT": site.destination.server.endpoint.replace(site.network.address("s3b"), "s3b.example"),
+    }
+
+
+def test_check_names_what_cannot_be_resolved_and_who_was_asked(site: Site, nobody: str) -> None:
+    usual = site.run("mastosync", "check", home="names-usual")
+    url = site.database.url.replace(site.database.host, "db.example")
+    ended = site.run("mastosync", "check", home="names-check", DATABASE_URL=url, **names(site))
+    assert ended.status == 1
+    asked = f"no name server answered within 10 s ({nobody} in /etc/resolv.conf)"
+    for line, name in (("database", "db.example"), ("source", "s3a.example"), ("destination", "s3b.example")):
+        (found,) = [each for each in ended.output.splitlines() if each.split()[1:2] == [f"{line}:"]]
+        assert name in found, ended.output
+        assert "cannot be resolved" in found, ended.output
+        assert asked in found, ended.output
+    # Three lines of ten seconds.
+    assert ended.seconds < usual.seconds + 3 * (LOOK_UP + 2) * slowdown(), (usual, ended)
+
+
+def test_a_command_says_at_once_that_a_name_cannot_be_resolved(site: Site) -> None:
+    usual = site.run("mastosync", "status", home="names-sync")
+    ended = site.run("mastosync", "sync", "custom_emojis", home="names-sync", **names(site))
+    assert ended.status == 1
+    assert "s3a.example: no name server answered within 10 s" in ended.output
+    assert ended.seconds < usual.seconds + (LOOK_UP + 5) * slowdown(), (usual, ended)
+
+
+def test_silent_addresses_beside_one_that_answers_cost_a_second_once(site: Site) -> None:
+    silent = [site.network.nobody("ssh", number) for number in range(2, 5)]
+    hosts = {
+        name: [*silent, site.network.address(host)] for name, host in (("db.example", "db"), ("s3a.example", "s3a"))
+    }
+    site.network.resolve("client", hosts)
+    url = site.database.url.replace(site.database.host, "db.example")
+    before = slowdown()
+    ended = site.run("python", "-c", CONNECT, DATABASE_URL=url, **names(site))
+    assert ended.status == 0, ended.output
+    first, second, storage_first, storage_second = map(float, ended.output.split())
+    slow = max(before, slowdown())
+    assert first < 1.5 * slow, ended.output
+    assert second < 0.5 * slow, ended.output
+    assert storage_first < 1.5 * slow, ended.output
+    assert storage_second < 0.5 * slow, ended.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_look_up_of_a_storage(site: Site, nobody: str, number: signal.Signals) -> None:
+    running = site.start("mastosync", "sync", "custom_emojis", home=f"names-{number}", **names(site))
+    site.wait_for_sockets("connected", nobody, 120)
+    before = slowdown()
+    ended = running.signal(number, 60)
+    assert ended.seconds < SECONDS * max(_BESIDE_OTHERS if before > 1.5 else 1.0, before, slowdown()), ended
+    assert ended.status != 0
