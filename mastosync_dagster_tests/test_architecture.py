@@ -12,8 +12,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from dagster_aws.s3 import S3Resource
 
 import mastosync_dagster
+from mastosync_dagster.resources import S3Bucket
 
 PACKAGE = Path(mastosync_dagster.__file__).parent
 NAME = "mastosync_dagster"
@@ -72,16 +74,16 @@ def test_a_module_imports_from_its_own_room_and_from_lower_layers(module: str) -
     assert {other: LAYERS[other] for other in rooms - {room(module)} if LAYERS[other] >= LAYERS[room(module)]} == {}
 
 
-PROTOCOL = ("dagster", "psycopg2", "boto3")
+PROTOCOL = ("dagster", "dagster_aws", "psycopg2", "boto3")
 FORBIDDEN = {
-    "mastodon": ("dagster", "boto3", "botocore", "pycurl", "pyarrow"),
+    "mastodon": ("dagster", "dagster_aws", "boto3", "botocore", "pycurl", "pyarrow"),
     "s3": (*PROTOCOL, "pyarrow"),
     "records": PROTOCOL,
     "plan": PROTOCOL,
     "copy": (*PROTOCOL, "botocore"),
     "resources": ("pyarrow",),
-    "expected": ("dagster", "boto3", "pycurl"),
-    "refetch": ("dagster", "boto3", "pycurl"),
+    "expected": ("dagster", "dagster_aws", "boto3", "pycurl"),
+    "refetch": ("dagster", "dagster_aws", "boto3", "pycurl"),
 }
 
 
@@ -165,6 +167,15 @@ def test_no_test_module_imports_another() -> None:
     assert {name: others for name, others in found.items() if others} == {}
 
 
+def test_the_packages_that_the_project_is_built_on_stay() -> None:
+    wanted = {"dagster", "dagster-webserver", "dagster-aws", "dagster-postgres", "sshtunnel", "psycopg2-binary"}
+    (listed,) = re.findall(
+        r"^dependencies = \[(.*?)^\]", (PACKAGE.parent / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert wanted <= set(re.findall(r'^ *"([a-z0-9-]+)', listed, re.MULTILINE))
+    assert issubclass(S3Bucket, S3Resource)
+
+
 def test_other_peoples_scripts_find_what_they_import() -> None:
     assert callable(import_module(f"{NAME}.mastodon").stored_objects)
     assert callable(import_module(f"{NAME}.definitions").build_definitions)
@@ -176,7 +187,7 @@ def test_other_peoples_scripts_find_what_they_import() -> None:
 
 _LOAD_AND_WATCH = """
 import sys
-import dagster._core.storage.event_log, pycurl, certifi, paramiko, psycopg2, pyarrow.parquet, urllib3  # not ours
+import boto3, dagster, dagster_aws.s3, pycurl, certifi, paramiko, psycopg2, pyarrow.parquet, rich.progress  # not ours
 touched = []
 def watch(event, arguments):
     if event.startswith("socket.") or (event == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so"))):

@@ -1,4 +1,4 @@
-"""A storage as a Dagster resource, with Mastodon's settings for its bucket."""
+"""A storage as a Dagster resource: dagster-aws' S3Resource with Mastodon's settings for its bucket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-import dagster as dg
+import boto3
+import botocore.loaders
+import botocore.session
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from mastosync_dagster.environment import (
@@ -31,8 +37,7 @@ from mastosync_dagster.s3.settings import StorageSettings
 from mastosync_dagster.s3.storage import Storage
 
 if TYPE_CHECKING:
-    import botocore.session
-    from botocore.config import Config
+    import dagster as dg
     from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
 
@@ -54,12 +59,10 @@ def _service_models(data_path: str | None) -> Loader:
 
     Sessions share it: a client with a loader of its own takes 12 MB and a tenth of a second more.
     """
-    import botocore.loaders  # noqa: PLC0415  (as in `get_client`)
-
     return botocore.loaders.create_loader(data_path)
 
 
-class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
+class S3Bucket(S3Resource):
     """A bucket and its endpoint: the source's, or `DestinationBucket`.
 
     An unset field comes from the environment: Mastodon's own variables after ``variable_prefix``. An empty text means
@@ -73,17 +76,6 @@ class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
     folder_variable: ClassVar[str] = SOURCE_FOLDER
     """Names a folder that is the storage in the place of a bucket."""
 
-    use_unsigned_session: bool = Field(
-        default=False, description="For `get_client` alone: requests without a signature."
-    )
-    max_attempts: int = Field(default=5, description="For `get_client` alone: attempts of a request.")
-    profile_name: str | None = Field(
-        default=None, description="Profile of the AWS configuration files. Unset: AWS_PROFILE."
-    )
-    use_ssl: bool = Field(default=True, description="HTTPS where endpoint_url is unset; off, endpoint_url must be set.")
-    verify: bool | None = Field(
-        default=None, description="Whether the server's certificate is checked. Unset: S3_VERIFY, else it is."
-    )
     bucket: str | None = Field(default=None, description="Bucket name. Unset: S3_BUCKET.")
     key_prefix: str | None = Field(
         default=None, description="Text before every key, as Mastodon 4.3 has it. Unset: S3_KEY_PREFIX."
@@ -113,10 +105,10 @@ class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
         description="Access key. Unset: AWS_ACCESS_KEY_ID, else the profile, else the machine's own role; needed, with "
         "its secret, where endpoint_url is set here.",
     )
-    aws_secret_access_key: Secret | None = Field(
+    aws_secret_access_key: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
         default=None, description="Its secret, as {env: NAME}. Unset: AWS_SECRET_ACCESS_KEY."
     )
-    aws_session_token: Secret | None = Field(
+    aws_session_token: Secret | None = Field(  # type: ignore[assignment]  # never a literal here
         default=None, description="Token of temporary credentials, as {env: NAME}. Unset: AWS_SESSION_TOKEN."
     )
     ca_file: str | None = Field(
@@ -173,12 +165,7 @@ class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
         return self.bucket is not None or self.endpoint_url is not None
 
     def get_client(self) -> S3Client:
-        """Return a boto3 client, for code of your own; no run of mastosync takes one."""
-        # Megabytes that only this needs.
-        import boto3  # noqa: PLC0415
-        import botocore.session  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-
+        """Return a boto3 client."""
         settings = self.settings()
         profile = f"{settings.profile_settings} and the AWS configuration files"
         try:
@@ -209,6 +196,10 @@ class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Check the variables that run config names before anything is opened."""
         refuse_variables(context, self.storage_name, self.variables)
+
+    def get_object_to_set_on_execution_context(self) -> S3Bucket:
+        """Return the resource itself: dagster-aws would create a client whenever a step starts."""
+        return self
 
     def settings(self, environment: Environment | None = None) -> StorageSettings:
         """Return the fields merged with the environment; None: as it is now."""
@@ -253,9 +244,6 @@ class S3Bucket(dg.ConfigurableResource["S3Bucket"]):
         return fields.text("path_style") != "true"
 
     def _client_config(self, settings: StorageSettings) -> Config:
-        from botocore import UNSIGNED  # noqa: PLC0415  (as in `get_client`)
-        from botocore.config import Config  # noqa: PLC0415  (as above)
-
         unsigned = {"signature_version": UNSIGNED} if self.use_unsigned_session else {}
         return Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
             **unsigned,

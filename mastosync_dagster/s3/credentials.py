@@ -7,6 +7,9 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+import botocore.session
+from botocore.exceptions import BotoCoreError
+
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.signing import Credentials
@@ -61,9 +64,6 @@ def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
 
 
 def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
-    import botocore.session  # noqa: PLC0415  (megabytes that only a storage without keys in its settings needs)
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415  (as above)
-
     try:
         session = botocore.session.Session(profile=settings.profile)
         if settings.variable_prefix:

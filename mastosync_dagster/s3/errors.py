@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.s3.client import S3Error
@@ -289,11 +291,6 @@ _SERVER_ERRORS = range(500, 600)
 _TOO_MANY_REQUESTS = 429
 
 
-def _is_botocores(error: BaseException) -> bool:
-    # Not imported for it: most processes have no use for its megabytes.
-    return any(each.__module__ == "botocore.exceptions" for each in type(error).__mro__)
-
-
 def classify(error: BaseException, settings: StorageSettings, key: str = "") -> StorageError:
     """Turn an exception of `s3`, or of botocore's credentials, into a `StorageError`; without a key, of the bucket."""
     if isinstance(error, StorageError):
@@ -306,7 +303,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         rule, code = _BY_FAILURE[error.failure], error.failure.value
         if not error.reached:
             rule = replace(rule, reached=False)
-    elif _is_botocores(error):
+    elif isinstance(error, (BotoCoreError, ClientError)):
         rule = _NO_CREDENTIALS
     elif isinstance(error, ResourcesError):
         rule = _RESOURCES

@@ -34,7 +34,7 @@ DEFINITIONS = """
 import sys
 import mastosync_dagster
 assert mastosync_dagster.defs
-print(sorted({"boto3", "botocore", "dagster_aws", "paramiko", "apprise"} & sys.modules.keys()))
+print(sorted({"paramiko", "apprise"} & sys.modules.keys()))
 """
 
 

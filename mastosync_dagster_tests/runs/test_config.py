@@ -26,7 +26,7 @@ WITHOUT = {"file_types", "changed_since", "limit", "offset", "overwrite", "delet
 POLICY = {"local_only": LOCAL_ONLY, "remote_days": REMOTE_DAYS, "remote": REMOTE}
 """They hold together or not at all: `policy_of` reads their variables."""
 ONLY_FOR_BOTO3 = {"max_attempts", "use_ssl", "use_unsigned_session"}
-"""Fields of a bucket that no transfer reads."""
+"""Fields of dagster-aws' resource that no transfer reads."""
 
 
 def every_config() -> set[type[dg.Config]]:
