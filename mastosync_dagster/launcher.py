@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
 
@@ -25,8 +26,11 @@ from mastosync_dagster.runs.run_lock import RunState, state
 
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster._core.launcher import LaunchRunContext
     from dagster._serdes import ConfigurableClassData
 
+_SHUTTING_DOWN = "after telling it to shut down"
+"""In what a code server says that waits for its runs to end, and takes no further one (dagster/_grpc/server.py)."""
 
 _UNREACHABLE_SECONDS = 300.0
 """For so long a code server that does not answer says nothing about its runs."""
@@ -40,6 +44,21 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         super().__init__(inst_data)
         self._unreachable_since: dict[str, float] = {}
         keep_files_private()
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a run, unless the code server executes it already: it did not answer in time when it was asked before.
+
+        A code server that is being stopped counts as away: the queue then keeps the run, and uses up no retry of it.
+        """
+        run = context.dagster_run
+        if GRPC_INFO_TAG in run.tags and self._asked_code_server(run.run_id):
+            return
+        try:
+            super().launch_run(context)
+        except DagsterLaunchFailedError as error:
+            if _SHUTTING_DOWN not in str(error):
+                raise
+            raise DagsterUserCodeUnreachableError(str(error)) from error
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -59,20 +78,25 @@ class WatchfulRunLauncher(DefaultRunLauncher):
 
     def _code_server_executes(self, run_id: str) -> bool:
         """Ask the code server that started a run; True where none is known."""
-        client = self._get_grpc_client_for_termination(run_id)  # type: ignore[no-untyped-call]  # Dagster's own
-        if client is None:
-            return True
         try:
-            answer = deserialize_value(
-                client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10),
-                CanCancelExecutionResult,
-            )
+            executes = self._asked_code_server(run_id)
         except DagsterUserCodeUnreachableError:
             # It is being started again, or upgraded: when it is back it says itself that it has no such run,
             # and the run can be retried then.
             since = self._unreachable_since.setdefault(run_id, time.monotonic())
             return time.monotonic() - since < _UNREACHABLE_SECONDS
         self._unreachable_since.pop(run_id, None)
+        return executes is not False
+
+    def _asked_code_server(self, run_id: str) -> bool | None:
+        """Return whether the code server that was to start a run executes it; None: no such server is known."""
+        client = self._get_grpc_client_for_termination(run_id)  # type: ignore[no-untyped-call]  # Dagster's own
+        if client is None:
+            return None
+        answer = deserialize_value(
+            client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10),
+            CanCancelExecutionResult,
+        )
         return answer.can_cancel
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,14 +34,7 @@ def deployment(instance: Mastodon, tmp_path_factory: pytest.TempPathFactory) -> 
     made = Deployment(tmp_path_factory.mktemp("mastosync"), instance)
     made.unpack()
     try:
-        for line in documented(SECTION):
-            if "mastodon.yaml" in line:
-                break
-            made.said[line] = made.run_documented(line)
-            if line.endswith("> deploy/.env"):
-                made.add_variables()
-            if line.endswith("--build"):
-                made.wait_until_healthy()
+        made.follow(itertools.takewhile(lambda line: "mastodon.yaml" not in line, documented(SECTION)))
         yield made
     finally:
         made.remove()

@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers.start import free_port
-from mastosync_dagster_tests.containers.engine import PYTHON_IMAGE, SERVERS_IMAGE, compose_command, docker, execute
+from mastosync_dagster_tests.containers.engine import (
+    PYTHON_IMAGE,
+    REDIS_IMAGE,
+    SERVERS_IMAGE,
+    compose_command,
+    docker,
+    execute,
+)
 from mastosync_dagster_tests.containers.instance import NETWORK
 from mastosync_dagster_tests.support.graphql import Run, Webserver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mastosync_dagster_tests.containers.instance import Mastodon
 
@@ -29,7 +36,8 @@ NAME = "mastosync-test"
 _NEEDED = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "dagster.yaml", "workspace.yaml")
 _FOLDERS = ("deploy", "mastosync_dagster")
 _FILES = "-f deploy/compose.yaml"
-_BOTH = f"{_FILES} -f deploy/compose.mastodon.yaml"
+WITH_MASTODON = ("deploy/compose.mastodon.yaml",)
+"""What docs/deploy.md adds where the database is in a network of Docker."""
 
 
 def documented(section: str) -> list[str]:
@@ -39,16 +47,23 @@ def documented(section: str) -> list[str]:
     return [line.strip() for line in re.findall(r"^ {4}(\S.*)$", body, re.MULTILINE)]
 
 
+def crash(container: str) -> None:
+    """Kill the first process of a container, as the kernel or a bug would: Docker starts it again by its policy."""
+    os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A copy of the project in a folder, and the containers that its compose files make.
 
     Attributes:
+        files: What each command of compose names beside deploy/compose.yaml.
         said: What each documented command said when the deployment was made.
     """
 
     folder: Path
     mastodon: Mastodon
+    files: tuple[str, ...] = WITH_MASTODON
     said: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -76,7 +91,7 @@ class Deployment:
         with (self.folder / "deploy" / ".env").open("a") as file:
             file.write(
                 f"PYTHON_IMAGE={PYTHON_IMAGE}\nPOSTGRES_IMAGE={SERVERS_IMAGE}\nMASTOSYNC_IMAGE={NAME}\n"
-                f"MASTOSYNC_PORT={self.port}\nMASTODON_NETWORK={NETWORK}\n"
+                f"MASTOSYNC_PORT={self.port}\nMASTODON_NETWORK={NETWORK}\nREDIS_IMAGE={REDIS_IMAGE}\n"
             )
 
     def run_documented(self, line: str, seconds: float = 900) -> str:
@@ -87,7 +102,7 @@ class Deployment:
         """
         words, variables = compose_command()
         if "compose.mastodon.yaml" not in line:
-            line = line.replace(_FILES, _BOTH)
+            line = line.replace(_FILES, " -f ".join([_FILES, *self.files]))
         line = line.replace("docker compose ", shlex.join(words) + " ").replace(" exec ", " exec -T ")
         line = line.replace("/home/mastodon/live/", "")
         return execute(
@@ -102,6 +117,15 @@ class Deployment:
         """Run a command of compose with both files."""
         return self.run_documented(f"docker compose {_FILES} {shlex.join(arguments)}", seconds)
 
+    def follow(self, lines: Iterable[str]) -> None:
+        """Run documented commands, and keep what they say; what may be set is set as soon as there is a file for it."""
+        for line in lines:
+            self.said[line] = self.run_documented(line)
+            if line.endswith("> deploy/.env"):
+                self.add_variables()
+            if line.endswith("--build"):
+                self.wait_until_healthy()
+
     def start(self, *command: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a command in `code`, as ``exec`` does."""
         environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
@@ -112,7 +136,7 @@ class Deployment:
         """Wait until the run of a command copies; return its id."""
         deadline = time.monotonic() + seconds
         while True:
-            run = self.webserver.newest_run()
+            (run,) = self.webserver.newest_runs(1)
             if run.job == job and run.status == "STARTED" and self.webserver.has_begun(run.run_id, "copy"):
                 return run.run_id
             assert time.monotonic() < deadline, run
@@ -120,21 +144,33 @@ class Deployment:
 
     def container(self, service: str) -> str:
         """Return the id of a service's container."""
-        return self.compose("ps", "-q", service).strip()
+        (found,) = self.containers(service)
+        return found
+
+    def containers(self, service: str) -> list[str]:
+        """Return the ids of a service's containers."""
+        return self.compose("ps", "-q", service).split()
 
     def crash(self, service: str) -> None:
-        """Kill the first process of a container, as the kernel or a bug would: Docker starts it again by its policy."""
-        os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", self.container(service))), signal.SIGKILL)
+        """Kill the first process of a service's container."""
+        crash(self.container(service))
 
     def wait_until_healthy(self, seconds: float = 400) -> None:
-        """Wait until the health checks pass that are made every few seconds; the daemon's is rare, and nobody waits."""
+        """Wait until history and code server are healthy, and the UI answers with what is in the history."""
         deadline = time.monotonic() + seconds
         while True:
-            found = {name: self._health(name) for name in ("history", "code", "webserver")}
-            if set(found.values()) == {"healthy"}:
+            found = {name: self._health(name) for name in ("history", "code")}
+            if set(found.values()) == {"healthy"} and self._answers():
                 return
             assert time.monotonic() < deadline, (found, self.logs())
             time.sleep(1)
+
+    def _answers(self) -> bool:
+        try:
+            self.webserver.newest_runs(1)
+        except OSError:
+            return False
+        return True
 
     def _health(self, service: str) -> str:
         return docker("inspect", "--format", "{{.State.Health.Status}}", self.container(service)).strip()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PYTHON_IMAGE, SERVERS_IMAGE = "mastosync-test/python", "mastosync-test/servers"
+PYTHON_IMAGE, SERVERS_IMAGE, REDIS_IMAGE = "mastosync-test/python", "mastosync-test/servers", "mastosync-test/redis"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mastosync-images"
 """What takes long to fetch, and stays."""
 _IMAGES_SECONDS = 500
@@ -58,10 +58,10 @@ def execute(command: list[str], *, cwd: Path | None = None, seconds: float, **en
     return done.stdout
 
 
-def make_images() -> None:
-    """Make the images that stand in for those of a registry."""
+def make_images(*more: str) -> None:
+    """Make the images that stand in for those of a registry; ``redis`` is made if it is asked for."""
     script = Path(__file__).with_name("images.sh")
-    execute([str(script), str(CACHE), sys.executable], seconds=_IMAGES_SECONDS)
+    execute([str(script), str(CACHE), sys.executable, *more], seconds=_IMAGES_SECONDS)
 
 
 def compose_command() -> tuple[list[str], dict[str, str]]:

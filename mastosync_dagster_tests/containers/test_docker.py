@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster_tests.containers.conftest import SECTION
+from mastosync_dagster_tests.containers.deployment import documented
 from mastosync_dagster_tests.containers.engine import docker
 
 if TYPE_CHECKING:
@@ -19,10 +22,12 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(2700)]
 ASSET = "media_attachments"
 TERMINATED_SECONDS = 10.0
 STANDS_STILL_SECONDS = 5.0
+AWAY_SECONDS = float(os.environ.get("HISTORY_AWAY_SECONDS", "40"))
+"""Longer than Dagster itself tries to reach its history, a quarter of a minute."""
 
 
 def slowly(requests_per_second: float) -> dict[str, object]:
-    """Return the run config of a backfill whose runs each send so many requests to the destination."""
+    """Return the run config of a backfill whose runs together send so many requests to the destination."""
     copy = {"config": {"destination_requests_per_second": requests_per_second}}
     return {"ops": {ASSET: {"ops": {"copy": copy}}}}
 
@@ -82,3 +87,53 @@ def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
     assert clean.mastodon.copied == copied
     assert took < TERMINATED_SECONDS
     assert len(clean.webserver.runs_of_backfill(backfill)) == 1
+
+
+def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean: Deployment) -> None:
+    partitions = ranges(clean)
+    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(6))
+    clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 10)
+    for service in ("history", "webserver", "daemon"):
+        clean.crash(service)
+        clean.wait_until_healthy()
+    # None of these takes a run with it.
+    runs = clean.wait_for_runs(backfill, lambda runs: any(run.status == "STARTED" for run in runs))
+    assert "FAILURE" not in {run.status for run in runs}
+    command = clean.start("mastosync", "sync", ASSET, MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND="2")
+    run_id = clean.wait_for_command()
+    clean.crash("code")
+    assert command.wait(60) != 0
+    runs = clean.wait_for_runs(backfill, lambda runs: all_succeeded(runs, partitions))
+    assert len([run for run in runs if run.status == "FAILURE"]) <= 3
+    assert clean.webserver.run(run_id).status == "FAILURE"
+    check_equal(clean)
+
+
+def test_a_copy_waits_for_its_history(clean: Deployment) -> None:
+    partition = ranges(clean)[0]
+    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(4))
+    clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
+    clean.compose("stop", "history")
+    time.sleep(AWAY_SECONDS)
+    clean.compose("start", "history")
+    (run,) = clean.wait_for_runs(backfill, lambda runs: all_succeeded(runs, [partition]))
+    assert run.status == "SUCCESS"
+
+
+def test_an_upgrade_in_the_middle_of_a_backfill_fails_no_run(clean: Deployment) -> None:
+    partitions = ranges(clean)
+    before = clean.container("code")
+    # Each run lasts longer than most would wait for a container to stop.
+    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(3))
+    clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
+    with (clean.folder / "mastosync_dagster" / "units.py").open("a") as file:
+        file.write("# a new version\n")
+    (upgrade,) = {line for line in documented(SECTION) if line.endswith("--build")}
+    clean.run_documented(upgrade)
+    assert clean.container("code") != before
+    installed = "cat /opt/mastosync/lib/python3*/site-packages/mastosync_dagster/units.py"
+    assert "# a new version" in docker("exec", clean.container("code"), "sh", "-c", installed)
+    runs = clean.wait_for_runs(backfill, lambda runs: all_succeeded(runs, partitions))
+    assert {run.status for run in runs} == {"SUCCESS"}
+    assert len(runs) == len(partitions)
+    check_equal(clean)

@@ -28,9 +28,9 @@ query ($filter: RunsFilter) {
 }
 """
 
-_NEWEST_RUN = """
-query {
-  runsOrError(limit: 1) {
+_NEWEST_RUNS = """
+query ($limit: Int!) {
+  runsOrError(limit: $limit) {
     ... on Runs { results { runId status jobName tags { key value } } }
   }
 }
@@ -109,10 +109,14 @@ class Webserver:
         found = self.query(_RUNS, {"filter": {"tags": tags}})["runsOrError"]["results"]
         return [_run(run) for run in found]
 
+    def newest_runs(self, limit: int) -> list[Run]:
+        """Return the runs that were launched last, the newest first."""
+        return [_run(run) for run in self.query(_NEWEST_RUNS, {"limit": limit})["runsOrError"]["results"]]
+
     def newest_run(self) -> Run:
         """Return the run that was launched last."""
-        (run,) = self.query(_NEWEST_RUN, {})["runsOrError"]["results"]
-        return _run(run)
+        (run,) = self.newest_runs(1)
+        return run
 
     def run(self, run_id: str) -> Run:
         """Return a run."""
