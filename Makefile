@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -13,7 +13,7 @@ help: ## List the targets
 
 # $(call install,EXTRA,WHAT FOR): pip names each package, so that the minutes that a slow network takes are not silent.
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mastosync needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mastosync needs Python 3.11 or newer; name one with: make PYTHON=python3.13 ..."; exit 1; }
 	@echo "Installing mastosync and what $(2) into $(VENV), once:"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(1)]'
@@ -61,6 +61,9 @@ containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootst
 hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full disks (root, docker; half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs
 
+pythons: $(STAMP) ## Try each Python that is named: the wheel, a new user's way, tests (root, Docker engine, debootstrap)
+	$(BIN)/pytest mastosync_dagster_tests/integration/test_pythons.py mastosync_dagster_tests/integration/test_newcomer.py -m pythons
+
 screenshots: $(STAMP) ## Write the pictures of docs/ that show the UI (needs chromium)
 	SCREENSHOTS=docs $(BIN)/pytest mastosync_dagster_tests/integration/test_browser.py
 
@@ -96,7 +99,7 @@ bench-hosts: $(STAMP) ## Measure what small machines hold, in containers with sy
 
 lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --upgrade --quiet \
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 		--no-header --no-annotate --no-emit-index-url -o constraints.txt pyproject.toml
 
 release: $(STAMP) ## Tag a version, and build wheel, source and SBOM into dist/ (VERSION=0.2.0)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from typing_extensions import Self
+    from typing import Self
 
 _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")

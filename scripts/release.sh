@@ -15,9 +15,7 @@ git commit -q -m "Release $version"
 git tag -a "v$version" -m "mastosync $version"
 
 rm -rf dist
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export SOURCE_DATE_EPOCH
-"$bin/python" -m build --outdir dist .
+BIN=$bin scripts/build.sh dist
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$bin/python" -m venv "$folder/venv"

@@ -12,8 +12,7 @@ from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 _ROOT = Path("/sys/fs/cgroup")
 _POLL_SECONDS = 0.5

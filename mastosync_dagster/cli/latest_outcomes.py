@@ -25,8 +25,7 @@ from mastosync_dagster.runs.history import SYNC_CHANGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.ranges.partitions import FileType

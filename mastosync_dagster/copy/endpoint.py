@@ -16,8 +16,7 @@ from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.s3.loop import Loop
     from mastosync_dagster.s3.retry import RetryPolicy

@@ -14,8 +14,7 @@ from mastosync_dagster.s3.loop import Loop
 
 if TYPE_CHECKING:
     import threading
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.cutover.media_host import PublicUrl
     from mastosync_dagster.s3.settings import StorageSettings

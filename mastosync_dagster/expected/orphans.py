@@ -9,8 +9,7 @@ from mastosync_dagster.mastodon.tables import ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.mastodon import Database, IdRange
 

@@ -17,7 +17,7 @@ from mastosync_dagster.mastodon.connection import may_not_read
 from mastosync_dagster.mastodon.tables import Remote, table_named
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.mastodon.schema import Schema
     from mastosync_dagster.mastodon.tables import Attachment, Table

@@ -16,8 +16,7 @@ from mastosync_dagster.mastodon.tables import table_named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Database

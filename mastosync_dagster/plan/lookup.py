@@ -15,8 +15,7 @@ from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
-
-    from typing_extensions import Self
+    from typing import Self
 
     from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.s3.storage import ListedObject, Storage

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 GROUP_LINES = 4096
 """Lines of a Parquet row group or record batch: what reader and writer hold in memory."""

@@ -423,8 +423,7 @@ def _http_date(text: str | None) -> datetime | None:
 def parse_timestamp(text: str) -> datetime | None:
     """Parse a timestamp of a listing (ISO 8601); None where it is none."""
     try:
-        # Python 3.10 knows no Z.
-        return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+        return datetime.fromisoformat(text)
     except ValueError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -13,24 +14,29 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
+from mastosync_dagster_tests.support.debian import debian, unavailable
 from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.newcomer import (
+    SCRIPT,
+    build_wheel,
+    check_outcome,
+    copy_in_container,
+    settings_files,
+    uv_binary,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mastosync_dagster_tests.support.installation import Installation
 
-SCRIPT = PROJECT / "scripts" / "newcomer.sh"
-SOURCE = ("DATABASE_URL", "S3_", "AWS_")
 pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built as a release is: by way of a source distribution."""
-    folder = tmp_path_factory.mktemp("dist")
-    words = [sys.executable, "-m", "build", "--quiet", "--outdir", str(folder), str(PROJECT)]
-    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
-    (built,) = folder.glob("*.whl")
-    return built
+    """The wheel of this tree."""
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
@@ -46,19 +52,28 @@ def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
         assert {info.date_time for info in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
 
 
+def test_a_commit_gives_the_same_files_wherever_and_whenever_it_is_built(tmp_path: Path) -> None:
+    sums = []
+    for name, umask in (("first", 0o022), ("second", 0o077)):
+        # Another folder, other times and modes of the files; without what lies in this one beside the commit.
+        clone, dist = tmp_path / name / "clone", tmp_path / name / "dist"
+        commands = [
+            ["git", "clone", "--quiet", "--local", "--no-hardlinks", str(PROJECT), str(clone)],
+            ["bash", str(clone / "scripts" / "build.sh"), str(dist)],
+        ]
+        for command in commands:
+            environment = {**os.environ, "BIN": str(Path(sys.executable).parent)}
+            outcome = subprocess.run(command, umask=umask, env=environment, capture_output=True, text=True, check=False)
+            assert outcome.returncode == 0, outcome.stdout[-2000:] + outcome.stderr[-2000:]
+        sums.append({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in dist.iterdir()})
+    assert sums[0] == sums[1]
+    assert {name.rpartition(".")[2] for name in sums[0]} == {"whl", "gz"}
+
+
 def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation, wheel: Path, tmp_path: Path) -> None:
-    user, settings = tmp_path / "user", world.environment
+    user = tmp_path / "user"
     user.mkdir()
-    production, destination = tmp_path / ".env.production", tmp_path / "destination.env"
-    production.write_text(
-        "SECRET_KEY_BASE=mastodons-own\n"
-        + "".join(f"{name}={value}\n" for name, value in settings.items() if name.startswith(SOURCE))
-    )
-    destination.write_text(
-        "".join(
-            f"{name}={value}\n" for name, value in settings.items() if name.startswith(("DESTINATION_", "MASTOSYNC_"))
-        )
-    )
+    production, destination = settings_files(world, tmp_path)
     # The packages that the wheel needs are those of this environment; the wheel itself is installed.
     packages = Path(dg.__file__).parents[1]
     outcome = subprocess.run(
@@ -67,7 +82,7 @@ def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation
             "HOME": str(user),
             "PATH": os.environ["PATH"],
             "PYTHON": sys.executable,
-            "PIP_OPTIONS": "--no-deps --no-index",
+            "INSTALL_OPTIONS": "--no-deps --no-index",
             "PYTHONPATH": str(packages),
             "NO_PROXY": "127.0.0.1",
         },
@@ -76,11 +91,8 @@ def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation
         text=True,
         check=False,
     )
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert world.compare("custom_emojis").differences == ()
-    assert "mastodons-own" not in outcome.stdout + (user / ".local/share/mastosync/mastosync.env").read_text()
-    assert "Warning" not in outcome.stderr
-    assert re.search(r"ranges +(\d+): \1 materialized, 0 failed, 0 running, 0 not run yet", outcome.stdout)
+    check_outcome(world, outcome)
+    assert "mastodons-own" not in (user / ".local/share/mastosync/mastosync.env").read_text()
     where = subprocess.run(
         [str(user / "venv/bin/python"), "-c", "import mastosync_dagster as m; print(m.__file__)"],
         env={"PYTHONPATH": str(packages)},
@@ -92,9 +104,25 @@ def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation
     assert where.startswith(str(user / "venv"))
 
 
-def test_the_way_has_at_most_ten_commands_and_every_one_is_in_the_readme() -> None:
-    lines = [line for line in SCRIPT.read_text().splitlines() if line and not line.startswith(("#", "set ", "wheel="))]
-    assert len(lines) <= 10
+@pytest.mark.pythons
+@pytest.mark.timeout(1800)  # the image, too
+def test_an_empty_debian_with_uv_has_its_first_file_type_in_ten_minutes_and_ten_commands(
+    world: Installation, wheel: Path, tmp_path: Path, report: Callable[[object], None]
+) -> None:
+    reason = unavailable()
+    if reason:
+        pytest.skip(reason)
+    uv = uv_binary()
+    if uv is None:
+        pytest.skip("uv is not installed: pip install 'mastosync-dagster[test]'")
+    settings = tmp_path / "settings"
+    settings.mkdir()
+    with debian("trixie", tmp_path) as image:
+        seconds = copy_in_container(world, image, wheel, settings, uv=uv)
+    report(f"from an empty Debian 13 with uv to the first copied file type: {seconds:.0f} s")
+
+
+def test_every_command_of_the_way_is_in_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text()
-    for command in {found[1] for line in lines if (found := re.match(r"mastosync (\w+)", line))} - {"status"}:
+    for command in set(re.findall(r"^mastosync (\w+)", SCRIPT.read_text(), re.MULTILINE)) - {"status"}:
         assert f"mastosync {command}" in readme

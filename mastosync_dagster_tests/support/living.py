@@ -19,9 +19,9 @@ from psycopg2 import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Self
 
     from psycopg2.extensions import connection as Connection
-    from typing_extensions import Self
 
     from mastosync_dagster.demo.instance.load import GeneratedObject
     from mastosync_dagster.demo.servers.start import PostgresServer

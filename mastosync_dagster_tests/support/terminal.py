@@ -19,8 +19,7 @@ from mastosync_dagster_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SECONDS = 60.0
