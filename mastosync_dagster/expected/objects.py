@@ -149,7 +149,7 @@ def items_of(
     row_id = row["id"]
     assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
     remote, private = is_remote(table, row), state.is_private(row)
-    doubtful = state.is_doubtful(table, row)
+    doubtful = state.is_doubtful(row)
     written_after = None if changes is None else changes.written_after
     for stored, new in _objects(table, row, changes):
         if stored.size:

@@ -8,7 +8,7 @@ at the destination (`convergence`), whatever an earlier run has recorded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,13 @@ class KnownState:
     """What is known of rows and objects besides the rows themselves.
 
     Attributes:
-        doubtful: Ids of rows with an object on the doubt list, by table.
+        doubtful: Ids of the rows of a table with an object on the doubt list.
         again: Keys of objects to be copied again, since a verification has found them damaged.
         check_acl: Keys of objects whose ACL a verification has found wrong.
     """
 
     privacy: Privacy = Privacy.mastodon
-    doubtful: Mapping[str, Container[int]] = field(default_factory=dict)
+    doubtful: Container[int] = ()
     again: AbstractSet[str] = frozenset()
     check_acl: AbstractSet[str] = frozenset()
 
@@ -49,9 +49,9 @@ class KnownState:
         """Return whether a row's objects are to be written private, apart from what the source's ACLs say."""
         return self.privacy is not Privacy.none and bool(row["private"])
 
-    def is_doubtful(self, table: str, row: Mapping[str, object]) -> bool:
+    def is_doubtful(self, row: Mapping[str, object]) -> bool:
         """Return whether a row's objects may have a wrong ACL at the destination."""
-        return self.is_private(row) or row["id"] in self.doubtful.get(table, ())
+        return self.is_private(row) or row["id"] in self.doubtful
 
 
 def has_private(table: str) -> bool:

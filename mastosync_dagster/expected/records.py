@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Database
     from mastosync_dagster.plan.differing import Differing
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.runs.context import RunContext
 
 _COLUMNS = ("key", "source_key", "outcome", "size", "etag")
 _BATCH_LINES = 16 * GROUP_LINES
@@ -47,6 +48,12 @@ class Records:
     warn: Callable[[str], object]
     _warned: set[str] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, run: RunContext, database: Database) -> Records:
+        """Return the records of a run's destination."""
+        prefix, warn = run.destination.settings.prefix, run.log.warning
+        return cls(database, store=run.store, origin=run.origin, prefix=prefix, warn=warn)
+
     def known(self, objects: Sequence[Differing]) -> list[Known]:
         """Return what is known of objects (some ten thousand at the most), in their order.
 
@@ -65,6 +72,22 @@ class Records:
                 row = rows.get((each.item.row_id, each.item.key), Row(not_found=True))
                 known[number] = Known(row, records.get(self.prefix + each.target))
         return [known[number] for number in range(len(objects))]
+
+    def recorded(self, table: str, partition: str, keys: Iterable[str]) -> set[str]:
+        """Return those of some full keys of an ID range under which a run has seen the same bytes at both storages.
+
+        Raises NewerManifestError.
+        """
+        left, found = set(keys), set[str]()
+        try:
+            # Most lines are in the range's own manifests.
+            for manifest in [*self.store.files(table, partition), *self.store.files(SYNC_CHANGES)]:
+                if left:
+                    found |= self._agreed(manifest, left).keys()
+                    left -= found
+        except (ManifestStoreError, StorageError) as error:
+            self._warn_once(str(error), f"manifests are done without: {error}")
+        return found
 
     def _rows(self, table: str, objects: Sequence[Differing]) -> dict[tuple[int, str], Row]:
         """Return what the rows say, by id and relative key."""

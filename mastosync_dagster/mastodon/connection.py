@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg2
 from psycopg2 import errors, sql
+from psycopg2.extensions import PYDATETIME, new_type, register_type
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError
@@ -71,6 +73,8 @@ _SESSION = {
     "idle_session_timeout": "60s",
 }
 """What a session of our own is set to, so that the server ends it soon when this machine is gone."""
+_EARLIEST, _LATEST = datetime(1, 1, 2), datetime(9999, 12, 30)  # noqa: DTZ001  (as Mastodon's columns are)
+"""Timestamps that are read: those that Python has, less a day, so that hours can be added and taken off."""
 _SET_UP_SECONDS = 10.0
 _SET_UP_SESSION = """
     SELECT set_config(wanted.name, wanted.value, false)
@@ -176,6 +180,19 @@ class Reconnecting:
             self._warn(f"the database answers again, after {seconds:.0f} s")
 
 
+def _timestamp(text: str | bytes | None, cursor: Cursor) -> datetime | None:
+    """Return a timestamp, or the nearest one: PostgreSQL has other years too, and any server may send one."""
+    try:
+        found: datetime | None = PYDATETIME(text, cursor)
+    except ValueError:
+        found = _EARLIEST if str(text).endswith("BC") else _LATEST
+    return found and min(max(found, _EARLIEST), _LATEST)
+
+
+_TIMESTAMP = new_type((1114,), "TIMESTAMP", _timestamp)
+"""Of ``timestamp without time zone``, which Mastodon's columns are."""
+
+
 def set_up_session(connection: Connection) -> None:
     """Have the server end a new connection's session soon after this machine is gone, if the session is ours alone.
 
@@ -221,6 +238,7 @@ def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[
     version = connection.server_version
     limits = "".join(f"; SET LOCAL {name} = '{value}'" for name, value, first in _TRANSACTION if version >= first)
     with connection.cursor() as cursor:
+        register_type(_TIMESTAMP, cursor)
         try:
             cursor.execute(
                 # A pooler's session may have settings of other clients: pg_dump empties the search path.

@@ -61,6 +61,11 @@ class Selection:
         if self.changed_since is not None and self.changed_since.tzinfo is None:
             raise ValueError(f"changed_since {self.changed_since.isoformat()} has no time zone")
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a limit or an offset skips rows, as in a trial."""
+        return self.limit is not None or self.offset > 0
+
 
 @dataclass(frozen=True, slots=True)
 class RowPage:

@@ -94,6 +94,8 @@ def _fold(
         files = [file for manifest in manifests for file in _opened(store, manifest, stack, warn)]
         if len(files) < _LEAST:
             return  # the others are damaged, or another run has folded them
+        # What it replaces would stay, and each later run would fold it again.
+        store.check_removal(group)
         target = folder / "fold.parquet"
         _write(target, [(runs, file) for _, runs, file in files])
         store.write(target, group, partition, fold_name(number))

@@ -157,6 +157,9 @@ class ManifestStore(ABC):
             StorageError: The bucket refuses.
         """
 
+    def check_removal(self, group: str) -> None:  # noqa: B027  (a folder that can be written to needs no check)
+        """Check that files of a group may be removed, without removing any. Raises as `remove`."""
+
     @abstractmethod
     def _write(self, file: Path, name: str) -> str: ...
 
@@ -271,6 +274,11 @@ class BucketManifests(ManifestStore):
         """Delete the object."""
         name = manifest.name
         self._storage.ask(lambda client: client.delete(self._storage.full_key(name)), name)
+
+    def check_removal(self, group: str) -> None:
+        """Delete an object that does not exist, which takes the same right."""
+        absent = f"{group}/mastosync-check"
+        self._storage.ask(lambda client: client.delete(self._storage.full_key(absent)), absent)
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
         above = f"{group}/{partition}/" if partition else f"{group}/"

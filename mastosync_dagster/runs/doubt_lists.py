@@ -6,8 +6,9 @@ import contextlib
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -41,81 +42,79 @@ class DoubtfulObject(NamedTuple):
 
 
 @dataclass(frozen=True)
+class RowIds:
+    """Ids of rows, ascending, each once: eight bytes each."""
+
+    ids: array[int]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.ids)
+
+    def __contains__(self, row_id: object) -> bool:
+        """Return whether a row is one of them."""
+        assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
+        at = bisect_left(self.ids, row_id)
+        return at < len(self.ids) and self.ids[at] == row_id
+
+
+@dataclass(frozen=True)
 class Doubts:
     """The doubtful objects of a table, some 25 bytes each.
 
-    Attributes:
-        table: Lines without their keys, by row and part. The same object may be in it several times.
-        rows: The ids of their rows, ascending, each once.
-        acl_rows: Of these, the rows with an object whose ACL is in doubt.
+    ``table`` has their lines without keys, by row and part. The same object may be in it several times.
     """
 
     table: pa.Table
-    rows: array[int]
-    acl_rows: array[int]
 
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> Doubts:
         """Collect the lines of batches."""
         table = pa.Table.from_batches(list(batches), _SCHEMA).unify_dictionaries()
         table = table.set_column(1, "part", table.column("part").cast(pa.string()))
-        table = table.sort_by([("row_id", "ascending"), ("part", "ascending")])
-        # An object that has failed or was missing has the ACL that it was written with.
-        reasons = pa.array([why.value for why in Doubt if why not in CONTENT])
-        acls = table.filter(_is_among(table.column("why"), reasons))
-        return cls(table, _row_ids(table), _row_ids(acls))
+        return cls(table.sort_by([(name, "ascending") for name in ("row_id", "part", "nights")]))
 
-    def __contains__(self, row_id: object) -> bool:
-        """Return whether the ACL of an object of a row is in doubt."""
-        assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)
-        at = bisect_left(self.acl_rows, row_id)
-        return at < len(self.acl_rows) and self.acl_rows[at] == row_id
+    def rows(self, reasons: Collection[Doubt] = tuple(Doubt)) -> RowIds:
+        """Return the rows that have an object on the list for one of some reasons."""
+        if not self.table.num_rows:
+            return RowIds(array("q"))
+        ids = self.table.filter(self._is_for(reasons)).column("row_id")
+        found = (row_id for chunk in ids.chunks for row_id in chunk.to_pylist() if row_id is not None)
+        return RowIds(array("q", (row_id for row_id, _ in groupby(found))))
+
+    def only(self, why: Doubt) -> RowIds:
+        """Return the rows that have objects on the list for this reason alone."""
+        others = self.rows(set(Doubt) - {why})
+        return RowIds(array("q", (row_id for row_id in self.rows([why]).ids if row_id not in others)))
 
     def without_content(self, rows: Collection[int]) -> Doubts:
         """Return the list without the failed and missing objects of some rows."""
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
 
         of_rows = pc.is_in(self.table.column("row_id"), value_set=pa.array(sorted(rows), pa.int64()))
-        content = _is_among(self.table.column("why"), pa.array([why.value for why in CONTENT]))
-        rest = self.table.filter(pc.invert(pc.and_(of_rows, content)))
-        return Doubts(rest, _row_ids(rest), self.acl_rows)
+        return Doubts(self.table.filter(pc.invert(pc.and_(of_rows, self._is_for(CONTENT)))))
+
+    def _is_for(self, reasons: Collection[Doubt]) -> pa.BooleanArray:
+        import pyarrow.compute as pc  # noqa: PLC0415  (as above)
+
+        wanted = pa.array([why.value for why in reasons], pa.string())
+        return pc.is_in(self.table.column("why").cast(pa.string()), value_set=wanted)
 
     def steps(self) -> Iterator[list[DoubtfulObject]]:
         """Yield the objects by row and part, some rows at a time; all objects of a row together."""
-        step: list[DoubtfulObject] = []
-        rows = 0
-        for _, of_row in groupby(self._objects(), key=lambda doubtful: doubtful.row_id):
-            step += of_row
-            rows += 1
-            if rows == _ROWS_A_STEP:
-                yield step
-                step, rows = [], 0
-        if step:
-            yield step
-
-    def _objects(self) -> Iterator[DoubtfulObject]:
         lines = (
             line
             for batch in self.table.to_batches(max_chunksize=4096)
             for line in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         )
-        for (row_id, part), same in groupby(lines, key=lambda line: line[:2]):
-            nights: dict[Doubt, int] = {}
-            for _, _, why, count in same:
-                nights[Doubt(why)] = max(count, nights.get(Doubt(why), 0))
-            yield DoubtfulObject(row_id, part, nights)
-
-
-def _is_among(column: pa.ChunkedArray[Any], values: pa.Array[Any]) -> pa.BooleanArray:
-    import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
-
-    return pc.is_in(column.cast(pa.string()), value_set=values)
-
-
-def _row_ids(table: pa.Table) -> array[int]:
-    """Return the row ids of a sorted table, each once."""
-    ids = (row_id for chunk in table.column("row_id").chunks for row_id in chunk.to_pylist() if row_id is not None)
-    return array("q", (row_id for row_id, _ in groupby(ids)))
+        rows = groupby(lines, key=itemgetter(0))
+        while step := [
+            # Of several lines for one reason the last counts: it has the most nights.
+            DoubtfulObject(row_id, part, {Doubt(why): nights for _, _, why, nights in same})
+            for row_id, of_row in islice(rows, _ROWS_A_STEP)
+            for part, same in groupby(of_row, key=itemgetter(1))
+        ]:
+            yield step
 
 
 class DoubtList:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.environment import MANIFESTS
 from mastosync_dagster.records.doubts import (
     CONTENT,
     OPEN,
@@ -20,10 +21,12 @@ from mastosync_dagster.records.doubts import (
     read_doubts,
 )
 from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.doubt_lists import DoubtList, Doubts, run_of
 from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.manifests import Damaged
 from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, living, state
+from mastosync_dagster.s3.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance
 
-    from mastosync_dagster.mastodon import IdRange
+    from mastosync_dagster.mastodon import Selection
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
     from mastosync_dagster.runs.context import RunContext
@@ -42,6 +45,8 @@ CHANGES = "changes"
 """The partition's name for the files of an unpartitioned run."""
 
 _GOOD = frozenset({Outcome.COPIED, Outcome.PRESENT})
+_CHECKED = frozenset({Doubt.PRIVATE, Doubt.EXPOSED})
+"""What the night has seen at the destination, whatever else becomes of the object."""
 _UNKNOWN_RUN_AGE = timedelta(days=1)
 """A list whose run this history does not know is replaced after this time: another DAGSTER_HOME's run may go on."""
 
@@ -49,30 +54,23 @@ _UNKNOWN_RUN_AGE = timedelta(days=1)
 class RunDoubts:
     """The doubt list of one table in a run, from its first row to its first request that writes.
 
-    Args:
-        partition: The key of the run's ID range, or `CHANGES`.
-        ids: The ID range itself; None: the whole table.
-        settles: The run checks what is on the list, and its own list replaces all others.
-        plans_all: The run plans every row that it is about, and so every object that is on the list.
-
-    `doubts` is what is on the list, of the rows that the run is about.
+    ``partition`` is the key of the run's ID range, or `CHANGES`. `doubts` is what is on the list, of the rows that the
+    run is about.
     """
 
-    def __init__(
-        self, run: RunContext, partition: str, table: str, *, ids: IdRange | None, settles: bool, plans_all: bool
-    ) -> None:
-        self.table = table
+    def __init__(self, run: RunContext, partition: str, selection: Selection) -> None:
+        self.table = selection.table
         self._run = run
         self._partition = partition
-        self._list = DoubtList(run.store, run.origin, table)
+        self._list = DoubtList(run.store, run.origin, selection.table)
         # Checked before the lists are read: a run that has ended changes its list no more.
-        mine = () if ids is None else (partition,)
+        mine = () if selection.ids is None else (partition,)
         ended = {file for file in self._list.files(mine) if _has_ended(run.instance, file)}
-        self.doubts, whole = self._list.read(Damaged(run.log.warning), mine and (*mine, CHANGES), ids)
-        own = [file for file in whole if ids is None or file.partition == partition]
-        self._replaced = [file for file in own if file in ended] if settles or plans_all else []
-        # A run that settles decides for each object whether it stays on the list.
-        self._carried = [] if settles else self._replaced
+        self.doubts, whole = self._list.read(Damaged(run.log.warning), mine and (*mine, CHANGES), selection.ids)
+        # A run that skips rows does not come to all objects of a list.
+        self._replaced = [] if selection.is_cut else [file for file in whole if file in ended]
+        # One over changed rows decides for each object whether it stays; one over all rows plans all of them.
+        self._carried = self._replaced if selection.changed_since is None else []
 
     def open(self, stack: ExitStack) -> None:
         """Open the file that `keep` writes to, until the stack closes it."""
@@ -94,7 +92,16 @@ class RunDoubts:
         """Publish the closed list, then remove those that it replaces. Where this fails, no object may be changed."""
         if self._ahead.lines:
             self._list.publish(_ahead(self._run, self.table), self._partition, self._run.run_id)
-        self._list.remove(self._replaced)
+        try:
+            self._list.remove(self._replaced)
+        except (ManifestStoreError, StorageError) as problem:
+            # What they name stays in doubt, and is asked for by further nights: that is all.
+            self._run.log.warning(
+                "earlier lists of what is in doubt stay, though this run's has replaced them: %s. Let this user (in a"
+                " bucket: the access key, s3:DeleteObject) delete where %s says",
+                problem,
+                MANIFESTS,
+            )
 
 
 def _ahead(run: RunContext, table: str) -> Path:
@@ -137,17 +144,14 @@ def leave_doubts(run: RunContext, partition: str, table: str, manifest: Path, *,
 def _left(
     ahead: Path, table: str, manifest: Path, nights: dict[tuple[int, str], int], *, has_acls: bool
 ) -> Iterator[DoubtLine]:
-    rows = {line.row_id for line in _lines(ahead) if line.why is not Doubt.PRIVATE}
+    rows = {line.row_id for line in _lines(ahead) if line.why not in _CHECKED}
     outcomes = outcomes_of(manifest, table, rows)
     for line in _lines(ahead):
         outcome = outcomes.get((line.row_id, line.part))
-        if line.why is Doubt.PRIVATE or outcome is None:
+        if line.why in _CHECKED or outcome is None or (outcome is Outcome.FAILED and line.why not in CONTENT):
             yield line
-        elif line.why in CONTENT:
-            continue  # the manifest has what has failed or is missing now
-        elif outcome is Outcome.FAILED:
-            yield line
-        elif outcome in _GOOD and (has_acls or line.why is Doubt.ACL):
+        # The manifest has what has failed or is missing now.
+        elif outcome in _GOOD and line.why not in CONTENT and (has_acls or line.why is Doubt.ACL):
             # The server has confirmed the ACL. A later night checks it; one without ACLs cannot.
             yield line._replace(why=Doubt.PRIVATE)
     yield from left_doubts(manifest, table, nights, has_acls=has_acls)

@@ -113,11 +113,14 @@ def watermark(
     A watermark after ``latest`` comes from a wrong clock, and is not believed. One whose runs wanted less than what is
     ``wanted`` does not count; None: any counts.
     """
-    found = [
+    found = (
         mark
-        for (destination, _), mark in _watermarks(instance, file_type, latest).items()
-        if destination == destination_id and (wanted is None or wanted.is_covered(mark.rule, mark.timestamp))
-    ]
+        for destination, mark in _marks(instance, file_type)
+        if destination == destination_id
+        and (latest is None or mark.timestamp <= latest)
+        and (wanted is None or wanted.is_covered(mark.rule, mark.timestamp))
+    )
+    # Runs end in any order, so the latest to end need not be the one that has come furthest.
     return max(found, key=lambda mark: mark.timestamp, default=None)
 
 
@@ -130,17 +133,12 @@ def last_good(
     counts.
     """
     latest = believable(datetime.now(timezone.utc))
-    for record in _observations(instance, file_type):  # the newest first
-        observed = record.asset_observation
-        values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
-        seconds, written = values.get(WATERMARK), values.get(DESTINATION)
-        if not isinstance(seconds, float) or not isinstance(written, str) or one_spelling(written) != destination_id:
-            continue
-        if wanted is not None and not wanted.is_covered(_rule(values), _utc(seconds)):
-            continue
-        run = instance.get_run_by_id(record.run_id)
-        if run is not None and run.is_success and _utc(seconds) <= latest:
-            return _utc(seconds)
+    for destination, mark in _marks(instance, file_type):
+        enough = wanted is None or wanted.is_covered(mark.rule, mark.timestamp)
+        if enough and destination == destination_id and mark.timestamp <= latest:
+            run = instance.get_run_by_id(mark.run_id)
+            if run is not None and run.is_success:
+                return mark.timestamp
     return None
 
 
@@ -149,37 +147,27 @@ def believable(*clocks: datetime) -> datetime:
     return min(clocks) + OVERLAP
 
 
-def _watermarks(
-    instance: DagsterInstance, file_type: FileType, latest: datetime | None = None
-) -> dict[tuple[str, RemoteRule], Watermark]:
-    """Return the watermark of each destination id, and of each rule about remote rows that its runs had."""
-    best: dict[tuple[str, RemoteRule], Watermark] = {}
+def _marks(instance: DagsterInstance, file_type: FileType) -> Iterator[tuple[str, Watermark]]:
+    """Yield what each incremental run has claimed, and for which destination id, beginning with the latest to end."""
     for record in _observations(instance, file_type):
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
         seconds, written = values.get(WATERMARK), values.get(DESTINATION)
         if not isinstance(seconds, float) or not isinstance(written, str):
             continue
-        timestamp, rule = _utc(seconds), _rule(values)
-        target = one_spelling(written), rule
-        # Runs end in any order, so the latest to end need not be the one that has come furthest.
-        behind = target in best and timestamp <= best[target].timestamp
-        if behind or (latest is not None and timestamp > latest):
-            continue
         since, row_id, created = (values.get(name) for name in (COVERED_SINCE, NEWEST_ID, NEWEST_AT))
-        best[target] = Watermark(
-            timestamp,
-            record.run_id,
-            every_row=bool(values.get(EVERY_ROW)),
-            covered_since=_utc(since) if isinstance(since, float) else timestamp,
-            newest=(
-                NewestRow(file_type.value, row_id, created)
-                if isinstance(row_id, int) and isinstance(created, float)
-                else None
+        known = isinstance(row_id, int) and isinstance(created, float)
+        yield (
+            one_spelling(written),
+            Watermark(
+                _utc(seconds),
+                record.run_id,
+                every_row=bool(values.get(EVERY_ROW)),
+                covered_since=_utc(since if isinstance(since, float) else seconds),
+                newest=NewestRow(file_type.value, row_id, created) if known else None,  # type: ignore[arg-type]  # known
+                rule=_rule(values),
             ),
-            rule=rule,
         )
-    return best
 
 
 def _rule(values: Mapping[str, object]) -> RemoteRule:
@@ -191,13 +179,14 @@ def _rule(values: Mapping[str, object]) -> RemoteRule:
 def furthest_runs(instance: DagsterInstance) -> set[str]:
     """Return the runs whose records incremental runs go by: of the watermarks, and of the latest reads."""
     # A watermark in the future is not believed, and then the newest one before it counts.
-    bounds = (None, believable(datetime.now(timezone.utc)))
-    kept = {
-        found.run_id
-        for file_type in FileType
-        for latest in bounds
-        for found in _watermarks(instance, file_type, latest).values()
-    }
+    bounds = (datetime.max.replace(tzinfo=timezone.utc), believable(datetime.now(timezone.utc)))
+    furthest: dict[tuple[object, ...], Watermark] = {}
+    for file_type in FileType:
+        for destination, mark in _marks(instance, file_type):
+            for latest in (each for each in bounds if mark.timestamp <= each):
+                target = file_type, destination, mark.rule, latest
+                furthest[target] = max(furthest.get(target, mark), mark, key=lambda found: found.timestamp)
+    kept = {mark.run_id for mark in furthest.values()}
     for file_type in FileType:
         found = [(value, tag) for tag, values in _reads(instance, file_type) for value in values]
         if found:

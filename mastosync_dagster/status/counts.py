@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.runs.doubt_lists import Doubts
     from mastosync_dagster.runs.history import RangeRead, Watermark
+    from mastosync_dagster.sync.incremental import History
 
 _LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1
 _ROWS_A_QUERY = 5_000
@@ -107,7 +108,11 @@ def statuses(
     doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
     with mastodon_db.session() as connect:
         database = Database.open(connect, [each.value for each in file_types])
-        return [_status(instance, database, origin.destination_id, each, doubts[each], policy) for each in file_types]
+        with contextlib.closing(connect()) as connection:
+            now = database_now(connection)
+            latest = believable(now, clocks.machine_now())
+            history = checked_history(instance, origin.destination_id, connection, latest, policy, now)
+        return [_status(history, database, each, doubts[each]) for each in file_types]
 
 
 def whole_tables(mastodon_db: MastodonDatabase, file_types: Sequence[FileType], policy: Policy) -> SplitSize:
@@ -123,24 +128,14 @@ def whole_tables(mastodon_db: MastodonDatabase, file_types: Sequence[FileType], 
     return SplitSize(wanted, TableSize(), sum((size.left_out for size in sizes), TableSize()))
 
 
-def _status(  # noqa: PLR0917  (what the status of a file type is made from)
-    instance: dg.DagsterInstance,
-    database: Database,
-    destination_id: str,
-    file_type: FileType,
-    doubts: Doubts,
-    policy: Policy,
-) -> Status:
+def _status(history: History, database: Database, file_type: FileType, doubts: Doubts) -> Status:
+    instance, destination_id, policy = history.instance, history.destination_id, history.policy
     ranges = registered_ranges(instance, file_type)
-    with contextlib.closing(database.connect()) as connection:
-        now = database_now(connection)
-        latest = believable(now, clocks.machine_now())
-        history = checked_history(instance, destination_id, connection, [file_type], latest, policy, now)
-    window = policy.window(file_type.value, now)
+    window = policy.window(file_type.value, history.now)
     every_read = range_reads(instance, file_type, destination_id)
     reads = {key: read for key, read in every_read.items() if history.is_complete(file_type, read)}
     narrower = every_read.keys() - reads.keys()
-    known, restored = history.watermark(file_type), bool(history.restored)
+    known, restored = history.watermark(file_type), file_type in history.restored
     partitions = _partition_statuses(instance, file_type, ranges)
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
     counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
@@ -204,7 +199,8 @@ def _status(  # noqa: PLR0917  (what the status of a file type is made from)
 
 def _without(doubts: Doubts, rows: LeftOutRows) -> Doubts:
     """Return a doubt list without what the nights do not ask for again, since the policy leaves it out."""
-    chunks = (doubts.rows[start : start + _ROWS_A_QUERY] for start in range(0, len(doubts.rows), _ROWS_A_QUERY))
+    ids = doubts.rows().ids
+    chunks = (ids[start : start + _ROWS_A_QUERY] for start in range(0, len(ids), _ROWS_A_QUERY))
     left_out = set[int]().union(*(rows.among(chunk) for chunk in chunks))
     return doubts.without_content(left_out) if left_out else doubts
 

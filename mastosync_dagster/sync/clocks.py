@@ -105,14 +105,17 @@ def begin_reading(
         read_at = newest_row(connection, read_schema(connection)) or earliest
     read_at = min(read_at, earliest)
     if not claimable:
-        why = "a transaction that writes is open, and its rows come later"
+        why = (
+            "a transaction that writes is open (pg_stat_activity and pg_prepared_xacts show which), and its rows come"
+            " later"
+        )
         if snapshot.as_of is None:
             why = "the database is a standby that has replayed nothing since it was started: its delay is unknown"
         if not claims:
             read_at -= LONG_TRANSACTION
             info(f"{why}. So the range counts as read a day earlier")
         else:
-            info(f"{why}. So no watermark moves, and the next run takes more")
+            warn(f"{why}. So no watermark moves, and the next run takes more")
     return Reading(read_at, earliest, latest, claimable)
 
 

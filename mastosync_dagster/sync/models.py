@@ -17,7 +17,7 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import LONG_TRANSACTION, Reading
 from mastosync_dagster.sync.config import CopyConfig, PlanConfig
 from mastosync_dagster.sync.finished_ranges import PlannedRange
-from mastosync_dagster.sync.incremental import WatermarkClaim, is_cut
+from mastosync_dagster.sync.incremental import WatermarkClaim
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Scope:
     @property
     def is_cut(self) -> bool:
         """Whether it takes some of the rows alone, as a trial does."""
-        return any(is_cut(each) for each in self.selections)
+        return any(each.is_cut for each in self.selections)
 
 
 def created_text(ids: IdRange) -> str | None:
@@ -67,12 +67,12 @@ def created_text(ids: IdRange) -> str | None:
 
 def settles(selection: Selection) -> bool:
     """Return whether a run over these rows also checks what is in doubt: a night's does, a trial does not."""
-    return selection.changed_since is not None and not is_cut(selection)
+    return selection.changed_since is not None and not selection.is_cut
 
 
 def takes_every_row(selection: Selection) -> bool:
     """Return whether a run goes through a whole table, but for what its policy leaves out."""
-    return selection.changed_since is None and selection.ids is None and not is_cut(selection)
+    return selection.changed_since is None and selection.ids is None and not selection.is_cut
 
 
 ScopeAt = Callable[[Connection, Reading], Scope]

@@ -29,7 +29,7 @@ from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.sync.events import check_result
-from mastosync_dagster.sync.incremental import checked_history, is_cut
+from mastosync_dagster.sync.incremental import checked_history
 from mastosync_dagster.sync.models import Copied, Planned, Scope
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.report_step import finish
@@ -73,12 +73,10 @@ def plan_changes(
 
     def scope_at(connection: Connection, reading: Reading) -> Scope:
         destination_id, latest = run.destination_id, believable(reading.earliest)
-        file_types = [FileType(rows.table) for rows in config.every_selection]
-        history = checked_history(
-            context.instance, destination_id, connection, file_types, latest, policy, reading.read_at
-        )
+        history = checked_history(context.instance, destination_id, connection, latest, policy, reading.read_at)
         shares = config.shares(history, reading.read_at)
-        (context.log.warning if history.restored else context.log.info)("; ".join(share.why for share in shares))
+        restored = {file_type.value for file_type in history.restored} & {share.selection.table for share in shares}
+        (context.log.warning if restored else context.log.info)("; ".join(share.why for share in shares))
         return Scope(
             name=context.job_name,
             partition=CHANGES,
@@ -92,7 +90,7 @@ def plan_changes(
         announce_start(context.run, context.log)
         policy = policy_of(config)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        return make_run_plan(run, scope_at, config, claims=not any(map(is_cut, config.every_selection)))
+        return make_run_plan(run, scope_at, config, claims=not any(rows.is_cut for rows in config.every_selection))
 
 
 @dg.op(description="Stream the planned objects from the source to the destination, verified.")

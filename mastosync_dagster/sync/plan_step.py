@@ -27,6 +27,7 @@ from mastosync_dagster.mastodon import (
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.planner import PlanCounts, make_plan
 from mastosync_dagster.ranges.partitions import FileType, RangeIndex, find_ranges, registered_ranges
+from mastosync_dagster.records.doubts import CONTENT, Doubt
 from mastosync_dagster.records.folded import level
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs import work_folder
@@ -48,8 +49,7 @@ from mastosync_dagster.sync.clocks import Reading, begin_reading, destination_cl
 from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.convergence import Convergence, Counts
 from mastosync_dagster.sync.finished_ranges import PlannedRange
-from mastosync_dagster.sync.incremental import is_cut
-from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, settles, takes_every_row
+from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, takes_every_row
 from mastosync_dagster.units import MEGABYTE
 from mastosync_dagster.verify.inherited import check_inherited
 from mastosync_dagster.verify.repairs import Repairs, repairs
@@ -172,71 +172,35 @@ def _sizes(run: RunContext, scope: Scope, new: Mapping[str, Sequence[IdRange]]) 
 
 def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping[str, Sizes]) -> PlanCounts:
     """Make the plan, and publish what carrying it out puts in doubt."""
-    scope = begun.scope
-    lists = [
-        RunDoubts(
-            run,
-            scope.partition,
-            selection.table,
-            ids=selection.ids,
-            settles=settles(selection),
-            plans_all=selection.changed_since is None and not is_cut(selection),
-        )
-        for selection in scope.selections
-    ]
-    known = _known_state(run, scope, config, lists)
+    convergences = [_convergence(run, config, begun, selection) for selection in begun.scope.selections]
     with contextlib.ExitStack() as stack:
         watcher = stack.enter_context(run.progress.watch(run.log))
-        for listed in lists:
-            listed.open(stack)
-        convergences = [
-            Convergence(
-                run,
-                config,
-                listed,
-                known,
-                database=begun.database,
-                read_at=begun.reading.read_at,
-                remote=selection.remote,
-            )
-            for selection, listed in zip(scope.selections, lists, strict=True)
-        ]
+        for each in convergences:
+            each.listed.open(stack)
         counts = make_plan(
             itertools.chain.from_iterable(
-                _wanted(run, config, begun, selection, convergence, sizes[selection.table])
-                for selection, convergence in zip(scope.selections, convergences, strict=True)
+                _wanted(run, config, begun, each, sizes[each.listed.table]) for each in convergences
             ),
             run.source,
             run.destination,
             run.folder,
             listers=config.listers,
             copy_private=bool(config.copy_private),
-            acls_from_source=known.privacy is Privacy.source,
+            acls_from_source=config.privacy is Privacy.source,
             on_progress=watcher.planned,
-            knowledge=_records(run, begun).known,
+            knowledge=Records.of(run, begun.database).known,
             overwrite=config.overwrite,
         )
-        for listed in lists:
-            listed.add_planned()
+        for each in convergences:
+            each.listed.add_planned()
     # Before the first object is written: however this run ends, a later one checks what it makes doubtful.
-    for listed in lists:
-        listed.publish()
-    for listed, convergence in zip(lists, convergences, strict=True):
-        if convergence.counts != Counts():
-            run.log.info(f"{listed.table}, in doubt: {convergence.counts}")
+    for each in convergences:
+        each.listed.publish()
+        if each.counts != Counts():
+            run.log.info(f"{each.listed.table}, in doubt: {each.counts}")
     # Folders of objects that were found private are probed too: a bucket policy, whenever it was set, wins over ACLs.
-    folders = counts.private_folders.union(*(convergence.folders for convergence in convergences))
+    folders = counts.private_folders.union(*(each.folders for each in convergences))
     return replace(counts, private_folders=folders)
-
-
-def _records(run: RunContext, begun: Begun) -> Records:
-    return Records(
-        begun.database,
-        store=run.store,
-        origin=run.origin,
-        prefix=run.destination.settings.prefix,
-        warn=run.log.warning,
-    )
 
 
 def _note(run: RunContext, planned: Planned, read_until: datetime) -> None:
@@ -282,31 +246,31 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     return remark
 
 
-def _wanted(  # noqa: PLR0917  (what one selection needs, and no more)
-    run: RunContext, config: PlanConfig, begun: Begun, selection: Selection, convergence: Convergence, sizes: Sizes
+def _convergence(run: RunContext, config: PlanConfig, begun: Begun, selection: Selection) -> Convergence:
+    """Return the check of what is in doubt in a selection's table, with what is known of its rows and objects."""
+    partition, found = begun.scope.partition, Repairs()
+    listed = RunDoubts(run, partition, selection)
+    if partition != CHANGES:
+        file_type, damaged = FileType(selection.table), Damaged(run.log.warning)
+        prefix = run.destination.settings.prefix
+        found = repairs(run.store, run.origin, prefix, file_type, partition, damaged=damaged)
+    known = KnownState(
+        privacy=config.privacy,
+        # An object that has failed or was missing has the ACL that it was written with.
+        doubtful=listed.doubts.rows(set(Doubt) - CONTENT),
+        again=found.again,
+        check_acl=found.set_acl,
+    )
+    return Convergence(run, config, listed, known, selection, database=begun.database, read_at=begun.reading.read_at)
+
+
+def _wanted(
+    run: RunContext, config: PlanConfig, begun: Begun, convergence: Convergence, sizes: Sizes
 ) -> Iterator[Batch]:
     """Yield the objects of a selection's rows, and those that the run checks beside them."""
+    selection = convergence.selection
     pages = walk_rows(begun.database, selection, page_rows=config.page_rows)
-    changed = batches(pages, _changes(run, begun, selection), sizes, convergence.known)
-    if settles(selection):
-        return convergence.after(changed)
-    return convergence.after_every_row(changed) if takes_every_row(selection) else changed
-
-
-def _known_state(run: RunContext, scope: Scope, config: PlanConfig, lists: Sequence[RunDoubts]) -> KnownState:
-    """Return what is known of the rows and objects that a run is about."""
-    found = Repairs()
-    if scope.partition != CHANGES:
-        found = repairs(
-            run.store,
-            run.origin,
-            run.destination.settings.prefix,
-            FileType(scope.name),
-            scope.partition,
-            damaged=Damaged(run.log.warning),
-        )
-    doubtful = {listed.table: listed.doubts for listed in lists}
-    return KnownState(privacy=config.privacy, doubtful=doubtful, again=found.again, check_acl=found.set_acl)
+    return convergence.after(batches(pages, _changes(run, begun, selection), sizes, convergence.known))
 
 
 def _changes(run: RunContext, begun: Begun, selection: Selection) -> Changes | None:

@@ -58,13 +58,7 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
             window = policy.window(table, database_now(connection))
         rows = Selection(table, ids=ids, remote=window)
         pages = walk_rows(database, rows, page_rows=config.page_rows)
-        records = Records(
-            database,
-            store=run.store,
-            origin=run.origin,
-            prefix=destination.settings.prefix,
-            warn=run.log.warning,
-        )
+        records = Records.of(run, database)
         with Orphans(database, table, ids) as orphans:
             counts = audit(
                 covering_batches(pages, ids, KnownState(privacy=config.privacy), sizes=sizes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.sync import clocks, convergence
 from mastosync_dagster_tests.support.installation import failure_of
+from mastosync_dagster_tests.support.life import DAY
+from mastosync_dagster_tests.support.living import LivingInstance
 from mastosync_dagster_tests.support.private_media import (
     MEDIA,
     answers,
@@ -137,6 +141,48 @@ def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(sett
     assert set(private) <= set(asked)
     assert not [each for each in seen if each.kind in {Kind.PUT, Kind.GET}]
     assert details(settled) == []
+
+
+def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_week_apart_check_all(
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = settled
+    living = LivingInstance.of(world.database, world.source, [])
+    monkeypatch.setattr(clocks, "machine_now", lambda: living.now)
+    world.destination_proxy.clock = lambda: living.now
+    monkeypatch.setattr(convergence, "_ALL_AT_ONCE", 0)
+    private = [key for key, status in expected_answers(world).items() if status == 403]
+    for nights, gap in ((1, 7 * DAY), (7, DAY)):
+        for key in private:
+            world.destination.client.put_object_acl(Bucket=world.destination.name, Key=key, ACL="public-read")
+        made = []
+        for _ in range(nights):
+            living.pass_time(gap)
+            result = nightly(world)
+            assert result.success
+            made.append(details(world).count(MADE_PRIVATE))
+        assert sum(made) == len(private)
+        assert max(made) < len(private) or nights == 1
+        assert answers(world) == expected_answers(world)
+    messages = "\n".join(entry.user_message for entry in world.dagster.all_logs(result.run_id))
+    assert re.search(r"ACLs checked \(those of \d+ private rows within a week\)", messages)
+
+
+def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_however_many_ranges_there_are(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "0")
+    everything = {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
+    for _ in range(2):
+        assert world.run("sync_changes", config=everything).success
+    for ranges in (0, 2_000):
+        first = 10**18
+        for file_type in FileType:
+            keys = [f"{first + number * 10}-{first + number * 10 + 9}" for number in range(ranges)]
+            world.dagster.add_dynamic_partitions(file_type.partitions_name, keys)
+        world.forget()
+        assert world.run("sync_changes", config=everything).success
+        assert world.requests() == {}
 
 
 def test_without_any_record_a_night_makes_private_what_is_private(settled: Installation) -> None:

@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.expected.policy import EVERYTHING
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import (
@@ -169,7 +170,8 @@ def test_a_run_moves_the_watermark_only_if_it_leaves_no_gap(life: Life) -> None:
     before = mark(life)
     assert before is not None
     life.living.pass_time(HOUR)
-    history = History(life.world.dagster, S3Bucket.destination().settings().identity)
+    now, place = life.living.now, S3Bucket.destination().settings().identity
+    history = History(life.world.dagster, place, now, EVERYTHING, now)
     for case in CASES:
         since = {} if case.since is None else {"changed_since": (before + case.since).isoformat()}
         config = ChangesConfig.model_validate({**case.config, **since})

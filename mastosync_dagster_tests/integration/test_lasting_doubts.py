@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from mastosync_dagster.installation.processes import running
 from mastosync_dagster.runs import run_lock
 from mastosync_dagster.sync import convergence, plan_step, publication, report_step
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import (
     MEDIA,
     answers,
     execute,
     expected_answers,
     media_of,
+    newest,
     nightly,
     wait_until,
 )
@@ -107,6 +110,18 @@ def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
     assert answers(settled) == expected_answers(settled)
 
 
+def test_what_is_on_the_list_and_has_changed_again_is_planned_once(settled: Installation) -> None:
+    lost = lose(settled)
+    assert not night(settled).success
+    settled.destination_proxy.set_rules()
+    execute(settled, "UPDATE media_attachments SET file_updated_at = now()")
+    plan = {"plan_changes": {"config": {**PLAN["plan_changes"]["config"], "page_rows": 5}}}
+    assert settled.run("sync_changes", config={"ops": plan}).success
+    lines = Counter(line.key for line in newest(settled, "sync_changes"))
+    assert lines[lost.key] == 1
+    assert max(lines.values()) == 1
+
+
 def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,11 +195,34 @@ def test_what_became_private_at_a_destination_without_acls_is_named(
     assert open_objects(world)["exposed"] == 0
     account, hidden = media_of(world, suspended=False)
     execute(world, SUSPEND, account)
-    assert nightly(world).success
-    assert open_objects(world)["exposed"] == hidden
+    # Also where the night takes the row.
+    changed = "UPDATE media_attachments SET file_updated_at = now() - interval '1 minute' WHERE account_id = %s"
+    execute(world, changed, account)
+    for _ in range(2):
+        assert nightly(world).success
+        assert open_objects(world)["exposed"] == hidden
     execute(world, UNSUSPEND, account)
     assert nightly(world).success
     assert open_objects(world)["exposed"] == 0
+
+
+def test_a_bucket_of_manifests_that_refuses_deletion_ends_no_night(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(world.destination.server).name}/manifests")
+    ((key,),) = world.register(MEDIA).values()
+    assert world.run("sync_media_attachments", key).success
+    world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), method="DELETE", key="^manifests/"))
+    account, _ = media_of(world, suspended=False)
+    for statement in (SUSPEND, UNSUSPEND, UNSUSPEND):
+        execute(world, statement, account)
+        result = nightly(world)
+        assert result.success, failure_of(result)
+        assert answers(world) == expected_answers(world)
+        messages = "\n".join(entry.user_message for entry in world.dagster.all_logs(result.run_id))
+        assert "s3:DeleteObject" in messages
+        assert "MASTOSYNC_MANIFESTS" in messages
 
 
 def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(

@@ -17,6 +17,7 @@ from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.status.counts import statuses
 from mastosync_dagster_tests.support.corners import create_database
+from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 from mastosync_dagster_tests.support.standby import standby_of
@@ -316,6 +317,51 @@ def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_
         assert status.left.rows == 0
 
 
+def test_of_a_restored_database_a_table_without_new_rows_is_taken_too(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, emojis = life.living, FileType.CUSTOM_EMOJIS
+    plan = {"file_types": ["accounts", "custom_emojis", "media_attachments"], "changed_since": "last"}
+    nightly = {"ops": {"plan_changes": {"config": plan}}}
+    before = set(living.expected)
+    deleted, _ = living.add_emoji(), living.add_emoji()
+    assert life.run("sync_changes", config=nightly).success
+    backup = create_database(living.database, template=living.database.database)
+    expected = dict(living.expected)
+    bodies = {key: body(life, key) for key in expected.keys() - before if f"/{deleted:03d}/" in key}
+    assert bodies
+
+    # An emoji goes, and its objects; the newest one stays. Accounts and posts come.
+    living.execute("DELETE FROM custom_emojis WHERE id = %(id)s", {"id": deleted})
+    for key in bodies:
+        living.remove(key)
+        life.world.destination.client.delete_object(Bucket=life.world.destination.name, Key=key)
+    for _ in range(2):
+        living.sign_up()
+        living.post_picture()
+        living.pass_time(DAY)
+        assert life.run("sync_changes", config=nightly).success
+
+    monkeypatch.setenv("DATABASE_URL", backup.url)
+    living.database = backup
+    living.use_clock()
+    living.expected = expected
+    for key, data in bodies.items():
+        living.source.client.put_object(Bucket=living.source.name, Key=key, Body=data)
+    living.sign_up()
+    living.post_picture()
+    living.pass_time(HOUR)
+    with life.world.dagster as dagster:
+        (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [emojis])
+        assert status.restored
+        assert life.run("sync_changes", config=nightly).success
+        assert [line for line in life.differences() if line.startswith("custom_emojis") and "never" not in line] == []
+        living.pass_time(DAY)
+        assert life.run("sync_changes", config=nightly).success
+        (status,) = statuses(dagster, MastodonDatabase(), S3Bucket.destination(), [emojis])
+        assert not status.restored
+
+
 def body(life: Life, key: str) -> bytes:
     source = life.living.source
     return source.client.get_object(Bucket=source.name, Key=key)["Body"].read()
@@ -324,6 +370,30 @@ def body(life: Life, key: str) -> bytes:
 def row_count(life: Life) -> int:
     ((count,),) = life.living.execute("SELECT count(*) FROM accounts")
     return int(count)
+
+
+@pytest.mark.parametrize("timestamp", ["10000-01-01", "4714-11-24 BC", "infinity", "-infinity"])
+@pytest.mark.parametrize("column", ["created_at", "avatar_updated_at"])
+def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, timestamp: str) -> None:
+    """Other servers say when an account was created."""
+    begin(life)
+    living = life.day()
+    account = living.sign_up()
+    living.update("accounts", account, **{column: timestamp})
+    for _ in range(2):
+        living.pass_time(DAY)
+        result = night(life)
+        assert result.success, failure_of(result)
+        assert differences(life) == []
+    before = mark(life)
+    living.sign_up()
+    living.pass_time(DAY)
+    assert night(life).success
+    assert differences(life) == []
+    after = mark(life)
+    assert before is not None
+    assert after is not None
+    assert after > before
 
 
 @pytest.mark.parametrize("timestamp", [None, "2199-01-01", "infinity"])

@@ -23,8 +23,10 @@ from mastosync_dagster.records.parquet import LineWriter
 from mastosync_dagster.records.store import BucketManifests, FolderManifests, ManifestStore
 from mastosync_dagster.runs.history import SYNC_CHANGES
 from mastosync_dagster.runs.manifests import ManifestOrigin, Passed, RunTimes, passed
+from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.manifests import manifest_line
+from mastosync_dagster_tests.support.proxy import Answer, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
@@ -192,6 +194,21 @@ def test_after_a_thousand_nights_there_are_some_thirty_files(tmp_path: Path) -> 
                 fold(store)
                 assert len(list(store.files(SYNC_CHANGES))) <= 45
     assert len(store.runs(ARCHIVE.format(group=SYNC_CHANGES))) == 966
+
+
+def test_where_nothing_may_be_deleted_nothing_is_folded_again_and_again(moto_bucket: Bucket, tmp_path: Path) -> None:
+    with s3_proxy(moto_bucket.server.endpoint) as proxy:
+        store = BucketManifests(storage(moto_bucket, "destination", endpoint=proxy.endpoint, prefix="manifests/"))
+        fill(store, tmp_path, seed=3, runs=21)
+        before = sorted(store.files(SYNC_CHANGES))
+        proxy.set_rules(Rule(Answer(403, "AccessDenied"), method="DELETE"))
+        for _ in range(2):
+            with pytest.raises(StorageError, match="AccessDenied"):
+                fold(store)
+        assert sorted(store.files(SYNC_CHANGES)) == before
+        proxy.set_rules()
+        fold(store)
+        assert len(list(store.files(SYNC_CHANGES))) == 11
 
 
 def test_what_cannot_be_read_stays_and_keeps_nothing_from_being_folded(tmp_path: Path) -> None:

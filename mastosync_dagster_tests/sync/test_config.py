@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.expected.policy import EVERYTHING
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, InvalidTimestampError, parse_timestamp
 from mastosync_dagster.sync.incremental import History
@@ -51,7 +52,7 @@ def test_anything_else_is_refused_in_plain_words(text: str, message: str) -> Non
 
 def shares(config: ChangesConfig) -> tuple[TableSelection, ...]:
     with dg.DagsterInstance.ephemeral() as instance:
-        return config.shares(History(instance, "a destination"), NOW)
+        return config.shares(History(instance, "a destination", NOW, EVERYTHING, NOW), NOW)
 
 
 def test_a_selection_per_file_type_carries_the_bounds_and_begins_ten_minutes_early() -> None:
