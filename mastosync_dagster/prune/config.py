@@ -6,7 +6,7 @@ from mastosync_dagster.runs.config import PolicyConfig, setting
 
 MAX_SHARE = 0.5
 UNCONFIRMED = 100
-"""So many objects are deleted where the admin has not set a number."""
+"""So many objects of an ID range are deleted where the admin has not set a number."""
 
 
 class PruneConfig(PolicyConfig):
@@ -17,8 +17,9 @@ class PruneConfig(PolicyConfig):
         default=None,
         ge=1,
         le=1_000_000,
-        description=f"Objects that a run deletes at the most. Unset: {UNCONFIRMED}, and none at all where there are"
-        " more: on a large instance, a small one's objects in the same bucket are a small share.",
+        description=f"Objects that are deleted at the most, in each ID range. Unset: {UNCONFIRMED}, none at all where"
+        " there are more, and only what runs have copied here: on a large instance, a small one's objects in the same"
+        " bucket are a small share.",
     )
     max_share: float = Field(
         default=MAX_SHARE,

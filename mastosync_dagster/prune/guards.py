@@ -78,6 +78,7 @@ class RangeStats:
         orphans: Objects at the destination that no row expects.
         unknown_styles: Orphans that must stay, since a newer Mastodon may have made them.
         old: Other orphans that are old enough to be deleted, whatever ``max_delete``.
+        unrecorded: Of these, the ones that no run has copied here.
         witnesses: Ids of two rows with a file.
         restored_from: See `restored_from`.
     """
@@ -90,6 +91,7 @@ class RangeStats:
     orphans: int = 0
     unknown_styles: int = 0
     old: int = 0
+    unrecorded: int = 0
     list_requests: int = 0
     witnesses: list[int] = field(default_factory=list)
     restored_from: datetime | None = None

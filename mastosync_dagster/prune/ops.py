@@ -2,8 +2,8 @@
 
 An object is deleted only if
 
-- the admin sets ``delete``, and for ``max_delete`` objects at the most; without that number, none is deleted where more
-  than a hundred would be,
+- the admin sets ``delete``, and for ``max_delete`` objects at the most; without that number, only what a run has copied
+  there is deleted, and nothing where more than a hundred objects would be,
 - every row of the range was read and every key of the range listed: any error ends the run before,
 - the range has rows with files, and the destination has at least half of their objects: else it is the wrong database,
   bucket or prefix, or the copy has not been made yet,

@@ -14,6 +14,7 @@ from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans, WitnessMi
 from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
+from mastosync_dagster.expected.records import Records
 from mastosync_dagster.mastodon import Database, IdRange, Selection, database_now, read_schema, walk_rows
 from mastosync_dagster.plan.orphan_listing import orphan_line
 from mastosync_dagster.prune.config import UNCONFIRMED
@@ -27,7 +28,7 @@ from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.failures import PlainFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from mastosync_dagster.plan.items import Batch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.runs.context import RunContext
 
 BEYOND_LIMIT = "more than max_delete"
+UNRECORDED = "no run has copied it here, so it may be another instance's: without max_delete it stays"
 TO_BE_DELETED = "to be deleted by this run"
 WANTED_AGAIN = "a row expects it by now"
 NOT_ANSWERED = "its deletion was asked for, and not answered"
@@ -86,7 +88,8 @@ class Pruning:
                 error: BaseException | None = None
                 if self._config.delete and refusal is None:
                     stats.restored_from = restored_from(database, self._storage, stats.read_at)
-                    error = self._delete(folder, orphans, stats)
+                    own = self._recorded(Records.of(self._run, database), folder)
+                    error = self._delete(folder, orphans, stats, own)
                 else:
                     self._write(folder, folder / _CANDIDATES)
         first = first_findings(folder / FINDINGS, [Finding.DELETED, Finding.EXTRA, Finding.UNKNOWN])
@@ -121,13 +124,29 @@ class Pruning:
                     f"{stats.rows:,} rows read: {stats.there:,} objects as expected, {stats.orphans:,} orphans"
                 )
 
-    def _delete(self, folder: Path, orphans: Orphans, stats: RangeStats) -> BaseException | None:
+    def _recorded(self, records: Records, folder: Path) -> Collection[str] | None:
+        """Return the candidates that runs have copied here; None: an admin has read the list, and all may go.
+
+        In a large range a small instance's objects are few, and in each of many ranges they are fewer still: no number
+        tells them from this instance's orphans. What was recorded is this instance's.
+        """
+        if self._config.max_delete is not None:
+            return None
+        keys = (line.key for line in _lines(folder / _CANDIDATES))
+        return records.recorded(self._file_type.value, range_key(self._ids), keys)
+
+    def _delete(
+        self, folder: Path, orphans: Orphans, stats: RangeStats, own: Collection[str] | None
+    ) -> BaseException | None:
         """Delete what may be deleted, and record the result of each object. Returns what ended it early."""
         marked = folder / f"marked-{_CANDIDATES}"
         budget = self._config.max_delete or UNCONFIRMED
         with FindingWriter(marked) as writer:
             for line in _lines(folder / _CANDIDATES):
                 detail = line.detail or why_young(line, stats)
+                if detail is None and own is not None and line.key not in own:
+                    detail = UNRECORDED
+                    stats.unrecorded += 1
                 if detail is None:
                     detail = TO_BE_DELETED if budget > 0 else BEYOND_LIMIT
                     budget -= 1
@@ -227,6 +246,7 @@ class Pruning:
                 else ""
             )
             + (f"; {stats.unknown_styles:,} of these stay, for each is {UNKNOWN_STYLE}" if stats.unknown_styles else "")
+            + (f"; {stats.unrecorded:,} of these stay: {UNRECORDED}" if stats.unrecorded else "")
             + (f"; nothing may be deleted: {refusal}" if refusal else "")
         )
         self._run.log.info(message)

@@ -12,6 +12,7 @@ from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.support.private_media import execute
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
@@ -39,19 +40,46 @@ def test_the_schedule_is_off_until_somebody_switches_it_on_and_deletes_then() ->
     assert request.run_config == {"ops": {"prune_all": {"config": {"delete": True}}}}
 
 
+def delete_an_emoji(world: Installation) -> set[str]:
+    """Delete an emoji's row; return its objects, which are old, and have been copied."""
+    found = sorted(key for key in there(world) if key.startswith("custom_emojis/"))
+    folder = found[0].rsplit("/", 2)[0]
+    execute(world, "DELETE FROM custom_emojis WHERE id = %s", int(folder.rsplit("/", 1)[1]))
+    keys = {key for key in found if key.startswith(f"{folder}/")}
+    for key in keys:
+        put(world, key)
+    return keys
+
+
+def test_what_no_run_has_copied_stays_unless_the_admin_says_how_many_may_go(world: Installation) -> None:
+    """A few objects of another instance in each of many ranges are no share and no number that shows."""
+    for key in world.register(EMOJIS)[EMOJIS]:
+        assert world.run("sync_custom_emojis", key).success
+    nightly = {"file_types": [EMOJIS.value], "changed_since": "last"}
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": nightly}}}).success
+    own = delete_an_emoji(world)
+    before = there(world)
+    assert own
+    put(world, ORPHAN)
+    assert world.run("prune_every_range", config=DELETE).success
+    assert there(world) == before - own | {ORPHAN}
+    config = {**DELETE["ops"]["prune_all"]["config"], "max_delete": 1}
+    assert world.run("prune_every_range", config={"ops": {"prune_all": {"config": config}}}).success
+    assert there(world) == before - own
+
+
 def test_all_ranges_are_pruned_and_one_that_is_refused_stops_no_other(world: Installation) -> None:
     keys = world.register(EMOJIS, CARDS)
     for key in keys[EMOJIS]:
         assert world.run("sync_custom_emojis", key).success
-    before = there(world)
-    put(world, ORPHAN)
+    before = there(world) - delete_an_emoji(world)
     # Nothing expected is there: this looks like another instance's bucket. Without an orphan that refuses nothing.
     assert world.run("prune_every_range", config=DELETE).success
     assert there(world) == before
 
     (card, *_) = world.instance.objects_of(CARDS.value)
     another = f"{card.key.rpartition('/')[0]}/0123456789abcdef.png"
-    put(world, ORPHAN)
+    before -= delete_an_emoji(world)
     put(world, another)
     result = world.run("prune_every_range", config=DELETE)
     (event,) = [event for event in result.all_events if event.is_step_failure]
