@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
@@ -34,6 +35,8 @@ _SHUTTING_DOWN = "after telling it to shut down"
 
 _UNREACHABLE_SECONDS = 300.0
 """For so long a code server that does not answer says nothing about its runs."""
+_LOAD_SECONDS = 20.0
+"""What the daemon takes to load the definitions from a code server that is back."""
 
 
 class WatchfulRunLauncher(DefaultRunLauncher):
@@ -43,6 +46,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         """Keep files private in each process that opens the Dagster instance and handles runs."""
         super().__init__(inst_data)
         self._unreachable_since: dict[str, float] = {}
+        self._back_since: dict[str, float] = {}
         keep_files_private()
 
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -68,25 +72,34 @@ class WatchfulRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return whether a run is being executed. A run whose state cannot be found out counts as running."""
         known = state(self._instance, run)
-        alive = known is RunState.ALIVE
-        if known in {RunState.NOT_BEGUN, RunState.UNKNOWN}:
-            alive = self._code_server_executes(run.run_id)
-        if alive:
+        dead = known is RunState.DEAD
+        # A dead run of a code server that Dagster itself starts is started again by another one.
+        asks = not dead or _is_of_separate_server(run)
+        if known is RunState.ALIVE or (asks and self._may_live(run.run_id, dead=dead)):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         announce_retry(self._instance, run.run_id)
         return CheckRunHealthResult(WorkerStatus.FAILED, cause_of_death(self._instance, run.run_id))
 
-    def _code_server_executes(self, run_id: str) -> bool:
-        """Ask the code server that started a run; True where none is known."""
+    def _may_live(self, run_id: str, *, dead: bool) -> bool:
+        """Ask the code server that started a run; ``dead``: its process is gone, and the question is whether to say so.
+
+        Dagster starts a run that is called failed again with the code server's help, tries that once, and then never
+        again. So nothing is said while the code server is being started again, or upgraded.
+        """
+        now = time.monotonic()
         try:
             executes = self._asked_code_server(run_id)
         except DagsterUserCodeUnreachableError:
-            # It is being started again, or upgraded: when it is back it says itself that it has no such run,
-            # and the run can be retried then.
-            since = self._unreachable_since.setdefault(run_id, time.monotonic())
-            return time.monotonic() - since < _UNREACHABLE_SECONDS
+            self._back_since.pop(run_id, None)
+            return now - self._unreachable_since.setdefault(run_id, now) < _UNREACHABLE_SECONDS
+        if executes is None:
+            return not dead
+        just_back = run_id in self._unreachable_since and now - self._back_since.setdefault(run_id, now) < _LOAD_SECONDS
+        if just_back or (executes and not dead):
+            return True
         self._unreachable_since.pop(run_id, None)
-        return executes is not False
+        self._back_since.pop(run_id, None)
+        return False
 
     def _asked_code_server(self, run_id: str) -> bool | None:
         """Return whether the code server that was to start a run executes it; None: no such server is known."""
@@ -98,6 +111,14 @@ class WatchfulRunLauncher(DefaultRunLauncher):
             CanCancelExecutionResult,
         )
         return answer.can_cancel
+
+
+def _is_of_separate_server(run: dg.DagsterRun) -> bool:
+    """Tell whether a run came from a code server that is a service of its own, as systemd and Docker have it."""
+    origin = run.remote_job_origin
+    return origin is not None and isinstance(
+        origin.repository_origin.code_location_origin, GrpcServerCodeLocationOrigin
+    )
 
 
 class MemoryAwareRunCoordinator(QueuedRunCoordinator):

@@ -9,6 +9,7 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution.asset_backfill import backfill_runs_are_complete
 from dagster._core.launcher.base import WorkerStatus
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import BACKFILL_ID_TAG, GRPC_INFO_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mastosync_dagster.launcher import WatchfulRunLauncher
@@ -97,6 +98,25 @@ def test_a_code_server_that_is_away_for_some_minutes_is_no_dead_run(
 ) -> None:
     run = started_run(instance)
     instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: f'{{"host": "localhost", "socket": "{tmp_path}/gone.sock"}}'})
+    watch = launcher(instance)
+    assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.RUNNING
+    watch._unreachable_since[run.run_id] -= 301
+    assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.FAILED
+
+
+def test_a_dead_run_is_called_failed_when_the_code_server_can_start_it_again(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    socket = f"{tmp_path}/gone.sock"
+    server = GrpcServerCodeLocationOrigin(host="localhost", socket=socket, location_name="here")
+    run = instance.create_run_for_job(
+        some_job, remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(server, "some"), some_job.name)
+    )
+    report(instance, run, DagsterEventType.PIPELINE_START)
+    with run_process(instance.root_directory, run.run_id) as process:
+        process.kill()
+        process.wait()
+    instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: f'{{"host": "localhost", "socket": "{socket}"}}'})
     watch = launcher(instance)
     assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.RUNNING
     watch._unreachable_since[run.run_id] -= 301
