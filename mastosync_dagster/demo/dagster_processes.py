@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_UI_SECONDS = 90.0
+_UI_SECONDS = 300.0
 _SERVING = re.compile(rb"Serving dagster-webserver on (http://[\d.:]+)")
 _END_SECONDS = 10.0
 
