@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -61,8 +61,11 @@ containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootst
 hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full disks (root, docker; half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs
 
+alerts: $(STAMP) ## Let a real Prometheus fire its alerts: a killed daemon, failing runs (ten minutes)
+	$(BIN)/pytest mastosync_dagster_tests/integration/test_alerts_of_prometheus.py -m alerts
+
 pythons: $(STAMP) ## Try each Python that is named: the wheel, a new user's way, tests (root, Docker engine, debootstrap)
-	$(BIN)/pytest mastosync_dagster_tests/integration/test_pythons.py mastosync_dagster_tests/integration/test_newcomer.py -m pythons
+	$(BIN)/pytest mastosync_dagster_tests/integration/test_pythons.py -m pythons
 
 screenshots: $(STAMP) ## Write the pictures of docs/ that show the UI (needs chromium)
 	SCREENSHOTS=docs $(BIN)/pytest mastosync_dagster_tests/integration/test_browser.py

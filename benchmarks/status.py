@@ -22,13 +22,13 @@ from mastosync_dagster.records.summaries import COUNTERS
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.history import DESTINATION, READ_AT
 
-_DESTINATION = {
+SETTINGS = {
     "DESTINATION_S3_BUCKET": "new",
     "DESTINATION_S3_ENDPOINT": "https://s3.example.com",
     "DESTINATION_AWS_ACCESS_KEY_ID": "key",
     "DESTINATION_AWS_SECRET_ACCESS_KEY": "secret",
 }
-_OTHER_TABLES = "CREATE TABLE statuses (id bigint PRIMARY KEY, account_id bigint NOT NULL, deleted_at timestamp)"
+OTHER_TABLES = "CREATE TABLE statuses (id bigint PRIMARY KEY, account_id bigint NOT NULL, deleted_at timestamp)"
 
 
 def fill(home: Path, ranges: int) -> None:
@@ -57,11 +57,11 @@ def main() -> None:
         home = Path(folder)
         project = Path(__file__).parents[1]
         (home / "dagster.yaml").write_text((project / "dagster.yaml").read_text())
-        os.environ |= {**_DESTINATION, "DATABASE_URL": server.url, "DAGSTER_HOME": folder}
+        os.environ |= {**SETTINGS, "DATABASE_URL": server.url, "DAGSTER_HOME": folder}
         schema = resources.files("mastosync_dagster.demo").joinpath("schema_main.sql").read_text()
         with psycopg2.connect(server.url) as connection, connection.cursor() as cursor:
             cursor.execute(schema)
-            cursor.execute(_OTHER_TABLES)
+            cursor.execute(OTHER_TABLES)
         fill(home, arguments.ranges)
         command = [str(Path(sys.executable).with_name("mastosync")), "status"]
         for _ in range(3):
