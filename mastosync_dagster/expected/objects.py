@@ -151,7 +151,9 @@ def items_of(
     remote, private = is_remote(table, row), state.is_private(row)
     doubtful = state.is_doubtful(row)
     written_after = None if changes is None else changes.written_after
-    for stored, new in _objects(table, row, changes):
+    for stored, written_lately in _objects(table, row, changes):
+        # A private object is looked up however new it is: Mastodon may have written it to the destination, public.
+        new = written_lately and not private
         if stored.size:
             sizes.add(row_id, stored.size)
         # Positional, since keywords take twice as long and this runs for each object. Both sets of keys are empty

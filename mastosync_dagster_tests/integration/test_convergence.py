@@ -12,6 +12,7 @@ from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync import clocks, convergence
+from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.life import DAY
 from mastosync_dagster_tests.support.living import LivingInstance
@@ -246,3 +247,19 @@ def test_backups_are_private_each_night(world_with_acls: Installation) -> None:
     world.destination.client.put_object_acl(Bucket=world.destination.name, Key=backup.key, ACL="public-read")
     assert nightly(world).success
     assert details(world, FileType.BACKUPS) == [MADE_PRIVATE]
+
+
+def test_what_mastodon_has_written_to_the_destination_is_private_after_the_first_night(settled: Installation) -> None:
+    # After the switch the source never has a new object. It was written after the last night, so no run has copied it.
+    account, _ = media_of(settled, suspended=True)
+    key = "media_attachments/files/990/000/001/original/0123456789abcdef.png"
+    settled.destination.client.put_object(Bucket=settled.destination.name, Key=key, Body=b"new", ACL="public-read")
+    execute(
+        settled,
+        "INSERT INTO media_attachments (id, account_id, file_file_name, file_content_type, processing, created_at,"
+        " updated_at, file_updated_at) SELECT 990000001, %s, '0123456789abcdef.png', 'image/png', 2, at, at, at"
+        " FROM (SELECT now() AT TIME ZONE 'utc' + interval '10 minutes' AS at) AS clock",
+        account,
+    )
+    assert nightly(settled).success
+    assert anonymous_status(settled.destination.server, settled.destination.name, key) == 403
