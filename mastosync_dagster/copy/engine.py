@@ -64,6 +64,7 @@ _HOPELESS_SECONDS = 2.0
 """Where every endpoint with requests in flight has been silent for so long, none of that is waited for."""
 
 STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
+UPLOAD_LEFT = "; an upload in parts of it may be left at the destination"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,7 @@ class _Run:
         self._on_server: ServerSideCopies | None = None
         self._proof: DestinationProof | None = None
         self._hedges: Hedges | None = None
+        self._large: LargeObjects | None = None
         self._workers: dict[int, Task[None]] = {}
         self._in_work: dict[int, tuple[PlannedCopy, bool]] = {}
         self._cancelled: set[int] = set()
@@ -364,13 +366,14 @@ class _Run:
         budget = MemoryBudget(loop, settings.memory_mb * MIB)
         proof = self._proof = DestinationProof(destination)
         hedges = self._hedges = Hedges(source)
+        self._large = LargeObjects(source, destination, proof, budget, settings.single_put_mb * MIB)
         if source.storage.same_server(destination.storage):
             self._on_server = ServerSideCopies(source, destination)
         return ObjectCopier(
             source=source,
             destination=destination,
             single=SingleObjects(source, destination, proof, budget, hedges, settings.large_object_mb * MIB),
-            large=LargeObjects(source, destination, proof, budget, settings.single_put_mb * MIB),
+            large=self._large,
             on_server=self._on_server,
             end_run=self._end_with,
         )
@@ -504,7 +507,11 @@ class _Run:
 
     def _rest(self) -> Iterator[ManifestLine]:
         """Yield the lines of objects that were not finished, and count them."""
-        left = ((line, STILL_IN_FLIGHT) for line, _ in self._in_work.values())
+        uploads = set() if self._large is None else self._large.left
+        left = (
+            (line, f"{STILL_IN_FLIGHT}{UPLOAD_LEFT if line.key in uploads else ''}")
+            for line, _ in self._in_work.values()
+        )
         not_begun = str(self._stopped) if self._used_up else NOT_BEGUN
         for line, detail in itertools.chain(left, ((line, not_begun) for line in self._queue.rest())):
             self._left += 1

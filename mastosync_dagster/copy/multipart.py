@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mastosync_dagster.copy.endpoint import EndpointError, RetryState
@@ -64,6 +64,7 @@ class LargeObjects:
 
     Attributes:
         single_limit: Bytes up to which an object goes in one PUT, if its source has it so.
+        left: Keys of objects whose uploads may be left at the destination.
     """
 
     source: Endpoint
@@ -71,6 +72,7 @@ class LargeObjects:
     proof: DestinationProof
     budget: MemoryBudget
     single_limit: int
+    left: set[str] = field(default_factory=set)
 
     async def copy(
         self, source_key: str, key: str, size: int | None, *, private: bool, content_type: str | None = None
@@ -266,6 +268,8 @@ class LargeObjects:
 
     async def _clean_up(self, upload: _Upload, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Remove what is not to stay: in spite of a stop, but with few attempts, for the server may be unreachable."""
+        # Until it is shown that nothing stays: a run that ends does not wait for a storage that does not answer.
+        self.left.add(upload.key)
         for _ in range(_ABORTS):
             try:
                 await action()
@@ -273,6 +277,7 @@ class LargeObjects:
                 problem = self.destination.storage.error(error, upload.key)
                 await self.destination.loop.sleep(_ABORT_PAUSE)
             else:
+                self.left.discard(upload.key)
                 return
         _LOG.warning("an upload in parts of %s may be left at the destination: %s", upload.key, problem)
 

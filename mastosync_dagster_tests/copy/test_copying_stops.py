@@ -197,6 +197,21 @@ def test_a_request_that_hangs_is_left_behind(transfer: Stoppable, monkeypatch: p
     transfer.proxy.close_connections()
 
 
+def test_an_upload_that_cannot_be_removed_is_named(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(copying, "_CLEAN_UP_SECONDS", 0.3)
+    transfer.settings = replace(transfer.settings, single_put_mb=5)
+    planned = [transfer.put("a.mp4", os.urandom(11 * MIB)), transfer.put("b", b"body")]
+    transfer.proxy.set_rules(Rule(Stall(), kinds=frozenset({Kind.PUT, Kind.UPLOAD_PART, Kind.ABORT_UPLOAD})))
+    transfer.stop_when(Kind.UPLOAD_PART)
+    _, lines = transfer.run(*planned)
+    assert {one.key: one.detail for one in lines} == {
+        "a.mp4": copying.STILL_IN_FLIGHT + copying.UPLOAD_LEFT,
+        "b": copying.STILL_IN_FLIGHT,
+    }
+    transfer.proxy.close_connections()
+
+
 def test_what_ends_while_it_is_left_behind_has_one_line(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "_GRACE_SECONDS", 0.3)
     drain = ResultWriter._drain

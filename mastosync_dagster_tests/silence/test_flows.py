@@ -86,7 +86,7 @@ def test_where_nothing_large_gets_through_it_is_said_and_the_run_ends(site: Site
     assert site.network.address(host) in ended.output or "the database" in first, ended.output
 
 
-@pytest.mark.parametrize("host", [*HOSTS, "db"])
+@pytest.mark.parametrize("host", HOSTS)
 def test_where_large_packets_vanish_for_a_while_the_run_goes_on(site: Site, host: str) -> None:
     fresh = with_destination(site)
     with fresh.network.silent(host, *LARGE):

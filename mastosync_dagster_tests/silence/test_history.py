@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import time
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def _manifest(site: Site, home: str) -> list[ManifestLine]:
     return [line for batch in read_manifest(file) for line in batch]
 
 
+@pytest.mark.silence
 def test_a_command_says_at_once_that_the_history_is_silent(site: Site, history: History) -> None:
     home, _ = history.home("at-once")
     usual = site.run("mastosync", "status", home=home).seconds
@@ -173,6 +175,44 @@ def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, his
     assert ended.status in {0, 1}
     if ended.status:
         assert "The connection to Dagster's history broke" in ended.output
+
+
+CONNECT = """
+import json, sys, time
+import psycopg2
+connection = psycopg2.connect(sys.argv[1], **json.loads(sys.argv[2]))
+connection.cursor().execute("SELECT count(*) FROM pg_class")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.silence
+def test_no_session_of_a_client_that_is_gone_stays_at_the_history(site: Site, history: History) -> None:
+    """With the parameters of deploy/dagster.yaml: in a transaction, which holds locks."""
+    shipped = yaml.safe_load((PROJECT / "deploy" / "dagster.yaml").read_text())
+    parameters = shipped["storage"]["postgres"]["postgres_db"]["params"]
+    with site.network.inside("history"):
+        database = create_database(history.server)
+    client = site.start("python", "-c", CONNECT, database.url, json.dumps(parameters))
+    client.wait_for("held")
+    with history.connection(database) as connection:
+        connection.autocommit = True
+
+        def others() -> int:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                    (database.database,),
+                )
+                ((count,),) = cursor.fetchall()
+            return int(count)
+
+        assert others() == 1
+        with site.network.silent("client"):
+            wait_until(lambda: others() == 0, 90)
+    client.process.kill()
+    client.process.communicate()
 
 
 @pytest.mark.silence

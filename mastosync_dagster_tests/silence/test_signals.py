@@ -22,7 +22,7 @@ def _wait_for_lock(site: Site) -> None:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.silence)])
 def test_a_signal_ends_every_wait(site: Site, number: signal.Signals) -> None:
     network = site.network
     nobody = network.nobody("ssh")
