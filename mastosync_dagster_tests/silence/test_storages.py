@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 FAR = Line(delay=0.1, loss=0.02)
 NARROW = Line(delay=0.01, rate=125_000, queue=1.0)
 """1 Mbit/s, either way."""
-LARGE_BYTES = 8_000_000
+LARGE_BYTES = 18_000_000
+"""More than is held in memory: it is read while it is written."""
 COMMAND = (*SYNC, "--concurrency", "2")
 HOSTS = {"s3a": "source", "s3b": "destination"}
 SECONDS = 2.0
@@ -103,7 +104,7 @@ def test_a_narrow_line_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
             narrow.source.client.put_object(
                 Bucket=narrow.source.name, Key=large.source_key, Body=bytes(LARGE_BYTES), ContentType=large.content_type
             )
-        ended = narrow.run(*SYNC, "--concurrency", "64", home="narrow")
+        ended = narrow.start(*SYNC, "--concurrency", "64", home="narrow").end(350)
         assert ended.status == 0, ended.output
         assert narrow.copied() == narrow.expected
         assert "silent" not in ended.output
