@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.cli.latest_outcomes import Inventory
+from mastosync_dagster.process import limit_malloc_arenas
 from mastosync_dagster.ranges.file_types import FileType
 from mastosync_dagster.records.folding import fold_manifests
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
@@ -63,6 +64,7 @@ def fill(folder: Path, nights: int, objects: int) -> None:
 
 def report(folder: Path) -> str:
     """Read the newest line of every object, as `mastosync report` does; return what it took."""
+    limit_malloc_arenas()
     begun, objects = time.process_time(), 0
     for file_type in (FileType.MEDIA_ATTACHMENTS, FileType.ACCOUNTS):
         inventory = Inventory(FolderManifests(folder / "manifests"), file_type)

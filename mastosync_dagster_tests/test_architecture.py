@@ -92,7 +92,17 @@ def test_a_room_knows_no_library_that_is_another_rooms(module: str) -> None:
     assert {name for name in imports(MODULES[module]) if within(name, *FORBIDDEN[room(module)])} == set()
 
 
-def test_the_house_has_few_doors_and_no_hall_of_forty() -> None:
+def test_no_function_is_longer_than_sixty_lines() -> None:
+    functions = {
+        f"{module}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for module, file in MODULES.items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in functions.items() if lines > 60} == {}
+
+
+def test_no_folder_has_too_many_modules() -> None:
     folders = Counter(file.parent for file in MODULES.values() if file.name != "__init__.py")
     assert folders[PACKAGE] <= 12
     assert {folder.name: count for folder, count in folders.items() if count > 16} == {}

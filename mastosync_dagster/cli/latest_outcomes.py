@@ -184,11 +184,23 @@ class _Ranges:
         self._begun = lru_cache(maxsize=_RANGES_A_REPORT)(store.begun)
         self._numbers = {manifest.partition: number for number, (_, manifest) in enumerate(ordered)}
 
-    def number_for(self, row_id: int, run: str) -> int | None:
-        """Return the number of the range that holds a row; None: that range's own manifest is later than a run's.
+    def numbers_for(self, batch: pa.RecordBatch) -> Any:
+        """Return for each line the number of the range that holds its row; null: that range's own manifest is later.
 
         Rows in no range have a number of `_REST`.
         """
+        rows: Any = batch.column("row_id")
+        rest = pc.subtract(pc.bit_wise_and(rows, pa.scalar(len(_REST) - 1)), pa.scalar(len(_REST)))
+        if not self._los:
+            return rest.cast(pa.int32())
+        # Most rows of nights are newer than all ranges: only the others are looked up, a line at a time.
+        inside = pc.and_(pc.greater_equal(rows, pa.scalar(self._los[0])), pc.less_equal(rows, pa.scalar(self._his[-1])))
+        runs: list[Any] = batch.column(RUN).filter(inside).to_pylist()
+        ids: list[Any] = rows.filter(inside).to_pylist()
+        numbers = pa.array(list(map(self._number_for, ids, runs)), pa.int64())
+        return pc.replace_with_mask(rest, inside, numbers).cast(pa.int32())
+
+    def _number_for(self, row_id: int, run: str) -> int | None:
         before = bisect_right(self._los, row_id) - 1
         if before < 0 or row_id > self._his[before]:
             return _REST[row_id % len(_REST)]
@@ -219,6 +231,8 @@ class _Spool:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "later.arrow"
         self._writer = pa.ipc.new_file(str(self._path), _SPOOL)
+        self._open = contextlib.ExitStack()
+        self._open.callback(self._writer.close)
         self._waiting: list[pa.RecordBatch] = []
         self._lines = self._written = 0
         self._batches: defaultdict[int, list[int]] = defaultdict(list)
@@ -227,13 +241,13 @@ class _Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self._open.close()
 
     def add(self, batch: pa.RecordBatch, ranges: _Ranges) -> None:
         """Store the lines of a batch that are later than their range's own manifest."""
-        numbers = list(map(ranges.number_for, _values(batch, "row_id"), _values(batch, RUN)))
-        found = pa.record_batch([*batch.columns, pa.array(numbers, pa.int32())], schema=_SPOOL)
-        if None in numbers:
+        numbers = ranges.numbers_for(batch)
+        found = pa.record_batch([*batch.columns, numbers], schema=_SPOOL)
+        if numbers.null_count:
             found = found.filter(pc.is_valid(found.column(_RANGE)))
         if found.num_rows:
             self._waiting.append(found)
@@ -261,16 +275,15 @@ class _Spool:
             raise ManifestStoreError(f"no room for the report in {self._path.parent}: {error.strerror}") from error
 
     def close(self) -> None:
-        """End the file: nothing more is added."""
+        """End the file: nothing more is added, and the lines can be read."""
         if self._waiting:
             self._flush()
         self._writer.close()
+        self._reader = self._open.enter_context(
+            pa.ipc.open_file(self._open.enter_context(pa.OSFile(str(self._path), mode="rb")))
+        )
 
     def lines_of(self, number: int) -> pa.Table:
         """Return the lines of a range."""
-        batches: list[pa.RecordBatch] = []
-        indexes = self._batches.get(number, ())
-        if indexes:
-            with pa.OSFile(str(self._path), mode="rb") as file, pa.ipc.open_file(file) as reader:
-                batches = [reader.get_batch(index) for index in indexes]
+        batches = [self._reader.get_batch(index) for index in self._batches.get(number, ())]
         return pa.Table.from_batches(batches, _SPOOL).drop_columns([_RANGE])

@@ -18,6 +18,7 @@ from mastosync_dagster.escaping import csv_cell, one_line, plain
 from mastosync_dagster.expected.policy import EVERYTHING, Policy
 from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, Database, LeftOutRows, database_now
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
+from mastosync_dagster.process import limit_malloc_arenas
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.records.outcomes import Outcome
@@ -61,6 +62,7 @@ def run_report(
     No file type means all. No outcome means missing and failed objects, and those that are damaged at the source and
     good at the destination. What the policy leaves out is neither.
     """
+    limit_malloc_arenas()
     outcomes = [Outcome(outcome)] if outcome else [Outcome.FAILED, Outcome.MISSING]
     damaged = [] if outcome else [decision.words for decision in SOURCE_DAMAGED]
     destination = S3Bucket.destination()

@@ -74,6 +74,11 @@ class SplitSize:
     changed: TableSize
     left_out: TableSize
 
+    @property
+    def estimated(self) -> bool:
+        """Whether a sample stands for all rows in any of the counts."""
+        return self.unchanged.estimated or self.changed.estimated or self.left_out.estimated
+
 
 def subset_size(
     database: Database,

@@ -300,18 +300,12 @@ class Http:
             receiver.chunks.clear()
             failure = _failure(curl, error)
             # A refusal or a reset comes from somebody; where the kernel or libcurl has given up, nobody has answered.
-            silent = error.args[0] in _SILENT or curl.getinfo(pycurl.OS_ERRNO) in _GIVEN_UP
-            self.answers += not silent
+            self.answers += error.args[0] not in _SILENT and curl.getinfo(pycurl.OS_ERRNO) not in _GIVEN_UP
             raise failure from None
         finally:
             self.transfers.discard(curl)
-            # What the handle would keep until it is used again.
             receiver.sink = None
-            if isinstance(body, bytes):
-                if len(body) > _KEPT_BYTES:
-                    curl.setopt(pycurl.POSTFIELDS, b"")
-            elif body is not None:
-                curl.setopt(pycurl.READFUNCTION, _no_data)
+            _forget(curl, body)
             idle.append(curl)
         reply = receiver.reply()
         if len(reply.body) > limit and reply.status in _OK:
@@ -416,6 +410,15 @@ class _Receiver:
             elif colon:
                 headers[name.lower().decode("latin-1")] = value.strip().decode("utf-8", "surrogateescape")
         return status, headers
+
+
+def _forget(curl: pycurl.Curl, body: bytes | Source | None) -> None:
+    """Drop the body that a handle would keep until it is used again."""
+    if isinstance(body, bytes):
+        if len(body) > _KEPT_BYTES:
+            curl.setopt(pycurl.POSTFIELDS, b"")
+    elif body is not None:
+        curl.setopt(pycurl.READFUNCTION, _no_data)
 
 
 def _no_data(_size: int) -> bytes:

@@ -136,23 +136,11 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     reads = {key: read for key, read in every_read.items() if history.is_complete(file_type, read)}
     narrower = every_read.keys() - reads.keys()
     known, restored = history.watermark(file_type), file_type in history.restored
-    partitions = _partition_statuses(instance, file_type, ranges)
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
-    counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
-    for ids in ranges:
-        counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
-
+    counts = _by_state(instance, file_type, ranges, reads)
     reads = {} if restored else reads
-    unread = _joined([ids for ids in ranges if range_key(ids) not in reads])
-    after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
-    tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
-    # An incremental run has taken the rows after the last range; one over every row has taken all.
-    believed = known if not restored else None
-    taken, untaken = ([], unread + tail) if believed is None else (tail, unread)
-    if believed is not None and believed.every_row:
-        taken, untaken = unread + tail, []
-    since = known.timestamp if known else None
-    size_taken = subset_size(database, file_type.value, taken, since, window)
+    taken, untaken = _taken_and_untaken(ranges, reads, None if restored else known)
+    size_taken = subset_size(database, file_type.value, taken, known.timestamp if known else None, window)
     size_untaken = subset_size(database, file_type.value, untaken, None, window)
     # Objects of rows that no run has taken are left in any case.
     with LeftOutRows(database, file_type.value, window) as rows:
@@ -167,9 +155,9 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     left = size_taken.changed + size_untaken.unchanged + undone
     # By the database, all objects of taken rows are done; by a range's run, also what has failed since.
     not_done = outside[Doubt.MISSING] + outside[Doubt.SKIPPED] + undone.objects
-    objects, missing, failed, only_there, left_out = (
+    objects, missing, failed, only_there, left_out, bytes_read = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
-        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE, LEFT_OUT)
+        for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE, LEFT_OUT, DATABASE_BYTES)
     )
     return Status(
         file_type=file_type,
@@ -177,8 +165,7 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
         objects_done=max(size_taken.unchanged.objects + objects - missing - failed - not_done, 0),
         objects_missing=missing + outside[Doubt.MISSING],
         only_at_destination=only_there,
-        bytes_done=size_taken.unchanged.bytes
-        + sum(round(read.numbers.get(DATABASE_BYTES, 0)) for read in reads.values()),
+        bytes_done=size_taken.unchanged.bytes + bytes_read,
         left=left,
         left_out=left_out + size_taken.left_out.objects + size_untaken.left_out.objects,
         remote_files=str(policy.rule(file_type.value)),
@@ -188,13 +175,33 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
         restored=restored,
         narrower=len(narrower),
         orphans=verified.get(Finding.EXTRA.value, 0) if verified else None,
-        estimated=any(
-            part.estimated
-            for size in (size_taken, size_untaken)
-            for part in (size.unchanged, size.changed, size.left_out)
-        ),
+        estimated=size_taken.estimated or size_untaken.estimated,
         **counts,
     )
+
+
+def _taken_and_untaken(
+    ranges: Sequence[IdRange], reads: Mapping[str, RangeRead], known: Watermark | None
+) -> tuple[list[IdRange], list[IdRange]]:
+    """Return the ids outside of read ranges: those whose rows an incremental run has taken, and those of no run."""
+    unread = _joined([ids for ids in ranges if range_key(ids) not in reads])
+    after = max((ids.hi for ids in ranges), default=_LOWEST_ID - 1)
+    tail = [IdRange(after + 1, _HIGHEST_ID)] if after < _HIGHEST_ID else []
+    if known is None:
+        return [], unread + tail
+    # An incremental run has taken the rows after the last range; one over every row has taken all.
+    return (unread + tail, []) if known.every_row else (tail, unread)
+
+
+def _by_state(
+    instance: dg.DagsterInstance, file_type: FileType, ranges: Sequence[IdRange], reads: Mapping[str, RangeRead]
+) -> dict[str, int]:
+    """Count the ranges by the state of their last run, under the names of `Status`."""
+    partitions = _partition_statuses(instance, file_type, ranges)
+    counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
+    for ids in ranges:
+        counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
+    return counts
 
 
 def _without(doubts: Doubts, rows: LeftOutRows) -> Doubts:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,10 @@ from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from mastosync_dagster.records.store import StoredManifest
     from mastosync_dagster_tests.support.corners import Bucket
 
 ORIGINS = [ManifestOrigin(name, acls=True) for name in ("one/", "other/")]
@@ -182,7 +185,9 @@ def test_killed_between_any_two_steps_nothing_is_lost(
     assert statements(store) == before
 
 
-def test_after_a_thousand_nights_there_are_some_thirty_files(tmp_path: Path) -> None:
+def test_after_a_thousand_nights_there_are_some_thirty_files_and_a_report_reads_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FolderManifests(tmp_path / "kept")
     publish(store, tmp_path, SYNC_CHANGES, "changes", 0, some_lines(random.Random(1)))
     (first,) = store.files(SYNC_CHANGES)
@@ -194,6 +199,19 @@ def test_after_a_thousand_nights_there_are_some_thirty_files(tmp_path: Path) -> 
                 fold(store)
                 assert len(list(store.files(SYNC_CHANGES))) <= 45
     assert len(store.runs(ARCHIVE.format(group=SYNC_CHANGES))) == 966
+
+    fold(store)
+    read, file_of = Counter[str](), FolderManifests.file
+
+    def counted(store: FolderManifests, manifest: StoredManifest) -> AbstractContextManager[Path]:
+        read[manifest.name] += 1
+        return file_of(store, manifest)
+
+    monkeypatch.setattr(FolderManifests, "file", counted)
+    # A bucket's manifest is a GET, so time and requests grow with the number of files alone.
+    assert list(Inventory(store, FileType.ACCOUNTS).lines(list(Outcome)))
+    assert read == {manifest.name: 1 for manifest in store.files(SYNC_CHANGES)}
+    assert read.total() <= 45
 
 
 def test_where_nothing_may_be_deleted_nothing_is_folded_again_and_again(moto_bucket: Bucket, tmp_path: Path) -> None:
