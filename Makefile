@@ -96,9 +96,9 @@ bench-nights: $(STAMP) ## Measure a night with 10,000 private objects, and comma
 	$(BIN)/python -m benchmarks.private_night
 	$(BIN)/python -m benchmarks.nights
 
-bench-hosts: $(STAMP) ## Measure what small machines hold, in containers with systemd (root, docker; an hour or two)
+bench-hosts: $(STAMP) ## Measure what small machines hold, and write docs/deploy.md (root, docker; two hours, quiet machine)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.hosts
+	$(BIN)/python -m benchmarks.hosts --docs
 
 lock: $(STAMP) ## Choose new versions of everything (writes constraints.txt)
 	$(BIN)/pip install --quiet uv

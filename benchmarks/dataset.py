@@ -249,9 +249,15 @@ def small_media(connection: psycopg2.extensions.connection, count: int) -> Rows:
     return Rows("media_attachments", _id(rows[0]), _id(rows[-1]), count, tuple(bodies))
 
 
-def small_pictures(connection: psycopg2.extensions.connection, objects: int) -> Rows:
-    """Put pictures into the database, two objects of some hundred bytes a row; of three, two are remote."""
-    ids = _snowflakes(random.Random(SEED), _FIRST_MOMENT)
+def small_pictures(connection: psycopg2.extensions.connection, objects: int, *, after: int | None = None) -> Rows:
+    """Put pictures into the database, two objects of some hundred bytes a row; of three, two are remote.
+
+    Args:
+        connection: The database; committed.
+        objects: How many objects.
+        after: Ids begin behind this one; None: in January 2024.
+    """
+    ids = _snowflakes(random.Random(SEED), _FIRST_MOMENT if after is None else (after >> 16) + 3_600_000)
     rows: list[dict[str, object]] = []
     bodies: list[Body] = []
     for number in range(0, objects, 2):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from benchmarks.hosts import table
 from benchmarks.hosts.idle import idle
 from benchmarks.hosts.limits import backfill, command
 from benchmarks.hosts.machine import installation
+from benchmarks.hosts.nights import nights
 from benchmarks.hosts.slow_disk import slow_disk
 from benchmarks.site import site
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from benchmarks.hosts.limits import Outcome
 
-_PARTS = ("limits", "idle", "disk")
+_PARTS = ("limits", "idle", "disk", "nights")
 _FEW = 28
 """Objects of a small run."""
 _RANGE_OBJECTS = 100_000
@@ -34,28 +36,51 @@ def limits(opt: Path, ranges: int) -> Iterator[Outcome]:
 
 
 def main() -> None:
-    """Measure, and print. Exit status 1: a machine is too small for what the documentation says."""
+    """Measure, print, and write what was measured into docs/deploy.md. Exit status 1: something is not as promised."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts", description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="default: all")
     parser.add_argument("--ranges", type=int, default=4, help="ID ranges of 100,000 objects each (default 4)")
     parser.add_argument("--seconds", type=float, default=600, help="seconds of idleness (default 600)")
+    parser.add_argument("--nights", type=float, default=3600, help="seconds of nights (default 3,600)")
+    parser.add_argument("--docs", action="store_true", help="write docs/deploy.md")
     arguments = parser.parse_args()
+    figures: dict[str, str] = {}
+    good = [_part(part, arguments, figures) for part in arguments.parts]
+    if arguments.docs:
+        table.note(figures)
+        table.write()
+    raise SystemExit(not all(good))
+
+
+def _part(part: str, arguments: argparse.Namespace, figures: dict[str, str]) -> bool:
+    """Measure one part; return whether it is as promised."""
     good = True
-    with installation() as opt:
-        if "limits" in arguments.parts:
-            for outcome in limits(opt, arguments.ranges):
-                print(outcome, flush=True)
-                good = good and not (outcome.wrong or outcome.kills)
-        if "idle" in arguments.parts:
-            with site(20) as made:
-                for ui in (True, False):
-                    print(idle(opt, made, arguments.seconds, ui=ui), flush=True)
-    if "disk" in arguments.parts:
+    if part == "disk":
         with site(_FEW, small=True) as made:
             for slow in slow_disk(made, _FEW):
                 print(slow, flush=True)
+                figures[f"disk, {slow.home} home"] = str(slow)
                 good = good and slow.is_good
-    raise SystemExit(not good)
+        return good
+    with installation() as opt:
+        if part == "limits":
+            for outcome in limits(opt, arguments.ranges):
+                print(outcome, flush=True)
+                figures[str(outcome.memory_mb)] = outcome.text
+                good = good and not (outcome.wrong or outcome.kills)
+        elif part == "idle":
+            with site(_FEW, small=True) as made:
+                for ui in (True, False):
+                    seen = idle(opt, made, arguments.seconds, ui=ui)
+                    print(seen, flush=True)
+                    figures[f"idle, {'with' if ui else 'without'} UI"] = str(seen)
+        else:
+            with site(_FEW, small=True) as made:
+                lived = nights(opt, made, arguments.nights)
+                print(lived, flush=True)
+                figures["nights"] = str(lived)
+                good = lived.is_good
+    return good
 
 
 if __name__ == "__main__":

@@ -47,12 +47,15 @@ class Outcome:
     seconds: float
     wrong: str = ""
 
+    @property
+    def text(self) -> str:
+        """What a page says of it."""
+        killed = "the kernel killed nothing" if not self.kills else f"the kernel killed {self.kills} processes"
+        return f"{self.what}: {self.copied:,} objects, {self.most_mb:,.0f} MB in use at most, {killed}"
+
     def __str__(self) -> str:
         """Return a line about it."""
-        return (
-            f"{self.memory_mb} MB, {self.what}: {self.copied:,} objects in {self.seconds:,.0f} s,"
-            f" {self.most_mb:,.0f} MB at most, {self.kills} OOM kills: {self.wrong or 'good'}"
-        )
+        return f"{self.memory_mb} MB, {self.text}, {self.seconds:,.0f} s: {self.wrong or 'good'}"
 
 
 def start(made: Machine, site: Site, *, ui: bool = True, settings: Mapping[str, str] | None = None) -> Webserver:
@@ -103,7 +106,7 @@ def backfill(opt: Path, site: Site, memory_mb: int = 1024) -> Outcome:
         runs = Counter(run.status for run in webserver.runs_of_backfill(launched))
         wrong = "" if runs == {"SUCCESS": len(keys)} else f"runs: {dict(runs)}"
         copied = site.destination.counts()["PUT"] - before
-        what = f"services and a backfill of {len(keys)} ranges"
+        what = f"code server, daemon, webserver and a backfill of {len(keys)} ranges"
         return Outcome(what, memory_mb, watched.most_mb, made.cgroup.kills(), copied, seconds, wrong)
 
 
@@ -118,5 +121,5 @@ def command(opt: Path, site: Site, memory_mb: int, *arguments: str) -> Outcome:
             seconds = time.monotonic() - begun
         wrong = "" if ended.returncode == 0 else f"status {ended.returncode}: {ended.stderr.strip()[-300:]}"
         copied = site.destination.counts()["PUT"] - before
-        what = f"mastosync {' '.join(arguments)}"
+        what = f"`mastosync {' '.join(arguments)}`"
         return Outcome(what, memory_mb, watched.most_mb, made.cgroup.kills(), copied, seconds, wrong)

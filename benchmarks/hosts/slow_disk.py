@@ -54,7 +54,9 @@ def slow_disk(site: Site, objects: int) -> list[SlowDisk]:
     counts: dict[str, int] = {}
     for milliseconds in (0, SYNC_MS):
         home = site.folder / f"home-{milliseconds}"
-        subprocess.run([programs() / "mastosync", "init", home, "--no-input"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [str(programs() / "mastosync"), "init", str(home), "--no-input"], check=True, stdout=subprocess.DEVNULL
+        )
         for age in ("new", "used"):
             count = site.folder / f"{age}-{milliseconds}"
             variables = {
@@ -66,7 +68,7 @@ def slow_disk(site: Site, objects: int) -> list[SlowDisk]:
                 "SLOW_SYNC_COUNT": str(count),
             }
             begun = time.monotonic()
-            command = [programs() / "mastosync", "sync", "media_attachments"]
+            command = [str(programs() / "mastosync"), "sync", "media_attachments"]
             subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True)
             seconds[age, milliseconds] = time.monotonic() - begun
             counts[age] = count.stat().st_size

@@ -8,7 +8,6 @@ import os
 import pwd
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.installation.disk import WRITTEN, try_writing
 from mastosync_dagster.resources.history import limit_waits
 from mastosync_dagster.runs.history_files import grouped_syncs
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 _NO_CAPTURE = ConfigurableClassData(
     "dagster._core.storage.noop_compute_log_manager", "NoOpComputeLogManager", config_yaml="{}"
 )
-_WRITTEN = ("history", "history/runs", "schedules", "storage")
-"""Folders of the home that Dagster makes and writes to."""
-_PROBE_BYTES = 64 * 1024
-"""More than a write to the history takes: a disk may have a little room left."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
@@ -77,8 +73,11 @@ def opened_home() -> Iterator[dg.DagsterInstance]:
 def _home() -> Path:
     """Return the folder that DAGSTER_HOME names; another user's is refused."""
     home = Path(os.environ.get("DAGSTER_HOME") or "").expanduser()
+    if not _is_visible(home) and (closed := _closed_above(home)):
+        # Dagster would say that there is no such folder.
+        raise _others(home, closed)
     with contextlib.suppress(OSError):  # Dagster says that it is not there
-        data = next((folder for name in _WRITTEN if _is_visible(folder := home / name)), home)
+        data = next((folder for name in WRITTEN if _is_visible(folder := home / name)), home)
         owner = data.stat().st_uid
         # Files that root writes there its owner could not write any more, nor read.
         if owner != os.geteuid() and (os.geteuid() == 0 or data != home or not os.access(home, os.W_OK)):
@@ -115,7 +114,7 @@ def _history_error(home: Path, error: SQLAlchemyError) -> HomeError:
     """Return the error of a history that cannot be used. SQLite does not say why: writing a file does."""
     first = one_line(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
     try:
-        _try_writing(home)
+        try_writing(home)
     except OSError as problem:
         return _file_error(home, problem)
     if "is full" in first:
@@ -134,19 +133,6 @@ def _history_error(home: Path, error: SQLAlchemyError) -> HomeError:
         f"Dagster's history cannot be used ({first}). Look at the section storage of {home / 'dagster.yaml'}, and"
         " whether the server that it names is up."
     )
-
-
-def _try_writing(home: Path) -> None:
-    """Write a file where Dagster writes, or raise the OSError that it meets."""
-    for folder in [home, *(home / name for name in _WRITTEN)]:
-        if not folder.exists():
-            continue
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-        for database in folder.glob("*.db"):
-            if not os.access(database, os.R_OK | os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(database))
 
 
 def _file_error(home: Path, error: OSError) -> HomeError:
@@ -171,8 +157,9 @@ def _others(home: Path, path: Path) -> HomeError:
     if owner == me:
         return HomeError(f"{path}, in DAGSTER_HOME, may not be written: chmod u+rwX {shlex.quote(str(path))}")
     command = shlex.join(["sudo", "-H", "-u", _name(owner), "--preserve-env", *sys.argv])
+    where = "in" if path.is_relative_to(home) else "above"
     return HomeError(
-        f"{path}, in DAGSTER_HOME, belongs to {_name(owner)}, and this command runs as {_name(me)}: run it as"
+        f"{path}, {where} DAGSTER_HOME, belongs to {_name(owner)}, and this command runs as {_name(me)}: run it as"
         f" {_name(owner)} ({command}), or let DAGSTER_HOME name a folder of your own."
     )
 
@@ -183,6 +170,17 @@ def _is_visible(path: Path) -> bool:
         return path.exists()
     except PermissionError:
         return False
+
+
+def _closed_above(home: Path) -> Path | None:
+    """Return the folder above a home that lets this user see nothing in it; None: the home is not there."""
+    try:
+        home.stat()
+    except PermissionError:
+        return next((folder for folder in home.parents if _is_visible(folder)), None)
+    except OSError:
+        return None
+    return None
 
 
 def _name(user: int) -> str:

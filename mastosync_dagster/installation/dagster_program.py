@@ -1,14 +1,20 @@
 """Dagster's own programs as services: they take less memory, and ask less often while nothing is to be done.
 
-``python -m mastosync_dagster.installation.dagster_program daemon run -w workspace.yaml``; ``code`` and ``webserver``
-are the others. What is set here Dagster has as constants.
+``python -m mastosync_dagster.installation.dagster_program daemon run -w workspace.yaml``; ``migrate``, ``code`` and
+``webserver`` are the others. What is set here Dagster has as constants. On a disk that cannot be written they wait, and
+say so seldom.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 
+from mastosync_dagster.environment import DAGSTER_HOME
+from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
+from mastosync_dagster.installation.disk import sentence, try_writing
 from mastosync_dagster.process import use_one_malloc_arena
 
 _VARIABLES = {
@@ -17,6 +23,8 @@ _VARIABLES = {
     # Whether a run that failed is to be started again.
     "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "15",
 }
+_COMMANDS = {"code": ["api", "grpc"], "migrate": ["instance", "migrate"]}
+_POLL_SECONDS = 5.0
 _RELOAD_SECONDS = 24 * 3600
 """Dagster's daemon reads all definitions again every minute. That the code server is another one, it notices anyway."""
 _WATCH_SECONDS = 5
@@ -26,14 +34,17 @@ _WATCH_SECONDS = 5
 def main() -> None:
     """Run the program that the first argument names, with the others."""
     program = sys.argv.pop(1)
+    home = Path(os.environ.get(DAGSTER_HOME) or ".")
+    condense(home)
+    _wait_for_disk(home)
     # Threads of Dagster's pools take turns: each would keep some megabytes of its own.
     use_one_malloc_arena()
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
-    if program == "code":
+    if program in _COMMANDS:
         from dagster._cli import main as run  # noqa: PLC0415  (each program has memory for itself alone)
 
-        sys.argv[1:1] = ["api", "grpc"]
+        sys.argv[1:1] = _COMMANDS[program]
     elif program == "daemon":
         _ask_seldom()
         from dagster._daemon.cli import main as run  # noqa: PLC0415  (as above; it reads the variables)
@@ -41,6 +52,21 @@ def main() -> None:
         _ask_seldom()
         from dagster_webserver.cli import main as run  # noqa: PLC0415  (as above)
     run()  # type: ignore[no-untyped-call]  # Dagster's own
+
+
+def _wait_for_disk(home: Path) -> None:
+    """Wait while the home cannot be written: Dagster would end, and be started again and again."""
+    due = time.monotonic()
+    while True:
+        try:
+            try_writing(home)
+        except OSError as error:
+            if time.monotonic() >= due:
+                due += SECONDS_BETWEEN
+                print(sentence(home, str(error)) or str(error), file=sys.stderr, flush=True)  # noqa: T201  (for the journal)
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _ask_seldom() -> None:

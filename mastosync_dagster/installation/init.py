@@ -114,6 +114,7 @@ def run_init(choices: Choices) -> None:
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = _absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
+    _make_manifests(env_file)
     # Units hold no secret, and systemd warns of files that it alone may read.
     texts = {**units(unit_settings), **(night_units(unit_settings, _calendar(env_file)) if choices.night else {})}
     files += [write_new(folder / name, text, 0o644) for name, text in texts.items()]
@@ -202,6 +203,13 @@ def _written_folders(env_file: Path) -> tuple[Path, ...]:
     settings = Environment.read({ENV_FILE: str(env_file)})
     named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
     return tuple(_absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
+
+
+def _make_manifests(env_file: Path) -> None:
+    """Make the folder of manifests that the settings name: the units let nobody make it later."""
+    named = Environment.read({ENV_FILE: str(env_file)}).text(MANIFESTS)
+    if named and not named.startswith("s3://") and not _absolute(Path(named)).exists():
+        make_folder(_absolute(Path(named)))
 
 
 def _calendar(env_file: Path) -> str:

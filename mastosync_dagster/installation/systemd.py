@@ -75,11 +75,12 @@ Environment={home_variable} {env_variable}
 WorkingDirectory={home}
 RuntimeDirectory=mastosync
 RuntimeDirectoryMode=0700
-ExecStartPre={python} -m dagster instance migrate
+ExecStartPre={python} -m {program} migrate
 ExecStart={python} -m {program} code --socket {socket} -m mastosync_dagster --location-name mastosync_dagster
 # Ready when the code is loaded: what comes after finds it at once.
 ExecStartPost=/bin/sh -c 'until test -S {socket}; do sleep 0.2; done'
-TimeoutStartSec=5min
+# A disk that cannot be written is waited for.
+TimeoutStartSec=infinity
 Restart=always
 RestartSec=5
 # Runs are its children. A restart lets them go on to their end, and a run that the kernel kills for memory ends alone.
@@ -211,18 +212,24 @@ def calendar_of(cron: str, timezone: str) -> str | None:
 
 
 def _common(settings: UnitSettings) -> dict[str, str]:
-    writable = [settings.home, *settings.written]
+    # A folder that is not there yet must not keep a unit from its start.
+    writable = " ".join([_word(str(settings.home)), *(_optional(str(folder)) for folder in settings.written)])
     return {
         "user": settings.user,
         "home": _escaped(str(settings.home)),
         "home_variable": _word(f"DAGSTER_HOME={settings.home}"),
         "python": _word(sys.executable),
         "program": PROGRAM,
-        "hardening": _HARDENING.format(writable=" ".join(_word(str(folder)) for folder in writable)),
+        "hardening": _HARDENING.format(writable=writable),
         "code": CODE,
         "services": _word(str(settings.home / SERVICES_FILE)),
         "env_variable": _word(f"{ENV_FILE}={settings.env_file}"),
     }
+
+
+def _optional(path: str) -> str:
+    word = _word(path)
+    return f'"-{word[1:]}' if word.startswith('"') else f"-{word}"
 
 
 def _escaped(text: str) -> str:

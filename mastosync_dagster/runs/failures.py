@@ -21,6 +21,8 @@ from mastosync_dagster.resources.history import history_may_fail, stop_soon
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_CHAIN = 10
+"""Errors behind an error, at the most: the cause of a cause."""
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
@@ -48,6 +50,18 @@ class PlainFailure(dg.Failure, _SentenceError):  # noqa: N818  (a Failure, in Da
 
     def __init__(self, message: str, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__(description=message, metadata=metadata, allow_retries=False)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one behind it, is that of a full disk: Arrow and SQLite give words and no number."""
+    words = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+    for _ in range(_CHAIN):
+        if error is None:
+            break
+        if any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 from mastosync_dagster.memory import kills
 from mastosync_dagster.resources.history import begin_run, stop_soon
+from mastosync_dagster.runs.failures import is_disk_full
 from mastosync_dagster.runs.history_files import grouped_syncs
 from mastosync_dagster.shield import hangup_terminates
 
@@ -127,6 +129,11 @@ def working(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception):
             stop_soon()  # what Dagster has to say of a run that was interrupted does not hold up its end
+        elif is_disk_full(error):
+            # Started again, it waits for room. On a disk that is full to the last byte even this cannot be written: the
+            # run then ends as a dead one, which is started again anyway.
+            with contextlib.suppress(Exception):
+                instance.add_run_tags(run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
         let_go(instance, run_id)
         raise
 

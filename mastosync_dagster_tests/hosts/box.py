@@ -57,6 +57,15 @@ class Box:
         runs = self.webserver.query(_RUNS, {})["runsOrError"]["results"]
         return {run["runId"]: run["status"] for run in runs}
 
+    def wait_for_ranges(self, seconds: float = 900) -> None:
+        """Wait until every ID range is materialized."""
+
+        def all_are() -> bool:
+            time.sleep(2)
+            return self.materialized() == RANGES
+
+        wait_until(all_are, seconds)
+
     def wait_for_ui(self) -> None:
         """Wait until the webserver answers, and knows the definitions."""
 

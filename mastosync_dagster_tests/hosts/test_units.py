@@ -39,15 +39,10 @@ def test_each_unit_is_restarted_twice_in_a_backfill_and_every_range_is_materiali
         box.wait_for_copies()
         box.machine.run("systemctl", "restart", unit)
     box.wait_for_ui()
-    wait_until(lambda: _pause() and box.materialized() == RANGES, 900)
+    box.wait_for_ranges()
     runs = Counter(run.status for run in box.webserver.runs_of_backfill(launched))
     # None needed a retry: a run goes on whatever is restarted.
     assert runs == {"SUCCESS": RANGES}
-
-
-def _pause() -> bool:
-    time.sleep(1)
-    return True
 
 
 def test_terminate_reaches_a_run_though_every_unit_has_a_tmp_of_its_own(box: Box) -> None:

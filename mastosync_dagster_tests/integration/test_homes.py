@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,20 @@ def test_the_home_of_another_user_is_refused_with_the_command_that_works(
     assert ended.returncode == 1
     assert "belongs to root, and this command runs as nobody" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_home_in_a_folder_that_is_closed_to_others_is_refused_with_the_command_that_works(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)  # as the home folder of a user of its own
+    (tmp_path / "home").mkdir()
+    script = (
+        "import os, sys; from mastosync_dagster.cli.home import HomeError, _home;"
+        "os.setgid(65534); os.setuid(65534)\ntry: _home()\nexcept HomeError as error: print(error)"
+    )
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert "above DAGSTER_HOME, belongs to root, and this command runs as nobody" in ended.stdout
+    assert "-u root" in ended.stdout
 
 
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,160 @@
+"""Nights one after the other, each a day later for the history: whether memory and history stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import dataset, servers
+from benchmarks.hosts.cgroup import Watched
+from benchmarks.hosts.limits import start
+from benchmarks.hosts.machine import HOME, OPT, USER, machine
+from mastosync_dagster.units import MIB
+from mastosync_dagster_tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from benchmarks.hosts.machine import Machine
+    from benchmarks.site import Site
+    from mastosync_dagster_tests.support.graphql import Webserver
+
+_MEMORY_MB = 1024
+_NIGHT_SECONDS = 600.0
+_OBJECTS = 200
+"""What is new each night."""
+_KEEP_DAYS = 3
+_LAUNCH = """
+mutation ($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+_STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+_DAY_LATER = {
+    "history/runs.db": (
+        "UPDATE runs SET update_timestamp = datetime(update_timestamp, '-1 day'),"
+        " create_timestamp = datetime(create_timestamp, '-1 day')"
+    ),
+    "schedules/schedules.db": "UPDATE job_ticks SET timestamp = datetime(timestamp, '-1 day')",
+}
+"""What makes everything that the history holds a day older."""
+
+
+@dataclass(frozen=True)
+class Nights:
+    """What became of some nights.
+
+    Attributes:
+        count: How many there were; a night is one of 24 parts of a day in fast motion at the least.
+        second_mb: The machine's mean memory in the second of 24 equal parts of the time.
+        last_mb: The same in the last of them.
+        runs: Records of runs, after a third of the nights and at the end.
+        history_mb: The home's MB, at the same times.
+        kills: Processes that the kernel has killed for memory.
+    """
+
+    count: int
+    seconds: float
+    second_mb: float
+    last_mb: float
+    runs: tuple[int, int]
+    history_mb: tuple[float, float]
+    kills: int
+
+    @property
+    def is_good(self) -> bool:
+        """Whether memory and history are as they were."""
+        return abs(self.last_mb / self.second_mb - 1) <= 0.02 and self.kills == 0  # noqa: PLR2004  (what is promised)
+
+    def __str__(self) -> str:
+        """Return a line about it."""
+        change = (self.last_mb / self.second_mb - 1) * 100
+        memory = f"{self.second_mb:,.0f} MB in the second of 24 parts of the time, {self.last_mb:,.0f} in the last"
+        before, after = (
+            f"{runs} runs in the history and {size:.1f} MB of home"
+            for runs, size in zip(self.runs, self.history_mb, strict=True)
+        )
+        return (
+            f"{self.count} nights in {self.seconds:,.0f} s in 1 GB: {memory} ({change:+.1f} %); {before} after a"
+            f" third of the nights, {after} at the end; {self.kills} OOM kills"
+        )
+
+
+def nights(opt: Path, site: Site, seconds: float) -> Nights:
+    """Live through nights for so many seconds; old records are deleted each day, as the schedule has it."""
+    with machine(opt, _MEMORY_MB) as made:
+        settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
+        webserver = start(made, site, settings=settings)
+        homes: list[tuple[int, float]] = []
+        _night(webserver, made, site)
+        with Watched(made.cgroup) as watched:
+            begun = time.monotonic()
+            while time.monotonic() - begun < seconds:
+                _night(webserver, made, site)
+                homes.append(_history(made))
+        third = homes[len(homes) // 3]
+        return Nights(
+            count=len(homes),
+            seconds=time.monotonic() - begun,
+            second_mb=watched.mean_mb(1 / 24, 2 / 24),
+            last_mb=watched.mean_mb(23 / 24, 1),
+            runs=(third[0], homes[-1][0]),
+            history_mb=(third[1], homes[-1][1]),
+            kills=made.cgroup.kills(),
+        )
+
+
+def _night(webserver: Webserver, made: Machine, site: Site) -> None:
+    """Add objects, run the night and the deletion of old records, and make everything a day older."""
+    with contextlib.closing(dataset.connect(site.database)) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT max(id) FROM media_attachments")
+            (last,) = cursor.fetchone() or (0,)
+        rows = dataset.small_pictures(connection, _OBJECTS, after=last)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE media_attachments SET updated_at = now() AT TIME ZONE 'utc' WHERE id BETWEEN %s AND %s",
+                (rows.lo, rows.hi),
+            )
+    servers.fill(site.source, rows.bodies)
+    config = {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
+    for job, run_config in (("sync_changes", config), ("delete_old_runs", {})):
+        _run(webserver, job, run_config)
+    for file, statement in _DAY_LATER.items():
+        script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=60); c.execute(sys.argv[2]); c.commit()"
+        made.run(str(OPT / "bin" / "python"), "-c", script, str(HOME / file), statement, user=USER)
+
+
+def _run(webserver: Webserver, job: str, run_config: Mapping[str, object]) -> None:
+    selector = {
+        "repositoryLocationName": "mastosync_dagster",
+        "repositoryName": "__repository__",
+        "pipelineName": job,
+    }
+    launched = webserver.query(_LAUNCH, {"parameters": {"selector": selector, "runConfigData": run_config}})[
+        "launchRun"
+    ]
+    if launched["__typename"] != "LaunchRunSuccess":
+        raise RuntimeError(f"{job} was not launched: {launched}")
+    run = launched["run"]["runId"]
+
+    def status() -> str:
+        time.sleep(1)
+        return str(webserver.query(_STATUS, {"run": run})["runOrError"]["status"])
+
+    wait_until(lambda: status() in {"SUCCESS", "FAILURE"}, _NIGHT_SECONDS)
+    if status() != "SUCCESS":
+        raise RuntimeError(f"the run {run} of {job} failed")
+
+
+def _history(made: Machine) -> tuple[int, float]:
+    """Return how many runs the history has, and the MB of the home."""
+    home = made.folder / "home"
+    with contextlib.closing(sqlite3.connect(f"file:{home / 'history' / 'runs.db'}?mode=ro", uri=True)) as connection:
+        (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+    return runs, size / MIB
