@@ -27,6 +27,8 @@ _COMMANDS = {"code": ["api", "grpc"], "migrate": ["instance", "migrate"]}
 _POLL_SECONDS = 5.0
 _RELOAD_SECONDS = 24 * 3600
 """Dagster's daemon reads all definitions again every minute. That the code server is another one, it notices anyway."""
+_SENSORS_SECONDS = 20
+"""How often the daemon looks which sensors are due; Dagster: every 5 s. Ours are, every two minutes at the most."""
 _WATCH_SECONDS = 5
 """How often daemon and webserver ask the code server whether it is still the same one; Dagster: every second."""
 
@@ -70,10 +72,11 @@ def _wait_for_disk(home: Path) -> None:
 
 
 def _ask_seldom() -> None:
-    from dagster._daemon import controller  # noqa: PLC0415  (it reads the variables)
+    from dagster._daemon import controller, sensor  # noqa: PLC0415  (it reads the variables)
     from dagster._grpc import server_watcher  # noqa: PLC0415  (as above)
 
     controller.RELOAD_WORKSPACE_INTERVAL = _RELOAD_SECONDS
+    sensor.MIN_INTERVAL_LOOP_TIME = _SENSORS_SECONDS
     server_watcher.WATCH_INTERVAL = _WATCH_SECONDS
 
 

@@ -35,7 +35,10 @@ _CURES = (
             " on a local disk"
         ),
     ),
-    (r"disk I/O error|Input/output error", "gives errors: see the kernel's messages (dmesg)"),
+    (
+        r"disk I/O error|Input/output error",
+        "gives errors: it may be full (df -h, df -i); else see the kernel's messages (dmesg)",
+    ),
 )
 _KINDS = tuple((re.compile(pattern, re.IGNORECASE), cure) for pattern, cure in _CURES)
 

@@ -10,11 +10,11 @@ READ = """
 import sys, types
 from mastosync_dagster.installation import dagster_program
 def read():
-    from dagster._daemon import controller
+    from dagster._daemon import controller, sensor
     from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
     from dagster._daemon.freshness import FreshnessDaemon
     from dagster._grpc import server_watcher
-    print(controller.RELOAD_WORKSPACE_INTERVAL, server_watcher.WATCH_INTERVAL)
+    print(controller.RELOAD_WORKSPACE_INTERVAL, sensor.MIN_INTERVAL_LOOP_TIME, server_watcher.WATCH_INTERVAL)
     print(FreshnessDaemon().interval_seconds, EventLogConsumerDaemon().interval_seconds)
 # In the place of the daemon's loop, which has no end.
 cli = sys.modules["dagster._daemon.cli"] = types.ModuleType("dagster._daemon.cli")
@@ -27,7 +27,7 @@ dagster_program.main()
 def test_a_daemon_that_is_started_as_a_service_asks_seldom() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_INTERVAL_SECONDS")}
     ended = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True, env=environment)
-    assert ended.stdout.splitlines() == ["86400 5", "600 15"]
+    assert ended.stdout.splitlines() == ["86400 20 5", "600 15"]
 
 
 DEFINITIONS = """
