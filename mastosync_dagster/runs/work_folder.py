@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.environment import MEMORY_MB
+from mastosync_dagster.environment import MANIFESTS, MEMORY_MB, Environment
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.memory import run_memory
 from mastosync_dagster.runs import run_lock
@@ -16,7 +17,7 @@ from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import dagster as dg
 
@@ -38,18 +39,36 @@ def ensure_room(instance: dg.DagsterInstance) -> None:
 
 
 def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
-    """Return the message about a disk that has no room for a run; None: it has."""
-    disk = os.statvfs(instance.root_directory)
-    free = disk.f_bavail * disk.f_frsize
-    # Some file systems make inodes as they need them, and name none.
-    files = disk.f_favail if disk.f_files else _LEAST_FILES
-    if free >= _LEAST_FREE and files >= _LEAST_FILES:
-        return None
-    left = f"{free // MIB} MB" if free < _LEAST_FREE else f"{files} inodes"
-    return (
-        f"The disk of DAGSTER_HOME, {instance.root_directory}, has {left} left: make room (df -h, df -i). A run begins"
-        f" where there are {_LEAST_FREE // MIB} MB and {_LEAST_FILES} inodes."
-    )
+    """Return what is said of a disk that has no room for a run; None: all have."""
+    for name, folder in _places(instance):
+        try:
+            disk = os.statvfs(folder)
+        except OSError:
+            continue  # whoever writes there says what is wrong
+        free = disk.f_bavail * disk.f_frsize
+        # Some file systems make inodes as they need them, and name none.
+        files = disk.f_favail if disk.f_files else _LEAST_FILES
+        if disk.f_flag & os.ST_RDONLY:
+            return f"The disk of {name}, {folder}, is read-only: mount it writable."
+        if free < _LEAST_FREE or files < _LEAST_FILES:
+            left = f"{free // MIB} MB" if free < _LEAST_FREE else f"{files} inodes"
+            return (
+                f"The disk of {name}, {folder}, has {left} left: make room (df -h, df -i). A run begins where there are"
+                f" {_LEAST_FREE // MIB} MB and {_LEAST_FILES} inodes."
+            )
+    return None
+
+
+def _places(instance: dg.DagsterInstance) -> Iterator[tuple[str, Path]]:
+    """Yield the folders that a run writes to, with what an admin calls each: they may be disks of their own."""
+    home = Path(instance.root_directory)
+    yield "DAGSTER_HOME", home
+    for name in ("history", "storage"):
+        yield f"DAGSTER_HOME/{name}", home / name
+    manifests = Environment.read().text(MANIFESTS)
+    if manifests and not manifests.startswith("s3://"):
+        yield MANIFESTS, Path(manifests)
+    yield "temporary files (TMPDIR)", Path(tempfile.gettempdir())
 
 
 def work_folder(instance: dg.DagsterInstance, run_id: str) -> Path:

@@ -71,6 +71,50 @@ def test_a_run_waits_on_a_full_disk_and_goes_on_by_itself(
     assert says in waiting
 
 
+PLACES = """
+import os, sys
+import dagster as dg
+from mastosync_dagster.runs.work_folder import DiskFullError, ensure_room
+with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}}) as instance:
+    try:
+        ensure_room(instance)
+    except DiskFullError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "says"),
+    [
+        ("home/history", "size=1m", "The disk of DAGSTER_HOME/history, "),
+        ("home/storage", "size=1m", "The disk of DAGSTER_HOME/storage, "),
+        ("manifests", "size=1m", "The disk of MASTOSYNC_MANIFESTS, "),
+        ("tmp", "nr_inodes=100", "The disk of temporary files (TMPDIR), "),
+        ("manifests", "ro", "is read-only: mount it writable"),
+    ],
+)
+def test_every_disk_that_a_run_writes_to_is_looked_at(tmp_path: Path, place: str, options: str, says: str) -> None:
+    for name in ("home/history", "home/storage", "manifests", "tmp"):
+        (tmp_path / name).mkdir(parents=True)
+    ended = subprocess.run(
+        [*INSIDE[:-2], f'mount -t tmpfs -o {options} none "$PLACE" && exec "$@"', "sh", sys.executable, "-c", PLACES]
+        + [str(tmp_path / "home")],
+        env={
+            **os.environ,
+            "PLACE": str(tmp_path / place),
+            "MASTOSYNC_MANIFESTS": str(tmp_path / "manifests"),
+            "TMPDIR": str(tmp_path / "tmp"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    if ended.stderr.startswith("unshare:"):
+        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    assert says in ended.stdout, ended.stderr
+
+
 COUNT = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
