@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SERVICES = ("mastosync-code", "mastosync-daemon")
 UI = "mastosync-webserver"
+_KEYS = """
+query { assetNodeOrError(assetKey: {path: ["media_attachments"]}) { ... on AssetNode { partitionKeys } } }
+"""
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 _BACKFILL_SECONDS = 3 * 3600.0
 _READY_SECONDS = 180.0
@@ -78,10 +81,10 @@ def _answers(webserver: Webserver) -> bool:
     return True
 
 
-def ranges(made: Machine) -> list[str]:
+def ranges(webserver: Webserver) -> list[str]:
     """Return the registered ID ranges of media attachments."""
-    lines = made.mastosync("ranges", "media_attachments").stdout.split()
-    return [word for word in lines if word.replace("-", "").isdigit() and "-" in word]
+    keys: list[str] = webserver.query(_KEYS, {})["assetNodeOrError"]["partitionKeys"]
+    return keys
 
 
 def backfill(opt: Path, site: Site, memory_mb: int = 1024) -> Outcome:
@@ -89,7 +92,7 @@ def backfill(opt: Path, site: Site, memory_mb: int = 1024) -> Outcome:
     before = site.destination.counts()["PUT"]
     with machine(opt, memory_mb) as made:
         webserver = start(made, site)
-        keys = ranges(made)
+        keys = ranges(webserver)
         with Watched(made.cgroup) as watched:
             begun = time.monotonic()
             launched = webserver.launch_backfill("media_attachments", keys)

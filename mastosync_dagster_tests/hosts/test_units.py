@@ -34,7 +34,7 @@ def box(opt: Path) -> Iterator[Box]:
 
 
 def test_each_unit_is_restarted_twice_in_a_backfill_and_every_range_is_materialized(box: Box) -> None:
-    launched = box.webserver.launch_backfill("media_attachments", ranges(box.machine))
+    launched = box.webserver.launch_backfill("media_attachments", ranges(box.webserver))
     for unit in UNITS * 2:
         box.wait_for_copies()
         box.machine.run("systemctl", "restart", unit)
@@ -49,7 +49,7 @@ def test_terminate_reaches_a_run_though_every_unit_has_a_tmp_of_its_own(box: Box
     # What is at the destination would not be copied again.
     settings = box.machine.folder / "home" / "mastosync.env"
     settings.write_text(settings.read_text() + "\nDESTINATION_S3_KEY_PREFIX=again\n")
-    box.webserver.launch_backfill("media_attachments", ranges(box.machine)[:1])
+    box.webserver.launch_backfill("media_attachments", ranges(box.webserver)[:1])
     box.wait_for_copies()
     run = box.webserver.newest_run()
     begun = time.monotonic()
