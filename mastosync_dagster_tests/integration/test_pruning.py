@@ -379,7 +379,7 @@ def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeyp
     add_orphans(synced)
     doubt.spoil(synced, monkeypatch)
     before = keys(synced)
-    assert doubt.says in failure_of(prune(synced, delete=True))
+    assert doubt.says in failure_of(prune(synced, delete=True, max_delete=MANY))
     assert keys(synced) == before
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
@@ -393,7 +393,7 @@ def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     monkeypatch.setattr(connection, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
     with vanishing(synced.database.port, after=after) as proxy:
         monkeypatch.setenv("DATABASE_URL", synced.database.url.replace(str(synced.database.port), str(proxy.port)))
-        assert "DATABASE_URL" in failure_of(prune(synced, delete=True, page_rows=10))
+        assert "DATABASE_URL" in failure_of(prune(synced, delete=True, max_delete=MANY, page_rows=10))
         assert proxy.gone.is_set()
     assert keys(synced) == before
     assert synced.destination_proxy.count(Kind.DELETE) == 0
@@ -403,7 +403,7 @@ def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Instal
     orphans = add_orphans(synced)
     before = keys(synced)
     synced.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE})))
-    assert "s3:DeleteObject" in failure_of(prune(synced, delete=True))
+    assert "s3:DeleteObject" in failure_of(prune(synced, delete=True, max_delete=MANY))
     assert keys(synced) == before
     recorded = {line.key: line.finding for line in findings(synced)}
     assert recorded == dict.fromkeys(orphans.extra | orphans.young, Finding.EXTRA)
@@ -412,6 +412,6 @@ def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Instal
 def test_a_deletion_whose_reply_is_lost_is_on_record(synced: Installation) -> None:
     orphans = add_orphans(synced)
     synced.destination_proxy.set_rules(Rule(Reset(), kinds=frozenset({Kind.DELETE}), times=1))
-    assert prune(synced, delete=True).success
+    assert prune(synced, delete=True, max_delete=MANY).success
     assert {line.key for line in findings(synced) if line.finding is Finding.DELETED} == orphans.extra
     assert not keys(synced) & orphans.extra

@@ -127,7 +127,8 @@ def test_verify_and_prune_take_what_is_left_out_for_neither_missing_nor_an_orpha
     metadata = with_counters({name: value.value for name, value in materialization.metadata.items()})
     assert (metadata["left_out"], metadata["extra"], metadata["absent"]) == (left_out(world, MEDIA), 1, 0)
 
-    pruned = world.run("prune_media_attachments", key, {"ops": {"prune": {"config": {"delete": True}}}})
+    delete = {"ops": {"prune": {"config": {"delete": True, "max_delete": 1}}}}
+    pruned = world.run("prune_media_attachments", key, delete)
     assert pruned.success
     assert remote in there(world)
     assert extra not in there(world)

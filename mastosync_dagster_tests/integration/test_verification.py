@@ -102,7 +102,7 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     assert (check(repaired).passed, check(repaired).severity) == (False, dg.AssetCheckSeverity.WARN)
 
     # They were written just now, which alone keeps them.
-    delete = {"ops": {"prune": {"config": {"delete": True}}}}
+    delete = {"ops": {"prune": {"config": {"delete": True, "max_delete": 10}}}}
     assert synced_with_acls.run("prune_media_attachments", media_range(synced_with_acls), delete).success
     assert keys(synced_with_acls) == expected_keys | orphans.keys()
     monkeypatch.setattr(guards, "MIN_AGE", timedelta(seconds=-5))
