@@ -63,8 +63,6 @@ def demo(
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(ROWS_PER_PARTITION))
         # So that there is time to terminate a run with a slow source.
         monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "2")
-        # One run at a time: each counts what those before it have done, and the last one all.
-        monkeypatch.setenv("MASTOSYNC_MEMORY_MB", "256")
         # Pictures show no path of this machine.
         monkeypatch.setenv("MASTOSYNC_MANIFESTS", f"s3://{create_bucket(destination_bucket.server).name}/manifests")
         # Dagster offers its newsletter unless this file exists.
@@ -97,7 +95,10 @@ def test_an_admin_copies_what_is_missing_reads_the_result_verifies_and_terminate
     demo: Installation, webserver: Webserver, page: Page, tmp_path: Path
 ) -> None:
     ranges = demo.register(MEDIA, EMOJI, SITE)
-    *before, _, _ = ranges[MEDIA]
+    *before, _, _, last = ranges[MEDIA]
+    # It comes when the others have run: its run counts them all. (Of two that end at the same time, neither sees the
+    # other's end.)
+    demo.dagster.delete_dynamic_partition(MEDIA.partitions_name, last)
     for key in before:
         assert demo.run("sync_media_attachments", key).success
 
@@ -111,7 +112,9 @@ def test_an_admin_copies_what_is_missing_reads_the_result_verifies_and_terminate
     shoot(page, tmp_path, "ui-launch.png", 700)
     page.click("Launch backfill")
     page.open(f"{asset}?view=partitions")
-    page.wait_for("Missing (0)", "Failed (0)", f"Materialized ({len(ranges[MEDIA])})", seconds=500)
+    page.wait_for("Missing (0)", "Failed (0)", f"Materialized ({len(ranges[MEDIA]) - 1})", seconds=500)
+    demo.dagster.add_dynamic_partitions(MEDIA.partitions_name, [last])
+    assert demo.run("sync_media_attachments", last).success
 
     # Read counts and list of a range in which something is missing.
     lost = demo.instance.missing_of("media_attachments")[0]
