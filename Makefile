@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,10 @@ nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compar
 
 model: $(STAMP) ## Live by a model of what must be where (STEPS=10000 SEED=1), every step compared (three quarters of an hour)
 	$(BIN)/pytest mastosync_dagster_tests/model -m model -n 2
+
+servers: $(STAMP) ## Try every pair of S3 servers that pip and apt have (Linux; half an hour)
+	PYTHON=$(PYTHON) scripts/servers.sh
+	$(BIN)/pytest mastosync_dagster_tests/servers -m servers
 
 mutants: $(STAMP) ## Plant bugs, one after the other, and see that tests notice each (half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/mutants -m mutants -n 2
