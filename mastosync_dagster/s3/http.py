@@ -285,12 +285,7 @@ class Http:
         curl.setopt(pycurl.HTTPHEADER, list(headers))
         curl.setopt(pycurl.HEADERFUNCTION, receiver.lines.append)
         curl.setopt(pycurl.WRITEFUNCTION, receiver.chunks.append if sink is None else receiver.write)
-        if isinstance(body, bytes):
-            curl.setopt(pycurl.POSTFIELDS, body)
-        elif body is not None:
-            body.begin(curl)
-            curl.setopt(pycurl.READFUNCTION, body.read)
-            curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
+        _give(curl, body)
         self.transfers.add(curl)
         try:
             await self.loop.perform(curl)
@@ -410,6 +405,16 @@ class _Receiver:
             elif colon:
                 headers[name.lower().decode("latin-1")] = value.strip().decode("utf-8", "surrogateescape")
         return status, headers
+
+
+def _give(curl: pycurl.Curl, body: bytes | Source | None) -> None:
+    """Give a handle the body that it sends."""
+    if isinstance(body, bytes):
+        curl.setopt(pycurl.POSTFIELDS, body)
+    elif body is not None:
+        body.begin(curl)
+        curl.setopt(pycurl.READFUNCTION, body.read)
+        curl.setopt(pycurl.INFILESIZE_LARGE, body.size)
 
 
 def _forget(curl: pycurl.Curl, body: bytes | Source | None) -> None:
