@@ -110,12 +110,8 @@ def prune(
 
 
 def prune_jobs() -> list[dg.JobDefinition]:
-    """Return the partitioned jobs ``prune_<asset>``: a run is one ID range.
-
-    Tables of a few rows have one range and no job of their own: `prune_every_range` takes ``file_types``.
-    """
-    few_rows = {FileType.SITE_UPLOADS, FileType.BACKUPS}
-    return [_prune_job(file_type) for file_type in FileType if file_type not in few_rows]
+    """Return the partitioned jobs ``prune_<asset>``: a run is one ID range."""
+    return [_prune_job(file_type) for file_type in FileType]
 
 
 def _prune_job(file_type: FileType) -> dg.JobDefinition:
