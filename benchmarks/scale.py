@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -92,7 +92,7 @@ def materialize(home: Path, keys: Sequence[str], rows: int) -> None:
     """Put ID ranges on record, as runs over them would have."""
     destination = S3Bucket.destination().settings().identity
     counters = {"objects": rows, "copied": rows, "bytes": rows * 40_000, "seconds": rows / 100}
-    metadata = {
+    metadata: dict[str, dg.MetadataValue[Any]] = {
         READ_AT: dg.MetadataValue.timestamp(datetime.now(timezone.utc)),
         DESTINATION: dg.MetadataValue.text(destination),
         COUNTERS: dg.MetadataValue.json(counters),

@@ -12,6 +12,7 @@ import time
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg2
@@ -37,7 +38,7 @@ def fill(home: Path, ranges: int) -> None:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         keys = [f"{low}-{low + 49_999}" for low in range(1, ranges * 50_000, 50_000)]
         instance.add_dynamic_partitions(file_type.partitions_name, keys)
-        metadata = {
+        metadata: dict[str, dg.MetadataValue[Any]] = {
             READ_AT: dg.MetadataValue.timestamp(datetime.now(timezone.utc)),
             DESTINATION: dg.MetadataValue.text(destination),
             COUNTERS: dg.MetadataValue.json({"objects": 100_000, "copied": 100_000, "bytes": 4e9, "seconds": 300}),
