@@ -10,7 +10,7 @@ import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -80,7 +80,7 @@ def status(nights: int) -> str:
     with tempfile.TemporaryDirectory() as home:
         instance = dg.DagsterInstance.local_temp(home)
         for night in range(nights):
-            metadata = {
+            metadata: dict[str, dg.MetadataValue[Any]] = {
                 WATERMARK: dg.MetadataValue.timestamp(datetime.fromtimestamp(1_700_000_000 + night, timezone.utc)),
                 DESTINATION: dg.MetadataValue.text(_DESTINATION_ID),
             }
