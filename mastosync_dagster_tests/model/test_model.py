@@ -82,16 +82,16 @@ OFTEN = (
 """What a machine that does something does now and then: rules whose preconditions never hold would make it empty."""
 
 
-def tell_steps(tell: Callable[[object], None], number: int, counts: Counter[str], began: float) -> None:
+def report_steps(report: Callable[[object], None], number: int, counts: Counter[str], began: float) -> None:
     rules = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    tell(f"MODEL seed {number}: {counts.total()} steps in {time.monotonic() - began:.0f} s, no divergence: {rules}")
+    report(f"MODEL seed {number}: {counts.total()} steps in {time.monotonic() - began:.0f} s, no divergence: {rules}")
 
 
 @pytest.mark.timeout(900)
-def test_three_hundred_steps_by_the_model(model: World, tell: Callable[[object], None]) -> None:
+def test_three_hundred_steps_by_the_model(model: World, report: Callable[[object], None]) -> None:
     began = time.monotonic()
     _, counts = live(model, SEED, 300)
-    tell_steps(tell, SEED, counts, began)
+    report_steps(report, SEED, counts, began)
     assert counts.total() >= 300
     assert len(counts) > 15, counts
 
@@ -99,10 +99,10 @@ def test_three_hundred_steps_by_the_model(model: World, tell: Callable[[object],
 @pytest.mark.model
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", range(SEED, SEED + -(-STEPS // OF_A_SEED)))
-def test_ten_thousand_steps_by_the_model(number: int, model: World, tell: Callable[[object], None]) -> None:
+def test_ten_thousand_steps_by_the_model(number: int, model: World, report: Callable[[object], None]) -> None:
     began, steps = time.monotonic(), min(STEPS, OF_A_SEED)
     _, counts = live(model, number, steps)
-    tell_steps(tell, number, counts, began)
+    report_steps(report, number, counts, began)
     assert counts.total() >= steps
     seldom = {name: counts[name] for name in OFTEN if counts[name] < steps // 500}
     assert not seldom

@@ -106,9 +106,9 @@ def test_a_pair_of_servers_is_whole(names: tuple[str, str], site: Site) -> None:
 @pytest.mark.servers
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("names", [(one, other) for one in SERVERS for other in SERVERS], ids=" to ".join)
-def test_every_pair_of_servers_is_whole(names: tuple[str, str], site: Site, tell: Callable[[object], None]) -> None:
+def test_every_pair_of_servers_is_whole(names: tuple[str, str], site: Site, report: Callable[[object], None]) -> None:
     began = time.monotonic()
     tried = try_pair(site, names, whole=True)
     state = "whole" if not tried.result.problems else "NOT WHOLE"
-    tell(f"PAIR {' to '.join(names)}: {state}, in {time.monotonic() - began:.0f} s; {tried.facts}")
+    report(f"PAIR {' to '.join(names)}: {state}, in {time.monotonic() - began:.0f} s; {tried.facts}")
     assert tried.result.problems == []
