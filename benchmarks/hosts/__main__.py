@@ -44,41 +44,41 @@ def main() -> None:
     parser.add_argument("--nights", type=float, default=3600, help="seconds of nights (default 3,600)")
     parser.add_argument("--docs", action="store_true", help="write docs/deploy.md")
     arguments = parser.parse_args()
-    figures: dict[str, str] = {}
-    good = [_part(part, arguments, figures) for part in arguments.parts]
+    measured: dict[str, str] = {}
+    good = [_part(part, arguments, measured) for part in arguments.parts]
     if arguments.docs:
-        table.note(figures)
+        table.note(measured)
         table.write()
     raise SystemExit(not all(good))
 
 
-def _part(part: str, arguments: argparse.Namespace, figures: dict[str, str]) -> bool:
+def _part(part: str, arguments: argparse.Namespace, measured: dict[str, str]) -> bool:
     """Measure one part; return whether it is as promised."""
     good = True
     if part == "disk":
         with site(_FEW, small=True) as made:
             for slow in slow_disk(made, _FEW):
                 print(slow, flush=True)
-                figures[f"disk, {slow.home} home"] = str(slow)
+                measured[f"disk, {slow.home} home"] = str(slow)
                 good = good and slow.is_good
         return good
     with installation() as opt:
         if part == "limits":
             for outcome in limits(opt, arguments.ranges):
                 print(outcome, flush=True)
-                figures[str(outcome.memory_mb)] = outcome.text
+                measured[str(outcome.memory_mb)] = outcome.text
                 good = good and not (outcome.wrong or outcome.kills)
         elif part == "idle":
             with site(_FEW, small=True) as made:
                 for ui in (True, False):
                     seen = idle(opt, made, arguments.seconds, ui=ui)
                     print(seen, flush=True)
-                    figures[f"idle, {'with' if ui else 'without'} UI"] = str(seen)
+                    measured[f"idle, {'with' if ui else 'without'} UI"] = str(seen)
         else:
             with site(_FEW, small=True) as made:
                 lived = nights(opt, made, arguments.nights)
                 print(lived, flush=True)
-                figures["nights"] = str(lived)
+                measured["nights"] = str(lived)
                 good = lived.is_good
     return good
 

@@ -23,9 +23,9 @@ _HEAD = (
 )
 
 
-def note(figures: Mapping[str, str]) -> None:
+def note(measured: Mapping[str, str]) -> None:
     """Keep sentences about what was measured, by the name of what it is: MB of a machine, or another part."""
-    _MEASURED.write_text(json.dumps({**_read(), **figures}, indent=1, sort_keys=True) + "\n")
+    _MEASURED.write_text(json.dumps({**_read(), **measured}, indent=1, sort_keys=True) + "\n")
 
 
 def _read() -> dict[str, str]:

@@ -161,6 +161,10 @@ def _set_clocks(file: Path) -> None:
             shown = dt.datetime.fromtimestamp(float(file.read_text()), tz)
             return shown + dt.timedelta(microseconds=next(ticks))
 
+        def __reduce_ex__(self, _protocol: object) -> tuple[object, tuple[str]]:
+            # What a step hands on is pickled, and this class has no name outside of here.
+            return dt.datetime.fromisoformat, (self.isoformat(),)
+
     for name, module in list(sys.modules.items()):
         if name.startswith(_PACKAGE) and getattr(module, "datetime", None) is dt.datetime:
             module.datetime = Clock  # type: ignore[attr-defined]

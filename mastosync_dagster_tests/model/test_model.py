@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.model.world import World
 
+pytestmark = pytest.mark.model  # three hundred steps take some five minutes
+
 STEPS = int(os.environ.get("STEPS", "10000"))
 SEED = int(os.environ.get("SEED", "1"))
 LIFE = 100
@@ -96,7 +98,6 @@ def test_three_hundred_steps_by_the_model(model: World, report: Callable[[object
     assert len(counts) > 15, counts
 
 
-@pytest.mark.model
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("number", range(SEED, SEED + -(-STEPS // OF_A_SEED)))
 def test_ten_thousand_steps_by_the_model(number: int, model: World, report: Callable[[object], None]) -> None:
@@ -135,7 +136,6 @@ def test_a_model_that_is_wrong_finds_a_divergence(model: World, mistake: Mistake
         life.teardown()
 
 
-@pytest.mark.model
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("mistake", Mistake)
 def test_a_machine_with_a_model_that_is_wrong_finds_a_divergence(model: World, mistake: Mistake) -> None:
