@@ -263,3 +263,17 @@ def test_the_names_that_other_peoples_scripts_use_stay() -> None:
         partitions = defs.resolve_assets_def(name).partitions_def
         assert getattr(partitions, "name", None) == f"{name}_ids"
     assert {"mastodon_db", "source", "destination"} <= set(defs.resources or {})
+
+
+EXCEPTION = re.compile(r"#\s*(?:noqa(?::[^#(]*)?|type: ignore(?:\[[^\]]*\])?|pragma: no cover)\s*(.*)$", re.MULTILINE)
+
+
+def test_every_exception_to_a_rule_has_its_reason_beside_it() -> None:
+    texts = {file.relative_to(TREE): file.read_text() for file in TEXTS if file.suffix == ".py"}
+    found = {
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}"
+        for name, text in texts.items()
+        for match in EXCEPTION.finditer(text)
+        if not re.search("[a-z]{2}", match[1])
+    }
+    assert found == set()

@@ -56,7 +56,7 @@ def step(**draws: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callab
             function(self, **drawn)
 
         make_rule: Any = rule  # its overloads know no rule whose arguments come from elsewhere
-        return make_rule(**draws)(run)  # type: ignore[no-any-return]
+        return make_rule(**draws)(run)  # type: ignore[no-any-return]  # a rule, as Hypothesis' types do not say
 
     return decorate
 
@@ -90,7 +90,7 @@ class Lives(RuleBasedStateMachine):
         if self.ranges:
             return
         self.living: StillInstance = self.world.begin_life()
-        self.living.put, self.living.remove = self._put, self._remove  # type: ignore[method-assign]
+        self.living.put, self.living.remove = self._put, self._remove  # type: ignore[method-assign]  # it tells the model
         self.accounts = [self.living.sign_up() for _ in range(BEGIN_ACCOUNTS)]
         for number in range(BEGIN_PICTURES):
             self._post(number)
@@ -501,7 +501,7 @@ class Lives(RuleBasedStateMachine):
         success = self._run(f"sync_{table}", partition=partition, config=self._range_config(table))
         self._range_is_good(success, table, partition)
 
-    def _range_is_good(self, success: bool | str | None, table: str, partition: str) -> None:  # noqa: FBT001
+    def _range_is_good(self, success: object, table: str, partition: str) -> None:
         assert success is True, (success, self.events, self._logs())
         self.truth.good(self._in_range(table, partition), every_row=True, night=False)
         self._check(access=False)

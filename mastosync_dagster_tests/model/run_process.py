@@ -124,7 +124,7 @@ def _know_schemas() -> None:
             known[location] = read(config)
         return known[location]
 
-    ScriptDirectory.from_config = once  # type: ignore[method-assign]
+    ScriptDirectory.from_config = once  # type: ignore[method-assign]  # it is read for each run else
     with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.from_config(folder) as instance:
         instance.add_dynamic_partitions("ranges", ["1-2"])
 
@@ -156,7 +156,7 @@ def _set_clocks(file: Path) -> None:
 
     class Clock(dt.datetime, metaclass=AnyDatetime):
         @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]  # plain ones go on
             # No time comes twice: files are ordered by the times at which they were begun.
             shown = dt.datetime.fromtimestamp(float(file.read_text()), tz)
             return shown + dt.timedelta(microseconds=next(ticks))
@@ -167,7 +167,7 @@ def _set_clocks(file: Path) -> None:
 
     for name, module in list(sys.modules.items()):
         if name.startswith(_PACKAGE) and getattr(module, "datetime", None) is dt.datetime:
-            module.datetime = Clock  # type: ignore[attr-defined]
+            module.datetime = Clock  # type: ignore[attr-defined]  # looked up above
 
 
 def _stop_at(label: str, number: int, how: int) -> None:

@@ -290,7 +290,7 @@ class Pair:
             keys = [each.key for each in self.source.expected if each.table == MEDIA.value and each.row_id in rows]
             self.result.expect("a night", self._run(config=_CHANGED), True)
             for value, status in (("now()", 403), ("NULL", 200)):
-                cursor.execute(f"UPDATE accounts SET suspended_at = {value} WHERE id = %s", (account,))  # noqa: S608
+                cursor.execute(f"UPDATE accounts SET suspended_at = {value} WHERE id = %s", (account,))  # noqa: S608  (one of two words)
                 self.result.expect("the night after", self._run(config=_CHANGED), True)
                 answers = {anonymous_status(self.destination.server, self.bucket.name, key) for key in keys}
                 self.result.expect("answers to everybody", answers, {status})
