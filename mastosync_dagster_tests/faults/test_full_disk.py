@@ -21,6 +21,7 @@ from mastosync_dagster.runs.failures import plain_failures
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.faults.copy_process import copy_command
+from mastosync_dagster_tests.support.mounts import run_with_mounts
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
@@ -111,11 +112,7 @@ def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
     small.mkdir(parents=True)
     run = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
     run += ["-j", "sync_changes"]
-    # A user other than root may mount something in name spaces of his own.
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_FOLDER, "sh", str(small), room, *run]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    ended = run_with_mounts(SMALL_FOLDER, str(small), room, *run)
     assert len(world.dagster.get_runs()) == 1, ended.stderr[-3000:]
     (failed,) = world.dagster.get_runs()
     assert (ended.returncode != 0, failed.status) == (True, dg.DagsterRunStatus.FAILURE), ended.stderr[-3000:]

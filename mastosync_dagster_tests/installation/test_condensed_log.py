@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 from mastosync_dagster.installation.condensed_log import condense
 from mastosync_dagster.runs import run_lock
+from mastosync_dagster_tests.support.mounts import run_with_mounts
 from mastosync_dagster_tests.support.run_processes import some_job
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def test_other_errors_stay_as_they_are(log: logging.Logger, caplog: pytest.LogCa
 
 
 SMALL = 'mount -t tmpfs -o size=200k none "$DAGSTER_HOME" && head -c 1M /dev/zero > "$DAGSTER_HOME/filler"; exec "$@"'
-INSIDE = ("unshare", "--map-root-user", "--mount", "sh", "-c", SMALL, "sh")
 
 
 def test_a_service_waits_for_room_before_it_starts(tmp_path: Path) -> None:
@@ -75,16 +74,8 @@ def test_a_service_waits_for_room_before_it_starts(tmp_path: Path) -> None:
     # The shell makes room after a while, in the name space in which the disk is full.
     script = '(sleep 6; rm "$DAGSTER_HOME/filler") & exec "$@"'
     begun = time.monotonic()
-    ended = subprocess.run(
-        [*INSIDE, "sh", "-c", script, "sh", *command],
-        env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    home = {"DAGSTER_HOME": str(tmp_path)}
+    ended = run_with_mounts(SMALL, "sh", "-c", script, "sh", *command, environment=home)
     assert time.monotonic() - begun > 6
     said = [line for line in ended.stderr.splitlines() if "The disk of DAGSTER_HOME" in line]
     assert len(said) == 1

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.mounts import run_with_mounts
 from mastosync_dagster_tests.support.terminal import executable
 
 if TYPE_CHECKING:
@@ -23,22 +24,13 @@ SMALL = (
     'cp "$DAGSTER_HOME/dagster.yaml" "$DAGSTER_HOME.yaml" && mount -t tmpfs -o "size=$SIZE" none "$DAGSTER_HOME"'
     ' && cp "$DAGSTER_HOME.yaml" "$DAGSTER_HOME/dagster.yaml" && exec "$@"'
 )
-INSIDE = ("unshare", "--map-root-user", "--mount", "sh", "-c")
-"""Runs a script in name spaces of its own, in which any user may mount something."""
 
 
 def sentence_of(home: Path, script: str, *command: str, **environment: str) -> str:
     """Return the only line that a command says which ends with status 1."""
-    ended = subprocess.run(
-        [*INSIDE, script, "sh", executable("mastosync"), *command],
-        env={**os.environ, "DAGSTER_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
+    ended = run_with_mounts(
+        script, executable("mastosync"), *command, environment={"DAGSTER_HOME": str(home), **environment}
     )
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
     assert ended.returncode == 1, ended.stderr
     (line,) = ended.stderr.splitlines()
     return line
@@ -57,16 +49,8 @@ def home(tmp_path: Path) -> Path:
     ("script", "says"), [(READ_ONLY, "is read-only: mount it writable"), (SMALL, "MB left: make room")]
 )
 def test_check_says_that_no_run_can_begin_in_a_home(home: Path, world: Installation, script: str, says: str) -> None:
-    ended = subprocess.run(
-        [*INSIDE, script, "sh", executable("mastosync"), "check"],
-        env={**os.environ, **world.environment, "DAGSTER_HOME": str(home), "SIZE": "20m"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
-    )
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    environment = {**world.environment, "DAGSTER_HOME": str(home), "SIZE": "20m"}
+    ended = run_with_mounts(script, executable("mastosync"), "check", environment=environment)
     (line,) = [line for line in ended.stdout.splitlines() if line.split()[1] == "home:"]
     assert line.startswith("failed")
     assert says in line

@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from mastosync_dagster.runs.history_files import grouped_syncs
+from mastosync_dagster_tests.support.mounts import run_with_mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL = 'mount -t tmpfs -o "size=$SIZE,nr_inodes=$FILES" none "$HOME_OF_DAGSTER" && exec "$@"'
-INSIDE = ("unshare", "--map-root-user", "--mount", "sh", "-c", SMALL, "sh")
 
 WAIT = """
 import os, sys
@@ -54,16 +54,8 @@ with dg.DagsterInstance.from_config(home) as instance:
 def test_a_run_waits_on_a_full_disk_and_goes_on_by_itself(
     tmp_path: Path, size: str, files: str, fill: tuple[int, int], says: str
 ) -> None:
-    ended = subprocess.run(
-        [*INSIDE, sys.executable, "-c", WAIT, *map(str, fill)],
-        env={**os.environ, "HOME_OF_DAGSTER": str(tmp_path), "SIZE": size, "FILES": files},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    environment = {"HOME_OF_DAGSTER": str(tmp_path), "SIZE": size, "FILES": files}
+    ended = run_with_mounts(SMALL, sys.executable, "-c", WAIT, *map(str, fill), environment=environment)
     assert ended.returncode == 0, ended.stderr
     refused, waiting = ended.stdout.splitlines()
     assert says in refused
@@ -96,22 +88,15 @@ with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}
 def test_every_disk_that_a_run_writes_to_is_looked_at(tmp_path: Path, place: str, options: str, says: str) -> None:
     for name in ("home/history", "home/storage", "manifests", "tmp"):
         (tmp_path / name).mkdir(parents=True)
-    ended = subprocess.run(
-        [*INSIDE[:-2], f'mount -t tmpfs -o {options} none "$PLACE" && exec "$@"', "sh", sys.executable, "-c", PLACES]
-        + [str(tmp_path / "home")],
-        env={
-            **os.environ,
+    ended = run_with_mounts(
+        f'mount -t tmpfs -o {options} none "$PLACE" && exec "$@"',
+        *(sys.executable, "-c", PLACES, str(tmp_path / "home")),
+        environment={
             "PLACE": str(tmp_path / place),
             "MASTOSYNC_MANIFESTS": str(tmp_path / "manifests"),
             "TMPDIR": str(tmp_path / "tmp"),
         },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
     )
-    if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
     assert says in ended.stdout, ended.stderr
 
 

@@ -1,0 +1,35 @@
+"""Commands that find small, full or read-only disks, which nobody else sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.support.installation import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def run_with_mounts(
+    script: str, *command: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell script that mounts something and executes ``"$@"``; skip the test where nobody may mount.
+
+    The script runs in name spaces of its own, in which any user may mount. ``environment`` is added to this process's.
+    """
+    ended = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=PROJECT,
+    )
+    if ended.stderr.startswith("unshare:"):
+        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+    return ended
