@@ -71,8 +71,7 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
         finally:
             done.set()
 
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host)
+    if is_address(host):
         ask()
     if not done.is_set():
         # The C library asks every name server several times, and nothing can interrupt it: it is left alone.
@@ -83,6 +82,15 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
     if why:
         raise LookUpError(host, why[0])
     return list(dict.fromkeys(found))
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is given by its IP address, and so has no name to look up."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _name_servers() -> str:

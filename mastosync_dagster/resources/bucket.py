@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -18,6 +17,7 @@ from botocore.exceptions import BotoCoreError
 from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
+from mastosync_dagster.addresses import is_address
 from mastosync_dagster.environment import (
     BUCKET,
     DESTINATION_FOLDER,
@@ -355,20 +355,12 @@ def _ensure_url(fields: Fields, bucket: str, endpoint: str | None, *, path_style
         )
     if path_style:
         return
-    if _is_address(host) or ":" in bucket:
-        what = "an IP address" if _is_address(host) else "a host name with the bucket in it"
+    if is_address(host) or ":" in bucket:
+        what = "an IP address" if is_address(host) else "a host name with the bucket in it"
         raise SettingsError(
             f"The bucket {bucket} cannot be put before {what}: leave {fields.variables['path_style']} unset, or set"
             f" {fields.path('path_style')} to true, so that the bucket is in the path."
         )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _region(fields: Fields) -> str | None:

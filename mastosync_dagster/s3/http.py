@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import errno
 import io
-import ipaddress
 import os
 import socket
 import threading
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import certifi
 import pycurl
 
-from mastosync_dagster.addresses import LookUpError, look_up
+from mastosync_dagster.addresses import LookUpError, is_address, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,7 +174,7 @@ class _Host:
         self._until = 0.0
         self._waiting: list[tuple[Task[Any], int]] = []
         # What has no name to look up, and what a proxy looks up, is libcurl's.
-        self._is_ours = bool(self._host) and not _is_address(self._host) and not _has_proxy(parts.scheme)
+        self._is_ours = bool(self._host) and not is_address(self._host) and not _has_proxy(parts.scheme)
 
     async def entries(self) -> list[str]:
         """Return what libcurl is to know of the host (CURLOPT_RESOLVE).
@@ -214,14 +213,6 @@ class _Host:
         waiting, self._waiting = self._waiting, []
         for parked in waiting:
             self._loop.wake(parked)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _has_proxy(scheme: str) -> bool:

@@ -7,7 +7,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -48,11 +48,6 @@ def changes(life: Life, config: Mapping[str, object], **resources: object) -> dg
 
 def sync_changes_job() -> dg.JobDefinition:
     return build_definitions().resolve_job_def("sync_changes")
-
-
-def mark(life: Life) -> datetime | None:
-    found = watermark(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
-    return found.timestamp if found else None
 
 
 def accounts_that_differ(life: Life) -> list[str]:
@@ -97,7 +92,7 @@ def test_a_range_that_ends_after_an_incremental_run_and_was_read_before_it_leave
         life.living.change_avatar(life.an_old_account())
         life.living.pass_time(HOUR)
         assert changes(life, {"changed_since": "last"}).success
-        assert mark(life)
+        assert life.mark()
         assert not slow.done()
         assert slow.result().success
     source.set_rules()
@@ -167,7 +162,7 @@ CASES = [
 def test_a_run_moves_the_watermark_only_if_it_leaves_no_gap(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
-    before = mark(life)
+    before = life.mark()
     assert before is not None
     life.living.pass_time(HOUR)
     now, place = life.living.now, S3Bucket.destination().settings().identity
@@ -184,18 +179,18 @@ def test_a_timestamp_that_an_admin_names_moves_nothing_before_the_first_one_sinc
 ) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "2020-01-01T00:00:00Z"}).success
-    assert mark(life) is None
+    assert life.mark() is None
 
 
 def test_a_failed_run_moves_nothing_and_the_next_one_takes_all_that_was_left(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
-    before = mark(life)
+    before = life.mark()
     living = life.day()
     folder = living.key("accounts", "header", living.sign_up(), "original", "")
     life.world.source_proxy.set_rules(Rule(Answer(400, "InvalidRequest"), key=folder))
     assert not changes(life, {"changed_since": "last"}).success
-    assert mark(life) == before
+    assert life.mark() == before
     life.world.source_proxy.set_rules()
     living.pass_time(HOUR)
     assert changes(life, {"changed_since": "last"}).success
@@ -206,7 +201,7 @@ def test_a_failed_run_moves_nothing_and_the_next_one_takes_all_that_was_left(lif
 def test_the_run_that_has_come_furthest_counts_and_not_the_one_that_ended_last(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
-    furthest = mark(life)
+    furthest = life.mark()
     assert furthest is not None
     # An earlier run that ends now: it notes the time at which it read.
     with life.world.dagster as dagster:
@@ -217,14 +212,14 @@ def test_the_run_that_has_come_furthest_counts_and_not_the_one_that_ended_last(l
         dagster.report_runless_asset_event(
             dg.AssetObservation("accounts", metadata={**observed.metadata, "watermark": earlier})
         )
-        assert mark(life) == furthest
+        assert life.mark() == furthest
 
 
 def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> None:
     copy_accounts(life)
     life.world.destination.client.create_bucket(Bucket="for-a-trial")
     assert changes(life, {}, destination={"bucket": "for-a-trial"}).success
-    assert mark(life) is None
+    assert life.mark() is None
     life.living.sign_up()
     assert changes(life, {"changed_since": "last"}).success
     assert accounts_that_differ(life) == []
@@ -233,7 +228,7 @@ def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> No
 def test_its_page_shows_what_it_did_and_how_far_it_came(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
-    before = mark(life)
+    before = life.mark()
     assert before is not None
     living = life.day()
     living.sign_up()
@@ -256,11 +251,11 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
     """A trial has copied a row that the watermark does not cover."""
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
-    before = mark(life)
+    before = life.mark()
     living = life.day()
     living.sign_up()
     assert changes(life, {"changed_since": "last", "limit": 1}).success
-    assert mark(life) == before
+    assert life.mark() == before
     living.pass_time(HOUR)
     living.sign_up()
     life.world.forget()
@@ -312,7 +307,7 @@ def test_re_executed_into_another_bucket_a_run_says_nothing_about_it(
     life.world.source_proxy.set_rules()
     living.pass_time(HOUR)
 
-    before = mark(life)
+    before = life.mark()
     for bucket, moves in (("another", False), (life.world.destination.name, True)):
         if not moves:
             life.world.destination.client.create_bucket(Bucket=bucket)
@@ -320,11 +315,8 @@ def test_re_executed_into_another_bucket_a_run_says_nothing_about_it(
         options = dg.ReexecutionOptions.from_failure(failed.run_id, life.world.dagster)
         with dg.execute_job(job, life.world.dagster, reexecution_options=options) as again:
             assert again.success
-        assert (mark(life) is not None) is moves
-    after = mark(life)
-    assert before is not None
-    assert after is not None
-    assert after > before
+        assert (life.mark() is not None) is moves
+    assert life.has_moved(before)
     assert accounts_that_differ(life) == []
 
 

@@ -41,11 +41,6 @@ def night(life: Life, **config: object) -> dg.ExecuteInProcessResult:
     return life.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}})
 
 
-def mark(life: Life) -> datetime | None:
-    found = watermark(life.world.dagster, ACCOUNTS, S3Bucket.destination().settings().identity)
-    return found.timestamp if found else None
-
-
 def differences(life: Life) -> list[str]:
     """Return what is wrong about the accounts; what was in a row and is no more does not count."""
     return [line for line in life.differences() if line.startswith("accounts/")]
@@ -76,7 +71,7 @@ def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose:
     result = night(life)
     assert result.success
     assert f"{whose} is the one that differs" in messages(life, result).replace(f"; {whose} is", f" {whose} is")
-    after = mark(life)
+    after = life.mark()
     assert after is not None
     assert after <= living.now
     set_database_clock(life, timedelta())
@@ -87,7 +82,7 @@ def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose:
     living.pass_time(DAY / 2)
     assert night(life).success
     assert differences(life) == []
-    after = mark(life)
+    after = life.mark()
     assert after is not None
     assert living.now - after < MINUTE
 
@@ -98,14 +93,14 @@ def test_a_clock_that_machine_and_database_share_is_held_against_the_destination
     life.machine_ahead = 2 * HOUR
     result = night(life)
     assert "the destination's is the one that differs" in messages(life, result)
-    after = mark(life)
+    after = life.mark()
     assert after is not None
     assert after <= life.living.now + timedelta(seconds=2)
 
 
 def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None:
     begin(life)
-    before = mark(life)
+    before = life.mark()
     assert before is not None
     # A version before has believed a clock that was a year ahead.
     with life.world.dagster as dagster:
@@ -152,7 +147,7 @@ def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(
 
 def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_night_takes_its_rows(life: Life) -> None:
     begin(life)
-    before = mark(life)
+    before = life.mark()
     living = life.day()
     with contextlib.closing(living.connect()) as upload:
         living.sign_up(connection=upload)
@@ -160,15 +155,12 @@ def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_ni
         result = night(life)
         assert result.success
         assert "a transaction that writes is open" in messages(life, result)
-        assert mark(life) == before
+        assert life.mark() == before
         upload.commit()
     living.pass_time(DAY)
     assert night(life).success
     assert differences(life) == []
-    after = mark(life)
-    assert before is not None
-    assert after is not None
-    assert after > before
+    assert life.has_moved(before)
 
 
 def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_claim_a_day_less(life: Life) -> None:
@@ -205,7 +197,7 @@ def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the
 
 def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
     begin(life)
-    before = mark(life)
+    before = life.mark()
     living = life.day()
     with contextlib.closing(living.connect()) as upload:
         living.sign_up(connection=upload)
@@ -217,10 +209,7 @@ def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
         assert time.monotonic() - started < 30
         commit.join()
     assert differences(life) == []
-    after = mark(life)
-    assert before is not None
-    assert after is not None
-    assert after > before
+    assert life.has_moved(before)
 
 
 def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_first_night(life: Life) -> None:
@@ -243,7 +232,7 @@ def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_
 def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a standby has replayed is as old as the host's clock says, so none is set here.
     begin(life, after=timedelta())
-    before, database = mark(life), life.world.database
+    before, database = life.mark(), life.world.database
     with standby_of(database) as standby:
         monkeypatch.setenv("DATABASE_URL", standby.url)
         with contextlib.closing(psycopg2.connect(standby.url)) as second:
@@ -258,10 +247,10 @@ def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypa
             result = night(life)
             assert result.success
             assert "has replayed nothing since it was started" in messages(life, result)
-            assert mark(life) == before
+            assert life.mark() == before
             life.living.sign_up()
             wait_until(lambda: replayed() is not None)
-            wait_until(lambda: night(life).success and mark(life) != before)
+            wait_until(lambda: night(life).success and life.mark() != before)
         monkeypatch.setenv("DATABASE_URL", database.url)
     assert differences(life) == []
 
@@ -385,15 +374,12 @@ def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, times
         result = night(life)
         assert result.success, failure_of(result)
         assert differences(life) == []
-    before = mark(life)
+    before = life.mark()
     living.sign_up()
     living.pass_time(DAY)
     assert night(life).success
     assert differences(life) == []
-    after = mark(life)
-    assert before is not None
-    assert after is not None
-    assert after > before
+    assert life.has_moved(before)
 
 
 @pytest.mark.parametrize("timestamp", [None, "2199-01-01", "infinity"])

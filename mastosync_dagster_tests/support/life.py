@@ -136,8 +136,17 @@ class Life:
         found = {file_type.value: watermark(self.world.dagster, file_type, place) for file_type in FileType}
         return {name: mark.timestamp for name, mark in found.items() if mark}
 
+    def mark(self) -> datetime | None:
+        """Return how far the accounts have come; None: no incremental run of them has ended well."""
+        return self.watermarks().get(FileType.ACCOUNTS.value)
+
+    def has_moved(self, before: datetime | None) -> bool:
+        """Return whether the watermark of the accounts is later than one that was there before."""
+        after = self.mark()
+        return before is not None and after is not None and after > before
+
     def differences(self) -> list[str]:
-        """Hold the destination against what the database says: by a listing, ETags being MD5s here."""
+        """Compare the destination with what the database says: by a listing, ETags being MD5s here."""
         client, bucket = self.world.destination.client, self.world.destination.name
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
