@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from mastosync_dagster.definitions import build_definitions
-from mastosync_dagster.demo.instance.book import GeneratedObject, Instance
 from mastosync_dagster.demo.instance.load import build
-from mastosync_dagster.mastodon import CACHE_CONTROL
-from mastosync_dagster.mastodon.keys import id_partition
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, environment_of
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
+from mastosync_dagster_tests.support.large_media import add_large
 from mastosync_dagster_tests.support.transfers import open_uploads
 
 if TYPE_CHECKING:
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
+    from mastosync_dagster.demo.instance.book import GeneratedObject, Instance
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
     from mastosync_dagster.environment import Environment
     from mastosync_dagster.s3.settings import StorageSettings
@@ -86,25 +84,12 @@ def make_original(postgres: PostgresServer, s3: S3Server, *, rows: int, videos: 
         instance = build(connection, s3, bucket.name, cases=ALL_CASES, rows=rows)
         added = []
         for number in range(videos):
-            row_id = _FIRST_VIDEO + number
-            name = f"video{number}.mp4"
             body = random.Random(number).randbytes(VIDEO_MIB * MIB + number)
-            key = f"media_attachments/files/{id_partition(row_id)}/original/{name}"
-            headers: dict[str, Any] = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)
-            md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-            added.append(
-                GeneratedObject(
-                    "media_attachments", row_id, key, key, len(body), md5, "video/mp4", CACHE_CONTROL, {}, False
-                )
-            )
-            with connection, connection.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size,"
-                    " file_updated_at, remote_url, created_at, updated_at)"
-                    " VALUES (%s, %s, 'audio/mpeg', %s, '2018-01-01', '', '2018-01-01', '2018-01-01')",
-                    (row_id, name, len(body)),
-                )
+
+            def put(key: str, headers: Mapping[str, Any], body: bytes = body) -> None:
+                bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, **headers)
+
+            added.append(add_large(connection, _FIRST_VIDEO + number, f"video{number}.mp4", body, put))
     return Original(replace(instance, objects=(*instance.objects, *added)), database, bucket)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import random
 import signal
@@ -17,10 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mastosync_dagster.demo.comparison import compare
-from mastosync_dagster.demo.instance.book import GeneratedObject, Instance
 from mastosync_dagster.demo.instance.load import build
-from mastosync_dagster.mastodon import CACHE_CONTROL
-from mastosync_dagster.mastodon.keys import id_partition
 from mastosync_dagster.ranges.partitions import FileType, register_ranges
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
@@ -34,12 +30,14 @@ from mastosync_dagster_tests.support.corners import (
     environment_of,
 )
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
+from mastosync_dagster_tests.support.large_media import add_large
 from mastosync_dagster_tests.support.transfers import open_uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from mastosync_dagster.demo.instance.book import GeneratedObject, Instance
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.model.world import Runs
     from mastosync_dagster_tests.servers.start import RealServer
@@ -147,25 +145,14 @@ def fill(at: RealServer, postgres: PostgresServer, *, rows: int, large: tuple[in
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
         instance = build(connection, at.server, bucket.name, cases=ALL_CASES, rows=rows)
         for number, size in enumerate(large):
-            row, name = _FIRST_LARGE + number, f"video{number}.mp4"
             body = random.Random(number).randbytes(size * MIB + number)
-            key = f"media_attachments/files/{id_partition(row)}/original/{name}"
-            headers = {"ContentType": "video/mp4", "CacheControl": CACHE_CONTROL}
-            threshold = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=_PART, use_threads=False)
-            bucket.client.upload_fileobj(io.BytesIO(body), bucket.name, key, ExtraArgs=headers, Config=threshold)
-            md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-            added.append(
-                GeneratedObject(
-                    "media_attachments", row, key, key, len(body), md5, "video/mp4", CACHE_CONTROL, {}, False
-                )
-            )
-            with connection, connection.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size,"
-                    " file_updated_at, remote_url, created_at, updated_at)"
-                    " VALUES (%s, %s, 'audio/mpeg', %s, '2018-01-01', '', '2018-01-01', '2018-01-01')",
-                    (row, name, len(body)),
-                )
+
+            def put(key: str, headers: Mapping[str, str], body: bytes = body) -> None:
+                threshold = TransferConfig(multipart_threshold=64 * MIB, multipart_chunksize=_PART, use_threads=False)
+                file = io.BytesIO(body)
+                bucket.client.upload_fileobj(file, bucket.name, key, ExtraArgs=dict(headers), Config=threshold)
+
+            added.append(add_large(connection, _FIRST_LARGE + number, f"video{number}.mp4", body, put))
     return Filled(at, replace(instance, objects=(*instance.objects, *added)), database, bucket)
 
 
