@@ -23,6 +23,7 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.folder.storage import FolderStorage
 from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
+from mastosync_dagster.mastodon.key_owners import FOLDERS
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _PROBE = "mastosync-check"
-_PRIVATE_FOLDERS = ("media_attachments/files", "cache/media_attachments", "backups/dumps")
+_PRIVATE_FOLDERS = tuple(
+    folder.rstrip("/") for folder, table in FOLDERS.items() if TABLES[table].private or TABLES[table].owners
+)
 """Folders of objects of private rows. A bucket policy may name any of them."""
 _NEEDED_FOR_ORIGINALS = frozenset({"tunnel", "database", "tables", "source", "destination"})
 """The checks without which the originals cannot be checked."""

@@ -57,6 +57,14 @@ def split_name(name: str) -> tuple[str, str]:
     return (base, extension) if base.strip(".") else (name, "")
 
 
+def folder_of(key: str) -> str:
+    """Return the folder of an attachment's keys: ``media_attachments/files``, ``cache/accounts/avatars``.
+
+    A bucket policy that lets everybody read some of Mastodon's keys can name no smaller part of them that has a name.
+    """
+    return "/".join(key.split("/")[:-1][: 3 if key.startswith(CACHE) else 2])
+
+
 def is_blank(text: str) -> bool:
     """Return whether Ruby on Rails calls the text blank: empty, or white space only."""
     return not text.strip(BLANK)

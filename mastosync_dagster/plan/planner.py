@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.mastodon.keys import folder_of
 from mastosync_dagster.plan.decisions import Action, Decision, Known
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
@@ -18,7 +19,6 @@ from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_SET_ACLS, PlannedCopy, PlanWriter
 from mastosync_dagster.s3.acl import SourceAccess
-from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:

@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 _FOLDER = "mastosync-check"
 _BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
 _HEADERS = {"Content-Type": "text/plain"}
-_DEPTH = 2
 _OLD = timedelta(hours=1)
 """Age from which a probe belongs to no running check, whatever the clocks."""
 _BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
-
-
-def folder_of(key: str) -> str:
-    """Return the folder whose probe speaks for a key: policies name folders at the top of a bucket, if any."""
-    return "/".join(key.split("/")[:-1][:_DEPTH])
 
 
 def prove_private(storage: Storage, folders: Iterable[str], *, sets_acls: bool, warn: Callable[[str], object]) -> None:

@@ -14,6 +14,7 @@ from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.expected.objects import Sizes, items_of
 from mastosync_dagster.expected.privacy import Privacy, has_private
 from mastosync_dagster.mastodon import LeftOutRows, Rows, Selection, walk_rows
+from mastosync_dagster.mastodon.keys import folder_of
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
 from mastosync_dagster.pool import Pool
@@ -22,7 +23,6 @@ from mastosync_dagster.records.doubts import CONTENT, Doubt, DoubtLine
 from mastosync_dagster.runs.doubts import others_may_write
 from mastosync_dagster.s3.acl import SourceAccess, has_acl
 from mastosync_dagster.s3.errors import StorageError, is_not_found
-from mastosync_dagster.s3.probes import folder_of
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.models import settles, takes_every_row
 
@@ -78,7 +78,7 @@ class Convergence:
     ``selection``: the rows that the run takes. If it settles what is in doubt (`settles`), ``listed``, the table's
     list, takes what stays on it. What the policy leaves out is not copied; its ACL is checked all the same, for it may
     have been copied before. ``folders`` are those at the destination in which private objects were found
-    (`s3.probes.folder_of`).
+    (`mastodon.keys.folder_of`).
     """
 
     def __init__(

@@ -42,7 +42,10 @@ def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behin
     assert left_behind(world_with_acls) == frozenset()
 
 
-@pytest.mark.parametrize("folder", ["", "media_attachments/files/", "cache/", "backups/"])
+@pytest.mark.parametrize(
+    "folder",
+    ["", "media_attachments/files/", "cache/", "cache/media_attachments/files/", "media_attachments/thumb", "backups/"],
+)
 def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls: Installation, folder: str) -> None:
     let_everybody_read(world_with_acls.destination, folder)
     found = failed()

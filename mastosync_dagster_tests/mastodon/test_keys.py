@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mastosync_dagster.mastodon import TABLES, KeySpan, id_partition, key_spans, prefixed, split_name, stored_objects
-from mastosync_dagster.mastodon.keys import earlier_id_partition, id_class, is_blank
+from mastosync_dagster.mastodon.keys import earlier_id_partition, folder_of, id_class, is_blank
 from mastosync_dagster.mastodon.tables import BLANK
 
 # A busy machine is no failure.
@@ -267,3 +267,16 @@ def test_serial_ids_and_snowflakes_are_of_different_classes() -> None:
 def test_spans_of_an_unknown_table_or_a_reversed_range_are_refused(table: str, lo: int, hi: int) -> None:
     with pytest.raises(ValueError, match=table if table == "statuses" else "2 to 1"):
         key_spans(table, lo, hi)
+
+
+@pytest.mark.parametrize(
+    ("key", "folder"),
+    [
+        ("media_attachments/files/109/1/original/a.png", "media_attachments/files"),
+        ("cache/media_attachments/files/1/small/a.png", "cache/media_attachments/files"),
+        ("cache/accounts/avatars/000/000/001/static/a.png", "cache/accounts/avatars"),
+        ("a.png", ""),
+    ],
+)
+def test_the_folder_of_a_key_is_the_smallest_that_a_policy_would_name(key: str, folder: str) -> None:
+    assert folder_of(key) == folder

@@ -9,7 +9,7 @@ import pytest
 
 from mastosync_dagster.s3 import probes
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.probes import checks_md5, folder_of, prove_private
+from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import let_everybody_read
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
@@ -101,9 +101,3 @@ def test_a_probe_that_may_not_be_deleted_is_named(moto_bucket: Bucket) -> None:
     behind = keys(moto_bucket)
     assert len(warned) == len(behind) == len(FOLDERS)
     assert all(f"{key} stays behind" in " ".join(warned) for key in behind)
-
-
-def test_folders_are_those_that_a_policy_would_name() -> None:
-    assert folder_of("media_attachments/files/109/1/original/a.png") == "media_attachments/files"
-    assert folder_of("cache/media_attachments/files/1/small/a.png") == "cache/media_attachments"
-    assert folder_of("a.png") == ""
