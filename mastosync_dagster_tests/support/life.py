@@ -83,9 +83,11 @@ class Life:
         before = self._ranges()
         tick = self.tick()
         assert tick.run_requests, tick.skip_message
+        # The night itself may register ranges too: those of a table that it has read whole, and has finished.
+        asked = self._ranges()
         (request,) = tick.run_requests
         result = self.run("sync_changes", config=request.run_config, tags=request.tags)
-        self.run_backfills(before)
+        self._run_backfills({each: [key for key in keys if key not in before[each]] for each, keys in asked.items()})
         return result
 
     def tick(self, now: datetime | None = None) -> dg.ScheduleExecutionData:
@@ -98,18 +100,17 @@ class Life:
         ) as context:
             return self.definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
 
-    def run_backfills(self, before: dict[FileType, list[str]]) -> None:
-        """Run the new ranges, as the daemon does with the backfills that the schedule has asked for."""
+    def _run_backfills(self, new: dict[FileType, list[str]]) -> None:
+        """Run new ranges, as the daemon does with the backfills that the schedule has asked for."""
         dagster = self.world.dagster
         asked = {
             backfill.asset_selection[0].to_user_string()
             for backfill in dagster.get_backfills(status=BulkActionStatus.REQUESTED)
             if backfill.asset_selection
         }
-        for file_type, keys in self._ranges().items():
-            new = [key for key in keys if key not in before[file_type]]
-            assert (file_type.value in asked) is bool(new)
-            for key in new:
+        for file_type, keys in new.items():
+            assert (file_type.value in asked) is bool(keys)
+            for key in keys:
                 assert self.run(f"sync_{file_type.value}", key).success
         for backfill in dagster.get_backfills(status=BulkActionStatus.REQUESTED):
             done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)  # type: ignore[no-untyped-call]  # Dagster's
