@@ -22,7 +22,7 @@ from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.runs.doubts import CHANGES
-from mastosync_dagster.runs.history import DESTINATION, SYNC_CHANGES, WATERMARK, watermark
+from mastosync_dagster.runs.watermarks import DESTINATION, SYNC_CHANGES, WATERMARK, watermark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -22,7 +22,7 @@ from benchmarks.site import Site, site
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import COUNTERS
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, READ_AT
+from mastosync_dagster.runs.watermarks import DESTINATION, READ_AT
 from mastosync_dagster.units import MEGABYTE, MIB
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import COUNTERS
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, READ_AT
+from mastosync_dagster.runs.watermarks import DESTINATION, READ_AT
 
 SETTINGS = {
     "DESTINATION_S3_BUCKET": "new",

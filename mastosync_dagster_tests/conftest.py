@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, postgres, rclone_s3
-from mastosync_dagster.resources import history
+from mastosync_dagster.resources import history_postgres
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.moto_server import moto, moto_bucket
 
@@ -41,7 +41,7 @@ def _history_without_syncs() -> None:
 @pytest.fixture(autouse=True)
 def _process_that_has_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no run of an earlier test decide for how long a history is waited for: a process has one run, and ends."""
-    monkeypatch.setattr(history, "_state", history._State())
+    monkeypatch.setattr(history_postgres, "_state", history_postgres._State())
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from mastosync_dagster.environment import PING_URL, Environment, alert_good_nigh
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import Summary, counts
-from mastosync_dagster.runs.history import LAST, NIGHT, REPLICA, SYNC_CHANGES
+from mastosync_dagster.runs.watermarks import LAST, NIGHT, REPLICA, SYNC_CHANGES
 
 if TYPE_CHECKING:
     import logging

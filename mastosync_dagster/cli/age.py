@@ -10,7 +10,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.mastodon import TABLES
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.runs.history import Wanted, last_good
+from mastosync_dagster.runs.watermarks import Wanted, last_good
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -16,7 +16,7 @@ import psycopg2
 
 from mastosync_dagster.cli.age import check_age
 from mastosync_dagster.cli.connections import free_connections
-from mastosync_dagster.cli.home import HomeError
+from mastosync_dagster.cli.opened_home import HomeError
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_FOLDER, Environment, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.copy.prices import Prices, price_table
+from mastosync_dagster.copy.spending import Prices, price_table
 from mastosync_dagster.status.rates import Rate, measured_rate
 
 if TYPE_CHECKING:

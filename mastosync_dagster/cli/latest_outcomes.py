@@ -21,7 +21,7 @@ from mastosync_dagster.records.manifest import FOLDED, FORMAT, RUN, ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import GROUP_LINES
 from mastosync_dagster.records.store import ManifestNotFoundError, ManifestStoreError
-from mastosync_dagster.runs.history import SYNC_CHANGES
+from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

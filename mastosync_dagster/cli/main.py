@@ -180,7 +180,7 @@ def _plain_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def _instance() -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed."""
-    from mastosync_dagster.cli.home import opened_home
+    from mastosync_dagster.cli.opened_home import opened_home
     from mastosync_dagster.environment import Environment
     from mastosync_dagster.escaping import plain
     from mastosync_dagster.runs.dead_runs import close_dead_runs
@@ -513,7 +513,7 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
         check_home,
         check_last_night,
     )
-    from mastosync_dagster.cli.home import is_named, opened_home
+    from mastosync_dagster.cli.opened_home import is_named, opened_home
     from mastosync_dagster.escaping import plain
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
@@ -567,7 +567,7 @@ def estimate(
     from mastosync_dagster.cli.console import estimate_lines
     from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate
     from mastosync_dagster.cli.estimate import estimate as estimated
-    from mastosync_dagster.copy.prices import prices_of
+    from mastosync_dagster.copy.spending import prices_of
     from mastosync_dagster.environment import RUN, Environment
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.ranges.partitions import FileType

@@ -21,8 +21,8 @@ from mastosync_dagster.escaping import markdown
 from mastosync_dagster.ranges.partitions import FileType, registered_ranges
 from mastosync_dagster.ranges.registration import end_backfill, requested_backfills
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import LAST, range_reads, watermark
 from mastosync_dagster.runs.retention import RetentionConfig, delete_old_records
+from mastosync_dagster.runs.watermarks import LAST, range_reads, watermark
 from mastosync_dagster.sync.automation import NEW_RANGE_TAGS
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 

@@ -12,8 +12,8 @@ from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.runs.destination_folder import ensure_mounted
-from mastosync_dagster.runs.history import LAST
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.runs.watermarks import LAST
 from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason

@@ -27,11 +27,11 @@ from mastosync_dagster.escaping import plain
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
-from mastosync_dagster.resources.history import begin_run, is_history_error, stop_soon
+from mastosync_dagster.resources.history_postgres import begin_run, is_history_error, stop_soon
 from mastosync_dagster.runs.failures import root_of
-from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
 from mastosync_dagster.runs.run_lock import let_go, living, lock
+from mastosync_dagster.runs.watermarks import copies
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig
 from mastosync_dagster.units import MEGABYTE

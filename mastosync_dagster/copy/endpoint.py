@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pycurl
 
 from mastosync_dagster.copy.limits import RateLimit, Window
+from mastosync_dagster.copy.retries import RetryState
 from mastosync_dagster.s3.errors import Aside, StorageError
 from mastosync_dagster.s3.reasons import Reason
 
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mastosync_dagster.s3.loop import Loop
-    from mastosync_dagster.s3.retry import RetryPolicy
+    from mastosync_dagster.s3.retry_policies import RetryPolicy
     from mastosync_dagster.s3.storage import Storage
 
 _T = TypeVar("_T")
-
-_SHRINKS = frozenset({Reason.THROTTLED, Reason.TIMEOUT})
 
 _REFUSALS = 100
 """So many objects in a row that may not be read, or written, are no matter of single objects."""
@@ -169,37 +168,6 @@ class Endpoint:
         if row >= (_REFUSALS if error.may_pass else _OUTAGES) and (error.may_pass or lasting):
             return StorageError(f"{error} ({row} objects in a row)", reason=error.reason, permanent=True)
         return None
-
-
-class RetryState:
-    """The failures of one request so far."""
-
-    __slots__ = ("_endpoint", "_failures", "_started")
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._failures = 0
-        self._started = time.monotonic()
-
-    async def pause(self, error: StorageError, epoch: int) -> bool:
-        """Count a failure, shrink the window where it asks for that, and wait before the next attempt.
-
-        Returns:
-            False where there is to be none.
-        """
-        self._failures += 1
-        endpoint = self._endpoint
-        if error.reason in _SHRINKS:
-            endpoint.window.on_throttle(epoch)
-        # A whole run is not ended by one refusal: the request is retried once. Others may have succeeded meanwhile.
-        doubtful = error.permanent and error.may_pass and self._failures == 1
-        hopeful = error.retryable and not error.permanent
-        pause = endpoint.policy.pause(self._failures, error.retry_after, time.monotonic() - self._started)
-        if pause is None or not (hopeful or doubtful):
-            return False
-        endpoint.retries[error.reason] += 1
-        await endpoint.loop.sleep(pause)
-        return True
 
 
 class SilenceWatch:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mastosync_dagster.copy.budget import LARGER_THAN_THE_BUDGET, Admission, Budget, Spending, UsedUpError
 from mastosync_dagster.copy.endpoint import Endpoint, SilenceWatch
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
@@ -22,6 +21,7 @@ from mastosync_dagster.copy.object_copier import ObjectCopier
 from mastosync_dagster.copy.results import NOT_BEGUN, ResultWriter
 from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
+from mastosync_dagster.copy.spending import LARGER_THAN_THE_BUDGET, Admission, Budget, Spending, UsedUpError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, EndpointCounts, Rate
 from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import line_of
@@ -30,7 +30,7 @@ from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.loop import Loop, ResourcesError, TaskCancelled
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.retry import COPY
+from mastosync_dagster.s3.retry_policies import COPY
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.units import MIB
 

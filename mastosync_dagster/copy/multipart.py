@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mastosync_dagster.copy.endpoint import EndpointError, RetryState
+from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import (
     body_error,
     broken_off,
@@ -21,6 +21,7 @@ from mastosync_dagster.copy.integrity import (
 from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.copy.pipe import READ_AHEAD
 from mastosync_dagster.copy.reading import Reading, RestartError
+from mastosync_dagster.copy.retries import RetryState
 from mastosync_dagster.copy.single import Copied
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.etags import (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mastosync_dagster.copy.endpoint import EndpointError, RetryState
+from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import body_error, broken_off, head_object
 from mastosync_dagster.copy.pipe import Pipe
+from mastosync_dagster.copy.retries import RetryState
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import bare
 from mastosync_dagster.s3.http import TransportError

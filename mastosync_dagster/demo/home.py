@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers.start import LOOPBACK, PostgresServer, S3Server
-from mastosync_dagster.installation.home import make_home
+from mastosync_dagster.installation.home_files import make_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

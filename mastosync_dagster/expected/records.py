@@ -16,8 +16,8 @@ from mastosync_dagster.records.folded import RunsOfFile, published_at, published
 from mastosync_dagster.records.manifest import FOLDED, RUN
 from mastosync_dagster.records.parquet import GROUP_LINES, NewerManifestError, NotAManifestError
 from mastosync_dagster.records.store import ManifestStoreError
-from mastosync_dagster.runs.history import SYNC_CHANGES
 from mastosync_dagster.runs.manifests import ManifestOrigin, RunTimes
+from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 from mastosync_dagster.s3.errors import StorageError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from mastosync_dagster.environment import (
     Environment,
     dagster_home,
 )
-from mastosync_dagster.installation.home import InitError, make_folder, make_home, prepare_history, write_new
+from mastosync_dagster.installation.home_files import InitError, make_folder, make_home, prepare_history, write_new
 from mastosync_dagster.installation.settings_file import Readers, read_settings, write_settings
 from mastosync_dagster.installation.systemd import (
     SERVICES,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import ENV_FILE, Environment, SettingsError
-from mastosync_dagster.installation.home import InitError, Written, packaged, writing
+from mastosync_dagster.installation.home_files import InitError, Written, packaged, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

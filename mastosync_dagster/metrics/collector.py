@@ -21,8 +21,8 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import REPLICA, Wanted, last_good
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
+from mastosync_dagster.runs.watermarks import REPLICA, Wanted, last_good
 from mastosync_dagster.status.counts import statuses
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.manifest import FORMAT, ManifestLine, ManifestWriter, lines_of, with_outcome
 from mastosync_dagster.records.outcomes import NO_ACLS, ONLY_AT_DESTINATION, Outcome
 from mastosync_dagster.records.plan import COPIED, DECIDED, REFETCHED
-from mastosync_dagster.refetch.budget import MemoryBudget
 from mastosync_dagster.refetch.fetch import STOPPED, Fetched, Fetcher, FetchError, FetchSettings, host_of
+from mastosync_dagster.refetch.memory_budget import MemoryBudget
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import bare, is_md5

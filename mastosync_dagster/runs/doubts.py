@@ -23,9 +23,9 @@ from mastosync_dagster.records.doubts import (
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.doubt_lists import DoubtList, Doubts, run_of
-from mastosync_dagster.runs.history import copies
 from mastosync_dagster.runs.manifests import Damaged
 from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, living, state
+from mastosync_dagster.runs.watermarks import copies
 from mastosync_dagster.s3.errors import StorageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from mastosync_dagster.runs.config import RunConfig, setting
-from mastosync_dagster.runs.history import furthest_runs, materializations
+from mastosync_dagster.runs.watermarks import furthest_runs, materializations
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0

@@ -9,7 +9,7 @@ import dagster as dg
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import BYTES_THERE, size_text
-from mastosync_dagster.runs.history import range_reads
+from mastosync_dagster.runs.watermarks import range_reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ from mastosync_dagster.s3.http import Transport
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.retry import CHECK, LISTING, SINGLE, RetryPolicy
+from mastosync_dagster.s3.retry_policies import CHECK, LISTING, SINGLE, RetryPolicy
 from mastosync_dagster.s3.settings import StorageSettings, amazon_endpoint
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects
-from mastosync_dagster.runs.history import DATABASE_BYTES, believable, range_reads, verified_numbers
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
+from mastosync_dagster.runs.watermarks import DATABASE_BYTES, believable, range_reads, verified_numbers
 from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import checked_history
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.runs.doubt_lists import Doubts
-    from mastosync_dagster.runs.history import RangeRead, Watermark
+    from mastosync_dagster.runs.watermarks import RangeRead, Watermark
     from mastosync_dagster.sync.incremental import History
 
 _LOWEST_ID, _HIGHEST_ID = -(2**63), 2**63 - 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mastosync_dagster.runs.history import RangeRead
+    from mastosync_dagster.runs.watermarks import RangeRead
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from mastosync_dagster.alerts.nights import announce_failed_night, announce_good
 from mastosync_dagster.ranges.checks import range_check
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import CHECK_NAME
-from mastosync_dagster.runs.history import REPLICA
+from mastosync_dagster.runs.watermarks import REPLICA
 from mastosync_dagster.sync.ops import copy, plan, plan_changes, report, report_changes
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.ranges.registration import REGISTRATION_SECONDS, Growth, register_full_ranges, request_backfills
 from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.runs.dead_runs import close_dead_runs
-from mastosync_dagster.runs.history import LAST, NIGHT
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
+from mastosync_dagster.runs.watermarks import LAST, NIGHT
 from mastosync_dagster.sync.assets import sync_changes
 
 _HOUR = 3600

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon import newest_row, read_schema, read_snapshot, wait_for_open_transactions
-from mastosync_dagster.runs.history import OVERLAP
+from mastosync_dagster.runs.watermarks import OVERLAP
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 

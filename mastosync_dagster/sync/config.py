@@ -9,8 +9,8 @@ from typing import Any
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
-from mastosync_dagster.copy.budget import Budget, Limits, make_budget
 from mastosync_dagster.copy.engine import CopySettings
+from mastosync_dagster.copy.spending import Budget, Limits, make_budget
 from mastosync_dagster.environment import MEMORY_MB
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
@@ -19,7 +19,7 @@ from mastosync_dagster.memory import run_memory
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.config import PolicyConfig, RunConfig, setting
-from mastosync_dagster.runs.history import LAST
+from mastosync_dagster.runs.watermarks import LAST
 from mastosync_dagster.sync.incremental import History, TableSelection, every_row, since_last, since_timestamp
 from mastosync_dagster.units import MEGABYTE
 

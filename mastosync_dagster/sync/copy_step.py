@@ -16,7 +16,7 @@ from mastosync_dagster.records.doubts import DoubtLine
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
 from mastosync_dagster.refetch.refetch import RefetchCounts
-from mastosync_dagster.resources.history import history_may_fail, is_history_error, stop_soon
+from mastosync_dagster.resources.history_postgres import history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed

@@ -18,7 +18,7 @@ from mastosync_dagster.records import summaries
 from mastosync_dagster.records.manifest import ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.refetch.remedies import Remedies, Remedy
-from mastosync_dagster.runs import history
+from mastosync_dagster.runs import watermarks
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.runs.totals import all_ranges, range_totals
@@ -113,20 +113,20 @@ class RunReport:
             "refetched": self.copied.refetched.refetched,
             "list_requests": planned.counts.list_requests,
             "head_requests": planned.counts.head_requests,
-            history.DATABASE_BYTES: planned.database_bytes,
+            watermarks.DATABASE_BYTES: planned.database_bytes,
         }
 
     def _policy(self, table: str) -> dict[str, dg.MetadataValue]:
         """Return which remote files of a table the run wanted; of a job over several tables, what it left out."""
         policy = self.copied.planned.scope.policy
         words = str(policy.rule(table)) if table in TABLES else str(policy)
-        return {history.REMOTE_FILES: dg.MetadataValue.text(words)}
+        return {watermarks.REMOTE_FILES: dg.MetadataValue.text(words)}
 
     def _read(self) -> dict[str, dg.MetadataValue]:
         """Return what later runs read: the time of the database that was read, and the destination."""
         return {
-            history.READ_AT: dg.MetadataValue.timestamp(self.copied.planned.read_at),
-            history.DESTINATION: dg.MetadataValue.text(self.destination_id),
+            watermarks.READ_AT: dg.MetadataValue.timestamp(self.copied.planned.read_at),
+            watermarks.DESTINATION: dg.MetadataValue.text(self.destination_id),
         }
 
     def observation(self, selection: Selection) -> dg.AssetObservation:
@@ -147,13 +147,13 @@ class RunReport:
         # Failed objects are on the doubt list, and the nights retry them; if they do not, the watermark stays.
         settled = not self.failed(counts) or retry_nights() > 0
         if claim is not None and planned.claimable and settled and not self.copied.stopped:
-            metadata[history.WATERMARK] = dg.MetadataValue.timestamp(planned.read_at)
-            metadata[history.EVERY_ROW] = dg.MetadataValue.bool(claim.every_row)
-            metadata[history.COVERED_SINCE] = dg.MetadataValue.timestamp(claim.covered_since or planned.read_at)
+            metadata[watermarks.WATERMARK] = dg.MetadataValue.timestamp(planned.read_at)
+            metadata[watermarks.EVERY_ROW] = dg.MetadataValue.bool(claim.every_row)
+            metadata[watermarks.COVERED_SINCE] = dg.MetadataValue.timestamp(claim.covered_since or planned.read_at)
             for newest in planned.newest:
                 if newest.table == table:
-                    metadata[history.NEWEST_ID] = dg.MetadataValue.int(newest.row_id)
-                    metadata[history.NEWEST_AT] = dg.MetadataValue.float(newest.created_at)
+                    metadata[watermarks.NEWEST_ID] = dg.MetadataValue.int(newest.row_id)
+                    metadata[watermarks.NEWEST_AT] = dg.MetadataValue.float(newest.created_at)
         return dg.AssetObservation(table, metadata=metadata)
 
     def night(
@@ -166,17 +166,17 @@ class RunReport:
         """
         if self.copied.planned.scope.policy != policy or self.destination_id != destination_id:
             return None
-        moved = {each.asset_key.to_user_string() for each in observations if history.WATERMARK in each.metadata}
+        moved = {each.asset_key.to_user_string() for each in observations if watermarks.WATERMARK in each.metadata}
         if moved != {file_type.value for file_type in FileType}:
             return None
         return dg.AssetMaterialization(
-            history.REPLICA,
+            watermarks.REPLICA,
             metadata={
-                history.WATERMARK: dg.MetadataValue.timestamp(self.copied.planned.read_at),
+                watermarks.WATERMARK: dg.MetadataValue.timestamp(self.copied.planned.read_at),
                 "what was done": self.closing_line,
                 summaries.COUNTERS: dg.MetadataValue.json(self._counters()),
                 "manifest": dg.MetadataValue.path(self.manifest),
-                history.DESTINATION: self.destination_id,
+                watermarks.DESTINATION: self.destination_id,
             },
         )
 
@@ -268,9 +268,9 @@ def log_finished_ranges(
         metadata = {
             "all ID ranges": dg.MetadataValue.md(totals[each.table]),
             **each.metadata(seconds * each.counts.objects, [advice[line] for line in each.first], manifest),
-            history.READ_AT: dg.MetadataValue.timestamp(planned.range_read_at),
-            history.DESTINATION: dg.MetadataValue.text(run.destination_id),
-            history.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(each.table))),
+            watermarks.READ_AT: dg.MetadataValue.timestamp(planned.range_read_at),
+            watermarks.DESTINATION: dg.MetadataValue.text(run.destination_id),
+            watermarks.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(each.table))),
         }
         run.log_event(dg.AssetMaterialization(each.table, partition=each.key, metadata=metadata))
     # After the materializations: the UI shows a check as evaluated where it is about the newest one.
@@ -293,7 +293,7 @@ class _EndedRange:
 
     def metadata(self, seconds: float, advice: Sequence[str], manifest: str) -> dict[str, dg.MetadataValue]:
         """Return what an admin reads of the range, as of a run of its own. ``seconds``: its share of the run's."""
-        counters = {**_counters(self.counts, seconds), history.DATABASE_BYTES: self.planned.database_bytes}
+        counters = {**_counters(self.counts, seconds), watermarks.DATABASE_BYTES: self.planned.database_bytes}
         created = created_text(self.planned.ids)
         found = summaries.markdown(summaries.Summary(self.counts, {}, self.first), advice)
         return {

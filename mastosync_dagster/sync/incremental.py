@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.mastodon import Selection, is_there, read_schema
 from mastosync_dagster.ranges.partitions import FileType, registered_ranges
-from mastosync_dagster.runs.history import OVERLAP, RangeRead, Wanted, Watermark, range_reads, watermark
+from mastosync_dagster.runs.watermarks import OVERLAP, RangeRead, Wanted, Watermark, range_reads, watermark
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,9 +22,9 @@ from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
-from mastosync_dagster.runs.history import believable
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
+from mastosync_dagster.runs.watermarks import believable
 from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.sync.copy_step import copy_planned

@@ -33,7 +33,9 @@ from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES, RunDoubts
-from mastosync_dagster.runs.history import (
+from mastosync_dagster.runs.manifests import Damaged, passed
+from mastosync_dagster.runs.outbox import Outbox
+from mastosync_dagster.runs.watermarks import (
     OVERLAP,
     SYNC_CHANGES,
     Wanted,
@@ -42,12 +44,10 @@ from mastosync_dagster.runs.history import (
     read_until_tags,
     watermark,
 )
-from mastosync_dagster.runs.manifests import Damaged, passed
-from mastosync_dagster.runs.outbox import Outbox
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import Reading, begin_reading, destination_clock
 from mastosync_dagster.sync.config import PlanConfig
-from mastosync_dagster.sync.convergence import Convergence, Counts
+from mastosync_dagster.sync.doubt_checks import Counts, DoubtChecks
 from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.models import Planned, Scope, ScopeAt, takes_every_row
 from mastosync_dagster.units import MEGABYTE
@@ -172,14 +172,14 @@ def _sizes(run: RunContext, scope: Scope, new: Mapping[str, Sequence[IdRange]]) 
 
 def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping[str, Sizes]) -> PlanCounts:
     """Make the plan, and publish what carrying it out puts in doubt."""
-    convergences = [_convergence(run, config, begun, selection) for selection in begun.scope.selections]
+    checks = [_doubt_checks(run, config, begun, selection) for selection in begun.scope.selections]
     with contextlib.ExitStack() as stack:
         watcher = stack.enter_context(run.progress.watch(run.log))
-        for each in convergences:
+        for each in checks:
             each.listed.open(stack)
         counts = make_plan(
             itertools.chain.from_iterable(
-                _wanted(run, config, begun, each, sizes[each.listed.table]) for each in convergences
+                _wanted(run, config, begun, each, sizes[each.listed.table]) for each in checks
             ),
             run.source,
             run.destination,
@@ -191,15 +191,15 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
             knowledge=Records.of(run, begun.database).known,
             overwrite=config.overwrite,
         )
-        for each in convergences:
+        for each in checks:
             each.listed.add_planned()
     # Before the first object is written: however this run ends, a later one checks what it makes doubtful.
-    for each in convergences:
+    for each in checks:
         each.listed.publish()
         if each.counts != Counts():
             run.log.info(f"{each.listed.table}, in doubt: {each.counts}")
     # Folders of objects that were found private are probed too: a bucket policy, whenever it was set, wins over ACLs.
-    folders = counts.private_folders.union(*(each.folders for each in convergences))
+    folders = counts.private_folders.union(*(each.folders for each in checks))
     return replace(counts, private_folders=folders)
 
 
@@ -246,7 +246,7 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     return remark
 
 
-def _convergence(run: RunContext, config: PlanConfig, begun: Begun, selection: Selection) -> Convergence:
+def _doubt_checks(run: RunContext, config: PlanConfig, begun: Begun, selection: Selection) -> DoubtChecks:
     """Return the check of what is in doubt in a selection's table, with what is known of its rows and objects."""
     partition, found = begun.scope.partition, Repairs()
     listed = RunDoubts(run, partition, selection)
@@ -261,16 +261,14 @@ def _convergence(run: RunContext, config: PlanConfig, begun: Begun, selection: S
         again=found.again,
         check_acl=found.set_acl,
     )
-    return Convergence(run, config, listed, known, selection, database=begun.database, read_at=begun.reading.read_at)
+    return DoubtChecks(run, config, listed, known, selection, database=begun.database, read_at=begun.reading.read_at)
 
 
-def _wanted(
-    run: RunContext, config: PlanConfig, begun: Begun, convergence: Convergence, sizes: Sizes
-) -> Iterator[Batch]:
+def _wanted(run: RunContext, config: PlanConfig, begun: Begun, check: DoubtChecks, sizes: Sizes) -> Iterator[Batch]:
     """Yield the objects of a selection's rows, and those that the run checks beside them."""
-    selection = convergence.selection
+    selection = check.selection
     pages = walk_rows(begun.database, selection, page_rows=config.page_rows)
-    return convergence.after(batches(pages, _changes(run, begun, selection), sizes, convergence.known))
+    return check.after(batches(pages, _changes(run, begun, selection), sizes, check.known))
 
 
 def _changes(run: RunContext, begun: Begun, selection: Selection) -> Changes | None:

@@ -11,7 +11,7 @@ from mastosync_dagster.records.findings import DIFFERENCES, Finding
 from mastosync_dagster.records.findings_text import counted, foreign_text, top_text
 from mastosync_dagster.records.summaries import COUNTERS, LEFT_OUT, ONLY_THERE, duration_text
 from mastosync_dagster.runs.failures import PlainFailure
-from mastosync_dagster.runs.history import DESTINATION, REMOTE_FILES
+from mastosync_dagster.runs.watermarks import DESTINATION, REMOTE_FILES
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError

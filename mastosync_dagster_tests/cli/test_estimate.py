@@ -11,7 +11,7 @@ from mastosync_dagster.cli.console import estimate_lines
 from mastosync_dagster.cli.estimate import Prices, Rate, estimate, measured_rate, price_table
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.mastodon import TableSize
-from mastosync_dagster.runs.history import RangeRead
+from mastosync_dagster.runs.watermarks import RangeRead
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import pytest
 from mastosync_dagster.installation.processes import running
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import NIGHT, range_reads
+from mastosync_dagster.runs.watermarks import NIGHT, range_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -108,7 +108,7 @@ def test_a_home_in_a_folder_that_is_closed_to_others_is_refused_with_the_command
     tmp_path.chmod(0o700)  # as the home folder of a user of its own
     (tmp_path / "home").mkdir()
     script = (
-        "import os, sys; from mastosync_dagster.cli.home import HomeError, _home;"
+        "import os, sys; from mastosync_dagster.cli.opened_home import HomeError, _home;"
         "os.setgid(65534); os.setuid(65534)\ntry: _home()\nexcept HomeError as error: print(error)"
     )
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}

@@ -17,7 +17,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.expected.policy import EVERYTHING
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import (
+from mastosync_dagster.runs.watermarks import (
     OVERLAP,
     earlier_read_until_tag,
     furthest_runs,

@@ -15,7 +15,7 @@ import pytest
 
 from mastosync_dagster.installation.processes import running
 from mastosync_dagster.runs import run_lock
-from mastosync_dagster.sync import convergence, plan_step, publication, report_step
+from mastosync_dagster.sync import doubt_checks, plan_step, publication, report_step
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster.plan.items import Batch
     from mastosync_dagster.pool import Pool
-    from mastosync_dagster.sync.convergence import Convergence
+    from mastosync_dagster.sync.doubt_checks import DoubtChecks
     from mastosync_dagster_tests.support.installation import Installation
 
 
@@ -160,15 +160,15 @@ def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
     execute(settled, SUSPEND, account)
     assert nightly(settled).success
     execute(settled, UNSUSPEND, account)
-    ask, done = convergence.Convergence._private_rows, list[bool]()
+    ask, done = doubt_checks.DoubtChecks._private_rows, list[bool]()
 
-    def then_suspend(self: Convergence, pool: Pool) -> Iterator[Batch]:
+    def then_suspend(self: DoubtChecks, pool: Pool) -> Iterator[Batch]:
         yield from ask(self, pool)
         if not done:
             done.append(True)
             execute(settled, SUSPEND, account)
 
-    monkeypatch.setattr(convergence.Convergence, "_private_rows", then_suspend)
+    monkeypatch.setattr(doubt_checks.DoubtChecks, "_private_rows", then_suspend)
     assert nightly(settled).success
     assert done
     execute(settled, UNSUSPEND, account)

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, WATERMARK
+from mastosync_dagster.runs.watermarks import DESTINATION, EVERY_ROW, WATERMARK
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:

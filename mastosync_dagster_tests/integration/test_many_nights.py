@@ -11,8 +11,8 @@ from mastosync_dagster.records.folding import fold_manifests
 from mastosync_dagster.records.manifest import ManifestWriter
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.doubts import CHANGES
-from mastosync_dagster.runs.history import SYNC_CHANGES
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.manifests import manifest_line
 from mastosync_dagster_tests.support.proxy import Kind

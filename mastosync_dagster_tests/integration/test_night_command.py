@@ -16,7 +16,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.runs.history import NIGHT
+from mastosync_dagster.runs.watermarks import NIGHT
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.listener import SECRET, http_listener, mail_server
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule

@@ -14,7 +14,7 @@ from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import watermark
+from mastosync_dagster.runs.watermarks import watermark
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket

@@ -17,8 +17,8 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import FORMAT
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, range_reads, watermark
 from mastosync_dagster.runs.manifests import ManifestOrigin, columns_of
+from mastosync_dagster.runs.watermarks import DESTINATION, EVERY_ROW, READ_AT, WATERMARK, range_reads, watermark
 
 if TYPE_CHECKING:
     from pathlib import Path

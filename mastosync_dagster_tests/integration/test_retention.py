@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
+from mastosync_dagster.runs.watermarks import range_reads, watermark
 
 if TYPE_CHECKING:
     import pytest

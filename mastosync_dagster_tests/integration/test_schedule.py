@@ -16,7 +16,7 @@ from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.environment import Environment, SettingsError
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase
-from mastosync_dagster.runs.history import NIGHT
+from mastosync_dagster.runs.watermarks import NIGHT
 from mastosync_dagster.sync.automation import Nightly
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from mastosync_dagster.alerts import alert_on_failure, deliver
 from mastosync_dagster.alerts.nights import Signal, ping
 from mastosync_dagster.demo.servers.start import free_port
-from mastosync_dagster.runs.history import NIGHT as NIGHT_TAG
+from mastosync_dagster.runs.watermarks import NIGHT as NIGHT_TAG
 from mastosync_dagster_tests.support.listener import SECRET, Listener, Mailbox, http_listener, mail_server
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 

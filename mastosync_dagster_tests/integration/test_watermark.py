@@ -14,7 +14,7 @@ import pytest
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import range_reads, watermark
+from mastosync_dagster.runs.watermarks import range_reads, watermark
 from mastosync_dagster.status.counts import statuses
 from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.installation import failure_of

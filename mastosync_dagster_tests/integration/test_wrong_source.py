@@ -15,8 +15,8 @@ from mastosync_dagster.mastodon import Database, Selection, stored_objects, walk
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.history import range_reads, watermark
 from mastosync_dagster.runs.manifests import manifest_store
+from mastosync_dagster.runs.watermarks import range_reads, watermark
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of, metadata_of, old_copy, without_cache

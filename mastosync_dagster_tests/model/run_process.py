@@ -32,7 +32,7 @@ from sqlalchemy.engine import Engine
 from mastosync_dagster.copy import acl_changes
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.refetch.fetch import FetchSettings
-from mastosync_dagster.sync import convergence
+from mastosync_dagster.sync import doubt_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def main() -> None:
     _wait_for_no_disk()
     _know_schemas()
     # One at a time, so that a seed repeats: the order of requests is that of the plan.
-    acl_changes._THREADS = convergence._CHECKS_IN_FLIGHT = 1
+    acl_changes._THREADS = doubt_checks._CHECKS_IN_FLIGHT = 1
     for line in sys.stdin:
         wanted: dict[str, Any] = json.loads(line)
         pid = os.fork()

@@ -217,7 +217,7 @@ MUTANTS = (
         "sync/privacy_watch.py",
         "                if exposed:\n",
         "                if False:\n",
-        ("integration/test_convergence.py::test_a_range_that_was_planned_before_a_suspension",),
+        ("integration/test_doubt_checks.py::test_a_range_that_was_planned_before_a_suspension",),
     ),
     Mutant(
         "what-failed-is-not-listed",
@@ -279,7 +279,7 @@ MUTANTS = (
     ),
     Mutant(
         "a-watermark-in-the-future-is-believed",
-        "runs/history.py",
+        "runs.watermarks.py",
         "    return min(clocks) + OVERLAP\n",
         "    return min(clocks) + 1_000_000 * OVERLAP\n",
         ("integration/test_watermark.py::test_a_watermark_that_lies_in_the_future_is_not_believed",),

@@ -22,8 +22,8 @@ from mastosync_dagster.records.manifest import FORMAT, ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import LineWriter
 from mastosync_dagster.records.store import BucketManifests, FolderManifests, ManifestStore
-from mastosync_dagster.runs.history import SYNC_CHANGES
 from mastosync_dagster.runs.manifests import ManifestOrigin, Passed, RunTimes, passed
+from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.manifests import manifest_line

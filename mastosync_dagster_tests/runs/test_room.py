@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from mastosync_dagster.runs.history_files import grouped_syncs
+from mastosync_dagster.runs.history_sqlite import grouped_syncs
 from mastosync_dagster_tests.support.mounts import run_with_mounts
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ int fdatasync(int file) { (void)file; return note(); }
 RUN = """
 import os, sys
 import dagster as dg
-from mastosync_dagster.runs.history_files import grouped_syncs
+from mastosync_dagster.runs.history_sqlite import grouped_syncs
 @dg.op
 def lines(context):
     for number in range(20):
@@ -158,7 +158,7 @@ def test_a_database_is_held_once_however_deep_the_blocks_lie(tmp_path: Path, mon
         return held[-1]
 
     engine = create_engine(f"sqlite:///{tmp_path / 'runs.db'}", poolclass=NullPool)
-    monkeypatch.setattr("mastosync_dagster.runs.history_files.sqlite3.connect", connect)
+    monkeypatch.setattr("mastosync_dagster.runs.history_sqlite.sqlite3.connect", connect)
 
     def write() -> None:
         with engine.begin() as connection:

@@ -19,7 +19,7 @@ from mastosync_dagster.s3.etags import is_md5
 from mastosync_dagster.s3.headers import Attributes, shown
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.retry import LISTING
+from mastosync_dagster.s3.retry_policies import LISTING
 from mastosync_dagster.s3.storage import (
     Storage,
     StorageSettings,

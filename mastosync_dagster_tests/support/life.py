@@ -17,7 +17,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.history import watermark
+from mastosync_dagster.runs.watermarks import watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

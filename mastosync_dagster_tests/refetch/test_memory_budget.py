@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from mastosync_dagster.refetch.budget import MemoryBudget
+from mastosync_dagster.refetch.memory_budget import MemoryBudget
 
 
 def test_small_bodies_need_no_budget_and_large_ones_wait_for_each_other() -> None:

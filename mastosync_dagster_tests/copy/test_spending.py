@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.copy.budget import (
+from mastosync_dagster.copy.spending import (
     LARGER_THAN_THE_BUDGET,
     Admission,
     Budget,
     Limits,
+    Prices,
     Spending,
     make_budget,
 )
-from mastosync_dagster.copy.prices import Prices
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason

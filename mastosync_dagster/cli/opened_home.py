@@ -21,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.installation.disk import WRITTEN, try_writing
-from mastosync_dagster.resources.history import limit_waits
-from mastosync_dagster.runs.history_files import grouped_syncs
+from mastosync_dagster.resources.history_postgres import limit_waits
+from mastosync_dagster.runs.history_sqlite import grouped_syncs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

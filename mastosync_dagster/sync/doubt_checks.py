@@ -72,7 +72,7 @@ class Counts:
         return f"{self.acls:,} ACLs checked{later}, {self.wrong:,} to be set; {self.again:,} objects retried{given_up}"
 
 
-class Convergence:
+class DoubtChecks:
     """Checks what is in doubt in one table.
 
     ``selection``: the rows that the run takes. If it settles what is in doubt (`settles`), ``listed``, the table's

@@ -1,23 +1,68 @@
-"""How much a run may copy and spend. It stops before it would be more, and records the rest as not attempted."""
+"""How much a run may copy and spend, by a table of prices. It stops before it would be more.
+
+What is left then is recorded as not attempted. The prices are those of ``cli/prices.yaml``, or of a table like it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mastosync_dagster.copy.prices import prices_of
+import yaml
+
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.units import MIB
-
-if TYPE_CHECKING:
-    from mastosync_dagster.copy.prices import Prices
 
 _GIGABYTE = 1e9
 _LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
 LARGER_THAN_THE_BUDGET = "larger than what a run may copy: raise max_gigabytes or max_dollars"
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A provider's prices in US dollars: of 1,000 list, put and get requests, and of gigabytes.
+
+    Attributes:
+        egress: A gigabyte read over the internet.
+        month: A gigabyte stored for a month.
+    """
+
+    list: float
+    put: float
+    get: float
+    egress: float
+    month: float
+
+
+def price_table(path: Path | None = None) -> dict[str, Prices]:
+    """Read a table of prices like ``prices.yaml``; None: that one. `SettingsError` if it cannot be read."""
+    where = "the price table" if path is None else str(path)
+    try:
+        text = (resources.files("mastosync_dagster") / "cli" / "prices.yaml" if path is None else path).read_text(
+            "utf-8"
+        )
+        return {
+            str(name): Prices(**{kind: float(str(price)) for kind, price in prices.items()})
+            for name, prices in yaml.safe_load(text).items()
+        }
+    except OSError as error:
+        raise SettingsError(f"{where} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"{where} is no table of prices: it needs lines such as"
+            " 'name: {list: 0.005, put: 0.005, get: 0.0004, egress: 0.09, month: 0.023}'"
+        ) from error
+
+
+def prices_of(name: str, path: Path | None = None) -> Prices:
+    """Return the prices of a storage in a table; `SettingsError` if it has none of that name, or cannot be read."""
+    table = price_table(path)
+    if name not in table:
+        raise SettingsError(f"the price table has no {name}; it has {', '.join(table)}")
+    return table[name]
 
 
 @dataclass(frozen=True, slots=True)

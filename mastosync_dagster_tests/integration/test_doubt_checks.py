@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.sync import clocks, convergence
+from mastosync_dagster.sync import clocks, doubt_checks
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.life import DAY
@@ -151,7 +151,7 @@ def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_wee
     living = LivingInstance.of(world.database, world.source, [])
     monkeypatch.setattr(clocks, "machine_now", lambda: living.now)
     world.destination_proxy.clock = lambda: living.now
-    monkeypatch.setattr(convergence, "_ALL_AT_ONCE", 0)
+    monkeypatch.setattr(doubt_checks, "_ALL_AT_ONCE", 0)
     private = [key for key, status in expected_answers(world).items() if status == 403]
     for nights, gap in ((1, 7 * DAY), (7, DAY)):
         for key in private:
