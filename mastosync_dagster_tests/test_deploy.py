@@ -72,6 +72,21 @@ def test_both_dagster_yaml_files_say_the_same_but_for_the_storage() -> None:
     assert deployed == by_hand
 
 
+def test_the_values_for_kubernetes_retry_and_limit_as_the_other_settings_do() -> None:
+    values = yaml.safe_load((PROJECT / "deploy" / "kubernetes.yaml").read_text())
+    settings = yaml.safe_load((PROJECT / "deploy" / "dagster.yaml").read_text())
+    own = values["additionalInstanceConfig"]
+    assert own["run_retries"] == settings["run_retries"]
+    assert not values["dagsterDaemon"]["runRetries"]["enabled"]
+    queue = values["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"]
+    limits = {limit["key"] for limit in settings["concurrency"]["runs"]["tag_concurrency_limits"]}
+    assert {limit["key"] for limit in queue["tagConcurrencyLimits"]} == limits
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    variables = {each["name"]: each["value"] for each in deployment["env"]}
+    assert variables["MASTOSYNC_MANIFESTS"].startswith("s3://")
+    assert variables["MASTOSYNC_ENV_FILE"].startswith(deployment["volumeMounts"][0]["mountPath"])
+
+
 def test_the_image_holds_every_file_that_installing_needs() -> None:
     dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
     for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED):

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+
 from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.records.folded import RunsOfFile
@@ -170,10 +173,16 @@ def manifest_store(
         source: None: the bucket that Mastodon's own variables describe, if they do.
 
     Raises:
-        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL, or it is in a bucket with media.
+        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL, or it is in a bucket with media; or
+            it is unset, and other machines may take part.
     """
     location = manifests_location()
     if location is None:
+        if why := _others_take_part(instance):
+            raise SettingsError(
+                f"{MANIFESTS} is not set, and {why}, so that runs may be on other machines. Each would keep manifests"
+                " that the others do not see: name an s3:// URL, or a folder that all of them mount."
+            )
         return FolderManifests(Path(instance.root_directory) / "manifests")
     if "://" not in location:
         folder = Path(location).expanduser()
@@ -195,6 +204,19 @@ def manifest_store(
                 " which the world may read: name another bucket, or a folder."
             )
     return BucketManifests(Storage(settings))
+
+
+def _others_take_part(instance: dg.DagsterInstance) -> str | None:
+    """Return what lets other machines execute runs, or read their records; None: nothing."""
+    launcher = instance.run_launcher
+    if not isinstance(launcher, (DefaultRunLauncher, SyncInMemoryRunLauncher)):
+        return f"the launcher in dagster.yaml is {type(launcher).__name__}"
+    url = getattr(instance.run_storage, "postgres_url", None)
+    host = urlsplit(url).hostname if isinstance(url, str) else None
+    # Without a host it is a socket of this machine.
+    if host is None or host in {"localhost", "::1"} or host.startswith("127."):
+        return None
+    return f"the history is on the host {host}"
 
 
 def _media_buckets(destination: S3Bucket, source: S3Bucket | None) -> Iterator[StorageSettings]:

@@ -28,7 +28,6 @@ from mastosync_dagster.sync.config import CopyConfig
 from mastosync_dagster.sync.events import log_finished_ranges
 from mastosync_dagster.sync.finished_ranges import RangeCounts
 from mastosync_dagster.sync.models import Copied, Planned
-from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.privacy_watch import PrivacyWatch
 from mastosync_dagster.sync.publication import publish
 from mastosync_dagster.sync.shared_limits import SharedLimits
@@ -36,10 +35,7 @@ from mastosync_dagster.units import MEGABYTE
 
 
 def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: FetchSettings) -> Copied:
-    """Carry out a plan. Another run's (re-execution from failure) is made again, for it may be stale."""
-    if planned.run_id != run.run_id:
-        scope = planned.scope
-        planned = make_run_plan(run, lambda *_: scope, planned.config, claims=bool(scope.claims))
+    """Carry out the run's plan."""
     try:
         with run.progress.watch(run.log) as watcher, _privacy_watch(run, planned) as watch:
             acls, counts = _carry_out(run, planned, config, watcher, watch)
@@ -69,7 +65,7 @@ def copy_planned(run: RunContext, config: CopyConfig, planned: Planned, web: Fet
     if any(counts.repeated.values()):
         repeated = ", ".join(f"{number:,} to the {name}" for name, number in counts.repeated.items())
         run.log.info(f"requests that had to be repeated: {repeated}")
-    return Copied(planned=planned, config=config, counts=counts, acls=acls, refetched=refetched, wrong_source=wrong)
+    return Copied(planned=planned, counts=counts, acls=acls, refetched=refetched, wrong_source=wrong)
 
 
 def _publish_what_is_done(run: RunContext, planned: Planned, *, terminated: bool) -> None:

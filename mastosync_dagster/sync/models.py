@@ -1,9 +1,13 @@
-"""The values that the ops of a run hand to each other."""
+"""The values that the ops of a run hand on, in the run's own folder: no run needs a file of another machine."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar, cast
 
+import dagster as dg
 from psycopg2.extensions import connection as Connection
 
 from mastosync_dagster.copy.acl_changes import AclCounts
@@ -12,12 +16,17 @@ from mastosync_dagster.expected.policy import EVERYTHING, Policy
 from mastosync_dagster.mastodon import IdRange, NewestRow, Selection, created_at
 from mastosync_dagster.plan.planner import PlanCounts
 from mastosync_dagster.refetch.refetch import RefetchCounts
+from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.manifests import Passed, RunTimes
+from mastosync_dagster.runs.work_folder import work_folder
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.sync.clocks import LONG_TRANSACTION, Reading
-from mastosync_dagster.sync.config import CopyConfig, PlanConfig
+from mastosync_dagster.sync.config import PlanConfig
 from mastosync_dagster.sync.finished_ranges import PlannedRange
 from mastosync_dagster.sync.incremental import WatermarkClaim
+
+_Value = TypeVar("_Value")
+_Config = TypeVar("_Config", bound=dg.Config)
 
 
 @dataclass(frozen=True)
@@ -123,12 +132,11 @@ class Planned:
 class Copied:
     """A plan that has been carried out: the counts of the copy, of ACL changes and of objects fetched elsewhere.
 
-    `config` is kept so that it can be carried out again. `wrong_source`, if any, ends the run: the source is not the
+    `wrong_source`, if any, ends the run: the source is not the
     one that the rows are about.
     """
 
     planned: Planned
-    config: CopyConfig
     counts: CopyCounts
     acls: AclCounts
     refetched: RefetchCounts
@@ -138,3 +146,33 @@ class Copied:
     def stopped(self) -> StorageError | None:
         """The permanent error that ended the run early, or makes its result unusable; None: it went through."""
         return self.acls.stopped or self.counts.stopped or self.wrong_source or self.refetched.stopped
+
+
+def hand_on(run: RunContext, value: object) -> None:
+    """Keep a value of the run for the next op; there is one of each class."""
+    _file(run, type(value)).write_bytes(pickle.dumps(value))
+
+
+def handed_on(run: RunContext, kind: type[_Value]) -> _Value | None:
+    """Return the run's value of a class. None: an earlier run had it, and this one is re-executed from its failure."""
+    try:
+        value = pickle.loads(_file(run, kind).read_bytes())  # noqa: S301  (the run itself has written it)
+    except FileNotFoundError:
+        return None
+    assert isinstance(value, kind)  # noqa: S101  (the file has the name of the class)
+    return value
+
+
+def config_of(context: dg.OpExecutionContext, op: str, kind: type[_Config]) -> _Config | None:
+    """Return the config that the run has for another op of the same graph; None: the graph has no such op."""
+    names = str(context.op_handle).split(".")
+    resolved = context.get_step_execution_context().resolved_run_config.ops.get(".".join([*names[:-1], op]))
+    if resolved is None:
+        return None
+    # As Dagster makes the config of an op's own: what is left out falls back to variables.
+    values = kind._get_non_default_public_field_values_cls(cast("dict[str, object]", resolved.config))  # noqa: SLF001  (Dagster's own way)
+    return kind(**values)
+
+
+def _file(run: RunContext, kind: type) -> Path:
+    return work_folder(run.instance, run.run_id) / f"{kind.__name__}.pickle"

@@ -1,7 +1,7 @@
 """The ops of every job: plan what is to be copied, copy it, report the result.
 
-Each op is a step of its own in the UI. They pass on small descriptions; the plan itself lies in files of the run's
-folder, so that nothing in memory grows with the table.
+Each op is a step of its own in the UI. What they hand on lies in files of the run's own folder, so that nothing in
+memory grows with the table, and no run needs a file of another one, which may lie on another machine.
 """
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops, and takes no text for a config.
@@ -30,46 +30,29 @@ from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, PlanConfig
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.sync.events import check_result
 from mastosync_dagster.sync.incremental import checked_history
-from mastosync_dagster.sync.models import Copied, Planned, Scope
+from mastosync_dagster.sync.models import Copied, Planned, Scope, config_of, hand_on, handed_on
 from mastosync_dagster.sync.plan_step import make_run_plan
 from mastosync_dagster.sync.report_step import finish
 
 _PLANNING = "stopped while planning: nothing was copied"
 
 
-@dg.op(description="Read the rows of the ID range, list source and destination, and write down what is to be copied.")
-def plan(
-    context: dg.OpExecutionContext,
-    config: PlanConfig,
-    mastodon_db: MastodonDatabase,
-    source: S3Bucket,
-    destination: S3Bucket,
-    progress: dg.ResourceParam[ProgressReporter],
-) -> Planned:
+def _plan_range(context: dg.OpExecutionContext, run: RunContext, config: PlanConfig) -> Planned:
     """Plan one ID range of the asset that the op runs for."""
-    with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
-        file_type = FileType(context.assets_def.key.to_user_string())
-        table, policy = file_type.value, policy_of(config)
-        ids = range_of_run(context, file_type)
+    file_type = FileType(context.assets_def.key.to_user_string())
+    table, policy = file_type.value, policy_of(config)
+    ids = range_of_run(context, file_type)
 
-        def scope_at(_: Connection, reading: Reading) -> Scope:
-            rows = Selection(table, ids=ids, remote=policy.window(table, reading.read_at))
-            return Scope(table, context.partition_key, selections=(rows,), policy=policy)
+    def scope_at(_: Connection, reading: Reading) -> Scope:
+        rows = Selection(table, ids=ids, remote=policy.window(table, reading.read_at))
+        return Scope(table, context.partition_key, selections=(rows,), policy=policy)
 
-        run = RunContext.of(context, mastodon_db, source, destination, progress)
-        return make_run_plan(run, scope_at, config, claims=False)
+    return make_run_plan(run, scope_at, config, claims=False)
 
 
-@dg.op(description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.")
-def plan_changes(
-    context: dg.OpExecutionContext,
-    config: ChangesConfig,
-    mastodon_db: MastodonDatabase,
-    source: S3Bucket,
-    destination: S3Bucket,
-    progress: dg.ResourceParam[ProgressReporter],
-) -> Planned:
+def _plan_rows(context: dg.OpExecutionContext, run: RunContext, config: ChangesConfig) -> Planned:
     """Plan the rows that the config selects, of several file types."""
+    policy = policy_of(config)
 
     def scope_at(connection: Connection, reading: Reading) -> Scope:
         destination_id, latest = run.destination_id, believable(reading.earliest)
@@ -86,36 +69,90 @@ def plan_changes(
             policy=policy,
         )
 
+    return make_run_plan(run, scope_at, config, claims=not any(rows.is_cut for rows in config.every_selection))
+
+
+@dg.op(
+    description="Read the rows of the ID range, list source and destination, and write down what is to be copied.",
+    out=dg.Out(dg.Nothing),
+)
+def plan(
+    context: dg.OpExecutionContext,
+    config: PlanConfig,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> None:
+    """Plan one ID range of the asset that the op runs for."""
+    with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
+        run = RunContext.of(context, mastodon_db, source, destination, progress)
+        hand_on(run, _plan_range(context, run, config))
+
+
+@dg.op(
+    description="Read changed rows (or a few rows) of the file types, and write down what is to be copied.",
+    out=dg.Out(dg.Nothing),
+)
+def plan_changes(
+    context: dg.OpExecutionContext,
+    config: ChangesConfig,
+    mastodon_db: MastodonDatabase,
+    source: S3Bucket,
+    destination: S3Bucket,
+    progress: dg.ResourceParam[ProgressReporter],
+) -> None:
+    """Plan the rows that the config selects, of several file types."""
     with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
         announce_start(context.run, context.log)
-        policy = policy_of(config)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        return make_run_plan(run, scope_at, config, claims=not any(rows.is_cut for rows in config.every_selection))
+        hand_on(run, _plan_rows(context, run, config))
 
 
-@dg.op(description="Stream the planned objects from the source to the destination, verified.")
+def _planned(context: dg.OpExecutionContext, run: RunContext) -> Planned:
+    """Return the run's plan. Re-executed from failure it makes one: that of the other run is stale, or elsewhere."""
+    if (planned := handed_on(run, Planned)) is not None:
+        return planned
+    if (config := config_of(context, "plan_changes", ChangesConfig)) is not None:
+        return _plan_rows(context, run, config)
+    return _plan_range(context, run, config_of(context, "plan", PlanConfig) or PlanConfig())
+
+
+def _copied(context: dg.OpExecutionContext, run: RunContext, web: FetchSettings) -> Copied:
+    """Return what the run has copied. One that is re-executed from the failure of its last step copies the rest."""
+    if (copied := handed_on(run, Copied)) is not None:
+        return copied
+    config = config_of(context, "copy", CopyConfig) or CopyConfig()
+    return copy_planned(run, config, _planned(context, run), web)
+
+
+@dg.op(
+    description="Stream the planned objects from the source to the destination, verified.",
+    ins={"planned": dg.In(dg.Nothing)},
+    out=dg.Out(dg.Nothing),
+)
 def copy(
     context: dg.OpExecutionContext,
     config: CopyConfig,
-    planned: Planned,
     mastodon_db: MastodonDatabase,
     source: S3Bucket,
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
     web: dg.ResourceParam[FetchSettings],
-) -> Copied:
+) -> None:
     """Carry out the plan."""
     with plain_failures(), working(context.instance, context.run_id):
-        return copy_planned(RunContext.of(context, mastodon_db, source, destination, progress), config, planned, web)
+        run = RunContext.of(context, mastodon_db, source, destination, progress)
+        hand_on(run, copy_planned(run, config, _planned(context, run), web))
 
 
 @dg.op(
     description="Write the manifest, count, and report what is missing or failed.",
+    ins={"copied": dg.In(dg.Nothing)},
     out={"result": dg.Out(dg.Nothing), summaries.CHECK_NAME: dg.Out(dg.Nothing)},
 )
 def report(
     context: dg.OpExecutionContext,
-    copied: Copied,
     mastodon_db: MastodonDatabase,
     source: S3Bucket,
     destination: S3Bucket,
@@ -124,11 +161,12 @@ def report(
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures(), working(context.instance, context.run_id):
-        result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
+        run = RunContext.of(context, mastodon_db, source, destination, progress)
+        result = finish(run, _copied(context, run, web))
     context.log.info(result.closing_line)
     check = check_result(
         result.summary.total,
-        copied.planned.scope.name,
+        result.copied.planned.scope.name,
         failed=result.failed(result.summary.total),
         stopped=result.copied.stopped,
         remark=result.copied.planned.remark,
@@ -149,25 +187,28 @@ def _destination_of_settings() -> str | None:
         return None
 
 
-@dg.op(description="Write the manifest, count, and note on each asset what was done for it.")
+@dg.op(
+    description="Write the manifest, count, and note on each asset what was done for it.",
+    ins={"copied": dg.In(dg.Nothing)},
+    out=dg.Out(dg.Nothing),
+)
 def report_changes(
     context: dg.OpExecutionContext,
-    copied: Copied,
     mastodon_db: MastodonDatabase,
     source: S3Bucket,
     destination: S3Bucket,
     progress: dg.ResourceParam[ProgressReporter],
     web: dg.ResourceParam[FetchSettings],
-) -> summaries.Summary:
+) -> None:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
     with plain_failures(), working(context.instance, context.run_id):
-        result = finish(RunContext.of(context, mastodon_db, source, destination, progress), copied, web)
+        run = RunContext.of(context, mastodon_db, source, destination, progress)
+        result = finish(run, _copied(context, run, web))
     context.log.info(result.closing_line)
-    observations = [result.observation(selection) for selection in copied.planned.scope.selections]
+    observations = [result.observation(selection) for selection in result.copied.planned.scope.selections]
     for observation in observations:
         context.log_event(observation)
     context.add_output_metadata(result.metadata())
     result.raise_if_failed()
     if (night := result.night(observations, instance_policy(), _destination_of_settings())) is not None:
         context.log_event(night)
-    return result.summary

@@ -2,24 +2,19 @@
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import Summary
-from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.totals import all_ranges, range_totals
 from mastosync_dagster.shield import run_shielded
-from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.sync.events import RunReport, log_finished_ranges, what_to_do
 from mastosync_dagster.sync.finished_ranges import RangeCounts
 from mastosync_dagster.sync.models import Copied
 from mastosync_dagster.sync.publication import publish
 
 
-def finish(run: RunContext, copied: Copied, web: FetchSettings) -> RunReport:
+def finish(run: RunContext, copied: Copied) -> RunReport:
     """Publish the manifest and the doubt lists, and return the run's report."""
-    if copied.planned.run_id != run.run_id:
-        # Re-executed from failure: another run's own manifest has what that run copied. This run copies the rest.
-        copied = copy_planned(run, copied.config, copied.planned, web)
     interrupts: list[BaseException] = []
     scope = copied.planned.scope
     # What the run has not come to may have been put there by another tool.

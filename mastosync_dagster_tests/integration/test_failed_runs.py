@@ -82,7 +82,7 @@ def test_the_log_says_how_many_requests_had_to_be_repeated(world: Installation, 
 def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: Installation, one_range: str) -> None:
     def execute(parent: str | None = None) -> JobExecutionResult:
         options = dg.ReexecutionOptions.from_failure(parent, world.dagster) if parent else None
-        tags = None if parent else {"dagster/partition": one_range}
+        tags = {"dagster/partition": one_range}
         config = None if parent else ONE_ATTEMPT
         job = dg.reconstructable(sync_accounts)
         return dg.execute_job(job, world.dagster, run_config=config, tags=tags, reexecution_options=options)

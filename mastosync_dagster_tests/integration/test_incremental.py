@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from mastosync_dagster.definitions import build_definitions
+from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.expected.policy import EVERYTHING
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
@@ -292,10 +293,8 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, t
     assert life.world.requests() == {Kind.GET: 2, Kind.PUT: 2}
 
 
-def test_re_executed_into_another_bucket_a_run_says_nothing_about_it(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes what the first bucket lacked, and not what this one does."""
+def test_re_executed_into_another_bucket_a_run_plans_for_that_one(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first bucket lacked is not what this one does."""
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
     living = life.day()
@@ -307,15 +306,18 @@ def test_re_executed_into_another_bucket_a_run_says_nothing_about_it(
     life.world.source_proxy.set_rules()
     living.pass_time(HOUR)
 
-    before = life.mark()
-    for bucket, moves in (("another", False), (life.world.destination.name, True)):
-        if not moves:
-            life.world.destination.client.create_bucket(Bucket=bucket)
+    before, client, copied = life.mark(), life.world.destination.client, {}
+    again = dg.ReexecutionOptions.from_failure(failed.run_id, life.world.dagster)
+    for bucket, options in (("new", None), ("another", again), (life.world.destination.name, again)):
+        if bucket != life.world.destination.name:
+            client.create_bucket(Bucket=bucket)
         monkeypatch.setenv("DESTINATION_S3_BUCKET", bucket)
-        options = dg.ReexecutionOptions.from_failure(failed.run_id, life.world.dagster)
-        with dg.execute_job(job, life.world.dagster, reexecution_options=options) as again:
-            assert again.success
-        assert (life.mark() is not None) is moves
+        settings = None if options else {"ops": {"plan_changes": {"config": config}}}
+        with dg.execute_job(job, life.world.dagster, settings, reexecution_options=options) as run:
+            assert run.success
+        copied[bucket] = list_keys(life.world.destination.server, bucket)
+        assert life.mark() is not None
+    assert copied["another"] == copied["new"] != frozenset()
     assert life.has_moved(before)
     assert accounts_that_differ(life) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
@@ -10,8 +11,15 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster.records.store import ManifestStore
 
 SOURCE = {"S3_BUCKET": "media-old", "S3_ENDPOINT": "https://s3.example.com"}
 DESTINATION = {"DESTINATION_S3_BUCKET": "media-new", "DESTINATION_S3_ENDPOINT": "https://s3.example.com"}
@@ -90,3 +98,24 @@ def test_a_command_ends_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     assert outcome.exit_code == 1
     assert outcome.stderr.startswith("Error: MASTOSYNC_MANIFESTS names the bucket media-new")
     assert len(outcome.output.splitlines()) == 1
+
+
+def test_without_a_place_that_all_machines_see_manifests_are_refused_where_the_history_is_on_another(
+    database: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in DESTINATION.items():
+        monkeypatch.setenv(name, value)
+    destination = S3Bucket.destination()
+
+    def store(host: str, query: str) -> ManifestStore:
+        address = f"{database.user}:{database.password}@{host}:{database.port}/{database.database}{query}"
+        storage = f"storage: {{postgres: {{postgres_url: 'postgresql+psycopg2://{address}'}}}}\n"
+        (tmp_path / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{storage}")
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            return manifest_store(instance, destination)
+
+    with pytest.raises(SettingsError, match="MASTOSYNC_MANIFESTS is not set, and the history is on"):
+        store("history.example", "?hostaddr=127.0.0.1")
+    assert isinstance(store("127.0.0.1", ""), FolderManifests)
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(tmp_path))
+    assert isinstance(store("history.example", "?hostaddr=127.0.0.1"), FolderManifests)

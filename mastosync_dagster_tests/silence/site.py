@@ -119,6 +119,8 @@ class Site:
             "MASTOSYNC_COPY_PRIVATE": "true",
             "MASTOSYNC_ROWS_PER_PARTITION": "10",
             "PYTHONUNBUFFERED": "1",
+            # Its default, which is refused where the history is on another host.
+            "MASTOSYNC_MANIFESTS": str(home / "manifests"),
         }
 
     def tunnel(self) -> dict[str, str]:
