@@ -37,13 +37,13 @@ test: $(STAMP) ## Run the tests against real servers on this machine
 
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
-	$(BIN)/pytest mastosync_dagster_tests/faults -m "not soak" -n 5 --dist worksteal
+	$(BIN)/pytest mastosync_dagster_tests/faults -m "faults or not faults" -n 5 --dist worksteal
 
 silence: $(STAMP) ## Let hosts of test networks fall silent (network namespaces: needs root, iptables; a quarter of an hour)
 	$(BIN)/pytest mastosync_dagster_tests/silence -m "silence or not silence" -n 2 --dist loadfile
 
-soak: $(STAMP) ## Run for half an hour with faults, and print memory and descriptors
-	$(BIN)/pytest mastosync_dagster_tests/faults -m soak -p no:logging
+soak: $(STAMP) ## A night a minute with faults (HOURS=8), in processes as in production; prints memory and descriptors
+	$(BIN)/pytest mastosync_dagster_tests/soak -m soak -p no:logging
 
 nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compare every object after a good one
 	$(BIN)/pytest mastosync_dagster_tests/integration/test_random_nights.py -m nights -n 2

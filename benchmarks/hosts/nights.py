@@ -28,11 +28,6 @@ _NIGHT_SECONDS = 600.0
 _OBJECTS = 200
 """What is new each night."""
 _KEEP_DAYS = 3
-_LAUNCH = """
-mutation ($parameters: ExecutionParams!) {
-  launchRun(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
-}
-"""
 _STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 _DAY_LATER = {
     "history/runs.db": (
@@ -130,17 +125,7 @@ def _night(webserver: Webserver, made: Machine, site: Site) -> None:
 
 
 def _run(webserver: Webserver, job: str, run_config: Mapping[str, object]) -> None:
-    selector = {
-        "repositoryLocationName": "mastosync_dagster",
-        "repositoryName": "__repository__",
-        "pipelineName": job,
-    }
-    launched = webserver.query(_LAUNCH, {"parameters": {"selector": selector, "runConfigData": run_config}})[
-        "launchRun"
-    ]
-    if launched["__typename"] != "LaunchRunSuccess":
-        raise RuntimeError(f"{job} was not launched: {launched}")
-    run = launched["run"]["runId"]
+    run = webserver.launch(job, run_config)
 
     def status() -> str:
         time.sleep(1)

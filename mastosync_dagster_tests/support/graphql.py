@@ -20,6 +20,12 @@ mutation ($backfillParams: LaunchBackfillParams!) {
 }
 """
 
+_LAUNCH = """
+mutation ($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
 _RUNS = """
 query ($filter: RunsFilter) {
   runsOrError(filter: $filter) {
@@ -87,6 +93,19 @@ class Webserver:
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data
+
+    def launch(self, job: str, run_config: Mapping[str, object]) -> str:
+        """Launch a run of a job, as the launchpad does; return its id."""
+        selector = {
+            "repositoryLocationName": "mastosync_dagster",
+            "repositoryName": "__repository__",
+            "pipelineName": job,
+        }
+        parameters = {"selector": selector, "runConfigData": run_config}
+        launched = self.query(_LAUNCH, {"parameters": parameters})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run: str = launched["run"]["runId"]
+        return run
 
     def launch_backfill(
         self, asset: str, partitions: Sequence[str], run_config: Mapping[str, object] | None = None

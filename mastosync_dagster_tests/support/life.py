@@ -148,15 +148,7 @@ class Life:
 
     def differences(self) -> list[str]:
         """Compare the destination with what the database says: by a listing, ETags being MD5s here."""
-        client, bucket = self.world.destination.client, self.world.destination.name
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
-        expected = self.living.expected
-        return [
-            *(f"{key} is not there" for key in expected.keys() - found.keys()),
-            *(f"{key} is another" for key in expected.keys() & found.keys() if expected[key] != found[key]),
-            *(f"{key} was never in a row" for key in found.keys() - self.living.written.keys()),
-        ]
+        return self.living.differences(self.world.destination)
 
     def copied_too_often(self) -> dict[str, int]:
         """Return the objects that runs have copied more often than they were written at the source, and how often.

@@ -178,6 +178,17 @@ class LivingInstance:
             self.source.client.delete_object(Bucket=self.source.name, Key=key)
         del self.expected[key]
 
+    def differences(self, destination: Bucket) -> list[str]:
+        """Compare a destination with what the database says: by a listing, ETags being MD5s here."""
+        pages = destination.client.get_paginator("list_objects_v2").paginate(Bucket=destination.name)
+        found = {entry["Key"]: entry["ETag"].strip('"') for page in pages for entry in page.get("Contents", ())}
+        expected = self.expected
+        return [
+            *(f"{key} is not there" for key in expected.keys() - found.keys()),
+            *(f"{key} is another" for key in expected.keys() & found.keys() if expected[key] != found[key]),
+            *(f"{key} was never in a row" for key in found.keys() - self.written.keys()),
+        ]
+
     def _name(self, extension: str) -> str:
         return f"{self._random.getrandbits(64):016x}.{extension}"
 
