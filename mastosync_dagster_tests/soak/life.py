@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.proxy import Proxy
 
 _ROWS = 660
-_PICTURES, _PEOPLE, _DELETED, _LOST = 40, 4, 30, 30
-"""What comes and goes in a minute; the last: objects that the destination loses before a backfill."""
-_KEPT = 1_000
-"""So many pictures are there before some are deleted."""
+_PICTURES, _PEOPLE = 40, 4
+"""What comes in a minute."""
+_MINUTES_KEPT = 15
+"""Then as much goes as comes: the instance stays as large as it is."""
+_LOST = 30
+"""Objects that the destination loses before a backfill."""
 
 
 @dataclass
@@ -61,8 +63,12 @@ class SoakedLife:
         self._people += [self.living.sign_up() for _ in range(_PEOPLE)]
         self._pictures += [self.living.post_picture() for _ in range(_PICTURES)]
         self.living.change_avatar(self._dice.choice(self._people))
-        for _ in range(_DELETED if len(self._pictures) > _KEPT else 0):
-            self.living.delete_post(self._pictures.pop(self._dice.randrange(len(self._pictures))))
+        for ids, kept, delete in (
+            (self._pictures, _MINUTES_KEPT * _PICTURES, self.living.delete_post),
+            (self._people, _MINUTES_KEPT * _PEOPLE, self.living.delete_account),
+        ):
+            while len(ids) > kept:
+                delete(ids.pop(self._dice.randrange(len(ids))))
         # What proxies remember of requests is the test's own.
         self.put += self.proxies[1].count(Kind.PUT)
         for proxy in self.proxies:

@@ -16,7 +16,7 @@ import pytest
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.soak.figures import Growth, part_seconds
+from mastosync_dagster_tests.soak.growth import Growth, part_seconds
 from mastosync_dagster_tests.soak.life import soaked_life
 from mastosync_dagster_tests.soak.units import CODE_SERVER, production
 from mastosync_dagster_tests.soak.watch import MIB, Watch
@@ -201,7 +201,7 @@ def _processes(soak: Soak, seconds: float) -> Iterable[str]:
         soak.report(f"{name}: MB {resident}; descriptors {descriptors}")
         if resident.mean_grows:
             yield f"memory of {name}: {resident}"
-        if descriptors.most_grows:
+        if descriptors.rises_above:
             yield f"descriptors of {name}: {descriptors}"
     for job in sorted({run.job for run in soak.runs.values()}):
         peaks = [(run.at, run.peak) for run in soak.watch.runs if _job(soak, run.run_id) == job]

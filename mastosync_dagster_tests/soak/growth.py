@@ -38,9 +38,9 @@ class Growth:
         return mean(self.last) > mean(self.second) * MOST
 
     @property
-    def most_grows(self) -> bool:
-        """Whether the largest value of the last part is larger than any of the second."""
-        return max(self.last) > max(self.second)
+    def rises_above(self) -> bool:
+        """Whether the mean of the last part is above everything in the second: for counts that go up and down."""
+        return mean(self.last) > max(self.second)
 
     def __str__(self) -> str:
         """Return both means, the change, and both largest values."""
