@@ -104,7 +104,7 @@ class Loop:
     """Runs coroutines in a thread of its own, which begins with the first one. Thread-safe where it says so.
 
     Attributes:
-        current: The coroutine that runs now, or ran last. Within the loop.
+        current: The coroutine that runs now. Within it.
         beginning: How often it has begun: each time libcurl knows nothing of before.
         fault: What ended the thread; None: nothing, or `close`.
     """
@@ -411,6 +411,8 @@ class Loop:
         wanted = task.step(value, error)
         if task.done:
             self._tasks.discard(task)
+            # An error that it has raised holds, by its traceback, all that waited for it: a storage would never end.
+            del self.current
             return
         kind, what = wanted
         task.waiter += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from mastosync_dagster.s3.storage import (
 )
 from mastosync_dagster_tests.support.proxy import Answer, FirstVersion, Kind, Reset, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -430,6 +432,19 @@ def test_a_client_is_made_once_also_for_many_threads(source_bucket: Bucket) -> N
     source = storage(source_bucket, "source", permission="public-read")
     with ThreadPoolExecutor(8) as pool:
         assert len({id(one) for one in pool.map(lambda _: source.client, range(50))}) == 1
+
+
+def test_nothing_of_a_storage_stays_when_nobody_has_it_any_more(source_bucket: Bucket) -> None:
+    source = storage(source_bucket, "of-nobody")
+    assert source.head("absent") is None  # the last answer was an error
+    assert threads_of("of-nobody")
+    del source
+    gc.collect()
+    wait_until(lambda: not threads_of("of-nobody"), 5)
+
+
+def threads_of(name: str) -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == f"s3-{name}"]
 
 
 def test_the_storage_class_is_the_destinations_own(source_bucket: Bucket) -> None:
