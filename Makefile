@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers
+.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers machines
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +47,9 @@ soak: $(STAMP) ## A night a minute with faults (HOURS=8), in processes as in pro
 
 nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compare every object after a good one
 	$(BIN)/pytest mastosync_dagster_tests/integration/test_random_nights.py -m nights -n 2
+
+machines: $(STAMP) ## Let Celery's workers share a backfill while they are killed, paused and cut off (root, docker; half an hour)
+	$(BIN)/pytest mastosync_dagster_tests/machines -m machines -rs
 
 model: $(STAMP) ## Live by a model of what must be where (STEPS=10000 SEED=1), every step compared (three quarters of an hour)
 	$(BIN)/pytest mastosync_dagster_tests/model -m model -n 2

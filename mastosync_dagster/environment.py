@@ -31,6 +31,8 @@ ALERT_WEBHOOK = "MASTOSYNC_ALERT_WEBHOOK"
 ALERT_URLS = "MASTOSYNC_ALERT_URLS"
 ALERT_GOOD_NIGHTS = "MASTOSYNC_ALERT_GOOD_NIGHTS"
 PING_URL = "MASTOSYNC_PING_URL"
+BROKER = "CELERY_BROKER"
+"""Not one of `VARIABLES`: dagster.yaml names it, and Dagster reads that without the file of settings."""
 MEMORY_MB = "MASTOSYNC_MEMORY_MB"
 COPY_PRIVATE = "MASTOSYNC_COPY_PRIVATE"
 RETRY_NIGHTS = "MASTOSYNC_RETRY_NIGHTS"
@@ -365,6 +367,14 @@ def remote_by_file_type() -> dict[str, str]:
 def manifests_location() -> str | None:
     """Return where manifests go, a folder or an ``s3://`` URL: MASTOSYNC_MANIFESTS; None: under the Dagster home."""
     return Environment.read().text(MANIFESTS)
+
+
+def broker_url() -> str:
+    """Return the URL of Celery's broker: CELERY_BROKER, of the process's environment. Raises `MissingSettingError`."""
+    url = os.environ.get(BROKER, "").strip()
+    if not url:
+        raise MissingSettingError(f"{BROKER} is not set: the URL of the Redis server that hands runs to workers.")
+    return url
 
 
 def _choice(name: str) -> bool | None:

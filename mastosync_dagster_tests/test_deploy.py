@@ -87,6 +87,17 @@ def test_the_values_for_kubernetes_retry_and_limit_as_the_other_settings_do() ->
     assert variables["MASTOSYNC_ENV_FILE"].startswith(deployment["volumeMounts"][0]["mountPath"])
 
 
+def test_dagster_yaml_for_celery_says_the_same_but_for_what_follows_from_other_machines() -> None:
+    alone = yaml.safe_load((PROJECT / "deploy" / "dagster.yaml").read_text())
+    shared = yaml.safe_load((PROJECT / "deploy" / "celery" / "dagster.yaml").read_text())
+    assert shared.pop("run_launcher")["class"] == "WatchfulCeleryRunLauncher"
+    assert alone.pop("run_launcher")
+    for settings in (alone, shared):
+        settings["run_monitoring"] = settings["run_monitoring"]["enabled"]
+        del settings["run_retries"]["max_retries"]
+    assert shared == alone
+
+
 def test_the_image_holds_every_file_that_installing_needs() -> None:
     dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
     for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED):
@@ -111,6 +122,37 @@ def test_what_containers_write_to_are_volumes_whose_folders_the_image_owns() -> 
         assert ("MASTOSYNC_ENV_FILE" in service["environment"]) is (name == "code")
     assert len(images) == 1
     assert [name for name, service in compose["services"].items() if "build" in service] == ["code"]
+
+
+def test_a_worker_s_container_is_as_hardened_as_the_code_server_s_and_has_the_same_settings() -> None:
+    alone = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
+    shared = yaml.safe_load((PROJECT / "deploy" / "compose.celery.yaml").read_text())
+    code, worker = alone["services"]["code"], shared["services"]["worker"]
+    for name in (
+        "image",
+        "init",
+        "read_only",
+        "tmpfs",
+        "security_opt",
+        "cap_drop",
+        "restart",
+        "extra_hosts",
+        "mem_limit",
+    ):
+        assert worker[name] == code[name], name
+    own = {"CELERY_BROKER", "TMPDIR"}
+    assert {name: value for name, value in worker["environment"].items() if name not in own} == {
+        name: value for name, value in code["environment"].items() if name not in own
+    }
+    settings = "./celery/dagster.yaml:/var/lib/mastosync/dagster.yaml:ro"
+    for name in ("code", "webserver", "daemon", "worker"):
+        assert settings in shared["services"][name]["volumes"]
+        assert shared["services"][name]["environment"]["CELERY_BROKER"] == worker["environment"]["CELERY_BROKER"]
+    owned = (PROJECT / "deploy" / "Dockerfile").read_text().partition("install -d ")[2].partition("\nCOPY")[0].split()
+    written = [volume.rpartition(":")[2] for volume in worker["volumes"] if not volume.endswith(":ro")]
+    assert worker["environment"]["TMPDIR"] in written
+    assert set(written) <= set(owned)
+    assert "ports" not in shared["services"]["redis"]
 
 
 def test_webserver_and_daemon_look_for_the_code_server_where_it_listens() -> None:

@@ -22,6 +22,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.folder.storage import FolderStorage
+from mastosync_dagster.machines.check import ask_broker, shares_runs
 from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
 from mastosync_dagster.mastodon.key_owners import FOLDERS
 from mastosync_dagster.mastodon.keys import CACHE
@@ -114,6 +115,24 @@ def check_home(open_home: Callable[[], AbstractContextManager[dg.DagsterInstance
             return f"{instance.root_directory} can be written to, and has room for a run"
 
     return _line("home", check)
+
+
+def check_workers(open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]]) -> Iterator[Line]:
+    """Check that runs can be handed to workers; no line where this machine executes them all."""
+    with contextlib.suppress(HomeError), open_home() as instance:  # the line of the home says so
+        if not shares_runs(instance):
+            return
+
+        def check() -> str:
+            broker = ask_broker()
+            if broker.forgets:
+                raise _Warned(
+                    f"{broker.address} answers, and keeps nothing on disk: runs that wait are lost with it. Start it"
+                    " with `appendonly yes`"
+                )
+            return f"{broker.address} hands runs to workers"
+
+        yield _line("broker", check)
 
 
 def check_destination_folder(

@@ -215,6 +215,7 @@ def main() -> None:
 @click.option("--user", help="User of the units (default: you).")
 @click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
 @click.option("--night", is_flag=True, help="Write a timer of `mastosync night` too, for a host without the daemon.")
+@click.option("--worker", is_flag=True, help="Write what a worker of Celery needs, where machines share the runs.")
 @click.option("--no-input", is_flag=True, help="Ask nothing.")
 def init(
     home: Path | None,
@@ -225,6 +226,7 @@ def init(
     user: str | None,
     port: int,
     night: bool,
+    worker: bool,
     no_input: bool,
 ) -> None:
     """Make a Dagster home: dagster.yaml, history, a file of settings, units for systemd. What is there stays.
@@ -238,7 +240,7 @@ def init(
 
     ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
     with _plain_errors():
-        run_init(Choices(home, sources, env_file, units, user, port, ask, night))
+        run_init(Choices(home, sources, env_file, units, user, port, ask, night, worker))
 
 
 @main.command()
@@ -512,6 +514,7 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
         check_everything,
         check_home,
         check_last_night,
+        check_workers,
     )
     from mastosync_dagster.cli.opened_home import is_named, opened_home
     from mastosync_dagster.escaping import plain
@@ -522,7 +525,7 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
         limit = None if max_age is None else parse_age(max_age)
         night = [] if limit is None else [check_last_night(opened_home, S3Bucket.destination(), limit)]
         source, destination = S3Bucket.source(), S3Bucket.destination()
-        home = [check_home(opened_home)] if is_named() else []
+        home = chain(check_workers(opened_home), [check_home(opened_home)]) if is_named() else []
         mounted = check_destination_folder(opened_home, destination)
         for line in chain(night, mounted, check_everything(MastodonDatabase(), source, destination), home):
             lines.append(line)

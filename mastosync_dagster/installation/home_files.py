@@ -90,10 +90,15 @@ def make_folder(path: Path) -> Written:
     return Written.NEW
 
 
-def make_home(home: Path) -> list[WrittenFile]:
-    """Write dagster.yaml and workspace.yaml into a new or old home, and have Dagster not offer its newsletter."""
+def make_home(home: Path, *, machines: bool = False) -> list[WrittenFile]:
+    """Write dagster.yaml and workspace.yaml into a new or old home, and have Dagster not offer its newsletter.
+
+    ``machines``: others share the runs.
+    """
     written = [WrittenFile(home, make_folder(home))]
-    written += [write_new(home / name, packaged(name)) for name in ("dagster.yaml", "workspace.yaml")]
+    settings = packaged("dagster-machines.yaml" if machines else "dagster.yaml")
+    written.append(write_new(home / "dagster.yaml", settings))
+    written.append(write_new(home / "workspace.yaml", packaged("workspace.yaml")))
     seen = home / _NEWSLETTER_SEEN
     make_folder(seen.parent)
     write_new(seen, "seen: 1\n")
@@ -108,8 +113,10 @@ def prepare_history(home: Path) -> None:
             instance.event_log_storage.get_maximum_record_id()
             instance.all_instigator_state()
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # Of a variable that dagster.yaml names, and nobody has set, Dagster does not speak in its first line.
+        said = next((line.rpartition("Error: ")[2] for line in lines if "environment variable" in line), lines[0])
         raise InitError(
-            f"Dagster's history in {home} cannot be opened ({first}): see {home / 'dagster.yaml'}, and whether the"
+            f"Dagster's history in {home} cannot be opened ({said}): see {home / 'dagster.yaml'}, and whether the"
             " folder can be written to."
         ) from error

@@ -85,6 +85,7 @@ class Choices:
         user: Who runs the services; None: who runs this command.
         ask: Whether a terminal is asked for what is missing.
         night: Whether there are units of ``mastosync night`` too.
+        worker: Whether machines share the runs: there is a unit of a worker too, and another dagster.yaml.
     """
 
     home: Path | None
@@ -95,6 +96,7 @@ class Choices:
     port: int
     ask: bool
     night: bool = False
+    worker: bool = False
 
 
 def run_init(choices: Choices) -> None:
@@ -106,11 +108,13 @@ def run_init(choices: Choices) -> None:
     env_file = _absolute(choices.env_file or home / HOME_ENV_FILE)
     given = _given(choices.sources)
     # Before the first question: whether the folder can be written at all.
-    files = make_home(home)
+    files = make_home(home, machines=choices.worker)
     there = read_settings(env_file) if env_file.exists() else {}
     answers = _asked({**given, **there}) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
-    unit_settings = UnitSettings(home, env_file, choices.user or _user(), choices.port, _written_folders(env_file))
+    unit_settings = UnitSettings(
+        home, env_file, choices.user or _user(), choices.port, _written_folders(env_file), choices.worker
+    )
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = _absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)

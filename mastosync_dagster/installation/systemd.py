@@ -1,5 +1,7 @@
 """Units for systemd: the code server, the daemon, and the webserver, which may be left out; or a night and its timer.
 
+Where machines share the runs, each has a worker, and one of them the others.
+
 One code server loads mastosync and starts the runs; daemon and webserver reach it through a socket that only their user
 may open. Without it each of them would load the code itself, again every minute.
 """
@@ -18,11 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODE, DAEMON, WEBSERVER = "mastosync-code.service", "mastosync-daemon.service", "mastosync-webserver.service"
+WORKER = "mastosync-worker.service"
 NIGHT, NIGHT_TIMER = "mastosync-night.service", "mastosync-night.timer"
 _BACKFILLS_WAIT = "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1"
 """Without it a backfill that looks for its asset while the code server is away fails, and cancels its runs."""
 SERVICES_FILE = "services.yaml"
 """The workspace of daemon and webserver, in the home."""
+MACHINES_FILE = "machines.env"
+"""In the home: variables that dagster.yaml names where machines share the runs."""
 _SOCKET = "/run/mastosync/code.sock"
 
 SERVICES = f"""# Where the units mastosync-daemon and mastosync-webserver find the code server.
@@ -72,7 +77,7 @@ Wants=network-online.target
 [Service]
 User={user}
 Environment={home_variable} {env_variable}
-WorkingDirectory={home}
+{machines}WorkingDirectory={home}
 RuntimeDirectory=mastosync
 RuntimeDirectoryMode=0700
 ExecStartPre={python} -m {program} migrate
@@ -105,7 +110,7 @@ Wants={code}
 [Service]
 User={user}
 Environment={home_variable}{variables}
-WorkingDirectory={home}
+{machines}WorkingDirectory={home}
 ExecStart={python} -m {program} {command} -w {services}
 Restart=always
 RestartSec=5
@@ -113,6 +118,32 @@ KillSignal=SIGINT
 # Where the history's host does not answer, Dagster's daemon would wait for it for minutes.
 TimeoutStopSec=20
 Nice=5
+{hardening}
+[Install]
+WantedBy=multi-user.target
+"""
+
+_WORKER_UNIT = """\
+[Unit]
+Description=mastosync worker: executes runs that Celery hands out
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+User={user}
+Environment={home_variable} {env_variable}
+{machines}WorkingDirectory={home}
+ExecStart={python} -m celery -A mastosync_dagster.machines.worker worker --loglevel INFO
+Restart=always
+RestartSec=5
+# Stopped, it takes no other run, and ends when its own has ended, which gets no signal.
+KillMode=mixed
+TimeoutStopSec=15min
+OOMPolicy=continue
+# Mastodon comes first.
+Nice=10
+IOWeight=20
+CPUWeight=50
 {hardening}
 [Install]
 WantedBy=multi-user.target
@@ -168,6 +199,7 @@ class UnitSettings:
         user: Who runs it.
         port: Of the UI, on loopback.
         written: Folders outside the home that runs write to: manifests, a destination that is no bucket.
+        machines: Whether machines share the runs.
     """
 
     home: Path
@@ -175,6 +207,7 @@ class UnitSettings:
     user: str
     port: int
     written: tuple[Path, ...] = ()
+    machines: bool = False
 
 
 def units(settings: UnitSettings) -> Mapping[str, str]:
@@ -192,6 +225,7 @@ def units(settings: UnitSettings) -> Mapping[str, str]:
         WEBSERVER: _CLIENT_UNIT.format(
             **common, what=f"UI on 127.0.0.1:{settings.port}", command=webserver, variables=""
         ),
+        **({WORKER: _WORKER_UNIT.format(**common)} if settings.machines else {}),
     }
 
 
@@ -214,7 +248,9 @@ def calendar_of(cron: str, timezone: str) -> str | None:
 def _common(settings: UnitSettings) -> dict[str, str]:
     # A folder that is not there yet must not keep a unit from its start.
     writable = " ".join([_word(str(settings.home)), *(_optional(str(folder)) for folder in settings.written)])
+    machines = f"EnvironmentFile={_escaped(str(settings.home / MACHINES_FILE))}\n" if settings.machines else ""
     return {
+        "machines": machines,
         "user": settings.user,
         "home": _escaped(str(settings.home)),
         "home_variable": _word(f"DAGSTER_HOME={settings.home}"),

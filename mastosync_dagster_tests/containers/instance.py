@@ -37,6 +37,7 @@ class Mastodon:
     database: PostgresServer
     source: S3Server
     destination: S3Server
+    rows_per_range: int
 
     @property
     def env_production(self) -> str:
@@ -70,7 +71,7 @@ class Mastodon:
                 f"DESTINATION_AWS_SECRET_ACCESS_KEY={self.destination.secret_access_key}",
                 "DESTINATION_S3_PERMISSION=",
                 "MASTOSYNC_COPY_PRIVATE=true",
-                "MASTOSYNC_ROWS_PER_PARTITION=140",
+                f"MASTOSYNC_ROWS_PER_PARTITION={self.rows_per_range}",
                 "",
             ]
         )
@@ -93,7 +94,7 @@ class Mastodon:
 
 
 @contextlib.contextmanager
-def mastodon(folder: Path, *, rows: int) -> Iterator[Mastodon]:
+def mastodon(folder: Path, *, rows: int, rows_per_range: int = 140) -> Iterator[Mastodon]:
     """Run an instance with about so many rows until the block ends; the folder is for files with its passwords."""
     with contextlib.ExitStack() as stack:
         docker("network", "create", NETWORK)
@@ -128,7 +129,7 @@ def mastodon(folder: Path, *, rows: int) -> Iterator[Mastodon]:
             boto3_client(storage).create_bucket(Bucket=bucket)
         with contextlib.closing(psycopg2.connect(database.url)) as connection:
             instance = build(connection, source, _SOURCE, cases=ALL_CASES, rows=rows)
-        yield Mastodon(instance, database, source, destination)
+        yield Mastodon(instance, database, source, destination, rows_per_range)
 
 
 def _start(name: str, folder: Path, *command: str, **variables: str) -> None:

@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
 @pytest.mark.parametrize("home", ["/var/lib/mastosync", "/srv/my media/100% mine"])
 def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path, home: str) -> None:
     settings = UnitSettings(
-        Path(home), Path(home, "mastosync.env"), "root", 3030, (Path("/srv/manifests"), Path("/srv/a b"))
+        Path(home), Path(home, "mastosync.env"), "root", 3030, (Path("/srv/manifests"), Path("/srv/a b")), machines=True
     )
     calendar = calendar_of("5 3 * * *", "Europe/Berlin")
     assert calendar == "*-*-* 03:05:00 Europe/Berlin"
@@ -211,6 +211,31 @@ def test_systemd_accepts_the_units_and_finds_them_hardened(tmp_path: Path, home:
         level = re.search(r"Overall exposure level for \S+: ([\d.]+)", output)
         assert level is not None
         assert float(level[1]) <= 4.0, output
+
+
+def test_where_machines_share_the_runs_there_is_a_worker_and_each_unit_has_their_variables(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER", "redis://localhost/0")
+    for name in ("HOST", "USER", "PASSWORD", "DB"):
+        monkeypatch.delenv(f"DAGSTER_PG_{name}", raising=False)
+    outcome = init("--worker", "--no-input")
+    # The history is on another machine, which nobody has named yet.
+    assert outcome.exit_code == 1
+    assert re.search('environment variable "DAGSTER_PG_', outcome.output)
+    home = home_of(user)
+    assert (home / "dagster.yaml").read_text() == (PROJECT / "deploy" / "celery" / "dagster.yaml").read_text()
+    made = {path.name: path.read_text() for path in (home / "systemd").iterdir()}
+    assert "-m celery -A mastosync_dagster.machines.worker worker" in made["mastosync-worker.service"]
+    for name, text in made.items():
+        assert f"EnvironmentFile={home}/machines.env\n" in text, name
+
+
+def test_where_one_machine_executes_the_runs_no_unit_wants_another_file(user: Path) -> None:
+    assert init("--no-input").exit_code == 0
+    made = {path.name: path.read_text() for path in (home_of(user) / "systemd").iterdir()}
+    assert "mastosync-worker.service" not in made
+    assert not any("EnvironmentFile" in text for text in made.values())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,0 +1,43 @@
+"""The process that executes one run for a worker: ``python -m mastosync_dagster.machines.run_process RUN SECONDS``.
+
+A worker that is gone, or stands still, has lost its run to another one. So this process ends when it does not hear from
+its worker for so many seconds, fewer than a lease lasts: a line on its standard input is due every second. It then ends
+at once, as the whole machine would.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+
+def watch(descriptor: int, seconds: float) -> None:
+    """Kill this process when the worker has closed a pipe, or has not written into it for too long."""
+    heard = time.monotonic()
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        now = time.monotonic()
+        # The time counts, not the line: after a pause of the machine both go on at once.
+        if now - heard >= seconds or not ready or not os.read(descriptor, 4096):
+            os.kill(os.getpid(), signal.SIGKILL)
+        heard = now
+
+
+def main(run_id: str) -> None:
+    """Execute a run that the history knows."""
+    # Imported after the watch has begun: it takes seconds.
+    from dagster._cli.api import _execute_run_command_body  # noqa: PLC0415  (see above)
+    from dagster._core.instance import DagsterInstance  # noqa: PLC0415  (see above)
+    from dagster._utils.interrupts import capture_interrupts  # noqa: PLC0415  (see above)
+
+    with capture_interrupts(), DagsterInstance.get() as instance:
+        _execute_run_command_body(run_id, instance, lambda _: None, set_exit_code_on_failure=False)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=watch, args=(sys.stdin.fileno(), float(sys.argv[2])), daemon=True).start()
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Runs that workers of Celery share, with real workers, a real Redis and a history in PostgreSQL."""

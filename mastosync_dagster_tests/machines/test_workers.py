@@ -1,0 +1,63 @@
+"""Two workers share a backfill, whatever becomes of them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mastosync_dagster_tests.machines.farm import ASSET, all_succeeded, slowly
+from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS
+from mastosync_dagster_tests.support.waiting import slowdown
+
+if TYPE_CHECKING:
+    from mastosync_dagster_tests.machines.farm import Farm
+
+pytestmark = [NEEDS_REDIS, pytest.mark.timeout(600)]
+
+TERMINATED_SECONDS = 10.0
+STANDS_STILL_SECONDS = 4.0
+
+
+def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(workers: Farm) -> None:
+    partitions = workers.register()
+    assert len(partitions) > 2
+    for name in ("one", "two"):
+        workers.start_worker(name)
+    backfill = workers.webserver.launch_backfill(ASSET, partitions, slowly(5))
+    runs = workers.wait_for_runs(
+        backfill,
+        lambda runs: {workers.worker_of(run.run_id) for run in runs if run.status == "STARTED"} >= {"one", "two"},
+    )
+    (lost,) = {run.run_id for run in runs if workers.worker_of(run.run_id) == "one"}
+    workers.crash("one")
+    workers.broker.kill()
+    workers.broker.start()
+    workers.wait_for_runs(backfill, lambda runs: any((run.run_id, run.status) == (lost, "FAILURE") for run in runs))
+    workers.start_worker("one")
+    runs = workers.wait_for_runs(backfill, lambda runs: all_succeeded(runs, partitions))
+    assert [run.run_id for run in runs if run.status != "SUCCESS"] == [lost]
+    assert len(runs) == len(partitions) + 1
+    assert workers.compare().differences == ()
+
+
+def test_terminate_stops_a_copy_and_starts_nothing_again_and_the_worker_goes_on(workers: Farm) -> None:
+    workers.empty_destination()
+    partition = workers.register()[-1]
+    backfill = workers.webserver.launch_backfill(ASSET, [partition], slowly(1))
+    (run,) = workers.wait_for_runs(backfill, lambda _: workers.copied > 3)
+    name = workers.worker_of(run.run_id)
+    allowed, clicked = TERMINATED_SECONDS * slowdown(), time.monotonic()
+    workers.webserver.terminate(run.run_id)
+    workers.wait_for_runs(backfill, lambda runs: runs[0].status == "CANCELED", TERMINATED_SECONDS * slowdown())
+    took, copied = time.monotonic() - clicked, workers.copied
+    time.sleep(STANDS_STILL_SECONDS)
+    assert workers.copied == copied
+    assert took < allowed
+    assert len(workers.webserver.runs_of_backfill(backfill)) == 1
+    assert name is not None
+    for other in {"one", "two"} - {name}:
+        workers.crash(other)
+    again = workers.webserver.launch_backfill(ASSET, [partition])
+    workers.wait_for_runs(again, lambda runs: all_succeeded(runs, [partition]))
