@@ -48,7 +48,7 @@ soak: $(STAMP) ## A night a minute with faults (HOURS=8), in processes as in pro
 nights: $(STAMP) ## Live through random nights (NIGHTS=200 SEEDS=10), and compare every object after a good one
 	$(BIN)/pytest mastosync_dagster_tests/integration/test_random_nights.py -m nights -n 2
 
-machines: $(STAMP) ## Let Celery's workers share a backfill while they are killed, paused and cut off (root, docker; half an hour)
+machines: $(STAMP) ## Let Celery's workers share a backfill while they are killed and cut off (RANGES=60; root, docker; half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/machines -m machines -rs
 
 model: $(STAMP) ## Live by a model of what must be where (STEPS=10000 SEED=1), every step compared (three quarters of an hour)
