@@ -279,7 +279,7 @@ MUTANTS = (
     ),
     Mutant(
         "a-watermark-in-the-future-is-believed",
-        "runs.watermarks.py",
+        "runs/watermarks.py",
         "    return min(clocks) + OVERLAP\n",
         "    return min(clocks) + 1_000_000 * OVERLAP\n",
         ("integration/test_watermark.py::test_a_watermark_that_lies_in_the_future_is_not_believed",),
