@@ -14,7 +14,8 @@ from mastosync_dagster_tests.support.waiting import slowdown
 if TYPE_CHECKING:
     from mastosync_dagster_tests.machines.farm import Farm
 
-pytestmark = [NEEDS_REDIS, pytest.mark.timeout(600)]
+# They take five minutes of a processor.
+pytestmark = [NEEDS_REDIS, pytest.mark.machines, pytest.mark.timeout(600)]
 
 TERMINATED_SECONDS = 10.0
 STANDS_STILL_SECONDS = 4.0
