@@ -26,6 +26,7 @@ _CONTENTS = {
         "verify-and-prune",
         "providers",
         "deploy",
+        "upgrading",
     ],
     "Reference": ["settings", "commands", "performance", "scale", "reliability"],
     "For developers": ["architecture", "how-to-add", "CONTRIBUTING", "CHANGELOG", "SECURITY"],

@@ -2,6 +2,8 @@
 
 It passes Host and bodies through unchanged, so signatures hold: clients are given its endpoint and the real server's
 credentials, and the real server checks them. It speaks HTTP/1.1 in a thread of the test process.
+
+As the ``http_proxy`` of a client it stands for every name, with the server's own Host.
 """
 
 from __future__ import annotations
@@ -269,6 +271,15 @@ class _Head:
 
     def adding(self, name: str, value: str) -> _Head:
         return _Head(self.first, (*self.headers, (name, value)))
+
+    def for_server(self, host: str, port: int) -> _Head:
+        """Return the head of a request as a server takes it, where its client took us for its HTTP proxy."""
+        method, target, version = self.first.split(" ", 2)
+        url = urlsplit(target)
+        if not url.scheme:
+            return self
+        first = f"{method} {url._replace(scheme='', netloc='').geturl() or '/'} {version}"
+        return _Head(first, self.without("host").headers).adding("Host", f"{host}:{port}")
 
     @property
     def status(self) -> int:
@@ -549,6 +560,7 @@ class _Connection:
         head = await _read_head(self._reader)
         if head is None:
             return False
+        head = head.for_server(*self._address)
         at = time.monotonic()
         if (head.get("expect") or "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
