@@ -60,4 +60,5 @@ def test_a_proxy_that_stops_while_clients_connect_leaves_no_socket_open(
     for client in clients:
         client.close()
     assert clients
-    assert [str(warning.message) for warning in left] == []
+    # What is collected may also be of earlier tests: processes for which Dagster does not wait.
+    assert [text for text in (str(warning.message) for warning in left) if "socket" in text] == []
