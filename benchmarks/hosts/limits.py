@@ -69,16 +69,8 @@ def start(made: Machine, site: Site, *, ui: bool = True, settings: Mapping[str, 
     made.run("systemctl", "enable", "--now", *SERVICES, *([UI] if ui else []))
     webserver = Webserver(f"http://127.0.0.1:{port}")
     if ui:
-        wait_until(lambda: _answers(webserver), _READY_SECONDS)
+        wait_until(webserver.answers, _READY_SECONDS)
     return webserver
-
-
-def _answers(webserver: Webserver) -> bool:
-    try:
-        webserver.query("query { version }", {})
-    except OSError:
-        return False
-    return True
 
 
 def ranges(webserver: Webserver) -> list[str]:

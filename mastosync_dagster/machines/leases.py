@@ -16,6 +16,10 @@ _RENEWALS = 9
 
 _PREFIX = "mastosync:run:"
 
+# In one step each: between two, a lease may end, and another worker take it.
+_RENEW = "return redis.call('get', KEYS[1]) == ARGV[1] and redis.call('pexpire', KEYS[1], ARGV[2]) or 0"
+_GIVE_BACK = "return redis.call('get', KEYS[1]) == ARGV[1] and redis.call('del', KEYS[1]) or 0"
+
 
 class Leases:
     """The leases that a Redis server knows.
@@ -52,14 +56,8 @@ class Leases:
         key = _PREFIX + run_id
         if self._redis.set(key, holder, nx=True, px=self._milliseconds):
             return True
-        if self._redis.get(key) != holder:
-            return False
-        # It may end right now: then nobody has it until it is renewed again.
-        self._redis.pexpire(key, self._milliseconds)
-        return True
+        return bool(self._redis.eval(_RENEW, 1, key, holder, self._milliseconds))
 
     def give_back(self, run_id: str, holder: str) -> None:
         """End a lease, if it is one's own."""
-        key = _PREFIX + run_id
-        if self._redis.get(key) == holder:
-            self._redis.delete(key)
+        self._redis.eval(_GIVE_BACK, 1, _PREFIX + run_id, holder)

@@ -341,14 +341,20 @@ def test_a_name_that_would_lead_to_another_host_is_refused(field: str, value: st
 
 
 @pytest.mark.parametrize("prefix", ["", "DESTINATION_"])
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
-@pytest.mark.parametrize("value", ["hunter2\nb", "hunter2\r", "\x1bhunter2", "hunter2\x85", "hunter2…"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        for value in ("hunter2\nb", "hunter2\r", "\x1bhunter2", "hunter2\x85", "hunter2…")
+        # The secret key signs, and is not sent: it may have characters that no header can hold.
+        if (name, value) != ("AWS_SECRET_ACCESS_KEY", "hunter2…")
+    ],
+)
 def test_a_secret_that_no_header_can_hold_is_refused_by_name_and_not_repeated(
     source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, prefix: str, name: str, value: str
 ) -> None:
     log_in(source_bucket, monkeypatch, prefix)
-    if value.endswith("…") and name == "AWS_SECRET_ACCESS_KEY":
-        pytest.skip("it signs, and is not sent")
     monkeypatch.setenv(prefix + name, value)
     bucket = DestinationBucket() if prefix else S3Bucket()
     for use in (bucket.storage, bucket.get_client):

@@ -121,17 +121,9 @@ def production(folder: Path, settings: Mapping[str, str]) -> Iterator[Production
         processes = {_short(CODE): start(CODE)}
         wait_until((folder / "code.sock").is_socket, _START_SECONDS)
         processes |= {_short(name): start(name) for name in (DAEMON, WEBSERVER)}
-        wait_until(lambda: _answers(webserver), _START_SECONDS)
+        wait_until(webserver.answers, _START_SECONDS)
         yield Production(home, processes, webserver, {**own, **units[CODE].environment})
 
 
 def _short(unit: str) -> str:
     return unit.removeprefix("mastosync-").removesuffix(".service")
-
-
-def _answers(webserver: Webserver) -> bool:
-    try:
-        webserver.query("query { version }", {})
-    except OSError:
-        return False
-    return True

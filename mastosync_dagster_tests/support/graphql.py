@@ -94,6 +94,14 @@ class Webserver:
         data: dict[str, Any] = answer["data"]
         return data
 
+    def answers(self) -> bool:
+        """Return whether it is there."""
+        try:
+            self.query("query { version }", {})
+        except OSError:
+            return False
+        return True
+
     def launch(self, job: str, run_config: Mapping[str, object]) -> str:
         """Launch a run of a job, as the launchpad does; return its id."""
         selector = {
