@@ -237,7 +237,9 @@ def init(
     mastosync knows are taken, and no other. A terminal is asked for what is missing.
     """
     from mastosync_dagster.installation.init import Choices, run_init
+    from mastosync_dagster.resources.history_postgres import limit_waits
 
+    limit_waits(at_once=True)
     ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
     with _plain_errors():
         run_init(Choices(home, sources, env_file, units, user, port, ask, night, worker))

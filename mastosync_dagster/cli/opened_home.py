@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.installation.disk import WRITTEN, try_writing
+from mastosync_dagster.installation.home_files import unset_variables
 from mastosync_dagster.resources.history_postgres import limit_waits
 from mastosync_dagster.runs.history_sqlite import grouped_syncs
 
@@ -51,7 +52,7 @@ def opened_home() -> Iterator[dg.DagsterInstance]:
         HomeError: It is not set, not there, another user's, not writable, full, or its dagster.yaml is wrong.
     """
     home = _home()
-    limit_waits()
+    limit_waits(at_once=True)
     try:
         with grouped_syncs(), _opened(home) as instance:
             yield instance
@@ -98,6 +99,8 @@ def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
         # A relative path, or no folder: Dagster's own message says which.
         raise HomeError(str(error)) from None
     except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError) as error:
+        if unset := unset_variables(home, error):
+            raise HomeError(unset) from None
         raise HomeError(f"{home / 'dagster.yaml'} cannot be used: {one_line(str(error))}") from None
     with found:
         # While a run's output is captured, standard output is a file, and no bar moves.

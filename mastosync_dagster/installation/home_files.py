@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_UNSET_VARIABLE = re.compile(r'environment variable "(\w+)" which is not set')
+"""Dagster's own words, once for each variable, among its stack traces."""
 _NEWSLETTER_SEEN = ".nux/nux.yaml"
 """Dagster's UI offers its newsletter unless this file exists."""
 
@@ -105,6 +108,16 @@ def make_home(home: Path, *, machines: bool = False) -> list[WrittenFile]:
     return written
 
 
+def unset_variables(home: Path, error: Exception) -> str | None:
+    """Return which variables dagster.yaml names and nobody has set, if an error of Dagster says so of some."""
+    names = sorted(set(_UNSET_VARIABLE.findall(str(error))))
+    if not names:
+        return None
+    return (
+        f"{home / 'dagster.yaml'} names variables that are not set in this command's environment: {', '.join(names)}."
+    )
+
+
 def prepare_history(home: Path) -> None:
     """Create the tables of Dagster's history: two processes that find none at their start get in each other's way."""
     try:
@@ -112,11 +125,13 @@ def prepare_history(home: Path) -> None:
             instance.get_runs_count()
             instance.event_log_storage.get_maximum_record_id()
             instance.all_instigator_state()
+    except AdminError:
+        raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        # Of a variable that dagster.yaml names, and nobody has set, Dagster does not speak in its first line.
-        said = next((line.rpartition("Error: ")[2] for line in lines if "environment variable" in line), lines[0])
+        if unset := unset_variables(home, error):
+            raise InitError(unset) from None
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InitError(
-            f"Dagster's history in {home} cannot be opened ({said}): see {home / 'dagster.yaml'}, and whether the"
+            f"Dagster's history in {home} cannot be opened ({first}): see {home / 'dagster.yaml'}, and whether the"
             " folder can be written to."
         ) from error

@@ -56,6 +56,7 @@ class _State:
 
     Attributes:
         patient: A run goes on here: its statements wait for a history that is away.
+        at_once: A command says at once why a connection cannot be made: somebody waits for it.
         say: Gets a sentence when the history is lost, and when it is back.
         left: Seconds that are left of those for the end; None: the process is not to end.
         lost_at: Since when no connection stands, by the monotonic clock; None: the last one did.
@@ -64,6 +65,7 @@ class _State:
 
     def __init__(self) -> None:
         self.patient = False
+        self.at_once = False
         self.say: Callable[[str], object] = _LOG.warning
         self.left: float | None = None
         self.lost_at: float | None = None
@@ -112,8 +114,13 @@ class _HistoryConnection(LimitedConnection):
             _state.waited(time.monotonic() - begun)
 
 
-def limit_waits() -> None:
-    """Limit the waits for a history in PostgreSQL, in this process from now on."""
+def limit_waits(*, at_once: bool = False) -> None:
+    """Limit the waits for a history in PostgreSQL, in this process from now on.
+
+    ``at_once``: a connection that cannot be made is a `HistoryError` at once, until a run begins. Dagster would try it
+    six times, and write a warning each time.
+    """
+    _state.at_once = at_once or _state.at_once
     if not event.contains(Engine, "do_connect", _connect):
         event.listen(Engine, "do_connect", _connect)
 
@@ -164,7 +171,12 @@ def _connect(
             if not _state.may_wait():
                 if _state.patient or isinstance(error, (SilentError, OSError)):
                     raise HistoryError(f"{why}. Is the server of storage in dagster.yaml up?") from None
-                raise  # most likely a setting is wrong, which is said in other words
+                if _state.at_once:  # it has answered: a setting may be wrong, too
+                    raise HistoryError(
+                        f"{why}. Look at the section storage of dagster.yaml, and whether the server that it names is"
+                        " up."
+                    ) from None
+                raise
             _state.lost(f"{why}. It is tried again for up to {_PATIENCE_SECONDS / 60:.0f} minutes", begun)
             _sleep(delay)
         else:
