@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers machines
+.PHONY: help demo demo-ui test long lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers machines
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -32,8 +32,11 @@ demo: $(DEMO_STAMP) ## Copy a small generated instance between two S3 servers on
 demo-ui: $(DEMO_STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
 	$(BIN)/mastosync demo --ui
 
-test: $(STAMP) ## Run the tests against real servers on this machine
-	$(BIN)/pytest -n 3 --dist worksteal
+test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (eight minutes)
+	$(BIN)/pytest --short -n 3 --dist worksteal
+
+long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (a quarter of an hour)
+	$(BIN)/pytest -m long -n 3 --dist worksteal
 
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each

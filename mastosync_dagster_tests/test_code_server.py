@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dagster._core.workspace.context import WorkspaceRequestContext
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 def create_run(instance: dg.DagsterInstance, workspace: WorkspaceRequestContext) -> dg.DagsterRun:

@@ -123,6 +123,7 @@ def small_cgroup() -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.long
 def test_a_run_that_the_kernel_kills_for_memory_is_called_so_with_what_to_lower(
     instance: dg.DagsterInstance, tmp_path: Path, small_cgroup: Path
 ) -> None:

@@ -71,6 +71,7 @@ def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) 
         yield faulty
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -99,6 +100,7 @@ def test_a_transient_fault_of_the_source_is_repeated(transfer: Faulty, fault: Fa
     assert transfer.at_destination.count(Kind.PUT) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -341,6 +343,7 @@ def test_one_key_whose_signature_a_server_computes_otherwise_fails_alone(transfe
     assert [one.reason for one in lines if one.reason] == [Reason.BAD_CREDENTIALS]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["source", "destination"])
 def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, at: str) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(200)]
@@ -377,6 +380,7 @@ def test_objects_are_read_while_others_are_written_and_neither_storage_gets_more
     assert sum(at < puts[0] + 0.15 for at in gets) >= 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("known", [True, False])
 def test_bodies_that_wait_for_memory_and_for_places_do_not_wait_for_each_other(

@@ -133,6 +133,7 @@ def move(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.Mo
         yield Move(mastodon, site, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_copy_then_switch(move: Move) -> None:
     mastodon, reader = move.mastodon, move.reader
@@ -153,6 +154,7 @@ def test_copy_then_switch(move: Move) -> None:
     _assert_moved(move)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_switch_then_copy(move: Move) -> None:
     mastodon, reader = move.mastodon, move.reader

@@ -70,6 +70,7 @@ def test_a_redirect_is_followed_to_what_everybody_gets(reader: PublicReader) -> 
         reader.ask("302/0/")
 
 
+@pytest.mark.long
 def test_a_server_that_is_busy_or_broken_has_not_said_who_may_read(reader: PublicReader) -> None:
     def text_of(key: str) -> str:
         with pytest.raises(PublicAddressError) as error:

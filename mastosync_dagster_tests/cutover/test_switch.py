@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Wrong = Callable[[Copied, Random], AbstractContextManager[None]]
 
+pytestmark = pytest.mark.long
+
 MEDIA = FileType.MEDIA_ATTACHMENTS
 
 

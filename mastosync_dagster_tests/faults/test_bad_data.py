@@ -89,6 +89,7 @@ def _row(row_id: int, name: str, **columns: object) -> dict[str, object]:
     }
 
 
+@pytest.mark.long
 def test_odd_names_sizes_types_and_ids_are_copied_or_listed(
     postgres_server: PostgresServer, source_server: S3Server, make_world: Callable[[Original], FaultyInstallation]
 ) -> None:

@@ -95,12 +95,14 @@ def meanwhile(act: Callable[[], object], *, when: Callable[[], bool]) -> Iterato
         thread.join()
 
 
+@pytest.mark.long
 def test_a_connection_lost_in_the_middle_of_a_page_is_opened_again(there: Reading) -> None:
     there.proxy.cut_after, there.proxy.cuts = 20_000, 1
     there.check_complete()
     assert there.proxy.cuts == 0
 
 
+@pytest.mark.long
 def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) -> None:
     def take_away() -> None:
         with there.proxy.gone():
@@ -110,6 +112,7 @@ def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) 
         there.check_complete()
 
 
+@pytest.mark.long
 def test_a_database_that_is_killed_and_started_again_is_read_on(
     source_server: S3Server, make_world: Callable[[Original], FaultyInstallation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +153,7 @@ def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch:
         assert 1 <= time.monotonic() - started < 30
 
 
+@pytest.mark.long
 def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> None:
     dropped: list[int] = []
 
@@ -165,6 +169,7 @@ def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> Non
     assert there.proxy.accepted > 2
 
 
+@pytest.mark.long
 def test_a_lock_in_the_way_is_waited_for(there: Reading) -> None:
     holder = psycopg2.connect(there.database.url)
     with contextlib.closing(holder):
@@ -202,6 +207,7 @@ def changed_in_the_middle(there: Reading, table: str, change: str) -> Iterator[N
         assert changed.is_set()
 
 
+@pytest.mark.long
 def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_name(there: Reading) -> None:
     with changed_in_the_middle(there, "preview_cards", "ADD COLUMN something_new text"):
         there.check_complete()
@@ -210,6 +216,7 @@ def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_na
     assert "image_file_name" in failure_of(result)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["before the first row", "in the middle"])
 def test_a_tunnel_that_drops_comes_back(
     there: Reading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

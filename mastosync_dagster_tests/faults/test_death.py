@@ -123,6 +123,7 @@ def check_history(home: Path, ended: int, killed: int) -> None:
         assert list(work.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_killed_run_is_finished_by_the_next(runs: Runs, destination_server: S3Server) -> None:
     killed = kill_and_finish(runs, destination_server, range(3))
     check_history(runs.home, 5, killed)
@@ -133,6 +134,7 @@ def mastosync(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from mastosync_dagster.cli.main import main; main()", *arguments]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [("status", "accounts"), ("ranges", "accounts"), ("sync", "accounts")])
 def test_a_command_calls_failed_what_died_without_a_daemon(
     some: Original, make_world: Callable[[Original], FaultyInstallation], tmp_path: Path, command: tuple[str, ...]
@@ -183,6 +185,7 @@ def cut_power_while_writing(pid: int, home: Path, dice: random.Random) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_history_that_a_power_cut_has_shortened_is_whole_and_goes_on(
     runs: Runs, destination_server: S3Server
 ) -> None:

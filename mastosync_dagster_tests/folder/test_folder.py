@@ -198,6 +198,7 @@ def test_a_damaged_body_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.long
 def test_from_a_folder_to_a_bucket_and_back_every_byte_is_the_same(tmp_path: Path, destination_bucket: Bucket) -> None:
     bodies = {
         stored["key"]: PNG + stored["key"].encode()

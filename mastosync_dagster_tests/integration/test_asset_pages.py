@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 from dagster._core.definitions import freshness_evaluator
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.freshness_evaluator import TimeWindowFreshnessPolicyEvaluator
@@ -22,8 +23,6 @@ from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster_tests.support.installation import Installation
 
 ONE_ATTEMPT = {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
@@ -55,6 +54,7 @@ def test_each_asset_says_what_a_partition_is_how_to_launch_it_and_where_the_list
             assert "{" not in text
 
 
+@pytest.mark.long
 def test_what_failed_in_one_range_stays_red_when_the_others_pass(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +81,7 @@ def test_what_failed_in_one_range_stays_red_when_the_others_pass(
     assert failed_ranges(world.dagster, "custom_emojis_verification", events.CHECK_NAME) == {red}
 
 
+@pytest.mark.long
 def test_the_last_line_of_a_run_says_what_was_done_and_its_program_tags_are_hidden(world: Installation) -> None:
     (key, *_) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
     for result in (world.run("sync_custom_emojis", key), world.run("sync_changes")):
@@ -94,6 +95,7 @@ def test_the_last_line_of_a_run_says_what_was_done_and_its_program_tags_are_hidd
         assert {tag for tag in run.tags if not tag.startswith((".dagster/", "dagster/"))} == set()
 
 
+@pytest.mark.long
 def test_metadata_begins_with_totals_and_counts_and_hides_the_counters(world: Installation) -> None:
     keys = world.register(FileType.MEDIA_ATTACHMENTS)[FileType.MEDIA_ATTACHMENTS]
     expected, lost = (world.instance.objects_of("media_attachments"), world.instance.missing_of("media_attachments"))
@@ -120,6 +122,7 @@ def test_metadata_begins_with_totals_and_counts_and_hides_the_counters(world: In
     assert "lost: it was uploaded here" in shown
 
 
+@pytest.mark.long
 def test_the_replica_is_red_when_no_night_has_ended_well_for_26_hours(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,10 @@ FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 LIMIT = 900
 """Seconds for a test, and below for runs: minutes beside other work on a small machine, half of one without."""
 
-pytestmark = pytest.mark.skipif(browser_binary() is None, reason="needs a browser: Debian's package chromium")
+pytestmark = [
+    pytest.mark.skipif(browser_binary() is None, reason="needs a browser: Debian's package chromium"),
+    pytest.mark.long,
+]
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls
     assert left_behind(world_with_acls) == frozenset()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-full-control"])
 def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_private(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
@@ -117,6 +118,7 @@ def swap(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"DESTINATION_{name}", world.environment[name])
 
 
+@pytest.mark.long
 def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_the_right_source_passes_and_the_destination_may_be_empty_or_full(
     assert failed() == {}
 
 
+@pytest.mark.long
 def test_one_bucket_under_two_addresses_is_refused_by_check_and_run(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_source_with_old_files_alone_fails_though_the_oldest_originals_are_the
     assert "S3_BUCKET" in found[ORIGINALS]
 
 
+@pytest.mark.long
 def test_a_source_without_some_of_the_originals_is_warned_of(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +219,7 @@ def test_a_source_without_some_of_the_originals_is_warned_of(
     assert "S3_BUCKET" in line["text"]
 
 
+@pytest.mark.long
 def test_after_the_switch_the_destination_may_have_the_newest_originals_alone(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

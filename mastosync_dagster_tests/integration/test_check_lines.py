@@ -48,6 +48,7 @@ def _no_acls(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
 
 
+@pytest.mark.long
 def test_without_the_right_to_list_it_passes_and_warns_and_the_status_is_known(world: Installation) -> None:
     assert check("--strict")[1] == 0
     rule = Rule(Answer(403, "AccessDenied", message=CAP), kinds=LISTED)
@@ -172,6 +173,7 @@ def test_free_connections_count_sessions_that_the_role_may_not_look_into(
 ROLES = re.findall(r"```sql\n(.*?)```", (PROJECT / "docs" / "deploy.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("statements", ROLES, ids=["columns", "pg_read_all_data"])
 def test_the_roles_that_the_documentation_makes_are_enough(
     world: Installation, monkeypatch: pytest.MonkeyPatch, statements: str
@@ -222,6 +224,7 @@ def night(world: Installation, *, since: str | None = "last", **config: object) 
     return world.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}}).success
 
 
+@pytest.mark.long
 def test_the_last_good_night_may_not_be_older_than_the_limit(world: Installation) -> None:
     verdict, text = check("--max-age", "26h")[0]["last night"]
     assert verdict == "failed"

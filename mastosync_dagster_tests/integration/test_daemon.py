@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.life import Life
 
+pytestmark = pytest.mark.long
+
 ACCOUNTS = FileType.ACCOUNTS
 SECONDS = 240.0
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}

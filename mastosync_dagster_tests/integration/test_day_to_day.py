@@ -88,6 +88,7 @@ def test_status_shows_the_last_incremental_run_and_its_watermark(world: Installa
     assert f"run {result.run_id}, watermark {found['watermark'][:10]}" in outcome.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, whole: bool) -> None:
     """Whether that began with every row, or with ranges."""
@@ -106,6 +107,7 @@ def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, who
     assert json_of("estimate", "accounts")["objects"] == 2
 
 
+@pytest.mark.long
 def test_status_of_everything_is_short_enough_for_a_terminal(world: Installation) -> None:
     world.register()
     outcome = CliRunner().invoke(main, ["status"])

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.corners import Bucket
 
+pytestmark = pytest.mark.long
+
 MEDIA = FileType.MEDIA_ATTACHMENTS
 KINDS = {"mp4": "video/mp4", "mp3": "audio/mpeg"}
 

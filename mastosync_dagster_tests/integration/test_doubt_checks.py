@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.s3.reasons import Reason
@@ -29,13 +31,12 @@ from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
 from mastosync_dagster_tests.support.suspensions import SUSPEND, UNSUSPEND, details, open_objects
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster_tests.support.installation import Installation
 
 SET_ACL = frozenset({Kind.OTHER})
 
 
+@pytest.mark.long
 def test_what_a_night_could_not_make_private_the_next_one_does(settled: Installation) -> None:
     account, hidden = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -52,6 +53,7 @@ def test_what_a_night_could_not_make_private_the_next_one_does(settled: Installa
     assert open_objects(settled)["acl"] == 0
 
 
+@pytest.mark.long
 def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled: Installation) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -70,6 +72,7 @@ def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled:
     assert answers(settled) == expected_answers(settled)
 
 
+@pytest.mark.long
 def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(settled: Installation) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -85,6 +88,7 @@ def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(s
     assert answers(settled) == expected_answers(settled)
 
 
+@pytest.mark.long
 def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copied_by_the_next_night(
     skipping: Installation,
 ) -> None:
@@ -105,6 +109,7 @@ def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copi
     assert found == {key for key, status in expected_answers(world).items() if status == 200}
 
 
+@pytest.mark.long
 def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_not_asked_for_for_ever(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +136,7 @@ def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_no
     assert settled.requests()[Kind.HEAD] == 0
 
 
+@pytest.mark.long
 def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(settled: Installation) -> None:
     private = [key for key, status in expected_answers(settled).items() if status == 403]
     settled.forget()
@@ -144,6 +150,7 @@ def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(sett
     assert details(settled) == []
 
 
+@pytest.mark.long
 def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_week_apart_check_all(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +176,7 @@ def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_wee
     assert re.search(r"ACLs checked \(those of \d+ private rows within a week\)", messages)
 
 
+@pytest.mark.long
 def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_however_many_ranges_there_are(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +194,7 @@ def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_howev
         assert world.requests() == {}
 
 
+@pytest.mark.long
 def test_without_any_record_a_night_makes_private_what_is_private(settled: Installation) -> None:
     # Another home on the same destination, or a manifest store that is lost.
     shutil.rmtree(Path(settled.environment["DAGSTER_HOME"], "manifests"))
@@ -196,6 +205,7 @@ def test_without_any_record_a_night_makes_private_what_is_private(settled: Insta
     assert answers(settled) == expected_answers(settled)
 
 
+@pytest.mark.long
 def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_exposes_nothing(
     world_with_acls: Installation, tmp_path: Path
 ) -> None:
@@ -215,6 +225,7 @@ def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_e
         assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long
 def test_the_list_stays_as_long_as_another_run_may_still_write(settled: Installation, tmp_path: Path) -> None:
     account, hidden = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -249,6 +260,7 @@ def test_backups_are_private_each_night(world_with_acls: Installation) -> None:
     assert details(world, FileType.BACKUPS) == [MADE_PRIVATE]
 
 
+@pytest.mark.long
 def test_what_mastodon_has_written_to_the_destination_is_private_after_the_first_night(settled: Installation) -> None:
     # After the switch the source never has a new object. It was written after the last night, so no run has copied it.
     account, _ = media_of(settled, suspended=True)

@@ -80,6 +80,7 @@ def test_the_first_one_goes_on_where_the_ranges_began_and_takes_the_tail(life: L
     assert life.copied_too_often() == {}
 
 
+@pytest.mark.long
 def test_a_range_that_ends_after_an_incremental_run_and_was_read_before_it_leaves_no_gap(life: Life) -> None:
     (key,) = life.world.register(ACCOUNTS)[ACCOUNTS]
     source = life.world.source_proxy
@@ -118,6 +119,7 @@ def test_without_any_range_the_first_one_takes_every_row(life: Life) -> None:
     assert found.every_row
 
 
+@pytest.mark.long
 def test_rows_of_a_range_that_never_ran_are_its_own_business(life: Life) -> None:
     life.set_rows_per_partition(20)
     first, *others = life.world.register(ACCOUNTS)[ACCOUNTS]
@@ -183,6 +185,7 @@ def test_a_timestamp_that_an_admin_names_moves_nothing_before_the_first_one_sinc
     assert life.mark() is None
 
 
+@pytest.mark.long
 def test_a_failed_run_moves_nothing_and_the_next_one_takes_all_that_was_left(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
@@ -216,6 +219,7 @@ def test_the_run_that_has_come_furthest_counts_and_not_the_one_that_ended_last(l
         assert life.mark() == furthest
 
 
+@pytest.mark.long
 def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> None:
     copy_accounts(life)
     life.world.destination.client.create_bucket(Bucket="for-a-trial")
@@ -248,6 +252,7 @@ def test_its_page_shows_what_it_did_and_how_far_it_came(life: Life) -> None:
     assert "the last incremental run" in line
 
 
+@pytest.mark.long
 def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: Life) -> None:
     """A trial has copied a row that the watermark does not cover."""
     copy_accounts(life)
@@ -268,6 +273,7 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
     assert accounts_that_differ(life) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tag", [read_until_tag, earlier_read_until_tag])
 def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, tag: Callable[[FileType], str]) -> None:
     copy_accounts(life)
@@ -293,6 +299,7 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, t
     assert life.world.requests() == {Kind.GET: 2, Kind.PUT: 2}
 
 
+@pytest.mark.long
 def test_re_executed_into_another_bucket_a_run_plans_for_that_one(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first bucket lacked is not what this one does."""
     copy_accounts(life)
@@ -336,6 +343,7 @@ def test_a_run_that_is_started_once_more_has_not_read_what_the_first_one_had(lif
     assert life.world.requests()[Kind.HEAD] == 4
 
 
+@pytest.mark.long
 def test_a_row_deleted_or_given_another_file_while_it_is_copied_is_no_failure(life: Life) -> None:
     living = life.living
     copy_accounts(life)

@@ -43,6 +43,7 @@ def sync(world: Installation, key: str) -> tuple[dg.ExecuteInProcessResult, str,
     return result, said, check.passed
 
 
+@pytest.mark.long
 def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_syncing_repairs_it(
     world_with_acls: Installation,
 ) -> None:
@@ -72,6 +73,7 @@ def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: Installatio
     assert (SAYS in said, passed) == (True, False)
 
 
+@pytest.mark.long
 def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"], "limit": 20}}}}
@@ -87,6 +89,7 @@ def test_a_run_without_ranges_checks_too(world_with_acls: Installation) -> None:
         assert reports_differences(world_with_acls, file_types=["custom_emojis"]) == says
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "before", [{"file_types": ["site_uploads"]}, {"file_types": ["custom_emojis"], "limit": 1}], ids=str
 )
@@ -99,6 +102,7 @@ def test_neither_a_run_over_other_tables_nor_a_trial_has_checked(
     assert not reports_differences(world_with_acls, file_types=["custom_emojis"])
 
 
+@pytest.mark.long
 def test_a_run_that_was_ended_has_checked_nothing(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}

@@ -74,6 +74,7 @@ def shell(*words: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("instance")
 def test_dagster_job_execute_without_a_range_shows_no_stack() -> None:
     outcome = shell("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_accounts")
@@ -83,6 +84,7 @@ def test_dagster_job_execute_without_a_range_shows_no_stack() -> None:
         assert noise not in outcome.stdout + outcome.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("instance")
 @pytest.mark.parametrize(
     ("words", "status", "says"),

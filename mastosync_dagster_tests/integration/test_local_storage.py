@@ -44,6 +44,7 @@ def system(world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return root
 
 
+@pytest.mark.long
 def test_a_folder_is_copied_verified_and_reported(world: Installation, system: Path) -> None:
     types = (FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS)
     for file_type, keys in world.register(*types).items():
@@ -61,6 +62,7 @@ def test_a_folder_is_copied_verified_and_reported(world: Installation, system: P
     assert "59 done" in outcome.output
 
 
+@pytest.mark.long
 def test_an_original_has_the_type_of_its_row_and_other_styles_that_of_their_file(
     world: Installation, system: Path
 ) -> None:
@@ -85,6 +87,7 @@ def test_an_original_has_the_type_of_its_row_and_other_styles_that_of_their_file
     assert (kind(key), kind(str(static.relative_to(system)))) == ("image/avif", "image/png")
 
 
+@pytest.mark.long
 def test_a_file_that_is_still_being_written_is_copied_when_it_is_complete(world: Installation, system: Path) -> None:
     (some, *_) = sorted(system.rglob("*.png"))
     pieces = [bytes([number]) * 1_000_000 for number in range(6)]
@@ -106,6 +109,7 @@ def test_a_file_that_is_still_being_written_is_copied_when_it_is_complete(world:
     assert found == b"".join(pieces)
 
 
+@pytest.mark.long
 def test_a_destination_folder_that_is_full_ends_the_run_with_a_sentence_and_the_next_one_goes_on(
     world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: p
     assert world.requests().total() == 0
 
 
+@pytest.mark.long
 def test_check_and_run_name_a_folder_of_the_source_whose_disk_is_not_mounted(system: Path) -> None:
     shutil.rmtree(system / "cache")
     (system / "cache").mkdir()
@@ -154,6 +159,7 @@ def test_check_and_run_name_a_folder_of_the_source_whose_disk_is_not_mounted(sys
     assert "source folder: no folder in it looks like" in CliRunner().invoke(main, ["check"]).output
 
 
+@pytest.mark.long
 def test_a_destination_folder_whose_disk_is_not_mounted_is_refused(
     world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.installation import Installation
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SLOW = Rule(Delay(1), kinds=frozenset({Kind.GET}))
 

@@ -18,6 +18,8 @@ from mastosync_dagster_tests.support.proxy import Kind
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
 
+pytestmark = pytest.mark.long
+
 ROWS = 1_000_000
 CHANGED = 500
 FIRST = 110_000_000_000_000_000

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.installation import Installation
 
+pytestmark = pytest.mark.long
+
 NIGHTS = 40
 ACCOUNTS = FileType.ACCOUNTS
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.support.corners import Bucket
 
+pytestmark = pytest.mark.long
+
 OBJECTS = 20
 MEGABYTES = 64
 THREADS = 16

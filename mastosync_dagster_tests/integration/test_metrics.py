@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
@@ -21,8 +22,6 @@ from mastosync_dagster_tests.support.prometheus import PROMTOOL, needs_prometheu
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster_tests.support.installation import Installation
 
 
@@ -36,6 +35,7 @@ def rules_of_seconds(folder: Path) -> Path:
     return rules
 
 
+@pytest.mark.long
 @needs_prometheus
 def test_a_real_prometheus_reads_every_metric_and_fires_when_no_night_is_good(
     world: Installation, tmp_path: Path
@@ -75,6 +75,7 @@ def expressions_of_dashboard() -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
+@pytest.mark.long
 def test_rules_and_dashboard_ask_for_metrics_that_there_are(world: Installation) -> None:
     assert world.run("sync_changes").success
     outcome = CliRunner().invoke(main, ["metrics", "--once"])

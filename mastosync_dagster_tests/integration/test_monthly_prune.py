@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
@@ -51,6 +52,7 @@ def delete_an_emoji(world: Installation) -> set[str]:
     return keys
 
 
+@pytest.mark.long
 def test_what_no_run_has_copied_stays_unless_the_admin_says_how_many_may_go(world: Installation) -> None:
     """A few objects of another instance in each of many ranges are no share and no number that shows."""
     for key in world.register(EMOJIS)[EMOJIS]:
@@ -68,6 +70,7 @@ def test_what_no_run_has_copied_stays_unless_the_admin_says_how_many_may_go(worl
     assert there(world) == before - own
 
 
+@pytest.mark.long
 def test_all_ranges_are_pruned_and_one_that_is_refused_stops_no_other(world: Installation) -> None:
     keys = world.register(EMOJIS, CARDS)
     for key in keys[EMOJIS]:
@@ -90,6 +93,7 @@ def test_all_ranges_are_pruned_and_one_that_is_refused_stops_no_other(world: Ins
     assert there(world) == before | {another}
 
 
+@pytest.mark.long
 def test_status_shows_how_many_orphans_a_verification_has_found(world: Installation) -> None:
     keys = world.register(EMOJIS)[EMOJIS]
     for key in keys:

@@ -52,6 +52,7 @@ def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
         assert {info.date_time for info in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
 
 
+@pytest.mark.long
 def test_a_commit_gives_the_same_files_wherever_and_whenever_it_is_built(tmp_path: Path) -> None:
     sums = []
     for name, umask in (("first", 0o022), ("second", 0o077)):
@@ -70,6 +71,7 @@ def test_a_commit_gives_the_same_files_wherever_and_whenever_it_is_built(tmp_pat
     assert {name.rpartition(".")[2] for name in sums[0]} == {"whl", "gz"}
 
 
+@pytest.mark.long
 def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation, wheel: Path, tmp_path: Path) -> None:
     user = tmp_path / "user"
     user.mkdir()
@@ -104,6 +106,7 @@ def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation
     assert where.startswith(str(user / "venv"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # the image, too
 def test_an_empty_debian_with_uv_has_its_first_file_type_in_ten_minutes_and_ten_commands(
     world: Installation, wheel: Path, tmp_path: Path, report: Callable[[object], None]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 from click.testing import CliRunner
 from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.storage.tags import WILL_RETRY_TAG
@@ -24,8 +25,6 @@ from mastosync_dagster_tests.support.terminal import executable
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.life import Life
 
@@ -48,6 +47,7 @@ def night() -> tuple[int, str]:
     return outcome.exit_code, outcome.output
 
 
+@pytest.mark.long
 def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(life: Life) -> None:
     before, dagster = new_accounts(life), life.world.dagster
     status, output = night()
@@ -75,6 +75,7 @@ def test_a_night_copies_what_has_changed_and_new_ranges_and_leaves_nothing_open(
     assert backfill.status is BulkActionStatus.COMPLETED_SUCCESS
 
 
+@pytest.mark.long
 def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Installation) -> None:
     with http_listener() as alerts, mail_server() as mailbox, http_listener() as monitor:
         settings = {
@@ -125,6 +126,7 @@ def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monke
     assert backfill.status is BulkActionStatus.COMPLETED_FAILED
 
 
+@pytest.mark.long
 def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Delay(0.2), kinds=frozenset({Kind.PUT})))
     environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2"}

@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+
+pytestmark = pytest.mark.long
 
 NEW_ROWS = 12
 

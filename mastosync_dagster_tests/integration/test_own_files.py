@@ -49,6 +49,7 @@ def home(world: Installation, tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.long
 def test_what_a_command_writes_is_for_nobody_else(world: Installation, home: Path) -> None:
     execute(world, home, "mastosync", "ranges", "custom_emojis")
     execute(world, home, "mastosync", "sync", "custom_emojis")
@@ -56,6 +57,7 @@ def test_what_a_command_writes_is_for_nobody_else(world: Installation, home: Pat
     assert readable_by_others(home) == []
 
 
+@pytest.mark.long
 def test_what_a_run_of_dagsters_own_command_writes_is_for_nobody_else(world: Installation, home: Path) -> None:
     execute(world, home, "mastosync", "ranges", "custom_emojis")
     (key,) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS][:1]

@@ -49,6 +49,7 @@ def incremental(world: Installation) -> Counter[str]:
     return Counter(f"{line.outcome.value} {line.detail or ''}".strip() for line in lines)
 
 
+@pytest.mark.long
 def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(synced_with_acls: Installation) -> None:
     world = synced_with_acls
     before = expected_answers(world)
@@ -92,6 +93,7 @@ def test_private_objects_are_refused_to_everybody_and_follow_the_rows_both_ways(
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long
 def test_what_a_killed_run_has_made_public_without_a_manifest_is_private_again_after_the_next_night(
     world_with_acls: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +184,7 @@ def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_s
     assert private <= acls(one_range).keys()
 
 
+@pytest.mark.long
 def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Installation) -> None:
     world = world_with_acls
     world.register(MEDIA)
@@ -207,6 +210,7 @@ def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_
     assert one_range.compare(MEDIA).differences == ()
 
 
+@pytest.mark.long
 def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives_among_them(
     world_with_acls: Installation,
 ) -> None:
@@ -238,6 +242,7 @@ def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private
     assert "MASTOSYNC_COPY_PRIVATE must be true or false" in failure_of(nightly(world))
 
 
+@pytest.mark.long
 def test_what_is_left_out_on_purpose_holds_up_nothing_and_is_copied_when_that_changes(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

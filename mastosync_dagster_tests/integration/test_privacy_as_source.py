@@ -94,6 +94,7 @@ def asked(source: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.long
 def test_each_object_gets_the_acl_that_it_has_at_the_source(
     world_with_acls: Installation, source: Bucket, asked: Proxy
 ) -> None:

@@ -277,6 +277,7 @@ def add_another_instance(world: Installation, share: float) -> set[str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.55, 1.1])
 def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: Installation, share: float) -> None:
     theirs = add_another_instance(synced, share)
@@ -292,6 +293,7 @@ def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: Install
     assert before - keys(synced) == theirs
 
 
+@pytest.mark.long
 def test_more_than_a_hundred_objects_go_only_if_the_admin_says_how_many(synced: Installation) -> None:
     """Of a large range, another instance's objects are a small share."""
     theirs = add_another_instance(synced, share=0.4)
@@ -304,6 +306,7 @@ def test_more_than_a_hundred_objects_go_only_if_the_admin_says_how_many(synced: 
     assert len(before - keys(synced)) == 101
 
 
+@pytest.mark.long
 def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: Installation) -> None:
     orphans = add_orphans(synced)
     for each in synced.instance.objects_of(MEDIA):
@@ -384,6 +387,7 @@ def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeyp
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [5_000, 20_000, 30_000])
 def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     synced: Installation, after: int, monkeypatch: pytest.MonkeyPatch

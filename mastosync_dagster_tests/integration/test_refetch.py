@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.web import Web
 
+pytestmark = pytest.mark.long
+
 MEDIA = FileType.MEDIA_ATTACHMENTS
 REFETCH = {"ops": {MEDIA.value: {"ops": {"copy": {"config": {"refetch": True}}}}}}
 FIRST = 900_000_001

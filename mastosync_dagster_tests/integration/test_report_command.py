@@ -70,6 +70,7 @@ def in_order(folder: Path, *runs: str) -> None:
         os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
 
 
+@pytest.mark.long
 def test_every_object_that_the_source_has_lost_is_listed_with_what_can_be_done(world: Installation) -> None:
     world.register()
     assert world.run("sync_changes").success
@@ -322,6 +323,7 @@ print(missing, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
     def peak(lines: int) -> int:
         folder = tmp_path / str(lines)
@@ -335,6 +337,7 @@ def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
     assert peak(150_000) < peak(5_000) + 12_000
 
 
+@pytest.mark.long
 def test_nor_with_what_later_runs_say_of_rows_in_ranges(tmp_path: Path) -> None:
     def peak(ranges: int) -> int:
         folder = tmp_path / str(ranges)

@@ -61,6 +61,7 @@ def death_of(world: Installation) -> Any:
 # --- the ping --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
     world: Installation, listener: Listener, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
     assert "the process is gone" in mailbox.mails[0].as_string()
 
 
+@pytest.mark.long
 def test_a_listener_that_fails_fails_no_night_and_the_log_says_so_without_its_url(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_every_file_type_arrives_whole_and_what_the_source_has_lost_is_listed(
         assert proxy.count(Kind.LIST) > 0
 
 
+@pytest.mark.long
 def test_a_damaged_or_lost_object_at_the_destination_is_repaired_and_nothing_else_is_touched(
     world: Installation,
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_trial_takes_as_many_rows_as_it_may_and_goes_on_from_an_offset(world: 
     assert rows(5) == with_files[5 : 5 + limit]
 
 
+@pytest.mark.long
 def test_one_run_takes_every_file_type_and_notes_on_each_asset_what_it_did(world: Installation) -> None:
     result = world.run("sync_changes")
     assert result.success
@@ -174,6 +176,7 @@ def test_one_run_takes_every_file_type_and_notes_on_each_asset_what_it_did(world
     }
 
 
+@pytest.mark.long
 def test_dagster_job_execute_and_asset_materialize_run_one_range(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     executed = world.command(

@@ -106,6 +106,7 @@ def materialized(world: Installation, *file_types: FileType) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_the_bar_moves_while_objects_are_copied(world: Installation) -> None:
     slow_down(world, 0.1)
     with Terminal(*SYNC, environment=world.environment) as terminal:
@@ -140,6 +141,7 @@ def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(w
     assert "│ accounts" in ended.stdout
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     slow_down(world, 0.2)
@@ -154,6 +156,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
     ensure_stopped_well(world, text, keys)
 
 
+@pytest.mark.long
 def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
     slow_down(world, 0.2)
     process = subprocess.Popen(
@@ -173,6 +176,7 @@ def wait_for_puts(world: Installation) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_the_end_of_a_session_ends_a_run_of_dagsters_own_command_in_good_order_too(world: Installation) -> None:
     slow_down(world, 0.2)
     command = [executable("dagster"), "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
@@ -185,6 +189,7 @@ def test_the_end_of_a_session_ends_a_run_of_dagsters_own_command_in_good_order_t
     assert any(line.outcome is Outcome.COPIED for line in newest_lines(world))
 
 
+@pytest.mark.long
 def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:
@@ -198,6 +203,7 @@ def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installa
     assert any(line.outcome is Outcome.COPIED for batch in store.read(manifest) for line in batch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "shell",
     ['"$@" > /dev/full', '"$@" >&- 2>&- <&-', '{ "$@"; echo $? > "$STATUS"; } | true; exit $(cat "$STATUS")'],
@@ -219,6 +225,7 @@ def test_what_becomes_of_the_output_changes_neither_run_nor_exit_status(
     assert world.compare("custom_emojis").differences == ()
 
 
+@pytest.mark.long
 def test_a_failing_run_has_its_status_on_a_full_disk_too(world: Installation) -> None:
     world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
     ended = subprocess.run(
@@ -236,6 +243,7 @@ PRINTING = ("--help", "status", "check", "completion bash", "cutover plan", "cut
 """Of what is called for its output, some of each kind: before a command, with a table, with lines, in a group."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_command_that_is_called_for_its_output_fails_where_the_disk_is_full(world: Installation) -> None:
     assert {*main.commands} >= _WORK_IS_RESULT, "any other command is of these kinds"
@@ -271,6 +279,7 @@ def test_a_report_that_is_lost_on_a_full_disk_fails_and_one_that_nobody_reads_on
     assert world.dagster.get_dynamic_partitions("accounts_ids")
 
 
+@pytest.mark.long
 def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_same_of_them(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS, FileType.CUSTOM_EMOJIS)
     (before,) = status("accounts")
@@ -326,6 +335,7 @@ def page_of(world: Installation, key: str) -> tuple[Mapping[str, dg.MetadataValu
     return record.asset_materialization.metadata, evaluation
 
 
+@pytest.mark.long
 def test_a_sync_of_a_whole_table_registers_its_ranges_as_the_command_would(world: Installation) -> None:
     """Where none were: then status, the UI and the night know of them too."""
     outcome = CliRunner().invoke(main, ["sync", "accounts"])
@@ -356,6 +366,7 @@ def add_account(world: Installation, row_id: int) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:
@@ -374,6 +385,7 @@ def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(
     assert world.compare().differences == ()
 
 
+@pytest.mark.long
 def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_row(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:
@@ -383,6 +395,7 @@ def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_r
     assert not world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
 
 
+@pytest.mark.long
 def test_ranges_that_were_registered_beside_a_sync_stay_as_they_are(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:
@@ -395,6 +408,7 @@ def test_ranges_that_were_registered_beside_a_sync_stay_as_they_are(world: Insta
     assert materialized(world, FileType.ACCOUNTS) <= set(registered)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("copy_private", [True, False])
 def test_status_counts_each_object_once_where_rows_lie_outside_of_ranges(
     world: Installation, monkeypatch: pytest.MonkeyPatch, *, copy_private: bool
@@ -434,6 +448,7 @@ def test_a_range_with_a_failed_object_is_not_materialized_and_the_others_are(wor
     assert severity(world, red) is not dg.AssetCheckSeverity.ERROR
 
 
+@pytest.mark.long
 def test_a_night_does_not_name_a_range_whose_failed_object_it_retries(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +481,7 @@ def test_a_trial_says_what_it_was_and_materializes_nothing(world: Installation) 
     assert materialized(world, FileType.ACCOUNTS) == set()
 
 
+@pytest.mark.long
 def test_without_a_file_type_sync_takes_all_and_points_at_the_report_of_what_is_missing(world: Installation) -> None:
     outcome = CliRunner().invoke(main, ["sync"])
     assert outcome.exit_code == 0, outcome.output
@@ -474,6 +490,7 @@ def test_without_a_file_type_sync_takes_all_and_points_at_the_report_of_what_is_
     assert f"{len(world.instance.missing_of(*FileType)):,} missing" in line
 
 
+@pytest.mark.long
 def test_a_second_sync_says_that_another_one_is_running(world: Installation) -> None:
     slow_down(world, 0.2)
     with Terminal(*SYNC, environment=world.environment) as terminal:

@@ -28,6 +28,8 @@ from mastosync_dagster_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.long
+
 START, SUCCESS, FAIL = "/start", "", "/fail"
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.installation import Installation
 
+pytestmark = pytest.mark.long
+
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 

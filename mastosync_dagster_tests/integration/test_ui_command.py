@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.installation import Installation
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 _COMMAND = str(Path(sys.executable).with_name("mastosync"))
 
 

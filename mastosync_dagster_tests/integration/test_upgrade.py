@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pytest
 
 from mastosync_dagster.prune import guards
 from mastosync_dagster.records.findings import Finding
@@ -13,8 +14,6 @@ from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.verifying import MEDIA, check, media_range, metadata, unequal, verify
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster_tests.support.installation import Installation
 
@@ -75,6 +74,7 @@ def keys(world: Installation) -> set[str]:
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
+@pytest.mark.long
 def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_takes_the_rest(
     synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.demo.instance.book import GeneratedObject
     from mastosync_dagster_tests.support.installation import Installation
 
+pytestmark = pytest.mark.long
+
 ROWS = 4_000
 KEYS = 2 * ROWS
 

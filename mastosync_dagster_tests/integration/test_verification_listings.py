@@ -74,6 +74,7 @@ def test_what_a_listing_lacks_is_neither_missing_nor_absent(
     assert f"{(ROWS - entries) * len(names):,} objects that a listing lacked were there" in str(numbers["summary"])
 
 
+@pytest.mark.long
 def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, source: Bucket) -> None:
     missing, absent, only_there = keys()[10], keys()[20], keys()[30]
     for bucket, key in (
@@ -94,6 +95,7 @@ def test_what_is_truly_missing_or_absent_is_said_to_be(world: Installation, sour
         assert len(lines) == ROWS
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("source")
 def test_what_a_listing_lacks_is_compared_all_the_same(world: Installation) -> None:
     damaged = {keys()[2], keys()[15], keys()[33]}

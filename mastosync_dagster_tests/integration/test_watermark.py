@@ -55,6 +55,7 @@ def set_database_clock(life: Life, ahead: timedelta) -> None:
     life.living.execute("UPDATE clock.ahead SET by = %(by)s", {"by": life.living.ahead + ahead})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ahead", [YEAR, 2 * HOUR, -YEAR, -2 * HOUR])
 @pytest.mark.parametrize("whose", ["the database's", "this machine's", "the destination's"])
 def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose: str, ahead: timedelta) -> None:
@@ -87,6 +88,7 @@ def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose:
     assert living.now - after < MINUTE
 
 
+@pytest.mark.long
 def test_a_clock_that_machine_and_database_share_is_held_against_the_destinations(life: Life) -> None:
     begin(life)
     set_database_clock(life, 2 * HOUR)
@@ -145,6 +147,7 @@ def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(
     assert [line for line in differences(life) if "never" not in line] == []
 
 
+@pytest.mark.long
 def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_night_takes_its_rows(life: Life) -> None:
     begin(life)
     before = life.mark()
@@ -181,6 +184,7 @@ def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_
         change.commit()
 
 
+@pytest.mark.long
 def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the_database(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +199,7 @@ def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the
     assert differences(life) == []
 
 
+@pytest.mark.long
 def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
     begin(life)
     before = life.mark()
@@ -212,6 +217,7 @@ def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
     assert life.has_moved(before)
 
 
+@pytest.mark.long
 def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_first_night(life: Life) -> None:
     living, account = life.living, life.an_old_account()
     keys = life.world.register(ACCOUNTS)[ACCOUNTS]
@@ -229,6 +235,7 @@ def test_a_range_that_was_read_while_a_transaction_was_open_is_made_good_by_the_
     assert not [line for line in differences(life) if "late.png" in line]
 
 
+@pytest.mark.long
 def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a standby has replayed is as old as the host's clock says, so none is set here.
     begin(life, after=timedelta())
@@ -255,6 +262,7 @@ def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypa
     assert differences(life) == []
 
 
+@pytest.mark.long
 def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_nothing_is_left(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +314,7 @@ def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_
         assert status.left.rows == 0
 
 
+@pytest.mark.long
 def test_of_a_restored_database_a_table_without_new_rows_is_taken_too(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +370,7 @@ def row_count(life: Life) -> int:
     return int(count)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("timestamp", ["10000-01-01", "4714-11-24 BC", "infinity", "-infinity"])
 @pytest.mark.parametrize("column", ["created_at", "avatar_updated_at"])
 def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, timestamp: str) -> None:

@@ -122,6 +122,7 @@ def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
     assert (found["materialized"], found["objects_left"]) == (1, 0)
 
 
+@pytest.mark.long
 def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     assert f"accounts: {written} of those present are only at the destination" in outcome.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file_type", ["site_uploads", "backups"])
 def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_watermark(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: str
@@ -158,6 +160,7 @@ def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_wa
         assert_not_done(one_range, one_range.run("sync_changes", config=config))
 
 
+@pytest.mark.long
 def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +198,7 @@ def remove_local_files(world: Installation, but_avatars: int = 0) -> None:
         connection.commit()
 
 
+@pytest.mark.long
 def test_an_instance_without_local_files_that_has_lost_its_cache_is_shown_the_way_on(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +227,7 @@ def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
     assert "MASTOSYNC_CACHE_LOST" not in failure_of(result)
 
 
+@pytest.mark.long
 def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +259,7 @@ def test_a_verification_with_an_empty_source_proves_nothing(
     assert list(store.newest(verification_of(EMOJIS))) == []
 
 
+@pytest.mark.long
 def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could_not_compare(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def beat(process: subprocess.Popen[bytes], seconds: float) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_run_s_process_ends_when_its_worker_is_gone_or_stands_still() -> None:
     with watched() as process:
         beat(process, 2.5)

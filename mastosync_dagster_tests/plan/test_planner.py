@@ -378,6 +378,7 @@ def test_damaged_objects_are_copied_again_without_a_question_each(world: TwoBuck
 # How they are asked
 
 
+@pytest.mark.long
 def test_a_repeated_plan_asks_for_pages_and_never_for_an_object(world: TwoBuckets) -> None:
     names = [f"{number // 1000:03d}/{number % 1000:03d}/a" for number in range(3000)]
     for bucket in world.buckets:

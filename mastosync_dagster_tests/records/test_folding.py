@@ -185,6 +185,7 @@ def test_killed_between_any_two_steps_nothing_is_lost(
     assert statements(store) == before
 
 
+@pytest.mark.long
 def test_after_a_thousand_nights_there_are_some_thirty_files_and_a_report_reads_each_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.long
 def test_of_a_hostile_server_nothing_is_stored_and_every_line_says_why(
     work: Refetch, web: Web, destination_bucket: Bucket
 ) -> None:

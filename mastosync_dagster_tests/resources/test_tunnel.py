@@ -89,6 +89,7 @@ def test_a_password_opens_the_tunnel(configure: Callable[..., MastodonDatabase],
     assert ssh.logins[-1] == USER
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "passphrase"),
     [("ssh-ed25519", None), ("ssh-ed25519", "key-pässphrase"), ("ecdsa-sha2-nistp256", None), ("ssh-rsa", None)],
@@ -238,6 +239,7 @@ def test_a_line_for_another_host_does_not_count(
     assert "is unknown" in failure(configure(ssh, known_hosts=known_hosts))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listed", [0, 1, 2])
 def test_of_several_host_keys_the_listed_one_is_asked_for(
     configure: Callable[..., MastodonDatabase], listed: int
@@ -450,6 +452,7 @@ def test_threads_share_one_tunnel(configure: Callable[..., MastodonDatabase], ss
     assert answers == [1] * 8
 
 
+@pytest.mark.long
 def test_an_ssh_server_that_stops_answering_ends_in_an_error_in_time(
     configure: Callable[..., MastodonDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ with dg.DagsterInstance.from_config(home) as instance:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "files", "fill", "says"),
     [("60m", "2000", (40 * 2**20, 0), "MB left: make room"), ("200m", "800", (0, 700), "inodes left: make room")],
@@ -132,6 +133,7 @@ with grouped_syncs(), dg.DagsterInstance.from_config(sys.argv[1]) as instance:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler, to count the syncs of a process with")
 def test_a_run_makes_few_syncs_in_a_new_home_and_in_an_old_one(tmp_path: Path) -> None:
     home, library = tmp_path / "home", tmp_path / "count.so"

@@ -109,6 +109,7 @@ def test_a_process_that_cannot_be_seen_lives_until_it_is_killed(instance: dg.Dag
         wait_until(lambda: state_now(instance, run) is RunState.DEAD)
 
 
+@pytest.mark.long
 def test_one_who_sees_no_other_process_knows_the_living_from_the_dead(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -200,6 +201,7 @@ def test_without_locks_nobody_is_taken_for_dead_and_the_run_says_so(
     assert any("no file locks" in str(entry.dagster_event) for entry in instance.all_logs(run.run_id))
 
 
+@pytest.mark.long
 def test_the_next_run_calls_failed_who_has_died_and_cancelled_who_was_to_end(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

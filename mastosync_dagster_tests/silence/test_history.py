@@ -81,6 +81,7 @@ def limit(seconds: float, before: float) -> float:
     return seconds * max(before, slowdown())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number",
     [

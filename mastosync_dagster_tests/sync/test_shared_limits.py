@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pytest
 
 from mastosync_dagster.copy import engine
 from mastosync_dagster.copy.engine import copy_plan
@@ -17,8 +18,6 @@ from mastosync_dagster_tests.support.transfers import FAST, Transfer, storage
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from mastosync_dagster_tests.support.corners import Bucket
 
@@ -41,6 +40,7 @@ def test_runs_that_copy_with_a_limit_share_it_and_others_do_not_count(instance: 
     assert first.runs() == 2
 
 
+@pytest.mark.long
 def test_two_runs_together_keep_to_the_limit_of_one(
     instance: dg.DagsterInstance,
     tmp_path: Path,
