@@ -32,19 +32,22 @@ class StopRequested(BaseException):
 def stop_requests() -> Iterator[None]:
     """Raise `StopRequested` at the first signal that asks to stop; ignore further ones.
 
-    Only for the main thread, where Python delivers signals.
+    A signal that is ignored when the block begins stays ignored: SIGHUP after ``nohup``. Only for the main thread,
+    where Python delivers signals.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
-        for each in _STOP_SIGNALS:
+        for each in before:
             signal.signal(each, signal.SIG_IGN)
         raise StopRequested(number)
 
-    before = [signal.signal(number, stop) for number in _STOP_SIGNALS]
+    before = {each: handler for each in _STOP_SIGNALS if (handler := signal.getsignal(each)) is not signal.SIG_IGN}
     try:
+        for number in before:
+            signal.signal(number, stop)
         yield
     finally:
-        for number, handler in zip(_STOP_SIGNALS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

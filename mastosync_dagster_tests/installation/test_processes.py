@@ -88,6 +88,18 @@ def test_the_first_signal_stops_and_no_further_one_disturbs_the_stopping(number:
     assert signal.getsignal(number) is before
 
 
+def test_the_end_of_a_terminal_that_nohup_has_let_ignore_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests():
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(StopRequested):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_waits_until_a_process_is_known() -> None:
     steps = []
 
