@@ -8,7 +8,10 @@ say so seldom.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +27,8 @@ _VARIABLES = {
     "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "15",
 }
 _COMMANDS = {"code": ["api", "grpc"], "migrate": ["instance", "migrate"]}
+_END_SECONDS = 15.0
+"""How long the daemon may take to end: where its history is silent, Dagster's threads wait for minutes."""
 _POLL_SECONDS = 5.0
 _RELOAD_SECONDS = 24 * 3600
 """Dagster's daemon reads all definitions again every minute. That the code server is another one, it notices anyway."""
@@ -49,6 +54,7 @@ def main() -> None:
         sys.argv[1:1] = _COMMANDS[program]
     elif program == "daemon":
         _ask_seldom()
+        _end_in_time()
         from dagster._daemon.cli import main as run  # noqa: PLC0415  (as above; it reads the variables)
     else:
         _ask_seldom()
@@ -69,6 +75,23 @@ def _wait_for_disk(home: Path) -> None:
             time.sleep(_POLL_SECONDS)
         else:
             return
+
+
+def _end_in_time() -> None:
+    """End this process some seconds after a signal asked it to end. What it has done is in the history."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # Python writes each signal's number there at once: its handlers wait until a call into libpq returns.
+    signal.set_wakeup_fd(writer.fileno())
+
+    def watch() -> None:
+        with writer:
+            while (number := reader.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+                pass
+            time.sleep(_END_SECONDS)
+            os._exit(128 + number)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
 
 
 def _ask_seldom() -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres
+from mastosync_dagster.installation.services import PROGRAM
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster_tests.silence.site import PROJECT, SLOWLY, SYNC, Ended, Site
@@ -23,12 +24,14 @@ from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mastosync_dagster.records.manifest import ManifestLine
+from mastosync_dagster.records.manifest import ManifestLine
 
 COMMAND = (*SYNC, "--concurrency", "1")
 SECONDS = 8.0
 """Seconds for what is in flight (1 s), for the manifest, for the history (3 s), and for the process to end."""
 AT_ONCE = 15.0
+DAEMON_IS_BUSY = 10.0
+"""Seconds after which its threads have begun, and later wait for a silent history."""
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -133,6 +136,19 @@ def test_a_command_says_at_once_that_the_history_is_silent(site: Site, history: 
         " answer for 10 s. Is the server of storage in dagster.yaml up?"
     )
     assert ended.seconds < usual + AT_ONCE * slowdown(), (usual, ended)
+
+
+@pytest.mark.silence
+def test_a_daemon_whose_history_is_silent_ends_within_twenty_seconds(site: Site, history: History) -> None:
+    home, _ = history.home("daemon")
+    workspace = str(PROJECT / "workspace.yaml")
+    daemon = site.start("python", "-m", PROGRAM, "daemon", "run", "-w", workspace, home=home)
+    daemon.wait_for("Instance is configured with the following daemons")
+    time.sleep(DAEMON_IS_BUSY)
+    with site.network.silent("history"):
+        time.sleep(DAEMON_IS_BUSY)
+        ended = daemon.signal(signal.SIGTERM, 300)
+    assert ended.seconds < 20 * slowdown(), ended
 
 
 def _only_sentence(ended: Ended) -> str:
