@@ -7,13 +7,16 @@ command line are not watched at all.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator, RunQueueConfig
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
@@ -28,6 +31,7 @@ from mastosync_dagster.runs.run_lock import RunState, state
 if TYPE_CHECKING:
     import dagster as dg
     from dagster._core.launcher import LaunchRunContext
+    from dagster._grpc.client import DagsterGrpcClient
     from dagster._serdes import ConfigurableClassData
 
 _SHUTTING_DOWN = "after telling it to shut down"
@@ -54,8 +58,7 @@ class WatchfulRunLauncher(DefaultRunLauncher):
 
         A code server that is being stopped counts as away: the queue then keeps the run, and uses up no retry of it.
         """
-        run = context.dagster_run
-        if GRPC_INFO_TAG in run.tags and self._asked_code_server(run.run_id):
+        if GRPC_INFO_TAG in context.dagster_run.tags and _is_executed(context):
             return
         try:
             super().launch_run(context)
@@ -73,8 +76,8 @@ class WatchfulRunLauncher(DefaultRunLauncher):
         """Return whether a run is being executed. A run whose state cannot be found out counts as running."""
         known = state(self._instance, run)
         dead = known is RunState.DEAD
-        # A dead run of a code server that Dagster itself starts is started again by another one.
-        asks = not dead or _is_of_separate_server(run)
+        # A dead run of a code server that does not come back is started again by another one.
+        asks = not dead or _comes_back(run)
         if known is RunState.ALIVE or (asks and self._may_live(run.run_id, dead=dead)):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         announce_retry(self._instance, run.run_id)
@@ -104,21 +107,39 @@ class WatchfulRunLauncher(DefaultRunLauncher):
     def _asked_code_server(self, run_id: str) -> bool | None:
         """Return whether the code server that was to start a run executes it; None: no such server is known."""
         client = self._get_grpc_client_for_termination(run_id)  # type: ignore[no-untyped-call]  # Dagster's own
-        if client is None:
-            return None
-        answer = deserialize_value(
-            client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10),
-            CanCancelExecutionResult,
-        )
-        return answer.can_cancel
+        return None if client is None else _executes(client, run_id)
 
 
-def _is_of_separate_server(run: dg.DagsterRun) -> bool:
-    """Tell whether a run came from a code server that is a service of its own, as systemd and Docker have it."""
-    origin = run.remote_job_origin
-    return origin is not None and isinstance(
-        origin.repository_origin.code_location_origin, GrpcServerCodeLocationOrigin
-    )
+def _is_executed(context: LaunchRunContext) -> bool:
+    """Return whether the code server that a run would be started by executes it.
+
+    A tag of the run has an address, too. Started again after a failure, a run has it from the run before, and after a
+    restart the code server may be at another one.
+    """
+    run = context.dagster_run
+    if context.workspace is None or run.remote_job_origin is None:
+        return False
+    name = run.remote_job_origin.repository_origin.code_location_origin.location_name
+    location = context.workspace.get_code_location(name)
+    return isinstance(location, GrpcServerCodeLocation) and _executes(location.client, run.run_id)
+
+
+def _executes(client: DagsterGrpcClient, run_id: str) -> bool:
+    answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=10)
+    return deserialize_value(answer, CanCancelExecutionResult).can_cancel
+
+
+def _comes_back(run: dg.DagsterRun) -> bool:
+    """Tell whether the code server of a run is a service of its own, as systemd and Docker have it.
+
+    One that Dagster's daemon starts does not come back, nor does that of ``dagster dev`` or ``mastosync ui``, whose
+    socket is a new one each time, in the folder for temporary files.
+    """
+    job = run.remote_job_origin
+    origin = job and job.repository_origin.code_location_origin
+    if not isinstance(origin, GrpcServerCodeLocationOrigin):
+        return False
+    return origin.socket is None or not Path(origin.socket).is_relative_to(tempfile.gettempdir())
 
 
 class MemoryAwareRunCoordinator(QueuedRunCoordinator):

@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import LaunchRunContext
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
 
@@ -67,6 +68,11 @@ def test_a_run_is_started_once_and_none_is_failed_by_a_code_server_that_waits_fo
             # As the queue does where the answer was lost.
             launch(instance, workspace, first)
             wait_until(lambda: status(instance, first) is dg.DagsterRunStatus.STARTED, 60)
+            # As a run that is started again, and has the tags of one that a machine has taken along.
+            again = create_run(instance, workspace).run_id
+            instance.add_run_tags(again, {GRPC_INFO_TAG: '{"host": "localhost", "socket": "/nowhere/code.sock"}'})
+            launch(instance, workspace, again)
+            wait_until(lambda: status(instance, again) is dg.DagsterRunStatus.STARTED, 60)
             server.send_signal(signal.SIGTERM)
 
             def is_refused() -> bool:
@@ -82,7 +88,7 @@ def test_a_run_is_started_once_and_none_is_failed_by_a_code_server_that_waits_fo
             wait_until(is_refused, 60)
             assert status(instance, later[-1]) is dg.DagsterRunStatus.STARTING
             file.touch()
-            wait_until(lambda: status(instance, first).value in {"SUCCESS", "FAILURE"}, 60)
+            wait_until(lambda: {status(instance, each).value for each in (first, again)} <= {"SUCCESS", "FAILURE"}, 60)
     assert status(instance, first) is dg.DagsterRunStatus.SUCCESS
     messages = [record.dagster_event.message or "" for record in instance.all_logs(first) if record.dagster_event]
     assert len([message for message in messages if message.startswith("Started process for run")]) == 1

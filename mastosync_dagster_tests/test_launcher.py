@@ -105,10 +105,8 @@ def test_a_code_server_that_is_away_for_some_minutes_is_no_dead_run(
     assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.FAILED
 
 
-def test_a_dead_run_is_called_failed_when_the_code_server_can_start_it_again(
-    instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    socket = f"{tmp_path}/gone.sock"
+def dead_run_of(socket: str, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Have one that a code server at a socket has started."""
     server = GrpcServerCodeLocationOrigin(host="localhost", socket=socket, location_name="here")
     run = instance.create_run_for_job(
         some_job, remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(server, "some"), some_job.name)
@@ -118,7 +116,18 @@ def test_a_dead_run_is_called_failed_when_the_code_server_can_start_it_again(
         process.kill()
         process.wait()
     instance.add_run_tags(run.run_id, {GRPC_INFO_TAG: f'{{"host": "localhost", "socket": "{socket}"}}'})
-    watch = launcher(instance)
+    return run
+
+
+def test_a_dead_run_is_called_failed_when_the_code_server_can_start_it_again(instance: dg.DagsterInstance) -> None:
+    run, watch = dead_run_of("/nowhere/code.sock", instance), launcher(instance)
     assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.RUNNING
     watch._unreachable_since[run.run_id] -= 301
     assert watch.check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.FAILED
+
+
+def test_a_dead_run_waits_for_no_code_server_whose_socket_is_never_there_again(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    run = dead_run_of(f"{tmp_path}/gone.sock", instance)
+    assert launcher(instance).check_run_worker_health(reloaded(instance, run)).status is WorkerStatus.FAILED
