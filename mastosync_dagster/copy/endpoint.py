@@ -111,13 +111,19 @@ class Endpoint:
         Raises:
             EndpointError: It failed for good, or too often.
         """
+        result = await self.ask(key, action, *arguments)
+        self.succeeded()
+        return result
+
+    async def ask(self, key: str, action: Callable[..., Coroutine[Any, Any, _T]], /, *arguments: Any) -> _T:
+        """Send a HEAD as `send` does. Its answer says nothing about the right to read or write bodies."""
         retries: RetryState | None = None
         while True:
             epoch = self.window.epoch
             if self._requests is not None:
                 await self.permit()
             try:
-                result = await action(*arguments)
+                return await action(*arguments)
             except Aside:
                 raise
             except Exception as problem:
@@ -125,9 +131,6 @@ class Endpoint:
                 retries = retries or RetryState(self)
                 if not await retries.pause(error, epoch):
                     raise EndpointError(self, error) from problem
-                continue
-            self.succeeded()
-            return result
 
     def share_limits(self, runs: int) -> None:
         """Keep to one part of the rate limits, where so many runs share them."""

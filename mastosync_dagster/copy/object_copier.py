@@ -10,6 +10,7 @@ from mastosync_dagster.copy.endpoint import EndpointError
 from mastosync_dagster.copy.integrity import head_object
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
+from mastosync_dagster.mastodon.keys import may_change
 from mastosync_dagster.records.manifest import ManifestLine, line_of
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT, WRITTEN_THERE, Outcome
 from mastosync_dagster.s3.errors import is_not_found
@@ -77,7 +78,7 @@ class ObjectCopier:
         for key in (line.source_key, *line.candidates):
             async with self.source as source:
                 with contextlib.suppress(EndpointError):
-                    found = await source.send(key, head_object, source, key)
+                    found = await source.ask(key, head_object, source, key)
                     if found is not None:
                         return found.size
         return 0
@@ -90,7 +91,7 @@ class ObjectCopier:
             # Without the body its age is not known either. If the HEAD fails, the copy will show why.
             async with self.source as source:
                 with contextlib.suppress(EndpointError):
-                    found = await source.send(source_key, head_object, source, source_key)
+                    found = await source.ask(source_key, head_object, source, source_key)
                     if found is not None and found.modified is not None and found.modified <= line.written_after:
                         raise OlderError(found.size, found.etag)
         with contextlib.suppress(RefusedError):
@@ -145,14 +146,14 @@ class ObjectCopier:
             what they had.
         """
         if line.there_size is None:
-            return None
+            return await self._written_since(line) if may_change(line.key) else None
         for endpoint, key, size, etag in (
             (self.source, line.source_key, line.size, line.etag),
             (self.destination, line.key, line.there_size, line.there_etag),
         ):
             try:
                 async with endpoint:
-                    found = await endpoint.send(key, head_object, endpoint, key)
+                    found = await endpoint.ask(key, head_object, endpoint, key)
             except EndpointError as problem:
                 if problem.error.reason is Reason.ACCESS_DENIED:  # listed, and not to be asked for: the listing counts
                     continue
@@ -165,11 +166,33 @@ class ObjectCopier:
             return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
         return None
 
+    async def _written_since(self, line: PlannedCopy) -> ManifestLine | None:
+        """Ask the destination for an object that it lacked, and whose content may be another one by now.
+
+        Another run may have copied it since, and Mastodon have written the next one there.
+
+        Returns:
+            The line of what the destination has; None: it has nothing.
+        """
+        try:
+            async with self.destination as destination:
+                found = await destination.ask(line.key, head_object, destination, line.key)
+        except EndpointError as problem:
+            if problem.error.reason is Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
+                return None
+            return self._given_up(line, line.source_key, line.key, problem)
+        if found is None:
+            return None
+        if found.size == line.size and found.etag == bare(line.etag):
+            return self._present(line, found, None)
+        # What the next plan knows of both decides.
+        return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+
     async def _source_has(self, line: PlannedCopy) -> bool:
         """Ask whether the source has an object under any of its keys; an `EndpointError` where it does not say."""
         for key in (line.source_key, *line.candidates):
             try:
-                if await self.source.send(key, head_object, self.source, key) is not None:
+                if await self.source.ask(key, head_object, self.source, key) is not None:
                     return True
             except EndpointError as problem:
                 if problem.error.reason is not Reason.ACCESS_DENIED:  # so S3 says "absent" without the right to list
@@ -213,7 +236,7 @@ class ObjectCopier:
         """
         try:
             async with self.destination as destination:
-                there = await destination.send(key, head_object, destination, key)
+                there = await destination.ask(key, head_object, destination, key)
         except EndpointError as problem:
             if problem.error.reason is Reason.ACCESS_DENIED:
                 return None  # so S3 answers for absent objects too, without the right to list
@@ -229,7 +252,7 @@ class ObjectCopier:
             # The plan has not asked the destination. Once Mastodon writes to it, it has what the source never had.
             for key in (line.key, *line.candidates) if line.keep_found_key else (line.key,):
                 try:
-                    there = await self.destination.send(key, head_object, self.destination, key)
+                    there = await self.destination.ask(key, head_object, self.destination, key)
                 except EndpointError as problem:
                     if problem.error.reason is Reason.ACCESS_DENIED:
                         continue  # so S3 answers for absent objects too, without the right to list

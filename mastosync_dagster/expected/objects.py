@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.mastodon import changed_objects, is_remote, key_spans, stored_objects
-from mastosync_dagster.mastodon.keys import CACHE, id_class
+from mastosync_dagster.mastodon.keys import CACHE, id_class, may_change
 from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.ranges.partitions import RangeIndex
 from mastosync_dagster.s3.listing import KeyRange
@@ -152,8 +152,9 @@ def items_of(
     doubtful = state.is_doubtful(row)
     written_after = None if changes is None else changes.written_after
     for stored, written_lately in _objects(table, row, changes):
-        # A private object is looked up however new it is: Mastodon may have written it to the destination, public.
-        new = written_lately and not private
+        # A private object is looked up however new it is: Mastodon may have written it to the destination, public. So
+        # is one whose key may get another content: the destination may have the newer one.
+        new = written_lately and not private and not may_change(stored.key)
         if stored.size:
             sizes.add(row_id, stored.size)
         # Positional, since keywords take twice as long and this runs for each object. Both sets of keys are empty

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
+from mastosync_dagster.mastodon.keys import may_change
 from mastosync_dagster.mastodon.objects import StoredObject, stored_objects
 from mastosync_dagster.mastodon.tables import ORIGINAL, table_named
 
@@ -35,7 +36,7 @@ class FileDates(NamedTuple):
     Attributes:
         written: The content under its key was not written before this time.
         changed: The row has had no other file since this time.
-        rewritten: Mastodon writes another file under the same key when it has converted the first.
+        rewritten: Mastodon may write another file under the same key: see `may_change`.
     """
 
     written: datetime | None
@@ -100,7 +101,7 @@ def file_dates(table: str, row: Mapping[str, object], stored: StoredObject) -> F
     attachment = next(each for each in table_named(table).attachments if each.name == stored.attachment)
     if not _is_processed_later(attachment, row):
         written = with_zone(row.get(attachment.updated_at_column))
-        return FileDates(written, written, rewritten=False)
+        return FileDates(written, written, rewritten=may_change(stored.key))
     if stored.style != ORIGINAL:
         created = with_zone(row.get(CREATED_AT))
         return FileDates(created, created, rewritten=False)

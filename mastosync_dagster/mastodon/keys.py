@@ -23,6 +23,9 @@ SNOWFLAKES = (10**17, 10**18)
 
 _three_digits = re.compile(r"[0-9]{3}").findall
 
+_ONE_CONTENT = re.compile(r"(?:^|[/-])[0-9a-f]{16,}\.(?:png|jpe?g|gif|webp|avif|hei[cf]|zip|tar\.gz)$")
+"""A random name of a file that Mastodon does not convert under it: no video, no sound."""
+
 # Within each of these classes of ids all partitions have the same number of groups, and their order is the ids' order
 # (for negative ids, the reverse), in today's format and in the one of 3.4 and before.
 _CLASS_STARTS = (*(1 - 10**digits for digits in range(19, 7, -1)), 0, *(10**digits for digits in range(9, 19)))
@@ -63,6 +66,16 @@ def folder_of(key: str) -> str:
     A bucket policy that lets everybody read some of Mastodon's keys can name no smaller part of them that has a name.
     """
     return "/".join(key.split("/")[:-1][: 3 if key.startswith(CACHE) else 2])
+
+
+def may_change(key: str) -> bool:
+    """Return whether Mastodon may write another content under a key that has one.
+
+    It gives files random names (``app/models/concerns/attachmentable.rb``), so one name has one content. Not so the
+    videos and sounds that it converts in place, and names that others have given: ``tootctl emojis import --overwrite``
+    (``lib/mastodon/cli/emoji.rb``) keeps them.
+    """
+    return _ONE_CONTENT.search(key) is None
 
 
 def is_blank(text: str) -> bool:

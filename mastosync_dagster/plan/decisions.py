@@ -104,8 +104,8 @@ class Row:
         size: Bytes it must have; None: unknown.
         written: The file was not written before this time, as far as the row tells; None: unknown.
         changed: The row has not named another file after this time; None: unknown.
-        rewritten: Mastodon writes another file under the same key once it has converted the first. The content of all
-            other keys never changes.
+        rewritten: Mastodon may write another file under the same key: one that it has converted, or, where the name is
+            not a random one, another upload. The content of all other keys never changes.
         unfinished: That conversion has not ended.
         not_found: There is no such row any more, or it has a file of another key.
     """
@@ -219,7 +219,7 @@ def _changed_since(row: Row, record: Record) -> bool:
     if not row.rewritten and not row.unfinished:
         # File names are random, so one name has one content: only a row that is clearly newer counts as changed.
         return row.changed is not None and row.changed > record.read_until + CLOCKS
-    # The row tells of a conversion later than it happens.
+    # The row tells of a conversion later than it happens, and of an upload when it has happened.
     return row.unfinished or row.changed is None or row.changed > record.read_at - WRITING
 
 

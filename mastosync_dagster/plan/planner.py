@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.mastodon.keys import folder_of
+from mastosync_dagster.mastodon.keys import folder_of, may_change
 from mastosync_dagster.plan.decisions import Action, Decision, Known
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
@@ -288,9 +288,9 @@ class _Planner:
             exposed = item.private and not self._has_acls and self.access is None
             self._present(item, target, found=found, there=there, detail=NO_ACLS if exposed else None)
         elif (listed[0] and found.key != item.key) or (
-            listed[1] and there is None and item.size not in {None, found.size}
+            listed[1] and there is None and (item.size not in {None, found.size} or may_change(target))
         ):
-            # The source may have a better key, or the destination an object that is as long as it must be.
+            # The source may have a better key, or the destination an object that is as long as it must be, or newer.
             return False
         elif there is not None and differs:
             # Also where a verification wants it copied again: the destination's may be the right one.

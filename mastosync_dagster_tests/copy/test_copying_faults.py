@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.proxy import (
     WrongEtag,
     s3_proxy,
 )
-from mastosync_dagster_tests.support.transfers import FAST, Transfer, line, open_uploads
+from mastosync_dagster_tests.support.transfers import FAST, NEVER_CHANGES, Transfer, line, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,11 +116,11 @@ def test_a_transient_fault_of_the_source_is_repeated(transfer: Faulty, fault: Fa
     ],
 )
 def test_a_transient_fault_of_the_destination_is_repeated(transfer: Faulty, fault: Fault, reason: Reason) -> None:
-    planned = transfer.put("a.png", SMALL)
+    planned = transfer.put(NEVER_CHANGES, SMALL)
     transfer.at_destination.set_rules(Rule(fault, kinds=PUT, times=1))
     counts, lines = transfer.run(planned)
     assert [(one.outcome, one.reason, one.detail) for one in lines] == [(Outcome.COPIED, None, None)]
-    assert transfer.fetched("a.png") == SMALL
+    assert transfer.fetched(NEVER_CHANGES) == SMALL
     assert (counts.source.retries, counts.destination.retries) == ({}, {reason.value: 1})
     assert transfer.at_source.count(Kind.GET) == 1
 
@@ -139,13 +139,13 @@ def test_where_the_reply_to_a_put_proves_nothing_the_object_is_looked_at(transfe
 
 
 def test_an_object_that_is_kept_with_another_length_is_written_again(transfer: Faulty) -> None:
-    planned = transfer.put("a.png", SMALL)
+    planned = transfer.put(NEVER_CHANGES, SMALL)
     # Without an ETag in the reply, the object is looked at: and is empty.
     looked_at = Rule(Answer(200), kinds=frozenset({Kind.HEAD}), times=1)
     transfer.at_destination.set_rules(Rule(WrongEtag(None), kinds=PUT, times=1), looked_at)
     counts, lines = transfer.run(planned)
     assert [one.outcome for one in lines] == [Outcome.COPIED]
-    assert transfer.fetched("a.png") == SMALL
+    assert transfer.fetched(NEVER_CHANGES) == SMALL
     assert transfer.at_destination.count(Kind.PUT) == 2
     assert counts.destination.retries == {Reason.SIZE_MISMATCH.value: 1}
 

@@ -20,7 +20,7 @@ from mastosync_dagster.records.plan import COPIED
 from mastosync_dagster.s3 import storage as storage_module
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Proxy, Rule, Stall, s3_proxy
-from mastosync_dagster_tests.support.transfers import FAST, Transfer, open_uploads
+from mastosync_dagster_tests.support.transfers import FAST, NEVER_CHANGES, Transfer, open_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ def test_a_stop_ends_the_copy_with_the_requests_in_flight(transfer: Stoppable) -
 
 
 def test_a_stop_ends_waits_between_attempts(transfer: Stoppable) -> None:
-    planned = [transfer.put(f"a/{number}", b"body") for number in range(20)]
+    planned = [transfer.put(f"a/{number}/{NEVER_CHANGES}", b"body") for number in range(20)]
     transfer.settings = replace(transfer.settings, backoff_seconds=60)
     transfer.proxy.set_rules(Rule(Answer(503, "SlowDown")))
     times = transfer.stop_when(Kind.PUT)

@@ -56,3 +56,21 @@ def test_other_bytes_than_were_planned_are_not_written_over_anything(transfer: T
     _, (recorded,) = transfer.run(line(KEY, PLANNED, **planned()))
     assert (recorded.outcome, recorded.reason) == (Outcome.FAILED, Reason.CHANGED_DURING_COPY)
     assert transfer.fetched(KEY) == DAMAGED
+
+
+@pytest.mark.parametrize("key", ["media_attachments/files/1/original/0123456789abcdef.mp4", KEY])
+@pytest.mark.parametrize("size", [1_000, 30_000_000])
+def test_what_was_absent_is_asked_for_where_its_content_may_be_another_by_now(
+    transfer: Transfer, key: str, size: int
+) -> None:
+    raw = bytes(size)
+    lines = [transfer.put(name, raw) for name in (key, f"copied/{key}", f"absent/{key}")]
+    transfer.destination.client.put_object(Bucket=transfer.destination.name, Key=key, Body=b"converted there")
+    transfer.destination.client.put_object(Bucket=transfer.destination.name, Key=f"copied/{key}", Body=raw)
+    _, recorded = transfer.run(*lines)
+    assert {each.key: (each.outcome, each.detail) for each in recorded} == {
+        key: (Outcome.FAILED, WRITTEN_MEANWHILE),
+        f"copied/{key}": (Outcome.PRESENT, None),
+        f"absent/{key}": (Outcome.COPIED, None),
+    }
+    assert transfer.fetched(key) == b"converted there"

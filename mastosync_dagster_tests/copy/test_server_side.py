@@ -13,7 +13,7 @@ import pytest
 
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster_tests.support.proxy import Answer, Fault, Kind, Proxy, Reset, Rule, When, s3_proxy
-from mastosync_dagster_tests.support.transfers import FAST, Transfer, line, storage
+from mastosync_dagster_tests.support.transfers import FAST, NEVER_CHANGES, Transfer, line, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,13 +50,13 @@ def transfer(tmp_path: Path, source_bucket: Bucket) -> Iterator[OneServer]:
 
 @pytest.mark.parametrize("size", [0, 5, 17 * MIB])
 def test_bodies_do_not_pass_through_here(transfer: OneServer, size: int) -> None:
-    body = os.urandom(size)
-    planned = transfer.put("media/ü 1+2.png", body, Metadata={"color": "red"}, **HEADERS)
+    body, key = os.urandom(size), f"media/ü 1+2/{NEVER_CHANGES}"
+    planned = transfer.put(key, body, Metadata={"color": "red"}, **HEADERS)
     counts, lines = transfer.run(planned)
     assert (lines[0].outcome, lines[0].size, lines[0].etag) == (Outcome.COPIED, size, planned.etag)
     assert (counts.copied, counts.copied_on_server, counts.stats()["copied_on_server"]) == (1, 1, 1)
     assert (transfer.proxy.count(Kind.COPY), transfer.proxy.count(Kind.HEAD), transfer.bodies()) == (1, 1, 0)
-    reply = transfer.destination.client.get_object(Bucket=transfer.destination.name, Key="media/ü 1+2.png")
+    reply = transfer.destination.client.get_object(Bucket=transfer.destination.name, Key=key)
     assert reply["Body"].read() == body
     assert {name: reply.get(name) for name in HEADERS} == HEADERS
     assert reply["Metadata"]["Color"] == "red"
@@ -84,14 +84,14 @@ def test_an_object_that_is_gone_is_missing_and_candidates_are_tried(transfer: On
 
 def test_what_is_older_than_anything_new_is_not_copied_over_what_is_at_the_destination(transfer: OneServer) -> None:
     later = datetime.now(timezone.utc) + timedelta(hours=1)
-    transfer.put("media/a.mp4", b"raw")
-    transfer.put("media/b.mp4", b"raw")
+    transfer.put(f"a/{NEVER_CHANGES}", b"raw")
+    transfer.put(f"b/{NEVER_CHANGES}", b"raw")
     transfer.destination.client.put_object(
-        Bucket=transfer.destination.name, Key="media/a.mp4", Body=b"converted at the destination"
+        Bucket=transfer.destination.name, Key=f"a/{NEVER_CHANGES}", Body=b"converted at the destination"
     )
-    _, lines = transfer.run(*(line(f"media/{name}.mp4", written_after=later) for name in "ab"))
+    _, lines = transfer.run(*(line(f"{name}/{NEVER_CHANGES}", written_after=later) for name in "ab"))
     assert [each.outcome for each in lines] == [Outcome.PRESENT, Outcome.COPIED]
-    assert transfer.fetched("media/a.mp4") == b"converted at the destination"
+    assert transfer.fetched(f"a/{NEVER_CHANGES}") == b"converted at the destination"
 
 
 def test_an_object_that_the_server_does_not_find_as_a_source_is_streamed(transfer: OneServer) -> None:
@@ -115,7 +115,7 @@ def test_an_object_replaced_since_the_plan_is_copied_as_it_is_now(transfer: OneS
     "fault", [Answer(503, "SlowDown"), Answer(200, "InternalError"), Reset(When.BEFORE), Reset(When.AFTER)]
 )
 def test_transient_faults_are_repeated(transfer: OneServer, fault: Fault) -> None:
-    planned = transfer.put("a", b"body")
+    planned = transfer.put(NEVER_CHANGES, b"body")
     transfer.proxy.set_rules(Rule(fault, kinds=COPY, times=1))
     counts, lines = transfer.run(planned)
     assert (lines[0].outcome, lines[0].detail) == (Outcome.COPIED, None)

@@ -69,7 +69,7 @@ def test_an_alert_fires_within_two_minutes_after_the_daemon_is_killed(
 @needs_prometheus
 def test_a_real_prometheus_reads_every_metric_and_fires_alerts(world: Installation, tmp_path: Path) -> None:
     assert PROMTOOL is not None
-    rules = shortened_rules(tmp_path, night_seconds=3600)
+    rules = shortened_rules(tmp_path, night_seconds=7200)
     subprocess.run([PROMTOOL, "check", "rules", str(rules)], check=True, capture_output=True)
     port = free_port()
     command = [executable("mastosync"), "metrics", f"--port={port}", "--every=3"]

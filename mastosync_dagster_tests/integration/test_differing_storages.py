@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,9 +18,12 @@ from mastosync_dagster.refetch import remedies
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.sync import ops
+from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.support.life import MINUTE, Life
 from mastosync_dagster_tests.support.living import md5
+from mastosync_dagster_tests.support.proxy import Kind, Rule, ShortList
 from mastosync_dagster_tests.support.reporting import report
 
 if TYPE_CHECKING:
@@ -135,6 +138,64 @@ def test_a_conversion_at_the_new_storage_that_the_row_does_not_show_yet_stays(li
     assert result.success
     assert lines(life, result.run_id)[key].outcome is Outcome.PRESENT
     assert md5(body_of(life.world.destination, key)) == living.expected[key]
+
+
+@pytest.mark.timeout(240)
+def test_a_plan_from_before_a_conversion_at_the_new_storage_writes_nothing_over_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, old, new = life.living, life.world.source, life.world.destination
+    raw = [living.upload_raw(extension, kind) for extension, kind in KINDS.items()]
+    *_, newest = life.world.register(MEDIA)[MEDIA]
+    keys = list[str]()
+
+    def later(*arguments: Any) -> object:
+        """Before this run copies what it has planned, another one copies it; the switch; Mastodon converts it."""
+        for row_id in raw:
+            key = living.original(row_id)
+            new.client.put_object(Bucket=new.name, Key=key, Body=body_of(old, key))
+        living.source = new
+        living.pass_time(30 * MINUTE)
+        keys.extend(living.convert_in_place(row_id, size_known=True) for row_id in raw)
+        return copy_planned(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "copy_planned", later)
+        assert not life.run("sync_media_attachments", newest).success
+    assert [md5(body_of(new, key)) for key in keys] == [living.expected[key] for key in keys]
+    # The next plan knows of both: they stay.
+    assert life.run("sync_media_attachments", newest).success
+    assert [md5(body_of(new, key)) for key in keys] == [living.expected[key] for key in keys]
+
+
+@pytest.mark.parametrize("size_known", [True, False])
+def test_an_emoji_that_was_given_another_picture_after_the_switch_keeps_it(life: Life, *, size_known: bool) -> None:
+    """``tootctl emojis import --overwrite`` keeps the file's name."""
+    life.copy_everything()
+    assert life.night().success
+    living = life.day()
+    row_id = living.import_emoji(size_known=size_known)
+    living.source = life.world.destination
+    living.pass_time(60 * MINUTE)
+    living.import_emoji(row_id, size_known=size_known)
+    # Where the storages' clocks show no difference nothing tells which is newer, and the night names them.
+    life.night()
+    assert life.differences() == []
+
+
+@pytest.mark.parametrize("size_known", [True, False])
+def test_a_listing_that_was_cut_short_writes_nothing_over_a_conversion(life: Life, *, size_known: bool) -> None:
+    assert sync(life).success
+    living = life.living
+    raw = [living.upload_raw(extension, kind, size_known=size_known) for extension, kind in KINDS.items()]
+    assert sync(life).success
+    living.source = life.world.destination
+    living.pass_time(30 * MINUTE)
+    keys = [living.convert_in_place(row_id, size_known=size_known) for row_id in raw]
+    life.world.destination_proxy.set_rules(Rule(ShortList(1), kinds=frozenset({Kind.LIST})))
+    sync(life)
+    new = life.world.destination
+    assert [md5(body_of(new, key)) for key in keys] == [living.expected[key] for key in keys]
 
 
 def test_rot_at_the_source_does_not_reach_the_copy_and_is_named(copied: tuple[Life, str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mastosync_dagster.mastodon import TABLES, KeySpan, id_partition, key_spans, prefixed, split_name, stored_objects
-from mastosync_dagster.mastodon.keys import earlier_id_partition, folder_of, id_class, is_blank
+from mastosync_dagster.mastodon.keys import earlier_id_partition, folder_of, id_class, is_blank, may_change
 from mastosync_dagster.mastodon.tables import BLANK
 
 # A busy machine is no failure.
@@ -280,3 +280,23 @@ def test_spans_of_an_unknown_table_or_a_reversed_range_are_refused(table: str, l
 )
 def test_the_folder_of_a_key_is_the_smallest_that_a_policy_would_name(key: str, folder: str) -> None:
     assert folder_of(key) == folder
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("media_attachments/files/112/000/original/0123456789abcdef.png", False),
+        ("cache/accounts/avatars/112/000/static/0123456789abcdef.webp", False),
+        ("backups/dumps/000/001/original/archive-20240102030405-0123456789abcdef0123456789abcdef.zip", False),
+        # Converted under its name, or maybe so.
+        ("media_attachments/files/112/000/original/0123456789abcdef.mp4", True),
+        ("media_attachments/files/112/000/original/0123456789abcdef.mp3", True),
+        ("media_attachments/files/112/000/original/0123456789abcdef", True),
+        # tootctl emojis import --overwrite, and files of early versions.
+        ("custom_emojis/images/000/001/original/blobcat.png", True),
+        ("media_attachments/files/000/001/original/cafe.png", True),
+        ("media_attachments/files/000/001/original/my-0123456789abcde.png", True),
+    ],
+)
+def test_whether_a_key_may_get_another_content(key: str, *, changes: bool) -> None:
+    assert may_change(key) is changes

@@ -16,7 +16,7 @@ from mastosync_dagster.records.manifest import ManifestLine, merge, read_manifes
 from mastosync_dagster.records.outcomes import ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Proxy, Rule, s3_proxy
-from mastosync_dagster_tests.support.transfers import FAST, storage
+from mastosync_dagster_tests.support.transfers import FAST, NEVER_CHANGES, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster_tests.support.corners import Bucket
 
-KEY, CACHED = "accounts/avatars/1/original/a.png", "cache/accounts/avatars/1/original/a.png"
+KEY, CACHED = (f"{cache}accounts/avatars/1/original/{NEVER_CHANGES}" for cache in ("", "cache/"))
 
 
 class TwoBuckets:
@@ -126,7 +126,7 @@ def test_a_new_object_that_is_new_costs_no_question(world: TwoBuckets) -> None:
 def test_a_source_that_may_not_be_listed_says_403_of_what_it_lacks(world: TwoBuckets) -> None:
     world.proxies[0].set_rules(Rule(Answer(403, "AccessDenied")))
     put(world.destination, KEY)
-    other = KEY.replace("a.png", "b.png")
+    other = KEY.replace("/1/", "/2/")
     _, lines = world.run(ExpectedObject(KEY, new=True), ExpectedObject(other, new=True))
     assert (lines[KEY].outcome, lines[KEY].detail) == (Outcome.PRESENT, SOURCE_SILENT)
     assert (lines[other].outcome, lines[other].reason) == (Outcome.FAILED, Reason.ACCESS_DENIED)
@@ -146,7 +146,7 @@ def test_a_private_new_object_does_not_go_where_there_are_no_acls(world: TwoBuck
 
 
 def test_new_and_known_objects_of_a_batch_do_not_disturb_each_other(world: TwoBuckets) -> None:
-    known = KEY.replace("a.png", "b.png")
+    known = KEY.replace("/1/", "/2/")
     for key in (KEY, known):
         put(world.source, key)
     put(world.destination, known)

@@ -137,12 +137,15 @@ def test_what_is_equal_is_present_and_what_is_absent_or_differs_is_copied(world:
     world.at_destination(key("longer"), body=b"bodies")
     world.at_destination(key("other"), body=b"BODY")
     counts = world.plan(item("absent"), item("equal"), item("longer"), item("other"))
-    assert counts == PlanCounts(rows=4, objects=4, to_copy=3, present=1, bytes_to_copy=12, list_requests=4)
+    # The name of what is absent is not one that Mastodon gives: the listing alone does not decide.
+    assert counts == PlanCounts(
+        rows=4, objects=4, to_copy=3, present=1, bytes_to_copy=12, list_requests=4, head_requests=1
+    )
     assert [(line.key, line.source_key, line.size, line.etag) for line in world.planned()] == [
         (key(name), key(name), 4, MD5_OF_BODY) for name in ("absent", "longer", "other")
     ]
     # Whether the ETags are MD5s is asked once more, at the one that differs by its ETag alone.
-    assert world.requests() == [{Kind.LIST: 2, Kind.HEAD: 1}, {Kind.LIST: 2, Kind.HEAD: 1}]
+    assert world.requests() == [{Kind.LIST: 2, Kind.HEAD: 1}, {Kind.LIST: 2, Kind.HEAD: 2}]
 
 
 def test_what_is_as_long_as_it_must_be_is_not_overwritten_with_what_is_not(world: TwoBuckets) -> None:
@@ -275,7 +278,7 @@ def test_nor_is_what_is_as_long_as_it_must_be_overwritten_for_that(world: TwoBuc
     world.plan(item("damaged", size=5), item("whole", size=3))
     assert world.remarks() == [(key("damaged"), None, Outcome.PRESENT, SOURCE_DIFFERS)]
     assert [line.key for line in world.planned()] == [key("whole")]
-    assert world.proxies[1].count(Kind.HEAD) == 1
+    assert world.proxies[1].count(Kind.HEAD) == 2
 
 
 def test_what_is_left_out_and_gives_no_answer_has_failed(world: TwoBuckets) -> None:

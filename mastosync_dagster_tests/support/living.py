@@ -217,6 +217,21 @@ class LivingInstance:
         self.insert("custom_emojis", row_id, values)
         return row_id
 
+    def import_emoji(self, row_id: int | None = None, *, size_known: bool) -> int:
+        """Import a custom emoji, or its next picture, as ``tootctl emojis import --overwrite`` does: the name stays."""
+        new = row_id is None
+        row_id = self.next_id("custom_emojis") if row_id is None else row_id
+        name, time = "blobcat.png", self.now.replace(tzinfo=None)
+        size, _ = (
+            self.put(self.key("custom_emojis", "image", row_id, style, name)) for style in ("original", "static")
+        )
+        values: dict[str, object] = {"image_file_size": size if size_known else None, "image_updated_at": time}
+        if new:
+            self.insert("custom_emojis", row_id, {"image_file_name": name, "image_content_type": "image/png", **values})
+        else:
+            self.update("custom_emojis", row_id, updated_at=time, **values)
+        return row_id
+
     def _attach(
         self, table: str, row_id: int, attachment: str, extension: str, kind: str, *styles: str
     ) -> dict[str, object]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FAST = CopySettings(concurrency=8, backoff_seconds=0.02)
 """Settings for tests: few threads, short waits."""
+NEVER_CHANGES = "0123456789abcdef.png"
+"""A name as Mastodon gives it: there is one content under it, and the destination is not asked before the first PUT."""
 
 
 def storage(at: Bucket, name: str, *, endpoint: str | None = None, **settings: Any) -> Storage:
