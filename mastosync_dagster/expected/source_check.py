@@ -29,8 +29,7 @@ _NEARLY_NONE = 10
 """A source with less than one in so many originals does not belong to the database."""
 _NEARLY_ALL = 0.9
 _MANY = 20
-"""A run of so many objects checks the source if it lacks most of them. A smaller one does if it lacks all of them and
-no later run takes them again."""
+"""Of a run of so many objects, the source may lack most only if it has originals of other rows."""
 
 _KEYS = 100
 """Keys of public rows that are tried at the most: a source may have lost its cache."""
@@ -99,6 +98,14 @@ class OriginalsCheck(OriginalCounts):
         return (self.lacks_nearly_all or self.stale is not None) and not self.is_lost_cache
 
     @property
+    def is_proof(self) -> bool:
+        """Whether they prove it without the objects of a run: a few may never have been uploaded.
+
+        One proves it that was copied. Of an instance's first files, nothing else shows that they must be there.
+        """
+        return self.asked >= _FEWEST or self.at_destination > 0
+
+    @property
     def has_gaps(self) -> bool:
         """Whether the source lacks more of them than an instance usually loses over the years."""
         return self.at_source < self.asked * _NEARLY_ALL
@@ -142,18 +149,19 @@ def wrong_source(
 ) -> StorageError | None:
     """Return the error that ends a run whose source does not belong to the database; None: it may belong.
 
-    The right source may lack most objects of a run: a cache was cleared, or Mastodon already writes to the destination.
-    So if the source lacks too many of the run's ``objects``, wherever else they are, ``check`` is called, which is
-    `check_originals` with its errors. If the source belongs to the database all the same, ``warn`` gets a message.
-    ``storages`` are source and destination; ``once`` means that no other run takes these objects again, once this one
-    has succeeded.
+    The right source may lack most objects of a run: a cache was cleared, an upload has failed, or Mastodon already
+    writes to the destination. So if it lacks most of the run's ``objects``, however few and wherever else they are,
+    ``check`` is called, which is `check_originals` with its errors. If the source belongs to the database all the same,
+    ``warn`` gets a message. ``storages`` are source and destination; ``once`` means that no other run takes these
+    objects again, once this one has succeeded.
     """
-    many = 2 * lacking > objects >= _MANY
-    if not many and not (once and lacking == objects > 0):
+    if 2 * lacking <= objects:
         return None
     found = check()
     message = f"the source lacks {lacking:,} of the {objects:,} objects of this run"
-    if not found.is_wrong_source:
+    # The few objects of a night are no proof themselves, but such nights must not use up the retries of what they lack.
+    proven = objects >= _MANY or (once and lacking == objects) or found.is_proof
+    if not found.is_wrong_source or not proven:
         warn(f"{message}; of {found.asked:,} originals of other rows it has {found.at_source:,}")
         return None
     return StorageError(f"{message}: {found.complaint(*storages)}", reason=Reason.UNEXPECTED, permanent=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from mastosync_dagster_tests.support.installation import Installation
+    from mastosync_dagster_tests.support.life import Life
 
 EMOJIS, CARDS = FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS
 
@@ -173,6 +174,53 @@ def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
     assert sync(one_range, CARDS).success
     found = status(CARDS)
     assert (found["objects_done"], found["objects_missing"], found["objects_left"]) == (5, 14, 0)
+
+
+def run_nights(life: Life, number: int) -> list[dg.ExecuteInProcessResult]:
+    """Let nights pass, each after a day on which somebody posts a picture."""
+    nights = []
+    for _ in range(number):
+        life.day().post_picture()
+        nights.append(life.night())
+    return nights
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_nights_with_few_objects_from_a_wrong_source_fail_and_lose_nothing(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.copy_everything()
+    assert life.night().success
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "2")
+    before = life.mark()
+    wrong = {"S3_BUCKET": create_bucket(life.world.source.server).name, "S3_KEY_PREFIX": "elsewhere"}
+    for name, value in wrong.items():
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            for night in run_nights(life, 2):
+                assert name in failure_of(night)
+                assert not any(check.passed for check in night.get_asset_check_evaluations())
+    assert life.mark() == before
+    # The settings are mended: nothing was given up.
+    assert life.night().success
+    assert life.differences() == []
+
+
+@pytest.mark.long
+def test_a_night_whose_few_objects_the_right_source_lacks_is_a_success(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.copy_everything()
+    assert life.night().success
+    monkeypatch.setenv("MASTOSYNC_RETRY_NIGHTS", "7")
+    living, before, older = life.day(), life.mark(), set(life.living.expected)
+    living.post_picture()
+    for key in living.expected.keys() - older:
+        life.world.source.client.delete_object(Bucket=life.world.source.name, Key=key)
+    for _ in range(2):
+        assert life.night().success
+    assert life.has_moved(before)
 
 
 def test_a_source_with_old_files_alone_is_not_done(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
