@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.5
 _HEADS_IN_FLIGHT = 64
+_PROBES = 8
+"""Of a batch's objects that only the destination shows, at least this many are asked of the source by name."""
 
 # A page holds 1,000 keys. Fewer are planned for, so that a few orphans do not cost a second page.
 _KEYS_OF_A_PAGE = 900
@@ -252,6 +254,26 @@ class Lookup:
     def ask_source(self, items: Iterable[ExpectedObject]) -> ListingResult:
         """Ask the source for each of some items by HEAD, and wait. Raises as `answers` does."""
         return self._collect(self._start_heads(0, items))
+
+    def ask_source_again(
+        self, listing: ListingResult, lacking: Sequence[ExpectedObject], only_there: Sequence[ExpectedObject]
+    ) -> tuple[ListingResult, set[str]]:
+        """Ask the source by HEAD for what its listing lacks, since a listing can end early and not say so.
+
+        Of ``only_there``, those of ``lacking`` that the destination shows, a few are asked for: once Mastodon writes
+        there, they may be most of a batch. If the listing lacks any object that the source has, all of them are.
+
+        Returns:
+            The answers, and the keys of those that were not asked for.
+        """
+        few = (*only_there[:: len(only_there) // _PROBES + 1], *only_there[-1:])
+        left_out = {item.key for item in only_there} - {item.key for item in few}
+        answers = self.ask_source(item for item in lacking if item.key not in left_out)
+        if answers.objects.keys() - listing.objects.keys():
+            # The source's listing is incomplete.
+            answers.add(self.ask_source(item for item in lacking if item.key in left_out))
+            left_out = set()
+        return answers, left_out
 
     def ask_destination(self, items: Iterable[ExpectedObject]) -> ListingResult:
         """Ask the destination likewise."""

@@ -95,9 +95,10 @@ def make_plan(
     rows come together.)
 
     A listing alone makes no object missing: each such object is asked for by HEAD first, at both storages (at the
-    source alone if its absence is harmless). At the destination, so is one whose length at the source is not the
-    database's: it may be there as it should. At the source, so is one that would be copied from another key than its
-    own.
+    source alone if its absence is harmless). At the destination, so is one whose length
+    at the source is not the database's: it may be there as it should. At the source, so is one that would be copied
+    from another key than its own, and a few of a batch's that only the destination shows: all of these, if the listing
+    lacks any object that the source has.
 
     ``copy_private`` copies private objects also to a destination without ACLs. With ``acls_from_source``, the source is
     asked whether everybody may read an object that is to be copied, or to get its ACL, a request each; else the item
@@ -207,8 +208,14 @@ class _Planner:
                 self._copy(item, item.key, list(source_keys(item)))
             elif not self._decide(item, source, destination, listed=asked.listed):
                 doubtful.append(item)
-        named = {item.key for item in doubtful if asked.listed[0] and item.key not in source.objects}
-        confirmed = lookup.ask_source(item for item in doubtful if item.key in named) if named else ListingResult()
+        unlisted = [item for item in doubtful if asked.listed[0] and item.key not in source.objects]
+        only_there = [
+            item
+            for item in unlisted
+            if destination.first(destination_keys(item)) is not None and source.first(item.candidates) is None
+        ]
+        confirmed, left_out = lookup.ask_source_again(source, unlisted, only_there)
+        named = {item.key for item in unlisted} - left_out
         if doubtful and asked.listed[1]:
             # The absence of a harmless one matters only at the source.
             lacking = [each for each in doubtful if not each.may_be_absent]
@@ -321,6 +328,9 @@ class _Planner:
         silent = [key for key in source_keys(item) if key in source.unknown] if source.unknown else []
         there = destination.first(destination_keys(item))
         if there is not None:
+            if listed[0]:
+                # The source's listing may have ended early, and what the destination has may be damaged.
+                return False
             # There is nothing to compare it with.
             self._only_there += not silent
             self._present(item, there.key, there=there, detail=SOURCE_SILENT if silent else ONLY_AT_DESTINATION)

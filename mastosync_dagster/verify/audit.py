@@ -38,8 +38,6 @@ NO_ACLS = "private, and the destination has no ACLs"
 
 _TO_CONFIRM = frozenset({Finding.ABSENT, Finding.MISSING})
 """What no listing alone makes a finding."""
-_PROBES = 8
-"""Of a batch's objects that only the destination shows, at least this many are asked of the source by name."""
 
 # One object in so many is checked, and one of each batch: together with the listings, less than three requests per
 # thousand keys and storage.
@@ -190,10 +188,7 @@ class _Auditor:
         lacking = [each.item for each in comparisons.values() if each.finding in _TO_CONFIRM]
         at_source = [item for item in lacking if comparisons[item.key].found is None] if listed[0] else []
         only_there = [each.item for each in comparisons.values() if each.detail == ONLY_AT_DESTINATION and listed[0]]
-        source = lookup.ask_source((*at_source, *only_there[:: len(only_there) // _PROBES + 1], *only_there[-1:]))
-        if source.objects:
-            # The source's listing is incomplete.
-            source.add(lookup.ask_source(only_there))
+        source, _ = lookup.ask_source_again(listings[0], (*at_source, *only_there), only_there)
         destination = lookup.ask_destination(lacking) if listed[1] else ListingResult()
         for listing, answers in zip(listings, (source, destination), strict=True):
             listing.objects.update(answers.objects)

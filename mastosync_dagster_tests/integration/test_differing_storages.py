@@ -239,6 +239,14 @@ def test_damage_at_the_destination_is_repaired_as_before(copied: tuple[Life, str
     assert verify(life)[0]
 
 
+def test_damage_is_repaired_although_the_listing_of_the_source_ends_early(copied: tuple[Life, str]) -> None:
+    life, preview = copied
+    good = cut(life.world.destination, preview)
+    life.world.source_proxy.set_rules(Rule(ShortList(1), kinds=frozenset({Kind.LIST})))
+    assert sync(life).success
+    assert body_of(life.world.destination, preview) == good
+
+
 def test_where_both_storages_have_changed_nothing_is_overwritten_and_both_are_named(copied: tuple[Life, str]) -> None:
     life, preview = copied
     flip(life.world.source, preview)

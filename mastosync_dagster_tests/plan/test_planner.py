@@ -222,8 +222,8 @@ def test_what_the_source_lacks_is_missing_or_only_at_the_destination(world: TwoB
     world.at_destination(key("new"))
     counts = world.plan(item("gone"), item("new"), item("never", may_be_absent=True))
     assert world.remarks() == [
-        (key("new"), None, Outcome.PRESENT, ONLY_AT_DESTINATION),
         (key("gone"), None, Outcome.MISSING, None),
+        (key("new"), None, Outcome.PRESENT, ONLY_AT_DESTINATION),
         (key("never"), None, Outcome.MISSING, HARMLESS),
     ]
     assert (counts.missing, counts.present) == (2, 1)
@@ -259,6 +259,28 @@ def test_what_only_the_destination_has_is_not_missing_because_its_listing_lacks_
         (key("harmless"), Outcome.MISSING, HARMLESS),
     ]
     assert world.proxies[1].count(Kind.HEAD) == 2
+
+
+def test_what_the_destination_has_is_compared_although_the_listing_of_the_source_lacks_it(world: TwoBuckets) -> None:
+    names = [f"{number:02d}" for number in range(30)]
+    world.at_source(*map(key, names), body=b"whole")
+    world.at_destination(*map(key, names), body=b"whole")
+    world.at_destination(key("07"), body=b"who")
+    for listed in (0, 1, 29):
+        world.proxies[0].set_rules(Rule(ShortList(listed), kinds=frozenset({Kind.LIST})))
+        counts = world.plan(*map(item, names))
+        assert [line.key for line in world.planned()] == [key("07")]
+        assert (counts.present, counts.only_at_destination) == (29, 0)
+
+
+def test_what_only_the_destination_has_costs_a_few_requests_a_batch(world: TwoBuckets) -> None:
+    """After the switch, the source lacks everything that is new."""
+    names = [f"{number:03d}" for number in range(300)]
+    world.at_source(cached("old"))
+    world.at_destination(*map(key, names))
+    counts = world.plan(*map(item, names), item("old", candidates=(cached("old"),)), item("lost"))
+    assert (counts.only_at_destination, counts.to_copy, counts.missing) == (300, 1, 1)
+    assert world.proxies[0].count(Kind.HEAD) <= 10 + 4
 
 
 def test_an_older_object_is_not_taken_because_a_listing_lacks_the_one_that_is_wanted(world: TwoBuckets) -> None:
