@@ -29,6 +29,7 @@ from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
@@ -156,6 +157,19 @@ def check_destination_folder(
         return f"{storage.settings.server} has the file that runs have put there, or the first run puts it there"
 
     yield _line("destination folder", check)
+
+
+def check_direction(
+    open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], source: S3Bucket, destination: S3Bucket
+) -> Iterator[Line]:
+    """Check that no run has copied the other way; no line where none has."""
+    try:
+        with open_home() as instance:
+            ensure_not_swapped(instance, source.settings(), destination.settings())
+    except SwappedError as error:
+        yield Line("direction", Verdict.FAILED, error.in_full())
+    except AdminError:
+        return  # the line of the home, of the source or of the destination says so
 
 
 def check_everything(database: MastodonDatabase, source: S3Bucket, destination: S3Bucket) -> Iterator[Line]:

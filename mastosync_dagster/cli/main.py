@@ -513,6 +513,7 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
     from mastosync_dagster.cli.check import (
         Verdict,
         check_destination_folder,
+        check_direction,
         check_everything,
         check_home,
         check_last_night,
@@ -529,7 +530,8 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
         source, destination = S3Bucket.source(), S3Bucket.destination()
         home = chain(check_workers(opened_home), [check_home(opened_home)]) if is_named() else []
         mounted = check_destination_folder(opened_home, destination)
-        for line in chain(night, mounted, check_everything(MastodonDatabase(), source, destination), home):
+        way = check_direction(opened_home, source, destination)
+        for line in chain(night, mounted, way, check_everything(MastodonDatabase(), source, destination), home):
             lines.append(line)
             if not as_json:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")

@@ -12,6 +12,7 @@ from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.direction import ensure_not_swapped
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.runs.watermarks import LAST
 from mastosync_dagster.runs.work_folder import ensure_room
@@ -42,6 +43,7 @@ def check_settings(
     ensure_room(instance)
     source, destination = S3Bucket.source(), S3Bucket.destination()
     ensure_different(source, destination)
+    ensure_not_swapped(instance, source.settings(), destination.settings())
     ensure_mounted(instance, destination.storage())
     manifest_store(instance, destination, source)
     policy_of(plan)

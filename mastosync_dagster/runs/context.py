@@ -11,6 +11,7 @@ from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import ensure_two_places
 from mastosync_dagster.runs.destination_folder import mark
+from mastosync_dagster.runs.direction import ensure_not_swapped
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
@@ -115,6 +116,7 @@ class RunContext:
             yield connect
 
     def ensure_different(self) -> None:
-        """Raise a SettingsError where source and destination are one bucket with one key prefix."""
+        """Raise a SettingsError where source and destination are one bucket with one key prefix, or were exchanged."""
         if self.source_bucket is not None:
+            ensure_not_swapped(self.instance, self.source_bucket.settings(), self.destination_bucket.settings())
             ensure_two_places(self.source_bucket, self.destination_bucket)

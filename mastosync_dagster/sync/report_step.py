@@ -1,8 +1,10 @@
 """The last step of a run: publish the results."""
 
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import Summary
 from mastosync_dagster.runs.context import RunContext
+from mastosync_dagster.runs.direction import note_direction
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.totals import all_ranges, range_totals
@@ -24,6 +26,8 @@ def finish(run: RunContext, copied: Copied) -> RunReport:
         lambda: publish(run, copied.planned, gone_through, ranges, went_through=copied.stopped is None),
         interrupts.append,
     )
+    if copied.stopped is None and summary.total.outcomes[Outcome.COPIED]:
+        note_direction(run.instance, run.source.settings, run.destination.settings)
     if copied.wrong_source is None:
         log_finished_ranges(run, copied.planned, ranges, summary, location, unchecked=copied.stopped is not None)
     if interrupts:

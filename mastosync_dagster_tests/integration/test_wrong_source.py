@@ -22,6 +22,8 @@ from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of, metadata_of, old_copy, without_cache
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import dagster as dg
 
     from mastosync_dagster_tests.support.installation import Installation
@@ -97,6 +99,39 @@ def test_swapped_storages_are_not_done_though_the_destination_has_everything(
     result = sync(one_range, FileType.ACCOUNTS)
     assert_not_done(one_range, result)
     assert "swapped" in failure_of(result)
+
+
+@pytest.mark.long
+def test_storages_that_are_swapped_in_the_middle_of_a_backfill_are_refused_unless_it_is_meant(
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "40")
+    world, accounts = one_range, FileType.ACCOUNTS
+    first, *_, last = world.register(accounts)[accounts]
+    assert world.run("sync_accounts", first).success
+    with monkeypatch.context() as swapped:
+        swap(world, swapped)
+        card_range, *_ = world.register(CARDS)[CARDS]
+        for result in (
+            world.run("sync_accounts", first),
+            world.run("sync_accounts", last),
+            world.run("verify_accounts", first),
+            world.run("sync_preview_cards", card_range),
+            world.run("sync_changes"),
+        ):
+            message = failure_of(result)
+            assert "swapped" in message
+            assert all(name in message for name in (" S3_BUCKET", "DESTINATION_S3_BUCKET", "DAGSTER_HOME"))
+        for arguments in (["check"], ["sync", "accounts"], ["sync", "accounts", "--changed-since", "last"]):
+            outcome = CliRunner().invoke(main, arguments)
+            assert (outcome.exit_code, "are swapped" in outcome.output) == (1, True)
+        # Who goes back does it in another home.
+        swapped.setenv("DAGSTER_HOME", str(tmp_path / "back"))
+        (tmp_path / "back").mkdir()
+        outcome = CliRunner().invoke(main, ["sync", "accounts", "--changed-since", "2020-01-01T00:00:00Z"])
+        assert "are swapped" not in outcome.output
+        assert "direction" not in CliRunner().invoke(main, ["check"]).output
+    assert world.run("sync_accounts", last).success
 
 
 def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
