@@ -28,8 +28,8 @@ from mastosync_dagster.mastodon.key_owners import FOLDERS
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
+from mastosync_dagster.resources.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import ensure_mounted
-from mastosync_dagster.runs.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest

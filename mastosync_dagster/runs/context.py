@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import ensure_two_places
+from mastosync_dagster.resources.direction import ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import mark
-from mastosync_dagster.runs.direction import ensure_not_swapped
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 

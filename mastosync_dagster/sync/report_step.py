@@ -3,8 +3,8 @@
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import Summary
+from mastosync_dagster.resources.direction import note_direction
 from mastosync_dagster.runs.context import RunContext
-from mastosync_dagster.runs.direction import note_direction
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.totals import all_ranges, range_totals
