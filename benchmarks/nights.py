@@ -22,6 +22,7 @@ from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.runs.doubts import CHANGES
+from mastosync_dagster.runs.manifests import Damaged
 from mastosync_dagster.runs.watermarks import DESTINATION, SYNC_CHANGES, WATERMARK, watermark
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def report(folder: Path) -> str:
     limit_malloc_arenas()
     begun, objects = time.process_time(), 0
     for file_type in (FileType.MEDIA_ATTACHMENTS, FileType.ACCOUNTS):
-        inventory = Inventory(FolderManifests(folder / "manifests"), file_type)
+        inventory = Inventory(FolderManifests(folder / "manifests"), file_type, Damaged(print))
         for _ in inventory.lines([Outcome.MISSING]):
             pass
         objects += inventory.totals.outcomes.total()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.doubts import Doubt
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.runs.manifests import Damaged
 
 _RANGE = "range"
 _SPOOL = TEXTS.append(pa.field(_RANGE, pa.int32()))
@@ -65,20 +66,21 @@ class Inventory:
 
     It stands in the newest manifest of the object's ID range, or in a later one of a run over several tables. Such a
     run takes the attachments of a row that have changed, with all their styles: for a row's other attachments, the
-    earlier lines count.
+    earlier lines count. Files that are no manifests are ``damaged``.
     """
 
-    def __init__(self, store: ManifestStore, file_type: FileType) -> None:
+    def __init__(self, store: ManifestStore, file_type: FileType, damaged: Damaged) -> None:
         self.totals = Totals()
         self._store = store
         self._file_type = file_type
+        self._damaged = damaged
 
     def lines(self, outcomes: Collection[Outcome], details: Collection[str] = ()) -> Iterator[list[ManifestLine]]:
         """Read everything; yield the lines with one of these outcomes or details, in batches.
 
         Raises:
             ManifestStoreError: A manifest cannot be read, or there is no room for temporary files.
-            NotAManifestError: A file is no manifest, or of a newer version.
+            NewerManifestError: A file is of a newer version.
             StorageError: The bucket refuses.
         """
         chosen = (pa.array([outcome.value for outcome in outcomes], pa.string()), pa.array(list(details), pa.string()))
@@ -106,8 +108,9 @@ class Inventory:
             spool = stack.enter_context(_Spool(folder))
             try:
                 for manifest in self._store.files(SYNC_CHANGES):
-                    for batch in self._of_runs(manifest):
-                        spool.add(batch, ranges)
+                    with self._damaged.passed_over(manifest):
+                        for batch in self._of_runs(manifest):
+                            spool.add(batch, ranges)
             except ManifestNotFoundError as error:
                 replaced = error
                 continue
@@ -125,7 +128,7 @@ class Inventory:
 
     def _batches(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
         """Read the lines of the file type in the manifest of a range."""
-        with self._store.file(manifest) as path, FORMAT.open(path) as file:
+        with self._damaged.passed_over(manifest), self._store.file(manifest) as path, FORMAT.open(path) as file:
             yield from map(self._of_type, FORMAT.batches(file, path))
 
     def _of_type(self, batch: pa.RecordBatch) -> pa.RecordBatch:

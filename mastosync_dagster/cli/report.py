@@ -69,19 +69,20 @@ def run_report(
     store = manifest_store(instance, destination)
     origin = ManifestOrigin(destination.settings().identity, acls=destination.settings().has_acls)
     totals: dict[str, Totals] = {}
+    unreadable = Damaged(lambda text: click.echo(plain(text), err=True))
     with contextlib.ExitStack() as stack:
         forms: dict[str, Callable[[], _Format]] = {"table": _Table, "csv": _Csv, "json": _Json}
         printer = forms[form]()
         database = _database(stack)
         remedies = Remedies(destination.settings().prefix, database)
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
-            inventory = Inventory(store, file_type)
+            inventory = Inventory(store, file_type, unreadable)
             wanted = _Wanted(file_type.value, policy, database, stack)
             for lines in inventory.lines(outcomes, damaged):
                 for remedy in remedies.of(file_type.value, wanted.of(lines, inventory.totals)):
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
-            doubts = in_doubt(store, origin, file_type.value, Damaged(lambda text: click.echo(plain(text), err=True)))
+            doubts = in_doubt(store, origin, file_type.value, unreadable)
             inventory.totals.in_doubt.update(open_objects(doubts))
         printer.end(totals)
 

@@ -9,10 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -317,7 +320,8 @@ from mastosync_dagster.cli.latest_outcomes import Inventory
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.records.outcomes import Outcome
-inventory = Inventory(FolderManifests(Path(sys.argv[1])), FileType.ACCOUNTS)
+from mastosync_dagster.runs.manifests import Damaged
+inventory = Inventory(FolderManifests(Path(sys.argv[1])), FileType.ACCOUNTS, Damaged(print))
 missing = sum(len(lines) for lines in inventory.lines([Outcome.MISSING]))
 print(missing, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -358,3 +362,24 @@ def test_nor_with_what_later_runs_say_of_rows_in_ranges(tmp_path: Path) -> None:
         return kilobytes
 
     assert peak(120) < peak(20) + 12_000
+
+
+@pytest.mark.parametrize("kind", ["garbage", "empty", "parquet"])
+def test_a_foreign_file_among_the_manifests_is_passed_over_with_one_warning(
+    manifests: FolderManifests, tmp_path: Path, kind: str
+) -> None:
+    keep(manifests, tmp_path, "accounts", "1-9", "own", line(1))
+    keep(manifests, tmp_path, "sync_changes", "changes", "night", line(2))
+    in_order(tmp_path / "manifests", "own", "night")
+    for number, place in enumerate(("sync_changes/changes", "accounts/10-19")):
+        file = tmp_path / "manifests" / place / f"{uuid.UUID(int=number)}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            pq.write_table(pa.table({"a": [1, 2]}), file)
+        else:
+            file.write_bytes(b"foreign" if kind == "garbage" else b"")
+    outcome = CliRunner().invoke(main, ["report", "accounts", "custom_emojis", "--format", "json"])
+    assert outcome.exit_code == 0, outcome.output
+    assert {each["id"] for each in json.loads(outcome.stdout)["objects"]} == {1, 2}
+    warned = [each for each in outcome.stderr.splitlines() if "is passed over" in each]
+    assert len(warned) == 2

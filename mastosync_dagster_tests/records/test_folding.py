@@ -22,7 +22,7 @@ from mastosync_dagster.records.manifest import FORMAT, ManifestLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.parquet import LineWriter
 from mastosync_dagster.records.store import BucketManifests, FolderManifests, ManifestStore
-from mastosync_dagster.runs.manifests import ManifestOrigin, Passed, RunTimes, passed
+from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, Passed, RunTimes, passed
 from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
@@ -95,7 +95,7 @@ def fill(store: ManifestStore, folder: Path, seed: int, runs: int = 24) -> None:
 
 def statements(store: ManifestStore) -> tuple[object, ...]:
     """Return all that is read of manifests: the report's lines and counts, and the records of both destinations."""
-    inventory = Inventory(store, FileType.ACCOUNTS)
+    inventory = Inventory(store, FileType.ACCOUNTS, Damaged(pytest.fail))
     lines = sorted(str(line) for lines in inventory.lines(list(Outcome)) for line in lines)
     keys = [
         (row, f"{attachment}/{row}/{version}/{style}")
@@ -210,7 +210,7 @@ def test_after_a_thousand_nights_there_are_some_thirty_files_and_a_report_reads_
 
     monkeypatch.setattr(FolderManifests, "file", counted)
     # A bucket's manifest is a GET, so time and requests grow with the number of files alone.
-    assert list(Inventory(store, FileType.ACCOUNTS).lines(list(Outcome)))
+    assert list(Inventory(store, FileType.ACCOUNTS, Damaged(pytest.fail)).lines(list(Outcome)))
     assert read == {manifest.name: 1 for manifest in store.files(SYNC_CHANGES)}
     assert read.total() <= 45
 
