@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 
-from mastosync_dagster.environment import MANIFESTS, SettingsError, manifests_location
+from mastosync_dagster.environment import (
+    DESTINATION_FOLDER,
+    MANIFESTS,
+    SOURCE_FOLDER,
+    SettingsError,
+    manifests_location,
+    media_folder,
+)
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.records.folded import RunsOfFile
 from mastosync_dagster.records.manifest import FOLDED
@@ -173,8 +180,8 @@ def manifest_store(
         source: None: the bucket that Mastodon's own variables describe, if they do.
 
     Raises:
-        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL, or it is in a bucket with media; or
-            it is unset, and other machines may take part.
+        SettingsError: It is neither a folder's absolute path nor an ``s3://`` URL, or it is in a bucket or folder with
+            media; or it is unset, and other machines may take part.
     """
     location = manifests_location()
     if location is None:
@@ -183,13 +190,13 @@ def manifest_store(
                 f"{MANIFESTS} is not set, and {why}, so that runs may be on other machines. Each would keep manifests"
                 " that the others do not see: name an s3:// URL, or a folder that all of them mount."
             )
-        return FolderManifests(Path(instance.root_directory) / "manifests")
+        return _folder_store(Path(instance.root_directory) / "manifests", "DAGSTER_HOME")
     if "://" not in location:
         folder = Path(location).expanduser()
         if not folder.is_absolute():
             # Dagster's processes have working directories of their own.
             raise SettingsError(f"{MANIFESTS} must be an absolute path or an s3:// URL.")
-        return FolderManifests(folder)
+        return _folder_store(folder, MANIFESTS)
     if destination.settings().is_folder:
         raise SettingsError(f"{MANIFESTS} must be an absolute path: the destination is a folder, and has no buckets.")
     url = urlsplit(location)
@@ -204,6 +211,20 @@ def manifest_store(
                 " which the world may read: name another bucket, or a folder."
             )
     return BucketManifests(Storage(settings))
+
+
+def _folder_store(folder: Path, variable: str) -> ManifestStore:
+    """Return the store in a folder that a variable names, or that lies in one."""
+    for name in (DESTINATION_FOLDER, SOURCE_FOLDER):
+        media = None
+        with contextlib.suppress(SettingsError):  # whoever opens the storage says so
+            media = media_folder(name)
+        if media is not None and folder.resolve().is_relative_to(media):
+            raise SettingsError(
+                f"{variable} puts the manifests into {folder}, in the folder of {name}, which holds media and which the"
+                " world may read: name another folder."
+            )
+    return FolderManifests(folder)
 
 
 def _others_take_part(instance: dg.DagsterInstance) -> str | None:

@@ -68,6 +68,30 @@ def test_manifests_in_a_bucket_with_media_are_refused(
     )
 
 
+@pytest.mark.parametrize("name", ["MASTOSYNC_DESTINATION_FOLDER", "MASTOSYNC_SOURCE_FOLDER"])
+def test_manifests_in_a_folder_with_media_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    media, link = tmp_path / "media", tmp_path / "link"
+    (media / "home").mkdir(parents=True)
+    link.symlink_to(media)
+    monkeypatch.setenv(name, str(media))
+    for manifests in (media, media / "manifests", link / "a" / "b", tmp_path / "x" / ".." / "media"):
+        settle(monkeypatch, str(manifests))
+        with dg.instance_for_test() as instance, pytest.raises(SettingsError, match=rf"^MASTOSYNC_MANIFESTS.*{name}"):
+            manifest_store(instance, S3Bucket.destination())
+    for manifests in (tmp_path, tmp_path / "media-manifests"):
+        settle(monkeypatch, str(manifests))
+        with dg.instance_for_test() as instance:
+            assert manifest_store(instance, S3Bucket.destination())
+    monkeypatch.delenv("MASTOSYNC_MANIFESTS")
+    with (
+        dg.instance_for_test(temp_dir=str(media / "home")) as instance,
+        pytest.raises(SettingsError, match=r"^DAGSTER_HOME"),
+    ):
+        manifest_store(instance, S3Bucket.destination())
+
+
 @pytest.mark.parametrize(
     ("manifests", "variables"),
     [
