@@ -132,7 +132,8 @@ def _parsed(text: str, variable: str) -> PublicUrl:
     except ValueError:
         raise problem from None
     path = url.path.rstrip("/")
-    if url.scheme not in {"http", "https"} or url.query or url.fragment:
+    # `urlsplit` drops line breaks and tabs, wherever they are.
+    if url.scheme not in {"http", "https"} or url.query or url.fragment or not text.strip().isprintable():
         raise problem
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path):
         raise problem

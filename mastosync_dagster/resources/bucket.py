@@ -210,7 +210,6 @@ class S3Bucket(S3Resource):
         fields = Fields(self.storage_name, self, self.variables, environment)
         fields = replace(fields, apart=fields.detached("endpoint_url", *_CREDENTIALS))
         bucket, endpoint = _bucket(fields), _endpoint(fields, use_ssl=self.use_ssl)
-        key_prefix = fields.text("key_prefix")
         path_style = self._path_style(fields, bucket, endpoint)
         _ensure_url(fields, bucket, endpoint, path_style=path_style)
         key, secret, token = (None, None, None) if self.use_unsigned_session else _credentials(fields)
@@ -218,7 +217,7 @@ class S3Bucket(S3Resource):
             name=self.storage_name,
             variable_prefix=self.variable_prefix,
             bucket=bucket,
-            prefix="" if key_prefix is None else prefixed(key_prefix, ""),
+            prefix=_prefix(fields),
             endpoint_url=endpoint,
             region=_region(fields),
             path_style=path_style,
@@ -229,7 +228,7 @@ class S3Bucket(S3Resource):
             verify=_verifies(fields),
             ca_file=fields.text("ca_file"),
             permission=_permission(fields),
-            storage_class=fields.text("storage_class"),
+            storage_class=_storage_class(fields),
             connect_timeout=fields.number("connect_timeout", lowest=1, highest=600, default=10),
             read_timeout=fields.number("read_timeout", lowest=1, highest=3_600, default=50),
             upload_timeout=fields.number("upload_timeout", lowest=1, highest=3_600, default=300),
@@ -348,6 +347,9 @@ def _ensure_url(fields: Fields, bucket: str, endpoint: str | None, *, path_style
             f"{fields.name('endpoint_url')} still has a placeholder, or a character that no host name has: put your own"
             " account, region or host name in its place."
         )
+    # `urlsplit` drops line breaks and tabs, wherever they are.
+    if " " in endpoint or not endpoint.isprintable():
+        raise SettingsError(f"{fields.name('endpoint_url')} has a line break or a blank, which no URL has.")
     if url.path.rstrip("/").rpartition("/")[2] == bucket:
         raise SettingsError(
             f"{fields.name('endpoint_url')} ends with the name of the bucket: remove it, since {fields.name('bucket')}"
@@ -368,6 +370,25 @@ def _region(fields: Fields) -> str | None:
     if region is not None and not _NAME.fullmatch(region):
         raise SettingsError(f"{fields.name('region_name')} must be the name of a region, such as us-east-1.")
     return region
+
+
+def _prefix(fields: Fields) -> str:
+    key_prefix = fields.text("key_prefix")
+    if key_prefix is None:
+        return ""
+    if not key_prefix.isprintable():
+        raise SettingsError(
+            f"{fields.name('key_prefix')} has a line break, or another character that no key of Mastodon has."
+        )
+    return prefixed(key_prefix, "")
+
+
+def _storage_class(fields: Fields) -> str | None:
+    storage_class = fields.text("storage_class")
+    if storage_class is not None and not _NAME.fullmatch(storage_class):
+        # It becomes a header.
+        raise SettingsError(f"{fields.name('storage_class')} must be the name of a storage class, such as STANDARD_IA.")
+    return storage_class
 
 
 def _credentials(fields: Fields) -> tuple[str | None, str | None, str | None]:

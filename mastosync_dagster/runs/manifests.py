@@ -200,7 +200,9 @@ def manifest_store(
     if destination.settings().is_folder:
         raise SettingsError(f"{MANIFESTS} must be an absolute path: the destination is a folder, and has no buckets.")
     url = urlsplit(location)
-    if url.scheme != "s3" or not _BUCKET.fullmatch(url.netloc) or url.query or url.fragment:
+    # `urlsplit` drops line breaks and tabs, wherever they are.
+    is_url = url.scheme == "s3" and _BUCKET.fullmatch(url.netloc) and location.isprintable()
+    if not is_url or url.query or url.fragment:
         raise SettingsError(f"{MANIFESTS} must be an absolute path or a URL such as s3://bucket/prefix.")
     prefix = url.path.strip("/")
     settings = replace(destination.settings(), bucket=url.netloc, prefix=f"{prefix}/" if prefix else "")

@@ -89,7 +89,15 @@ def test_or_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["media.example", "ftp://a.example", "https://u:p@a.example", "https://a.example/?x", "https://a b"]
+    "text",
+    [
+        "media.example",
+        "ftp://a.example",
+        "https://u:p@a.example",
+        "https://a.example/?x",
+        "https://a b",
+        "https://a\nb.example/c",
+    ],
 )
 def test_a_variable_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MASTOSYNC_DESTINATION_URL", text)

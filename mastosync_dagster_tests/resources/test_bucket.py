@@ -186,6 +186,20 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "ftp://s3.example"}, "must be a URL such as https://"),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://id:hunter2@s3.example"}, "without user, password"),
         ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": "https://s3.example:port"}, "must be a URL such as https://"),
+        *(
+            ({}, {"S3_BUCKET": "media", "S3_ENDPOINT": f"https://s3.{text}"}, "S3_ENDPOINT (or resources.source")
+            for text in ("exam\nple", "example\n", "example\t/", "example/a b", "example/a\rb", "example/\x01")
+        ),
+        ({"endpoint_url": "https://s3.ex\nample"}, {"S3_BUCKET": "media"}, "resources.source.config.endpoint_url has"),
+        *(
+            ({}, {"S3_BUCKET": "media", "S3_STORAGE_CLASS": text}, "S3_STORAGE_CLASS (or resources.source")
+            for text in ("STANDARD\nX-Amz-Acl: public-read", "STANDARD IA", "STANDARD\n", "\x7f")
+        ),
+        ({"storage_class": "A\r\nB"}, {"S3_BUCKET": "media"}, "resources.source.config.storage_class must be"),
+        ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": "media\n"}, "S3_KEY_PREFIX (or resources.source"),
+        ({}, {"S3_BUCKET": "media\n"}, "S3_BUCKET (or resources.source"),
+        ({}, {"S3_BUCKET": "media", "S3_REGION": "eu\n"}, "S3_REGION (or resources.source"),
+        ({}, {"S3_BUCKET": "media", "AWS_ACCESS_KEY_ID": "a\nb", "AWS_SECRET_ACCESS_KEY": "c"}, "AWS_ACCESS_KEY_ID"),
         ({"endpoint_url": "x"}, {"S3_BUCKET": "media"}, "resources.source.config.endpoint_url must be a URL"),
         (
             {},

@@ -107,7 +107,9 @@ def test_another_bucket_is_taken(monkeypatch: pytest.MonkeyPatch, manifests: str
         assert manifest_store(instance, S3Bucket.destination())
 
 
-@pytest.mark.parametrize("manifests", ["s3://", "s3:///x", "s3://a%62c/x", "s3://b?c", "s3://evil@b", "s3://a b"])
+@pytest.mark.parametrize(
+    "manifests", ["s3://", "s3:///x", "s3://a%62c/x", "s3://b?c", "s3://evil@b", "s3://a b", "s3://a\nb", "s3://b/c\nd"]
+)
 def test_what_is_no_bucket_is_refused(monkeypatch: pytest.MonkeyPatch, manifests: str) -> None:
     settle(monkeypatch, manifests)
     with dg.instance_for_test() as instance, pytest.raises(SettingsError, match="MASTOSYNC_MANIFESTS must be"):
