@@ -13,11 +13,10 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
 from mastosync_dagster.mastodon import Database, is_remote, owners, rows_at_the_ends, stored_objects
 from mastosync_dagster.mastodon.keys import CACHE
-from mastosync_dagster.plan.orphan_listing import list_top
+from mastosync_dagster.plan.orphan_listing import list_beside, list_top
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.s3.listing import KeyRange
-from mastosync_dagster.s3.storage import Storage
 from mastosync_dagster.verify.run import COPIED_FOLDERS
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.cutover.comparison import Storages, TableComparison
     from mastosync_dagster.cutover.progress import TableProgress
     from mastosync_dagster.resources import MastodonDatabase
+    from mastosync_dagster.s3.storage import Storage
 
 ORPHANS, PRIVATE, FOREIGN, REMOTE = "orphans", "private", "foreign", "remote"
 """What `accept` may name beside folders and files at the top of the old bucket."""
@@ -235,14 +235,7 @@ def _foreign_names(source: Storage) -> list[str] | None:
     prefix = source.settings.prefix
     if not prefix:
         return names
-    # The bucket may hold other things than what lies behind the key prefix.
-    bucket = Storage(replace(source.settings, prefix=""))
-    parts = prefix.split("/")[:-1]
-    folders = {
-        "".join(f"{part}/" for part in parts[:depth]): ["".join(f"{part}/" for part in parts[: depth + 1])]
-        for depth in range(len(parts))
-    }
-    beside = list_top(bucket, folders)
+    beside = list_beside(source)
     if not beside.listed:
         return None
     return [*(prefix + name for name in names), *(name for name, is_foreign in beside.names.items() if is_foreign)]

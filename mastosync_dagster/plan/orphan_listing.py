@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.records.findings import Finding, FindingLine
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import bare
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.storage import PAGE_KEYS, ListedObject, parse_timestamp
+from mastosync_dagster.s3.storage import PAGE_KEYS, ListedObject, Storage, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
-
-    from mastosync_dagster.s3.storage import Storage
 
 _PAGES = 10
 _FOREIGN_FOLDERS = 10
@@ -83,6 +81,21 @@ def list_top(storage: Storage, folders: Mapping[str, Collection[str]]) -> Top:
             detail = f"{NOT_COPIED}; one of many in {name}" if inside.more else NOT_COPIED
             top.objects += [(entry, detail) for entry in inside.objects]
     return top
+
+
+def list_beside(storage: Storage) -> Top:
+    """List what lies in the bucket beside the key prefix; its names and keys are relative to the bucket. As `list_top`.
+
+    Other things than the prefix's may lie there, and go with the bucket.
+    """
+    parts = [f"{part}/" for part in storage.settings.prefix.split("/")[:-1]]
+    folders = {"".join(parts[:depth]): ["".join(parts[: depth + 1])] for depth in range(len(parts))}
+    return list_top(whole_bucket(storage), folders)
+
+
+def whole_bucket(storage: Storage) -> Storage:
+    """Return the bucket of a storage, without the key prefix."""
+    return Storage(replace(storage.settings, prefix=""))
 
 
 def _list_names(storage: Storage, folder: str, folders: Mapping[str, Collection[str]], top: Top) -> bool:

@@ -12,7 +12,7 @@ from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Action, Decision
 from mastosync_dagster.plan.differing import Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import ListingResult, Lookup, destination_keys, source_keys
-from mastosync_dagster.plan.orphan_listing import Top, list_top, orphan_line
+from mastosync_dagster.plan.orphan_listing import Top, list_beside, list_top, orphan_line, whole_bucket
 from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION
@@ -67,8 +67,8 @@ class AuditCounts:
         wanted: Expected objects.
         left_out: Objects of rows that the policy leaves out: they are not compared, and are no orphans.
         policy: Which remote files are wanted.
-        tops: What lies at the top of source and destination: see `Top.names`. None: it may not be listed, or the audit
-            has not ended.
+        tops: What lies at the top of source and destination: see `Top.names`; after a slash, what lies beside the key
+            prefix of the source. None: it may not be listed, or the audit has not ended.
     """
 
     rows: int = 0
@@ -237,8 +237,26 @@ class _Auditor:
             for entry, detail in top.objects:
                 self._write_orphan(storage, entry, finding, detail)
             self.counts.list_requests += top.list_requests
+        if folders:
+            tops[0] = self._beside_the_prefix(tops[0])
         self.counts.unlisted = not listed[1]
         self.counts.tops = (tops[0], tops[1])
+
+    def _beside_the_prefix(self, names: dict[str, bool] | None) -> dict[str, bool] | None:
+        """Write what lies in the source's bucket beside its key prefix, and add its names, each after a slash.
+
+        It goes with the old bucket too. Beside the destination's prefix nobody's objects are in danger.
+        """
+        bucket = whole_bucket(self._source)
+        if names is None or bucket.same_place(self._source) or bucket.same_place(whole_bucket(self._destination)):
+            return names
+        beside = list_beside(self._source)
+        self.counts.list_requests += beside.list_requests
+        if not beside.listed:
+            return None
+        for entry, detail in beside.objects:
+            self._write_orphan(bucket, entry, Finding.FOREIGN_AT_SOURCE, detail)
+        return names | {f"/{name}": True for name, is_foreign in beside.names.items() if is_foreign}
 
     def _compare(self, item: ExpectedObject, source: ListingResult, destination: ListingResult) -> Comparison:
         """Return what the listings show of an object."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -151,6 +152,29 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     }
     assert by_finding[Finding.FOREIGN_AT_SOURCE] == sorted([*foreign, "cache/what/a.png"])
     assert by_finding[Finding.FOREIGN] == ["other/a"]
+
+
+def test_what_lies_beside_the_key_prefix_of_the_source_is_named(
+    world: Installation, source: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in keys():
+        source.client.put_object(Bucket=source.name, Key=f"a/b/{key}", Body=body_of(key))
+        source.client.delete_object(Bucket=source.name, Key=key)
+    foreign = ["a/b/imports/a.csv", "a/letters/a.txt", "dump.sql", "other/a.txt"]
+    for key in foreign:
+        source.client.put_object(Bucket=source.name, Key=key, Body=b"x")
+    monkeypatch.setenv("S3_KEY_PREFIX", "a/b")
+    found = verify(world)
+    assert found.success
+    assert sorted(line.key for line in findings(world) if line.finding is Finding.FOREIGN_AT_SOURCE) == foreign
+    summary = str(metadata(found)["summary"])
+    assert "at the source, and not copied: imports/, /dump.sql, /other/, /a/letters/" in summary
+    # The other half of one bucket is no foreign folder.
+    for name in ("S3_BUCKET", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"DESTINATION_{name}", os.environ[name])
+    monkeypatch.setenv("DESTINATION_S3_KEY_PREFIX", "other")
+    verify(world)
+    assert [line.key for line in findings(world) if line.finding is Finding.FOREIGN_AT_SOURCE] == foreign[:1]
 
 
 @pytest.mark.usefixtures("source")
