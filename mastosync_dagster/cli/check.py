@@ -51,10 +51,16 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _PROBE = "mastosync-check"
-_PRIVATE_FOLDERS = tuple(
-    folder.rstrip("/") for folder, table in FOLDERS.items() if TABLES[table].private or TABLES[table].owners
+_LIKE_MEDIA = tuple(
+    f"112/*/{end}" for end in ("original/*.jpeg", "original/*.jpg", "original/*.mp4", "original/*.png", "small/*.png")
 )
-"""Folders of objects of private rows. A bucket policy may name any of them."""
+_LIKE_ARCHIVES = ("000/*/original/*.gz", "000/*/original/*.zip")
+_PRIVATE_PATTERNS = tuple(
+    f"{folder}{like}"
+    for folder, table in FOLDERS.items()
+    for like in (_LIKE_ARCHIVES if TABLES[table].private else _LIKE_MEDIA if TABLES[table].owners else ())
+)
+"""Of the keys of private objects, as `mastodon.keys.pattern_of` has them. A bucket policy may name any of them."""
 _NEEDED_FOR_ORIGINALS = frozenset({"tunnel", "database", "tables", "source", "destination"})
 """The checks without which the originals cannot be checked."""
 _BODY = b"written by mastosync check; it may be deleted"
@@ -397,7 +403,7 @@ def _stays_private(storage: Storage) -> str:
             )
         return f"private objects are not copied{'' if decided is False else f', and wait for {COPY_PRIVATE}'}"
     warnings: list[str] = []
-    prove_private(storage, _PRIVATE_FOLDERS, sets_acls=settings.has_acls, warn=warnings.append)
+    prove_private(storage, _PRIVATE_PATTERNS, sets_acls=settings.has_acls, warn=warnings.append)
     if warnings:  # a probe could not be deleted
         raise _Failed(warnings[0])
     return (

@@ -60,12 +60,16 @@ def split_name(name: str) -> tuple[str, str]:
     return (base, extension) if base.strip(".") else (name, "")
 
 
-def folder_of(key: str) -> str:
-    """Return the folder of an attachment's keys: ``media_attachments/files``, ``cache/accounts/avatars``.
+def pattern_of(key: str) -> str:
+    """Return the pattern of the keys that are like a key: ``media_attachments/files/112/*/original/*.png``.
 
-    A bucket policy that lets everybody read some of Mastodon's keys can name no smaller part of them that has a name.
+    It has what a bucket policy can name of many keys: the folder, the first digits of ids, the style and the extension.
+    (There a ``*`` matches slashes too.)
     """
-    return "/".join(key.split("/")[:-1][: 3 if key.startswith(CACHE) else 2])
+    *folders, name = key.split("/")
+    above = 4 if key.startswith(CACHE) else 3
+    extension = split_name(name)[1]
+    return "/".join((*folders[:above], "*", *folders[above:][-1:], f"*.{extension}" if extension else "*"))
 
 
 def may_change(key: str) -> bool:

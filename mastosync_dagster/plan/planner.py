@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.mastodon.keys import folder_of, may_change
+from mastosync_dagster.mastodon.keys import may_change, pattern_of
 from mastosync_dagster.plan.decisions import Action, Decision, Known
 from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
@@ -51,8 +51,8 @@ class PlanCounts:
         bytes_to_copy: Only of objects whose size is known.
         list_requests: Pages of up to 1,000 keys, of both storages; so are ``head_requests``.
         source_listed: False: the source may not be listed, so each object was asked for.
-        private_folders: Where private objects are to be written, or ACLs to be set: see `folder_of`.
-        private_missing_folders: Where private objects are missing.
+        private_patterns: Of the keys of private objects, and of those whose ACLs are to be set: see `pattern_of`.
+        private_missing_patterns: Of the keys of private objects that are missing.
     """
 
     rows: int = 0
@@ -68,8 +68,8 @@ class PlanCounts:
     head_requests: int = 0
     source_listed: bool = True
     destination_listed: bool = True
-    private_folders: frozenset[str] = frozenset()
-    private_missing_folders: frozenset[str] = frozenset()
+    private_patterns: frozenset[str] = frozenset()
+    private_missing_patterns: frozenset[str] = frozenset()
 
 
 def make_plan(
@@ -188,8 +188,8 @@ class _Planner:
         self._only_there = 0
         self._bytes = 0
         self._dropped = 0
-        self._private_folders: set[str] = set()
-        self._private_missing_folders: set[str] = set()
+        self._private_patterns: set[str] = set()
+        self._private_missing_patterns: set[str] = set()
         # What waits for the source's word on who may read it: copies, ACLs.
         self._copies_to_ask: list[tuple[ExpectedObject, PlannedCopy]] = []
         self._acls_to_ask: list[PlannedCopy] = []
@@ -269,8 +269,8 @@ class _Planner:
             head_requests=counts.head_requests + sum(listing.head_requests for listing in listings),
             source_listed=source_listed,
             destination_listed=destination_listed,
-            private_folders=frozenset(self._private_folders),
-            private_missing_folders=frozenset(self._private_missing_folders),
+            private_patterns=frozenset(self._private_patterns),
+            private_missing_patterns=frozenset(self._private_missing_patterns),
         )
 
     def _decide(
@@ -361,6 +361,9 @@ class _Planner:
         undecided: bool = False,
     ) -> None:
         """Leave an object as it is, or plan to check its ACL."""
+        if item.private and self._copy_private and self.access is None:
+            # A policy may let everybody read it since it was copied: a probe shows that.
+            self._private_patterns.add(pattern_of(target))
         if not (item.check_acl and self._has_acls):
             self._write(item, target, Outcome.PRESENT, found=found, there=there, detail=detail)
             return
@@ -369,7 +372,7 @@ class _Planner:
         self._to_set_acls += 1
         line = self._line(item, target, [found.key if found else ""], there)
         line = line._replace(etag=self._md5(found, there), detail=detail, undecided=undecided)
-        self._private_folders.add(folder_of(target))
+        self._private_patterns.add(pattern_of(target))
         if self.access is None or found is None:
             # Of what the source has lost, the row says who may read it.
             self._acl_plan.write(line)
@@ -420,7 +423,7 @@ class _Planner:
         self._to_copy += 1
         self._bytes += line.size or 0
         if line.private:
-            self._private_folders.add(folder_of(line.key))
+            self._private_patterns.add(pattern_of(line.key))
         self._plan.write(line)
 
     def _ask_access(self) -> None:
@@ -455,7 +458,7 @@ class _Planner:
         """Write the manifest line of an object that needs no copy, or cannot be copied."""
         self._outcomes[outcome] += 1
         if item.private and outcome is Outcome.MISSING:
-            self._private_missing_folders.add(folder_of(target))
+            self._private_missing_patterns.add(pattern_of(target))
         entry = found or there
         self._decided.write(
             # In the order of the fields: with their names it takes twice as long, and this is done for each object.

@@ -102,15 +102,16 @@ def set_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event 
 
     A server that knows no ACLs may overlook the ``?acl`` of such a request, and take it for a new, empty object
     (``rclone serve s3`` does). So the object's ACL is read first, and where the answer is none, nothing is sent. There
-    are servers that answer with an ACL and do the same: the first object whose ACL is set through a `Storage` is
-    compared before and after, while others wait. ``key`` is relative; ``halt`` ends the retries.
+    are servers that answer with an ACL and do the same, and some accept it and set none: the first object whose ACL is
+    set through a `Storage` is compared before and after, and its ACL read again, while others wait. ``key`` is
+    relative; ``halt`` ends the retries.
 
     Returns:
         Whether it had to be set.
 
     Raises:
         StorageError: The storage refuses, has no such object, or shows no ACL. Permanent: setting an ACL changed this
-            object's body, or that of one before it.
+            object's body, or that of one before it, or did not change its ACL.
     """
     if has_acl(storage, key, private=private, halt=halt):
         return False
@@ -124,8 +125,12 @@ def set_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event 
     return True
 
 
+def _canned(storage: Storage, *, private: bool) -> str:
+    return PRIVATE if private else storage.settings.permission or PRIVATE
+
+
 def _put_acl(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> None:
-    acl = PRIVATE if private else storage.settings.permission or PRIVATE
+    acl = _canned(storage, private=private)
     storage.ask(lambda client: client.put_acl(storage.full_key(key), acl), key, halt)
 
 
@@ -133,20 +138,35 @@ def try_acl(storage: Storage, key: str, halt: threading.Event | None = None) -> 
     """Set the ACL of a probe to public, and back to private. Raises as `set_acl`."""
     for private in (False, True):
         set_acl(storage, key, private=private, halt=halt)
+        _ensure_set(storage, key, private=private, halt=halt)
+
+
+def _ensure_set(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> None:
+    """Read an ACL that was set. Raises as `set_acl`; permanent where it is another one."""
+    if has_acl(storage, key, private=private, halt=halt):
+        return
+    settings, sent = storage.settings, _canned(storage, private=private)
+    raise StorageError(
+        f"the {settings.name} accepted the ACL {sent} of {storage.full_key(key)}, and shows another one afterwards: it"
+        f" sets none. Set {settings.variable('S3_PERMISSION')} to an empty text",
+        reason=Reason.ACL_REFUSED,
+        key=key,
+        permanent=True,
+    )
 
 
 def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Event | None = None) -> None:
-    """Set an ACL, and check that the object's body is still the same."""
+    """Set an ACL, and check that the object's body is still the same, and that it has that ACL."""
     proof, settings = storage.acl_proof, storage.settings
-    if proof.damaged is not None:
-        raise proof.damaged
+    if proof.refuted is not None:
+        raise proof.refuted
     before = storage.head(key)
     _put_acl(storage, key, private=private, halt=halt)
     after = storage.head(key)
     if before is None:
         return
     if after is None or (after.size, after.etag) != (before.size, before.etag):
-        proof.damaged = StorageError(
+        proof.refuted = StorageError(
             f"the {settings.name} took the ACL of {storage.full_key(key)} for a new body: the object had"
             f" {before.size:,} bytes before, and has {after.size if after else 0:,} after it. Set"
             f" {settings.variable('S3_PERMISSION')} to an empty text, and copy that object again",
@@ -154,7 +174,12 @@ def _set_first(storage: Storage, key: str, *, private: bool, halt: threading.Eve
             key=key,
             permanent=True,
         )
-        raise proof.damaged
+        raise proof.refuted
+    try:
+        _ensure_set(storage, key, private=private, halt=halt)
+    except StorageError as error:
+        proof.refuted = error if error.permanent else None
+        raise
     # An object that is empty anyway shows nothing.
     proof.holds = before.size > 0
 

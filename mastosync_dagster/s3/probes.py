@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _FOLDER = "mastosync-check"
+_PROBES = 24
+"""At most, in each folder. Mastodon's private media have two styles and about a dozen extensions."""
 _BODY = b"written by mastosync, to see whether everybody can read it; it may be deleted"
 _HEADERS = {"Content-Type": "text/plain"}
 _OLD = timedelta(hours=1)
@@ -29,41 +32,65 @@ _OLD = timedelta(hours=1)
 _BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
 
 
-def prove_private(storage: Storage, folders: Iterable[str], *, sets_acls: bool, warn: Callable[[str], object]) -> None:
+def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool, warn: Callable[[str], object]) -> None:
     """Check that what is written private is neither readable by everybody nor damaged when an ACL is set.
 
-    In each folder (relative, without a slash at the end) an object is written as private ones are, asked for without a
-    signature, and deleted again. That is asked of the endpoint: of other addresses of the same bucket (a public domain,
-    a CDN) it proves nothing.
+    An object whose key is of a pattern is written as private ones are, asked for without a signature, and deleted
+    again: a policy may name a folder, a style or an extension. That is asked of the endpoint: of other addresses of the
+    same bucket (a public domain, a CDN) it proves nothing.
 
     Args:
         storage: Without ACLs, private objects are to be written all the same.
-        folders: Relative to the key prefix, without a slash at the end.
-        sets_acls: Set the probe's ACL too, to public and back, as `set_acl` does.
+        patterns: Of the keys of private objects, relative to the key prefix: see `mastodon.keys.pattern_of`. Each
+            beginning and each end is tried in each folder, and not all pairs of them: `_PROBES` at most.
+        sets_acls: Set an ACL too, the first probe's, to public and back, as `set_acl` does.
         warn: Gets a message for a probe that could not be deleted.
 
     Raises:
         StorageError: Permanent: everybody can read it, or its ACL cannot be set. Else as any request.
     """
-    for folder in sorted(set(folders)):
-        probe = "/".join(filter(None, (folder, _FOLDER, str(uuid.uuid4()))))
-        written = False
-        try:
-            _write(storage, probe)
-            written = True
-            if sets_acls:
-                try_acl(storage, probe)
-            exposed = everybody_reads(storage, probe)
-        except Exception as error:
-            raise storage.error(error, probe) from error
-        finally:
-            # Also where the answer to the PUT was lost.
-            problem = _delete(storage, probe)
-            if problem is not None and written:
-                warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
-        _remove_old(storage, folder)
-        if exposed:
-            raise _exposed(storage, folder)
+    chosen = _chosen(patterns)
+    for start in sorted({pattern.partition("*")[0] for pattern in chosen}):
+        _remove_old(storage, f"{start}{_FOLDER}/")
+    for number, pattern in enumerate(chosen):
+        # No id's folders have such a name, so no object of Mastodon's has such a key.
+        probe = pattern.replace("*", _FOLDER, 1).replace("*", uuid.uuid4().hex, 1)
+        if _is_exposed(storage, probe, sets_acl=sets_acls and number == 0, warn=warn):
+            raise _exposed(storage, pattern)
+
+
+def _chosen(patterns: Iterable[str]) -> list[str]:
+    """Return the patterns to probe: of each folder enough to have all of their beginnings, and all of their ends."""
+    chosen: list[str] = []
+    known: set[tuple[str, str]] = set()
+    probes: Counter[str] = Counter()
+    for pattern in sorted(set(patterns)):
+        start, _, end = pattern.partition("*")
+        folder = start.rstrip("/").rpartition("/")[0]
+        parts = {(folder, start), (folder, end)}
+        if not parts <= known and probes[folder] < _PROBES:
+            known |= parts
+            probes[folder] += 1
+            chosen.append(pattern)
+    return chosen
+
+
+def _is_exposed(storage: Storage, probe: str, *, sets_acl: bool, warn: Callable[[str], object]) -> bool:
+    """Write a probe, ask whether everybody can read it, and delete it. Raises as `prove_private`."""
+    written = False
+    try:
+        _write(storage, probe)
+        written = True
+        if sets_acl:
+            try_acl(storage, probe)
+        return everybody_reads(storage, probe)
+    except Exception as error:
+        raise storage.error(error, probe) from error
+    finally:
+        # Also where the answer to the PUT was lost.
+        problem = _delete(storage, probe)
+        if problem is not None and written:
+            warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
 
 
 async def refuses_damaged(client: Client, storage: Storage) -> bool:
@@ -132,18 +159,17 @@ def _delete(storage: Storage, key: str) -> StorageError | None:
     return None
 
 
-def _remove_old(storage: Storage, folder: str) -> None:
-    """Delete probes of runs that were killed between writing and deleting them."""
-    start = "/".join(filter(None, (folder, _FOLDER))) + "/"
+def _remove_old(storage: Storage, start: str) -> None:
+    """Delete probes of runs that were killed between writing and deleting them, by the beginning of their keys."""
     with contextlib.suppress(StorageError):  # it harms nobody where it is, and the next run tries again
         for found in storage.list_range(KeyRange(start, start, start[:-1] + "0")):
             if found.modified is not None and found.modified < datetime.now(timezone.utc) - _OLD:
                 _delete(storage, found.key)
 
 
-def _exposed(storage: Storage, folder: str) -> StorageError:
+def _exposed(storage: Storage, pattern: str) -> StorageError:
     settings = storage.settings
-    where = f"{settings.bucket}/{storage.full_key(folder)}"
+    where = f"{settings.bucket}/{storage.full_key(pattern)}"
     reason = Reason.ACL_REFUSED if settings.has_acls else Reason.PRIVATE_NOT_COPIED
     if settings.has_acls:
         text = (

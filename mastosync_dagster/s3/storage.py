@@ -64,18 +64,18 @@ class ListedObject(NamedTuple):
 
 
 class AclProof:
-    """What is known of whether setting an ACL leaves an object whole. Changed under its lock alone.
+    """What is known of whether setting an ACL works, and leaves the object whole. Changed under its lock alone.
 
     Attributes:
         lock: Held while the first ACL is set and its object compared.
-        holds: The first object was still whole.
-        damaged: The error that says that it was not; None: that did not happen.
+        holds: The first object was still whole, and had the ACL.
+        refuted: The error that says that it was not, or had not; None: that did not happen.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holds = False
-        self.damaged: StorageError | None = None
+        self.refuted: StorageError | None = None
 
 
 class _Waits:

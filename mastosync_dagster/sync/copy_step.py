@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from mastosync_dagster.copy.acl_changes import AclCounts, set_acls
 from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
@@ -138,30 +139,32 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
         add_to_list(run, planned.scope.partition, table, lines, next(supplements))
 
     with run.connections() as connect, PrivateRows(Database.open(connect, [table]), table) as rows:
-        yield PrivacyWatch(rows, run.destination, put_on_list, run.log.warning)
+        prove = partial(_prove_private, run, sets_acls=True)
+        yield PrivacyWatch(rows, run.destination, put_on_list, prove, run.log.warning)
 
 
 def _try_probes(run: RunContext, planned: Planned, *, refetch: bool) -> StorageError | None:
     """Return why nothing private may be written, and no ACL be set; None: both may be done."""
-    folders = planned.counts.private_folders
+    patterns = planned.counts.private_patterns
     if refetch and (run.destination.settings.has_acls or planned.config.copy_private):
-        folders |= planned.counts.private_missing_folders
+        patterns |= planned.counts.private_missing_patterns
     try:
-        # With a storage of its own: the proof is made again with the first of the real objects.
-        prove_private(
-            run.destination_bucket.storage(),
-            folders,
-            sets_acls=bool(planned.counts.to_set_acls),
-            warn=run.log.warning,
-        )
+        _prove_private(run, patterns, sets_acls=bool(planned.counts.to_set_acls))
     except StorageError as error:
         return error
-    if folders:
+    if patterns:
+        folders = sorted({pattern.partition("/*")[0] for pattern in patterns})
         run.log.info(
-            f"probes in {', '.join(sorted(folders))}: what is written private there is not readable without a"
+            f"probes in {', '.join(folders)}: what is written private there is not readable without a"
             " signature at the endpoint; other addresses of the bucket were not checked"
         )
     return None
+
+
+def _prove_private(run: RunContext, patterns: Iterable[str], *, sets_acls: bool) -> None:
+    """Try probes; raises as `prove_private`."""
+    # With a storage of its own: the proof of ACLs is made again with the first of the real objects.
+    prove_private(run.destination_bucket.storage(), patterns, sets_acls=sets_acls, warn=run.log.warning)
 
 
 def _check_source(run: RunContext, planned: Planned, counts: CopyCounts) -> StorageError | None:

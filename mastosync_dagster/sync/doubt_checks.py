@@ -14,7 +14,7 @@ from mastosync_dagster.environment import retry_nights
 from mastosync_dagster.expected.objects import Sizes, items_of
 from mastosync_dagster.expected.privacy import Privacy, has_private
 from mastosync_dagster.mastodon import LeftOutRows, Rows, Selection, walk_rows
-from mastosync_dagster.mastodon.keys import folder_of
+from mastosync_dagster.mastodon.keys import pattern_of
 from mastosync_dagster.plan.items import Batch
 from mastosync_dagster.plan.lookup import destination_keys
 from mastosync_dagster.pool import Pool
@@ -77,8 +77,7 @@ class DoubtChecks:
 
     ``selection``: the rows that the run takes. If it settles what is in doubt (`settles`), ``listed``, the table's
     list, takes what stays on it. What the policy leaves out is not copied; its ACL is checked all the same, for it may
-    have been copied before. ``folders`` are those at the destination in which private objects were found
-    (`mastodon.keys.folder_of`).
+    have been copied before. ``patterns`` are those of the keys of private objects (`mastodon.keys.pattern_of`).
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class DoubtChecks:
     ) -> None:
         self.counts = Counts()
         self.known = known
-        self.folders: set[str] = set()
+        self.patterns: set[str] = set()
         self._database = database
         self._page_rows = config.page_rows
         self.selection = selection
@@ -135,15 +134,19 @@ class DoubtChecks:
         """Check the objects of rows that are private now, whatever is on the list: that alone makes them private.
 
         Without ACLs, those that are at the destination all the same go on the list: the run can neither make them
-        private nor delete them, an admin has to.
+        private nor delete them, an admin has to. Where they are wanted there, only their patterns are kept, for probes:
+        a policy may let everybody read them since they were copied.
         """
-        if not self._has_private_rows or (self._copy_private and not self._has_acls):
+        if not self._has_private_rows:
             return
         is_left = self._left_for_later()
         private = Selection(self.listed.table, private_only=True)
         for page in walk_rows(self._database, private, page_rows=self._page_rows):
             items = self._items(row for row in page.rows if not is_left(row["id"]))
             wanted = [item for item in items if item.acl_only or self._settles]
+            if self._copy_private and not self._has_acls:
+                self.patterns.update(pattern_of(item.key) for item in self._with_privacy(wanted, pool) if item.private)
+                continue
             # What is planned gets its ACL by the plan, where there are any.
             unknown = [item for item in wanted if not (self._has_acls and item.key in self._planned)]
             yield from self._batch(self._check(unknown, pool))
@@ -227,7 +230,7 @@ class DoubtChecks:
             self._keep(item, Doubt.PRIVATE if self._has_acls else Doubt.EXPOSED)
             if not self._has_acls:
                 continue
-            self.folders.add(folder_of(item.key))
+            self.patterns.add(pattern_of(item.key))
             self.counts.wrong += not right
             if not right and item.key not in self._planned:
                 self._planned.add(item.key)

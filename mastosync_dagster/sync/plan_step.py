@@ -198,9 +198,9 @@ def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping
         each.listed.publish()
         if each.counts != Counts():
             run.log.info(f"{each.listed.table}, in doubt: {each.counts}")
-    # Folders of objects that were found private are probed too: a bucket policy, whenever it was set, wins over ACLs.
-    folders = counts.private_folders.union(*(each.folders for each in checks))
-    return replace(counts, private_folders=folders)
+    # What was private before is probed too: a bucket policy, whenever it was set, wins over ACLs.
+    patterns = counts.private_patterns.union(*(each.patterns for each in checks))
+    return replace(counts, private_patterns=patterns)
 
 
 def _note(run: RunContext, planned: Planned, read_until: datetime) -> None:

@@ -13,10 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.mastodon.keys import pattern_of
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import Doubt, DoubtLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.acl import set_acl
+from mastosync_dagster.s3.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +35,8 @@ _THREADS = 16
 class PrivacyWatch:
     """Makes private the public objects of one table that a run writes, if their rows become private meanwhile.
 
-    The destination has ACLs. ``put_on_list`` publishes doubt lines, before anything is done to their objects.
+    The destination has ACLs. ``put_on_list`` publishes doubt lines, before anything is done to their objects. ``prove``
+    gets patterns of keys and raises as `s3.probes.prove_private`: an ACL hides nothing that a policy shows.
     """
 
     def __init__(
@@ -41,11 +44,14 @@ class PrivacyWatch:
         rows: PrivateRows,
         destination: Storage,
         put_on_list: Callable[[Sequence[DoubtLine]], None],
+        prove: Callable[[set[str]], None],
         warn: Callable[[str], object],
     ) -> None:
         self._rows = rows
         self._destination = destination
         self._put_on_list = put_on_list
+        self._prove = prove
+        self._proven: set[str] = set()
         self._warn = warn
         self._next = time.monotonic() + _SECONDS
         self._written: deque[ManifestLine] = deque()
@@ -63,7 +69,11 @@ class PrivacyWatch:
             self._next = time.monotonic() + _SECONDS
 
     def check(self) -> None:
-        """Make private what was written as public and is private by its row now."""
+        """Make private what was written as public and is private by its row now.
+
+        Raises:
+            StorageError: Permanent: nothing can be made private. The run has to end, as it would have before it began.
+        """
         while self._written:
             lines = [self._written.popleft() for _ in range(min(len(self._written), _LINES))]
             try:
@@ -72,6 +82,8 @@ class PrivacyWatch:
                 if exposed:
                     self._make_private(exposed)
             except AdminError as error:
+                if isinstance(error, StorageError) and error.permanent:
+                    raise
                 # They are checked again, the last time when the run ends; then the next night checks them.
                 self._written.extend(lines)
                 if not self._has_warned:
@@ -82,7 +94,11 @@ class PrivacyWatch:
     def _make_private(self, lines: list[ManifestLine]) -> None:
         self._put_on_list([DoubtLine(line.row_id, line.part, Doubt.ACL, 0, line.key) for line in lines])
         prefix = len(self._destination.settings.prefix)
+        keys = [line.key[prefix:] for line in lines]
+        patterns = set(map(pattern_of, keys)) - self._proven
+        self._prove(patterns)
+        self._proven |= patterns
         with Pool(_THREADS) as pool:
             make_private = partial(set_acl, self._destination, private=True, halt=pool.halt)
-            pool.map(make_private, [line.key[prefix:] for line in lines])
+            pool.map(make_private, keys)
         self._warn(f"{len(lines):,} objects whose rows have become private meanwhile were made private")

@@ -317,7 +317,8 @@ class _Auditor:
         headers = self._some(with_source, self._settings.headers, _HEADERS_SAMPLE)
         depth = self._checker.acls
         acls = self._some([each for each in sound if each.item.private], depth, _PRIVATE_SAMPLE)
-        acls |= self._some([each for each in sound if not each.item.private], depth, _PUBLIC_SAMPLE)
+        if self._destination.settings.has_acls or self._settings.acl_from_source:
+            acls |= self._some([each for each in sound if not each.item.private], depth, _PUBLIC_SAMPLE)
         if self._settings.acl_from_source:
             acls &= {each.target for each in with_source}
         bodies = {each.target for each in with_source} if self._settings.full else set()

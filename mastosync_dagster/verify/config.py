@@ -15,7 +15,9 @@ class VerifyConfig(PolicyConfig):
         "Compare Content-Type, Cache-Control, metadata (a request per storage): of none, a sample, or all.",
     )
     acls: Depth = setting(
-        "acls", Depth.sample, "Ask who may read an object (a request): of none, a sample, or all, where there are ACLs."
+        "acls",
+        Depth.sample,
+        "Ask who may read an object (a request): of none, a sample, or all. Without ACLs, of private objects alone.",
     )
     privacy: Privacy = setting("privacy", Privacy.mastodon, "As for the sync: mastodon, source or none.")
     copy_private: bool | None = setting(

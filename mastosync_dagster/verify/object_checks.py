@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.records.findings import Finding
-from mastosync_dagster.s3.acl import is_public, is_readable, is_readable_at_source
+from mastosync_dagster.s3.acl import everybody_reads, is_public, is_readable, is_readable_at_source
 from mastosync_dagster.s3.digests import Digest, read_digest
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
@@ -43,7 +43,7 @@ class AuditSettings:
     Attributes:
         full: Read the bodies of both storages, and compare those.
         headers: Compare headers and metadata: of how many objects.
-        acls: Ask who may read an object: of how many objects.
+        acls: Ask who may read an object: of how many objects. Without ACLs, of private ones that are wanted there.
         acl_from_source: An object must be readable by everybody iff it is at the source; else the item says.
         copy_private: Private objects are wanted at a destination without ACLs too.
         sample_one_in: A sample is one object in so many, and one of each batch; None: few enough to cost less than the
@@ -108,12 +108,14 @@ class ObjectChecker:
     """Checks objects. Thread-safe.
 
     Attributes:
-        acls: Of how many objects to ask who may read them: of none where there are no ACLs, or they are not shown.
+        acls: Of how many objects to ask who may read them: of none where ACLs are not shown, or where there are none
+            and nothing private is wanted.
         acls_unknown: Why they are not shown; None: they are.
     """
 
     def __init__(self, source: Storage, destination: Storage, settings: AuditSettings) -> None:
-        self.acls = settings.acls if destination.settings.has_acls else Depth.none
+        self._has_acls = destination.settings.has_acls
+        self.acls = settings.acls if self._has_acls or settings.copy_private else Depth.none
         self.acls_unknown: str | None = None
         self._source = source
         self._destination = destination
@@ -156,8 +158,10 @@ class ObjectChecker:
             must = not comparison.item.private
             if self._acl_from_source and comparison.found is not None:
                 must = is_readable_at_source(self._source, comparison.found.key, halt)
+            if must and not self._has_acls:
+                return False  # private objects are wanted there, so the bucket is public for nobody
             # What must be public is so by its ACL. What must not be read must not be shown by a policy either.
-            ask = is_public if must else is_readable
+            ask = is_public if must else is_readable if self._has_acls else everybody_reads
             may = ask(self._destination, comparison.target, halt)
         except StorageError as error:
             if error.reason in _NO_ACLS_AT_ALL:

@@ -1,27 +1,37 @@
-"""Nothing private is written where everybody could read it, and no ACL damages an object, whatever the settings say."""
+"""Nothing private is, or becomes, readable by everybody unnoticed, and no ACL damages an object, whatever is set."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
-from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.installation import failure_of
-from mastosync_dagster_tests.support.proxy import Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.private_media import MEDIA, answers, execute, expected_answers, media_of, nightly
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.suspensions import SUSPEND
+from mastosync_dagster_tests.support.verifying import unequal, verify
 
 if TYPE_CHECKING:
     import dagster as dg
 
+    from mastosync_dagster.sync.models import Copied
     from mastosync_dagster_tests.support.installation import Installation
 
 pytestmark = pytest.mark.long
 
-MEDIA = FileType.MEDIA_ATTACHMENTS
+SPARES_PROBES = r"^(?!.*/mastosync-check/)"
+
+IGNORED = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT")
+"""A server that accepts ACLs of objects that are there, and sets none."""
 
 
 def sync(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
@@ -95,7 +105,7 @@ def suspend_somebody(world: Installation) -> None:
         connection.commit()
 
 
-@pytest.mark.parametrize("key", ["", r"\.(png|jpe?g|gif|mp4|webp|webm|mp3)$"])
+@pytest.mark.parametrize("key", ["", SPARES_PROBES])
 def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied_again(
     synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
@@ -113,3 +123,78 @@ def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied
     monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
     assert sync(world).success
     assert world.compare(MEDIA).differences == ()
+
+
+@pytest.mark.parametrize(("permission", "style"), [("", ""), ("private", "*/original/")])
+def test_without_acls_a_bucket_that_becomes_public_later_ends_every_run(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str, style: str
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    assert sync(world).success
+    assert nightly(world).success
+    assert verify(world, acls="all").success
+    let_everybody_read(world.destination, style)
+    public = exposed(world)
+    assert public
+
+    for run in (sync(world), nightly(world)):
+        assert "MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public" in failure_of(run)
+    assert not verify(world, acls="all").success
+    assert unequal(world) == dict.fromkeys(public, Finding.ACL_DIFFERS)
+    verify(world)
+    assert set(unequal(world)) <= public
+    if not style:
+        assert unequal(world)
+
+    world.destination.client.delete_bucket_policy(Bucket=world.destination.name)
+    for good in (sync(world), nightly(world), verify(world, acls="all")):
+        assert good.success
+
+
+def test_an_acl_that_is_accepted_and_ignored_ends_the_run_and_is_not_recorded(settled: Installation) -> None:
+    world = settled
+    account, hidden = media_of(world, suspended=False)
+    execute(world, SUSPEND, account)
+    world.destination_proxy.set_rules(IGNORED)
+    for run in (nightly(world), nightly(world), sync(world)):
+        assert "DESTINATION_S3_PERMISSION to an empty text" in failure_of(run)
+    now = answers(world)
+    assert sum(now[key] != status for key, status in expected_answers(world).items()) == hidden
+    checked = CliRunner().invoke(main, ["check"])
+    assert checked.exit_code == 1
+    assert "sets none" in checked.output
+
+    # Where the server spares the probes, the first object shows it.
+    world.destination_proxy.set_rules(Rule(IGNORED.fault, IGNORED.kinds, SPARES_PROBES, IGNORED.method))
+    assert "DESTINATION_S3_PERMISSION to an empty text" in failure_of(nightly(world))
+
+    world.destination_proxy.set_rules()
+    assert nightly(world).success
+    assert answers(world) == expected_answers(world)
+
+
+def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_the_run(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    execute(world, "UPDATE accounts SET suspended_at = NULL")
+    execute(world, "UPDATE statuses SET deleted_at = NULL")
+    let_everybody_read(world.destination)
+    ((key,),) = world.register(MEDIA).values()
+
+    def copy_later(*arguments: Any) -> Copied:
+        suspend_somebody(world)
+        return copy_planned(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mastosync_dagster.sync.ops.copy_planned", copy_later)
+        run = world.run("sync_media_attachments", key)
+    assert "everybody can read what is private" in failure_of(run)
+    messages = [entry.user_message for entry in world.dagster.all_logs(run.run_id)]
+    assert not [text for text in messages if "were made private" in text]
+
+    world.destination.client.delete_bucket_policy(Bucket=world.destination.name)
+    assert world.run("sync_media_attachments", key).success
+    assert answers(world) == expected_answers(world)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mastosync_dagster.mastodon import TABLES, KeySpan, id_partition, key_spans, prefixed, split_name, stored_objects
-from mastosync_dagster.mastodon.keys import earlier_id_partition, folder_of, id_class, is_blank, may_change
+from mastosync_dagster.mastodon.keys import earlier_id_partition, id_class, is_blank, may_change, pattern_of
 from mastosync_dagster.mastodon.tables import BLANK
 
 # A busy machine is no failure.
@@ -270,16 +270,16 @@ def test_spans_of_an_unknown_table_or_a_reversed_range_are_refused(table: str, l
 
 
 @pytest.mark.parametrize(
-    ("key", "folder"),
+    ("key", "pattern"),
     [
-        ("media_attachments/files/109/1/original/a.png", "media_attachments/files"),
-        ("cache/media_attachments/files/1/small/a.png", "cache/media_attachments/files"),
-        ("cache/accounts/avatars/000/000/001/static/a.png", "cache/accounts/avatars"),
-        ("a.png", ""),
+        ("media_attachments/files/109/001/002/original/a.png", "media_attachments/files/109/*/original/*.png"),
+        ("cache/media_attachments/files/112/003/small/a.PNG", "cache/media_attachments/files/112/*/small/*.PNG"),
+        ("cache/accounts/avatars/000/000/001/static/a", "cache/accounts/avatars/000/*/static/*"),
+        ("backups/dumps/000/000/007/original/a.tar.gz", "backups/dumps/000/*/original/*.gz"),
     ],
 )
-def test_the_folder_of_a_key_is_the_smallest_that_a_policy_would_name(key: str, folder: str) -> None:
-    assert folder_of(key) == folder
+def test_the_pattern_of_a_key_has_what_a_policy_would_name(key: str, pattern: str) -> None:
+    assert pattern_of(key) == pattern
 
 
 @pytest.mark.parametrize(

@@ -201,9 +201,30 @@ MUTANTS = (
     Mutant(
         "a-public-policy-is-not-noticed",
         "s3/probes.py",
-        "        if exposed:\n",
-        "        if False:\n",
+        "        return everybody_reads(storage, probe)\n",
+        "        return False\n",
         ("s3/test_probes.py::test_a_policy_that_lets_everybody_read_a_folder_is_noticed",),
+    ),
+    Mutant(
+        "a-policy-for-an-extension-is-not-noticed",
+        "s3/probes.py",
+        "        parts = {(folder, start), (folder, end)}\n",
+        "        parts = {(folder, start)}\n",
+        ("s3/test_probes.py::test_of_very_many_kinds_of_keys_a_few_are_probed",),
+    ),
+    Mutant(
+        "an-acl-that-is-ignored-is-not-noticed",
+        "s3/acl.py",
+        "    if has_acl(storage, key, private=private, halt=halt):\n        return\n",
+        "    if True:\n        return\n",
+        ("s3/test_probes.py::test_a_server_that_accepts_an_acl_and_ignores_it_is_noticed",),
+    ),
+    Mutant(
+        "without-acls-a-night-does-not-probe",
+        "sync/doubt_checks.py",
+        "            if self._copy_private and not self._has_acls:\n",
+        "            if False:\n",
+        ("integration/test_exposed.py::test_without_acls_a_bucket_that_becomes_public_later_ends_every_run",),
     ),
     Mutant(
         "no-probe-before-private-objects",

@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mastosync_dagster.mastodon import owners
+from mastosync_dagster.mastodon.keys import pattern_of
 from mastosync_dagster.s3 import probes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.support.acls import let_everybody_read
+from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 
 if TYPE_CHECKING:
     from mastosync_dagster_tests.support.corners import Bucket
 
-FOLDERS = ("media_attachments/files", "backups/dumps")
+MEDIA = "media_attachments/files/112/*/original/*.png"
+PATTERNS = (MEDIA, "backups/dumps/000/*/original/*.zip")
 
 
 def prove(at: Bucket, *, sets_acls: bool = True, **settings: Any) -> list[str]:
     """Try the probes, and return what was warned of."""
     warned: list[str] = []
     destination = storage(at, "destination", **{"permission": "public-read", **settings})
-    prove_private(destination, FOLDERS, sets_acls=sets_acls, warn=warned.append)
+    prove_private(destination, PATTERNS, sets_acls=sets_acls, warn=warned.append)
     return warned
 
 
@@ -55,13 +58,60 @@ def test_a_policy_that_lets_everybody_read_a_folder_is_noticed(
     assert keys(moto_bucket) == []
 
 
+@pytest.mark.parametrize(
+    "resource",
+    [
+        *("media_attachments/files/*/original/*", "*/original/*", "*.png", "media_attachments/files/1*"),
+        *("cache/*/small/*.jpeg", "*.mp4", "media_attachments/files/109/*"),
+    ],
+)
+def test_a_policy_that_names_a_style_an_extension_or_the_first_digits_of_ids_is_noticed(
+    moto_bucket: Bucket, resource: str
+) -> None:
+    objects = [
+        "media_attachments/files/109/233/445/566/original/a.png",
+        "media_attachments/files/112/233/445/566/original/a.png",
+        "media_attachments/files/112/233/445/566/small/a.png",
+        "cache/media_attachments/files/112/233/445/566/original/a.mp4",
+        "cache/media_attachments/files/112/233/445/566/small/a.jpeg",
+    ]
+    let_everybody_read(moto_bucket, resource.removesuffix("*"), "*" if resource.endswith("*") else "")
+    put_many(moto_bucket, objects, b"private")
+    assert any(anonymous_status(moto_bucket.server, moto_bucket.name, key) == 200 for key in objects)
+    destination = storage(moto_bucket, "destination", permission="public-read")
+    with pytest.raises(StorageError, match="DESTINATION_S3_PERMISSION") as message:
+        prove_private(destination, map(pattern_of, objects), sets_acls=False, warn=pytest.fail)
+    assert message.value.permanent
+    assert sorted(keys(moto_bucket)) == sorted(objects)
+
+
+def test_of_very_many_kinds_of_keys_a_few_are_probed_and_every_style_and_beginning_of_ids_is(
+    moto_bucket: Bucket,
+) -> None:
+    ids, ends = [f"{first}" for first in range(105, 113)], ["original/*.png", "original/*.mp4", "small/*.png"]
+    patterns = {f"media_attachments/files/{first}/*/{end}" for first in ids for end in ends}
+    with s3_proxy(moto_bucket.server.endpoint) as proxy:
+        destination = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+        prove_private(destination, patterns, sets_acls=False, warn=pytest.fail)
+        written = [request.key.split("/") for request in proxy.requests if request.kind is Kind.PUT]
+    assert {key[2] for key in written} == set(ids)
+    assert {f"{key[-2]}/*.{key[-1].split('.')[1]}" for key in written} == set(ends)
+    assert len(written) == len(ids) + len(ends) - 1
+    assert all(owners("/".join(key)) is None for key in written)
+    odd = {f"media_attachments/files/112/*/original/*.{number}" for number in range(1000)}
+    with s3_proxy(moto_bucket.server.endpoint) as proxy:
+        destination = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+        prove_private(destination, odd, sets_acls=False, warn=pytest.fail)
+        assert proxy.count(Kind.PUT) == probes._PROBES
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bucket, status: int) -> None:
     let_everybody_read(moto_bucket)
     with s3_proxy(moto_bucket.server.endpoint, Rule(Answer(status, "Refused"), kinds=frozenset({Kind.GET}))) as proxy:
         assert prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint) == []
         unsigned = [request for request in proxy.requests if request.kind is Kind.GET]
-        assert len(unsigned) == len(FOLDERS)
+        assert len(unsigned) == len(PATTERNS)
         assert not any("authorization" in request.headers for request in unsigned)
 
 
@@ -76,8 +126,8 @@ def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket
 def test_probes_of_runs_that_were_killed_are_deleted_after_an_hour(
     moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = [f"{folder}/mastosync-check/{number}" for folder in FOLDERS for number in range(2)]
-    others = ["media_attachments/files/mastosync-check", "media_attachments/files/mastosync-checks/a"]
+    left = [pattern.replace("*", "mastosync-check", 1).replace("*", "a") for pattern in PATTERNS]
+    others = [f"media_attachments/files/112/mastosync-check{end}" for end in ("", "s/original/a.png")]
     put_many(moto_bucket, [*left, *others], b"")
     assert prove(moto_bucket, sets_acls=False) == []
     assert sorted(keys(moto_bucket)) == sorted([*left, *others])
@@ -94,10 +144,20 @@ def test_whether_a_damaged_body_is_refused_is_found_out(at: str, request: pytest
     assert keys(bucket) == []
 
 
+@pytest.mark.parametrize("ignored", ["public", "private"])
+def test_a_server_that_accepts_an_acl_and_ignores_it_is_noticed(moto_bucket: Bucket, ignored: str) -> None:
+    rule = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT", skip=int(ignored == "private"))
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy, pytest.raises(StorageError) as message:
+        prove(moto_bucket, endpoint=proxy.endpoint)
+    assert "DESTINATION_S3_PERMISSION to an empty text" in str(message.value)
+    assert message.value.permanent
+    assert keys(moto_bucket) == []
+
+
 def test_a_probe_that_may_not_be_deleted_is_named(moto_bucket: Bucket) -> None:
     rule = Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.DELETE}))
     with s3_proxy(moto_bucket.server.endpoint, rule) as proxy:
         warned = prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
     behind = keys(moto_bucket)
-    assert len(warned) == len(behind) == len(FOLDERS)
+    assert len(warned) == len(behind) == len(PATTERNS)
     assert all(f"{key} stays behind" in " ".join(warned) for key in behind)

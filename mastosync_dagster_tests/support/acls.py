@@ -65,13 +65,13 @@ def anonymous_status(server: S3Server, bucket: str, key: str) -> int:
         return answer.status
 
 
-def let_everybody_read(bucket: Bucket, folder: str = "") -> None:
+def let_everybody_read(bucket: Bucket, folder: str = "", rest: str = "*") -> None:
     """Give a bucket the policy with which Mastodon's documentation makes one public, for keys below a folder."""
     statement = {
         "Effect": "Allow",
         "Principal": {"AWS": "*"},
         "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{bucket.name}/{folder}*",
+        "Resource": f"arn:aws:s3:::{bucket.name}/{folder}{rest}",
     }
     policy = {"Version": "2012-10-17", "Statement": [statement]}
     bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
