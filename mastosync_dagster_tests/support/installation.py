@@ -91,14 +91,18 @@ class Installation:
         self.source_proxy.forget()
         self.destination_proxy.forget()
 
-    def requests(self) -> Counter[Kind]:
-        """Return the requests about objects to both storages, by kind.
+    def requests(self, *, probes: bool = True) -> Counter[Kind]:
+        """Return the requests about objects to both storages, by kind; all of them, or those that are about no probe.
 
         Each run that may move the watermark also asks the destination what time it is, once.
         """
         proxies = (self.source_proxy, self.destination_proxy)
         return Counter(
-            request.kind for proxy in proxies for request in proxy.requests if request.key or request.method != "HEAD"
+            request.kind
+            for proxy in proxies
+            for request in proxy.requests
+            if (request.key or request.method != "HEAD")
+            and (probes or "/mastosync-check/" not in request.key + request.prefix)
         )
 
     def compare(self, *tables: str) -> Comparison:
