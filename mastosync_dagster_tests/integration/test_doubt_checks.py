@@ -194,8 +194,8 @@ def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_howev
         world.forget()
         assert world.run("sync_changes", config=everything).success
         # Without ACLs, a few probes show whether everybody can read what is private.
-        assert world.requests(probes=False) == {}
-        asked.append(world.requests())
+        assert world.requests() == {}
+        asked.append(world.requests(probes=True))
     assert asked[0] == asked[1]
     assert 0 < asked[0][Kind.PUT] < 20
 

@@ -282,4 +282,4 @@ def test_what_is_left_out_on_purpose_holds_up_nothing_and_is_copied_when_that_ch
     assert world.compare(MEDIA.value, FileType.BACKUPS.value).differences == ()
     world.forget()
     assert nightly(world).success
-    assert world.requests(probes=False) == {}
+    assert world.requests() == {}

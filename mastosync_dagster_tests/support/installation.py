@@ -91,8 +91,8 @@ class Installation:
         self.source_proxy.forget()
         self.destination_proxy.forget()
 
-    def requests(self, *, probes: bool = True) -> Counter[Kind]:
-        """Return the requests about objects to both storages, by kind; all of them, or those that are about no probe.
+    def requests(self, *, probes: bool = False) -> Counter[Kind]:
+        """Return the requests about objects to both storages, or those about probes, by kind.
 
         Each run that may move the watermark also asks the destination what time it is, once.
         """
@@ -102,7 +102,7 @@ class Installation:
             for proxy in proxies
             for request in proxy.requests
             if (request.key or request.method != "HEAD")
-            and (probes or "/mastosync-check/" not in request.key + request.prefix)
+            and probes == ("/mastosync-check/" in request.key + request.prefix)
         )
 
     def compare(self, *tables: str) -> Comparison:
