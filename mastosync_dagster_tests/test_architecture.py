@@ -209,6 +209,7 @@ print(touched)
 """
 
 
+@pytest.mark.long
 def test_loading_the_definitions_needs_no_environment_no_files_and_no_network(tmp_path: Path) -> None:
     outcome = subprocess.run(
         [sys.executable, "-B", "-c", _LOAD_AND_WATCH], capture_output=True, text=True, check=False, cwd=tmp_path, env={}

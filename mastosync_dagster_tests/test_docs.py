@@ -147,6 +147,7 @@ def test_the_manual_page_is_well_formed() -> None:
     assert "mastosync status" in shown.stdout
 
 
+@pytest.mark.long
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="sphinx is not installed: pip install 'mastosync-dagster[docs]'")
     command = [sys.executable, str(PROJECT / "scripts" / "site.py"), str(tmp_path)]

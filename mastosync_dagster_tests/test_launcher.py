@@ -86,6 +86,7 @@ def test_nothing_is_said_of_a_run_that_has_ended_meanwhile_or_is_being_cancelled
     assert reloaded(instance, run).tags == run.tags
 
 
+@pytest.mark.long
 def test_nothing_is_said_of_a_run_that_is_alive(instance: dg.DagsterInstance) -> None:
     run = started_run(instance)
     with run_process(instance.root_directory, run.run_id):

@@ -83,6 +83,7 @@ def test_a_limit_of_a_cgroup_counts_in_both_versions_and_at_every_level(
     assert usable_mb(tmp_path) == (expected or machine)
 
 
+@pytest.mark.long
 def test_a_run_without_room_waits_and_says_so_until_an_earlier_one_has_ended(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

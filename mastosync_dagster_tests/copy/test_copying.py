@@ -70,6 +70,7 @@ def test_body_headers_and_metadata_arrive_unchanged(transfer: Transfer, size: in
     assert (counts.copied, counts.missing, counts.failed, counts.bytes, counts.stopped) == (1, 0, 0, size, None)
 
 
+@pytest.mark.long
 def test_each_of_many_objects_gets_one_line(transfer: Transfer) -> None:
     bodies = {f"accounts/avatars/{number:04}/original/ü {number}.gif": os.urandom(number) for number in range(300)}
     planned = [transfer.put(key, body)._replace(row_id=number) for number, (key, body) in enumerate(bodies.items())]
@@ -174,6 +175,7 @@ def test_a_stop_before_the_beginning_attempts_nothing(transfer: Transfer) -> Non
     assert transfer.keys() == set()
 
 
+@pytest.mark.long
 def test_every_body_is_sent_with_its_md5_as_a_bucket_with_object_lock_wants_it(
     tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket
 ) -> None:

@@ -250,6 +250,7 @@ def test_a_large_object_is_read_on_from_where_it_broke(transfer: Faulty) -> None
     assert ranges[1] is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("single_put_mb", [0, 200], ids=["in parts", "streamed"])
 @pytest.mark.parametrize(
     "fault",
@@ -287,6 +288,7 @@ def test_a_large_object_of_which_the_destination_shows_another_body_is_written_a
     assert transfer.fetched("a.mp4") == LARGE
 
 
+@pytest.mark.long
 def test_a_limit_of_bytes_a_second_holds_for_streamed_objects_at_both_storages(transfer: Faulty) -> None:
     limits = (
         replace(transfer.settings, source_bytes_per_second=len(LARGE) / 2),
@@ -364,6 +366,7 @@ def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, a
     assert counts.stats()[f"{at}_window_reductions"] == throttled.reductions
 
 
+@pytest.mark.long
 def test_objects_are_read_while_others_are_written_and_neither_storage_gets_more_than_its_limit(
     transfer: Faulty,
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_stop_in_the_middle_of_a_large_object_leaves_no_upload_behind(transfer
     assert transfer.keys() == set()
 
 
+@pytest.mark.long
 def test_a_stop_waits_for_an_upload_to_be_removed(transfer: Stoppable) -> None:
     transfer.settings = replace(transfer.settings, single_put_mb=0)
     planned = [transfer.put(f"a/{number}.mp4", os.urandom(11 * MIB)) for number in range(2)]
@@ -160,6 +161,7 @@ def test_credentials_that_cannot_be_had_are_named_and_every_object_has_a_line(
     assert counts.failed == 5
 
 
+@pytest.mark.long
 def test_an_interrupt_of_the_main_thread_goes_on_upwards_when_all_is_written_down(transfer: Stoppable) -> None:
     planned = [transfer.put(f"a/{number:03}", b"body") for number in range(200)]
     planned.append(transfer.put("b.mp4", os.urandom(11 * MIB)))
@@ -230,6 +232,7 @@ def test_what_ends_while_it_is_left_behind_has_one_line(transfer: Stoppable, mon
     assert counts.failed == sum(one.outcome is Outcome.FAILED for one in lines)
 
 
+@pytest.mark.long
 def test_signals_that_do_not_end_cost_no_line(transfer: Stoppable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "_HURRY_SECONDS", 1.0)
     planned = [transfer.put(f"a/{number}", b"body") for number in range(20)]

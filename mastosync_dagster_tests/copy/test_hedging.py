@@ -68,6 +68,7 @@ def test_a_second_one_that_is_late_too_is_overtaken_by_a_third(
             proxy.close_connections()
 
 
+@pytest.mark.long
 def test_two_heads_that_arrive_late_and_together_give_one_body(
     tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket
 ) -> None:

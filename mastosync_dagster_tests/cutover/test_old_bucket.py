@@ -129,6 +129,7 @@ WRONG: list[tuple[Wrong, str]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("wrong", "name"), WRONG)
 def test_it_says_yes_when_nothing_is_wrong_and_no_when_one_thing_is(switched: Copied, wrong: Wrong, name: str) -> None:
     with wrong(switched, Random(name)):
@@ -154,6 +155,7 @@ def test_what_an_admin_has_looked_at_is_not_in_the_way(switched: Copied) -> None
         assert against(*(word for name in accepted for word in ("--accept", name))) == {}
 
 
+@pytest.mark.long
 def test_what_lies_beside_the_key_prefix_goes_with_the_bucket_too(
     switched: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:

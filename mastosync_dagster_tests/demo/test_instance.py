@@ -146,6 +146,7 @@ def test_an_object_that_differs_at_the_destination_is_reported(instance: Instanc
         assert word in line
 
 
+@pytest.mark.long
 def test_the_same_seed_makes_the_same_instance_and_another_seed_another(
     database: PostgresServer, source_bucket: Bucket
 ) -> None:

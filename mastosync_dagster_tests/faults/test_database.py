@@ -138,6 +138,7 @@ def test_a_database_that_is_killed_and_started_again_is_read_on(
         assert again
 
 
+@pytest.mark.long
 def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_SILENCE_SECONDS", 1.0)
     url = replace(there.database, port=there.proxy.port).url

@@ -220,6 +220,7 @@ def test_from_a_folder_to_a_bucket_and_back_every_byte_is_the_same(tmp_path: Pat
     assert {key for key, path in found.items() if path.stat().st_mode & 0o777 == 0o600} == {"big/private"}
 
 
+@pytest.mark.long
 def test_a_copy_from_folder_to_folder_may_take_long(tmp_path: Path) -> None:
     bodies = {f"a/{number}": os.urandom(MIB) for number in range(4)}
     for key, body in bodies.items():

@@ -56,6 +56,7 @@ def test_a_process_and_what_it_left_behind_end_with_the_block(
     wait_until(lambda: all(_gone(pid) for pid in pids), 5)
 
 
+@pytest.mark.long
 def test_a_process_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with running(["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 1; done"], log=log, grace=0.3) as process:

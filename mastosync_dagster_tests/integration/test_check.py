@@ -35,6 +35,7 @@ def left_behind(world: Installation) -> frozenset[str]:
     return list_keys(world.destination.server, world.destination.name)
 
 
+@pytest.mark.long
 def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behind(
     world_with_acls: Installation,
 ) -> None:
@@ -42,6 +43,7 @@ def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behin
     assert left_behind(world_with_acls) == frozenset()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "folder",
     ["", "media_attachments/files/", "cache/", "cache/media_attachments/files/", "media_attachments/thumb", "backups/"],
@@ -71,6 +73,7 @@ def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_priv
     assert left_behind(world_with_acls) == frozenset()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("permission", ["", "private"])
 def test_a_bucket_that_is_said_not_to_be_public_and_is_fails(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
@@ -154,6 +157,7 @@ def test_one_bucket_under_two_addresses_is_refused_by_check_and_run(
         assert "destination address" not in failed()
 
 
+@pytest.mark.long
 def test_an_empty_source_fails(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("S3_BUCKET", create_bucket(world.source.server).name)
@@ -182,6 +186,7 @@ def test_swapped_storages_fail(world: Installation, monkeypatch: pytest.MonkeyPa
     assert "DESTINATION_S3_BUCKET" in found[ORIGINALS]
 
 
+@pytest.mark.long
 def test_a_source_that_has_lost_its_remote_cache_passes(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("S3_BUCKET", without_cache(world).name)

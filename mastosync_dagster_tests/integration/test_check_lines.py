@@ -65,6 +65,7 @@ def test_without_the_right_to_list_it_passes_and_warns_and_the_status_is_known(w
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
 
 
+@pytest.mark.long
 def test_a_key_that_may_do_nothing_fails_with_what_the_storage_says(world: Installation) -> None:
     rule = Rule(Answer(403, "AccessDenied", message=CAP))
     world.source_proxy.set_rules(rule)
@@ -76,6 +77,7 @@ def test_a_key_that_may_do_nothing_fails_with_what_the_storage_says(world: Insta
         assert f'It says: "{CAP}"' in lines[name][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lost", "named"),
     [
@@ -96,6 +98,7 @@ def test_a_destination_that_does_not_keep_headers_is_named_before_the_first_copy
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
 
 
+@pytest.mark.long
 def test_a_run_that_a_storage_ends_quotes_it_too(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Answer(403, "AccessDenied", message=CAP), kinds=frozenset({Kind.PUT})))
     (key, *_) = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
@@ -142,6 +145,7 @@ def connections(cursor: Cursor) -> tuple[str, str, int]:
     return verdict, text, int(text.split(" ", maxsplit=1)[0].replace(",", ""))
 
 
+@pytest.mark.long
 def test_free_connections_count_sessions_that_the_role_may_not_look_into(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

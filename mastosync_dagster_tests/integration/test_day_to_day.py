@@ -214,6 +214,7 @@ def test_a_database_that_is_full_is_noticed(world: Installation, monkeypatch: py
 # --- estimate --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_estimate_counts_what_is_left_and_copies_nothing(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything, _ = by_database(world, -(2**63), 2**63)

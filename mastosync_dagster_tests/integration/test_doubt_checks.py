@@ -256,6 +256,7 @@ def test_the_list_stays_as_long_as_another_run_may_still_write(settled: Installa
     assert remembered() == beside - hidden
 
 
+@pytest.mark.long
 def test_backups_are_private_each_night(world_with_acls: Installation) -> None:
     world = world_with_acls
     ((key,),) = world.register(FileType.BACKUPS).values()

@@ -49,6 +49,7 @@ def refuse_one(world: Installation) -> GeneratedObject:
     return refused
 
 
+@pytest.mark.long
 def test_a_run_with_a_failed_object_says_how_many_and_why_and_the_next_one_copies_it_alone(
     world: Installation, one_range: str
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_log_says_how_many_requests_had_to_be_repeated(world: Installation, 
     assert "requests that had to be repeated: 3 to the source, 0 to the destination" in messages
 
 
+@pytest.mark.long
 def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world: Installation, one_range: str) -> None:
     def execute(parent: str | None = None) -> JobExecutionResult:
         options = dg.ReexecutionOptions.from_failure(parent, world.dagster) if parent else None
@@ -100,6 +102,7 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
     assert world.compare("accounts").differences == ()
 
 
+@pytest.mark.long
 def test_a_manifest_that_cannot_be_published_waits_for_the_next_run(
     world: Installation, one_range: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def home(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "says"), [(READ_ONLY, "is read-only: mount it writable"), (SMALL, "MB left: make room")]
 )
@@ -63,6 +64,7 @@ def test_init_on_a_full_disk_says_to_make_room(home: Path) -> None:
     assert "No space left on device. Make room (df -h, df -i), or choose a folder on another disk" in line
 
 
+@pytest.mark.long
 def test_a_read_only_home_is_said_in_a_sentence_new_and_used(home: Path, world: Installation) -> None:
     for folder in (home, Path(world.dagster.root_directory)):
         line = sentence_of(folder, READ_ONLY, "ranges")
@@ -71,6 +73,7 @@ def test_a_read_only_home_is_said_in_a_sentence_new_and_used(home: Path, world: 
     assert world.dagster.get_runs() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", ["40k", "420k"])
 def test_a_home_on_a_full_disk_is_said_in_a_sentence_at_its_start_and_in_a_run(
     home: Path, world: Installation, size: str
@@ -103,6 +106,7 @@ def test_the_home_of_another_user_is_refused_with_the_command_that_works(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_a_home_in_a_folder_that_is_closed_to_others_is_refused_with_the_command_that_works(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)  # as the home folder of a user of its own

@@ -230,6 +230,7 @@ def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> No
     assert accounts_that_differ(life) == []
 
 
+@pytest.mark.long
 def test_its_page_shows_what_it_did_and_how_far_it_came(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
@@ -329,6 +330,7 @@ def test_re_executed_into_another_bucket_a_run_plans_for_that_one(life: Life, mo
     assert accounts_that_differ(life) == []
 
 
+@pytest.mark.long
 def test_a_run_that_is_started_once_more_has_not_read_what_the_first_one_had(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success

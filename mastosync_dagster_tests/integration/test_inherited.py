@@ -65,6 +65,7 @@ def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_sync
     assert world.compare(EMOJIS).differences == ()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("acl", ["private", "public-read"])
 def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: Installation, acl: str) -> None:
     copy_badly(world_with_acls, ACL=acl)
@@ -83,6 +84,7 @@ def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: Installation) 
     assert said == ""
 
 
+@pytest.mark.long
 def test_a_run_without_ranges_checks_too(world_with_acls: Installation) -> None:
     copy_badly(world_with_acls)
     for says in (True, False):
@@ -113,6 +115,7 @@ def test_a_run_that_was_ended_has_checked_nothing(world_with_acls: Installation)
     assert reports_differences(world, file_types=["custom_emojis"])
 
 
+@pytest.mark.long
 def test_a_night_has_checked_what_had_changed_alone(world_with_acls: Installation) -> None:
     since = {"file_types": ["custom_emojis"], "changed_since": "2026-01-01T00:00:00Z"}
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": since}}}).success

@@ -39,6 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
+@pytest.mark.long
 def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name, original in (

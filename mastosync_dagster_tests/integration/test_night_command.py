@@ -104,6 +104,7 @@ def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Install
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.FAILURE]
 
 
+@pytest.mark.long
 def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     new_accounts(life)
 

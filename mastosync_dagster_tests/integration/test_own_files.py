@@ -95,6 +95,7 @@ def test_what_a_server_says_does_not_command_the_terminal(
     assert not [letter for letter in outcome.output if letter != "\n" and not letter.isprintable()]
 
 
+@pytest.mark.long
 def test_what_a_storage_says_does_not_command_the_terminal_or_the_ui(world: Installation) -> None:
     answer = Answer(400, "Strange", message="said ![x](http://127.0.0.1/) \x9b2J \u202e end")
     world.source_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.GET})))

@@ -155,6 +155,7 @@ def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: I
     assert one_range.destination_proxy.count(Kind.PUT) <= 2 * 64
 
 
+@pytest.mark.long
 def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range: Installation) -> None:
     assert sync_media(one_range).success
     account, _ = media_of(one_range, suspended=False)
@@ -169,6 +170,7 @@ def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range:
     assert len(lines) == len({line.key for line in lines})
 
 
+@pytest.mark.long
 def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_says_so(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +200,7 @@ def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Inst
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long
 def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_nor_touched(
     one_range: Installation,
 ) -> None:
@@ -230,6 +233,7 @@ def watermarks(world: Installation) -> list[bool]:
     return [watermark(world.dagster, file_type, place) is not None for file_type in (MEDIA, FileType.BACKUPS)]
 
 
+@pytest.mark.long
 def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_no_run_deletes_more_than_it_may(synced: Installation) -> None:
     assert len(beyond) == len(orphans.extra) - 2
 
 
+@pytest.mark.long
 def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: Installation) -> None:
     orphans = add_orphans(synced)
     unknown = []
@@ -212,6 +213,7 @@ def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(syn
     assert recorded == dict.fromkeys(unknown, Finding.EXTRA)
 
 
+@pytest.mark.long
 def test_of_a_restored_backup_nothing_is_deleted_that_came_after_it(synced: Installation) -> None:
     orphans = add_orphans(synced)
     folders = sorted({each.key.rpartition("/")[0] for each in synced.instance.objects_of(MEDIA)})
@@ -237,6 +239,7 @@ SET_BY_A_STRANGER = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("said", SET_BY_A_STRANGER.values(), ids=SET_BY_A_STRANGER)
 def test_no_post_of_another_server_makes_a_restored_backup_look_alive(synced: Installation, said: str) -> None:
     orphans = add_orphans(synced)
@@ -377,6 +380,7 @@ DOUBTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("doubt", DOUBTS, ids=lambda doubt: doubt.name)
 def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeypatch: pytest.MonkeyPatch) -> None:
     add_orphans(synced)
@@ -403,6 +407,7 @@ def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
+@pytest.mark.long
 def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Installation) -> None:
     orphans = add_orphans(synced)
     before = keys(synced)
@@ -413,6 +418,7 @@ def test_a_deletion_that_is_refused_ends_the_run_and_is_on_record(synced: Instal
     assert recorded == dict.fromkeys(orphans.extra | orphans.young, Finding.EXTRA)
 
 
+@pytest.mark.long
 def test_a_deletion_whose_reply_is_lost_is_on_record(synced: Installation) -> None:
     orphans = add_orphans(synced)
     synced.destination_proxy.set_rules(Rule(Reset(), kinds=frozenset({Kind.DELETE}), times=1))

@@ -36,6 +36,7 @@ def status() -> dict[str, object]:
     return found
 
 
+@pytest.mark.long
 def test_ranges_and_watermark_stay_when_the_endpoint_is_respelled(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,14 +6,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
 from mastosync_dagster.runs.watermarks import range_reads, watermark
 
 if TYPE_CHECKING:
-    import pytest
-
     from mastosync_dagster_tests.support.life import Life
 
 ACCOUNTS = FileType.ACCOUNTS
@@ -30,6 +30,7 @@ def runs(life: Life) -> set[str]:
     return {run.run_id for run in life.world.dagster.get_runs()}
 
 
+@pytest.mark.long
 def test_the_newest_of_each_partition_and_the_watermarks_run_stay(life: Life) -> None:
     dagster = life.world.dagster
     (key,) = life.world.register(ACCOUNTS)[ACCOUNTS]
@@ -63,6 +64,7 @@ def test_a_failed_run_does_not_take_the_place_of_the_materialization_before_it(
     assert {materialized, failed} <= kept
 
 
+@pytest.mark.long
 def test_runs_of_the_last_days_and_unfinished_ones_stay(life: Life) -> None:
     (key,) = life.world.register(ACCOUNTS)[ACCOUNTS]
     done = {life.run("sync_accounts", key).run_id for _ in range(2)}

@@ -133,6 +133,7 @@ def test_a_narrow_terminal_shows_whole_numbers() -> None:
         assert "…" not in text
 
 
+@pytest.mark.long
 def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(world: Installation) -> None:
     ended = world.command(*SYNC, FORCE_COLOR="1")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -298,6 +299,7 @@ def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_sam
     assert [after[name] for name in names] == [by_ranges[name] for name in names]
 
 
+@pytest.mark.long
 def test_the_page_of_a_range_that_a_sync_has_finished_says_what_a_run_of_it_would(world: Installation) -> None:
     """Totals over all ranges, the list of what is missing with what to do, and a check of this materialization."""
     keys = world.register(FileType.MEDIA_ATTACHMENTS)[FileType.MEDIA_ATTACHMENTS]

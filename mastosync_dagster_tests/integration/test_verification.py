@@ -114,6 +114,7 @@ def test_every_damage_is_named_and_nothing_else_a_sync_repairs_it_and_pruning_ta
     assert check(pruned).passed
 
 
+@pytest.mark.long
 def test_the_check_is_about_the_materialization_of_its_own_run(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def shorten(world: Installation, *names: str, entries: int = 5) -> None:
         proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
 @pytest.mark.parametrize("names", [("source",), ("destination",), ("source", "destination")], ids="+".join)
@@ -108,6 +109,7 @@ def test_what_a_listing_lacks_is_compared_all_the_same(world: Installation) -> N
         assert unequal(world) == dict.fromkeys(damaged, Finding.SIZE_DIFFERS)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("source")
 def test_an_object_of_which_nobody_answers_is_neither(world: Installation) -> None:
     key = keys()[-1]
@@ -119,6 +121,7 @@ def test_an_object_of_which_nobody_answers_is_neither(world: Installation) -> No
     assert unequal(world) == {key: Finding.UNKNOWN}
 
 
+@pytest.mark.long
 def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     world: Installation, source: Bucket
 ) -> None:
@@ -154,6 +157,7 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     assert by_finding[Finding.FOREIGN] == ["other/a"]
 
 
+@pytest.mark.long
 def test_what_lies_beside_the_key_prefix_of_the_source_is_named(
     world: Installation, source: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +181,7 @@ def test_what_lies_beside_the_key_prefix_of_the_source_is_named(
     assert [line.key for line in findings(world) if line.finding is Finding.FOREIGN_AT_SOURCE] == foreign[:1]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("source")
 def test_a_storage_whose_top_may_not_be_listed_is_called_unknown(world: Installation) -> None:
     # As with a policy that lets folders be listed and not the bucket.

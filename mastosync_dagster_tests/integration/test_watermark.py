@@ -100,6 +100,7 @@ def test_a_clock_that_machine_and_database_share_is_held_against_the_destination
     assert after <= life.living.now + timedelta(seconds=2)
 
 
+@pytest.mark.long
 def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None:
     begin(life)
     before = life.mark()
@@ -122,6 +123,7 @@ def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None
         assert timedelta() <= life.living.now - status.watermark.timestamp < MINUTE
 
 
+@pytest.mark.long
 def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(life: Life) -> None:
     keys = life.world.register(ACCOUNTS)[ACCOUNTS]
     with life.world.dagster as dagster:
@@ -166,6 +168,7 @@ def test_a_transaction_that_is_open_at_night_holds_the_watermark_and_the_next_ni
     assert life.has_moved(before)
 
 
+@pytest.mark.long
 def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_claim_a_day_less(life: Life) -> None:
     keys = life.world.register(ACCOUNTS)[ACCOUNTS]
     living = life.day()
@@ -392,6 +395,7 @@ def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, times
     assert life.has_moved(before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("timestamp", [None, "2199-01-01", "infinity"])
 def test_a_timestamp_that_nobody_believes_is_asked_about_and_copies_nothing_again(
     life: Life, timestamp: str | None
@@ -410,6 +414,7 @@ def test_a_timestamp_that_nobody_believes_is_asked_about_and_copies_nothing_agai
     assert set(life.world.requests()) <= {Kind.HEAD}
 
 
+@pytest.mark.long
 def test_an_observation_of_a_version_before_is_read_as_ever(life: Life) -> None:
     begin(life)
     with life.world.dagster as dagster:

@@ -66,6 +66,7 @@ def assert_not_done(world: Installation, result: dg.ExecuteInProcessResult) -> N
     assert not any(check.passed for check in result.get_asset_check_evaluations())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file_type", [FileType.MEDIA_ATTACHMENTS, FileType.SITE_UPLOADS, CARDS])
 def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: FileType
@@ -85,6 +86,7 @@ def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
     assert one_range.compare(file_type).differences == ()
 
 
+@pytest.mark.long
 def test_a_wrong_prefix_names_its_variable(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_KEY_PREFIX", "elsewhere")
     result = sync(one_range, FileType.ACCOUNTS)
@@ -134,6 +136,7 @@ def test_storages_that_are_swapped_in_the_middle_of_a_backfill_are_refused_unles
     assert world.run("sync_accounts", last).success
 
 
+@pytest.mark.long
 def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +146,7 @@ def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
     assert_not_done(one_range, result)
 
 
+@pytest.mark.long
 def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +262,7 @@ def test_a_night_whose_few_objects_the_right_source_lacks_is_a_success(
     assert life.has_moved(before)
 
 
+@pytest.mark.long
 def test_a_source_with_old_files_alone_is_not_done(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_BUCKET", old_copy(one_range, accounts=3).name)
     result = sync(one_range, FileType.ACCOUNTS)
@@ -300,6 +305,7 @@ def test_an_instance_without_local_files_that_has_lost_its_cache_is_shown_the_wa
     assert (numbers["missing"], numbers["copied"]) == (numbers["objects"], 0)
 
 
+@pytest.mark.long
 def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +333,7 @@ def verify(world: Installation, file_type: FileType, **config: object) -> dg.Exe
     return world.run(f"verify_{file_type.value}", key, {"ops": {f"{file_type.value}_verification": {"config": config}}})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("full", [True, False])
 def test_a_verification_with_an_empty_source_proves_nothing(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, *, full: bool

@@ -76,6 +76,7 @@ def test_nothing_is_said_where_this_machine_executes_the_runs(home: Path) -> Non
     assert checked(home) == []
 
 
+@pytest.mark.long
 def test_a_worker_without_a_broker_says_so() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CELERY_BROKER"}
     command = [sys.executable, "-m", "celery", "-A", "mastosync_dagster.machines.worker", "worker"]

@@ -108,6 +108,7 @@ def test_a_worker_that_is_back_in_time_is_not_gone(
         monkeypatch.setattr(watch, "_absent_since", dict.fromkeys(watch._absent_since, 0.0))
 
 
+@pytest.mark.long
 def test_a_run_of_the_command_line_is_known_by_its_process(home: dg.DagsterInstance) -> None:
     run = home.create_run_for_job(some_job)
     with run_process(home.root_directory, run.run_id) as process:

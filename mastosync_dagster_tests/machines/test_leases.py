@@ -29,6 +29,7 @@ def broker(tmp_path: Path) -> Iterator[RedisServer]:
         yield made
 
 
+@pytest.mark.long
 @NEEDS_REDIS
 def test_one_holder_has_a_lease_as_long_as_it_renews_it(broker: RedisServer) -> None:
     leases = Leases(broker.url, seconds=1)

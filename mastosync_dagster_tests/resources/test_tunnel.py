@@ -207,6 +207,7 @@ def test_known_hosts_is_by_default_the_one_of_the_user(
     assert answer(database) == 42
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "line",
     [

@@ -175,6 +175,7 @@ def test_a_refused_head_has_its_status_alone(proxy: Proxy, destination: Storage,
     assert f"HTTP {status}" in str(error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "requests", "reason"),
     [

@@ -60,6 +60,7 @@ def whole(prefix: str) -> KeyRange:
 # Listing
 
 
+@pytest.mark.long
 def test_a_range_includes_its_start_excludes_its_end_and_costs_a_request_per_thousand_keys(
     source_bucket: Bucket,
 ) -> None:

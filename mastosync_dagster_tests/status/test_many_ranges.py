@@ -71,6 +71,7 @@ def queries_of(home: Path) -> int:
     return len(queries)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_many_ranges_take_no_more_queries(schema: PostgresServer, tmp_path: Path) -> None:
     assert schema
