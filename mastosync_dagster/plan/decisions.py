@@ -1,8 +1,9 @@
 """What becomes of an object that both storages have with different bytes: a pure function of known facts.
 
 The rule: an object at the destination that is newer than the source's, or that the source does not know, is never
-overwritten unless it is shown to be damaged. An object that is damaged at the source overwrites nothing good. Where
-nothing tells which one is right, nothing is overwritten, and the object fails.
+overwritten unless it is shown to be damaged: it is cut short, or the row has the same file as when a run recorded other
+bytes of it, which the source still has. An object that is damaged at the source overwrites nothing good. Where nothing
+tells which one is right, nothing is overwritten, and the object fails.
 """
 
 from __future__ import annotations
