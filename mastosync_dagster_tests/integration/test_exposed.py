@@ -16,7 +16,7 @@ from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import MEDIA, answers, execute, expected_answers, media_of, nightly
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Kind, Rule, TakenForBody
 from mastosync_dagster_tests.support.suspensions import SUSPEND
 from mastosync_dagster_tests.support.verifying import unequal, verify
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 
-SPARES_PROBES = r"^(?!.*/mastosync-check/)"
 
 IGNORED = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT")
 """A server that accepts ACLs of objects that are there, and sets none."""
@@ -105,7 +104,7 @@ def suspend_somebody(world: Installation) -> None:
         connection.commit()
 
 
-@pytest.mark.parametrize("key", ["", SPARES_PROBES])
+@pytest.mark.parametrize("key", ["", NO_PROBES])
 def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied_again(
     synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
@@ -167,7 +166,7 @@ def test_an_acl_that_is_accepted_and_ignored_ends_the_run_and_is_not_recorded(se
     assert "sets none" in checked.output
 
     # Where the server spares the probes, the first object shows it.
-    world.destination_proxy.set_rules(Rule(IGNORED.fault, IGNORED.kinds, SPARES_PROBES, IGNORED.method))
+    world.destination_proxy.set_rules(Rule(IGNORED.fault, IGNORED.kinds, NO_PROBES, IGNORED.method))
     assert "DESTINATION_S3_PERMISSION to an empty text" in failure_of(nightly(world))
 
     world.destination_proxy.set_rules()
