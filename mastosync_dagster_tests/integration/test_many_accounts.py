@@ -33,7 +33,7 @@ SELECT %(first)s + n::bigint * %(step)s, 'many' || n, NULL, '2024-01-01', '2024-
 FROM generate_series(0, %(rows)s - 1) AS n
 """
 _CHANGE = """
-UPDATE accounts SET avatar_file_name = 'changed.png', avatar_updated_at = %(at)s
+UPDATE accounts SET avatar_file_name = '0123456789abcdef.png', avatar_updated_at = %(at)s
 WHERE id IN (SELECT %(first)s + n::bigint * %(step)s FROM generate_series(0, %(rows)s - 1, %(rows)s / %(changed)s) AS n)
 RETURNING id
 """
@@ -71,7 +71,7 @@ def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world
     for row_id in ids:
         digits = f"{row_id:018d}"
         folders = "/".join(digits[at : at + 3] for at in range(0, 18, 3))
-        keys.add(f"accounts/avatars/{folders}/original/changed.png")
+        keys.add(f"accounts/avatars/{folders}/original/0123456789abcdef.png")
     for key in keys:
         world.source.client.put_object(Bucket=world.source.name, Key=key, Body=key.encode())
     # As the run of the night before has noted it.
