@@ -35,8 +35,9 @@ demo-ui: $(DEMO_STAMP) ## The same, then serve the Dagster UI on loopback until 
 test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (eight minutes)
 	$(BIN)/pytest --short -n 3 --dist worksteal
 
-long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (a quarter of an hour)
-	$(BIN)/pytest -m long -n 3 --dist worksteal
+# Four at a time, on two processors too: they wait for daemons and time limits.
+long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (twenty minutes)
+	$(BIN)/pytest -m long -n 4 --dist worksteal
 
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
