@@ -95,10 +95,10 @@ def make_plan(
     rows come together.)
 
     A listing alone makes no object missing: each such object is asked for by HEAD first, at both storages (at the
-    source alone if its absence is harmless). At the destination, so is one whose length
-    at the source is not the database's: it may be there as it should. At the source, so is one that would be copied
-    from another key than its own, and a few of a batch's that only the destination shows: all of these, if the listing
-    lacks any object that the source has.
+    source alone if its absence is harmless). At the destination, so is one whose length at the source is not the
+    database's, or whose key may get another content: it may be there as it should. At the source, so is one that would
+    be copied from another key than its own, and a few of a batch's that only the destination shows: all of these, if
+    the listing lacks any object that the source has.
 
     ``copy_private`` copies private objects also to a destination without ACLs. With ``acls_from_source``, the source is
     asked whether everybody may read an object that is to be copied, or to get its ACL, a request each; else the item
