@@ -259,7 +259,7 @@ class _Run:
         self._spending = None if settings.budget is None else Spending(settings.budget)
         self._used_up = False
         self._left = 0
-        self._rate = Rate()
+        self._rate = Rate(self._started)
         self._loop = Loop("copy")
         self._endpoints: tuple[Endpoint, Endpoint] | None = None
         self._on_server: ServerSideCopies | None = None

@@ -121,15 +121,19 @@ class CopyCounts:
 
 @dataclass
 class Rate:
-    """Speed over the last seconds."""
+    """Speed over the last seconds, or since the start where that is less."""
 
-    samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+    started: float
+    _samples: deque[tuple[float, int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._samples = deque([(self.started, 0, 0)])
 
     def add(self, now: float, objects: int, size: int) -> tuple[float, float]:
         """Take the counts of a time. Returns objects and bytes per second."""
-        self.samples.append((now, objects, size))
-        while now - self.samples[0][0] > _RATE_SECONDS and len(self.samples) > 2:  # noqa: PLR2004  (a rate needs two)
-            self.samples.popleft()
-        at, objects_before, size_before = self.samples[0]
+        self._samples.append((now, objects, size))
+        while now - self._samples[0][0] > _RATE_SECONDS and len(self._samples) > 2:  # noqa: PLR2004  (a rate needs two)
+            self._samples.popleft()
+        at, objects_before, size_before = self._samples[0]
         span = max(now - at, 1e-3)
         return (objects - objects_before) / span, (size - size_before) / span

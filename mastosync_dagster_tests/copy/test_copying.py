@@ -166,6 +166,15 @@ def test_progress_is_reported_and_ends_with_the_total(transfer: Transfer) -> Non
     assert (last.total, last.total_bytes, last.done, last.copied, last.missing, last.bytes) == (13, 49, 13, 12, 1, 48)
 
 
+def test_a_copy_of_less_than_a_second_has_a_rate(transfer: Transfer) -> None:
+    heard: list[CopyProgress] = []
+    transfer.on_progress = heard.append
+    transfer.run(*(transfer.put(f"a/{number}", b"body") for number in range(12)))
+    last = heard[-1]
+    assert last.objects_per_second == pytest.approx(12 / last.seconds, rel=0.1)
+    assert last.bytes_per_second == pytest.approx(48 / last.seconds, rel=0.1)
+
+
 def test_a_stop_before_the_beginning_attempts_nothing(transfer: Transfer) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(100)]
     transfer.stop.set()
