@@ -614,9 +614,11 @@ class _Connection:
         if rule is not None and isinstance(fault, Flip) and fault.request:
             body = self._damaged(body, fault, rule)
         if isinstance(fault, Reset) and fault.when is When.DURING and body:
-            _, writer = await self._connect()
+            reader, writer = await self._connect()
             writer.write(head.encode() + body[: len(body) // 2])
-            await writer.drain()
+            writer.write_eof()
+            # Until the server has given it up: rclone's else removes, late, what the next request has written there.
+            await reader.read()
             return self._reset()
         reader, reply = await self._forward(head, body)
         if self._proxy.clock is not None:
