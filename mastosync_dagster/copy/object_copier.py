@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.endpoint import EndpointError
-from mastosync_dagster.copy.integrity import head_object
+from mastosync_dagster.copy.integrity import etag_is_md5, head_object
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.mastodon.keys import may_change
@@ -161,8 +161,9 @@ class ObjectCopier:
             if found is None or (found.size == size and _may_be(found.etag, bare(etag))):
                 continue
             if endpoint is self.destination and _has_source_bytes(found, line):
-                # The listing that decided was wrong, or another run has written the object.
-                return self._present(line, found, None)
+                # The listing that decided was wrong, or another run has written the object, and may have planned it
+                # public: what is private is written again, with its ACL.
+                return None if line.private else self._present(line, found, None)
             return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
         return None
 
@@ -183,10 +184,27 @@ class ObjectCopier:
             return self._given_up(line, line.source_key, line.key, problem)
         if found is None:
             return None
-        if found.size == line.size and found.etag == bare(line.etag):
-            return self._present(line, found, None)
+        if await self._may_be_equal(found, line):
+            # The other run may have planned it public: what is private is written again, with its ACL.
+            return None if line.private else self._present(line, found, None)
         # What the next plan knows of both decides.
         return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
+
+    async def _may_be_equal(self, found: ListedObject, line: PlannedCopy) -> bool:
+        """Return whether the destination's object has the planned size, and no two MD5s say that it is another one."""
+        planned = bare(line.etag)
+        if found.size != line.size:
+            return False
+        if found.etag == planned or not (is_md5(found.etag) and is_md5(planned)):
+            return True
+        try:
+            for endpoint, key in ((self.destination, line.key), (self.source, line.source_key)):
+                async with endpoint:
+                    if not await endpoint.ask(key, etag_is_md5, endpoint, key):
+                        return True
+        except EndpointError:
+            pass  # without an answer the ETags count
+        return False
 
     async def _source_has(self, line: PlannedCopy) -> bool:
         """Ask whether the source has an object under any of its keys; an `EndpointError` where it does not say."""

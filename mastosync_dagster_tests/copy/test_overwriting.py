@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mastosync_dagster.copy.object_copier import WRITTEN_MEANWHILE
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.units import MIB
+from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.transfers import Transfer, line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from mastosync_dagster.demo.servers.start import S3Server
     from mastosync_dagster_tests.support.corners import Bucket
 
 KEY = "accounts/avatars/1/original/a.png"
@@ -74,3 +79,55 @@ def test_what_was_absent_is_asked_for_where_its_content_may_be_another_by_now(
         f"absent/{key}": (Outcome.COPIED, None),
     }
     assert transfer.fetched(key) == b"converted there"
+
+
+RAW = bytes(5 * MIB + 1)
+VIDEO = "media_attachments/files/1/original/0123456789abcdef.mp4"
+
+
+@pytest.fixture
+def on_moto(tmp_path: Path, moto: S3Server) -> Transfer:
+    """A video that the plan has not seen at the destination."""
+    return Transfer(tmp_path, create_bucket(moto), create_bucket(moto))
+
+
+def test_what_another_run_has_written_meanwhile_gets_the_acl_that_was_planned(on_moto: Transfer) -> None:
+    on_moto.destination_options = {"permission": "public-read"}
+    planned = on_moto.put(VIDEO, RAW)._replace(private=True)
+    client, bucket = on_moto.destination.client, on_moto.destination.name
+    client.put_object(Bucket=bucket, Key=VIDEO, Body=RAW, ACL="public-read")
+    on_moto.run(planned)
+    assert anonymous_status(on_moto.destination.server, bucket, VIDEO) == 403
+
+
+def in_parts(bucket: Bucket) -> None:
+    upload = bucket.client.create_multipart_upload(Bucket=bucket.name, Key=VIDEO)
+    same = {"Bucket": bucket.name, "Key": VIDEO, "UploadId": upload["UploadId"]}
+    parts: list[Any] = [
+        {"PartNumber": number, "ETag": bucket.client.upload_part(**same, PartNumber=number, Body=body)["ETag"]}
+        for number, body in ((1, RAW[: 5 * MIB]), (2, RAW[5 * MIB :]))
+    ]
+    bucket.client.complete_multipart_upload(**same, MultipartUpload={"Parts": parts})
+
+
+def with_a_key_of_its_own(bucket: Bucket) -> None:
+    # moto does not encrypt: other bytes have another ETag.
+    body = b"x" * len(RAW)
+    bucket.client.put_object(Bucket=bucket.name, Key=VIDEO, Body=body, ServerSideEncryption="aws:kms")
+
+
+@pytest.mark.parametrize("write", [in_parts, with_a_key_of_its_own])
+def test_what_another_run_has_written_meanwhile_is_present_where_no_etag_denies_it(
+    on_moto: Transfer, write: Callable[[Bucket], None]
+) -> None:
+    write(on_moto.destination)
+    _, (recorded,) = on_moto.run(on_moto.put(VIDEO, RAW))
+    assert recorded.outcome is Outcome.PRESENT
+
+
+def test_other_bytes_of_the_same_length_stay(on_moto: Transfer) -> None:
+    written = b"x" * len(RAW)
+    on_moto.destination.client.put_object(Bucket=on_moto.destination.name, Key=VIDEO, Body=written)
+    _, (recorded,) = on_moto.run(on_moto.put(VIDEO, RAW))
+    assert (recorded.outcome, recorded.detail) == (Outcome.FAILED, WRITTEN_MEANWHILE)
+    assert on_moto.fetched(VIDEO) == written

@@ -61,6 +61,15 @@ class History:
             cursor.execute("SELECT status FROM runs ORDER BY id")
             return [str(status) for (status,) in cursor.fetchall()]
 
+    def ports_that_wait(self, database: PostgresServer) -> list[int]:
+        """Return the clients' own ports of the connections that wait for a lock."""
+        with self.connection(database) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT client_port FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            )
+            return [int(port) for (port,) in cursor.fetchall()]
+
     @contextlib.contextmanager
     def connection(self, database: PostgresServer) -> Iterator[psycopg2.extensions.connection]:
         """Yield a connection from the server's own host."""
@@ -179,10 +188,9 @@ def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, his
     fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
     with history.connection(database) as locker:
         locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
-        address = f"{site.network.address('history')}:{history.server.port}"
-        wait_until(lambda: len(fresh.ports(address)) == 1, 60)
+        wait_until(lambda: bool(history.ports_that_wait(database)), 60)
         began = time.monotonic()
-        (port,) = fresh.ports(address)
+        port = history.ports_that_wait(database)[0]
         with contextlib.ExitStack() as stack:
             stack.enter_context(fresh.network.vanished("client", port))
             locker.rollback()
