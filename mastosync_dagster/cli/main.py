@@ -178,14 +178,14 @@ def _plain_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed."""
+def _instance(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed. ``waits`` is `opened_home`'s."""
     from mastosync_dagster.cli.opened_home import opened_home
     from mastosync_dagster.environment import Environment
     from mastosync_dagster.escaping import plain
     from mastosync_dagster.runs.dead_runs import close_dead_runs
 
-    with _plain_errors(), opened_home() as instance:
+    with opened_home(waits=waits) as instance:
         for remark in Environment.read().remarks():
             click.echo(f"Warning: {plain(remark)}", err=True)
         close_dead_runs(instance)
@@ -254,7 +254,7 @@ def ui(*, port: int) -> None:
     """
     from mastosync_dagster.installation.ui import run_ui
 
-    with _instance() as instance, _plain_errors():
+    with _plain_errors(), _instance() as instance:
         raise click.exceptions.Exit(run_ui(instance, port))
 
 
@@ -368,7 +368,7 @@ def sync(
             for name, config in {"plan_changes": plan_config, "copy": copy_config}.items()
         }
     }
-    with _instance() as instance:
+    with _plain_errors(), _instance() as instance:
         raise click.exceptions.Exit(run_sync(instance, run_config))
 
 
@@ -383,8 +383,8 @@ def night() -> None:
         click.echo("Reading settings and Dagster's history ...")
     from mastosync_dagster.cli.night import run_night
 
-    with _instance() as instance, _plain_errors():
-        raise click.exceptions.Exit(run_night(instance))
+    with _plain_errors():
+        raise click.exceptions.Exit(run_night(_instance(waits=True)))
 
 
 @main.command()
@@ -492,7 +492,7 @@ def metrics(*, port: int, every: float, once: bool, rules: bool, dashboard: bool
     def say(text: str) -> None:
         click.echo(plain(text), err=True)
 
-    with _instance() as instance, _plain_errors():
+    with _plain_errors(), _instance() as instance:
         if once:
             click.echo(metrics_once(instance, say), nl=False)
         else:

@@ -40,27 +40,26 @@ class NightError(AdminError):
     """There is no night now: another one goes on."""
 
 
-def run_night(instance: dg.DagsterInstance) -> int:
+def run_night(home: contextlib.AbstractContextManager[dg.DagsterInstance]) -> int:
     """Evaluate the schedule of the night, execute what it requests, and delete old records. Returns the exit status.
 
+    ``home`` opens the Dagster instance.
+
     Raises:
-        AdminError: A night goes on already, or a setting is wrong.
+        AdminError: The home cannot be opened, a night goes on already, or a setting is wrong.
     """
     console = make_console()
-    with _alone(instance):
-        try:
+    with contextlib.ExitStack() as stack:
+        with _failure_announced(console):
+            instance = stack.enter_context(home)
+        stack.enter_context(_alone(instance))
+        with _failure_announced(console):
             plan = ChangesConfig(changed_since=LAST)
             check_settings(instance, plan, CopyConfig(), attended=False)
             days = RetentionConfig().days
             name_other_run(console, instance, plan.file_types)
             definitions = build_definitions()
             requests = _requests(instance, definitions)
-        except Exception as error:
-            # No run can fail, so neither the message nor the ping of a run is sent. What else than an error for admins
-            # it may be (a history that does not answer) is named by its kind: its text may hold anything.
-            why = error.in_full() if isinstance(error, AdminError) else type(error).__name__
-            _announce_failure(console, f"mastosync: the night could not begin: {markdown(why)}")
-            raise
         status = _Status()
         for work in requests:
             status.add(_execute(instance, console, work))
@@ -188,11 +187,19 @@ def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
     return ended
 
 
-def _announce_failure(console: Console, message: str) -> None:
-    """Ping the monitor, and send an alert, since there is no night."""
-    with _alert_problems(console):
-        for problem in filter(None, [ping(Signal.FAIL, message), *deliver(message).problems]):
-            say(console, f"No alert: {problem}")
+@contextlib.contextmanager
+def _failure_announced(console: Console) -> Iterator[None]:
+    """Ping the monitor, and send an alert, if the block fails: there is no night, so no run can do it."""
+    try:
+        yield
+    except Exception as error:
+        # What else than an error for admins it may be is named by its kind: its text may hold anything.
+        why = error.in_full() if isinstance(error, AdminError) else type(error).__name__
+        message = f"mastosync: the night could not begin: {markdown(why)}"
+        with _alert_problems(console):
+            for problem in filter(None, [ping(Signal.FAIL, message), *deliver(message).problems]):
+                say(console, f"No alert: {problem}")
+        raise
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import dagster as dg
 import yaml
 from dagster._check import CheckError
@@ -22,7 +23,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.installation.disk import WRITTEN, try_writing
 from mastosync_dagster.installation.home_files import unset_variables
-from mastosync_dagster.resources.history_postgres import limit_waits
+from mastosync_dagster.resources.history_postgres import begin_run, limit_waits
 from mastosync_dagster.runs.history_sqlite import grouped_syncs
 
 if TYPE_CHECKING:
@@ -45,14 +46,19 @@ def is_named() -> bool:
 
 
 @contextlib.contextmanager
-def opened_home() -> Iterator[dg.DagsterInstance]:
+def opened_home(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME. Errors of its files and its history are a `HomeError`, then and later.
+
+    ``waits``: nobody waits in front of it, so it waits for a history that is away, as a run does.
 
     Raises:
         HomeError: It is not set, not there, another user's, not writable, full, or its dagster.yaml is wrong.
     """
     home = _home()
-    limit_waits(at_once=True)
+    if waits:
+        begin_run(lambda text: click.echo(text, err=True))
+    else:
+        limit_waits(at_once=True)
     try:
         with grouped_syncs(), _opened(home) as instance:
             yield instance

@@ -48,6 +48,7 @@ class PlanCounts:
             ACL is asked for, and set if wrong.
         missing: Neither at the source nor at the destination.
         only_at_destination: Of those present, the ones that the source does not have.
+        acl_only: The objects of which nothing but the ACL is looked at, whatever the source has.
         bytes_to_copy: Only of objects whose size is known.
         list_requests: Pages of up to 1,000 keys, of both storages; so are ``head_requests``.
         source_listed: False: the source may not be listed, so each object was asked for.
@@ -62,6 +63,7 @@ class PlanCounts:
     to_set_acls: int = 0
     missing: int = 0
     only_at_destination: int = 0
+    acl_only: int = 0
     failed: int = 0
     bytes_to_copy: int = 0
     list_requests: int = 0
@@ -188,6 +190,7 @@ class _Planner:
         self._only_there = 0
         self._bytes = 0
         self._dropped = 0
+        self._acl_only = 0
         self._private_patterns: set[str] = set()
         self._private_missing_patterns: set[str] = set()
         # What waits for the source's word on who may read it: copies, ACLs.
@@ -263,6 +266,7 @@ class _Planner:
             to_set_acls=self._to_set_acls,
             missing=self._outcomes[Outcome.MISSING],
             only_at_destination=self._only_there,
+            acl_only=self._acl_only,
             failed=self._outcomes[Outcome.FAILED],
             bytes_to_copy=self._bytes,
             list_requests=counts.list_requests + sum(listing.list_requests for listing in listings),
@@ -312,6 +316,7 @@ class _Planner:
         keys = destination_keys(item)
         there = destination.first(keys)
         silent = next((key for key in keys if key in destination.unknown), None)
+        self._acl_only += there is not None or silent is not None
         if there is not None:
             self._present(item, there.key, found=source.first(source_keys(item)), there=there)
         elif silent is not None:

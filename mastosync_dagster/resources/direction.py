@@ -27,8 +27,8 @@ def ensure_not_swapped(instance: DagsterInstance, source: StorageSettings, desti
     there = DESTINATION_FOLDER if destination.is_folder else destination.variable("S3_BUCKET")
     raise SwappedError(
         f"Source and destination are swapped: the runs of this home have copied from {destination.identity} to"
-        f" {source.identity}. Exchange {here} and {there}, and the other variables of these two; or, to copy back on"
-        " purpose, set DAGSTER_HOME to a new folder, whose runs know nothing of the first way."
+        f" {source.identity}. Exchange {here} and {there}, and the other variables of these two. If those runs were"
+        " wrong, or to copy back on purpose, set DAGSTER_HOME to a new folder, whose runs know nothing of them."
     )
 
 

@@ -224,7 +224,8 @@ def _folder_store(folder: Path, variable: str) -> ManifestStore:
         if media is not None and folder.resolve().is_relative_to(media):
             raise SettingsError(
                 f"{variable} puts the manifests into {folder}, in the folder of {name}, which holds media and which the"
-                " world may read: name another folder."
+                " world may read: name another folder, and move what is there to it, or runs know nothing of what other"
+                " runs have left open."
             )
     return FolderManifests(folder)
 

@@ -179,7 +179,7 @@ def _check_source(run: RunContext, planned: Planned, counts: CopyCounts) -> Stor
 
     return wrong_source(
         plan.missing + plan.only_at_destination + counts.missing + counts.present,
-        plan.objects,
+        plan.objects - plan.acl_only,
         check,
         (source, destination),
         run.log.warning,

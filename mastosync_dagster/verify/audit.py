@@ -62,6 +62,7 @@ class AuditCounts:
         list_requests: To both storages; so are ``head_requests``.
         acls_unknown: Why the ACLs are not shown; None: they are.
         unlisted: The destination may not be listed: each object was asked for, and orphans were not looked for.
+        beside_unlisted: The source's bucket may not be listed beside its key prefix.
         not_in_listing: Objects that a listing lacked, and that were found when they were asked for by name.
         only_at_destination: Expected objects that the destination has and the source has not: they count as equal.
         wanted: Expected objects.
@@ -81,6 +82,7 @@ class AuditCounts:
     head_requests: int = 0
     acls_unknown: str | None = None
     unlisted: bool = False
+    beside_unlisted: bool = False
     not_in_listing: int = 0
     only_at_destination: int = 0
     wanted: int = 0
@@ -253,7 +255,8 @@ class _Auditor:
         beside = list_beside(self._source)
         self.counts.list_requests += beside.list_requests
         if not beside.listed:
-            return None
+            self.counts.beside_unlisted = True
+            return names
         for entry, detail in beside.objects:
             self._write_orphan(bucket, entry, Finding.FOREIGN_AT_SOURCE, detail)
         return names | {f"/{name}": True for name, is_foreign in beside.names.items() if is_foreign}

@@ -74,6 +74,8 @@ class VerificationReport:
         if counts.left_out:
             notes.append(f"{counts.left_out:,} left out by the policy (other servers' files: {counts.policy})")
         notes += [foreign_text(name, top) for name, top in zip(_STORAGES, counts.tops, strict=True)]
+        if counts.beside_unlisted:
+            notes.append("what lies in the source's bucket beside its key prefix is unknown: it may not be listed")
         if counts.not_in_listing:
             notes.append(
                 f"{counts.not_in_listing:,} objects that a listing lacked were there when they were asked for by name:"

@@ -102,7 +102,7 @@ def test_what_another_run_has_written_meanwhile_gets_the_acl_that_was_planned(on
 
 def in_parts(bucket: Bucket) -> None:
     upload = bucket.client.create_multipart_upload(Bucket=bucket.name, Key=VIDEO)
-    same = {"Bucket": bucket.name, "Key": VIDEO, "UploadId": upload["UploadId"]}
+    same: Any = {"Bucket": bucket.name, "Key": VIDEO, "UploadId": upload["UploadId"]}
     parts: list[Any] = [
         {"PartNumber": number, "ETag": bucket.client.upload_part(**same, PartNumber=number, Body=body)["ETag"]}
         for number, body in ((1, RAW[: 5 * MIB]), (2, RAW[5 * MIB :]))

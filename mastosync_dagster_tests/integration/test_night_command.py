@@ -21,10 +21,14 @@ from mastosync_dagster.runs.watermarks import NIGHT
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.listener import SECRET, http_listener, mail_server
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.tcp_proxy import tcp_proxy
 from mastosync_dagster_tests.support.terminal import executable
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.life import Life
 
@@ -102,6 +106,35 @@ def test_a_night_that_fails_says_so_by_its_status_and_by_an_alert(world: Install
         assert monitor.paths == ["/start", "/fail", "/fail"]
         assert SECRET not in ended.stdout + ended.stderr
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_night_whose_home_cannot_be_opened_says_so_by_an_alert(world: Installation, tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: NOBODY_HAS_SET_IT}}}")
+    with http_listener() as alerts, http_listener() as monitor:
+        settings = {"MASTOSYNC_ALERT_WEBHOOK": alerts.url, "MASTOSYNC_PING_URL": monitor.url, "NO_PROXY": "127.0.0.1"}
+        ended = world.command("mastosync", "night", **settings, DAGSTER_HOME=str(tmp_path))
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended.stderr
+        (message,) = alerts.messages
+        assert message.startswith("mastosync: the night could not begin: ")
+        assert "NOBODY_HAS_SET_IT" in message
+        assert monitor.paths == ["/fail"]
+
+
+@pytest.mark.long
+def test_a_night_waits_for_a_history_that_is_being_started_again(
+    world: Installation, database: PostgresServer, tmp_path: Path
+) -> None:
+    with tcp_proxy(database.port) as before:
+        url = f"postgresql+psycopg2://{database.user}:{database.password}@127.0.0.1:{before.port}/{database.database}"
+        (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+        with ThreadPoolExecutor(1) as beside:
+            with before.gone():
+                night = beside.submit(world.command, "mastosync", "night", DAGSTER_HOME=str(tmp_path))
+                wait_until(lambda: before.accepted > 0, 60)
+            ended = night.result()
+    assert ended.returncode == 0, ended.stderr
+    assert "cannot be reached" in ended.stderr
+    assert "Dagster's history answers again" in ended.stderr
 
 
 @pytest.mark.long

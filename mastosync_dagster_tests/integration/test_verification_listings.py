@@ -173,6 +173,12 @@ def test_what_lies_beside_the_key_prefix_of_the_source_is_named(
     assert sorted(line.key for line in findings(world) if line.finding is Finding.FOREIGN_AT_SOURCE) == foreign
     summary = str(metadata(found)["summary"])
     assert "at the source, and not copied: imports/, /dump.sql, /other/, /a/letters/" in summary
+    # With the right to list what is below the prefix alone, that is named, and the rest unknown.
+    world.source_proxy.set_rules(Rule(Answer(403, "AccessDenied"), kinds=LISTINGS, prefix="^(?!a/b/)"))
+    summary = str(metadata(verify(world))["summary"])
+    assert "at the source, and not copied: imports/;" in summary
+    assert "beside its key prefix is unknown" in summary
+    world.source_proxy.set_rules()
     # The other half of one bucket is no foreign folder.
     for name in ("S3_BUCKET", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"DESTINATION_{name}", os.environ[name])

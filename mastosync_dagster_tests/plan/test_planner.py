@@ -307,7 +307,7 @@ def test_what_is_left_out_and_gives_no_answer_has_failed(world: TwoBuckets) -> N
     world.at_destination(key("there"))
     world.proxies[1].set_rules(Rule(Answer(403, "AccessDenied"), kinds=frozenset({Kind.HEAD}), key="silent"))
     counts = world.plan(*(item(name, acl_only=True) for name in ("there", "silent", "gone")), ranges=())
-    assert (counts.objects, counts.present, counts.failed) == (2, 1, 1)
+    assert (counts.objects, counts.acl_only, counts.present, counts.failed) == (2, 2, 1, 1)
     assert [(line.key, line.outcome, line.reason) for line in world.decided() if line.outcome is Outcome.FAILED] == [
         (key("silent"), Outcome.FAILED, Reason.ACCESS_DENIED)
     ]

@@ -213,6 +213,7 @@ class Rule:
         fault: What happens.
         kinds: To requests of these kinds; empty: of every kind.
         key: To keys in which this regular expression is found; empty: to every key.
+        prefix: To listings whose prefix has this regular expression; empty: to every listing.
         method: To requests with this method of HTTP's; empty: with any.
         unsigned: To requests without a signature alone.
         skip: So many matching requests are spared first.
@@ -225,6 +226,7 @@ class Rule:
     fault: Fault
     kinds: frozenset[Kind] = frozenset()
     key: str = ""
+    prefix: str = ""
     method: str = ""
     unsigned: bool = False
     skip: int = 0
@@ -463,6 +465,8 @@ class Proxy:
             for number, rule in enumerate(self._rules):
                 final = bool(hit) and not isinstance(hit[-1].fault, Delay)
                 if final or (rule.kinds and request.kind not in rule.kinds) or not re.search(rule.key, request.key):
+                    continue
+                if request.kind is Kind.LIST and not re.search(rule.prefix, request.prefix):
                     continue
                 if rule.method not in {"", request.method} or (rule.unsigned and "authorization" in request.headers):
                     continue
