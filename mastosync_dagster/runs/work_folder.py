@@ -62,9 +62,10 @@ def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
 def _places(instance: dg.DagsterInstance) -> Iterator[tuple[str, Path]]:
     """Yield the folders that a run writes to, with what an admin calls each: they may be disks of their own."""
     home = Path(instance.root_directory)
-    yield "DAGSTER_HOME", home
-    for name in ("history", "storage"):
-        yield f"DAGSTER_HOME/{name}", home / name
+    # In a container the home itself may be read-only, and only what is written to is a volume.
+    yield "DAGSTER_HOME/history", home / "history"
+    storage = Path(instance.storage_directory())
+    yield ("DAGSTER_HOME/storage", storage) if storage.exists() else ("DAGSTER_HOME", home)
     manifests = Environment.read().text(MANIFESTS)
     if manifests and not manifests.startswith("s3://"):
         yield MANIFESTS, Path(manifests)

@@ -60,7 +60,7 @@ def test_a_run_waits_on_a_full_disk_and_goes_on_by_itself(
     assert ended.returncode == 0, ended.stderr
     refused, waiting = ended.stdout.splitlines()
     assert says in refused
-    assert waiting.startswith("Waiting. The disk of DAGSTER_HOME, ")
+    assert waiting.startswith("Waiting. The disk of DAGSTER_HOME/history, ")
     assert says in waiting
 
 
@@ -100,6 +100,32 @@ def test_every_disk_that_a_run_writes_to_is_looked_at(tmp_path: Path, place: str
         },
     )
     assert says in ended.stdout, ended.stderr
+
+
+@pytest.mark.long
+def test_of_a_home_that_is_read_only_the_folders_that_are_written_to_count(tmp_path: Path) -> None:
+    """As deploy/compose.yaml has it: the history is elsewhere, and the rest are volumes."""
+    (tmp_path / "home" / "storage").mkdir(parents=True)
+    ended = run_with_mounts(
+        'mount -t tmpfs none "$PLACE" && mkdir "$PLACE/storage" && mount -t tmpfs none "$PLACE/storage"'
+        ' && mount -o remount,ro "$PLACE" && exec "$@"',
+        *(sys.executable, "-c", VOLUMES, str(tmp_path / "home"), str(tmp_path / "elsewhere")),
+        environment={"PLACE": str(tmp_path / "home")},
+    )
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+
+
+VOLUMES = """
+import sys
+import dagster as dg
+from mastosync_dagster.runs.work_folder import DiskFullError, ensure_room
+kept_elsewhere = {"storage": {"sqlite": {"base_dir": sys.argv[2]}}, "telemetry": {"enabled": False}}
+with dg.DagsterInstance.local_temp(sys.argv[1], kept_elsewhere) as instance:
+    try:
+        ensure_room(instance)
+    except DiskFullError as error:
+        print(error)
+"""
 
 
 COUNT = """
