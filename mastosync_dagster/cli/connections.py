@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.mastodon.connection import single_transaction
+from mastosync_dagster.mastodon.connection import reading_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -41,7 +41,7 @@ class FreeConnections(NamedTuple):
 
 def free_connections(connection: Connection) -> FreeConnections:
     """Ask PostgreSQL for its limits, and for the connections that count against them."""
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute(_QUERY)
         ((allowed, used, of_role, by_role, of_database, in_database),) = cursor.fetchall()
     limits = [

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psycopg2
 from psycopg2 import errors, sql
 from psycopg2.extensions import PYDATETIME, new_type, register_type
+from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from psycopg2.extensions import connection as Connection
-    from psycopg2.extensions import cursor as Cursor
 
 Connect: TypeAlias = "Callable[[], Connection]"
 """Opens a new connection, which the caller closes. It should be a `LimitedConnection`, of a `Reconnecting`."""
@@ -44,18 +44,15 @@ _FIRST_WITH_JIT = 110000  # PostgreSQL 11
 
 _SILENCE_SECONDS = 25.0
 """Seconds after its time limit at which an unanswered statement counts as lost."""
-_ROLLBACK_SECONDS = 1.0
-"""How long the end of a failed transaction may take; then the connection is closed, which ends it too."""
 _APPLICATION_NAME = "mastosync"
 _FEWEST_ROWS = 100
 _IDLE_SECONDS = 30.0
 """A connection that has not been used for so long is opened anew: the server ends idle sessions (`_SESSION`)."""
 
 # Nobody's migration waits for a client that is gone. While a query runs, its own limit ends it, or the server notices
-# that the client has hung up; between two queries the transaction has a limit; and where an answer does not get through
-# (to a pooler or an SSH server that cannot pass it on, too), TCP has one. All end with the transaction.
+# that the client has hung up; and where an answer does not get through (to a pooler or an SSH server that cannot pass
+# it on, too), TCP has a limit. All end with the transaction, which is the query's alone.
 _TRANSACTION = (
-    ("idle_in_transaction_session_timeout", "15s", 90600),
     ("tcp_keepalives_idle", "15", 0),
     ("tcp_keepalives_interval", "5", 0),
     ("tcp_keepalives_count", "3", 0),
@@ -216,58 +213,61 @@ def set_up_session(connection: Connection) -> None:
             connection.autocommit = before
 
 
+class ReadingCursor(Cursor):
+    """Executes each query in a read-only transaction of its own, with `_TRANSACTION` and a time limit in milliseconds.
+
+    The settings and the query are one message, and such a message is one transaction (PostgreSQL 10 and newer). It ends
+    with its answer, whatever that is: between two queries nothing is open, and after an error nothing waits for a
+    ROLLBACK of a client that may be gone, behind a pooler either.
+    """
+
+    def limit(self, milliseconds: int) -> None:
+        """Set the time limit of queries."""
+        version = self.connection.server_version
+        settings = {
+            # A pooler's session may have settings of other clients: pg_dump empties the search path.
+            "search_path": "DEFAULT",
+            "statement_timeout": str(milliseconds),
+            "application_name": f"'{_APPLICATION_NAME}'",
+            **{name: f"'{value}'" for name, value, first in _TRANSACTION if version >= first},
+        }
+        local = "".join(f"SET LOCAL {name} TO {value}; " for name, value in settings.items())
+        self._before = sql.SQL("SET TRANSACTION READ ONLY; " + local)
+
+    def execute(self, query: str | bytes | sql.Composable, vars: Any = None) -> None:  # noqa: A002  (psycopg2's name)
+        """Execute a query."""
+        if isinstance(query, bytes):
+            query = query.decode()
+        super().execute(self._before + (sql.SQL(query) if isinstance(query, str) else query), vars)
+
+
 @contextlib.contextmanager
-def short_transaction(connection: Connection, statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS) -> Iterator[Cursor]:
-    """Yield a cursor in a read-only transaction that ends with the block. The connection must be in none."""
+def reading(connection: Connection, statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS) -> Iterator[Cursor]:
+    """Yield a cursor that executes each query in a read-only transaction. The connection must be in none."""
+    # A setting of psycopg2 alone: nothing is sent.
+    before, connection.autocommit = connection.autocommit, True
     limited = connection if isinstance(connection, LimitedConnection) else None
     if limited is not None:
         # The server's own limit does not help if the server, or the network, stops answering.
         limited.until = time.monotonic() + statement_timeout_ms / 1000 + _SILENCE_SECONDS
     try:
-        with _transaction(connection, statement_timeout_ms) as cursor:
+        with connection.cursor(cursor_factory=ReadingCursor) as cursor:
+            register_type(_TIMESTAMP, cursor)
+            cursor.limit(statement_timeout_ms)
             yield cursor
     finally:
         if limited is not None:
             limited.until = math.inf
+        if not connection.closed:
+            connection.autocommit = before
 
 
 @contextlib.contextmanager
-def _transaction(connection: Connection, statement_timeout_ms: int) -> Iterator[Cursor]:
-    # In autocommit mode BEGIN is sent here with the settings: one round trip less, which counts through a tunnel.
-    begin, commit = ("BEGIN; ", "COMMIT") if connection.autocommit else ("", None)
-    version = connection.server_version
-    limits = "".join(f"; SET LOCAL {name} = '{value}'" for name, value, first in _TRANSACTION if version >= first)
-    with connection.cursor() as cursor:
-        register_type(_TIMESTAMP, cursor)
-        try:
-            cursor.execute(
-                # A pooler's session may have settings of other clients: pg_dump empties the search path.
-                begin + "SET TRANSACTION READ ONLY; SET LOCAL search_path TO DEFAULT;"
-                " SET LOCAL statement_timeout = %s; SET LOCAL application_name = %s" + limits,
-                (statement_timeout_ms, _APPLICATION_NAME),
-            )
-            yield cursor
-            if commit:
-                cursor.execute(commit)
-            else:
-                connection.commit()
-        except BaseException:  # also after an interrupt: the connection must not stay in a transaction
-            if isinstance(connection, LimitedConnection):
-                connection.until = min(connection.until, time.monotonic() + _ROLLBACK_SECONDS)
-            with contextlib.suppress(psycopg2.Error):  # the first error is the one to report
-                if commit:
-                    cursor.execute("ROLLBACK")
-                else:
-                    connection.rollback()
-            raise
-
-
-@contextlib.contextmanager
-def single_transaction(connection: Connection) -> Iterator[Cursor]:
-    """Yield a cursor as `short_transaction` does, for queries without retries. A failure is a DatabaseReadError."""
+def reading_once(connection: Connection) -> Iterator[Cursor]:
+    """Yield a cursor as `reading` does, for queries without retries. A failure is a DatabaseReadError."""
     database = connection.info.dbname
     try:
-        with short_transaction(connection) as cursor:
+        with reading(connection) as cursor:
             yield cursor
     except psycopg2.Error as error:
         raise _unreadable(database, connection, error) from error
@@ -323,7 +323,7 @@ class Reader:
             connection = self._open()
             database = connection.info.dbname
             try:
-                with short_transaction(connection, _STATEMENT_TIMEOUT_MS) as cursor:
+                with reading(connection, _STATEMENT_TIMEOUT_MS) as cursor:
                     settings = _WALK_THE_INDEX
                     if connection.server_version >= _FIRST_WITH_JIT:
                         settings += _DO_NOT_COMPILE
@@ -358,8 +358,6 @@ class Reader:
             self.close()
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
-            if not self._connection.autocommit:
-                self._connection.autocommit = True  # a setting of psycopg2 alone: nothing is sent
         return self._connection
 
 

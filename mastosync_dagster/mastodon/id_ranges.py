@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
-from mastosync_dagster.mastodon.connection import Reader, single_transaction
+from mastosync_dagster.mastodon.connection import Reader, reading_once
 from mastosync_dagster.mastodon.keys import SNOWFLAKES
 from mastosync_dagster.mastodon.tables import table_named
 
@@ -95,7 +95,7 @@ def _boundaries(reader: Reader, table: str, after: int | None, rows_per_range: i
 
 def highest_id(connection: Connection, schema: Schema, table: str) -> int | None:
     """Return the highest id of a table; None: it has no row."""
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute(sql.SQL("SELECT max(id) FROM {}").format(schema.identifier(table)))
         highest: int | None = cursor.fetchall()[0][0]
     return highest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
-from mastosync_dagster.mastodon.connection import single_transaction
+from mastosync_dagster.mastodon.connection import reading_once
 from mastosync_dagster.mastodon.keys import is_blank
 from mastosync_dagster.mastodon.tables import ORIGINAL
 from mastosync_dagster.units import MIB
@@ -102,7 +102,7 @@ def unavailable_domains(database: Database, domains: Iterable[str]) -> set[str]:
     table does not exist, or the role may not read it, there are none.
     """
     table = database.schema.beside("accounts", "unavailable_domains")
-    with contextlib.closing(database.connect()) as connection, single_transaction(connection) as cursor:
+    with contextlib.closing(database.connect()) as connection, reading_once(connection) as cursor:
         cursor.execute("SELECT has_table_privilege(to_regclass(%s), 'SELECT')", (table.as_string(cursor),))
         if cursor.fetchone() != (True,):
             return set()

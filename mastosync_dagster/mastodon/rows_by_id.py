@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import without_zone
-from mastosync_dagster.mastodon.connection import Reader, single_transaction
+from mastosync_dagster.mastodon.connection import Reader, reading_once
 from mastosync_dagster.mastodon.id_ranges import IdRange
 from mastosync_dagster.mastodon.remote_rows import in_subset
 from mastosync_dagster.mastodon.rows import Selection, is_private, row_columns, walk_rows
@@ -129,7 +129,7 @@ def rows_at_the_ends(database: Database, table: str, rows: int) -> list[list[Map
         " FROM (SELECT id AS low FROM {table} ORDER BY id LIMIT %(rows)s) AS first"
         " FULL JOIN (SELECT id AS high FROM {table} ORDER BY id DESC LIMIT %(rows)s) AS last ON low = high"
     ).format(table=database.schema.identifier(table))
-    with contextlib.closing(database.connect()) as connection, single_transaction(connection) as cursor:
+    with contextlib.closing(database.connect()) as connection, reading_once(connection) as cursor:
         cursor.execute(query, {"rows": rows})
         ((lowest, low, high, highest),) = cursor.fetchall()
     if lowest is None:

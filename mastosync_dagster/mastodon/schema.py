@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 from psycopg2.extensions import encodings
 
-from mastosync_dagster.mastodon.connection import NotMastodonError, may_not_read, not_mastodon, single_transaction
+from mastosync_dagster.mastodon.connection import NotMastodonError, may_not_read, not_mastodon, reading_once
 from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, Table, table_named
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
     """
     required = [name for name, table in TABLES.items() if not table.optional] if tables is None else list(tables)
     asked = sorted({*TABLES, *(owner.table for table in TABLES.values() for owner in table.owners)})
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute("SELECT current_database()::text")
         ((database,),) = cursor.fetchall()
         cursor.execute(
@@ -188,7 +188,7 @@ def _known_to(connection: Connection, characters: str) -> str:
 
 def _elsewhere(connection: Connection, tables: Sequence[str]) -> str:
     """Return a sentence on tables in schemas that the search path has not, or that the user may not look into."""
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute(
             """
             SELECT n.nspname::text, has_schema_privilege(n.oid, 'USAGE'), current_user::text, current_database()::text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, with_zone
-from mastosync_dagster.mastodon.connection import single_transaction
+from mastosync_dagster.mastodon.connection import reading_once
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -60,7 +60,7 @@ class NewestRow:
 
 def read_snapshot(connection: Connection) -> Snapshot:
     """Return the present state of the database."""
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         # The replayed timestamp and those of the rows come from one clock, the primary's. Every role may call these
         # functions; their names are older than PostgreSQL 12.
         cursor.execute(
@@ -93,7 +93,7 @@ def wait_for_open_transactions(connection: Connection, snapshot: Snapshot, secon
     deadline, step = time.monotonic() + seconds, iter(_STEPS)
     pause = 0.0
     while True:
-        with single_transaction(connection) as cursor:
+        with reading_once(connection) as cursor:
             cursor.execute("SELECT txid_snapshot_xmin(txid_current_snapshot())")
             ((oldest,),) = cursor.fetchall()
         if oldest >= snapshot.next_transaction:
@@ -124,7 +124,7 @@ def newest_row(connection: Connection, schema: Schema) -> datetime | None:
     ]
     if not newest:
         return None
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute(sql.SQL("SELECT GREATEST({})").format(sql.SQL(", ").join(newest)))
         ((found,),) = cursor.fetchall()
     return with_zone(found)
@@ -146,7 +146,7 @@ def is_there(connection: Connection, schema: Schema, newest: NewestRow) -> bool:
 def _row(connection: Connection, schema: Schema, table: str, which: sql.Composable) -> NewestRow | None:
     column = sql.Identifier(CREATED_AT) if schema.has(table, CREATED_AT) else sql.SQL("NULL::timestamp")
     query = sql.SQL("SELECT id, {} FROM {} WHERE {} ORDER BY id DESC LIMIT 1")
-    with single_transaction(connection) as cursor:
+    with reading_once(connection) as cursor:
         cursor.execute(query.format(column, schema.identifier(table), which))
         found = cursor.fetchall()
     if not found:

@@ -29,14 +29,18 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mastodon]:
 
 
 @pytest.fixture(scope="session")
-def deployment(instance: Mastodon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Mastosync in containers, made by the commands of docs/deploy.md."""
+def deployment(
+    instance: Mastodon, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Deployment]:
+    """Mastosync in containers, made by the commands of docs/deploy.md; after a failure its log is printed."""
     made = Deployment(tmp_path_factory.mktemp("mastosync"), instance)
     made.unpack()
     try:
         made.follow(itertools.takewhile(lambda line: "mastodon.yaml" not in line, documented(SECTION)))
         yield made
     finally:
+        if request.session.testsfailed:
+            print(made.compose("logs", "--no-color", "--tail", "200"))
         made.remove()
 
 

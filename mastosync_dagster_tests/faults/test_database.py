@@ -17,7 +17,7 @@ import pytest
 
 from mastosync_dagster.demo.comparison import compare
 from mastosync_dagster.demo.servers.start import postgres
-from mastosync_dagster.mastodon import connection as reading
+from mastosync_dagster.mastodon import connection as connections
 from mastosync_dagster.mastodon.waits import limited
 from mastosync_dagster_tests.faults.world import make_original
 from mastosync_dagster_tests.support.corners import create_database, drop_database
@@ -140,7 +140,7 @@ def test_a_database_that_is_killed_and_started_again_is_read_on(
 
 @pytest.mark.long
 def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "_SILENCE_SECONDS", 1.0)
     url = replace(there.database, port=there.proxy.port).url
     with contextlib.closing(psycopg2.connect(url, connection_factory=limited(10.0))) as connection:
         connection.autocommit = True
@@ -148,7 +148,7 @@ def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch:
         with (
             there.proxy.stalled(),
             pytest.raises(psycopg2.OperationalError),
-            reading.short_transaction(connection, 500) as cursor,
+            connections.reading(connection, 500) as cursor,
         ):
             cursor.execute("SELECT 1")
         assert 1 <= time.monotonic() - started < 30

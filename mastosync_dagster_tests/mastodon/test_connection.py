@@ -25,8 +25,8 @@ from mastosync_dagster.mastodon import (
     id_boundaries,
     walk_rows,
 )
-from mastosync_dagster.mastodon import connection as reading
-from mastosync_dagster.mastodon.connection import Reconnecting, short_transaction, single_transaction
+from mastosync_dagster.mastodon import connection as connections
+from mastosync_dagster.mastodon.connection import Reconnecting, reading, reading_once
 from mastosync_dagster.resources import ConnectionFailedError
 
 if TYPE_CHECKING:
@@ -182,18 +182,16 @@ def test_what_others_left_in_a_poolers_session_does_not_matter(hundred: Mastodon
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
-def test_a_short_transaction_cannot_write_and_ends_after_an_error(
-    hundred: MastodonDatabase, *, autocommit: bool
-) -> None:
+def test_a_reading_cannot_write_and_ends_after_an_error(hundred: MastodonDatabase, *, autocommit: bool) -> None:
     with contextlib.closing(hundred.connect()) as connection:
         connection.autocommit = autocommit
-        with pytest.raises(errors.ReadOnlySqlTransaction), short_transaction(connection) as cursor:
+        with pytest.raises(errors.ReadOnlySqlTransaction), reading(connection) as cursor:
             cursor.execute("DELETE FROM preview_cards")
         assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
-        with pytest.raises(errors.QueryCanceled), short_transaction(connection, 10) as cursor:
+        with pytest.raises(errors.QueryCanceled), reading(connection, 10) as cursor:
             cursor.execute("SELECT pg_sleep(60)")
         assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
-        with pytest.raises(KeyboardInterrupt), short_transaction(connection):
+        with pytest.raises(KeyboardInterrupt), reading(connection):
             raise KeyboardInterrupt
         assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
     assert hundred.execute("SELECT count(*) FROM preview_cards") == [(100,)]
@@ -242,7 +240,7 @@ def test_a_session_that_ends_in_the_middle_of_a_query_is_opened_again(hundred: M
 def test_a_page_that_takes_too_long_is_repeated_by_halves(
     mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(connections, "_STATEMENT_TIMEOUT_MS", 1000)
     fill(mastodon, 1000)
     schema = mastodon.schema()
     with locked(mastodon, "preview_cards") as release:
@@ -254,7 +252,7 @@ def test_a_page_that_takes_too_long_is_repeated_by_halves(
 
 
 def test_halving_ends_at_a_hundred_rows(hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(connections, "_STATEMENT_TIMEOUT_MS", 1000)
     schema = hundred.schema()
     with locked(hundred, "preview_cards") as release:
         opener = Opener(hundred, before=lambda number: release() if number == 2 else None)
@@ -329,7 +327,7 @@ def test_what_only_a_setting_can_mend_is_retried_once_the_settings_have_worked(h
 def test_a_server_that_answers_no_query_is_one_clear_error(hundred: MastodonDatabase) -> None:
     pages = walk(Opener(hundred, options={"options": "-c statement_timeout=1"}))
     with locked(hundred, "preview_cards"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 20)
+        patch.setattr(connections, "_STATEMENT_TIMEOUT_MS", 20)
         with pytest.raises(DatabaseReadError, match=r"failed 4 times in a row.*DATABASE_URL or DB_HOST"):
             next(pages)
 
@@ -338,7 +336,7 @@ def test_a_connection_that_was_not_used_for_long_is_opened_anew(
     hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends sessions that are idle, and the first query after that would fail."""
-    monkeypatch.setattr(reading, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.0)
     opener = Opener(hundred)
     assert len(list(walk(opener))) == 10
     assert opener.calls == 11
@@ -358,7 +356,7 @@ def test_whatever_a_single_query_fails_for_is_said_in_a_sentence(
     with (
         contextlib.closing(hundred.connect()) as connection,
         pytest.raises(error, match=message),
-        single_transaction(connection) as cursor,
+        reading_once(connection) as cursor,
     ):
         cursor.execute(query)
 
@@ -366,7 +364,7 @@ def test_whatever_a_single_query_fails_for_is_said_in_a_sentence(
 def test_failures_in_a_row_are_counted_anew_after_every_page(
     hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr(connections, "_RETRY_DELAYS", (0.01,))
     opener = Opener(hundred)
     pages = []
     for page in walk(opener):
@@ -391,7 +389,7 @@ def test_the_first_connection_is_not_tried_again_and_its_error_not_changed(hundr
 def test_a_table_that_stays_locked_is_one_clear_error(
     hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_STATEMENT_TIMEOUT_MS", 20)
+    monkeypatch.setattr(connections, "_STATEMENT_TIMEOUT_MS", 20)
     pages = walk(Opener(hundred))
     with locked(hundred, "preview_cards"), pytest.raises(DatabaseReadError, match="statement timeout"):
         next(pages)

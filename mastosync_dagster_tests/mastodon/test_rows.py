@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
 from psycopg2 import sql
-from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.mastodon import (
     TABLES,
@@ -27,6 +27,7 @@ from mastosync_dagster.mastodon import (
     stored_objects,
     walk_rows,
 )
+from mastosync_dagster.mastodon.connection import ReadingCursor
 from mastosync_dagster_tests.mastodon.cases import Case, paperclip_cases
 
 if TYPE_CHECKING:
@@ -38,22 +39,25 @@ BIGINT_MIN, BIGINT_MAX = -(2**63), 2**63 - 1
 SNOWFLAKE = 112129661230994955
 
 
-class Shipped(Cursor):
+@dataclass
+class Shipped:
     """Counts the rows that reached us."""
 
-    rows = 0
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        found = super().fetchall()
-        Shipped.rows += len(found)
-        return found
+    rows: int = 0
 
 
 @pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch) -> type[Shipped]:
-    """The counter, at nought."""
-    monkeypatch.setattr(Shipped, "rows", 0)
-    return Shipped
+def shipped(monkeypatch: pytest.MonkeyPatch) -> Shipped:
+    """The counter of what cursors fetch, at nought."""
+    counter, fetchall = Shipped(), ReadingCursor.fetchall
+
+    def counted(cursor: ReadingCursor) -> list[tuple[Any, ...]]:
+        found = fetchall(cursor)
+        counter.rows += len(found)
+        return found
+
+    monkeypatch.setattr(ReadingCursor, "fetchall", counted)
+    return counter
 
 
 def cards(mastodon: MastodonDatabase, ids: list[int], *, with_file: Callable[[int], bool] = lambda _: True) -> None:
@@ -105,12 +109,12 @@ def test_a_version_without_thumbnails_is_walked_too(database_of_version: Callabl
     assert mastodon.ids(Selection("media_attachments", changed_since=since)) == [1]
 
 
-def test_rows_without_a_file_never_leave_the_database(mastodon: MastodonDatabase, shipped: type[Shipped]) -> None:
+def test_rows_without_a_file_never_leave_the_database(mastodon: MastodonDatabase, shipped: Shipped) -> None:
     cards(mastodon, list(range(1, 1001)), with_file=lambda row_id: row_id == 700)
     for row_id, blank in enumerate(["", " ", "\t\n", "\u00a0\u3000\u2028"], start=2000):
         mastodon.insert("preview_cards", {"id": row_id, "image_file_name": blank})
     mastodon.insert("preview_cards", {"id": 2100, "image_file_name": "\x1c"})
-    database = Database(lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped), mastodon.schema())
+    database = Database(lambda: psycopg2.connect(mastodon.server.url), mastodon.schema())
     shipped.rows = 0
     pages = list(
         walk_rows(
@@ -176,7 +180,9 @@ def _nodes(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-def test_a_query_reads_a_page_of_rows_whatever_is_in_them(own_mastodon: MastodonDatabase, *, analyzed: bool) -> None:
+def test_a_query_reads_a_page_of_rows_whatever_is_in_them(
+    own_mastodon: MastodonDatabase, monkeypatch: pytest.MonkeyPatch, *, analyzed: bool
+) -> None:
     """PostgreSQL's own count of the rows that each step of the query read."""
     own_mastodon.execute(
         "INSERT INTO media_attachments (id, account_id, status_id, file_file_name, created_at, updated_at)"
@@ -187,16 +193,17 @@ def test_a_query_reads_a_page_of_rows_whatever_is_in_them(own_mastodon: Mastodon
         own_mastodon.execute("VACUUM ANALYZE media_attachments")
         own_mastodon.execute("VACUUM ANALYZE statuses")
     queries: list[str] = []
+    execute = ReadingCursor.execute
 
-    class Listening(Cursor):
-        def execute(self, query: str | bytes | sql.Composable, parameters: Any = None) -> None:
-            super().execute(query, parameters)
-            assert self.query is not None
-            queries.append(self.query.decode())
+    def listened(cursor: ReadingCursor, query: sql.Composable, parameters: Any = None) -> None:
+        execute(cursor, query, parameters)
+        assert cursor.query is not None
+        queries.append(cursor.query.decode())
 
+    monkeypatch.setattr(ReadingCursor, "execute", listened)
     since = datetime(2022, 1, 1, tzinfo=timezone.utc)
     pages = walk_rows(
-        Database(lambda: psycopg2.connect(own_mastodon.server.url, cursor_factory=Listening), own_mastodon.schema()),
+        Database(lambda: psycopg2.connect(own_mastodon.server.url), own_mastodon.schema()),
         Selection("media_attachments", changed_since=since),
         page_rows=500,
     )
@@ -277,9 +284,9 @@ def test_limit_and_offset_count_rows_that_have_a_file(
         assert found == expected[offset:][:limit], (offset, limit)
 
 
-def test_rows_of_the_offset_stay_in_the_database(mastodon: MastodonDatabase, shipped: type[Shipped]) -> None:
+def test_rows_of_the_offset_stay_in_the_database(mastodon: MastodonDatabase, shipped: Shipped) -> None:
     cards(mastodon, list(range(1, 1001)))
-    database = Database(lambda: psycopg2.connect(mastodon.server.url, cursor_factory=shipped), mastodon.schema())
+    database = Database(lambda: psycopg2.connect(mastodon.server.url), mastodon.schema())
     shipped.rows = 0
     pages = walk_rows(
         database,

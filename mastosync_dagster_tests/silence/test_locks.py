@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 HOLD = """
 import sys, time
-from mastosync_dagster.mastodon.connection import short_transaction
+from mastosync_dagster.mastodon.connection import reading
 from mastosync_dagster.resources import MastodonDatabase
 with MastodonDatabase().session() as connect:
     connection = connect()
-    with short_transaction(connection) as cursor:
+    with reading(connection) as cursor:
         cursor.execute(sys.argv[1])
         print("held", flush=True)
         if sys.argv[2]:
@@ -134,7 +134,7 @@ def hold_nothing(site: Site, variables: Mapping[str, str]) -> Running:
     running = site.start(
         "python",
         "-c",
-        HOLD.partition("    with short")[0] + "    print('held'); sys.stdout.flush(); time.sleep(600)",
+        HOLD.partition("    with reading")[0] + "    print('held'); sys.stdout.flush(); time.sleep(600)",
         **variables,
     )
     running.wait_for("held")
