@@ -121,6 +121,7 @@ def test_no_query_holds_a_lock_for_a_minute_and_no_session_stays(
 def test_a_session_between_two_transactions_is_gone_within_ninety_seconds(
     site: Site, everything_vanishes: contextlib.AbstractContextManager[None], *, tunnel: bool
 ) -> None:
+    wait_until(lambda: _ours(site) == [], 90)  # those of clients that have vanished in the tests before
     client = hold_nothing(site, site.tunnel() if tunnel else {})
     assert len(_ours(site)) == 1
     with everything_vanishes:
