@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,11 @@ class Webserver:
             headers={"Content-Type": "application/json"},
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as reply:
-            answer = json.load(reply)
+        try:
+            with opener.open(request, timeout=60) as reply:
+                answer = json.load(reply)
+        except urllib.error.HTTPError as refusal:
+            raise AssertionError(refusal.read().decode()[:4000]) from refusal
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data
