@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,7 +41,7 @@ def deployment(
         yield made
     finally:
         if request.session.testsfailed:
-            print(made.compose("logs", "--no-color", "--tail", "200"))
+            sys.stdout.write(made.compose("logs", "--no-color", "--tail", "200"))
         made.remove()
 
 

@@ -93,7 +93,7 @@ class Webserver:
             with opener.open(request, timeout=60) as reply:
                 answer = json.load(reply)
         except urllib.error.HTTPError as refusal:
-            raise AssertionError(refusal.read().decode()[:4000]) from refusal
+            raise OSError(refusal.read().decode()[:4000]) from refusal
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data
