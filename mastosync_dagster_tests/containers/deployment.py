@@ -167,7 +167,9 @@ class Deployment:
 
     def _answers(self) -> bool:
         try:
+            # The webserver's connections to runs and to events: those that a history has broken off end with an error.
             self.webserver.newest_runs(1)
+            self.webserver.partition_keys("accounts")
         except OSError:
             return False
         return True

@@ -60,6 +60,10 @@ mutation ($runId: String!) {
 }
 """
 
+_PARTITION_KEYS = """
+query ($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) { ... on AssetNode { partitionKeys } } }
+"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -139,6 +143,11 @@ class Webserver:
         tags = [{"key": "dagster/backfill", "value": backfill}]
         found = self.query(_RUNS, {"filter": {"tags": tags}})["runsOrError"]["results"]
         return [_run(run) for run in found]
+
+    def partition_keys(self, asset: str) -> list[str]:
+        """Return the keys of an asset's partitions."""
+        keys: list[str] = self.query(_PARTITION_KEYS, {"asset": {"path": [asset]}})["assetNodeOrError"]["partitionKeys"]
+        return keys
 
     def newest_runs(self, limit: int) -> list[Run]:
         """Return the runs that were launched last, the newest first."""
