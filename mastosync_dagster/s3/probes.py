@@ -42,7 +42,8 @@ def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool,
     Args:
         storage: Without ACLs, private objects are to be written all the same.
         patterns: Of the keys of private objects, relative to the key prefix: see `mastodon.keys.pattern_of`. Each
-            beginning and each end is tried in each folder, and not all pairs of them: `_PROBES` at most.
+            beginning and each end is tried in each folder, and not all pairs of them: `_PROBES` at most, and then the
+            newest beginnings.
         sets_acls: Set an ACL too, the first probe's, to public and back, as `set_acl` does.
         warn: Gets a message for a probe that could not be deleted.
 
@@ -60,18 +61,23 @@ def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool,
 
 
 def _chosen(patterns: Iterable[str]) -> list[str]:
-    """Return the patterns to probe: of each folder enough to have all of their beginnings, and all of their ends."""
+    """Return the patterns to probe: of each folder enough to have all of their beginnings, and all of their ends.
+
+    First those that bring a new beginning and a new end, so that there are few; the newest ids first.
+    """
+    newest_first = sorted(set(patterns), reverse=True)
     chosen: list[str] = []
     known: set[tuple[str, str]] = set()
     probes: Counter[str] = Counter()
-    for pattern in sorted(set(patterns)):
-        start, _, end = pattern.partition("*")
-        folder = start.rstrip("/").rpartition("/")[0]
-        parts = {(folder, start), (folder, end)}
-        if not parts <= known and probes[folder] < _PROBES:
-            known |= parts
-            probes[folder] += 1
-            chosen.append(pattern)
+    for most_known in (0, 1):
+        for pattern in newest_first:
+            start, _, end = pattern.partition("*")
+            folder = start.rstrip("/").rpartition("/")[0]
+            parts = {(folder, start), (folder, end)}
+            if len(parts & known) <= most_known and probes[folder] < _PROBES:
+                known |= parts
+                probes[folder] += 1
+                chosen.append(pattern)
     return chosen
 
 

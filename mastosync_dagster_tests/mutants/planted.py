@@ -208,8 +208,8 @@ MUTANTS = (
     Mutant(
         "a-policy-for-an-extension-is-not-noticed",
         "s3/probes.py",
-        "        parts = {(folder, start), (folder, end)}\n",
-        "        parts = {(folder, start)}\n",
+        "            parts = {(folder, start), (folder, end)}\n",
+        "            parts = {(folder, start)}\n",
         ("s3/test_probes.py::test_of_very_many_kinds_of_keys_a_few_are_probed",),
     ),
     Mutant(

@@ -96,13 +96,47 @@ def test_of_very_many_kinds_of_keys_a_few_are_probed_and_every_style_and_beginni
         written = [request.key.split("/") for request in proxy.requests if request.kind is Kind.PUT]
     assert {key[2] for key in written} == set(ids)
     assert {f"{key[-2]}/*.{key[-1].split('.')[1]}" for key in written} == set(ends)
-    assert len(written) == len(ids) + len(ends) - 1
+    assert len(written) == len(ids)
     assert all(owners("/".join(key)) is None for key in written)
     odd = {f"media_attachments/files/112/*/original/*.{number}" for number in range(1000)}
     with s3_proxy(moto_bucket.server.endpoint) as proxy:
         destination = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
         prove_private(destination, odd, sets_acls=False, warn=pytest.fail)
         assert proxy.count(Kind.PUT, key="") == probes._PROBES
+
+
+IDS, ENDS = [f"{first:03d}" for first in range(98, 117)], [f"original/*.{letter}" for letter in "abcdefghijklm"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "ends", "most", "without"),
+    [
+        (IDS, ENDS, len(IDS), []),
+        (IDS[:5], ENDS, len(ENDS), []),
+        (IDS, ENDS[:1], len(IDS), []),
+        ([f"{first}" for first in range(100, 130)], ENDS, probes._PROBES, [f"{first}" for first in range(100, 106)]),
+    ],
+    ids=["more beginnings", "more ends", "one end", "too many beginnings: the newest ones"],
+)
+def test_each_beginning_of_ids_and_each_end_is_probed_once_and_the_newest_ids_before_all_others(
+    ids: list[str], ends: list[str], most: int, without: list[str]
+) -> None:
+    patterns = {f"{folder}/{first}/*/{end}" for folder in ("a/files", "cache/a/files") for first in ids for end in ends}
+    chosen = probes._chosen(patterns)
+    assert set(chosen) <= patterns
+    for folder in ("a/files", "cache/a/files"):
+        of_folder = [pattern.removeprefix(f"{folder}/") for pattern in chosen if pattern.startswith(f"{folder}/")]
+        assert len(of_folder) == most
+        assert {pattern.partition("/*/")[0] for pattern in of_folder} == set(ids) - set(without)
+        assert {pattern.partition("/*/")[2] for pattern in of_folder} == set(ends)
+
+
+def test_a_beginning_or_an_end_that_comes_with_known_ones_alone_is_probed_too() -> None:
+    patterns = {"a/files/1/*/original/*.a", "a/files/2/*/original/*.a", "a/files/2/*/original/*.b"}
+    assert {"a/files/1/*/original/*.a", "a/files/2/*/original/*.b"} <= set(probes._chosen(patterns))
+    # The only end of the newer beginning is taken first.
+    patterns = {"a/files/1/*/original/*.a", "a/files/1/*/original/*.b", "a/files/2/*/original/*.b"}
+    assert set(probes._chosen(patterns)) == {"a/files/2/*/original/*.b", "a/files/1/*/original/*.a"}
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
