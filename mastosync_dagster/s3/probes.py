@@ -32,6 +32,10 @@ _OLD = timedelta(hours=1)
 _BAD_DIGEST = frozenset({"BadDigest", "InvalidDigest"})
 
 
+class ExposedError(StorageError):
+    """Everybody can read a probe. Setting ACLs does no harm: an ACL hides what the policy does not show."""
+
+
 def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool, warn: Callable[[str], object]) -> None:
     """Check that what is written private is neither readable by everybody nor damaged when an ACL is set.
 
@@ -48,7 +52,8 @@ def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool,
         warn: Gets a message for a probe that could not be deleted.
 
     Raises:
-        StorageError: Permanent: everybody can read it, or its ACL cannot be set. Else as any request.
+        ExposedError: Everybody can read it.
+        StorageError: Permanent: its ACL cannot be set. Else as any request.
     """
     chosen = _chosen(patterns)
     for start in sorted({pattern.partition("*")[0] for pattern in chosen}):
@@ -173,7 +178,7 @@ def _remove_old(storage: Storage, start: str) -> None:
                 _delete(storage, found.key)
 
 
-def _exposed(storage: Storage, pattern: str) -> StorageError:
+def _exposed(storage: Storage, pattern: str) -> ExposedError:
     settings = storage.settings
     where = f"{settings.bucket}/{storage.full_key(pattern)}"
     reason = Reason.ACL_REFUSED if settings.has_acls else Reason.PRIVATE_NOT_COPIED
@@ -190,4 +195,4 @@ def _exposed(storage: Storage, pattern: str) -> StorageError:
             " MASTOSYNC_COPY_PRIVATE=true is for a bucket that is not public. Take off the policy that lets everybody"
             " read it, or set MASTOSYNC_COPY_PRIVATE=false, which skips private objects"
         )
-    return StorageError(text, reason=reason, permanent=True)
+    return ExposedError(text, reason=reason, permanent=True)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from mastosync_dagster.copy.acl_changes import AclCounts, set_acls
@@ -23,7 +24,7 @@ from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.progress import Watcher
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster.s3.probes import prove_private
+from mastosync_dagster.s3.probes import ExposedError, prove_private
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.config import CopyConfig
 from mastosync_dagster.sync.events import log_finished_ranges
@@ -98,8 +99,11 @@ def _carry_out(
     acls = AclCounts()
     try:
         refused = _try_probes(run, planned, refetch=config.refetch)
+        # An ACL hides what a policy does not show.
+        no_acls = None if isinstance(refused, ExposedError) else refused
         # First of all: what is private now must not stay readable while other objects are copied.
-        acls = set_acls(run.folder, source.settings.prefix, destination, refused=refused, on_line=on_line)
+        acls = set_acls(run.folder, source.settings.prefix, destination, refused=no_acls, on_line=on_line)
+        acls = replace(acls, stopped=acls.stopped or refused)
     except BaseException as error:  # noqa: BLE001  (raised again when the copies are recorded)
         interrupt = error
     if interrupt is not None or acls.stopped is not None:
@@ -144,7 +148,7 @@ def _privacy_watch(run: RunContext, planned: Planned) -> Iterator[PrivacyWatch |
 
 
 def _try_probes(run: RunContext, planned: Planned, *, refetch: bool) -> StorageError | None:
-    """Return why nothing private may be written, and no ACL be set; None: both may be done."""
+    """Return why nothing private may be written, nor an ACL be set unless it is an `ExposedError`; None: both may."""
     patterns = planned.counts.private_patterns
     if refetch and (run.destination.settings.has_acls or planned.config.copy_private):
         patterns |= planned.counts.private_missing_patterns

@@ -7,6 +7,7 @@ dies leaves.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from functools import partial
@@ -19,6 +20,7 @@ from mastosync_dagster.records.doubts import Doubt, DoubtLine
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.acl import set_acl
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.probes import ExposedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,9 +98,17 @@ class PrivacyWatch:
         prefix = len(self._destination.settings.prefix)
         keys = [line.key[prefix:] for line in lines]
         patterns = set(map(pattern_of, keys)) - self._proven
-        self._prove(patterns)
+        try:
+            self._prove(patterns)
+        except ExposedError:
+            # An ACL hides what the policy does not show. Where it fails, the next night sets it.
+            with contextlib.suppress(StorageError):
+                self._set_acls(keys)
+            raise
         self._proven |= patterns
-        with Pool(_THREADS) as pool:
-            make_private = partial(set_acl, self._destination, private=True, halt=pool.halt)
-            pool.map(make_private, keys)
+        self._set_acls(keys)
         self._warn(f"{len(lines):,} objects whose rows have become private meanwhile were made private")
+
+    def _set_acls(self, keys: list[str]) -> None:
+        with Pool(_THREADS) as pool:
+            pool.map(partial(set_acl, self._destination, private=True, halt=pool.halt), keys)

@@ -11,13 +11,14 @@ from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import MEDIA, answers, execute, expected_answers, media_of, nightly
 from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Kind, Rule, TakenForBody
-from mastosync_dagster_tests.support.suspensions import SUSPEND
+from mastosync_dagster_tests.support.suspensions import SUSPEND, open_objects
 from mastosync_dagster_tests.support.verifying import unequal, verify
 
 if TYPE_CHECKING:
@@ -174,14 +175,23 @@ def test_an_acl_that_is_accepted_and_ignored_ends_the_run_and_is_not_recorded(se
     assert answers(world) == expected_answers(world)
 
 
-def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_the_run(
-    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = world_with_acls
+SMALL = "*/small/"
+"""The beginning of a policy for one style."""
+
+
+def expected_under_policy(world: Installation) -> dict[str, int]:
+    """Return what is answered where ACLs hide what is private, and a policy shows one style of it."""
+    return {key: 200 if "/small/" in key else status for key, status in expected_answers(world).items()}
+
+
+def sync_while_all_becomes_private(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> dg.ExecuteInProcessResult:
+    """Copy media to a bucket with a policy; all of it becomes private between plan and copy."""
     execute(world, "UPDATE accounts SET suspended_at = NULL")
     execute(world, "UPDATE statuses SET deleted_at = NULL")
-    let_everybody_read(world.destination)
-    ((key,),) = world.register(MEDIA).values()
+    let_everybody_read(world.destination, policy)
+    world.register(MEDIA)
 
     def copy_later(*arguments: Any) -> Copied:
         suspend_somebody(world)
@@ -189,11 +199,66 @@ def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_th
 
     with monkeypatch.context() as patch:
         patch.setattr("mastosync_dagster.sync.ops.copy_planned", copy_later)
-        run = world.run("sync_media_attachments", key)
+        return sync(world)
+
+
+@pytest.mark.parametrize("policy", ["", SMALL], ids=["for everything", "for a style"])
+def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_the_run(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    world = world_with_acls
+    run = sync_while_all_becomes_private(world, monkeypatch, policy)
     assert "everybody can read what is private" in failure_of(run)
     messages = [entry.user_message for entry in world.dagster.all_logs(run.run_id)]
     assert not [text for text in messages if "were made private" in text]
+    if policy:
+        assert answers(world) == expected_under_policy(world) != expected_answers(world)
 
     world.destination.client.delete_bucket_policy(Bucket=world.destination.name)
-    assert world.run("sync_media_attachments", key).success
+    # An ACL hides it at once, before a further run.
     assert answers(world) == expected_answers(world)
+    assert sync(world).success
+    assert answers(world) == expected_answers(world)
+
+
+def test_it_ends_the_run_too_where_no_acl_can_be_set_then(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    world.destination_proxy.set_rules(
+        Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.OTHER}), key=NO_PROBES, method="PUT")
+    )
+    run = sync_while_all_becomes_private(world, monkeypatch, SMALL)
+    assert "everybody can read what is private" in failure_of(run)
+
+    world.destination_proxy.set_rules()
+    world.destination.client.delete_bucket_policy(Bucket=world.destination.name)
+    assert sync(world).success
+    assert answers(world) == expected_answers(world)
+
+
+def test_a_policy_for_a_style_does_not_keep_a_night_from_making_private_what_it_does_not_show(
+    settled: Installation,
+) -> None:
+    world = settled
+    account, _ = media_of(world, suspended=False)
+    execute(world, SUSPEND, account)
+    let_everybody_read(world.destination, SMALL)
+    for _ in range(2):
+        assert "everybody can read what is private" in failure_of(nightly(world))
+        assert answers(world) == expected_under_policy(world) != expected_answers(world)
+
+    world.destination.client.delete_bucket_policy(Bucket=world.destination.name)
+    assert answers(world) == expected_answers(world)
+    assert nightly(world).success
+    assert open_objects(world)["acl"] == 0
+
+
+def test_where_acls_empty_objects_a_policy_does_not_let_them_be_set(settled: Installation) -> None:
+    world = settled
+    account, _ = media_of(world, suspended=False)
+    execute(world, SUSPEND, account)
+    let_everybody_read(world.destination)
+    world.destination_proxy.set_rules(Rule(TakenForBody(), kinds=frozenset({Kind.OTHER})))
+    assert "for a new body" in failure_of(nightly(world))
+    assert world.compare(MEDIA, FileType.BACKUPS).differences == ()

@@ -234,6 +234,13 @@ MUTANTS = (
         ("integration/test_exposed.py::test_a_run_ends_before_it_writes_something_private_into_a_public_bucket",),
     ),
     Mutant(
+        "a-policy-keeps-a-run-from-setting-acls",
+        "sync/copy_step.py",
+        "        no_acls = None if isinstance(refused, ExposedError) else refused\n",
+        "        no_acls = refused\n",
+        ("integration/test_exposed.py::test_a_policy_for_a_style_does_not_keep_a_night",),
+    ),
+    Mutant(
         "what-becomes-private-beside-a-run-stays-public",
         "sync/privacy_watch.py",
         "                if exposed:\n",
