@@ -135,7 +135,8 @@ class DoubtChecks:
 
         Without ACLs, those that are at the destination all the same go on the list: the run can neither make them
         private nor delete them, an admin has to. Where they are wanted there, only their patterns are kept, for probes:
-        a policy may let everybody read them since they were copied.
+        a policy may let everybody read them since they were copied. For these the rows decide, also with the policy
+        ``source``: nothing is asked for.
         """
         if not self._has_private_rows:
             return
@@ -145,7 +146,7 @@ class DoubtChecks:
             items = self._items(row for row in page.rows if not is_left(row["id"]))
             wanted = [item for item in items if item.acl_only or self._settles]
             if self._copy_private and not self._has_acls:
-                self.patterns.update(pattern_of(item.key) for item in self._with_privacy(wanted, pool) if item.private)
+                self.patterns.update(pattern_of(item.key) for item in wanted if item.private)
                 continue
             # What is planned gets its ACL by the plan, where there are any.
             unknown = [item for item in wanted if not (self._has_acls and item.key in self._planned)]

@@ -15,6 +15,7 @@ from mastosync_dagster.records.findings import Finding
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
+from mastosync_dagster_tests.support.private_media import execute, nightly
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.verifying import media_range, unequal, verify
 from mastosync_dagster_tests.support.web import hostile_web
@@ -151,6 +152,27 @@ def test_a_source_that_shows_nobody_anything_does_not_make_a_site_that_nobody_ca
         source.client.delete_object(Bucket=source.name, Key=key(row_id))
     assert "privacy=source" in failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
     assert world.destination.client.list_objects_v2(Bucket=world.destination.name)["KeyCount"] == 0
+
+
+@pytest.mark.long
+def test_without_acls_a_quiet_night_probes_and_asks_the_source_for_nothing_private(
+    world_with_acls: Installation, asked: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    monkeypatch.setenv("MASTOSYNC_PRIVACY", "source")
+    # Written long before the last night.
+    execute(world, "UPDATE media_attachments SET created_at = '2024-01-01', updated_at = '2024-01-01'")
+    execute(world, "UPDATE media_attachments SET file_updated_at = '2024-01-01'")
+    assert world.run("sync_media_attachments", media_range(world)).success
+    assert nightly(world).success
+    world.forget()
+    asked.forget()
+    assert nightly(world).success
+    # The first public row is asked about, as in each run.
+    assert {request.key for request in asked.requests if request.key} == {key(1)}
+    assert world.requests(probes=True)[Kind.PUT] == 1
 
 
 def test_a_source_without_acls_is_named_with_the_setting_that_helps(world_with_acls: Installation) -> None:
