@@ -56,8 +56,9 @@ def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool,
         StorageError: Permanent: its ACL cannot be set. Else as any request.
     """
     chosen = _chosen(patterns)
-    for start in sorted({pattern.partition("*")[0] for pattern in chosen}):
-        _remove_old(storage, f"{start}{_FOLDER}/")
+    with contextlib.suppress(StorageError):  # what is left harms nobody, and the next run tries again
+        for start in sorted({pattern.partition("*")[0] for pattern in chosen}):
+            _remove_old(storage, f"{start}{_FOLDER}/")
     for number, pattern in enumerate(chosen):
         # No id's folders have such a name, so no object of Mastodon's has such a key.
         probe = pattern.replace("*", _FOLDER, 1).replace("*", uuid.uuid4().hex, 1)
@@ -87,21 +88,27 @@ def _chosen(patterns: Iterable[str]) -> list[str]:
 
 
 def _is_exposed(storage: Storage, probe: str, *, sets_acl: bool, warn: Callable[[str], object]) -> bool:
-    """Write a probe, ask whether everybody can read it, and delete it. Raises as `prove_private`."""
+    """Write a probe, ask whether everybody can read it, and delete it. Raises as `prove_private`.
+
+    An interrupt ends it at once: a later run deletes the probe.
+    """
     written = False
+    answer: bool | StorageError
     try:
         _write(storage, probe)
         written = True
         if sets_acl:
             try_acl(storage, probe)
-        return everybody_reads(storage, probe)
-    except Exception as error:
-        raise storage.error(error, probe) from error
-    finally:
-        # Also where the answer to the PUT was lost.
-        problem = _delete(storage, probe)
-        if problem is not None and written:
-            warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
+        answer = everybody_reads(storage, probe)
+    except StorageError as error:
+        answer = error
+    # Also where the answer to the PUT was lost.
+    problem = _delete(storage, probe)
+    if problem is not None and written:
+        warn(f"{problem}. {storage.full_key(probe)} stays behind: delete it")
+    if isinstance(answer, StorageError):
+        raise answer
+    return answer
 
 
 async def refuses_damaged(client: Client, storage: Storage) -> bool:
@@ -172,10 +179,9 @@ def _delete(storage: Storage, key: str) -> StorageError | None:
 
 def _remove_old(storage: Storage, start: str) -> None:
     """Delete probes of runs that were killed between writing and deleting them, by the beginning of their keys."""
-    with contextlib.suppress(StorageError):  # it harms nobody where it is, and the next run tries again
-        for found in storage.list_range(KeyRange(start, start, start[:-1] + "0")):
-            if found.modified is not None and found.modified < datetime.now(timezone.utc) - _OLD:
-                _delete(storage, found.key)
+    for found in storage.list_range(KeyRange(start, start, start[:-1] + "0")):
+        if found.modified is not None and found.modified < datetime.now(timezone.utc) - _OLD:
+            _delete(storage, found.key)
 
 
 def _exposed(storage: Storage, pattern: str) -> ExposedError:

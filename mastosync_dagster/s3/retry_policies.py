@@ -53,4 +53,4 @@ LISTING = RetryPolicy(attempts=7, backoff=0.5)
 """A page of a listing: half a minute in all."""
 
 COPY = RetryPolicy(attempts=6, backoff=1.0, longest_asked=120.0, patience=900.0)
-"""A request of the copy, unless the run config says otherwise."""
+"""A request of the copy, unless the run config says otherwise, and of a run's probes."""

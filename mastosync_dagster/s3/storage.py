@@ -125,9 +125,11 @@ class Storage:
     Attributes:
         acl_proof: For `acl.set_acl`.
         at_once: Somebody waits, and is to know soon where nobody answers the first request.
+        policy: How `ask` retries what names no policy of its own.
     """
 
     at_once = True
+    policy = SINGLE
 
     def __init__(self, settings: StorageSettings) -> None:
         self.settings = settings
@@ -247,7 +249,7 @@ class Storage:
         request: Callable[[Client], Coroutine[Any, Any, _T]],
         key: str = "",
         halt: threading.Event | None = None,
-        policy: RetryPolicy = SINGLE,
+        policy: RetryPolicy | None = None,
     ) -> _T:
         """Send a request as `run` does, and retry it where it fails for a reason that passes."""
         failures, begun = 0, time.monotonic()
@@ -256,7 +258,7 @@ class Storage:
                 return self.run(request, key)
             except StorageError as error:
                 failures += 1
-                if self._is_absent(error, begun) or not _wait_to_retry(error, failures, policy, halt):
+                if self._is_absent(error, begun) or not _wait_to_retry(error, failures, policy or self.policy, halt):
                     raise
 
     def write_headers(self, attributes: Attributes, *, private: bool) -> dict[str, str]:

@@ -25,6 +25,7 @@ from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.progress import Watcher
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import ExposedError, prove_private
+from mastosync_dagster.s3.retry_policies import COPY
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.config import CopyConfig
 from mastosync_dagster.sync.events import log_finished_ranges
@@ -168,7 +169,11 @@ def _try_probes(run: RunContext, planned: Planned, *, refetch: bool) -> StorageE
 def _prove_private(run: RunContext, patterns: Iterable[str], *, sets_acls: bool) -> None:
     """Try probes; raises as `prove_private`."""
     # With a storage of its own: the proof of ACLs is made again with the first of the real objects.
-    prove_private(run.destination_bucket.storage(), patterns, sets_acls=sets_acls, warn=run.log.warning)
+    storage = run.destination_bucket.storage()
+    # What passes must not end a run that would wait for it with the first object.
+    storage.tell(run.warn, at_once=False)
+    storage.policy = COPY
+    prove_private(storage, patterns, sets_acls=sets_acls, warn=run.log.warning)
 
 
 def _check_source(run: RunContext, planned: Planned, counts: CopyCounts) -> StorageError | None:

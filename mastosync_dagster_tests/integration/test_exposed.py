@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
 from click.testing import CliRunner
 
+from mastosync_dagster.addresses import Address, LookUpError
+from mastosync_dagster.addresses import look_up as real_look_up
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
+from mastosync_dagster.s3.probes import prove_private
+from mastosync_dagster.s3.retry_policies import SINGLE
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.installation import failure_of
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 
+PROBES = "/mastosync-check/"
 IGNORED = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT")
 """A server that accepts ACLs of objects that are there, and sets none."""
 
@@ -72,6 +78,41 @@ def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
     assert exposed(world) == set()
     assert there(world)
     assert sync(world, privacy="none").success
+
+
+def test_a_destination_that_asks_for_fewer_requests_while_it_is_probed_is_waited_for(
+    world_with_acls: Installation,
+) -> None:
+    world = world_with_acls
+    busy = Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.PUT}), key=PROBES, times=SINGLE.attempts)
+    world.destination_proxy.set_rules(busy)
+    assert sync(world).success
+    assert world.destination_proxy.used[busy] == SINGLE.attempts
+    assert answers(world) == expected_answers(world)
+
+
+def test_so_is_one_whose_name_is_not_known_for_some_seconds(
+    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_with_acls
+    monkeypatch.setenv("DESTINATION_S3_ENDPOINT", world.destination_proxy.endpoint.replace("127.0.0.1", "localhost"))
+    unknown_until = 0.0
+
+    def look_up(host: str, port: int, seconds: float) -> list[Address]:
+        if time.monotonic() < unknown_until:
+            raise LookUpError(host, "no name server answers")
+        return real_look_up(host, port, seconds)
+
+    def probe(*arguments: Any, **named: Any) -> None:
+        nonlocal unknown_until
+        unknown_until = time.monotonic() + 7
+        prove_private(*arguments, **named)
+
+    monkeypatch.setattr("mastosync_dagster.s3.http.look_up", look_up)
+    monkeypatch.setattr("mastosync_dagster.sync.copy_step.prove_private", probe)
+    assert sync(world).success
+    assert unknown_until
+    assert answers(world) == expected_answers(world)
 
 
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-read", "aws-exec-read"])

@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         "a-public-policy-is-not-noticed",
         "s3/probes.py",
-        "        return everybody_reads(storage, probe)\n",
-        "        return False\n",
+        "        answer = everybody_reads(storage, probe)\n",
+        "        answer = False\n",
         ("s3/test_probes.py::test_a_policy_that_lets_everybody_read_a_folder_is_noticed",),
     ),
     Mutant(

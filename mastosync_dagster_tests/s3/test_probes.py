@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +18,15 @@ from mastosync_dagster.s3 import probes
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.s3.retry_policies import COPY
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
+from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mastosync_dagster_tests.support.corners import Bucket
 
 MEDIA = "media_attachments/files/112/*/original/*.png"
@@ -155,6 +164,27 @@ def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket
         prove(moto_bucket, sets_acls=False, endpoint=proxy.endpoint)
     assert (message.value.reason, message.value.permanent) == (Reason.THROTTLED, False)
     assert keys(moto_bucket) == []
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], object]]:
+    """Interrupts the main thread, also where SIGINT is ignored, as in a shell's background."""
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    yield partial(os.kill, os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interrupt_ends_patient_probes_at_once(moto_bucket: Bucket, interrupt: Callable[[], object]) -> None:
+    rule = Rule(Answer(503, "SlowDown"), kinds=frozenset({Kind.PUT, Kind.DELETE}))
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy:
+        destination = storage(moto_bucket, "destination", endpoint=proxy.endpoint, permission="public-read")
+        destination.policy = COPY
+        threading.Timer(1.0, interrupt).start()
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            prove_private(destination, PATTERNS, sets_acls=False, warn=pytest.fail)
+        assert time.monotonic() - begun < 1 + slowdown()
+        assert proxy.count(Kind.DELETE, key="") == 0
 
 
 def test_probes_of_runs_that_were_killed_are_deleted_after_an_hour(
