@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ PAGE_KEYS = 1000
 
 _AT_ONCE_SECONDS = 5.0
 """A refusal comes sooner, and may pass as soon."""
+_LOG = logging.getLogger(__name__)
+
 _LATE_SECONDS = 15.0
 
 LARGEST = 2**62
@@ -85,12 +88,12 @@ class _Waits:
     does. So only the time shows it, and a server that once took its time is given twice that before it is said again.
 
     Attributes:
-        say: Gets the sentences.
+        say: Gets the sentences; unless it is set, the log, which a command shows.
         longest: Seconds until a request is late.
     """
 
     def __init__(self, name: str) -> None:
-        self.say: Callable[[str], object] = lambda _: None
+        self.say: Callable[[str], object] = _LOG.warning
         self.longest = _LATE_SECONDS
         self._name = name
         self._since: float | None = None

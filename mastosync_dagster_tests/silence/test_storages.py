@@ -24,6 +24,8 @@ LARGE_BYTES = 18_000_000
 COMMAND = (*SYNC, "--concurrency", "2")
 HOSTS = {"s3a": "source", "s3b": "destination"}
 SECONDS = 2.0
+SAID_SECONDS = 30.0
+"""Within so many a command has begun, and said that a storage is waited for."""
 
 pytestmark = [pytest.mark.silence, pytest.mark.timeout(400)]
 
@@ -78,6 +80,7 @@ def test_ctrl_c_ends_a_silent_listing_within_two_seconds(site: Site) -> None:
     with site.network.silent("s3a", "-m", "length", "--length", "1001:65535"):
         running = site.start(*COMMAND, home="ctrl-c-listing")
         said = running.wait_for("has not answered")
+        assert time.monotonic() - running.started < SAID_SECONDS * slowdown()
         before = slowdown()
         ended = running.signal(signal.SIGINT, 60)
         most = SECONDS * max(before, slowdown())
