@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
@@ -14,10 +14,13 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
     from mastosync_dagster.s3.storage import ListedObject
+
+Unchanged: TypeAlias = "Callable[[int], Coroutine[Any, Any, None]]"
+"""Asks the destination for an object of so many bytes that is to be written; raises an `Aside` if it has another."""
 
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
-    from mastosync_dagster.copy.integrity import DestinationProof
+    from mastosync_dagster.copy.integrity import DestinationProof, Unchanged
     from mastosync_dagster.copy.limits import MemoryBudget
 
 _LOG = logging.getLogger(__name__)
@@ -76,11 +76,19 @@ class LargeObjects:
     left: set[str] = field(default_factory=set)
 
     async def copy(
-        self, source_key: str, key: str, size: int | None, *, private: bool, content_type: str | None = None
+        self,
+        source_key: str,
+        key: str,
+        size: int | None,
+        *,
+        private: bool,
+        content_type: str | None = None,
+        unchanged: Unchanged | None = None,
     ) -> Copied:
         """Copy one object. Keys are relative; a size that the plan does not know is None.
 
-        ``content_type`` is what the database says of it.
+        ``content_type`` is what the database says of it. ``unchanged`` is called before a further attempt to write, and
+        before an upload in parts is published.
 
         Raises:
             EndpointError: A storage failed for good. Nothing was published.
@@ -95,7 +103,10 @@ class LargeObjects:
                 # It is read while it is written, so it takes a slot at both. A copy that waits for the second with
                 # the first one taken waits for one that waits for neither, nor for memory.
                 async with self.source, self.destination:
-                    return await self._copy_once(_Work(source_key, key, size, private, content_type, readings, room))
+                    if retries and unchanged is not None and size is not None:
+                        await unchanged(size)
+                    work = _Work(source_key, key, size, private, content_type, readings, room, unchanged)
+                    return await self._copy_once(work)
             except NeedsRoomError as needed:
                 room = needed.size
             except RestartError as failed:
@@ -178,6 +189,8 @@ class LargeObjects:
             await send(key, upload.create, headers)
             digests, in_own_parts = await self._copy_parts(reading, upload, part_size)
             await self._check_source(digests, reading, work)
+            if work.unchanged is not None:
+                await work.unchanged(reading.size)
             etag = await send(key, upload.complete)
             if etag != in_own_parts:
                 await send(key, self._check_published, key, digests, in_own_parts, upload)
@@ -291,6 +304,7 @@ class _Work(NamedTuple):
         content_type: What the database says of it.
         readings: MD5s of earlier readings.
         room: Bytes of memory for a part.
+        unchanged: Called before an upload in parts is published.
     """
 
     source_key: str
@@ -300,6 +314,7 @@ class _Work(NamedTuple):
     content_type: str | None
     readings: list[str]
     room: int
+    unchanged: Unchanged | None
 
 
 @contextlib.contextmanager

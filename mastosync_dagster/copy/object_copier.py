@@ -13,8 +13,10 @@ from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.mastodon.keys import may_change
 from mastosync_dagster.records.manifest import ManifestLine, line_of
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION, SOURCE_SILENT, WRITTEN_THERE, Outcome
-from mastosync_dagster.s3.errors import is_not_found
+from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.errors import Aside, is_not_found
 from mastosync_dagster.s3.etags import bare, is_md5
+from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.copy.integrity import Unchanged
     from mastosync_dagster.copy.multipart import LargeObjects
     from mastosync_dagster.copy.server_side import ServerSideCopies
     from mastosync_dagster.copy.single import Copied, SingleObjects
@@ -37,6 +40,10 @@ WRITTEN_MEANWHILE = "one of the storages has another object than when the copy w
 
 _PAUSES = (1.0, 4.0)
 """Seconds before an object that the source denies and shows is read again."""
+
+
+class WrittenMeanwhileError(Aside):
+    """The destination has got an object between two attempts to write another one."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -106,12 +113,37 @@ class ObjectCopier:
             private=line.private,
             written_after=line.written_after,
             content_type=line.content_type,
+            unchanged=self._unchanged(line, key),
         )
 
     async def _copy_large(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
         return await self._copy_on_server(line, source_key, key) or await self.large.copy(
-            source_key, key, line.size, private=line.private, content_type=line.content_type
+            source_key,
+            key,
+            line.size,
+            private=line.private,
+            content_type=line.content_type,
+            unchanged=self._unchanged(line, key),
         )
+
+    def _unchanged(self, line: PlannedCopy, key: str) -> Unchanged | None:
+        """Return what asks the destination again where writing an object takes long: by then it may have another.
+
+        None: under this key there is one content, and nothing is overwritten.
+        """
+        if line.there_size is None and not may_change(key):
+            return None
+
+        async def ask(size: int) -> None:
+            try:
+                found = await head_object(self.destination, key)
+            except (S3Error, TransportError):
+                return  # writing it will show what is wrong
+            # Of the planned size it may be what an attempt has written whose answer was lost.
+            if found is not None and found.size not in {size, line.there_size}:
+                raise WrittenMeanwhileError
+
+        return ask
 
     async def _first_found(self, line: PlannedCopy, copy: _Way) -> ManifestLine:
         """Try the keys of an object in order.
@@ -237,6 +269,8 @@ class ObjectCopier:
                     refused = error
                     continue
                 return self._given_up(line, source_key, key, problem)
+            except WrittenMeanwhileError:
+                return self._failed(line, source_key, key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
             except OlderError as older:
                 there = await self._of_older(line, key, older)
                 return there or await self._try_keys(line._replace(written_after=None), copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,14 +16,14 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     import pycurl
 
     from mastosync_dagster.copy.endpoint import Endpoint
     from mastosync_dagster.copy.hedging import Hedges
-    from mastosync_dagster.copy.integrity import DestinationProof
+    from mastosync_dagster.copy.integrity import DestinationProof, Unchanged
     from mastosync_dagster.copy.limits import MemoryBudget
     from mastosync_dagster.s3.http import Reply
 
@@ -140,10 +141,11 @@ class SingleObjects:
         private: bool,
         written_after: datetime | None = None,
         content_type: str | None = None,
+        unchanged: Unchanged | None = None,
     ) -> Copied:
         """Copy one object. Keys are relative; a size that the plan does not know is None.
 
-        ``content_type`` is what the database says of it.
+        ``content_type`` is what the database says of it. ``unchanged`` is called before a further attempt to write.
 
         Raises:
             OlderError: It was not written after ``written_after``.
@@ -155,7 +157,14 @@ class SingleObjects:
             held = await self.budget.take(room)
             try:
                 return await self._copy(
-                    source_key, key, size, room, written_after, private=private, content_type=content_type
+                    source_key,
+                    key,
+                    size,
+                    room,
+                    written_after,
+                    private=private,
+                    content_type=content_type,
+                    unchanged=unchanged,
                 )
             # Its size was unknown, or has changed.
             except NeedsRoomError as needed:
@@ -173,8 +182,9 @@ class SingleObjects:
         *,
         private: bool,
         content_type: str | None,
+        unchanged: Unchanged | None,
     ) -> Copied:
-        unhashed = True
+        unhashed, attempts = True, itertools.count()
         while True:
             async with self.source as source:
                 body = await source.send(source_key, self._fetch, source_key, size, room, after, unhashed)
@@ -183,7 +193,7 @@ class SingleObjects:
             async with self.destination as destination:
                 try:
                     await destination.take_bytes(len(body.data))
-                    await destination.send(key, self._store, key, body, headers)
+                    await destination.send(key, self._store, key, body, headers, attempts, unchanged)
                 except _UnprovenError:
                     # The destination received another body than the source's ETag says. A digest of the next reading
                     # will show which of the two was wrong.
@@ -265,8 +275,17 @@ class SingleObjects:
                 self._unproven_md5s[key] = md5
                 raise wrong_body(self.source)
 
-    async def _store(self, key: str, body: _Body, headers: Mapping[str, str]) -> None:
+    async def _store(
+        self,
+        key: str,
+        body: _Body,
+        headers: Mapping[str, str],
+        attempts: Iterator[int],
+        unchanged: Unchanged | None,
+    ) -> None:
         destination = self.destination
+        if next(attempts) and unchanged is not None:
+            await unchanged(len(body.data))
         try:
             reply = await destination.client.put(
                 destination.storage.full_key(key), body.data, headers, bytes.fromhex(body.md5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,9 @@ from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.units import MIB
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import create_bucket
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import Transfer, line
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,3 +135,30 @@ def test_other_bytes_of_the_same_length_stay(on_moto: Transfer) -> None:
     _, (recorded,) = on_moto.run(on_moto.put(VIDEO, RAW))
     assert (recorded.outcome, recorded.detail) == (Outcome.FAILED, WRITTEN_MEANWHILE)
     assert on_moto.fetched(VIDEO) == written
+
+
+SMALL, LARGE, IN_PARTS = 1_000, 30 * MIB, 60 * MIB
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("size", "kind"), [(SMALL, Kind.PUT), (LARGE, Kind.PUT), (IN_PARTS, Kind.UPLOAD_PART)])
+def test_what_was_written_at_the_destination_while_a_copy_was_retried_stays(
+    transfer: Transfer, size: int, kind: Kind
+) -> None:
+    bucket, converted = transfer.destination, b"converted there"
+    settings = replace(transfer.settings, large_object_mb=16, single_put_mb=40)
+    transfer.settings = replace(settings, backoff_seconds=1.0)
+    with s3_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(1) as mastodon:
+        transfer.destination_options = {"endpoint": proxy.endpoint}
+        proxy.set_rules(Rule(Answer(503, "SlowDown", retry_after=2.0), kinds=frozenset({kind}), key=VIDEO, times=1))
+        planned = transfer.put(VIDEO, bytes(size))
+
+        def convert() -> None:
+            wait_until(lambda: proxy.injected > 0)
+            bucket.client.put_object(Bucket=bucket.name, Key=VIDEO, Body=converted)
+
+        converting = mastodon.submit(convert)
+        _, (recorded,) = transfer.run(planned)
+        converting.result()
+    assert (recorded.outcome, recorded.detail) == (Outcome.FAILED, WRITTEN_MEANWHILE)
+    assert transfer.fetched(VIDEO) == converted
