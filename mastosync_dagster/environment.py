@@ -1,4 +1,4 @@
-"""The one place that reads settings: environment variables, and below them the file that MASTOSYNC_ENV_FILE names.
+"""The one place that reads mastosync's settings: environment variables, and below them the file of MASTOSYNC_ENV_FILE.
 
 Nothing is read at import.
 """

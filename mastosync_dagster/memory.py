@@ -1,4 +1,7 @@
-"""Memory for runs: how much there is, what follows for runs, and whether the kernel has killed for it."""
+"""Memory for runs: how much there is, what follows for runs, and whether the kernel has killed for it.
+
+A run waits for it in `runs.work_folder`, a queued one in `launcher`.
+"""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from mastosync_dagster.environment import retry_nights, rows_per_partition
 from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.mastodon import database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.direction import ensure_not_swapped
-from mastosync_dagster.resources.errors import ConnectionFailedError
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.runs.watermarks import LAST

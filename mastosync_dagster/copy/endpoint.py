@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pycurl
 
 from mastosync_dagster.copy.limits import RateLimit, Window
-from mastosync_dagster.copy.retries import RetryState
+from mastosync_dagster.copy.retries import CircuitBreaker, RetryState
 from mastosync_dagster.s3.errors import Aside, StorageError
 from mastosync_dagster.s3.reasons import Reason
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _T = TypeVar("_T")
-
-_REFUSALS = 100
-"""So many objects in a row that may not be read, or written, are no matter of single objects."""
-_OUTAGES = 32
-"""So many objects in a row that failed in spite of all attempts are none either ..."""
-_OUTAGE_SECONDS = 30.0
-"""... if this long no request succeeded."""
 
 _CHECK_SECONDS = 1.0
 _SAY_SECONDS = 15.0
@@ -63,6 +56,7 @@ class Endpoint:
     Attributes:
         bytes: Limit of bytes a second; None: no limit.
         retries: Requests that were retried, by the reason of the failure.
+        breaker: Ends the run when the storage fails object after object.
     """
 
     def __init__(
@@ -83,9 +77,7 @@ class Endpoint:
         self._requests = RateLimit(requests) if requests else None
         self.bytes = RateLimit(bytes_) if bytes_ else None
         self.retries: Counter[Reason] = Counter()
-        self._worked = False
-        self._in_a_row = 0
-        self._since = 0.0
+        self.breaker = CircuitBreaker()
 
     async def __aenter__(self) -> Self:
         """Take a slot of the window, and wait for one where there is none."""
@@ -147,30 +139,9 @@ class Endpoint:
 
     def succeeded(self) -> None:
         """Note that a request has succeeded."""
-        self._worked = True
-        self._in_a_row = 0
+        self.breaker.succeeded()
         if self.window.growing:
             self.window.on_success()
-
-    def trip_on(self, error: StorageError) -> StorageError | None:
-        """Judge the failure of an object: does it end the run (a circuit breaker)?
-
-        Returns:
-            What the run ends with; None where the failure concerns this object alone, as far as one can tell.
-        """
-        # After it has worked, one such answer may be temporary, and many in a row are not.
-        if error.permanent and not (error.may_pass and self._worked):
-            return error
-        if not error.may_pass and not error.retryable:
-            return None
-        if self._in_a_row == 0:
-            self._since = time.monotonic()
-        self._in_a_row += 1
-        row = self._in_a_row
-        lasting = time.monotonic() - self._since >= _OUTAGE_SECONDS
-        if row >= (_REFUSALS if error.may_pass else _OUTAGES) and (error.may_pass or lasting):
-            return StorageError(f"{error} ({row} objects in a row)", reason=error.reason, permanent=True)
-        return None
 
 
 class SilenceWatch:

@@ -1,4 +1,7 @@
-"""Who proves a body: the destination, which refuses another one than its Content-MD5 says, or a digest made here."""
+"""Who proves a body: the destination, which refuses another one than its Content-MD5 says, or a digest made here.
+
+`copy.single` and `copy.multipart` compare ETag and digest; what follows where they differ is here.
+"""
 
 from __future__ import annotations
 

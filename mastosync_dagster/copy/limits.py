@@ -1,4 +1,7 @@
-"""How much may be in flight: an adaptive window, rate limits, a budget of memory. All live in the loop's thread."""
+"""How much may be in flight: an adaptive window, limits of requests and of bandwidth, a budget of memory.
+
+All live in the loop's thread. `copy.endpoint` keeps to them; runs share the rates (`sync.shared_limits`).
+"""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ class ObjectCopier:
 
     def _given_up(self, line: PlannedCopy, source_key: str, key: str, problem: EndpointError) -> ManifestLine:
         """Return the line of an object that is not copied, and end the run if its failure asks for that."""
-        end = problem.endpoint.trip_on(problem.error)
+        end = problem.endpoint.breaker.trip_on(problem.error)
         if end is not None:
             self.end_run(end)
         return self._failed(line, source_key, key, problem.error.reason, str(problem.error))

@@ -3,8 +3,9 @@
 Mastodon makes the media of suspended accounts and of posts removed by moderation private, and public again when that is
 undone: `mastodon/tables.py` says by which columns (`Owner`), and the query of `mastodon/rows.py` asks for them. No
 column of the media has the time. So the ACL of an object of a private row, or of one on the doubt list, is always read
-at the destination (`sync/doubt_checks.py`), whatever an earlier run has recorded. `copy/acl_changes.py` sets ACLs;
-`sync/privacy_watch.py` asks for rows that become private while a run copies.
+at the destination (`sync/doubt_checks.py`), whatever an earlier run has recorded. A new copy gets its ACL with the PUT
+(`Storage.write_headers`), other objects get theirs by `copy/acl_changes.py`; `sync/privacy_watch.py` asks for rows that
+become private while a run copies.
 """
 
 from __future__ import annotations

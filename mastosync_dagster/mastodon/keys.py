@@ -1,5 +1,7 @@
 """How Mastodon's keys are made of ids and file names, and which ranges of keys hold a range of ids.
 
+The whole keys of a row's files are those of `objects.stored_objects`.
+
 The rules are those of Ruby and of the Paperclip gem: ``Paperclip::Interpolations#id_partition``, ``File.basename(name,
 '.*')`` and ``File.extname(name)``.
 """

@@ -25,7 +25,7 @@ from mastosync_dagster.environment import DATABASE, Environment, MissingSettingE
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
 from mastosync_dagster.mastodon.waits import limited
-from mastosync_dagster.resources.errors import ConnectionFailedError
+from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 

@@ -1,5 +1,6 @@
 """Facts from Dagster's own history: how far the destination is complete, and what may have been copied to it already.
 
+They are only read here: the report of a run moves a watermark (`sync.events`) as far as `sync.incremental` lets it.
 Timestamps are of the clock that was most behind when the database was read: its own, this machine's, the destination's.
 """
 

@@ -1,4 +1,7 @@
-"""What went wrong at a storage, in words that name what to change."""
+"""What went wrong at a storage, in words that name what to change: a wrong bucket, secret, region, or right.
+
+That a bucket is there, and is another instance's, `expected.source_check` finds out.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How long a failed request is retried: the policies, beside each other.
 
-The loops that follow them are `copy.endpoint.Endpoint.send` (an object's requests during a copy), `copy.multipart` (a
+The loops that follow them are `copy.endpoint.Endpoint.ask` (an object's requests during a copy), `copy.multipart` (a
 body that is read and written at the same time) and `s3.storage.Storage.ask` (everything else).
 """
 
