@@ -45,6 +45,7 @@ def compare(server: S3Server, bucket: str, expected: Iterable[GeneratedObject], 
     by_key = {f"{key_prefix}/{each.key}" if key_prefix else each.key: each for each in expected}
     found = list_keys(server, bucket)
     storage = bucket_storage(server, bucket)
+    storage.at_once = False  # it has just been listed: on a busy machine a connection may take its time
 
     def differences(key: str) -> str | None:
         reply = storage.ask(lambda client: client.get(key, limit=LARGEST))

@@ -183,7 +183,7 @@ _STORAGE_CLASS = _Rule(
 )
 _UNREACHABLE = _Rule(
     Reason.CONNECTION,
-    "the {name} cannot be reached ({text}): check {S3_ENDPOINT} and the network",
+    "the {name} ({server}) cannot be reached ({text}): check {S3_ENDPOINT} and the network",
     retryable=True,
     reached=False,
 )
@@ -320,6 +320,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         sentence = ""  # "Access Denied" is what AccessDenied has said
     message = rule.message.format(
         name=settings.name,
+        server=settings.server,
         code=code,
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",

@@ -74,6 +74,21 @@ def test_a_command_says_at_once_that_a_name_cannot_be_resolved(site: Site) -> No
     assert ended.seconds < usual.seconds + (LOOK_UP + 5) * slowdown(), (usual, ended)
 
 
+def test_a_copy_goes_on_over_its_connections_when_the_name_server_falls_silent(site: Site, nobody: str) -> None:
+    hosts = {f"{host}.example": [site.network.address(host)] for host in ("db", "s3a", "s3b")}
+    site.network.resolve("client", hosts)
+    url = site.database.url.replace(site.database.host, "db.example")
+    command = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards", "--concurrency", "2")
+    slowly = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "4"}
+    fresh, running = site.begin_copy(*command, home="names-copy", DATABASE_URL=url, **names(site), **slowly)
+    site.network.resolve("client", {}, server=nobody)
+    ended = running.end()
+    assert ended.status == 0, ended.output
+    assert fresh.copied() == fresh.expected
+    # Longer than a look-up holds, so that one was tried meanwhile.
+    assert ended.seconds > LOOK_UP
+
+
 def test_silent_addresses_beside_one_that_answers_cost_a_second_once(site: Site) -> None:
     silent = [site.network.nobody("ssh", number) for number in range(2, 5)]
     hosts = {

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 
+from mastosync_dagster.records.summaries import COUNTERS, with_counters
 from mastosync_dagster_tests.silence.site import SLOWLY, SYNC, Site, make_site
 from mastosync_dagster_tests.support.network import Line
 from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FAR = Line(delay=0.1, loss=0.02)
@@ -37,6 +40,22 @@ def far_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
+def newest_counters(home: Path) -> Mapping[str, int]:
+    """Return the counters of the newest run in a home."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        (run,) = instance.get_runs(limit=1)
+        outputs = [
+            entry.get_dagster_event().step_output_data.metadata
+            for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_OUTPUT)
+        ]
+    (found,) = [
+        with_counters({name: value.value for name, value in metadata.items()})
+        for metadata in outputs
+        if COUNTERS in metadata
+    ]
+    return {name: value for name, value in found.items() if isinstance(value, int)}
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_half_a_minute_of_silence_costs_no_object(far_site: Site, host: str) -> None:
     fresh, running = far_site.begin_copy(*COMMAND, home=f"half-{host}")
@@ -48,6 +67,16 @@ def test_half_a_minute_of_silence_costs_no_object(far_site: Site, host: str) -> 
     assert ended.seconds < 120
     assert ended.output.count("has fallen silent") == 1, ended.output
     assert ended.output.count("answers again") == 1, ended.output
+
+
+def test_a_far_and_lossy_line_costs_no_second_request(far_site: Site) -> None:
+    fresh, running = far_site.begin_copy(*COMMAND, home="far")
+    ended = running.end()
+    assert ended.status == 0, ended.output
+    assert fresh.copied() == fresh.expected
+    counters = newest_counters(far_site.home("far"))
+    again = {name: count for name, count in counters.items() if name.endswith("_retries") or name == "hedged"}
+    assert set(again.values()) == {0}, again
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -89,13 +118,25 @@ def test_ctrl_c_ends_a_silent_listing_within_two_seconds(site: Site) -> None:
     assert ended.seconds < most, (most, ended)
 
 
+def test_check_takes_ten_seconds_for_a_line_of_a_storage_that_never_answers(site: Site) -> None:
+    usual = site.run("mastosync", "check", home="never-check")
+    with site.network.silent("s3a"):
+        ended = site.run("mastosync", "check", home="never-check")
+    assert ended.status == 1
+    failed = [line for line in ended.output.splitlines() if line.startswith("failed")]
+    assert failed, ended.output
+    assert all(site.network.address("s3a") in line for line in failed), ended.output
+    assert ended.seconds < usual.seconds + 10 * len(failed) * slowdown(), (usual, ended)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_storage_that_never_answers_is_named_soon(site: Site, host: str) -> None:
     with site.network.silent(host):
         running = site.start(*COMMAND, home=f"never-{host}")
         ended = running.end(90)
     assert ended.status == 1, ended.output
-    assert f"the {HOSTS[host]} cannot be reached" in ended.output, ended.output
+    address = re.escape(site.network.address(host))
+    assert re.search(rf"the {HOSTS[host]} \({address}:\d+\) cannot be reached", ended.output), ended.output
     assert ended.seconds < 60, ended.output
 
 
