@@ -88,11 +88,18 @@ def test_a_sync_stops_at_its_budget_and_the_same_command_without_one_goes_on(
     assert int(str(shown["objects_left"])) >= len(left)
 
     world.forget()
-    code, output = sync("--concurrency", "1")
+    if limited == "bytes":
+        # Larger than the whole budget: the others are copied, and it would be left by every such run.
+        code, output = sync("--max-gigabytes", f"{(largest - 1) / 1e9:.9f}")
+        assert code == 1
+        assert "1 not_attempted" in output
+        assert "raise max_gigabytes or max_dollars" in output
+        assert {key for key in sizes if sizes[key] == largest} == not_attempted(newest(world, "sync_changes"))
+    code, output = sync()
     assert code == 0, output
     assert world.compare(MEDIA).differences == ()
-    written = [request.key for request in world.destination_proxy.requests if request.kind is Kind.PUT]
-    assert sorted(key for key in written if key in sizes) == sorted(left)
+    begun = [each.key for each in world.destination_proxy.requests if each.kind in {Kind.PUT, Kind.CREATE_UPLOAD}]
+    assert sorted(key for key in begun if key in sizes) == sorted(left)
     shown = status(MEDIA.value)
     assert shown["watermark"] is not None
     assert (shown["materialized"], shown["objects_left"]) == (len(keys), 0)
@@ -123,6 +130,7 @@ def test_a_night_that_stops_at_its_budget_moves_no_watermark(life: Life) -> None
     assert life.watermarks()[MEDIA.value] > before[MEDIA.value]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_config", [True, False])
 def test_a_range_whose_run_has_stopped_at_its_budget_is_not_done(
     world: Installation, monkeypatch: pytest.MonkeyPatch, *, in_config: bool
