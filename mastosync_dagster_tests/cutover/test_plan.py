@@ -71,7 +71,7 @@ def test_it_says_at_each_step_what_is_not_done_yet(uncopied: Copied) -> None:
         f"{table}: nothing has been copied yet" for table in TABLES if table in nothing
     )
     assert shown.texts["nights"] == f"no incremental run yet of {', '.join(TABLES)}"
-    assert shown.env[:4] == ["S3_ENABLED=true", f"S3_BUCKET={world.destination.name}", *shown.env[2:4]]
+    assert shown.env[:2] == ["S3_ENABLED=true", f"S3_BUCKET={world.destination.name}"]
     assert {"S3_ALIAS_HOST=files.example.com", "S3_PERMISSION=public-read", "AWS_SECRET_ACCESS_KEY="} < set(shown.env)
     assert f"S3_ENDPOINT={world.destination_proxy.endpoint}" in shown.env
     assert world.destination.server.secret_access_key not in "\n".join(shown.env)

@@ -19,6 +19,7 @@ from mastosync_dagster_tests.support.reporting import report
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mastosync_dagster.demo.instance.book import GeneratedObject, MissingObject
     from mastosync_dagster_tests.support.installation import Installation
 
 MEDIA, ACCOUNTS, EMOJIS, CARDS = "media_attachments", "accounts", "custom_emojis", "preview_cards"
@@ -85,6 +86,11 @@ def rows_out(
     }
 
 
+def book(world: Installation) -> list[GeneratedObject | MissingObject]:
+    """Return every object that a row says exists."""
+    return [*world.instance.objects, *world.instance.missing]
+
+
 def listed(*arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in report("--left-out", "--format", "json", *arguments).splitlines()]
 
@@ -108,8 +114,7 @@ def test_the_list_has_exactly_what_a_policy_leaves_out(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     out = rows_out(world, old, rules)
-    book = [*world.instance.objects, *world.instance.missing]
-    expected = {(each.table, each.row_id, each.key) for each in book if each.row_id in out.get(each.table, ())}
+    expected = {(each.table, each.row_id, each.key) for each in book(world) if each.row_id in out.get(each.table, ())}
     assert bool(expected) is bool(rules)
     lines = listed(*options)
     assert {(line["file_type"], line["id"], line["key"]) for line in lines} == expected
@@ -144,10 +149,9 @@ def test_a_sync_copies_what_its_policy_wants_and_nothing_else(
         monkeypatch.setenv(name, value)
     whole, part = estimate("--all", "--no-local-only"), estimate("--all", *options)
     out = rows_out(world, old, rules)
-    book = [*world.instance.objects, *world.instance.missing]
-    left_out = [each for each in book if each.row_id in out.get(each.table, ())]
+    left_out = [each for each in book(world) if each.row_id in out.get(each.table, ())]
     assert (whole["left_out"], part["left_out"]) == (0, len(left_out))
-    assert (whole["objects"], part["objects"]) == (len(book), len(book) - len(left_out))
+    assert (whole["objects"], part["objects"]) == (len(book(world)), len(book(world)) - len(left_out))
     assert part["gets"] == part["objects"]
     assert (part["bytes"] < whole["bytes"]) is bool(rules)
 
