@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from mastosync_dagster.cutover.media_host import ALIASES, media_host
 from mastosync_dagster.environment import Environment
+from mastosync_dagster.s3.settings import amazon_endpoint
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
@@ -49,12 +50,13 @@ def env_lines(destination: Storage, environment: Environment | None = None) -> l
     settings = destination.settings
     if settings.is_folder:
         return [EnvLine("S3_ENABLED", "false")]
+    endpoint = urlsplit(settings.endpoint_url or amazon_endpoint(destination.region))
     lines = [
         EnvLine("S3_ENABLED", "true"),
         EnvLine("S3_BUCKET", settings.bucket),
         EnvLine("S3_REGION", destination.region),
-        EnvLine("S3_PROTOCOL", urlsplit(settings.endpoint_url or "https://").scheme),
-        EnvLine("S3_HOSTNAME", _hostname(destination)),
+        EnvLine("S3_PROTOCOL", endpoint.scheme),
+        EnvLine("S3_HOSTNAME", endpoint.netloc),
     ]
     values = {
         "S3_ENDPOINT": settings.endpoint_url,
@@ -88,10 +90,3 @@ def env_text(destination: Storage) -> str:
         return "\n".join([*set_lines, *gone])
     remark = "# Mastodon's own key for the new bucket, not mastosync's: it also deletes objects and sets ACLs"
     return "\n".join([*set_lines, *gone, remark, *keys])
-
-
-def _hostname(destination: Storage) -> str:
-    endpoint = destination.settings.endpoint_url
-    if endpoint is None:
-        return f"s3.{destination.region}.amazonaws.com"
-    return urlsplit(endpoint).netloc

@@ -11,6 +11,7 @@ from mastosync_dagster.cutover.answers import Answer, Line
 from mastosync_dagster.environment import DESTINATION_URL, SOURCE_URL, Environment, SettingsError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.s3.settings import amazon_endpoint
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
@@ -110,8 +111,7 @@ def bucket_url(storage: Storage) -> PublicUrl:
     """Return the address of a bucket at its endpoint, whatever else leads there. Raises as `destination_url`."""
     settings = storage.settings
     if settings.endpoint_url is None:
-        suffix = ".cn" if storage.region.startswith("cn-") else ""
-        url = _parsed(f"https://s3.{storage.region}.amazonaws.com{suffix}", settings.variable("S3_REGION"))
+        url = _parsed(amazon_endpoint(storage.region), settings.variable("S3_REGION"))
     else:
         url = _parsed(settings.endpoint_url, settings.variable("S3_ENDPOINT"))
     # Amazon takes both forms; its certificate does not cover names with dots.

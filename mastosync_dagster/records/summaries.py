@@ -213,6 +213,8 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
             f". Private objects need a decision where the destination has no ACLs: {COPY_PRIVATE}=true copies them, for"
             " a bucket that is not public; false skips them without a failure"
         )
+    if total.reasons[Reason.NOT_ATTEMPTED] and not stopped:
+        text += ". What is larger than all that a run may copy is attempted by none: raise max_gigabytes or max_dollars"
     if total.reasons[Reason.SIDES_DIFFER]:
         text += (
             ". Where the storages differ and nothing tells which is right, compare both: mastosync sync --overwrite, or"

@@ -1,4 +1,4 @@
-"""A small instance that lives, its first copy done, into a bucket that enforces ACLs."""
+"""A small instance that lives, and its copy into a bucket that enforces ACLs."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ class Copied:
         )
         return result.success
 
+    def copy_ranges(self) -> None:
+        """Copy every ID range: the first copy."""
+        for file_type, keys in self.world.register().items():
+            for key in keys:
+                assert self.run(f"sync_{file_type.value}", key)
+
     def delta(self) -> bool:
         """Do what a night does; return whether it succeeded."""
         return self.run("sync_changes", None, {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}})
@@ -80,13 +86,13 @@ def table_away(copied: Copied, table: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def copied_instance(
+def uncopied_instance(
     postgres_server: PostgresServer,
     source_server: S3Server,
     destination_server: S3Server,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Copied]:
-    """Generate an instance, and copy it by its ID ranges and a delta."""
+    """Generate an instance, of which nothing is copied yet."""
     database, bucket = create_database(postgres_server), create_bucket(source_server)
     with contextlib.closing(psycopg2.connect(database.url)) as connection:
         instance = build(connection, source_server, bucket.name, cases=CASES, rows=ROWS)
@@ -107,10 +113,19 @@ def copied_instance(
         patch.delenv("MASTOSYNC_COPY_PRIVATE")
         world.destination_proxy.set_rules(NOBODY_LISTS)
         living = LivingInstance.of(world.database, world.source, instance.objects_of(*FileType))
-        copied = Copied(world, living, build_definitions())
-        for file_type, keys in world.register().items():
-            for key in keys:
-                assert copied.run(f"sync_{file_type.value}", key)
+        yield Copied(world, living, build_definitions())
+
+
+@contextlib.contextmanager
+def copied_instance(
+    postgres_server: PostgresServer,
+    source_server: S3Server,
+    destination_server: S3Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Copied]:
+    """Generate an instance, and copy it by its ID ranges and a delta."""
+    with uncopied_instance(postgres_server, source_server, destination_server, tmp_path_factory) as copied:
+        copied.copy_ranges()
         assert copied.delta()
         yield copied
 
@@ -121,4 +136,13 @@ def copied(
 ) -> Iterator[Copied]:
     """One for the tests of a module, which leave it as they have found it."""
     with acl_server() as server, copied_instance(postgres_server, source_server, server, tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture
+def uncopied(
+    postgres_server: PostgresServer, source_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Copied]:
+    """One of the test's own, of which nothing is copied yet."""
+    with acl_server() as server, uncopied_instance(postgres_server, source_server, server, tmp_path_factory) as made:
         yield made

@@ -74,6 +74,8 @@ def test_nginx_takes_it_whatever_the_settings(tmp_path: Path, stage: Stage, old:
             {"endpoint_url": None, "region": "eu-west-1", "bucket": "a.b"},
             "https://s3.eu-west-1.amazonaws.com/a.b",
         ),
+        ({"endpoint_url": None, "region": "cn-north-1"}, "https://new.s3.cn-north-1.amazonaws.com.cn"),
+        ({"endpoint_url": None, "region": "eusc-de-east-1"}, "https://new.s3.eusc-de-east-1.amazonaws.eu"),
         ({"endpoint_url": "http://[::1]:9000/s3/"}, "http://[::1]:9000/s3/new"),
     ],
 )

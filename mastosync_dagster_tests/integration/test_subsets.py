@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from mastosync_dagster_tests.support.private_media import (
     nightly,
 )
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
+from mastosync_dagster_tests.support.reporting import status
 from mastosync_dagster_tests.support.suspensions import SUSPEND, open_objects
 
 if TYPE_CHECKING:
@@ -65,13 +65,6 @@ def make_old_and_remote(world: Installation, account: int) -> None:
         account,
     )
     execute(world, "UPDATE media_attachments SET created_at = '2020-01-01' WHERE account_id = %s", account)
-
-
-def status(*arguments: str) -> dict[str, object]:
-    outcome = CliRunner().invoke(main, ["status", *arguments, "--json"])
-    assert outcome.exit_code == 0, outcome.output
-    (found,) = json.loads(outcome.output)
-    return dict(found)
 
 
 @pytest.mark.long

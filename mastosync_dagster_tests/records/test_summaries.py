@@ -106,3 +106,9 @@ def test_a_failed_run_says_how_many_and_why() -> None:
     text = failure_text(summarize([lines]), None)
     assert text.startswith("3 of 4 objects failed (2 timeout, 1 access_denied); 1 were copied and stay")
     assert failure_text(summarize([lines]), "The disk is gone").startswith("The disk is gone. 3 of 4")
+
+
+def test_a_run_that_left_only_what_is_larger_than_its_limit_promises_nothing() -> None:
+    summary = summarize([[COPIED, line(Outcome.FAILED, reason=Reason.NOT_ATTEMPTED)]])
+    assert "raise max_gigabytes or max_dollars" in failure_text(summary, None)
+    assert "raise" not in failure_text(summary, "The budget is used up")
