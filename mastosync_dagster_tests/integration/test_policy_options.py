@@ -133,6 +133,8 @@ def test_the_list_has_exactly_what_a_policy_leaves_out(
         (line["file_type"], str(line["id"]), line["part"]) for line in lines
     ]
     assert {line["file_type"] for line in listed(CARDS, *options)} == ({CARDS} if CARDS in rules else set())
+    monkeypatch.setenv("DESTINATION_S3_KEY_PREFIX", "new")
+    assert [line["key"] for line in listed(*options)] == [f"new/{line['key']}" for line in lines]
 
 
 @pytest.mark.long
