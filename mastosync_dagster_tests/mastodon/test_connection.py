@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from psycopg2 import errors
+from psycopg2 import errors, sql
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.demo.servers.start import free_port
 from mastosync_dagster.mastodon import (
@@ -26,7 +25,7 @@ from mastosync_dagster.mastodon import (
     walk_rows,
 )
 from mastosync_dagster.mastodon import connection as connections
-from mastosync_dagster.mastodon.connection import Reconnecting, reading, reading_once
+from mastosync_dagster.mastodon.connection import ReadingCursor, Reconnecting, reading, reading_once
 from mastosync_dagster.resources import ConnectionFailedError
 
 if TYPE_CHECKING:
@@ -104,21 +103,21 @@ def ids(pages: list[RowPage]) -> list[object]:
 # --- nobody is disturbed -------------------------------------------------------------------------------------------
 
 
-def test_every_page_is_a_short_read_only_transaction_and_leaves_nothing_in_the_session(
-    hundred: MastodonDatabase,
+def test_every_page_is_one_read_only_message_and_leaves_nothing_in_the_session(
+    hundred: MastodonDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What pgbouncer asks for in transaction mode."""
-    statements: list[str] = []
+    messages: list[str] = []
+    execute = ReadingCursor.execute
 
-    class Listening(Cursor):
-        def execute(self, query: Any, parameters: Any = None) -> None:
-            super().execute(query, parameters)
-            assert self.query is not None
-            assert self.name is None  # a named one is a server-side cursor
-            statements.append(self.query.decode())
+    def listened(cursor: ReadingCursor, query: sql.Composable, parameters: Any = None) -> None:
+        execute(cursor, query, parameters)
+        assert cursor.query is not None
+        assert cursor.name is None  # a named one is a server-side cursor
+        messages.append(cursor.query.decode())
 
     def session(connection: Connection) -> list[tuple[Any, ...]]:
-        with connection.cursor(cursor_factory=Cursor) as cursor:
+        with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT name, setting FROM pg_settings"
                 " UNION ALL SELECT 'cursor', name FROM pg_cursors"
@@ -128,24 +127,24 @@ def test_every_page_is_a_short_read_only_transaction_and_leaves_nothing_in_the_s
             )
             return cursor.fetchall()
 
-    opener = Opener(hundred, options={"cursor_factory": Listening})
+    opener = Opener(hundred)
     with contextlib.closing(opener()) as connection:
         connection.autocommit = True
         before = session(connection)
-    statements.clear()
-    for number, _ in enumerate(walk(opener), start=1):
+    pages = walk(opener)
+    monkeypatch.setattr(ReadingCursor, "execute", listened)
+    for number, _ in enumerate(pages, start=1):
         connection = opener.opened[-1]
         assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
-        begin, query, commit = statements[-3:]
-        assert begin.startswith("BEGIN; SET TRANSACTION READ ONLY; SET LOCAL ")
-        assert "SET LOCAL statement_timeout = 30000; SET LOCAL application_name = 'mastosync'" in begin
-        assert "WITH scanned" in query
-        assert commit == "COMMIT"
-        assert len(statements) == 3 * number
+        assert len(messages) == number
+        connection.autocommit = True
         assert session(connection) == before
-    for statement in statements:
-        parts = [part.strip() for part in statement.split(";")]
-        assert all(part.startswith(("SET LOCAL ", "SET TRANSACTION ")) for part in parts if part.startswith("SET"))
+    for message in messages:
+        assert message.startswith("SET TRANSACTION READ ONLY; SET LOCAL search_path TO DEFAULT; ")
+        assert "SET LOCAL statement_timeout TO 30000; SET LOCAL application_name TO 'mastosync'; " in message
+        *settings, query = (part.strip() for part in message.split(";"))
+        assert query.startswith("WITH scanned")
+        assert all(setting.startswith(("SET LOCAL ", "SET TRANSACTION ")) for setting in settings)
     assert len(opener.opened) == 2
 
 
