@@ -213,7 +213,6 @@ class Rule:
         fault: What happens.
         kinds: To requests of these kinds; empty: of every kind.
         key: To keys in which this regular expression is found; empty: to every key.
-        prefix: To listings whose prefix has this regular expression; empty: to every listing.
         method: To requests with this method of HTTP's; empty: with any.
         unsigned: To requests without a signature alone.
         skip: So many matching requests are spared first.
@@ -221,18 +220,19 @@ class Rule:
         per_key: ``skip`` and ``times`` count for each key and kind on its own.
         probability: Share of the requests that are hit. Which ones depends on the proxy's seed, the key, the kind and
             how often it was asked before, not on the timing.
+        prefix: To listings whose prefix has this regular expression; empty: to every listing.
     """
 
     fault: Fault
     kinds: frozenset[Kind] = frozenset()
     key: str = ""
-    prefix: str = ""
     method: str = ""
     unsigned: bool = False
     skip: int = 0
     times: int | None = None
     per_key: bool = False
     probability: float = 1.0
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
