@@ -234,11 +234,9 @@ class ReadingCursor(Cursor):
         local = "".join(f"SET LOCAL {name} TO {value}; " for name, value in settings.items())
         self._before = sql.SQL("SET TRANSACTION READ ONLY; " + local)
 
-    def execute(self, query: str | bytes | sql.Composable, vars: Any = None) -> None:  # noqa: A002  (psycopg2's name)
-        """Execute a query."""
-        if isinstance(query, bytes):
-            query = query.decode()
-        super().execute(self._before + (sql.SQL(query) if isinstance(query, str) else query), vars)
+    def execute(self, query: Any, parameters: Any = None) -> None:
+        """Execute a query, a text or a `sql.Composable`."""
+        super().execute(self._before + (query if isinstance(query, sql.Composable) else sql.SQL(query)), parameters)
 
 
 @contextlib.contextmanager

@@ -72,10 +72,17 @@ def old(world: Installation) -> Mapping[str, set[object]]:
     return found
 
 
-def rows_out(
-    world: Installation, old: Mapping[str, set[object]], rules: Mapping[str, str]
+@pytest.fixture
+def out(
+    world: Installation,
+    old: Mapping[str, set[object]],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: Mapping[str, str],
+    rules: Mapping[str, str],
 ) -> Mapping[str, set[object]]:
-    """Return the ids of the rows that rules leave out."""
+    """The ids of the rows that the rules of a test leave out; its variables are set."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     return {
         table: {
             row["id"]
@@ -105,15 +112,11 @@ def estimate(*arguments: str) -> dict[str, int]:
 @pytest.mark.parametrize(("options", "variables", "rules"), POLICIES)
 def test_the_list_has_exactly_what_a_policy_leaves_out(
     world: Installation,
-    old: Mapping[str, set[object]],
+    out: Mapping[str, set[object]],
     monkeypatch: pytest.MonkeyPatch,
     options: Sequence[str],
-    variables: Mapping[str, str],
     rules: Mapping[str, str],
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    out = rows_out(world, old, rules)
     expected = {(each.table, each.row_id, each.key) for each in book(world) if each.row_id in out.get(each.table, ())}
     assert bool(expected) is bool(rules)
     lines = listed(*options)
@@ -140,17 +143,9 @@ def test_the_list_has_exactly_what_a_policy_leaves_out(
 @pytest.mark.long
 @pytest.mark.parametrize(("options", "variables", "rules"), [POLICIES[0], *POLICIES[3:]])
 def test_a_sync_copies_what_its_policy_wants_and_nothing_else(
-    world: Installation,
-    old: Mapping[str, set[object]],
-    monkeypatch: pytest.MonkeyPatch,
-    options: Sequence[str],
-    variables: Mapping[str, str],
-    rules: Mapping[str, str],
+    world: Installation, out: Mapping[str, set[object]], options: Sequence[str], rules: Mapping[str, str]
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
     whole, part = estimate("--all", "--no-local-only"), estimate("--all", *options)
-    out = rows_out(world, old, rules)
     left_out = [each for each in book(world) if each.row_id in out.get(each.table, ())]
     assert (whole["left_out"], part["left_out"]) == (0, len(left_out))
     assert (whole["objects"], part["objects"]) == (len(book(world)), len(book(world)) - len(left_out))
