@@ -120,5 +120,5 @@ def _rate(estimate: Estimate) -> str:
         *([f"{rate.bytes / MEGABYTE:,.2f} MB/s"] if rate.bytes else []),
     ]
     if not parts:
-        return "not known: no run has copied anything yet; --objects-per-second or --megabytes-per-second gives one"
+        return "not known: no run has copied enough yet; --objects-per-second or --megabytes-per-second gives one"
     return f"{' and '.join(parts)}, {'as given' if rate.given else 'measured over the latest runs of the ID ranges'}"

@@ -97,7 +97,7 @@ def _time_left(statuses: Sequence[Status], objects: int, size: int) -> str:
     times = [amount / speed for amount, speed in ((objects, rate.objects), (size, rate.bytes)) if speed]
     what = f"{objects:,} objects, {size_text(size)} of originals"
     if not times:
-        return f"not known: no ID range has copied anything yet ({what})"
+        return f"not known: no ID range has copied enough yet ({what})"
     return f"about {duration_text(max(times))}, one run at a time ({what})"
 
 

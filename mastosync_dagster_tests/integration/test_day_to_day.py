@@ -116,7 +116,7 @@ def test_status_of_everything_is_short_enough_for_a_terminal(world: Installation
     assert [line.split()[0] for line in lines if "] " in line] == [*(file_type.value for file_type in FileType), "all"]
     assert (max(map(len, lines)) <= 100, len(lines) <= 24) == (True, True)
     assert "  0 %" in outcome.output
-    assert "time left   not known: no ID range has copied anything yet" in outcome.output
+    assert "time left   not known: no ID range has copied enough yet" in outcome.output
     assert "next        ID ranges have not run yet: " in outcome.output
     assert world.run("sync_changes").success
     after = CliRunner().invoke(main, ["status"]).output
