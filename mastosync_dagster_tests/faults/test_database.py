@@ -159,7 +159,9 @@ def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> Non
     dropped: list[int] = []
 
     def fail_over() -> None:
-        there.execute(f'ALTER DATABASE "{there.database.database}" SET default_transaction_read_only = on')
+        # Stalled, so that whoever reads now still waits for an answer when the connection is dropped.
+        with there.proxy.stalled():
+            there.execute(f'ALTER DATABASE "{there.database.database}" SET default_transaction_read_only = on')
         dropped.append(there.proxy.drop())
 
     with meanwhile(fail_over, when=lambda: there.proxy.accepted >= 2 and there.proxy.open > 0):
