@@ -10,7 +10,6 @@ import weakref
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -224,12 +223,19 @@ class Storage:
             raise self.error(error) from error
         return headers.get("x-amz-bucket-region", "us-east-1")
 
-    def run(self, request: Callable[[Client], Coroutine[Any, Any, _T]], key: str = "") -> _T:
-        """Send a request once, and wait for its answer. Without a key it is about the bucket."""
-        begun = time.monotonic()
+    def run(
+        self, request: Callable[[Client], Coroutine[Any, Any, _T]], key: str = "", begun: float | None = None
+    ) -> _T:
+        """Send a request once, and wait for its answer. Without a key it is about the bucket.
+
+        ``begun``: since when an answer is waited for, by the monotonic clock; earlier than now where it is sent again.
+        """
+        now = time.monotonic()
+        begun = now if begun is None else begun
         try:
             client = self.client
-            answer = self._loop.run(request(client), self._waits.longest, partial(self._waits.late, begun))
+            until_late = max(0.0, begun + self._waits.longest - now)
+            answer = self._loop.run(request(client), until_late, partial(self._waits.late, begun))
         except Exception as error:
             if isinstance(error, S3Error):
                 self._waits.answered()
@@ -258,9 +264,11 @@ class Storage:
         failures, begun = 0, time.monotonic()
         while True:
             try:
-                return self.run(request, key)
+                return self.run(request, key, begun)
             except StorageError as error:
                 failures += 1
+                # Whoever refuses has answered: the wait for it begins anew.
+                begun = time.monotonic() if error.reached else begun
                 if self._is_absent(error, begun) or not _wait_to_retry(error, failures, policy or self.policy, halt):
                     raise
 
@@ -325,18 +333,12 @@ class Storage:
 
     def _page(self, folder: str, after: str | None, token: str | None, halt: threading.Event | None) -> Page:
         """Request one page. A token that is refused is no loss: the last key serves as well."""
-        failures = 0
-        while True:
-            try:
-                page: Page = self.run(methodcaller("list_page", folder, after=after, token=token, keys=PAGE_KEYS))
-                return page  # noqa: TRY300  (the way out of the loop)
-            except StorageError as error:
-                failures += 1
-                token = None
-                # Nobody there from the beginning is a wrong endpoint, most likely: the admin is to know soon.
-                unreachable = self.at_once and not error.reached and not self._worked
-                if (unreachable and failures > 1) or not _wait_to_retry(error, failures, LISTING, halt):
-                    raise
+        tokens = iter((token,))
+
+        def request(client: Client) -> Coroutine[Any, Any, Page]:
+            return client.list_page(folder, after=after, token=next(tokens, None), keys=PAGE_KEYS)
+
+        return self.ask(request, halt=halt, policy=LISTING)
 
     def list_range(self, keys: KeyRange) -> Iterator[ListedObject]:
         """List a range of keys in byte order."""

@@ -19,6 +19,7 @@ import pytest
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres, rclone_s3
+from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, environment_of
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.network import Line, Network, make_network
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mastosync_dagster.demo.instance.book import Instance
+    from mastosync_dagster.records.manifest import ManifestLine
 
 PROJECT = Path(__file__).parents[2]
 SLOWLY = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "5"}
@@ -101,6 +103,11 @@ class Site:
             home.mkdir()
             (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
         return home
+
+    def manifest(self, home: str) -> list[ManifestLine]:
+        """Return the lines of the only manifest of a home."""
+        (file,) = [each for each in (self.home(home) / "manifests").rglob("*.parquet") if "doubts" not in str(each)]
+        return [line for batch in read_manifest(file) for line in batch]
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the variables of a command on the client."""

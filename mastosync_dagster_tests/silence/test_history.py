@@ -15,7 +15,6 @@ import yaml
 
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres
 from mastosync_dagster.installation.services import PROGRAM
-from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster_tests.silence.site import PROJECT, SLOWLY, SYNC, Ended, Site
 from mastosync_dagster_tests.support.corners import create_database
@@ -23,8 +22,6 @@ from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-from mastosync_dagster.records.manifest import ManifestLine
 
 COMMAND = (*SYNC, "--concurrency", "1")
 SECONDS = 8.0
@@ -117,7 +114,7 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     assert "Traceback" not in ended.output
     assert "objects are copied and stay" in ended.output
     assert "Dagster's history does not answer" in ended.output
-    lines = _manifest(site, home)
+    lines = site.manifest(home)
     assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
     there = [line for line in lines if line.outcome is not Outcome.MISSING]
     assert len(there) == fresh.expected
@@ -125,12 +122,6 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     again = fresh.run(*COMMAND, home=home)
     assert again.status == 0, again.output
     assert history.statuses(database) == ["FAILURE", "SUCCESS"]
-
-
-def _manifest(site: Site, home: str) -> list[ManifestLine]:
-    """Return the lines of the only manifest of a home."""
-    (file,) = [each for each in (site.home(home) / "manifests").rglob("*.parquet") if "doubts" not in str(each)]
-    return [line for batch in read_manifest(file) for line in batch]
 
 
 @pytest.mark.silence
@@ -251,5 +242,5 @@ def test_a_run_of_dagster_itself_ends_within_seconds_of_a_signal(site: Site, his
         ended = running.signal(signal.SIGINT, 60)
         most = limit(SECONDS, before)
     assert ended.seconds < most, (most, ended)
-    lines = _manifest(site, home)
+    lines = site.manifest(home)
     assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster_tests.silence.site import with_destination
 from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
@@ -75,3 +78,23 @@ def test_a_night_becomes_a_run_when_a_query_falls_silent(site: Site) -> None:
     requests, seconds = json.loads(ended.output.splitlines()[-1])
     assert requests == 1, ended.output
     assert seconds < most, ended.output
+
+
+@pytest.mark.silence
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("host", ["db", "ssh", "s3a", "s3b"])
+def test_a_run_that_nobody_waits_for_waits_for_a_host_that_is_silent_when_it_begins(site: Site, host: str) -> None:
+    """As it does in the middle: a night, a queued range. A command says at once what does not answer."""
+    fresh = with_destination(site)
+    tunnel = site.tunnel() if host == "ssh" else {}
+    with site.network.silent(host):
+        job = ("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes")
+        running = fresh.start(*job, home=f"begins-{host}", **tunnel)
+        said = running.wait_for("STEP_START")
+        time.sleep(45)
+    ended = running.end(200)
+    assert ended.status == 0, ended.output
+    assert fresh.copied() == len(site.instance.objects_of(*FileType))
+    said += ended.output
+    assert site.network.address(host) in said, said
+    assert said.count("answers again") == 1, said
