@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import bare, is_md5
+from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.probes import refuses_damaged
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.storage import has_md5, listed
+from mastosync_dagster.s3.storage import LARGEST, has_md5, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
+    from mastosync_dagster.s3.http import Reply
     from mastosync_dagster.s3.storage import ListedObject
 
 Unchanged: TypeAlias = "Callable[[int], Coroutine[Any, Any, None]]"
@@ -27,6 +30,7 @@ Unchanged: TypeAlias = "Callable[[int], Coroutine[Any, Any, None]]"
 
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404
+_READ = frozenset({200, 206})
 
 
 def body_error(endpoint: Endpoint, what: str, reason: Reason) -> StorageError:
@@ -62,6 +66,42 @@ def check_size(destination: Endpoint, found: ListedObject | None, size: int) -> 
     if found.size != size:
         raise body_error(destination, "keeps another length than was sent", Reason.SIZE_MISMATCH)
     return found
+
+
+class _Beginning:
+    """Hashes the first bytes of a body, and wants no more (a `Sink`)."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.digest = hashlib.md5(usedforsecurity=False)
+
+    def begin(self, _curl: object, reply: Reply) -> bool:
+        """Take an object, and no refusal."""
+        return reply.status in _READ
+
+    def write(self, data: bytes) -> int | None:
+        """Take a piece, or end the transfer."""
+        self.digest.update(data[: self.left])
+        surplus = len(data) > self.left
+        self.left -= min(len(data), self.left)
+        return -1 if surplus else None
+
+
+async def is_beginning(source: Endpoint, key: str, found: ListedObject) -> bool:
+    """Return whether the destination has the beginning of the source's object: it was cut off on its way.
+
+    Servers that write files keep what has arrived of a request that broke off (rclone serve s3 does).
+    """
+    if not is_md5(found.etag):
+        return False
+    sink = _Beginning(found.size)
+    if found.size:
+        await source.take_bytes(found.size)
+        wanted = [("range", f"bytes=0-{found.size - 1}")]
+        # A server that gives more than was asked for is stopped, which is an error too.
+        with contextlib.suppress(S3Error, TransportError):
+            await source.client.get(source.storage.full_key(key), limit=LARGEST, headers=wanted, sink=sink)
+    return sink.left == 0 and sink.digest.hexdigest() == found.etag
 
 
 async def etag_is_md5(endpoint: Endpoint, key: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.endpoint import EndpointError
-from mastosync_dagster.copy.integrity import etag_is_md5, head_object
+from mastosync_dagster.copy.integrity import etag_is_md5, head_object, is_beginning
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.mastodon.keys import may_change
@@ -113,7 +113,7 @@ class ObjectCopier:
             private=line.private,
             written_after=line.written_after,
             content_type=line.content_type,
-            unchanged=self._unchanged(line, key),
+            unchanged=self._unchanged(line, source_key, key),
         )
 
     async def _copy_large(self, line: PlannedCopy, source_key: str, key: str) -> Copied:
@@ -123,10 +123,10 @@ class ObjectCopier:
             line.size,
             private=line.private,
             content_type=line.content_type,
-            unchanged=self._unchanged(line, key),
+            unchanged=self._unchanged(line, source_key, key),
         )
 
-    def _unchanged(self, line: PlannedCopy, key: str) -> Unchanged | None:
+    def _unchanged(self, line: PlannedCopy, source_key: str, key: str) -> Unchanged | None:
         """Return what asks the destination again where writing an object takes long: by then it may have another.
 
         None: under this key there is one content, and nothing is overwritten.
@@ -140,7 +140,9 @@ class ObjectCopier:
             except (S3Error, TransportError):
                 return  # writing it will show what is wrong
             # Of the planned size it may be what an attempt has written whose answer was lost.
-            if found is not None and found.size not in {size, line.there_size}:
+            if found is None or found.size in {size, line.there_size}:
+                return
+            if found.size > size or not await is_beginning(self.source, source_key, found):
                 raise WrittenMeanwhileError
 
         return ask
@@ -219,6 +221,10 @@ class ObjectCopier:
         if await self._may_be_equal(found, line):
             # The other run may have planned it public: what is private is written again, with its ACL.
             return None if line.private else self._present(line, found, None)
+        if line.size is not None and found.size < line.size:
+            async with self.source as source:
+                if await is_beginning(source, line.source_key, found):
+                    return None  # the other run was ended while it wrote
         # What the next plan knows of both decides.
         return self._failed(line, line.source_key, line.key, Reason.CHANGED_DURING_COPY, WRITTEN_MEANWHILE)
 

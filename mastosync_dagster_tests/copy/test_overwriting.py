@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,28 +138,40 @@ def test_other_bytes_of_the_same_length_stay(on_moto: Transfer) -> None:
     assert on_moto.fetched(VIDEO) == written
 
 
+@pytest.mark.parametrize("size", [0, 1_000])
+def test_what_an_ended_run_has_written_of_it_is_written_again(on_moto: Transfer, size: int) -> None:
+    on_moto.destination.client.put_object(Bucket=on_moto.destination.name, Key=VIDEO, Body=RAW[:size])
+    _, (recorded,) = on_moto.run(on_moto.put(VIDEO, RAW))
+    assert recorded.outcome is Outcome.COPIED
+    assert on_moto.fetched(VIDEO) == RAW
+
+
 SMALL, LARGE, IN_PARTS = 1_000, 30 * MIB, 60 * MIB
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("cut_off", [False, True])
 @pytest.mark.parametrize(("size", "kind"), [(SMALL, Kind.PUT), (LARGE, Kind.PUT), (IN_PARTS, Kind.UPLOAD_PART)])
-def test_what_was_written_at_the_destination_while_a_copy_was_retried_stays(
-    transfer: Transfer, size: int, kind: Kind
+def test_what_was_written_at_the_destination_while_a_copy_was_retried_stays_unless_it_is_its_beginning(
+    transfer: Transfer, size: int, kind: Kind, *, cut_off: bool
 ) -> None:
-    bucket, converted = transfer.destination, b"converted there"
+    bucket, body = transfer.destination, Random(size).randbytes(size)
+    # A server of files keeps what has arrived of an attempt that broke off.
+    written = body[: size // 2] if cut_off else b"converted there"
     settings = replace(transfer.settings, large_object_mb=16, single_put_mb=40)
     transfer.settings = replace(settings, backoff_seconds=1.0)
-    with s3_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(1) as mastodon:
+    with s3_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(1) as other:
         transfer.destination_options = {"endpoint": proxy.endpoint}
         proxy.set_rules(Rule(Answer(503, "SlowDown", retry_after=2.0), kinds=frozenset({kind}), key=VIDEO, times=1))
-        planned = transfer.put(VIDEO, bytes(size))
+        planned = transfer.put(VIDEO, body)
 
-        def convert() -> None:
+        def write() -> None:
             wait_until(lambda: proxy.injected > 0)
-            bucket.client.put_object(Bucket=bucket.name, Key=VIDEO, Body=converted)
+            bucket.client.put_object(Bucket=bucket.name, Key=VIDEO, Body=written)
 
-        converting = mastodon.submit(convert)
+        writing = other.submit(write)
         _, (recorded,) = transfer.run(planned)
-        converting.result()
-    assert (recorded.outcome, recorded.detail) == (Outcome.FAILED, WRITTEN_MEANWHILE)
-    assert transfer.fetched(VIDEO) == converted
+        writing.result()
+    expected = (Outcome.COPIED, None) if cut_off else (Outcome.FAILED, WRITTEN_MEANWHILE)
+    assert (recorded.outcome, recorded.detail) == expected
+    assert transfer.fetched(VIDEO) == (body if cut_off else written)
