@@ -28,7 +28,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
 from mastosync_dagster.resources.history_postgres import begin_run, is_history_error, stop_soon
-from mastosync_dagster.runs.failures import root_of
+from mastosync_dagster.runs.failures import sentence_of
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
 from mastosync_dagster.runs.run_lock import let_go, living, lock
 from mastosync_dagster.runs.watermarks import copies
@@ -193,7 +193,7 @@ def _show_failure(
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
             text = user_failure.description if user_failure else None
-            say(console, plain(text or (root_of(error).message if error else "failed")), "bold red")
+            say(console, plain(text or (sentence_of(error) if error else "failed")), "bold red")
 
 
 def _what_stays(summary: Summary | None) -> str:

@@ -33,6 +33,16 @@ def root_of(error: SerializableErrorInfo) -> SerializableErrorInfo:
     return error
 
 
+def sentence_of(error: SerializableErrorInfo) -> str:
+    """Return why a step failed whose failure has no description of its own: Dagster failed, or we did.
+
+    All that psycopg2 raises within a step has one (see `plain_failures`): what has none concerns Dagster's history.
+    """
+    cause = root_of(error)
+    _, of_psycopg2, why = cause.message.partition("psycopg2.")
+    return _history_broke(why.partition(": ")[2]) if of_psycopg2 else cause.message
+
+
 class _SentenceError(DagsterUserCodeProcessError):
     """Carries the error information that Dagster records: the message, without a stack."""
 
@@ -86,15 +96,12 @@ def plain_failures() -> Iterator[None]:
     except (sqlalchemy.exc.DBAPIError, DagsterPostgresException) as error:
         # Dagster retries connections to its history, not statements. SQLAlchemy's own text has the statement in it.
         found = error if isinstance(error, sqlalchemy.exc.DBAPIError) else error.__cause__
-        message = (
-            f"The connection to Dagster's history broke ({_first_line(getattr(found, 'orig', found))}). Is the server"
-            " of storage in dagster.yaml up? A further run takes the rest."
-        )
-        raise PlainFailure(message) from None
+        raise PlainFailure(_history_broke(str(getattr(found, "orig", found)))) from None
     except psycopg2.Error as error:
         # Before the first page: the reader of rows connects again, and raises an AdminError where that fails.
         message = (
-            f"The connection to the database broke ({_first_line(error)}). Is the server of DATABASE_URL or DB_HOST up?"
+            f"The connection to the database broke ({_first_line(str(error))}). Is the server of DATABASE_URL or"
+            " DB_HOST up?"
         )
         raise PlainFailure(message) from None
 
@@ -112,5 +119,12 @@ def noted_when_stopped(log: dg.DagsterLogManager, text: str) -> Iterator[None]:
         raise
 
 
-def _first_line(error: BaseException | None) -> str:
-    return plain((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
+def _history_broke(why: str) -> str:
+    return (
+        f"The connection to Dagster's history broke ({_first_line(why)}). Is the server of storage in dagster.yaml up?"
+        " A further run takes the rest."
+    )
+
+
+def _first_line(text: str) -> str:
+    return plain((text.strip() or "without a word").splitlines()[0].rstrip("."))
