@@ -44,7 +44,7 @@ faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for
 	$(BIN)/pytest mastosync_dagster_tests/faults -m "faults or not faults" -n 5 --dist worksteal
 
 silence: $(STAMP) ## Let hosts of test networks fall silent (network namespaces: needs root, iptables; a quarter of an hour)
-	$(BIN)/pytest mastosync_dagster_tests/silence -m "silence or not silence" -n 3 --dist loadfile
+	$(BIN)/pytest mastosync_dagster_tests/silence -m "silence or not silence" -n 4 --dist worksteal
 
 soak: $(STAMP) ## A night a minute with faults (HOURS=8), in processes as in production; prints memory and descriptors
 	$(BIN)/pytest mastosync_dagster_tests/soak -m soak -p no:logging
