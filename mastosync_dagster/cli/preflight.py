@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import retry_nights, rows_per_partition
 from mastosync_dagster.expected.policy import policy_of
-from mastosync_dagster.mastodon import database_now, read_schema
+from mastosync_dagster.mastodon import LostDatabaseError, database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.direction import ensure_not_swapped
@@ -70,3 +70,6 @@ def _check_database(plan: ChangesConfig) -> None:
     except ConnectionFailedError as error:
         if error.permanent:
             raise
+    except LostDatabaseError:
+        # It has answered, and may answer again: the run waits for it, or says what is wrong.
+        pass

@@ -1,7 +1,13 @@
 """What Mastodon stores for each row: facts of Mastodon and PostgreSQL, without Dagster and without S3."""
 
 from mastosync_dagster.mastodon.changes import ChangedObject, FileDates, change_columns, changed_objects, file_dates
-from mastosync_dagster.mastodon.connection import Connect, DatabaseReadError, NotMastodonError
+from mastosync_dagster.mastodon.connection import (
+    Connect,
+    DatabaseReadError,
+    LostDatabaseError,
+    NotMastodonError,
+    read_over,
+)
 from mastosync_dagster.mastodon.id_ranges import (
     HIGHEST_ID,
     LOWEST_ID,
@@ -41,7 +47,15 @@ from mastosync_dagster.mastodon.table_sizes import SplitSize, TableSize, subset_
 from mastosync_dagster.mastodon.tables import TABLES
 
 __all__ = ["ChangedObject", "FileDates", "change_columns", "changed_objects", "file_dates"]
-__all__ += ["Connect", "Database", "DatabaseReadError", "NotMastodonError", "Schema", "read_schema"]
+__all__ += [
+    "Connect",
+    "Database",
+    "DatabaseReadError",
+    "LostDatabaseError",
+    "NotMastodonError",
+    "Schema",
+    "read_schema",
+]
 __all__ += ["HIGHEST_ID", "LOWEST_ID", "Boundary", "IdRange", "created_at", "highest_id", "id_boundaries"]
 __all__ += ["CACHE_FOLDERS", "KeySpan", "Owners", "id_partition", "key_spans", "owners", "prefixed", "split_name"]
 __all__ += ["TABLES", "RowError", "StoredObject", "is_remote", "stored_objects"]
@@ -49,6 +63,6 @@ __all__ += ["CACHE_CONTROL", "RemoteFile", "remote_file", "remote_file_columns",
 __all__ += ["EVERY_REMOTE_ROW", "LeftOutRows", "RemoteRule", "RemoteWindow", "has_remote_rows"]
 __all__ += ["PrivateRows", "RowPage", "Rows", "Selection", "rows_at_the_ends", "walk_rows"]
 __all__ += ["NewestRow", "Snapshot", "is_there", "newest_row", "newest_row_of", "read_snapshot"]
-__all__ += ["database_now", "rows_as_of", "wait_for_open_transactions"]
+__all__ += ["database_now", "read_over", "rows_as_of", "wait_for_open_transactions"]
 __all__ += ["Processing", "media_in_processing"]
 __all__ += ["SplitSize", "TableSize", "subset_size"]

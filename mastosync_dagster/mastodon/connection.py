@@ -11,7 +11,7 @@ import math
 import time
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg2
 from psycopg2 import errors, sql
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from psycopg2.extensions import connection as Connection
+
+_T = TypeVar("_T")
 
 Connect: TypeAlias = "Callable[[], Connection]"
 """Opens a new connection, which the caller closes. It should be a `LimitedConnection`, of a `Reconnecting`."""
@@ -90,6 +92,10 @@ class NotMastodonError(AdminError):
 
 class DatabaseReadError(AdminError):
     """The database could not be read, after retries where those help. The message says what to check."""
+
+
+class LostDatabaseError(DatabaseReadError):
+    """The connection broke while a query without retries waited for its answer."""
 
 
 def not_mastodon(database: str, absent: str) -> NotMastodonError:
@@ -271,6 +277,29 @@ def reading_once(connection: Connection) -> Iterator[Cursor]:
         raise _unreadable(database, connection, error) from error
 
 
+def read_over(connect: Connect, read: Callable[[Connection], _T]) -> _T:
+    """Return what a function reads over a connection; over a new one where it is lost, as often as `Reader` tries.
+
+    Raises:
+        LostDatabaseError: Each one was lost.
+        AdminError: What ``connect`` or the function raises for another reason.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    for delay in _RETRY_DELAYS:
+        try:
+            return _read_over_one(connect, read)
+        except LostDatabaseError:
+            if time.monotonic() + delay > until:
+                raise
+        time.sleep(delay)
+    return _read_over_one(connect, read)
+
+
+def _read_over_one(connect: Connect, read: Callable[[Connection], _T]) -> _T:
+    with contextlib.closing(connect()) as connection:
+        return read(connection)
+
+
 def _unreadable(database: str, connection: Connection, error: psycopg2.Error) -> AdminError:
     """Return in words for an admin why a query failed."""
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
@@ -284,7 +313,7 @@ def _unreadable(database: str, connection: Connection, error: psycopg2.Error) ->
         )
     message = f"Reading the database {database!r} failed: {_first_line(error)}."
     if _is_lost(error, connection):
-        message += " Is the server of DATABASE_URL or DB_HOST up, and not overloaded?"
+        return LostDatabaseError(f"{message} Is the server of DATABASE_URL or DB_HOST up, and not overloaded?")
     return DatabaseReadError(message)
 
 

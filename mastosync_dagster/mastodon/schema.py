@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 from psycopg2.extensions import encodings
 
-from mastosync_dagster.mastodon.connection import NotMastodonError, may_not_read, not_mastodon, reading_once
+from mastosync_dagster.mastodon.connection import (
+    NotMastodonError,
+    may_not_read,
+    not_mastodon,
+    read_over,
+    reading_once,
+)
 from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, Table, table_named
 
 if TYPE_CHECKING:
@@ -119,8 +124,7 @@ class Database:
     @classmethod
     def open(cls, connect: Connect, tables: Sequence[str] | None = None) -> Database:
         """Read the schema, as `read_schema` does, with a connection that is closed again."""
-        with contextlib.closing(connect()) as connection:
-            return cls(connect, read_schema(connection, tables))
+        return cls(connect, read_over(connect, lambda connection: read_schema(connection, tables)))
 
 
 def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> Schema:

@@ -41,6 +41,7 @@ class LimitedConnection(Connection):
     Attributes:
         until: When the present wait ends, by the monotonic clock.
         deadline: When every wait ends.
+        name: What is waited for, in sentences.
         late: Seconds after which a query that is not answered is late.
         on_silence: Gets a sentence when a query is late.
         on_answer: Called when it is answered all the same.
@@ -48,6 +49,7 @@ class LimitedConnection(Connection):
 
     until = math.inf
     deadline = math.inf
+    name = "the database"
     late = 15.0
     on_silence: Callable[[str], object] | None = None
     on_answer: Callable[[], object] | None = None
@@ -75,7 +77,7 @@ class LimitedConnection(Connection):
             until_late = self.late - (now - started)
             if min(left, until_late) <= 0:
                 self._is_late = True
-                self.on_silence(f"the database {self.info.dbname} has not answered a query for {now - started:.0f} s")
+                self.on_silence(f"{self.name} has not answered a query for {now - started:.0f} s")
             else:
                 left = min(left, until_late)
         return wait_for_socket(poller, left, started)

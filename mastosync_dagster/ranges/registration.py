@@ -36,10 +36,14 @@ _READ_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Growth:
-    """New range keys by file type, and messages about tables that could not be read."""
+    """New range keys by file type, and messages about tables that could not be read.
+
+    ``unreachable``: it is the database that could not be reached.
+    """
 
     ranges: Mapping[FileType, Sequence[str]]
     problems: tuple[str, ...] = ()
+    unreachable: bool = False
 
 
 def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Growth:
@@ -51,18 +55,20 @@ def register_full_ranges(instance: dg.DagsterInstance, connect: Connect) -> Grow
     rows, deadline = rows_per_partition(), time.monotonic() + _READ_SECONDS
     found: dict[FileType, list[str]] = {}
     problems: list[str] = []
+    unreachable = False
     for done, file_type in enumerate(FileType):
         share = max(0.0, deadline - time.monotonic()) / (len(FileType) - done)
         try:
             new = register_ranges(instance, file_type, connect, rows_per_partition=rows, full_only=True, seconds=share)
         except AdminError as error:
             problems.append(f"{file_type.value}: {one_line(str(error))}")
-            if isinstance(error, psycopg2.OperationalError):  # the connection failed
+            unreachable = isinstance(error, psycopg2.OperationalError)  # the connection failed
+            if unreachable:
                 break
             continue
         if new:
             found[file_type] = [range_key(ids) for ids in new]
-    return Growth(found, tuple(problems))
+    return Growth(found, tuple(problems), unreachable=unreachable)
 
 
 def request_backfills(

@@ -24,7 +24,7 @@ from mastosync_dagster.addresses import connect_first, look_up
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
-from mastosync_dagster.mastodon.waits import limited
+from mastosync_dagster.mastodon.waits import LimitedConnection, limited
 from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
@@ -270,7 +270,10 @@ class _Database:
             "tcp_user_timeout": 35_000,
         }
         connect = limited(self._seconds, self._deadline)
-        connection: Connection = psycopg2.connect(make_dsn(**parameters), connection_factory=connect)
+        connection: LimitedConnection = psycopg2.connect(make_dsn(**parameters), connection_factory=connect)
+        connection.name = f"the database {self.target.dbname} at {self.target.host}:{self.target.port}"
+        if through_tunnel:
+            connection.name += f" (through the SSH server {self.fields.text('ssh_tunnel_host')})"
         try:
             set_up_session(connection)
         except BaseException:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from dagster._utils.interrupts import check_captured_interrupt  # a signal came, and Dagster keeps it for later
+from psycopg2.extensions import STATUS_SETUP
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -43,7 +44,11 @@ _PATIENCE_SECONDS = 1_200.0
 """Longer than the upgrade of a database server takes; the queue waits for an hour."""
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _STOP_SECONDS = 3.0
-"""How long a process that is to end waits for the history, all statements together."""
+"""How long a process that is to end waits for a history that is silent, all statements together."""
+_END_SECONDS = 10.0
+"""How long it waits for one that answers."""
+_LATE_SECONDS = 15.0
+"""After so long a statement that is not answered is told."""
 _PIECE_SECONDS = 0.2
 
 
@@ -58,7 +63,8 @@ class _State:
         patient: A run goes on here: its statements wait for a history that is away.
         at_once: A command says at once why a connection cannot be made: somebody waits for it.
         say: Gets a sentence when the history is lost, and when it is back.
-        left: Seconds that are left of those for the end; None: the process is not to end.
+        left: Seconds of silence that are left of those for the end; None: the process is not to end.
+        end: When the process waits no longer for a history that answers, by the monotonic clock.
         lost_at: Since when no connection stands, by the monotonic clock; None: the last one did.
         addresses: Those that work, by host.
     """
@@ -68,19 +74,31 @@ class _State:
         self.at_once = False
         self.say: Callable[[str], object] = _LOG.warning
         self.left: float | None = None
+        self.end = math.inf
         self.lost_at: float | None = None
         self.addresses: dict[str, str] = {}
 
     def seconds(self) -> float:
         """Return how long the history may take from now on."""
         if self.left is None and check_captured_interrupt():
-            self.left = _STOP_SECONDS
-        return math.inf if self.left is None else self.left
+            self.stop()
+        return math.inf if self.left is None else min(self.left, self.end - time.monotonic())
+
+    def stop(self) -> None:
+        """Note that the process is to end."""
+        if self.left is None:
+            self.left, self.end = _STOP_SECONDS, time.monotonic() + _END_SECONDS
 
     def waited(self, seconds: float) -> None:
         """Take a wait from what is left."""
         if self.left is not None:
             self.left -= seconds
+
+    def answered(self) -> None:
+        """Note that the history has answered: however far it is, it is not silent."""
+        if self.left is not None:
+            self.left = _STOP_SECONDS
+        self.found()
 
     def may_wait(self) -> bool:
         """Tell whether a connection that could not be made is tried again."""
@@ -107,11 +125,18 @@ class _HistoryConnection(LimitedConnection):
     def wait_piece(self, poller: select.poll, started: float) -> bool:
         """Wait for a short while: all waits together take a short time once the process is to end."""
         begun = time.monotonic()
-        left = min(self.until - begun, _state.seconds())
+        if begun - started > _LATE_SECONDS and self.status != STATUS_SETUP:
+            place = f"{self.info.host}:{self.info.port}"
+            _state.lost(f"Dagster's history at {place} has not answered for {begun - started:.0f} s", started)
+        left = min(self.until - begun, started + _PATIENCE_SECONDS - begun, _state.seconds())
         try:
             return wait_for_socket(poller, min(left, _PIECE_SECONDS), started)
         finally:
             _state.waited(time.monotonic() - begun)
+
+    def answered(self) -> None:
+        """Note that the wait is over."""
+        _state.answered()
 
 
 def limit_waits(*, at_once: bool = False) -> None:
@@ -131,13 +156,12 @@ def begin_run(say: Callable[[str], object] | None = None) -> None:
     ``say`` gets a sentence when it is lost, and when it is back; None: who gets it does not change.
     """
     limit_waits()
-    _state.patient, _state.say, _state.left = True, say or _state.say, None
+    _state.patient, _state.say, _state.left, _state.end = True, say or _state.say, None, math.inf
 
 
 def stop_soon() -> None:
     """Wait no longer than for some seconds, all statements together: the process is to end. From any thread."""
-    if _state.left is None:
-        _state.left = _STOP_SECONDS
+    _state.stop()
 
 
 def is_history_error(error: BaseException) -> bool:

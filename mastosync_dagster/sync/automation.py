@@ -152,6 +152,9 @@ def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinit
             growth = register_full_ranges(context.instance, connect)
         for problem in growth.problems:
             context.log.warning("no new ID ranges: %s", problem)
+        if growth.unreachable and not growth.ranges:
+            # A tick that fails sends an alert; one that is skipped tells nobody.
+            raise dg.Failure(" ".join(growth.problems))
         if not growth.ranges:
             yield dg.SkipReason(" ".join(("No table has grown by a whole range.", *growth.problems)))
         for file_type, keys in growth.ranges.items():

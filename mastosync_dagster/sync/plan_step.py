@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
+from psycopg2.extensions import connection as Connection
+
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.objects import Changes, Sizes, batches
@@ -21,6 +23,7 @@ from mastosync_dagster.mastodon import (
     Selection,
     database_now,
     newest_row_of,
+    read_over,
     read_schema,
     walk_rows,
 )
@@ -77,7 +80,8 @@ def _begin(run: RunContext, connect: Connect, scope_at: ScopeAt, config: PlanCon
     """Determine what a run is about, and the state of the database, before the first row is read."""
     # Before the connection: the server would end one that is idle while a slow destination is asked.
     destination_time = destination_clock(run.destination) if claims else None
-    with contextlib.closing(connect()) as connection:
+
+    def begin(connection: Connection) -> Begun:
         reading = begin_reading(
             connection,
             destination_time,
@@ -91,8 +95,10 @@ def _begin(run: RunContext, connect: Connect, scope_at: ScopeAt, config: PlanCon
         database = Database(connect, read_schema(connection, tables))
         rows = [newest_row_of(connection, database.schema, table) for table in tables if scope.claims]
         clock_ahead = database_now(connection) - datetime.now(timezone.utc)
-    newest = tuple(row for row in rows if row is not None)
-    return Begun(database, scope, reading, newest, clock_ahead, time.monotonic())
+        newest = tuple(row for row in rows if row is not None)
+        return Begun(database, scope, reading, newest, clock_ahead, time.monotonic())
+
+    return read_over(connect, begin)
 
 
 def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, claims: bool) -> Planned:

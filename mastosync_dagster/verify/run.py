@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
-from mastosync_dagster.mastodon import CACHE_FOLDERS, Database, IdRange, Selection, database_now, read_schema, walk_rows
+from mastosync_dagster.mastodon import CACHE_FOLDERS, Database, IdRange, Selection, database_now, read_over, walk_rows
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.partitions import FileType, range_key
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding
@@ -53,9 +52,8 @@ def verify(run: RunContext, config: VerifyConfig, file_type: FileType, ids: IdRa
         # The web server derives the headers of a file from its name.
         settings = replace(settings, headers=Depth.none)
     with run.connections(first=True) as connect, run.progress.watch(run.log) as watcher:
-        with contextlib.closing(connect()) as connection:
-            database = Database(connect, read_schema(connection, [table]))
-            window = policy.window(table, database_now(connection))
+        database = Database.open(connect, [table])
+        window = policy.window(table, read_over(connect, database_now))
         rows = Selection(table, ids=ids, remote=window)
         pages = walk_rows(database, rows, page_rows=config.page_rows)
         records = Records.of(run, database)

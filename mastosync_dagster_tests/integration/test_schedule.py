@@ -137,6 +137,15 @@ def test_the_sensor_registers_the_same_and_requests_a_run_each(life: Life) -> No
     assert evaluate_sensor(life).skip_message == "No table has grown by a whole range."
 
 
+def test_the_sensor_fails_where_the_database_does_not_answer_so_that_somebody_hears_of_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:x@127.0.0.1:1/nowhere")
+    with pytest.raises(dg.Failure) as raised:
+        evaluate_sensor(life)
+    assert "127.0.0.1:1" in (raised.value.description or "")
+
+
 def test_a_table_that_cannot_be_read_does_not_take_the_new_ranges_of_others_with_it(life: Life) -> None:
     """They are registered by then, and no later tick would find them new."""
     grow_by_a_range(life)

@@ -37,6 +37,8 @@ PROJECT = Path(__file__).parents[2]
 SLOWLY = {"MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND": "5"}
 """So that a copy of forty rows takes half a minute."""
 SYNC = ("mastosync", "sync", "accounts", "custom_emojis", "preview_cards")
+LARGE = ("-m", "length", "--length", "1001:65535")
+"""Packets of more bytes than these vanish without a word."""
 _ROWS = 40
 _END_SECONDS = 150.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster_tests.silence.site import SLOWLY, SYNC, pgbouncer, with_destination
+from mastosync_dagster_tests.silence.site import LARGE, SLOWLY, SYNC, pgbouncer, with_destination
 from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ NOTICED = 60.0
 """Seconds within which a flow that has vanished is noticed."""
 GONE = 90.0
 """Seconds after which no session is left on the database."""
-LARGE = ("-m", "length", "--length", "1001:65535")
-"""Packets of more bytes than these vanish without a word."""
 
 
 def test_queries_whose_flows_vanish_are_repeated_and_leave_no_session(site: Site) -> None:
@@ -57,6 +55,7 @@ def test_queries_whose_flows_vanish_are_repeated_and_leave_no_session(site: Site
     for name, each in ended.items():
         assert each.status == 0, (name, each.output)
         assert "has not answered a query for 15 s" in each.output, (name, each.output)
+        assert (site.ssh.host if name == "tunnel" else site.database.host) in each.output, (name, each.output)
         assert "the database answers again" in each.output, (name, each.output)
     assert seconds < NOTICED * slowdown(), seconds
 

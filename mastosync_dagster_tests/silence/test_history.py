@@ -156,6 +156,22 @@ def test_a_daemon_whose_history_is_silent_ends_within_twenty_seconds(site: Site,
     assert seconds < 20 * slowdown(), ended
 
 
+@pytest.mark.silence
+def test_a_statement_that_the_history_does_not_answer_is_told(site: Site, history: History) -> None:
+    """The server is there, and stands still: nothing on the network shows it."""
+    home, database = history.home("stands-still")
+    fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
+    with history.connection(database) as locker:
+        locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
+        said = running.wait_for("has not answered for 15 s")
+        locker.rollback()
+    ended = running.end()
+    assert f"Dagster's history at {site.network.address('history')}" in said
+    assert ended.status == 0, ended.output
+    assert ended.output.count("Dagster's history answers again") == 1, ended.output
+    assert fresh.copied() == fresh.expected
+
+
 def _only_sentence(ended: Ended) -> str:
     (line,) = ended.output.splitlines()
     return line

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.silence.site import with_destination
+from mastosync_dagster_tests.silence.site import LARGE, with_destination
 from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
@@ -82,14 +82,17 @@ def test_a_night_becomes_a_run_when_a_query_falls_silent(site: Site) -> None:
 
 @pytest.mark.silence
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("what", [(), LARGE], ids=["silent", "nothing large gets through"])
 @pytest.mark.parametrize("host", ["db", "ssh", "s3a", "s3b"])
-def test_a_run_that_nobody_waits_for_waits_for_a_host_that_is_silent_when_it_begins(site: Site, host: str) -> None:
+def test_a_run_that_nobody_waits_for_waits_for_a_host_that_is_silent_when_it_begins(
+    site: Site, host: str, what: tuple[str, ...]
+) -> None:
     """As it does in the middle: a night, a queued range. A command says at once what does not answer."""
     fresh = with_destination(site)
     tunnel = site.tunnel() if host == "ssh" else {}
-    with site.network.silent(host):
+    with site.network.silent(host, *what):
         job = ("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes")
-        running = fresh.start(*job, home=f"begins-{host}", **tunnel)
+        running = fresh.start(*job, home=f"begins-{host}-{len(what)}", **tunnel)
         said = running.wait_for("STEP_START")
         time.sleep(45)
     ended = running.end(200)
