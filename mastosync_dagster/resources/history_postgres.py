@@ -48,7 +48,7 @@ _STOP_SECONDS = 3.0
 _END_SECONDS = 10.0
 """How long it waits for one that answers."""
 _LATE_SECONDS = 15.0
-"""After so long a statement that is not answered is told."""
+"""After so long a statement that is not answered is mentioned in a sentence."""
 _PIECE_SECONDS = 0.2
 
 

@@ -105,10 +105,10 @@ def test_ctrl_c_ends_a_silent_copy_within_two_seconds(site: Site, host: str, sec
         ended = running.signal(signal.SIGINT, 60)
         most = SECONDS * max(before, slowdown())
     assert ended.status == 128 + signal.SIGINT, ended.output
-    told = re.search(r"([0-9,]+) of [0-9,]+ objects are copied and stay", ended.output)
-    assert told, ended.output
+    said = re.search(r"([0-9,]+) of [0-9,]+ objects are copied and stay", ended.output)
+    assert said, ended.output
     # What has arrived, and the answer has not, is there too.
-    assert 0 <= fresh.copied() - int(told[1]) <= CONCURRENCY, (fresh.copied(), ended.output)
+    assert 0 <= fresh.copied() - int(said[1]) <= CONCURRENCY, (fresh.copied(), ended.output)
     assert ended.seconds < most, (most, ended)
 
 
