@@ -165,7 +165,17 @@ def _write(storage: Storage, key: str) -> None:
     """Write a probe with the headers of private objects."""
     md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
     headers = storage.write_headers(Attributes(_HEADERS, {}), private=True)
-    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key)
+
+    def write() -> None:
+        storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key)
+
+    try:
+        write()
+    except StorageError as error:
+        # One refusal ends no run, as with the objects themselves.
+        if not error.may_pass:
+            raise
+        write()
 
 
 def _delete(storage: Storage, key: str) -> StorageError | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.corners import Bucket
 
 MEDIA = "media_attachments/files/112/*/original/*.png"
+PUT = frozenset({Kind.PUT})
 PATTERNS = (MEDIA, "backups/dumps/000/*/original/*.zip")
 
 
@@ -156,6 +157,21 @@ def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bu
         unsigned = [request for request in proxy.requests if request.kind is Kind.GET]
         assert len(unsigned) == len(PATTERNS)
         assert not any("authorization" in request.headers for request in unsigned)
+
+
+def test_one_refusal_to_write_a_probe_is_none(moto_bucket: Bucket) -> None:
+    with s3_proxy(moto_bucket.server.endpoint, Rule(Answer(403, "AccessDenied"), kinds=PUT, times=1)) as proxy:
+        assert prove(moto_bucket, endpoint=proxy.endpoint) == []
+        assert proxy.injected == 1
+
+
+def test_a_destination_that_takes_no_probe_is_named(moto_bucket: Bucket) -> None:
+    with (
+        s3_proxy(moto_bucket.server.endpoint, Rule(Answer(403, "AccessDenied"), kinds=PUT)) as proxy,
+        pytest.raises(StorageError) as raised,
+    ):
+        prove(moto_bucket, endpoint=proxy.endpoint)
+    assert raised.value.reason is Reason.ACCESS_DENIED
 
 
 def test_a_server_that_fails_has_not_said_that_it_is_private(moto_bucket: Bucket) -> None:
