@@ -25,7 +25,7 @@ git commit -q -m "Release $version"
 dist=$folder/dist
 BIN=$bin scripts/build.sh "$dist"
 "$bin/python" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt "$dist"/*.whl
+"$folder/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check -c constraints.txt "$dist"/*.whl
 "$folder/venv/bin/pip" uninstall --quiet --yes pip setuptools
 "$bin/python" -m cyclonedx_py environment --output-reproducible --pyproject pyproject.toml \
     --output-file "$dist/mastosync_dagster-$version.cdx.json" "$folder/venv/bin/python"
