@@ -152,3 +152,9 @@ def test_every_command_of_the_way_is_in_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text()
     for command in set(re.findall(r"^mastosync (\w+)", SCRIPT.read_text(), re.MULTILINE)) - {"status"}:
         assert f"mastosync {command}" in readme
+
+
+def test_whoever_has_a_wheel_installs_the_versions_that_are_tested() -> None:
+    lines = re.findall(r"^ +(.* install .*\.whl)$", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    assert [line.partition(" install ")[0] for line in lines] == ["uv tool", "pipx", "pip"]
+    assert [line for line in lines if "constraints.txt" not in line] == []
