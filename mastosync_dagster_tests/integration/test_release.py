@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mastosync_dagster.installation.docker import FILES
 from mastosync_dagster_tests.support.installation import PROJECT
 
 if TYPE_CHECKING:
@@ -114,9 +115,12 @@ def test_a_release_has_version_changelog_tag_and_files_and_a_failed_one_leaves_n
     (wheel,) = (clone / "dist").glob("*.whl")
     pip = (str(clone / ".venv" / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index")
     output_of(tmp_path, *pip, "--force-reinstall", str(wheel))
-    assert (
-        output_of(tmp_path, str(clone / ".venv" / "bin" / "mastosync"), "--version") == f"mastosync, version {VERSION}"
-    )
+    command = str(clone / ".venv" / "bin" / "mastosync")
+    assert output_of(tmp_path, command, "--version") == f"mastosync, version {VERSION}"
+    # Installed, it has what it writes, and no links to a checkout.
+    output_of(tmp_path, command, "init", "--docker", "docker", "--no-input")
+    written = {name: (tmp_path / "docker" / name).read_bytes() for name in FILES}
+    assert written == {name: (clone / name).read_bytes() for name in FILES}
 
 
 def check_commit(clone: Path, base: str) -> None:
