@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 import yaml
+
+from mastosync_dagster.installation.docker import FILES
 
 if TYPE_CHECKING:
     from mastosync_dagster.demo.servers.start import PostgresServer
@@ -98,11 +101,19 @@ def test_dagster_yaml_for_celery_says_the_same_but_for_what_follows_from_other_m
     assert shared == alone
 
 
-def test_the_image_holds_every_file_that_installing_needs() -> None:
-    dockerfile = (PROJECT / "deploy" / "Dockerfile").read_text()
-    for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED):
-        assert name in dockerfile
+def test_the_builder_gets_every_file_that_installing_needs_and_no_settings() -> None:
+    lines = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert next(line for line in lines if not line.startswith("#")) == "*"
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    needed = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "mastosync_dagster", *LINKED)
+    for name in needed:
+        assert name in let_in
         assert (PROJECT / name).exists()
+    # The package has links to what Docker needs itself, for a folder without a clone.
+    for name in FILES:
+        assert any(fnmatchcase(name, pattern) for pattern in let_in), name
+    for name in ("instance.env", "deploy/.env", "destination.env", ".env", ".git", ".venv"):
+        assert not any(fnmatchcase(name, pattern) for pattern in let_in), name
 
 
 def test_what_containers_write_to_are_volumes_whose_folders_the_image_owns() -> None:

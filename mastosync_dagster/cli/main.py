@@ -216,8 +216,13 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
 @click.option("--night", is_flag=True, help="Write a timer of `mastosync night` too, for a host without the daemon.")
 @click.option("--worker", is_flag=True, help="Write what a worker of Celery needs, where machines share the runs.")
+@click.option(
+    "--docker", is_flag=True, help="Write what Docker needs instead, into the folder HOME: see docs/deploy.md."
+)
 @click.option("--no-input", is_flag=True, help="Ask nothing.")
+@click.pass_context
 def init(
+    context: click.Context,
     home: Path | None,
     *,
     sources: tuple[Path, ...],
@@ -227,6 +232,7 @@ def init(
     port: int,
     night: bool,
     worker: bool,
+    docker: bool,
     no_input: bool,
 ) -> None:
     """Make a Dagster home: dagster.yaml, history, a file of settings, units for systemd. What is there stays.
@@ -236,11 +242,22 @@ def init(
     The settings go into HOME/mastosync.env, which only its owner can read. Of a file that --from names, the lines that
     mastosync knows are taken, and no other. A terminal is asked for what is missing.
     """
+    ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
+    if docker:
+        of_a_home = ("env_file", "units", "user", "port", "night", "worker")
+        default = click.core.ParameterSource.DEFAULT
+        if home is None or any(context.get_parameter_source(name) is not default for name in of_a_home):
+            raise click.UsageError("--docker needs a folder, and takes --from and --no-input beside it.")
+        from mastosync_dagster.installation.docker import run_docker
+
+        with _plain_errors():
+            run_docker(home, sources, ask=ask)
+        return
+
     from mastosync_dagster.installation.init import Choices, run_init
     from mastosync_dagster.resources.history_postgres import limit_waits
 
     limit_waits(at_once=True)
-    ask = not no_input and sys.stdin.isatty() and sys.stdout.isatty()
     with _plain_errors():
         run_init(Choices(home, sources, env_file, units, user, port, ask, night, worker))
 

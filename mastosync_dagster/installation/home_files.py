@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -17,7 +18,6 @@ from mastosync_dagster.errors import AdminError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _UNSET_VARIABLE = re.compile(r'environment variable "(\w+)" which is not set')
 """Dagster's own words, once for each variable, among its stack traces."""
@@ -42,6 +42,11 @@ class WrittenFile:
 
     path: Path
     written: Written
+
+
+def absolute(path: Path) -> Path:
+    """Return a path from the root on; ``~`` is the user's home folder."""
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (a link stays a link)
 
 
 def packaged(name: str) -> str:

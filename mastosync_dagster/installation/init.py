@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import pwd
 import shlex
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +15,24 @@ import click
 from mastosync_dagster.environment import (
     DAGSTER_HOME,
     DESTINATION_FOLDER,
-    DESTINATION_PREFIX,
     ENV_FILE,
     HOME_ENV_FILE,
     MANIFESTS,
     NIGHTLY_CRON,
     NIGHTLY_TIMEZONE,
-    SOURCE_FOLDER,
     Environment,
     dagster_home,
 )
-from mastosync_dagster.installation.home_files import InitError, make_folder, make_home, prepare_history, write_new
-from mastosync_dagster.installation.settings_file import Readers, read_settings, write_settings
+from mastosync_dagster.installation.home_files import (
+    InitError,
+    absolute,
+    make_folder,
+    make_home,
+    prepare_history,
+    write_new,
+)
+from mastosync_dagster.installation.questions import asked_settings, given_settings, unset_settings
+from mastosync_dagster.installation.settings_file import read_settings, write_settings
 from mastosync_dagster.installation.systemd import (
     SERVICES,
     SERVICES_FILE,
@@ -41,36 +45,7 @@ from mastosync_dagster.installation.systemd import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mastosync_dagster.installation.settings_file import EnvFile
-
 UNITS_FOLDER = "systemd"
-_STDIN = "-"
-
-
-@dataclass(frozen=True)
-class Question:
-    """A setting that a terminal is asked for where nothing gives it."""
-
-    name: str
-    text: str
-    secret: bool = False
-    needed: bool = True
-
-
-QUESTIONS = (
-    Question("S3_BUCKET", "Source: the bucket that Mastodon uses now"),
-    Question("S3_ENDPOINT", "Source: URL of the storage (empty: Amazon S3)", needed=False),
-    Question("S3_REGION", "Source: region (empty: asked of Amazon, else us-east-1)", needed=False),
-    Question("AWS_ACCESS_KEY_ID", "Source: access key (empty: AWS configuration files)", needed=False),
-    Question("AWS_SECRET_ACCESS_KEY", "Source: its secret", secret=True, needed=False),
-    Question("DESTINATION_S3_BUCKET", "Destination: the bucket to fill"),
-    Question("DESTINATION_S3_ENDPOINT", "Destination: URL of the storage (empty: Amazon S3)", needed=False),
-    Question("DESTINATION_S3_REGION", "Destination: region (empty: asked of Amazon, else us-east-1)", needed=False),
-    Question("DESTINATION_AWS_ACCESS_KEY_ID", "Destination: access key (empty: AWS configuration files)", needed=False),
-    Question("DESTINATION_AWS_SECRET_ACCESS_KEY", "Destination: its secret", secret=True, needed=False),
-)
-_DATABASE = ("DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASS")
-"""One of these says which database is meant; the others have Mastodon's defaults."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +79,19 @@ def run_init(choices: Choices) -> None:
     named = choices.home or dagster_home()
     if named is None:
         raise InitError("This user has no home folder: name a folder, as in `mastosync init FOLDER`.")
-    home = _absolute(named)
-    env_file = _absolute(choices.env_file or home / HOME_ENV_FILE)
-    given = _given(choices.sources)
+    home = absolute(named)
+    env_file = absolute(choices.env_file or home / HOME_ENV_FILE)
+    given = given_settings(choices.sources)
     # Before the first question: whether the folder can be written at all.
     files = make_home(home, machines=choices.worker)
     there = read_settings(env_file) if env_file.exists() else {}
-    answers = _asked({**given, **there}) if choices.ask else {}
+    answers = asked_settings({**given, **there}, Environment.read()) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
     unit_settings = UnitSettings(
         home, env_file, choices.user or _user(), choices.port, _written_folders(env_file), choices.worker
     )
     files.append(write_new(home / SERVICES_FILE, SERVICES))
-    folder = _absolute(choices.units or home / UNITS_FOLDER)
+    folder = absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
     _make_manifests(env_file)
     # Units hold no secret, and systemd warns of files that it alone may read.
@@ -126,13 +101,10 @@ def run_init(choices: Choices) -> None:
 
     for file in files:
         click.echo(f"{file.path}: {file.written.value}")
-    _say_settings(settings)
+    for line in settings.lines():
+        click.echo(line)
     click.echo(f"{home}: history prepared")
     _say_next(home, env_file, folder, read_settings(env_file))
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (a link stays a link)
 
 
 def _user() -> str:
@@ -142,78 +114,18 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def _given(sources: Sequence[Path]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in sources:
-        found.update(_settings_of_stdin() if str(path) == _STDIN else read_settings(_absolute(path)))
-    return found
-
-
-def _settings_of_stdin() -> dict[str, str]:
-    """Return the settings that come through a pipe, which /dev/stdin opens for the pipe's owner alone."""
-    with tempfile.NamedTemporaryFile(prefix="mastosync-") as file:
-        file.write(sys.stdin.buffer.read())
-        file.flush()
-        return read_settings(Path(file.name))
-
-
-def _asked(known: Mapping[str, str]) -> dict[str, str]:
-    """Ask the terminal for what neither a file nor the process's environment gives."""
-    process = Environment.read()
-    answers: dict[str, str] = {}
-    if not any(name in known or process.text(name) for name in _DATABASE):
-        url = _ask("Database: postgresql://user:password@host:5432/dbname (empty: Mastodon's defaults)", secret=True)
-        if url:
-            answers["DATABASE_URL"] = url
-    for question in QUESTIONS:
-        if question.name in known or process.text(question.name) or _is_folder(question.name, known, process):
-            continue
-        # A file that names the bucket says all about its storage: what it leaves out has Mastodon's default.
-        bucket = f"{DESTINATION_PREFIX if question.name.startswith(DESTINATION_PREFIX) else ''}S3_BUCKET"
-        if not question.needed and (bucket in known or process.text(bucket)):
-            continue
-        if question.secret and not _has_key(question.name, {**known, **answers}):
-            continue
-        answer = _ask(question.text, secret=question.secret, needed=question.needed)
-        if answer:
-            answers[question.name] = answer
-    return answers
-
-
-def _is_folder(name: str, known: Mapping[str, str], process: Environment) -> bool:
-    """Return whether a setting is about a storage that is a folder and no bucket."""
-    variable = DESTINATION_FOLDER if name.startswith(DESTINATION_PREFIX) else SOURCE_FOLDER
-    return bool(known.get(variable) or process.text(variable))
-
-
-def _has_key(secret: str, settings: Mapping[str, str]) -> bool:
-    return secret.replace("SECRET_ACCESS_KEY", "ACCESS_KEY_ID") in settings
-
-
-def _ask(text: str, *, secret: bool = False, needed: bool = False) -> str:
-    while True:
-        try:
-            answer = getpass.getpass(f"{text}: ") if secret else input(f"{text}: ")
-        except EOFError:
-            raise InitError(
-                "The terminal has ended: give the settings as a file with --from, or say --no-input."
-            ) from None
-        if answer.strip() or not needed:
-            return answer.strip()
-
-
 def _written_folders(env_file: Path) -> tuple[Path, ...]:
     """Return the folders outside the home that runs write to."""
     settings = Environment.read({ENV_FILE: str(env_file)})
     named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
-    return tuple(_absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
+    return tuple(absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
 
 
 def _make_manifests(env_file: Path) -> None:
     """Make the folder of manifests that the settings name: the units let nobody make it later."""
     named = Environment.read({ENV_FILE: str(env_file)}).text(MANIFESTS)
-    if named and not named.startswith("s3://") and not _absolute(Path(named)).exists():
-        make_folder(_absolute(Path(named)))
+    if named and not named.startswith("s3://") and not absolute(Path(named)).exists():
+        make_folder(absolute(Path(named)))
 
 
 def _calendar(env_file: Path) -> str:
@@ -229,22 +141,10 @@ def _calendar(env_file: Path) -> str:
     return found
 
 
-def _say_settings(settings: EnvFile) -> None:
-    names = f", {len(settings.added)} settings written" if settings.added else ""
-    click.echo(f"{settings.path}: {settings.written.value}{names}")
-    if settings.different:
-        click.echo(f"  {', '.join(settings.different)}: another value was there, and stays")
-    if settings.readers is not Readers.OWNER:
-        click.echo(f"  {settings.readers.value}")
-
-
 def _say_next(home: Path, env_file: Path, folder: Path, settings: Mapping[str, str]) -> None:
     process = Environment.read()
-    needed = [question.name for question in QUESTIONS if question.needed]
-    given = {name for name in needed if settings.get(name) or process.text(name)}
-    unset = [name for name in needed if name not in given and not _is_folder(name, settings, process)]
     click.echo("\nNext:")
-    if unset:
+    if unset := unset_settings(settings, process):
         click.echo(f"  set {' and '.join(unset)} in {env_file}")
     if home != dagster_home():
         click.echo(f"  export {DAGSTER_HOME}={shlex.quote(str(home))}")

@@ -51,6 +51,15 @@ class EnvFile:
     different: tuple[str, ...]
     readers: Readers
 
+    def lines(self) -> Iterator[str]:
+        """Yield what is printed of it."""
+        names = f", {len(self.added)} settings written" if self.added else ""
+        yield f"{self.path}: {self.written.value}{names}"
+        if self.different:
+            yield f"  {', '.join(self.different)}: another value was there, and stays"
+        if self.readers is not Readers.OWNER:
+            yield f"  {self.readers.value}"
+
 
 def read_settings(path: Path) -> dict[str, str]:
     """Return the settings of a file such as Mastodon's ``.env.production``, its other lines left out."""

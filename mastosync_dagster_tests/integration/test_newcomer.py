@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
+from mastosync_dagster.installation.docker import FILES
 from mastosync_dagster_tests.support.debian import debian, unavailable
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.newcomer import (
@@ -32,6 +33,25 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(400)
 
+HELD = {
+    "installation/dagster.yaml": "dagster.yaml",
+    "installation/workspace.yaml": "workspace.yaml",
+    "installation/env.example": ".env.example",
+    **{f"installation/{source}": name for name, source in FILES.items()},
+    **{
+        name: f"mastosync_dagster/{name}"
+        for name in (
+            "cli/prices.yaml",
+            "cutover/nginx.conf",
+            "installation/dagster-machines.yaml",
+            "installation/mastosync.1",
+            "metrics/grafana.json",
+            "metrics/rules.yaml",
+        )
+    },
+}
+"""What commands and admins take out of the package, and where the project has it."""
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,12 +62,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        for name, original in (
-            ("dagster.yaml", "dagster.yaml"),
-            ("workspace.yaml", "workspace.yaml"),
-            ("env.example", ".env.example"),
-        ):
-            assert archive.read(f"mastosync_dagster/installation/{name}") == (PROJECT / original).read_bytes()
+        (description,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        manual = f"{description.replace('.dist-info', '.data')}/data/share/man/man1/mastosync.1"
+        held = {f"mastosync_dagster/{name}": original for name, original in HELD.items()}
+        held[manual] = HELD["installation/mastosync.1"]
+        for name, original in held.items():
+            assert archive.read(name) == (PROJECT / original).read_bytes(), name
+        # No file of settings that lies beside them in somebody's checkout, either.
+        others = {name for name in archive.namelist() if not name.startswith(description) and not name.endswith(".py")}
+        assert others == {*held, "mastosync_dagster/py.typed", "mastosync_dagster/demo/schema_main.sql"}
         assert not [name for name in archive.namelist() if name.startswith(("mastosync_dagster_tests", "benchmarks"))]
         # Reproducible: no file has the time of its checkout.
         assert {info.date_time for info in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
@@ -129,3 +152,9 @@ def test_every_command_of_the_way_is_in_the_readme() -> None:
     readme = (PROJECT / "README.md").read_text()
     for command in set(re.findall(r"^mastosync (\w+)", SCRIPT.read_text(), re.MULTILINE)) - {"status"}:
         assert f"mastosync {command}" in readme
+
+
+def test_whoever_has_a_wheel_installs_the_versions_that_are_tested() -> None:
+    lines = re.findall(r"^ +(.* install .*\.whl)$", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    assert [line.partition(" install ")[0] for line in lines] == ["uv tool", "pipx", "pip"]
+    assert [line for line in lines if "constraints.txt" not in line] == []

@@ -100,6 +100,7 @@ PIPX_HOME=/opt/pipx pipx install --pip-args "-c /project/constraints.txt" "$WHEE
 export PATH=$PATH:/root/.local/bin
 mastosync --version
 mastosync init --no-input
+mastosync init --docker /srv/mastosync --no-input
 man -w mastosync
 """
 

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(mastosync_dagster.__file__).parent
 PROJECT = PACKAGE.parent
 _TESTS = "mastosync_dagster_tests"
-_FILES = ("pyproject.toml", "dagster.yaml", "workspace.yaml", ".env.example", "README.md")
+_FILES = (
+    "pyproject.toml",
+    "constraints.txt",
+    "dagster.yaml",
+    "workspace.yaml",
+    ".env.example",
+    ".dockerignore",
+    "README.md",
+)
 _PARTS = (PACKAGE.name, _TESTS, "benchmarks", "docs", "deploy", *_FILES)
 _FAILED = 1
 """The status of pytest where tests have failed; others say that it could not run them."""
