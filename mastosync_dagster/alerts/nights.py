@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
 
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 5.0
 """For the ping of a night that somebody ends, and that is to end at once."""
 
 
