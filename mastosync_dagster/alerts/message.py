@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from dagster._core.storage.tags import WILL_RETRY_TAG  # Dagster's mark on a failed run, which has no public name
+
 from mastosync_dagster.escaping import markdown
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.runs.dead_runs import cause_of_death
@@ -39,7 +41,19 @@ def failure_message(context: dg.RunFailureSensorContext) -> str:
         lines.append(markdown(context.failure_event.message or "no reason given"))
         if killed_for_memory(context.instance, context.dagster_run.run_id):
             lines.append(cause_of_death(context.instance, context.dagster_run.run_id))
+    if will_be_retried(context.dagster_run):
+        lines.append("It is started again by itself.")
     return "\n".join(line for line in lines if line)
+
+
+def will_be_retried(run: dg.DagsterRun) -> bool:
+    """Return whether Dagster starts a failed run again, as one whose process has died."""
+    return run.tags.get(WILL_RETRY_TAG) == "true"
+
+
+def stopped_title(run: dg.DagsterRun) -> str:
+    """Return what there is to say about a run that somebody has ended."""
+    return f"mastosync: {run.job_name} was ended before its time (run {run.run_id})"
 
 
 def failed_title(run: dg.DagsterRun) -> str:

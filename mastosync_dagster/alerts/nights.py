@@ -6,6 +6,7 @@ the monitor is for.
 
 from __future__ import annotations
 
+import contextlib
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -13,16 +14,21 @@ from urllib.parse import urlsplit, urlunsplit
 import dagster as dg
 
 from mastosync_dagster.alerts.delivery import deliver
-from mastosync_dagster.alerts.message import failed_title, failure_lines, unexpected_line
+from mastosync_dagster.alerts.message import failed_title, failure_lines, stopped_title, unexpected_line
 from mastosync_dagster.alerts.requests import check_url, post
 from mastosync_dagster.environment import PING_URL, Environment, alert_good_nights
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import Summary, counts
+from mastosync_dagster.resources.history_postgres import history_may_fail, stop_soon
 from mastosync_dagster.runs.watermarks import LAST, NIGHT, REPLICA, SYNC_CHANGES
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Iterator
+
+_STOP_SECONDS = 5.0
+"""For the ping of a night that somebody ends, and that is to end at once."""
 
 
 class Signal(Enum):
@@ -47,8 +53,11 @@ def is_night(run: dg.DagsterRun) -> bool:
     return since == LAST and not cut and set(config.get("file_types") or everything) == everything
 
 
-def ping(signal: Signal, text: str = "") -> str | None:
-    """Ping the monitor of MASTOSYNC_PING_URL. Returns why it did not take the ping; None: it did, or there is none."""
+def ping(signal: Signal, text: str = "", *, seconds: float | None = None) -> str | None:
+    """Ping the monitor of MASTOSYNC_PING_URL. Returns why it did not take the ping; None: it did, or there is none.
+
+    ``seconds``: how long that may take; None: as long as an alert.
+    """
     try:
         url = Environment.read().text(PING_URL)
         if url is None:
@@ -58,7 +67,8 @@ def ping(signal: Signal, text: str = "") -> str | None:
         url = urlunsplit(parts._replace(path=parts.path.rstrip("/") + signal.value))
         # A night does not wait for a monitor before it begins.
         attempts = 1 if signal is Signal.START else 3
-        why = post(url, PING_URL, text.encode(), "text/plain; charset=utf-8", attempts=attempts)
+        kind = "text/plain; charset=utf-8"
+        why = post(url, PING_URL, text.encode(), kind, attempts=attempts, seconds=seconds)
     except AdminError as error:
         return str(error)
     return None if why is None else f"the monitor of {PING_URL} did not take the ping: {why}"
@@ -68,6 +78,21 @@ def announce_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManage
     """Ping the monitor where the run that begins is a night."""
     if is_night(run):
         _warn(log, ping(Signal.START, f"run {run.run_id}"))
+
+
+@contextlib.contextmanager
+def announced_when_stopped(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -> Iterator[None]:
+    """Ping the monitor where somebody ends a night within the block: then Dagster calls no hook."""
+    try:
+        yield
+    except BaseException as ending:
+        # An Exception is a failure, which the hook tells.
+        if not isinstance(ending, Exception) and is_night(run):
+            problem = ping(Signal.FAIL, stopped_title(run), seconds=_STOP_SECONDS)
+            stop_soon()
+            with history_may_fail():
+                _warn(log, problem)
+        raise
 
 
 @dg.success_hook(name="announce_good_night")

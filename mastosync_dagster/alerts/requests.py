@@ -46,17 +46,23 @@ def check_url(url: str, name: str) -> None:
         raise SettingsError(f"{name} must be an http:// or https:// URL, in printable ASCII without spaces.")
 
 
-def post(url: str, name: str, body: bytes, content_type: str, *, attempts: int = 3) -> str | None:
-    """Post to the URL of the variable ``name`` until it is taken. Returns why it was not; None: it was."""
+def post(
+    url: str, name: str, body: bytes, content_type: str, *, attempts: int = 3, seconds: float | None = None
+) -> str | None:
+    """Post to the URL of the variable ``name`` until it is taken. Returns why it was not; None: it was.
+
+    ``seconds``: how long that may take; None: as long as a tick allows.
+    """
     check_url(url, name)
     headers = {"Content-Type": content_type}
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  (the scheme is one of two)
-    return all_in_time([lambda: _post(request, name, attempts)])[0]
+    return all_in_time([lambda: _post(request, name, attempts)], seconds)[0]
 
 
-def all_in_time(works: Sequence[Callable[[], str | None]]) -> list[str | None]:
+def all_in_time(works: Sequence[Callable[[], str | None]], seconds: float | None = None) -> list[str | None]:
     """Do some pieces of work at the same time. Returns what each returns, a sentence where it does not end in time."""
-    late = f"it did not answer within {_ALL_SECONDS:.0f} s. Can its name be resolved?"
+    limit = _ALL_SECONDS if seconds is None else seconds
+    late = f"it did not answer within {limit:.0f} s. Can its name be resolved?"
     results: list[str | None] = [late] * len(works)
 
     def run(number: int) -> None:
@@ -67,7 +73,7 @@ def all_in_time(works: Sequence[Callable[[], str | None]]) -> list[str | None]:
 
     # In threads, which are left alone where they do not end: nothing can interrupt the look-up of a name.
     threads = [threading.Thread(target=run, args=(number,), name="alert", daemon=True) for number in range(len(works))]
-    deadline = time.monotonic() + _ALL_SECONDS
+    deadline = time.monotonic() + limit
     for thread in threads:
         thread.start()
     for thread in threads:

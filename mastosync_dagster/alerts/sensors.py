@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.definitions.run_request import DagsterRunReaction  # what ends a tick of such a sensor is not public
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus  # no public call lists ticks
+from dagster_shared.error import SerializableErrorInfo
 
-from mastosync_dagster.alerts.delivery import NOT_SET, deliver
-from mastosync_dagster.alerts.message import failure_message, tick_message
+from mastosync_dagster.alerts.delivery import NOT_SET, AlertError, deliver
+from mastosync_dagster.alerts.message import failure_message, tick_message, will_be_retried
 from mastosync_dagster.alerts.nights import Signal, is_night, ping
 from mastosync_dagster.environment import ALERT_URLS, ALERT_WEBHOOK
 
 if TYPE_CHECKING:
-    import logging
-
     from mastosync_dagster.alerts.delivery import Delivery
 
 _REMEMBERED_SECONDS = 24 * 3600
 _LOOK_SECONDS = 120
 """Between two looks: each takes a quarter of a second of processor time, whether anything has failed or not."""
+_SLOW_SECONDS = 5.0
+"""After a message that took longer the tick ends. It may have five, and Dagster gives up one that takes a minute: the
+next tick would send all of them again, to those that have them."""
 _OWN = frozenset({"alert_on_failure", "alert_on_failed_tick"})
 """Sensors whose failures are no alert: a receiver itself does not answer."""
 
@@ -31,19 +35,45 @@ _OWN = frozenset({"alert_on_failure", "alert_on_failed_tick"})
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=f"Sends a message about each failed run to the receivers of {ALERT_WEBHOOK} and {ALERT_URLS}.",
 )
-def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+def alert_on_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | DagsterRunReaction | None:
     """Send the message about a failed run."""
-    message = failure_message(context)
-    if is_night(context.dagster_run) and not context.get_step_failure_events():
-        # Its process died, and could not ping the monitor.
-        problem = ping(Signal.FAIL, message)
-        if problem:
-            context.log.warning("%s", problem)
-    delivery = deliver(message)
+    began = time.monotonic()
+    lost: SerializableErrorInfo | None = None
+    message, delivery = send_alert(context)
     if not delivery.has_receivers:
         return dg.SkipReason(f"{NOT_SET}, so no message was sent: {message}")
-    _warn(context.log, delivery)
-    return None
+    slow = time.monotonic() - began > _SLOW_SECONDS
+    try:
+        delivery.raise_if_lost()
+    except AlertError as error:
+        # The tick fails, which the page of the sensor shows.
+        if not slow:
+            raise
+        lost = SerializableErrorInfo(str(error), stack=[], cls_name=AlertError.__name__)
+    if not slow:
+        return None
+    return DagsterRunReaction(context.dagster_run, run_status=dg.DagsterRunStatus.FAILURE, error=lost)
+
+
+def send_alert(context: dg.RunFailureSensorContext) -> tuple[str, Delivery]:
+    """Tell the receivers about a failed run, and the monitor where the run could not. Returns the message too."""
+    message = failure_message(context)
+    with ThreadPoolExecutor(1) as pool:
+        # At the same time: each may take half of the time that a tick has.
+        pinged = pool.submit(ping, Signal.FAIL, message) if _was_silent(context) else None
+        delivery = deliver(message)
+    for problem in filter(None, [pinged and pinged.result(), *delivery.problems]):
+        context.log.warning("%s", problem)
+    return message, delivery
+
+
+def _was_silent(context: dg.RunFailureSensorContext) -> bool:
+    """Return whether a night has failed without a ping: its process died, and no other one goes on with it.
+
+    One that is started again pings itself, before this sensor looks: its success would be followed by this failure.
+    """
+    run = context.dagster_run
+    return is_night(run) and not context.get_step_failure_events() and not will_be_retried(run)
 
 
 @dg.sensor(
@@ -61,20 +91,16 @@ def alert_on_failed_tick(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     message = "\n".join(map(tick_message, new))
     delivery = deliver(message) if new else None
     if delivery is not None:
-        _warn(context.log, delivery)
+        for problem in delivery.problems:
+            context.log.warning("%s", problem)
+        # Where nobody has it, the tick fails, and the next one tries again.
+        delivery.raise_if_lost()
     context.update_cursor(json.dumps(sorted(failed)))
     if delivery is None:
         return dg.SkipReason("No tick has failed.")
     if not delivery.has_receivers:
         message = f"{NOT_SET}, so no message was sent: {message}"
     return dg.SkipReason(message)
-
-
-def _warn(log: logging.Logger, delivery: Delivery) -> None:
-    """Log who has not got a message; where nobody has, the tick fails, which the page of the sensor shows."""
-    for problem in delivery.problems:
-        log.warning("%s", problem)
-    delivery.raise_if_lost()
 
 
 def _failed_ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:

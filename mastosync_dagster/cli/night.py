@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG, WILL_RETRY_TAG
 
-from mastosync_dagster.alerts import AlertError, alert_on_failure, deliver
+from mastosync_dagster.alerts import AlertError, deliver
 from mastosync_dagster.alerts.nights import Signal, ping
+from mastosync_dagster.alerts.sensors import send_alert
 from mastosync_dagster.cli.preflight import check_settings
 from mastosync_dagster.cli.sync import Ended, Work, make_console, name_other_run, run_here, say
 from mastosync_dagster.definitions import build_definitions
@@ -183,7 +184,8 @@ def _execute(instance: dg.DagsterInstance, console: Console, work: Work) -> Ende
             sensor_name="alert_on_failure", dagster_event=event, dagster_instance=instance, dagster_run=run
         )
         with _alert_problems(console):
-            alert_on_failure(context.for_run_failure())
+            _, delivery = send_alert(context.for_run_failure())
+            delivery.raise_if_lost()
     return ended
 
 

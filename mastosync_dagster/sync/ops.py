@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from psycopg2.extensions import connection as Connection
 
-from mastosync_dagster.alerts.nights import announce_start
+from mastosync_dagster.alerts.nights import announce_start, announced_when_stopped
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.policy import instance_policy, policy_of
 from mastosync_dagster.mastodon import Selection
@@ -103,7 +103,12 @@ def plan_changes(
     progress: dg.ResourceParam[ProgressReporter],
 ) -> None:
     """Plan the rows that the config selects, of several file types."""
-    with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
+    with (
+        plain_failures(),
+        working(context.instance, context.run_id),
+        noted_when_stopped(context.log, _PLANNING),
+        announced_when_stopped(context.run, context.log),
+    ):
         announce_start(context.run, context.log)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         hand_on(run, _plan_rows(context, run, config))
@@ -141,7 +146,11 @@ def copy(
     web: dg.ResourceParam[FetchSettings],
 ) -> None:
     """Carry out the plan."""
-    with plain_failures(), working(context.instance, context.run_id):
+    with (
+        plain_failures(),
+        working(context.instance, context.run_id),
+        announced_when_stopped(context.run, context.log),
+    ):
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         hand_on(run, copy_planned(run, config, _planned(context, run), web))
 
@@ -201,7 +210,11 @@ def report_changes(
     web: dg.ResourceParam[FetchSettings],
 ) -> None:
     """End an unpartitioned run: an observation per file type, or a failure if an object failed."""
-    with plain_failures(), working(context.instance, context.run_id):
+    with (
+        plain_failures(),
+        working(context.instance, context.run_id),
+        announced_when_stopped(context.run, context.log),
+    ):
         run = RunContext.of(context, mastodon_db, source, destination, progress)
         result = finish(run, _copied(context, run, web))
     context.log.info(result.closing_line)

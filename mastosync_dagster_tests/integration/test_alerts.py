@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -145,6 +146,41 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises((SettingsError, AlertError), match="MASTOSYNC_ALERT_WEBHOOK") as caught:
         post_alert(url, "hello")
     assert "s3" not in str(caught.value)
+
+
+def test_a_slow_receiver_ends_a_tick_before_dagster_does_so_that_nobody_is_told_twice(
+    world: Installation, webhook: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mastosync_dagster.alerts.requests._ALL_SECONDS", 0.3)
+    monkeypatch.setattr("mastosync_dagster.alerts.sensors._SLOW_SECONDS", 0.2)
+    dagster, cursor = world.dagster, None
+    runs = [dg.DagsterRun("sync_accounts", str(uuid4()), status=dg.DagsterRunStatus.STARTED) for _ in range(3)]
+
+    def evaluate() -> dg.SensorExecutionData:
+        nonlocal cursor
+        with dg.build_sensor_context(instance=dagster, cursor=cursor) as context:
+            data = alert_on_failure.evaluate_tick(context)
+        cursor = data.cursor
+        return data
+
+    evaluate()
+    for run in runs:
+        dagster.add_run(run)
+        dagster.report_run_failed(run, "gone")
+    with http_listener() as silent:
+        silent.delay = 2
+        monkeypatch.setenv("MASTOSYNC_ALERT_URLS", silent.url.replace("http", "json", 1))
+        monkeypatch.setenv("MASTOSYNC_ALERT_WEBHOOK", webhook.url)
+        for number, run in enumerate(runs[:2], 1):
+            (reaction,) = evaluate().dagster_run_reactions
+            assert reaction.error is None
+            assert len(webhook.messages) == number
+            assert run.run_id in webhook.messages[-1]
+        # Where nobody takes it, the tick fails, and ends as well.
+        monkeypatch.delenv("MASTOSYNC_ALERT_WEBHOOK")
+        (reaction,) = evaluate().dagster_run_reactions
+        assert "did not answer within" in str(reaction.error)
+    assert evaluate().dagster_run_reactions == []
 
 
 def test_a_tick_that_fails_is_reported_once_and_those_of_the_alerts_never(

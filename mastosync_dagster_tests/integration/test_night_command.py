@@ -163,26 +163,32 @@ def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monke
 @pytest.mark.long
 def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Delay(0.2), kinds=frozenset({Kind.PUT})))
-    environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2"}
+    environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2", "NO_PROXY": "127.0.0.1"}
     bucket = world.destination
-    first = subprocess.Popen(
-        [executable("mastosync"), "night"],
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        wait_until(lambda: first.poll() is not None or bool(list_keys(bucket.server, bucket.name)), 80)
-        second = world.command("mastosync", "night")
-        assert second.returncode == 1, second.stdout
-        assert "Another `mastosync night` is running in " in second.stderr
-        first.send_signal(signal.SIGTERM)
-    finally:
-        if sys.exc_info()[0]:
-            first.kill()
-        output, _ = first.communicate(timeout=60)
+    with (
+        http_listener() as monitor,
+        subprocess.Popen(
+            [executable("mastosync"), "night"],
+            cwd=PROJECT,
+            env={**environment, "MASTOSYNC_PING_URL": monitor.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as first,
+    ):
+        try:
+            wait_until(lambda: first.poll() is not None or bool(list_keys(bucket.server, bucket.name)), 80)
+            second = world.command("mastosync", "night")
+            assert second.returncode == 1, second.stdout
+            assert "Another `mastosync night` is running in " in second.stderr
+            monitor.delay = 60  # a monitor that does not answer holds up no end
+            first.send_signal(signal.SIGTERM)
+        finally:
+            if sys.exc_info()[0]:
+                first.kill()
+            output, _ = first.communicate(timeout=20)
     assert first.returncode == 128 + signal.SIGTERM
     assert "Stopped by SIGTERM" in output
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert monitor.paths == ["/start", "/fail"]
+    assert "sync_changes was ended before its time" in monitor.requests[-1][2]

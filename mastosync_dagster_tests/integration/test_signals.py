@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from mastosync_dagster.alerts import alert_on_failure, deliver
 from mastosync_dagster.alerts.nights import Signal, ping
@@ -49,9 +50,9 @@ def warnings_of(world: Installation, run_id: str) -> list[str]:
     return [entry.user_message for entry in world.dagster.all_logs(run_id) if entry.level == 30]
 
 
-def death_of(world: Installation) -> Any:
+def death_of(world: Installation, **tags: str) -> Any:
     """Return what Dagster gives to a run-failure sensor of a night whose process has died."""
-    run = dg.DagsterRun("sync_changes", run_id=str(uuid4()), tags={NIGHT_TAG: "changes"})
+    run = dg.DagsterRun("sync_changes", run_id=str(uuid4()), tags={NIGHT_TAG: "changes", **tags})
     event = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message="the process is gone")
     return dg.build_run_status_sensor_context(
         sensor_name="alert_on_failure", dagster_event=event, dagster_instance=world.dagster, dagster_run=run
@@ -101,6 +102,17 @@ def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
     assert listener.paths == ["/fail"]
     assert "the process is gone" in listener.requests[0][2]
     assert "the process is gone" in mailbox.mails[0].as_string()
+
+
+def test_the_death_of_a_night_that_is_started_again_is_no_ping_since_it_would_come_after_its_success(
+    world: Installation, listener: Listener, mailbox: Mailbox
+) -> None:
+    alert_on_failure(death_of(world, **{WILL_RETRY_TAG: "true"}))
+    assert listener.requests == []
+    assert "It is started again by itself." in mailbox.mails[0].as_string()
+    alert_on_failure(death_of(world, **{WILL_RETRY_TAG: "false"}))
+    assert listener.paths == ["/fail"]
+    assert "started again" not in mailbox.mails[1].as_string()
 
 
 @pytest.mark.long

@@ -110,14 +110,15 @@ class Webserver:
             return False
         return True
 
-    def launch(self, job: str, run_config: Mapping[str, object]) -> str:
+    def launch(self, job: str, run_config: Mapping[str, object], tags: Mapping[str, str] | None = None) -> str:
         """Launch a run of a job, as the launchpad does; return its id."""
         selector = {
             "repositoryLocationName": "mastosync_dagster",
             "repositoryName": "__repository__",
             "pipelineName": job,
         }
-        parameters = {"selector": selector, "runConfigData": run_config}
+        metadata = {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]}
+        parameters = {"selector": selector, "runConfigData": run_config, "executionMetadata": metadata}
         launched = self.query(_LAUNCH, {"parameters": parameters})["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         run: str = launched["run"]["runId"]
