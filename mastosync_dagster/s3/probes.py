@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections import Counter
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.s3.acl import everybody_reads, try_acl
@@ -60,9 +61,15 @@ def prove_private(storage: Storage, patterns: Iterable[str], *, sets_acls: bool,
         for start in sorted({pattern.partition("*")[0] for pattern in chosen}):
             _remove_old(storage, f"{start}{_FOLDER}/")
     for number, pattern in enumerate(chosen):
-        # No id's folders have such a name, so no object of Mastodon's has such a key.
-        probe = pattern.replace("*", _FOLDER, 1).replace("*", uuid.uuid4().hex, 1)
-        if _is_exposed(storage, probe, sets_acl=sets_acls and number == 0, warn=warn):
+        ask = partial(_is_exposed, storage, pattern, sets_acl=sets_acls and number == 0, warn=warn)
+        try:
+            exposed = ask()
+        except StorageError as error:
+            # One refusal ends no run, as with the objects themselves.
+            if not error.may_pass:
+                raise
+            exposed = ask()
+        if exposed:
             raise _exposed(storage, pattern)
 
 
@@ -87,11 +94,13 @@ def _chosen(patterns: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _is_exposed(storage: Storage, probe: str, *, sets_acl: bool, warn: Callable[[str], object]) -> bool:
-    """Write a probe, ask whether everybody can read it, and delete it. Raises as `prove_private`.
+def _is_exposed(storage: Storage, pattern: str, *, sets_acl: bool, warn: Callable[[str], object]) -> bool:
+    """Write a new probe, ask whether everybody can read it, and delete it. Raises as `prove_private`.
 
     An interrupt ends it at once: a later run deletes the probe.
     """
+    # No id's folders have such a name, so no object of Mastodon's has such a key.
+    probe = pattern.replace("*", _FOLDER, 1).replace("*", uuid.uuid4().hex, 1)
     written = False
     answer: bool | StorageError
     try:
@@ -165,17 +174,7 @@ def _write(storage: Storage, key: str) -> None:
     """Write a probe with the headers of private objects."""
     md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
     headers = storage.write_headers(Attributes(_HEADERS, {}), private=True)
-
-    def write() -> None:
-        storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key)
-
-    try:
-        write()
-    except StorageError as error:
-        # One refusal ends no run, as with the objects themselves.
-        if not error.may_pass:
-            raise
-        write()
+    storage.ask(lambda client: client.put(storage.full_key(key), _BODY, headers, md5), key)
 
 
 def _delete(storage: Storage, key: str) -> StorageError | None:

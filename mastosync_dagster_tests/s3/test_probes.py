@@ -160,7 +160,8 @@ def test_a_refused_request_without_a_signature_is_what_is_wanted(moto_bucket: Bu
 
 
 def test_one_refusal_to_write_a_probe_is_none(moto_bucket: Bucket) -> None:
-    with s3_proxy(moto_bucket.server.endpoint, Rule(Answer(403, "AccessDenied"), kinds=PUT, times=1)) as proxy:
+    rule = Rule(Answer(403, "AccessDenied"), kinds=PUT, times=1)
+    with s3_proxy(moto_bucket.server.endpoint, rule) as proxy:
         assert prove(moto_bucket, endpoint=proxy.endpoint) == []
         assert proxy.injected == 1
 
