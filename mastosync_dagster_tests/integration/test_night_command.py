@@ -163,26 +163,29 @@ def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monke
 @pytest.mark.long
 def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Delay(0.2), kinds=frozenset({Kind.PUT})))
-    environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2"}
     bucket = world.destination
-    first = subprocess.Popen(
-        [executable("mastosync"), "night"],
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        wait_until(lambda: first.poll() is not None or bool(list_keys(bucket.server, bucket.name)), 80)
-        second = world.command("mastosync", "night")
-        assert second.returncode == 1, second.stdout
-        assert "Another `mastosync night` is running in " in second.stderr
-        first.send_signal(signal.SIGTERM)
-    finally:
-        if sys.exc_info()[0]:
-            first.kill()
-        output, _ = first.communicate(timeout=60)
+    with http_listener() as monitor:
+        settings = {"MASTOSYNC_CONCURRENCY": "2", "MASTOSYNC_PING_URL": monitor.url, "NO_PROXY": "127.0.0.1"}
+        first = subprocess.Popen(
+            [executable("mastosync"), "night"],
+            cwd=PROJECT,
+            env={**os.environ, **world.environment, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            wait_until(lambda: first.poll() is not None or bool(list_keys(bucket.server, bucket.name)), 80)
+            second = world.command("mastosync", "night")
+            assert second.returncode == 1, second.stdout
+            assert "Another `mastosync night` is running in " in second.stderr
+            first.send_signal(signal.SIGTERM)
+        finally:
+            if sys.exc_info()[0]:
+                first.kill()
+            output, _ = first.communicate(timeout=60)
     assert first.returncode == 128 + signal.SIGTERM
     assert "Stopped by SIGTERM" in output
     assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    # It was not good, and it has not failed.
+    assert monitor.paths == ["/start"]
