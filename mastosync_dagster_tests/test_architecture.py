@@ -63,6 +63,21 @@ def layers() -> dict[str, int]:
 LAYERS = layers()
 
 
+def test_the_table_of_contents_names_modules_that_there_are() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    contents = text.partition("    mastosync_dagster/\n")[2].partition("\nA module imports")[0]
+    entries = re.split(r"^      (?=\S)", contents, flags=re.MULTILINE)[1:]
+    # A name with a folder before it is another room's.
+    named = {
+        f"{folder}{name}"
+        for entry in entries
+        for folder in re.findall(r"^\w+/", entry) or [""]
+        for name in re.findall(r"(?<![\w./])\w+\.py\b", entry)
+    }
+    assert {name for name in named if not (PACKAGE / name).is_file()} == set()
+    assert len(named) > 100
+
+
 def test_every_room_has_a_layer() -> None:
     assert {room(module) for module in MODULES} - {""} == LAYERS.keys()
 

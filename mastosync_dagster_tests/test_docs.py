@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import runpy
 import shutil
@@ -32,7 +33,7 @@ def without_code(text: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
+    """Return the anchors of a page's headings, as GitHub, and Sphinx with MyST, make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)).lower() for title in titles)
@@ -82,6 +83,8 @@ def test_every_code_block_can_be_read(page: Path) -> None:
             compile(block, page.name, "exec")
         elif language == "yaml":
             assert yaml.safe_load(block)
+        elif language == "json":
+            assert json.loads(block)
         elif language == "ini":
             parser = configparser.ConfigParser(strict=False, interpolation=None)
             parser.read_string(block)

@@ -54,8 +54,8 @@ class _NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class _AboveZero(click.FloatRange):
-    """A finite number above 0: Python also reads ``nan`` and ``inf`` as numbers."""
+class _Finite(click.FloatRange):
+    """A finite number in a range: Python also reads ``nan`` and ``inf`` as numbers, and ``nan`` is in each range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""
@@ -65,7 +65,9 @@ class _AboveZero(click.FloatRange):
         return number
 
 
-_ABOVE_ZERO = _AboveZero(min=0, min_open=True)
+_ABOVE_ZERO = _Finite(min=0, min_open=True)
+# Where nothing was read for an hour, the rule MastosyncNotScraped fires.
+_BETWEEN_READINGS = _Finite(1, 1800)
 
 
 class _Commands(click.Group):
@@ -488,7 +490,13 @@ def status(
 
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=9464, show_default=True, help="TCP port on loopback.")
-@click.option("--every", type=click.FloatRange(1), default=300, show_default=True, help="Seconds between two readings.")
+@click.option(
+    "--every",
+    type=_BETWEEN_READINGS,
+    default=300,
+    show_default=True,
+    help="Seconds between two readings, half an hour at the most: after an hour without one an alert fires.",
+)
 @click.option("--once", is_flag=True, help="Print them instead, for the node exporter's textfile collector.")
 @click.option("--rules", is_flag=True, help="Print the alert rules for Prometheus instead.")
 @click.option("--dashboard", is_flag=True, help="Print the dashboard for Grafana instead.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,15 @@ def test_status_separates_done_from_left_by_ranges_and_by_the_database(world: In
     assert (later["objects_done"] + later["objects_missing"], later["bytes_done"]) == done
     assert later["objects_missing"] > 0
     assert (later["objects_left"], later["bytes_left"]) == (everything[0] - done[0], everything[1] - done[1])
+
+    screen = CliRunner().invoke(main, ["status"]).output
+    time_left = re.search(r"^time left   about [\d.]+ (s|min|h)\b.*, one run at a time \(", screen, re.MULTILINE)
+    assert time_left, screen
+    steps = screen.partition("\nnext        ")[2].splitlines()
+    assert [step.strip() for step in steps] == [
+        "ID ranges have failed: mastosync report accounts, then run them again",
+        f"{later['objects_missing']:,} objects are missing at the source: mastosync report says what can be done",
+    ]
 
 
 def test_status_and_estimate_say_that_the_rows_of_a_large_table_were_not_all_counted(

@@ -1,4 +1,4 @@
-"""``mastosync sync`` in a terminal and without one: the bar, signals, lost output."""
+"""``mastosync sync`` and ``status`` in a terminal and without one: bar, screen, signals, lost output."""
 
 from __future__ import annotations
 
@@ -297,6 +297,34 @@ def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_sam
     (by_ranges,) = status("accounts")
     names = ("materialized", "objects_done", "objects_missing", "objects_left", "bytes_done", "bytes_left")
     assert [after[name] for name in names] == [by_ranges[name] for name in names]
+
+
+@pytest.mark.long
+def test_a_watched_status_is_shown_again_until_ctrl_c(world: Installation) -> None:
+    world.register(FileType.ACCOUNTS)
+    with Terminal("mastosync", "status", "--watch", environment=world.environment) as terminal:
+        terminal.wait_for(r"next  ")
+        first = terminal.text
+        assert (first.count("time left"), first.count("ID ranges have not run yet")) == (1, 1), first
+        # The second screen says what has happened since.
+        for key in world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name):
+            world.dagster.delete_dynamic_partition(FileType.ACCOUNTS.partitions_name, key)
+        terminal.wait_for(r"(?s)(next  .*){2}")
+        second = terminal.text.removeprefix(first)
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+        text = terminal.text
+    assert (second.count("time left"), second.count("ID ranges have not run yet")) == (1, 0), second
+    assert text.rstrip().endswith("Stopped."), text
+    assert not CLASS_NAMES.search(text), text
+
+
+def test_a_watched_status_is_not_for_scripts() -> None:
+    outcome = CliRunner().invoke(main, ["status", "--watch", "--json"])
+    assert outcome.exit_code == 2
+    usage, hint, empty, sentence = outcome.output.splitlines()
+    assert (usage.split(":")[0], "--help" in hint, empty) == ("Usage", True, "")
+    assert sentence == "Error: --watch is for people, --json for scripts: leave one of them away."
 
 
 @pytest.mark.long

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from enum import Enum
 from typing import TYPE_CHECKING, get_args
 
-import dagster as dg
 import pytest
-from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.environment import LOCAL_ONLY, REMOTE, REMOTE_DAYS, RUN, VARIABLES, SettingsError
 from mastosync_dagster.expected.policy import policy_of
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.config import PolicyConfig
+from mastosync_dagster_tests.support.run_configs import every_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import dagster as dg
     from pydantic.fields import FieldInfo
 
 WITHOUT = {"file_types", "changed_since", "limit", "offset", "overwrite", "delete", "max_delete", "max_share"}
@@ -27,18 +26,6 @@ POLICY = {"local_only": LOCAL_ONLY, "remote_days": REMOTE_DAYS, "remote": REMOTE
 """They hold together or not at all: `policy_of` reads their variables."""
 ONLY_FOR_BOTO3 = {"max_attempts", "use_ssl", "use_unsigned_session"}
 """Fields of dagster-aws' resource that no transfer reads."""
-
-
-def every_config() -> set[type[dg.Config]]:
-    """Return the config class of every op of every job."""
-    functions = {
-        node.compute_fn.decorated_fn
-        for job in build_definitions().get_repository_def().get_all_jobs()
-        for node in job.all_node_defs
-        if isinstance(node, dg.OpDefinition) and isinstance(node.compute_fn, DecoratedOpFunction)
-    }
-    annotations = [inspect.signature(function).parameters.get("config") for function in functions]
-    return {each.annotation for each in annotations if each is not None}
 
 
 def every_field() -> Iterator[tuple[type[dg.Config], str, FieldInfo]]:
