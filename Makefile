@@ -72,11 +72,11 @@ containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootst
 hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full disks (root, docker; half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs
 
-alerts: $(STAMP) ## Let a real Prometheus fire its alerts: a killed daemon, failing runs (ten minutes)
-	$(BIN)/pytest mastosync_dagster_tests/integration/test_alerts_of_prometheus.py -m alerts
+alerts: $(STAMP) ## Let a real Prometheus and a real daemon send their alerts: killed, failing, terminated (a quarter of an hour)
+	$(BIN)/pytest mastosync_dagster_tests/integration -m alerts
 
-pythons: $(STAMP) ## Try each Python that is named: the wheel, a new user's way, tests (root, Docker engine, debootstrap)
-	$(BIN)/pytest mastosync_dagster_tests/integration/test_pythons.py -m pythons
+pythons: $(STAMP) ## Try a release, and each Python that is named: the wheel, a new user's way, tests (root, Docker, debootstrap)
+	$(BIN)/pytest mastosync_dagster_tests/integration -m pythons
 
 screenshots: $(STAMP) ## Write the pictures of docs/ that show the UI (needs chromium)
 	SCREENSHOTS=docs $(BIN)/pytest mastosync_dagster_tests/integration/test_browser.py

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.soak.units import Production
     from mastosync_dagster_tests.support.installation import Installation
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 SINCE_LAST = {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
 START, FAIL = "/start", "/fail"
@@ -172,6 +172,7 @@ def services(world: Installation, folder: Path, **settings: str) -> Iterator[Ser
         yield found
 
 
+@pytest.mark.long
 def test_a_failed_night_and_a_killed_one_are_told_to_everybody_once(world: Installation, tmp_path: Path) -> None:
     folder, proxy = tmp_path / "made", world.destination_proxy
     with services(world, folder, DESTINATION_AWS_SECRET_ACCESS_KEY=WRONG) as found:
@@ -205,6 +206,7 @@ def test_a_failed_night_and_a_killed_one_are_told_to_everybody_once(world: Insta
     found.check_secrets(folder)
 
 
+@pytest.mark.alerts
 def test_ticks_that_fail_are_told_to_everybody_once_and_so_is_a_night_that_is_terminated(
     world: Installation, tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def make_release(clone: Path) -> subprocess.CompletedProcess[str]:
     return run(clone, *f"{line}{VERSION}".split())
 
 
-@pytest.mark.long
+@pytest.mark.pythons
 @pytest.mark.timeout(1800)  # it installs what the wheel needs
 def test_a_release_has_version_changelog_tag_and_files_and_a_failed_one_leaves_nothing(
     clone: Path, tmp_path: Path
