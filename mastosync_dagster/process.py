@@ -1,4 +1,4 @@
-"""How a process is tuned: file permissions, memory, garbage collector."""
+"""How a process is tuned: file permissions, open files, memory, garbage collector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,24 @@ _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 """glibc's numbers of these options, from its ``malloc.h``."""
 _MMAP_BYTES = 1024 * 1024
 """Allocations from this size on return to the system when they are freed: parts of large objects."""
+
+
+FEWEST_FILES = 256
+"""Open files that a copy with the usual concurrency needs: a connection for each request, and Dagster's own."""
+_USUAL_FILES = 1024
+
+
+def allow_open_files() -> int:
+    """Raise the limit of open files to the usual one, as far as this process may. Returns the limit.
+
+    Whatever runs out of them first would name something else: a host, the disk or Dagster's history.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _USUAL_FILES if most == resource.RLIM_INFINITY else min(most, _USUAL_FILES)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return _USUAL_FILES if now == resource.RLIM_INFINITY else now
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    return wanted
 
 
 def keep_files_private() -> None:
