@@ -68,6 +68,13 @@ class History:
             return [int(port) for (port,) in cursor.fetchall()]
 
     @contextlib.contextmanager
+    def locked(self, database: PostgresServer) -> Iterator[None]:
+        """Let whoever writes an event wait as long as the block runs."""
+        with self.connection(database) as locker:
+            locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    @contextlib.contextmanager
     def connection(self, database: PostgresServer) -> Iterator[psycopg2.extensions.connection]:
         """Yield a connection from the server's own host."""
         with self.site.network.inside("history"):
@@ -161,10 +168,8 @@ def test_a_statement_that_the_history_does_not_answer_is_told(site: Site, histor
     """The server is there, and stands still: nothing on the network shows it."""
     home, database = history.home("stands-still")
     fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
-    with history.connection(database) as locker:
-        locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
+    with history.locked(database):
         said = running.wait_for("has not answered for 15 s")
-        locker.rollback()
     ended = running.end()
     assert f"Dagster's history at {site.network.address('history')}" in said
     assert ended.status == 0, ended.output
@@ -198,15 +203,12 @@ def test_a_flow_to_the_history_that_vanishes_is_noticed_and_told(site: Site, his
     """Nothing in its dagster.yaml limits anything, and the history itself is up."""
     home, database = history.home("vanished")
     fresh, running = site.begin_copy(*COMMAND, home=home, **SLOWLY)
-    with history.connection(database) as locker:
-        locker.cursor().execute("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE")
-        wait_until(lambda: bool(history.ports_that_wait(database)), 60)
-        began = time.monotonic()
-        port = history.ports_that_wait(database)[0]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(fresh.network.vanished("client", port))
-            locker.rollback()
-            ended = running.end(120)
+    with contextlib.ExitStack() as stack:
+        with history.locked(database):
+            wait_until(lambda: bool(history.ports_that_wait(database)), 60)
+            began = time.monotonic()
+            stack.enter_context(fresh.network.vanished("client", history.ports_that_wait(database)[0]))
+        ended = running.end(120)
     assert time.monotonic() - began < 90
     assert "Traceback" not in ended.output
     assert ended.status in {0, 1}
