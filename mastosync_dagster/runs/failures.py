@@ -38,9 +38,11 @@ def sentence_of(error: SerializableErrorInfo) -> str:
 
     All that psycopg2 raises within a step has one (see `plain_failures`): what has none concerns Dagster's history.
     """
-    cause = root_of(error)
-    _, of_psycopg2, why = cause.message.partition("psycopg2.")
-    return _history_broke(why.partition(": ")[2]) if of_psycopg2 else cause.message
+    message = root_of(error).message
+    if message.startswith("psycopg2."):
+        # Behind the name of the class.
+        return _history_broke(message.partition(": ")[2])
+    return message
 
 
 class _SentenceError(DagsterUserCodeProcessError):

@@ -44,7 +44,7 @@ def test_a_history_that_is_lost_within_dagster_is_named_too(postgres_server: Pos
 
 def test_what_is_not_the_history_s_is_shown_as_it_is() -> None:
     try:
-        int("psycopg2")
+        int("psycopg2.Error: no")
     except ValueError:
         error = serializable_error_info_from_exc_info(sys.exc_info())
     assert sentence_of(error).startswith("ValueError: invalid literal")
