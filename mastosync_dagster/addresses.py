@@ -84,6 +84,24 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
     return list(dict.fromkeys(found))
 
 
+class KnownAddresses:
+    """Looks names up; while none can be looked up, what was found before holds."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], list[Address]] = {}
+
+    def look_up(self, host: str, port: int, seconds: float) -> list[Address]:
+        """Return the addresses of a host, as `look_up` does; a name that was never found raises what that does."""
+        try:
+            found = look_up(host, port, seconds)
+        except LookUpError:
+            if (host, port) not in self._found:
+                raise
+            return list(self._found[host, port])
+        self._found[host, port] = list(found)
+        return found
+
+
 def is_address(host: str) -> bool:
     """Return whether a host is given by its IP address, and so has no name to look up."""
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
 _Thing = TypeVar("_Thing")
@@ -35,7 +37,11 @@ class EverySecond:
 class Pool:
     """A thread pool. A context manager: its end does not wait for requests in flight, and starts no further one.
 
-    ``tick`` is called in the waiting thread about twice a second.
+    Neither does the end of the process, which waits for the threads of `concurrent.futures`.
+
+    Args:
+        threads: How many there are at the most.
+        tick: Called in the waiting thread about twice a second.
 
     Attributes:
         halt: Set when the block ends or a function fails; functions pass it on to end their retries.
@@ -44,23 +50,42 @@ class Pool:
     def __init__(self, threads: int, *, tick: Callable[[], None] = lambda: None) -> None:
         self.halt = threading.Event()
         self._tick = tick
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pool")
+        self._most = threads
+        self._threads: list[threading.Thread] = []
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Start nothing further, and let the threads end."""
         self.halt.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for _thread in self._threads:
+            self._tasks.put(None)
+
+    def submit(self, function: Callable[[_Thing], _Result], thing: _Thing) -> Future[_Result]:
+        """Have a thread call a function, unless `halt` is set before."""
+        future: Future[_Result] = Future()
+        self._tasks.put(partial(self._run, future, function, thing))
+        if len(self._threads) < self._most:
+            self._threads.append(threading.Thread(target=self._work, name="pool", daemon=True))
+            self._threads[-1].start()
+        return future
 
     def map(self, function: Callable[[_Thing], _Result], things: Iterable[_Thing]) -> list[_Result]:
-        """Return a function's results, in the order of its arguments.
+        """Return a function's results, in the order of its arguments. Raises as `results` does."""
+        return self.results([self.submit(function, thing) for thing in things])
+
+    def results(self, futures: Sequence[Future[_Result]]) -> list[_Result]:
+        """Wait for all results.
 
         Raises:
-            Exception: The first that the function raised; nothing further is started.
+            Exception: The first that a function raised; nothing further is started.
         """
-        futures = [self._threads.submit(self._run, function, thing) for thing in things]
-        waiting: set[Future[_Result]] = set(futures)
+        waiting = set(futures)
         while waiting:
             # The interrupt of a run that is terminated is raised here, in the main thread.
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
@@ -71,8 +96,16 @@ class Pool:
             self._tick()
         return [future.result() for future in futures]
 
-    def _run(self, function: Callable[[_Thing], _Result], thing: _Thing) -> _Result:
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+
+    def _run(self, future: Future[_Result], function: Callable[[_Thing], _Result], thing: _Thing) -> None:
         if self.halt.is_set():
             # Nobody waits for this result any more.
-            raise CancelledError
-        return function(thing)
+            future.set_exception(CancelledError())
+            return
+        try:
+            future.set_result(function(thing))
+        except BaseException as error:  # noqa: BLE001  (raised where the result is waited for)
+            future.set_exception(error)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from sqlalchemy import event
+from alembic.script import ScriptDirectory
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool
 
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, postgres, rclone_s3
 from mastosync_dagster.resources import history_postgres
@@ -18,7 +24,10 @@ from mastosync_dagster_tests.support.corners import Bucket, create_bucket, creat
 from mastosync_dagster_tests.support.moto_server import moto, moto_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from alembic.config import Config
+    from sqlalchemy.pool import Pool
 
 
 __all__ = ["moto", "moto_bucket"]
@@ -36,6 +45,35 @@ def _history_without_syncs() -> None:
     def connected(connection: object, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _history_that_is_prepared_once() -> Iterator[None]:
+    """Let the histories of runs in this process share what Dagster makes anew for each event and for each run.
+
+    These are an engine of SQLAlchemy for each statement, and all of Alembic's revisions, imported for each run:
+    a third of what a run of few objects costs. Each connection is still opened and closed for itself.
+    """
+    directories: dict[str | None, ScriptDirectory] = {}
+    read = ScriptDirectory.from_config
+
+    @functools.lru_cache(maxsize=32)
+    def shared_engine(url: str, *arguments: tuple[str, object]) -> Engine:
+        return create_engine(url, poolclass=NullPool, connect_args=dict(arguments))
+
+    def engine(url: str, *, poolclass: type[Pool], connect_args: Mapping[str, object] | None = None) -> Engine:
+        assert poolclass is NullPool
+        return shared_engine(url, *(connect_args or {}).items())
+
+    def directory(config: Config) -> ScriptDirectory:
+        location = config.get_main_option("script_location")
+        return directories.get(location) or directories.setdefault(location, read(config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+            patch.setattr(module, "create_engine", engine)
+        patch.setattr(ScriptDirectory, "from_config", directory)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import threading
 from bisect import bisect_left
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Container, Iterable, Sequence
     from typing import Self
 
@@ -74,7 +76,7 @@ class PendingLookup:
 
 
 def _list(
-    storage: Storage, keys: KeyRange, wanted: Container[str], halt: threading.Event, *, others: bool
+    storage: Storage, keys: KeyRange, *, wanted: Container[str], halt: threading.Event, others: bool
 ) -> ListingResult:
     """List a range and keep the wanted keys: a range may hold far more than a batch asks for."""
     listing = ListingResult()
@@ -182,22 +184,15 @@ class Lookup:
         self._storages = (source, destination)
         self._may_list = [True, True]
         self._tick = tick
-        self._halt = threading.Event()
-        self._list_pool = ThreadPoolExecutor(listers, thread_name_prefix="list")
-        self._head_pool = ThreadPoolExecutor(_HEADS_IN_FLIGHT, thread_name_prefix="head")
+        self._list_pool = Pool(listers)
+        self._head_pool = Pool(_HEADS_IN_FLIGHT)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Requests in flight end by themselves, and no further page or object is asked for.
-        self._halt.set()
-        if kind is not None and not issubclass(kind, Exception):
-            # The end of the process would wait for the threads, and these for a storage that may not answer.
-            for storage in self._storages:
-                storage.end_requests()
-        self._list_pool.shutdown(wait=False, cancel_futures=True)
-        self._head_pool.shutdown(wait=False, cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        self._list_pool.close()
+        self._head_pool.close()
 
     @property
     def may_list(self) -> tuple[bool, bool]:
@@ -220,17 +215,17 @@ class Lookup:
         for index, storage in enumerate(self._storages):
             if listed[index]:
                 keep = others and index == 1
-                submit = self._list_pool.submit
-                futures.append([submit(_list, storage, page, wanted, self._halt, others=keep) for page in pages])
+                ask = partial(_list, storage, wanted=wanted, halt=self._list_pool.halt, others=keep)
+                futures.append([self._list_pool.submit(ask, page) for page in pages])
             else:
                 futures.append(self._start_heads(index, items.values()))
         return PendingLookup(items, listed, futures)
 
     def _start_heads(self, index: int, items: Iterable[ExpectedObject]) -> list[Future[ListingResult]]:
         keys, head = (destination_keys, _head) if index else (source_keys, _head_first)
-        submit, storage = self._head_pool.submit, self._storages[index]
+        ask = partial(head, self._storages[index], halt=self._head_pool.halt)
         distinct = {item.key: item for item in items if not item.new}
-        return [submit(head, storage, keys(item), self._halt) for item in distinct.values()]
+        return [self._head_pool.submit(ask, keys(item)) for item in distinct.values()]
 
     def answers(self, asked: PendingLookup) -> tuple[ListingResult, ListingResult]:
         """Wait for a batch's requests and return what source and destination have.

@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 from urllib3.util import Url, parse_url
 
+from mastosync_dagster.addresses import look_up
 from mastosync_dagster.refetch.magic_bytes import begins_like
 from mastosync_dagster.refetch.public_addresses import is_public_address
 
@@ -52,6 +53,7 @@ STOPPED = "the run was stopped before"
 _HTTPS_PORT = 443
 _PIECE = 64 * 1024
 _ADDRESSES_TRIED = 4
+_LOOK_UP_SECONDS = 10.0
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = 429
@@ -77,11 +79,9 @@ def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a name.
 
     Raises:
-        OSError: It has none.
-        UnicodeError: It is not a valid name.
+        LookUpError: It has none, or no name server answers.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return list(dict.fromkeys(address.ip for address in look_up(host, port, _LOOK_UP_SECONDS)))
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Fetcher:
         host, port = _bare(url.host or ""), url.port or _HTTPS_PORT
         try:
             addresses = settings.resolve(host, port)
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise FetchError(UNRESOLVABLE, silent=True) from error
         if not addresses:
             raise FetchError(UNRESOLVABLE, silent=True)

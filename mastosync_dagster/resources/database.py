@@ -20,7 +20,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
-from mastosync_dagster.addresses import connect_first, look_up
+from mastosync_dagster.addresses import KnownAddresses, LookUpError, connect_first
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
@@ -173,6 +173,7 @@ class _Database:
         self.target = target
         self._connect_timeout = connect_timeout
         self._deadline = deadline
+        self._known = KnownAddresses()
         self._kept: Address | None = None
 
     def connect(self) -> Connection:
@@ -228,7 +229,7 @@ class _Database:
         return {"host": ",".join(answering), "hostaddr": ",".join(answering.values()), "port": target.port}
 
     def _one_address(self, host: str) -> str:
-        addresses = look_up(host, self.target.port, self._seconds)
+        addresses = self._known.look_up(host, self.target.port, self._seconds)
         if len(addresses) == 1:
             return addresses[0].ip
         # The one that worked first: one that does not answer costs seconds at every connection.
@@ -238,17 +239,33 @@ class _Database:
         return self._kept.ip
 
     def _answering(self, hosts: Sequence[str]) -> Iterator[tuple[str, str]]:
+        found = self._look_up(hosts)
         for seconds in (_ONE_OF_MANY_SECONDS, self._connect_timeout):
-            found = []
-            for host in hosts:
+            answering = []
+            for host, addresses in found.items():
                 with contextlib.suppress(OSError):
-                    addresses = look_up(host, self.target.port, self._seconds)
                     address, connected = connect_first(addresses, min(seconds, self._seconds))
                     connected.close()
-                    found.append((host, address.ip))
-            if found:
-                return iter(found)
+                    answering.append((host, address.ip))
+            if answering:
+                return iter(answering)
         return iter(())
+
+    def _look_up(self, hosts: Sequence[str]) -> dict[str, list[Address]]:
+        """Return the addresses of the hosts that have some. Together they take little longer than one of them may."""
+        until = time.monotonic() + self._seconds
+        found: dict[str, list[Address]] = {}
+        failure: LookUpError | None = None
+        for host in hosts:
+            try:
+                # The name servers that were silent about one name are silent about the next.
+                seconds = _ONE_OF_MANY_SECONDS if failure is not None else until - time.monotonic()
+                found[host] = self._known.look_up(host, self.target.port, seconds)
+            except LookUpError as error:
+                failure = failure or error
+        if failure is not None and not found:
+            raise failure
+        return found
 
     def _open(self, address: Mapping[str, str | int], *, through_tunnel: bool = False) -> Connection:
         # No `options`: pgbouncer refuses startup parameters that it does not know.

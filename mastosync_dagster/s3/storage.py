@@ -244,10 +244,6 @@ class Storage:
         self._waits.answered()
         return answer
 
-    def end_requests(self) -> None:
-        """End those that other threads wait for; they fail. Later ones are sent over new connections."""
-        self._loop.close()
-
     def _is_absent(self, error: StorageError, begun: float) -> bool:
         """Tell whether nobody has ever answered, and somebody waits in front of it: a wrong setting, most likely."""
         never = self.at_once and not error.reached and not self._worked

@@ -12,6 +12,7 @@ import psutil
 import psycopg2
 import pytest
 
+from mastosync_dagster.addresses import KnownAddresses
 from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.resources import ConnectionFailedError, MastodonDatabase
@@ -19,7 +20,8 @@ from mastosync_dagster.resources.ssh import settings as tunnel_settings
 from mastosync_dagster.resources.ssh import tunnel
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 from mastosync_dagster_tests.support.ssh import PASSWORD, USER, SSHServer, hashed, ssh_server, write_key
-from mastosync_dagster_tests.support.waiting import wait_until
+from mastosync_dagster_tests.support.tcp import silent_port
+from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -398,7 +400,8 @@ def test_stopping_does_not_wait_for_a_listener_that_never_ran(
             remote_host=LOOPBACK,
             remote_port=1,
             password=PASSWORD,
-        )
+        ),
+        KnownAddresses(),
     )
     forwarder._create_tunnels()
     (listener,) = forwarder._server_list
@@ -470,6 +473,19 @@ def test_an_ssh_server_that_stops_answering_ends_in_an_error_in_time(
                 connection.cursor().execute("SELECT 1")
 
 
+def test_a_database_that_is_silent_behind_an_ssh_server_that_answers_is_named(
+    configure: Callable[..., MastodonDatabase], ssh: SSHServer
+) -> None:
+    with silent_port() as port:
+        database = configure(ssh, DB_HOST=LOOPBACK, DB_PORT=str(port), DB_CONNECT_TIMEOUT="2")
+        started = time.monotonic()
+        message = failure(database)
+        seconds = time.monotonic() - started
+    assert f"The SSH server {ssh.host}:{ssh.port} answers, but the database at {LOOPBACK}:{port} does not" in message
+    # Two for the connection, three for what is asked afterwards.
+    assert seconds < 8 * slowdown()
+
+
 def test_neither_library_writes_to_the_terminal(
     configure: Callable[..., MastodonDatabase],
     ssh: SSHServer,
@@ -496,7 +512,7 @@ def test_what_the_tunnel_shows_of_itself_holds_no_secret(
         password=PASSWORD,
         key_passphrase="also-secret-9b",
     )
-    forwarder = tunnel._Forwarder(settings)
+    forwarder = tunnel._Forwarder(settings, KnownAddresses())
     for shown in (repr(settings), repr(forwarder), str(forwarder), str(vars(forwarder))):
         assert PASSWORD not in shown
         assert "also-secret-9b" not in shown

@@ -34,6 +34,21 @@ with MastodonDatabase().session() as connect:
 """
 
 
+CONNECT_AGAIN = """
+import sys, time
+from pathlib import Path
+from mastosync_dagster.resources import MastodonDatabase
+with MastodonDatabase().session(retry_first=True) as connect:
+    connect().close()
+    print("connected", flush=True)
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+    begun = time.monotonic()
+    connect().close()
+    print(time.monotonic() - begun, flush=True)
+"""
+
+
 @pytest.fixture(autouse=True)
 def nobody(site: Site) -> Iterator[str]:
     """A name server whose packets vanish."""
@@ -106,6 +121,38 @@ def test_silent_addresses_beside_one_that_answers_cost_a_second_once(site: Site)
     assert second < 0.5 * slow, ended.output
     assert storage_first < 1.5 * slow, ended.output
     assert storage_second < 0.5 * slow, ended.output
+
+
+@pytest.mark.parametrize("way", ["plain", "tunnel"])
+def test_a_host_that_was_reached_is_reached_again_while_no_name_can_be_looked_up(
+    site: Site, nobody: str, way: str
+) -> None:
+    site.network.resolve("client", {"host.example": [site.network.address("ssh" if way == "tunnel" else "db")]})
+    if way == "tunnel":
+        lines = site.ssh.known_hosts_line(name=f"[host.example]:{site.ssh.port}")
+        (file := site.folder / "known_hosts_of_names").write_text(lines)
+        variables = {**site.tunnel(), "SSH_TUNNEL_HOST": "host.example", "SSH_TUNNEL_KNOWN_HOSTS": str(file)}
+    else:
+        variables = {"DATABASE_URL": site.database.url.replace(site.database.host, "host.example")}
+    go_on = site.folder / f"go-on-{way}"
+    running = site.start("python", "-c", CONNECT_AGAIN, str(go_on), **variables)
+    running.wait_for("connected")
+    site.network.resolve("client", {}, server=nobody)
+    site.ssh.drop_connections()
+    go_on.touch()
+    ended = running.end()
+    assert ended.status == 0, ended.output
+    assert LOOK_UP - 1 < float(ended.output.split()[-1]) < (LOOK_UP + 5) * slowdown(), ended.output
+
+
+def test_of_several_hosts_that_cannot_be_looked_up_the_first_is_named_in_time(site: Site, nobody: str) -> None:
+    usual = site.run("mastosync", "check", home="names-usual")
+    url = site.database.url.replace(f"{site.database.host}:{site.database.port}", "db1.example,db2.example,db3.example")
+    ended = site.run("mastosync", "check", home="names-several", DATABASE_URL=url)
+    assert ended.status == 1
+    assert "db1.example cannot be resolved: no name server answered within 10 s" in ended.output, ended.output
+    assert nobody in ended.output
+    assert ended.seconds < usual.seconds + (LOOK_UP + 5) * slowdown(), (usual, ended)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,7 @@ import pytest
 
 from mastosync_dagster_tests.silence.site import SYNC, make_site
 from mastosync_dagster_tests.support.network import Line
+from mastosync_dagster_tests.support.waiting import slowdown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,3 +36,4 @@ def test_a_narrow_line_is_not_taken_for_a_silent_one(tmp_path: Path) -> None:
         assert "time" not in ended.output
         # Both ways at once, and no byte of it twice.
         assert ended.seconds > LARGE_BYTES / 125_000
+        assert ended.seconds < 1.4 * LARGE_BYTES / 125_000 * slowdown()

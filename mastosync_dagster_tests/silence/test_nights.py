@@ -67,6 +67,17 @@ def test_a_night_becomes_a_run_while_a_host_is_silent(site: Site) -> None:
 
 
 @pytest.mark.silence
+def test_a_night_names_the_database_that_is_silent_behind_an_ssh_server_that_answers(site: Site) -> None:
+    with site.network.silent("db"):
+        ended = begin(site, "night6", **site.tunnel()).end(90)
+        most = SECONDS * slowdown()
+    requests, seconds = json.loads(ended.output.splitlines()[-1])
+    assert requests == 1, ended.output
+    assert f"answers, but the database at {site.database.host}:{site.database.port} does not" in ended.output
+    assert seconds < most, ended.output
+
+
+@pytest.mark.silence
 def test_a_night_becomes_a_run_when_a_query_falls_silent(site: Site) -> None:
     with site.connection() as locker:
         locker.autocommit = False
@@ -83,16 +94,17 @@ def test_a_night_becomes_a_run_when_a_query_falls_silent(site: Site) -> None:
 @pytest.mark.silence
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("what", [(), LARGE], ids=["silent", "nothing large gets through"])
-@pytest.mark.parametrize("host", ["db", "ssh", "s3a", "s3b"])
+@pytest.mark.parametrize("host", ["db", "ssh", "s3a", "s3b", "db behind ssh"])
 def test_a_run_that_nobody_waits_for_waits_for_a_host_that_is_silent_when_it_begins(
     site: Site, host: str, what: tuple[str, ...]
 ) -> None:
     """As it does in the middle: a night, a queued range. A command says at once what does not answer."""
     fresh = with_destination(site)
-    tunnel = site.tunnel() if host == "ssh" else {}
+    tunnel = site.tunnel() if "ssh" in host else {}
+    host = host.split(maxsplit=1)[0]
     with site.network.silent(host, *what):
         job = ("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes")
-        running = fresh.start(*job, home=f"begins-{host}-{len(what)}", **tunnel)
+        running = fresh.start(*job, home=f"begins-{host}-{len(tunnel)}-{len(what)}", **tunnel)
         said = running.wait_for("STEP_START")
         time.sleep(45)
     ended = running.end(200)

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 _CHUNK = 256
 
 
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """Yield a port that answers no attempt to connect: its queue is full, and the system drops what comes."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                stack.enter_context(socket.create_connection(address, timeout=0.5))
+        yield address[1]
+
+
 class Vanishing:
     """Passes connections on to a port of this machine, until it has passed on enough answers.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import paramiko
 import sshtunnel
 
-from mastosync_dagster.addresses import connect_first, look_up
+from mastosync_dagster.addresses import KnownAddresses, connect_first
 from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
@@ -33,6 +33,8 @@ _LOST_MILLISECONDS = 30_000
 _STOP_SECONDS = 1.0
 _ADMINISTRATIVELY_PROHIBITED = 1
 _POLL_SECONDS = 0.02
+_PROBE_SECONDS = 3.0
+"""How long an SSH server has to answer when a connection through it has failed, and the database behind it."""
 _INTERACTIVE = "keyboard-interactive"
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
@@ -70,6 +72,7 @@ class Tunnel:
 
     def __init__(self, settings: TunnelSettings) -> None:
         self._settings = settings
+        self._addresses = KnownAddresses()
         self._lock = threading.Lock()
         self._forwarder: _Forwarder | None = None
         self._port = 0
@@ -83,7 +86,7 @@ class Tunnel:
             return _LOOPBACK, self._port
 
     def _open(self) -> tuple[_Forwarder, int]:
-        forwarder = _Forwarder(self._settings)
+        forwarder = _Forwarder(self._settings, self._addresses)
         try:
             forwarder.start()
             port = forwarder.local_bind_port
@@ -103,11 +106,16 @@ class Tunnel:
         with self._lock:
             if self._forwarder is None or not self._forwarder.is_active:
                 return False
+            if not self._forwarder.answers():
+                self._close()
+                return False
             try:
                 self._forwarder.open_channel().close()
             except paramiko.ChannelException as error:
                 raise _forwarding_error(self._settings, error) from error
-            except (paramiko.SSHException, EOFError, OSError):
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                if self._forwarder.is_active:
+                    raise _silent_database_error(self._settings) from error
                 self._close()
                 return False
             return True
@@ -129,8 +137,9 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
     is_active: bool
     local_bind_port: int
 
-    def __init__(self, settings: TunnelSettings) -> None:
+    def __init__(self, settings: TunnelSettings, addresses: KnownAddresses) -> None:
         self._settings = settings
+        self._addresses = addresses
         super().__init__(
             ssh_address_or_host=(settings.host, settings.port),
             ssh_username=settings.user,
@@ -156,12 +165,22 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
             "direct-tcpip",
             dest_addr=(self._settings.remote_host, self._settings.remote_port),
             src_addr=(_LOOPBACK, 0),
-            timeout=self._settings.seconds,
+            timeout=_PROBE_SECONDS,
         )
+
+    def answers(self) -> bool:
+        """Return whether the SSH server still answers: to the request for a session, if only by refusing it."""
+        try:
+            self._transport.open_session(timeout=_PROBE_SECONDS).close()
+        except paramiko.ChannelException:
+            return True
+        except (paramiko.SSHException, EOFError, OSError):
+            return False
+        return True
 
     def _connect_to_gateway(self) -> None:
         """Connect in place of sshtunnel, which would swallow paramiko's errors but passes ConnectionFailedError on."""
-        self._transport: paramiko.Transport = _log_in(self._settings)
+        self._transport: paramiko.Transport = _log_in(self._settings, self._addresses)
 
 
 def _stop(forwarder: _Forwarder) -> None:
@@ -182,22 +201,23 @@ def _quiet_logger(name: str) -> logging.Logger:
     return logger
 
 
-def _log_in(settings: TunnelSettings) -> paramiko.Transport:
+def _log_in(settings: TunnelSettings, addresses: KnownAddresses) -> paramiko.Transport:
     """Connect to the SSH server, verify its key, and only then log in: with the key, else with the password."""
     known = _read_known_hosts(settings)
     key = _read_key(settings)
     if key is not None:
         try:
-            return _verified(settings, known, key)
+            return _verified(settings, _connect(settings, addresses), known, key)
         except _RefusedError:
             if settings.password is None:
                 raise
     # Over a new connection: some servers accept no second method after a refusal.
-    return _verified(settings, known, None)
+    return _verified(settings, _connect(settings, addresses), known, None)
 
 
-def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | None) -> paramiko.Transport:
-    connection = _connect(settings)
+def _verified(
+    settings: TunnelSettings, connection: socket.socket, known: KnownHost, key: paramiko.PKey | None
+) -> paramiko.Transport:
     transport = _Transport(connection)
     try:
         transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
@@ -223,9 +243,10 @@ def _verified(settings: TunnelSettings, known: KnownHost, key: paramiko.PKey | N
     return transport
 
 
-def _connect(settings: TunnelSettings) -> socket.socket:
+def _connect(settings: TunnelSettings, addresses: KnownAddresses) -> socket.socket:
     try:
-        _, connection = connect_first(look_up(settings.host, settings.port, settings.seconds), settings.seconds)
+        found = addresses.look_up(settings.host, settings.port, settings.seconds)
+        _, connection = connect_first(found, settings.seconds)
     except OSError as error:
         reason = error.strerror or error
         raise ConnectionFailedError(
@@ -366,4 +387,12 @@ def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException
     return ConnectionFailedError(
         f"The SSH server {settings.server} cannot reach the database at {settings.database}. DB_HOST and DB_PORT (or "
         "DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH server."
+    )
+
+
+def _silent_database_error(settings: TunnelSettings) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"The SSH server {settings.server} answers, but the database at {settings.database} does not answer it. "
+        "DB_HOST and DB_PORT (or DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the "
+        "SSH server."
     )
