@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo demo-ui test long lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers machines
+.PHONY: help demo demo-ui test long thorough lint format docs bench bench-growth lock release clean faults soak nights silence screenshots mutants containers model hosts bench-hosts pythons alerts servers machines
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,8 +36,11 @@ test: $(STAMP) ## Run the tests against real servers on this machine, but for th
 	$(BIN)/pytest --short -n 3 --dist worksteal
 
 # Four at a time, on two processors too: they wait for daemons and time limits.
-long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (twenty minutes)
-	$(BIN)/pytest -m long -n 4 --dist worksteal
+long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (a quarter of an hour)
+	$(BIN)/pytest -m "long and not thorough and not silence" -n 4 --dist worksteal
+
+thorough: $(STAMP) ## Run what `make long` leaves out: the other cases of its tests, and the slowest (a quarter of an hour)
+	$(BIN)/pytest -m thorough -n 4 --dist worksteal
 
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
 faults: $(STAMP) ## Try every fault of docs/reliability.md, and print a line for each
@@ -73,7 +76,7 @@ hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full d
 	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs
 
 alerts: $(STAMP) ## Let a real Prometheus and a real daemon send their alerts: killed, failing, terminated (a quarter of an hour)
-	$(BIN)/pytest mastosync_dagster_tests/integration -m alerts
+	$(BIN)/pytest mastosync_dagster_tests/integration -m alerts -n 4 --dist worksteal
 
 pythons: $(STAMP) ## Try a release, and each Python that is named: the wheel, a new user's way, tests (root, Docker, debootstrap)
 	$(BIN)/pytest mastosync_dagster_tests/integration -m pythons

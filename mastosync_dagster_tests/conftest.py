@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,8 +176,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--short", action="store_true", help="leave out what is marked as long")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tests: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        marker = cases[0].get_closest_marker("long")
+        assert marker is not None
+        few = marker.kwargs.get("cases", len(cases))
+        # From the first on, at equal distances: of each argument some values.
+        kept = {number * len(cases) // few for number in range(few)}
+        for number, case in enumerate(cases):
+            if number not in kept:
+                case.add_marker("thorough")
     if config.getoption("--short"):
-        long = [item for item in items if item.get_closest_marker("long") is not None]
+        long = [item for cases in tests.values() for item in cases]
         config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+        left_out = set(long)
+        items[:] = [item for item in items if item not in left_out]

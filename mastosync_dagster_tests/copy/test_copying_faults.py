@@ -71,7 +71,7 @@ def transfer(tmp_path: Path, source_bucket: Bucket, destination_bucket: Bucket) 
         yield faulty
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=4)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -100,7 +100,7 @@ def test_a_transient_fault_of_the_source_is_repeated(transfer: Faulty, fault: Fa
     assert transfer.at_destination.count(Kind.PUT) == 1
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -250,7 +250,7 @@ def test_a_large_object_is_read_on_from_where_it_broke(transfer: Faulty) -> None
     assert ranges[1] is not None
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=5)
 @pytest.mark.parametrize("single_put_mb", [0, 200], ids=["in parts", "streamed"])
 @pytest.mark.parametrize(
     "fault",
@@ -345,7 +345,7 @@ def test_one_key_whose_signature_a_server_computes_otherwise_fails_alone(transfe
     assert [one.reason for one in lines if one.reason] == [Reason.BAD_CREDENTIALS]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("at", ["source", "destination"])
 def test_a_server_that_throttles_gets_fewer_requests_at_once(transfer: Faulty, at: str) -> None:
     planned = [transfer.put(f"a/{number}", b"body") for number in range(200)]

@@ -154,7 +154,7 @@ def test_copy_then_switch(move: Move) -> None:
     _assert_moved(move)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_switch_then_copy(move: Move) -> None:
     mastodon, reader = move.mastodon, move.reader

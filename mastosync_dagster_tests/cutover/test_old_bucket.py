@@ -129,7 +129,7 @@ WRONG: list[tuple[Wrong, str]] = [
 ]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize(("wrong", "name"), WRONG)
 def test_it_says_yes_when_nothing_is_wrong_and_no_when_one_thing_is(switched: Copied, wrong: Wrong, name: str) -> None:
     with wrong(switched, Random(name)):

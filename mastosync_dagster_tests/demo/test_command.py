@@ -171,7 +171,7 @@ def test_the_demo_syncs_every_file_type_and_finds_all_as_expected(tmp_path: Path
             assert instance.get_materialized_partitions(dg.AssetKey(file_type)) == set(keys)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_the_ui_serves_until_ctrl_c_and_leaves_nothing(tmp_path: Path) -> None:
     with _demo(tmp_path, "--ui") as demo:
         line = demo.wait_for("is the Dagster UI")
@@ -200,7 +200,7 @@ def test_ctrl_c_while_the_instance_is_made_ends_all_processes(tmp_path: Path) ->
         assert demo.survivors() == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_sigterm_in_the_middle_of_a_run_ends_all_processes(tmp_path: Path) -> None:
     with _demo(tmp_path, "--ui") as demo:
         demo.wait_for("an instance")
@@ -213,7 +213,7 @@ def test_sigterm_in_the_middle_of_a_run_ends_all_processes(tmp_path: Path) -> No
         assert demo.survivors() == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_ctrl_c_at_any_time_while_the_servers_start_leaves_nothing(tmp_path: Path) -> None:
     for number, seconds in enumerate((0, 0.3, 0.6, 0.9, 1.2, 1.5)):
         folder = tmp_path / str(number)

@@ -134,7 +134,7 @@ def mastosync(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from mastosync_dagster.cli.main import main; main()", *arguments]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("command", [("status", "accounts"), ("ranges", "accounts"), ("sync", "accounts")])
 def test_a_command_calls_failed_what_died_without_a_daemon(
     some: Original, make_world: Callable[[Original], FaultyInstallation], tmp_path: Path, command: tuple[str, ...]
@@ -185,7 +185,7 @@ def cut_power_while_writing(pid: int, home: Path, dice: random.Random) -> bool:
     return False
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_history_that_a_power_cut_has_shortened_is_whole_and_goes_on(
     runs: Runs, destination_server: S3Server
 ) -> None:

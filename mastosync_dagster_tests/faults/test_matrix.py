@@ -28,7 +28,7 @@ def check(scenario: Scenario, world: FaultyInstallation, report: Callable[[objec
         assert verdict.unused == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_nothing_is_lost_under_a_mix_of_faults(
     some: Original, make_world: Callable[[Original], FaultyInstallation], report: Callable[[object], None]
 ) -> None:

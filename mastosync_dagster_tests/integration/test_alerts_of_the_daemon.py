@@ -172,7 +172,7 @@ def services(world: Installation, folder: Path, **settings: str) -> Iterator[Ser
         yield found
 
 
-@pytest.mark.long
+@pytest.mark.alerts
 def test_a_failed_night_and_a_killed_one_are_told_to_everybody_once(world: Installation, tmp_path: Path) -> None:
     folder, proxy = tmp_path / "made", world.destination_proxy
     with services(world, folder, DESTINATION_AWS_SECRET_ACCESS_KEY=WRONG) as found:

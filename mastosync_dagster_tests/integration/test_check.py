@@ -43,7 +43,7 @@ def test_a_destination_that_keeps_what_is_private_passes_and_nothing_stays_behin
     assert left_behind(world_with_acls) == frozenset()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize(
     "folder",
     ["", "media_attachments/files/", "cache/", "cache/media_attachments/files/", "media_attachments/thumb", "backups/"],
@@ -57,7 +57,7 @@ def test_a_policy_that_lets_everybody_read_what_is_private_fails(world_with_acls
     assert left_behind(world_with_acls) == frozenset()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-full-control"])
 def test_a_permission_that_is_not_public_waits_for_a_decision_about_what_is_private(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str

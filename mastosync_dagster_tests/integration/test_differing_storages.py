@@ -91,6 +91,7 @@ def copied(life: Life) -> tuple[Life, str]:
     return life, preview
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("size_known", "delays"), [(True, (1, 90)), (False, (30,))])
 def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_raw_upload(
@@ -168,6 +169,7 @@ def test_a_plan_from_before_a_conversion_at_the_new_storage_writes_nothing_over_
     assert [md5(body_of(new, key)) for key in keys] == [living.expected[key] for key in keys]
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("size_known", [True, False])
 def test_an_emoji_that_was_given_another_picture_after_the_switch_keeps_it(life: Life, *, size_known: bool) -> None:
     """``tootctl emojis import --overwrite`` keeps the file's name."""

@@ -151,7 +151,7 @@ def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(sett
     assert details(settled) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_week_apart_check_all(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

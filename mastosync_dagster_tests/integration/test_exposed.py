@@ -57,6 +57,7 @@ def there(world: Installation) -> frozenset[str]:
     return list_keys(world.destination.server, world.destination.name)
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("permission", ["public-read", "private", ""])
 def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
@@ -115,6 +116,7 @@ def test_so_is_one_whose_name_is_not_known_for_some_seconds(
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-read", "aws-exec-read"])
 def test_with_a_permission_that_is_not_public_private_objects_wait_for_a_decision(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
@@ -146,6 +148,7 @@ def suspend_somebody(world: Installation) -> None:
         connection.commit()
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("key", ["", NO_PROBES])
 def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied_again(
     synced_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, key: str
@@ -166,6 +169,7 @@ def test_an_acl_that_empties_objects_ends_the_run_and_what_was_emptied_is_copied
     assert world.compare(MEDIA).differences == ()
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(("permission", "style"), [("", ""), ("private", "*/original/")])
 def test_without_acls_a_bucket_that_becomes_public_later_ends_every_run(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str, style: str
@@ -243,6 +247,7 @@ def sync_while_all_becomes_private(
         return sync(world)
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("policy", ["", SMALL], ids=["for everything", "for a style"])
 def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_the_run(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, policy: str

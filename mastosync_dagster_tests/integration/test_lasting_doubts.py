@@ -141,7 +141,7 @@ def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("copy_private", ["true", "false"])
 def test_a_night_without_acls_forgets_nothing(
     settled: Installation, monkeypatch: pytest.MonkeyPatch, copy_private: str

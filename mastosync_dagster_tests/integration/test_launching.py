@@ -84,7 +84,7 @@ def test_dagster_job_execute_without_a_range_shows_no_stack() -> None:
         assert noise not in outcome.stdout + outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.usefixtures("instance")
 @pytest.mark.parametrize(
     ("words", "status", "says"),

@@ -55,6 +55,7 @@ def rows_read(world: Installation, at_least: int = 0) -> int:
         time.sleep(0.5)
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_few_changed_rows_of_many_cost_one_pass_and_two_requests_an_object(world: Installation) -> None:
     now = datetime.now(timezone.utc)

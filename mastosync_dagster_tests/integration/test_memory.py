@@ -31,6 +31,7 @@ THREADS = 16
 PEAK_MEGABYTES = 400
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_twenty_large_objects_with_sixteen_threads_stay_under_the_bound(
     database: PostgresServer, source_bucket: Bucket, destination_bucket: Bucket, tmp_path: Path

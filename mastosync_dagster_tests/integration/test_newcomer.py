@@ -76,7 +76,7 @@ def test_the_wheel_holds_what_an_installation_needs(wheel: Path) -> None:
         assert {info.date_time for info in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
 
 
-@pytest.mark.long
+@pytest.mark.pythons
 def test_a_commit_gives_the_same_files_wherever_and_whenever_it_is_built(tmp_path: Path) -> None:
     sums = []
     for name, umask in (("first", 0o022), ("second", 0o077)):

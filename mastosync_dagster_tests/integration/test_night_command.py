@@ -120,7 +120,7 @@ def test_a_night_whose_home_cannot_be_opened_says_so_by_an_alert(world: Installa
         assert monitor.paths == ["/fail"]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_night_waits_for_a_history_that_is_being_started_again(
     world: Installation, database: PostgresServer, tmp_path: Path
 ) -> None:

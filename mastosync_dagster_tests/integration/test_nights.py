@@ -22,6 +22,7 @@ pytestmark = pytest.mark.long
 NEW_ROWS = 12
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_ten_nights(life: Life) -> None:
     life.copy_everything()

@@ -380,7 +380,7 @@ DOUBTS = [
 ]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize("doubt", DOUBTS, ids=lambda doubt: doubt.name)
 def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeypatch: pytest.MonkeyPatch) -> None:
     add_orphans(synced)
@@ -391,7 +391,7 @@ def test_on_doubt_nothing_is_deleted(synced: Installation, doubt: Doubt, monkeyp
     assert synced.destination_proxy.count(Kind.DELETE) == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("after", [5_000, 20_000, 30_000])
 def test_when_the_database_vanishes_in_the_middle_nothing_is_deleted(
     synced: Installation, after: int, monkeypatch: pytest.MonkeyPatch

@@ -157,7 +157,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
     ensure_stopped_well(world, text, keys)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
     slow_down(world, 0.2)
     process = subprocess.Popen(
@@ -204,7 +204,7 @@ def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installa
     assert any(line.outcome is Outcome.COPIED for batch in store.read(manifest) for line in batch)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(
     "shell",
     ['"$@" > /dev/full', '"$@" >&- 2>&- <&-', '{ "$@"; echo $? > "$STATUS"; } | true; exit $(cat "$STATUS")'],

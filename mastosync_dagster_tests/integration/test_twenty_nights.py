@@ -34,7 +34,6 @@ from mastosync_dagster_tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.long
 
 START, SUCCESS, FAIL = "/start", "", "/fail"
 SCHEDULER, RETRIES = "SCHEDULER", "EVENT_LOG_CONSUMER_CURSOR-PIPELINE_FAILURE"
@@ -264,6 +263,7 @@ def scene(world: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scen
         yield Scene(world, living, monitor, stack)
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(1800)
 def test_a_monitor_gets_the_right_ping_of_each_of_twenty_nights(scene: Scene, report: Callable[[object], None]) -> None:
     wrong, before = [], scene.nights()

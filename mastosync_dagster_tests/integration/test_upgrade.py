@@ -157,6 +157,7 @@ query {
 """
 
 
+@pytest.mark.long(cases=0)
 def test_the_ui_shows_what_was_and_runs_what_was_not(old: Released) -> None:
     with dagster_ui(old.home, dict(os.environ), old.folder / "ui.log") as ui:
         web = Webserver(ui.url)

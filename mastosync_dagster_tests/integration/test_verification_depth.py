@@ -184,6 +184,7 @@ def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_an
     assert client.get_object(Bucket=bucket, Key=chosen.key)["Body"].read() == whole
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(240)
 def test_a_verification_costs_three_requests_for_a_thousand_keys_and_storage(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch

@@ -59,7 +59,7 @@ def shorten(world: Installation, *names: str, entries: int = 5) -> None:
         proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=3)
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
 @pytest.mark.parametrize("names", [("source",), ("destination",), ("source", "destination")], ids="+".join)

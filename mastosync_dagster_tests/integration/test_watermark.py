@@ -55,7 +55,7 @@ def set_database_clock(life: Life, ahead: timedelta) -> None:
     life.living.execute("UPDATE clock.ahead SET by = %(by)s", {"by": life.living.ahead + ahead})
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=4)
 @pytest.mark.parametrize("ahead", [YEAR, 2 * HOUR, -YEAR, -2 * HOUR])
 @pytest.mark.parametrize("whose", ["the database's", "this machine's", "the destination's"])
 def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose: str, ahead: timedelta) -> None:
@@ -373,7 +373,7 @@ def row_count(life: Life) -> int:
     return int(count)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize("timestamp", ["10000-01-01", "4714-11-24 BC", "infinity", "-infinity"])
 @pytest.mark.parametrize("column", ["created_at", "avatar_updated_at"])
 def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, timestamp: str) -> None:

@@ -66,7 +66,7 @@ def assert_not_done(world: Installation, result: dg.ExecuteInProcessResult) -> N
     assert not any(check.passed for check in result.get_asset_check_evaluations())
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("file_type", [FileType.MEDIA_ATTACHMENTS, FileType.SITE_UPLOADS, CARDS])
 def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: FileType

@@ -157,7 +157,7 @@ def test_no_proxy_of_the_environment_is_asked(web: Web, monkeypatch: pytest.Monk
     assert bytes(Fetcher(web.settings()).fetch(web.url("/good.png"), PICTURES, threading.Event()).body) == PNG
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @given(url=text(), then=text())
 @example("https://files.example:PORT/\r\nX: y", "\r\nX: y")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

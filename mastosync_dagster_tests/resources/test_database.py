@@ -332,7 +332,7 @@ def asking_for_the_password_in_clear() -> Iterator[tuple[int, list[bytes]]]:
 ELSEWHERE = "0.0.0.0"  # noqa: S104  (it leads to this machine, and does not look so)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=4)
 @pytest.mark.parametrize("sslmode", ["disable", "prefer"])
 @pytest.mark.parametrize(
     ("variables", "fields"),
@@ -366,7 +366,7 @@ def test_whoever_asks_for_the_password_in_clear_does_not_get_it_over_a_way_that_
         assert "Check DB_SSLMODE (or resources.mastodon_db.config.sslmode). It was not sent" in message
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ELSEWHERE])
 def test_an_admin_may_send_the_password_in_clear(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     with asking_for_the_password_in_clear() as (port, heard):

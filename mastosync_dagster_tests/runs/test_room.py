@@ -76,7 +76,7 @@ with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize(
     ("place", "options", "says"),
     [

@@ -21,12 +21,15 @@ from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.waiting import slowdown, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from mastosync_dagster.records.manifest import ManifestLine
 
 COMMAND = (*SYNC, "--concurrency", "1")
 SECONDS = 8.0
 """Seconds for what is in flight (1 s), for the manifest, for the history (3 s), and for the process to end."""
 AT_ONCE = 15.0
+IN_FLIGHT = 5
 DAEMON_IS_BUSY = 10.0
 """Seconds after which its threads have begun, and later wait for a silent history."""
 
@@ -97,6 +100,13 @@ def limit(seconds: float, before: float) -> float:
     return seconds * max(before, slowdown())
 
 
+def check_copied(site: Site, lines: Sequence[ManifestLine]) -> None:
+    """Fail if objects are recorded that have not arrived, or many have arrived that are not recorded."""
+    recorded = sum(line.outcome is Outcome.COPIED for line in lines)
+    # Of those that were in flight some have arrived, and their answers have not.
+    assert 0 <= site.copied() - recorded <= IN_FLIGHT, (site.copied(), recorded)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "number",
@@ -122,7 +132,7 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     assert "objects are copied and stay" in ended.output
     assert "Dagster's history does not answer" in ended.output
     lines = site.manifest(home)
-    assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
+    check_copied(fresh, lines)
     there = [line for line in lines if line.outcome is not Outcome.MISSING]
     assert len(there) == fresh.expected
 
@@ -266,4 +276,4 @@ def test_a_run_of_dagster_itself_ends_within_seconds_of_a_signal(site: Site, his
         most = limit(SECONDS, before)
     assert ended.seconds < most, (most, ended)
     lines = site.manifest(home)
-    assert sum(line.outcome is Outcome.COPIED for line in lines) == fresh.copied()
+    check_copied(fresh, lines)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class Installation:
     destination_proxy: Proxy
     dagster: dg.DagsterInstance
     environment: Mapping[str, str]
+    definitions: dg.Definitions = field(default_factory=build_definitions)
 
     def register(self, *file_types: FileType) -> dict[FileType, list[str]]:
         """Register ID ranges as ``mastosync ranges`` does, and return the new keys, or all if a sync was first."""
@@ -68,10 +69,8 @@ class Installation:
         self, job: str, partition: str | None = None, config: Mapping[str, object] | None = None
     ) -> dg.ExecuteInProcessResult:
         """Run a job in this process, recorded in the Dagster home."""
-        return (
-            build_definitions()
-            .resolve_job_def(job)
-            .execute_in_process(instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False)
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False
         )
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

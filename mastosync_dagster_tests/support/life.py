@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
-from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import read_manifest
 from mastosync_dagster.records.outcomes import Outcome
@@ -42,7 +41,6 @@ class Life:
     world: Installation
     living: LivingInstance
     set_rows_per_partition: Callable[[int], None]
-    definitions: dg.Definitions = field(default_factory=build_definitions)
     machine_ahead: timedelta = timedelta()
     destination_ahead: timedelta = timedelta()
 
@@ -64,7 +62,7 @@ class Life:
         if job == "sync_changes":
             ops: dict[str, Any] = config.setdefault("ops", {})  # type: ignore[assignment]  # a tree of dicts
             ops.setdefault("plan_changes", {}).setdefault("config", {}).setdefault("wait_seconds", 1)
-        return self.definitions.resolve_job_def(job).execute_in_process(
+        return self.world.definitions.resolve_job_def(job).execute_in_process(
             instance=self.world.dagster,
             partition_key=partition,
             run_config={**config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -94,11 +92,11 @@ class Life:
         """Evaluate the schedule, by default at the instance's own time."""
         with dg.build_schedule_context(
             instance=self.world.dagster,
-            repository_def=self.definitions.get_repository_def(),
+            repository_def=self.world.definitions.get_repository_def(),
             resources={"mastodon_db": MastodonDatabase()},
             scheduled_execution_time=now or self.living.now,
         ) as context:
-            return self.definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
+            return self.world.definitions.resolve_schedule_def("nightly_incremental").evaluate_tick(context)
 
     def _run_backfills(self, new: dict[FileType, list[str]]) -> None:
         """Run new ranges, as the daemon does with the backfills that the schedule has asked for."""
