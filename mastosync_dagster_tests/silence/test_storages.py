@@ -45,7 +45,7 @@ def far_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(far_site: Site) -> tuple[Site, Ended]:
+def usual_copy(far_site: Site) -> tuple[Site, Ended]:
     """A copy that nothing disturbs."""
     fresh, running = far_site.begin_copy(*COMMAND, home="far")
     return fresh, running.end()
@@ -68,21 +68,21 @@ def newest_counters(home: Path) -> Mapping[str, int]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_half_a_minute_of_silence_costs_no_object(far_site: Site, undisturbed: tuple[Site, Ended], host: str) -> None:
+def test_half_a_minute_of_silence_costs_no_object(far_site: Site, usual_copy: tuple[Site, Ended], host: str) -> None:
     fresh, running = far_site.begin_copy(*COMMAND, home=f"half-{host}")
     with fresh.network.silent(host):
         time.sleep(SILENT_SECONDS)
     ended = running.end()
     assert ended.status == 0, ended.output
     assert fresh.copied() == fresh.expected
-    usual = undisturbed[1].seconds * slowdown()
+    usual = usual_copy[1].seconds * slowdown()
     assert SILENT_SECONDS + ended.seconds < usual + LONGER_SECONDS, (usual, ended)
     assert ended.output.count("has fallen silent") == 1, ended.output
     assert ended.output.count("answers again") == 1, ended.output
 
 
-def test_a_far_and_lossy_line_costs_no_second_request(far_site: Site, undisturbed: tuple[Site, Ended]) -> None:
-    fresh, ended = undisturbed
+def test_a_far_and_lossy_line_costs_no_second_request(far_site: Site, usual_copy: tuple[Site, Ended]) -> None:
+    fresh, ended = usual_copy
     assert ended.status == 0, ended.output
     assert fresh.copied() == fresh.expected
     counters = newest_counters(far_site.home("far"))
