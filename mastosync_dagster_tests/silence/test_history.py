@@ -86,7 +86,7 @@ class History:
             yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this module
 def history(site: Site) -> Iterator[History]:
     site.network.add("history")
     with contextlib.ExitStack() as stack:
