@@ -34,6 +34,7 @@ pytestmark = pytest.mark.timeout(1500)
 SINCE_LAST = {"ops": {"plan_changes": {"config": {"changed_since": "last"}}}}
 START, FAIL = "/start", "/fail"
 PASSWORD, WRONG = "pa55-of-a-receiver", "wr0ng-secret-of-the-destination"
+QUOTED = "words-of-the-history"
 SECONDS = 400.0
 """More than two looks of the sensor that looks every four minutes."""
 FAILED, ENDED = dg.DagsterRunStatus.FAILURE, {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
@@ -217,9 +218,9 @@ def test_ticks_that_fail_are_told_to_everybody_once_and_so_is_a_night_that_is_te
         def failed() -> list[InstigatorTick]:
             return [tick for tick in found.ticks("nightly_incremental") if tick.status is TickStatus.FAILURE]
 
-        # The history takes no run. What it says of that is for nobody else.
+        # The history takes no run. What it says of that is for the daemon's log, and leaves the machine with no message.
         found.record(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'no more of {SECRET}'); END"
+            f"CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'no more of {QUOTED}'); END"
         )
         found.schedule("start")
         found.wait_for(lambda: bool(failed()))
@@ -247,4 +248,5 @@ def test_ticks_that_fail_are_told_to_everybody_once_and_so_is_a_night_that_is_te
         assert all("incremental failed at" in line for line in heard.texts()["webhook"].splitlines())
         assert heard.monitor.paths == [START, FAIL]
         assert "was ended before its time" in heard.monitor.requests[-1][2]
+        assert QUOTED not in heard.everything()
     found.check_secrets(folder)
