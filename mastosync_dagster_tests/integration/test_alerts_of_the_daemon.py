@@ -218,7 +218,7 @@ def test_ticks_that_fail_are_told_to_everybody_once_and_so_is_a_night_that_is_te
         def failed() -> list[InstigatorTick]:
             return [tick for tick in found.ticks("nightly_incremental") if tick.status is TickStatus.FAILURE]
 
-        # The history takes no run. What it says of that is for the daemon's log, and leaves the machine with no message.
+        # The history takes no run. What it says of that is for the daemon's log, and in no message.
         found.record(
             f"CREATE TRIGGER refuse BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'no more of {QUOTED}'); END"
         )
