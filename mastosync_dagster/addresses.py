@@ -28,11 +28,16 @@ _MOST_SECONDS = 10.0
 
 
 class LookUpError(OSError):
-    """A name cannot be resolved. The message says why."""
+    """A name cannot be resolved. The message says why.
 
-    def __init__(self, host: str, why: str) -> None:
+    Attributes:
+        unanswered: Nobody has said that the name has no address.
+    """
+
+    def __init__(self, host: str, why: str, *, unanswered: bool) -> None:
         super().__init__(f"the name {host} cannot be resolved: {why}")
         self.why = why
+        self.unanswered = unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
         LookUpError: There are none, or no name server answered in time.
     """
     found: list[Address] = []
-    why: list[str] = []
+    errors: list[LookUpError] = []
     done = threading.Event()
 
     def ask() -> None:
@@ -65,9 +70,10 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
             for family, _, _, _, sockaddr in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 found.append(Address(family, sockaddr))  # type: ignore[arg-type]  # of these two families
         except OSError as error:
-            why.append(error.strerror or str(error))
+            unanswered = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+            errors.append(LookUpError(host, error.strerror or str(error), unanswered=unanswered))
         except UnicodeError:
-            why.append("it is no host name")
+            errors.append(LookUpError(host, "it is no host name", unanswered=False))
         finally:
             done.set()
 
@@ -78,24 +84,25 @@ def look_up(host: str, port: int, seconds: float) -> list[Address]:
         threading.Thread(target=ask, name="look-up", daemon=True).start()
         seconds = max(0.0, min(seconds, _MOST_SECONDS))
         if not done.wait(seconds):
-            raise LookUpError(host, f"no name server answered within {seconds:.0f} s{_name_servers()}")
-    if why:
-        raise LookUpError(host, why[0])
+            why = f"no name server answered within {seconds:.0f} s{_name_servers()}"
+            raise LookUpError(host, why, unanswered=True)
+    if errors:
+        raise errors[0]
     return list(dict.fromkeys(found))
 
 
 class KnownAddresses:
-    """Looks names up; while none can be looked up, what was found before holds."""
+    """Looks names up; while no name server answers, what was found before holds."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int], list[Address]] = {}
 
     def look_up(self, host: str, port: int, seconds: float) -> list[Address]:
-        """Return the addresses of a host, as `look_up` does; a name that was never found raises what that does."""
+        """Return the addresses of a host, as `look_up` does; a name that is gone, or was never found, raises as it."""
         try:
             found = look_up(host, port, seconds)
-        except LookUpError:
-            if (host, port) not in self._found:
+        except LookUpError as error:
+            if not error.unanswered or (host, port) not in self._found:
                 raise
             return list(self._found[host, port])
         self._found[host, port] = list(found)

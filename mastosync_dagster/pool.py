@@ -67,12 +67,16 @@ class Pool:
             self._tasks.put(None)
 
     def submit(self, function: Callable[[_Thing], _Result], thing: _Thing) -> Future[_Result]:
-        """Have a thread call a function, unless `halt` is set before."""
+        """Have a thread call a function; once `halt` is set, the result is a CancelledError."""
         future: Future[_Result] = Future()
+        if self.halt.is_set():
+            future.set_exception(CancelledError())
+            return future
         self._tasks.put(partial(self._run, future, function, thing))
         if len(self._threads) < self._most:
-            self._threads.append(threading.Thread(target=self._work, name="pool", daemon=True))
-            self._threads[-1].start()
+            thread = threading.Thread(target=self._work, name="pool", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         return future
 
     def map(self, function: Callable[[_Thing], _Result], things: Iterable[_Thing]) -> list[_Result]:
@@ -99,6 +103,8 @@ class Pool:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
+            # While it waits for the next one, it keeps no result.
+            del task
 
     def _run(self, future: Future[_Result], function: Callable[[_Thing], _Result], thing: _Thing) -> None:
         if self.halt.is_set():
@@ -109,3 +115,5 @@ class Pool:
             future.set_result(function(thing))
         except BaseException as error:  # noqa: BLE001  (raised where the result is waited for)
             future.set_exception(error)
+            # The error's traceback knows this frame: a circle, while the collector may be switched off.
+            del self, future, function, thing

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
@@ -185,9 +187,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for cases in tests.values():
         marker = cases[0].get_closest_marker("long")
         assert marker is not None
-        few = marker.kwargs.get("cases", len(cases))
-        # From the first on, at equal distances: of each argument some values.
-        kept = {number * len(cases) // few for number in range(few)}
+        few = min(marker.kwargs.get("cases", len(cases)), len(cases))
+        # Cases lie like the squares of a board: steps that share no divisor with their number meet each row and column.
+        step = next(step for step in itertools.count(len(cases) // max(few, 1) + 1) if math.gcd(step, len(cases)) == 1)
+        kept = {number * step % len(cases) for number in range(few)}
         for number, case in enumerate(cases):
             if number not in kept:
                 case.add_marker("thorough")

@@ -56,6 +56,8 @@ def test_after_a_failure_nothing_further_is_started() -> None:
             pool.map(fail, range(100))
         with pytest.raises(CancelledError):
             pool.map(fail, range(100))
+    with pytest.raises(CancelledError):
+        pool.map(fail, [0])
     assert begun[:2] == [0, 1]
     assert len(begun) < 20
 

@@ -24,7 +24,8 @@ from mastosync_dagster.addresses import KnownAddresses, LookUpError, connect_fir
 from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
-from mastosync_dagster.mastodon.waits import LimitedConnection, limited
+from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, limited
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
@@ -194,9 +195,11 @@ class _Database:
                 ends: dict[str, str | int] = {"host": self.target.host, "hostaddr": address, "port": port}
                 return self._open(ends, through_tunnel=True)
             except psycopg2.Error as error:
-                # psycopg2's error is the same for a lost tunnel and for a database that hangs up: check the tunnel.
-                if tunnel.reaches_database() or last:
-                    raise self._failure(error) from None
+                failure = self._failure(error)
+                # What the database has answered itself needs no question, and once the time is over there is none.
+                # Otherwise psycopg2's error is the same for a lost tunnel and for a database that hangs up.
+                if failure.permanent or tunnel.reaches_database(silent=isinstance(error, SilentError)) or last:
+                    raise failure from None
         raise AssertionError  # the second attempt returns or raises
 
     def _check_time(self) -> None:
@@ -252,19 +255,20 @@ class _Database:
         return iter(())
 
     def _look_up(self, hosts: Sequence[str]) -> dict[str, list[Address]]:
-        """Return the addresses of the hosts that have some. Together they take little longer than one of them may."""
-        until = time.monotonic() + self._seconds
-        found: dict[str, list[Address]] = {}
-        failure: LookUpError | None = None
-        for host in hosts:
+        """Return the addresses of the hosts that have some: all are looked up at once."""
+
+        def look_up(host: str) -> list[Address] | LookUpError:
             try:
-                # The name servers that were silent about one name are silent about the next.
-                seconds = _ONE_OF_MANY_SECONDS if failure is not None else until - time.monotonic()
-                found[host] = self._known.look_up(host, self.target.port, seconds)
+                return self._known.look_up(host, self.target.port, self._seconds)
             except LookUpError as error:
-                failure = failure or error
-        if failure is not None and not found:
-            raise failure
+                return error
+
+        with Pool(len(hosts)) as pool:
+            answers = dict(zip(hosts, pool.map(look_up, hosts), strict=True))
+        found = {host: answer for host, answer in answers.items() if not isinstance(answer, LookUpError)}
+        for answer in answers.values():
+            if not found and isinstance(answer, LookUpError):
+                raise answer
         return found
 
     def _open(self, address: Mapping[str, str | int], *, through_tunnel: bool = False) -> Connection:

@@ -101,7 +101,7 @@ def test_so_is_one_whose_name_is_not_known_for_some_seconds(
 
     def look_up(host: str, port: int, seconds: float) -> list[Address]:
         if time.monotonic() < unknown_until:
-            raise LookUpError(host, "no name server answers")
+            raise LookUpError(host, "no name server answers", unanswered=True)
         return real_look_up(host, port, seconds)
 
     def probe(*arguments: Any, **named: Any) -> None:

@@ -30,6 +30,7 @@ SECONDS = 8.0
 """Seconds for what is in flight (1 s), for the manifest, for the history (3 s), and for the process to end."""
 AT_ONCE = 15.0
 IN_FLIGHT = 5
+"""At so many requests a second a run with the usual concurrency has no more of them in flight."""
 DAEMON_IS_BUSY = 10.0
 """Seconds after which its threads have begun, and later wait for a silent history."""
 
@@ -100,11 +101,11 @@ def limit(seconds: float, before: float) -> float:
     return seconds * max(before, slowdown())
 
 
-def check_copied(site: Site, lines: Sequence[ManifestLine]) -> None:
+def check_copied(site: Site, lines: Sequence[ManifestLine], in_flight: int) -> None:
     """Fail if objects are recorded that have not arrived, or many have arrived that are not recorded."""
     recorded = sum(line.outcome is Outcome.COPIED for line in lines)
     # Of those that were in flight some have arrived, and their answers have not.
-    assert 0 <= site.copied() - recorded <= IN_FLIGHT, (site.copied(), recorded)
+    assert 0 <= site.copied() - recorded <= in_flight, (site.copied(), recorded)
 
 
 @pytest.mark.long
@@ -132,7 +133,7 @@ def test_a_signal_ends_a_copy_although_the_history_is_silent(
     assert "objects are copied and stay" in ended.output
     assert "Dagster's history does not answer" in ended.output
     lines = site.manifest(home)
-    check_copied(fresh, lines)
+    check_copied(fresh, lines, 1)
     there = [line for line in lines if line.outcome is not Outcome.MISSING]
     assert len(there) == fresh.expected
 
@@ -276,4 +277,4 @@ def test_a_run_of_dagster_itself_ends_within_seconds_of_a_signal(site: Site, his
         most = limit(SECONDS, before)
     assert ended.seconds < most, (most, ended)
     lines = site.manifest(home)
-    check_copied(fresh, lines)
+    check_copied(fresh, lines, IN_FLIGHT)

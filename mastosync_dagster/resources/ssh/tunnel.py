@@ -34,7 +34,7 @@ _STOP_SECONDS = 1.0
 _ADMINISTRATIVELY_PROHIBITED = 1
 _POLL_SECONDS = 0.02
 _PROBE_SECONDS = 3.0
-"""How long an SSH server has to answer when a connection through it has failed, and the database behind it."""
+"""How long a database has to answer behind an SSH server that answers, once a connection to it has failed."""
 _INTERACTIVE = "keyboard-interactive"
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
@@ -98,27 +98,32 @@ class Tunnel:
             raise
         return forwarder, port
 
-    def reaches_database(self) -> bool:
+    def reaches_database(self, *, silent: bool) -> bool:
         """Return whether a connection through the tunnel works; close the tunnel if the SSH connection was lost.
 
-        If the SSH server refuses or fails to connect to the database, it raises ConnectionFailedError.
+        Args:
+            silent: A connection has waited for the database in vain, rather than been refused.
+
+        Raises:
+            ConnectionFailedError: The SSH server refuses or fails to connect to the database; or, if ``silent``, it
+                answers, and the database does not. The tunnel is closed, so that nothing waits in it.
         """
         with self._lock:
             if self._forwarder is None or not self._forwarder.is_active:
                 return False
-            if not self._forwarder.answers():
-                self._close()
-                return False
+            answers = self._forwarder.answers()
             try:
-                self._forwarder.open_channel().close()
+                if answers:
+                    self._forwarder.open_channel().close()
+                    return True
             except paramiko.ChannelException as error:
                 raise _forwarding_error(self._settings, error) from error
             except (paramiko.SSHException, EOFError, OSError) as error:
-                if self._forwarder.is_active:
+                if silent and self._forwarder.is_active:
+                    self._close()
                     raise _silent_database_error(self._settings) from error
-                self._close()
-                return False
-            return True
+            self._close()
+            return False
 
     def close(self) -> None:
         """Close the tunnel; connections through it end."""
@@ -165,13 +170,13 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # sshtunn
             "direct-tcpip",
             dest_addr=(self._settings.remote_host, self._settings.remote_port),
             src_addr=(_LOOPBACK, 0),
-            timeout=_PROBE_SECONDS,
+            timeout=min(_PROBE_SECONDS, self._settings.seconds),
         )
 
     def answers(self) -> bool:
         """Return whether the SSH server still answers: to the request for a session, if only by refusing it."""
         try:
-            self._transport.open_session(timeout=_PROBE_SECONDS).close()
+            self._transport.open_session(timeout=self._settings.seconds).close()
         except paramiko.ChannelException:
             return True
         except (paramiko.SSHException, EOFError, OSError):
