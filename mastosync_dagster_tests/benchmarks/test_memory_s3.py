@@ -182,7 +182,8 @@ def test_a_private_object_is_kept_from_those_who_do_not_sign_until_its_acl_is_ch
             with urllib.request.urlopen(f"{server.endpoint}/{BUCKET}/a") as answer:  # noqa: S310  (our own server)
                 return int(answer.status)
         except urllib.error.HTTPError as error:
-            return error.code
+            with error:
+                return error.code
 
     client.put_object(Bucket=BUCKET, Key="a", Body=b"body", ACL="private")
     assert (client.get_object_acl(Bucket=BUCKET, Key="a")["Grants"], status()) == ([], 403)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import uuid
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import urlopen
 
 import pytest
 
 from mastosync_dagster.demo.servers.start import S3Server, boto3_client
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.corners import Bucket
 from mastosync_dagster_tests.support.proxy import Kind, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, line
@@ -46,10 +43,8 @@ def transfer(tmp_path: Path, moto: S3Server, source_bucket: Bucket) -> Transfer:
 
 def readable_by_everybody(transfer: Transfer, key: str) -> bool:
     """GET the object without credentials."""
-    url = f"{transfer.destination.server.endpoint}/{transfer.destination.name}/{quote(key)}"
-    with contextlib.suppress(HTTPError), urlopen(url) as reply:  # noqa: S310  (a server of the test's own)
-        return bool(reply.status == HTTPStatus.OK)
-    return False
+    destination = transfer.destination
+    return anonymous_status(destination.server, destination.name, key) == HTTPStatus.OK
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ python3 -m venv /venv
 mkdir /copy && cd /copy
 # Without the package: the tests are those of the wheel.
 tar -C /project --exclude=./.venv --exclude=./.git --exclude=./mastosync_dagster -c . | tar -x
-/venv/bin/pytest -p no:cacheprovider -n 3 --dist worksteal -o timeout=600 $TESTS
+/venv/bin/pytest -p no:cacheprovider --tb=line -rfEs -n 3 --dist worksteal -o timeout=600 $TESTS
 """
 
 

@@ -97,7 +97,8 @@ class Webserver:
             with opener.open(request, timeout=60) as reply:
                 answer = json.load(reply)
         except urllib.error.HTTPError as refusal:
-            raise OSError(refusal.read().decode()[:4000]) from refusal
+            with refusal:
+                raise OSError(refusal.read().decode()[:4000]) from refusal
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
         return data
