@@ -58,5 +58,5 @@ def check_age(instance: dg.DagsterInstance, destination_id: str, limit: timedelt
 
 
 def _written(age: timedelta) -> str:
-    minutes = max(0, int(age.total_seconds())) // 60
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004  (an hour)
+    hours, minutes = divmod(max(0, int(age.total_seconds())) // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

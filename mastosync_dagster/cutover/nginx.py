@@ -124,7 +124,7 @@ def _resolver(given: str | None) -> str:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         raise NginxError(f"--resolver must be the IP address of a name server, such as {_STUB_RESOLVER}") from None
-    shown = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004  (IP's own number)
+    shown = f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
     return f"{shown}:{int(port)}" if port.isdecimal() else shown
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _READERS = 16
 _CLOCKS_DIFFER = timedelta(minutes=1)
+_SHOWN_AS_HOURS = 120
+"""From so many minutes on an age is shown in hours."""
 _SYNC = "mastosync sync {} --changed-since last"
 
 
@@ -114,7 +116,7 @@ def _last_delta(connection: Connection, tables: Sequence[TableProgress], max_age
 
 def _age(time: timedelta) -> str:
     minutes = max(0, round(time.total_seconds() / 60))
-    return f"{minutes:,} min" if minutes < 120 else f"{minutes / 60:,.0f} h"  # noqa: PLR2004  (two hours)
+    return f"{minutes:,} min" if minutes < _SHOWN_AS_HOURS else f"{minutes / 60:,.0f} h"
 
 
 def _processing(database: Database) -> Line:

@@ -12,7 +12,7 @@ from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync import clocks
-from mastosync_dagster_tests.support.acls import acl_server
+from mastosync_dagster_tests.support.acls import acl_server, let_everybody_read
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.life import Life
@@ -73,6 +73,15 @@ def world_with_acls(
         monkeypatch.setenv("DESTINATION_S3_PERMISSION", "public-read")
         monkeypatch.delenv("MASTOSYNC_COPY_PRIVATE")
         yield made
+
+
+@pytest.fixture
+def everybody_reads(world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str) -> Installation:
+    """The same, with a policy that lets everybody read, a permission of the test's own, and private objects wanted."""
+    let_everybody_read(world_with_acls.destination)
+    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
+    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    return world_with_acls
 
 
 @pytest.fixture

@@ -60,12 +60,9 @@ def there(world: Installation) -> frozenset[str]:
 @pytest.mark.long(cases=1)
 @pytest.mark.parametrize("permission", ["public-read", "private", ""])
 def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
-    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
+    everybody_reads: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
 ) -> None:
-    world = world_with_acls
-    let_everybody_read(world.destination)
-    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
-    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
+    world = everybody_reads
     message = failure_of(sync(world))
     assert "policy" in message
     assert ("DESTINATION_S3_PERMISSION" if permission == "public-read" else "MASTOSYNC_COPY_PRIVATE=true") in message

@@ -226,12 +226,8 @@ def test_of_what_the_source_has_lost_and_is_fetched_elsewhere_the_rows_say_who_m
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("permission", ["", "private", "public-read"])
 def test_nothing_that_is_private_at_the_source_goes_into_a_bucket_that_everybody_reads(
-    world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
+    everybody_reads: Installation,
 ) -> None:
-    world = world_with_acls
-    let_everybody_read(world.destination)
-    monkeypatch.setenv("DESTINATION_S3_PERMISSION", permission)
-    monkeypatch.setenv("MASTOSYNC_COPY_PRIVATE", "true")
-    message = failure_of(world.run("sync_media_attachments", media_range(world), AS_SOURCE))
-    assert "policy" in message
-    assert 200 not in {statuses(world.destination)[row_id] for row_id in (2, 4)}
+    result = everybody_reads.run("sync_media_attachments", media_range(everybody_reads), AS_SOURCE)
+    assert "policy" in failure_of(result)
+    assert 200 not in {statuses(everybody_reads.destination)[row_id] for row_id in (2, 4)}

@@ -35,6 +35,10 @@ _ADMINISTRATIVELY_PROHIBITED = 1
 _POLL_SECONDS = 0.02
 _PROBE_SECONDS = 3.0
 """How long a database has to answer behind an SSH server that answers, once a connection to it has failed."""
+_AS_SEEN = (
+    "DB_HOST and DB_PORT (or DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH"
+    " server."
+)
 _INTERACTIVE = "keyboard-interactive"
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
@@ -390,14 +394,12 @@ def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException
             permanent=True,
         )
     return ConnectionFailedError(
-        f"The SSH server {settings.server} cannot reach the database at {settings.database}. DB_HOST and DB_PORT (or "
-        "DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the SSH server."
+        f"The SSH server {settings.server} cannot reach the database at {settings.database}. {_AS_SEEN}"
     )
 
 
 def _silent_database_error(settings: TunnelSettings) -> ConnectionFailedError:
     return ConnectionFailedError(
         f"The SSH server {settings.server} answers, but the database at {settings.database} does not answer it. "
-        "DB_HOST and DB_PORT (or DATABASE_URL, or resources.mastodon_db.config.host and .port) are as seen from the "
-        "SSH server."
+        + _AS_SEEN
     )
