@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +52,21 @@ with MastodonDatabase().session(retry_first=True) as connect:
 """
 
 
+LOOK_UP_AGAIN = """
+import sys, time
+from pathlib import Path
+from mastosync_dagster.addresses import KnownAddresses, LookUpError
+known = KnownAddresses()
+print("found", known.look_up("host.example", 1, 10)[0].ip, flush=True)
+while not Path(sys.argv[1]).exists():
+    time.sleep(0.05)
+try:
+    print("found", known.look_up("host.example", 1, 10)[0].ip, flush=True)
+except LookUpError as error:
+    print("unanswered" if error.unanswered else "gone", flush=True)
+"""
+
+
 @pytest.fixture(autouse=True)
 def nobody(site: Site) -> Iterator[str]:
     """A name server whose packets vanish."""
@@ -58,6 +76,32 @@ def nobody(site: Site) -> Iterator[str]:
     with site.network.silent("ssh", "-d", f"{address.rpartition('.')[0]}.96/27"):
         yield address
     site.network.resolve("client", {})
+
+
+@contextlib.contextmanager
+def name_server_that_knows_nothing(site: Site) -> Iterator[None]:
+    """Run a name server on the database's host that says of each name that there is none (NXDOMAIN)."""
+    with site.network.inside("db"):
+        server = socket.socket(type=socket.SOCK_DGRAM)
+    server.bind((site.network.address("db"), 53))
+    server.settimeout(0.1)
+    done = threading.Event()
+
+    def answer() -> None:
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                question, client = server.recvfrom(512)
+                # The number of the question, "there is no such name", and the question.
+                server.sendto(question[:2] + b"\x81\x83" + question[4:6] + bytes(6) + question[12:], client)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        server.close()
 
 
 def names(site: Site) -> dict[str, str]:
@@ -144,6 +188,19 @@ def test_a_host_that_was_reached_is_reached_again_while_no_name_can_be_looked_up
     ended = running.end()
     assert ended.status == 0, ended.output
     assert LOOK_UP - 1 < float(ended.output.split()[-1]) < (LOOK_UP + 5) * slowdown(), ended.output
+
+
+def test_a_name_that_is_gone_is_not_reached_at_its_old_address(site: Site) -> None:
+    address = site.network.address("db")
+    site.network.resolve("client", {"host.example": [address]})
+    go_on = site.folder / "go-on-gone"
+    with name_server_that_knows_nothing(site):
+        running = site.start("python", "-c", LOOK_UP_AGAIN, str(go_on))
+        running.wait_for(f"found {address}")
+        site.network.resolve("client", {}, server=address)
+        go_on.touch()
+        ended = running.end()
+    assert ended.output.split() == ["gone"], ended.output
 
 
 def test_of_several_hosts_that_cannot_be_looked_up_the_first_is_named_in_time(site: Site, nobody: str) -> None:
