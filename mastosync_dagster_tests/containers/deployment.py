@@ -102,7 +102,7 @@ class Deployment:
         """
         words, variables = compose_command()
         if "compose.mastodon.yaml" not in line:
-            line = line.replace(_FILES, " -f ".join([_FILES, *self.files]))
+            line = line.replace(_FILES, " -f ".join([_FILES, *(name for name in self.files if name not in line)]))
         line = line.replace("docker compose ", shlex.join(words) + " ").replace(" exec ", " exec -T ")
         line = line.replace("/home/mastodon/live/", "")
         return execute(
