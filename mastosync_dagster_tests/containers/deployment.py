@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 NAME = "mastosync-test"
+KEPT = f"{NAME}:before"
+"""The image that is kept for the way back."""
 _NEEDED = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "dagster.yaml", "workspace.yaml")
 _FOLDERS = ("deploy", "mastosync_dagster")
 _FILES = "-f deploy/compose.yaml"
@@ -41,10 +43,10 @@ WITH_MASTODON = ("deploy/compose.mastodon.yaml",)
 
 
 def documented(section: str) -> list[str]:
-    """Return the commands of a section of docs/deploy.md, a line each."""
+    """Return the commands of a section of docs/deploy.md, a line each; those of its lists too."""
     text = (PROJECT / "docs" / "deploy.md").read_text()
     body = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return [line.strip() for line in re.findall(r"^ {4}(\S.*)$", body, re.MULTILINE)]
+    return [line.strip() for line in re.findall(r"^ {4}(?: {2})?(\S.*)$", body, re.MULTILINE)]
 
 
 def crash(container: str) -> None:
@@ -98,13 +100,15 @@ class Deployment:
         """Run a command of docs/deploy.md; return what it says.
 
         Word by word, but for the file of Mastodon's settings, which lies elsewhere; and each names both files, as the
-        page asks where the database is in a network of Docker. Where compose is no plugin, it is `docker-compose`.
+        page asks where the database is in a network of Docker. Where compose is no plugin, it is `docker-compose`. What
+        compose calls after the folder `deploy` and the default image have this deployment's name.
         """
         words, variables = compose_command()
         if "compose.mastodon.yaml" not in line:
             line = line.replace(_FILES, " -f ".join([_FILES, *(name for name in self.files if name not in line)]))
         line = line.replace("docker compose ", shlex.join(words) + " ").replace(" exec ", " exec -T ")
         line = line.replace("/home/mastodon/live/", "")
+        line = line.replace("-v deploy_", f"-v {NAME}_").replace(" mastosync:", f" {NAME}:")
         return execute(
             ["bash", "-euo", "pipefail", "-c", line],
             cwd=self.folder,
@@ -199,4 +203,4 @@ class Deployment:
     def remove(self) -> None:
         """Remove the containers, their volumes and their networks, and the image."""
         self.compose("down", "--volumes", "--timeout", "5", seconds=120)
-        docker("rmi", "--force", NAME)
+        docker("rmi", "--force", NAME, KEPT)

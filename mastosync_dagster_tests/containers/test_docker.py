@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster_tests.containers.conftest import SECTION
-from mastosync_dagster_tests.containers.deployment import documented
+from mastosync_dagster_tests.containers.deployment import NAME, documented
 from mastosync_dagster_tests.containers.engine import docker
 
 if TYPE_CHECKING:
@@ -120,12 +120,17 @@ def test_a_copy_waits_for_its_history(clean: Deployment) -> None:
     assert run.status == "SUCCESS"
 
 
-def test_an_upgrade_in_the_middle_of_a_backfill_fails_no_run(clean: Deployment) -> None:
+def test_a_stop_and_an_upgrade_in_the_middle_of_a_backfill_fail_no_run(clean: Deployment) -> None:
     partitions = ranges(clean)
     before = clean.container("code")
     # Each run lasts longer than most would wait for a container to stop.
     backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(3))
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
+    clean.compose("stop")
+    clean.compose("up", "-d")
+    clean.wait_until_healthy()
+    assert not all_succeeded(clean.webserver.runs_of_backfill(backfill), partitions)
+    clean.wait_for_runs(backfill, lambda runs: any(run.status == "STARTED" for run in runs))
     with (clean.folder / "mastosync_dagster" / "units.py").open("a") as file:
         file.write("# a new version\n")
     (upgrade,) = {line for line in documented(SECTION) if line.endswith("--build")}
@@ -137,3 +142,24 @@ def test_an_upgrade_in_the_middle_of_a_backfill_fails_no_run(clean: Deployment) 
     assert {run.status for run in runs} == {"SUCCESS"}
     assert len(runs) == len(partitions)
     check_equal(clean)
+
+
+def test_the_way_back_has_the_history_of_before_and_the_old_volumes(clean: Deployment) -> None:
+    lines = documented(SECTION)
+    begin = next(number for number, line in enumerate(lines) if line.startswith("docker tag"))
+    keep, (*back, owner) = lines[begin : begin + 2], lines[begin + 2 :]
+    before = clean.webserver.newest_run()
+    for line in keep:
+        clean.run_documented(line)
+    clean.run_documented("docker compose -f deploy/compose.yaml exec code mastosync sync --limit 1")
+    assert clean.webserver.newest_run() != before
+    for line in back:
+        clean.run_documented(line)
+    clean.wait_until_healthy()
+    assert clean.webserver.newest_run() == before
+    for folder in ("storage", "manifests"):
+        docker(
+            "run", "--rm", "--user", "0", "--entrypoint", "chown", "-v", f"{NAME}_{folder}:/old", NAME, "0:0", "/old"
+        )
+    clean.run_documented(owner)
+    clean.run_documented("docker compose -f deploy/compose.yaml exec code mastosync sync --limit 1")

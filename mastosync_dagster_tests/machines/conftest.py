@@ -51,6 +51,7 @@ def workers(
         "DAGSTER_PG_DB": history.database,
         "MASTOSYNC_MANIFESTS": str(home / "manifests"),
         "MASTOSYNC_ROWS_PER_PARTITION": str(_ROWS_PER_PARTITION),
+        "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "2",
     }
     settings = {"port: 5432": f"port: {history.port}", **HASTE}
     with (
