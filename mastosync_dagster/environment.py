@@ -136,6 +136,7 @@ _ALIKE = 0.75
 """From this share of common characters on, one name is taken for a misspelling of another."""
 _LARGEST_FILE = 2**20
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
+_OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -191,6 +192,15 @@ def allowed_names(own: Collection[str]) -> str:
     return " or ".join([*own, f"a name that begins with {SECRET_PREFIX}"])
 
 
+def _of_kubernetes(name: str, process: Mapping[str, str]) -> bool:
+    """Return whether Kubernetes has set a variable, as it does in every pod for each service beside it.
+
+    The service of our own code server is called mastosync: its variables are MASTOSYNC_SERVICE_HOST, MASTOSYNC_PORT, …
+    """
+    service = _OF_A_SERVICE.sub("", name)
+    return service != name and f"{service}_SERVICE_HOST" in process
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """The settings at the time they were read: the process's variables, which win over the known ones of the file.
@@ -218,7 +228,7 @@ class Environment:
         """Return what an admin should know: names that nothing reads, and odd lines of the file; a sentence each."""
         found = []
         for name in sorted({*self.process, *self.unknown}):
-            if may_be_named(name, _KNOWN):
+            if may_be_named(name, _KNOWN) or (name not in self.unknown and _of_kubernetes(name, self.process)):
                 continue
             own = name.upper().startswith(_OWN_PREFIXES)
             meant = _alike(name, _OWN)

@@ -71,8 +71,9 @@ def commands(text: str) -> Iterator[list[str]]:
         for piece in re.split(r"[|;>&]", re.sub(r"(^|\s)#\s.*", "", line)):
             words = piece.split()
             for number, word in enumerate(words[:-1]):
-                # Not where it is a user or a role: what follows there is no command and no option.
-                if re.fullmatch(r"(\S*/bin/)?mastosync", word) and re.match(r"(--)?[a-z]", words[number + 1]):
+                # Not where it is a user, a role or a release of Helm's: what follows there is no command and no option.
+                own = re.fullmatch(r"(\S*/bin/)?mastosync", word) and words[0] != "helm"
+                if own and re.match(r"(--)?[a-z]", words[number + 1]):
                     yield words[number + 1 :]
 
 

@@ -183,6 +183,19 @@ def test_names_of_other_programs_are_no_misspellings(tmp_path: Path) -> None:
     assert read(tmp_path, "\n".join(f"{name}=x" for name in mastodon)).remarks() == []
 
 
+def test_what_kubernetes_sets_for_a_service_is_no_misspelling(tmp_path: Path) -> None:
+    services = {"MASTOSYNC": 4000, "MASTOSYNC_DAGSTER_WEBSERVER": 3030}
+    ends = "SERVICE_HOST SERVICE_PORT SERVICE_PORT_GRPC PORT PORT_{0}_TCP PORT_{0}_TCP_PROTO PORT_{0}_TCP_ADDR"
+    variables = [f"{name}_{end.format(port)}" for name, port in services.items() for end in ends.split()]
+    assert read(tmp_path, "", **dict.fromkeys(variables, "x")).remarks() == []
+    (alone,) = read(tmp_path, "", MASTOSYNC_PORT="x").remarks()
+    (beside,) = read(tmp_path, "", MASTOSYNC_SERVICE_HOST="x", MASTOSYNC_COPY_PRIVAT="x").remarks()
+    (in_file,) = read(tmp_path, "MASTOSYNC_PORT=x", MASTOSYNC_SERVICE_HOST="x").remarks()
+    assert alone.startswith("MASTOSYNC_PORT is set")
+    assert beside.startswith("MASTOSYNC_COPY_PRIVAT is set")
+    assert in_file.startswith("line 1 of")
+
+
 def test_a_missing_variable_is_named_with_why_it_may_be_missing(tmp_path: Path) -> None:
     file = tmp_path / ".env.production"
     cases: list[tuple[str, dict[str, str], str]] = [
