@@ -172,7 +172,6 @@ def test_the_values_for_kubernetes_say_the_same_as_the_other_settings_but_for_wh
         backfill, night = settings["concurrency"]["runs"]["tag_concurrency_limits"]
         assert backfill.pop("limit") == at_once - 1
         assert night["limit"] == 1
-        assert settings["concurrency"]["pools"].pop("default_limit") == at_once
     assert pods == alone
 
 

@@ -52,7 +52,7 @@ def dagster_yaml(values: dict[str, Any], *, namespace: str = "media") -> dict[st
         "run_monitoring": snake_case(daemon["runMonitoring"]),
         "run_retries": snake_case(daemon["runRetries"]),
         **{section: snake_case(daemon[section]) for section in ("sensors", "schedules", "backfills")},
-        "concurrency": {section: snake_case(values["concurrency"][section]) for section in ("runs", "pools")},
+        "concurrency": {"runs": snake_case(values["concurrency"]["runs"])},
         "telemetry": values["telemetry"],
         "retention": snake_case(
             {key: snake_case(kept) for key, kept in values["retention"].items() if key != "enabled"}
