@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 from dagster._serdes import ConfigurableClassData
+from dagster_k8s import K8sRunLauncher
+from dagster_k8s.job import construct_dagster_k8s_job
 from jsonschema import Draft202012Validator
 
 from mastosync_dagster.installation.docker import FILES
@@ -199,13 +201,12 @@ def test_code_server_and_runs_have_the_same_settings_in_kubernetes_and_runs_a_me
 def test_dagster_makes_a_job_for_kubernetes_of_what_the_chart_makes_of_the_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    dagster_k8s = pytest.importorskip("dagster_k8s", reason="no dagster-k8s: pip install 'mastosync-dagster[k8s]'")
     monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
     config = dagster_yaml(merged(CHART["defaults"], values_for_kubernetes()))["run_launcher"]["config"]
     launcher = ConfigurableClassData("dagster_k8s", "K8sRunLauncher", yaml.safe_dump(config)).rehydrate()
-    assert isinstance(launcher, dagster_k8s.K8sRunLauncher)
+    assert isinstance(launcher, K8sRunLauncher)
     context = launcher.get_container_context_for_run(dg.DagsterRun(job_name="sync"))
-    made = dagster_k8s.job.construct_dagster_k8s_job(
+    made = construct_dagster_k8s_job(
         context.get_k8s_job_config(job_image="image", run_launcher=launcher),
         args=["dagster"],
         job_name="sync",
