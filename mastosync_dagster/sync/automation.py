@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.tags import RETRY_NUMBER_TAG  # Dagster's mark on a run that it starts again by itself
 from dagster._utils.schedules import (
     is_valid_cron_schedule,  # what a schedule's definition checks, and fails by
     schedule_execution_time_iterator,
@@ -36,6 +37,7 @@ NEW_RANGE_TAGS = {NIGHT: _RANGE}
 """The tags of a night's backfills, and of their runs."""
 # Without runs that could not be launched: nothing ever ends them.
 _UNFINISHED = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS]
+_NOT_BEGUN = frozenset({dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING})
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,13 @@ def _unfinished(context: dg.ScheduleEvaluationContext, nightly: Nightly) -> str 
     # A run whose process has died would be the last night of all.
     close_dead_runs(context.instance)
     filters = dg.RunsFilter(statuses=_UNFINISHED, tags={NIGHT: [_CHANGES, _RANGE]})
-    oldest = next(iter(context.instance.get_run_records(filters, limit=1, ascending=True)), None)
+    records = context.instance.get_run_records(filters, ascending=True)
+    oldest = next((record for record in records if not _gives_way(record.dagster_run)), None)
     if oldest is None:
+        for record in records:
+            # That of a new ID range keeps its turn: no night takes its rows.
+            if record.dagster_run.tags[NIGHT] == _CHANGES:
+                context.instance.report_run_canceled(record.dagster_run, "The next night takes what it was to take.")
         return None
     run = oldest.dagster_run
     text = (
@@ -133,6 +140,15 @@ def _unfinished(context: dg.ScheduleEvaluationContext, nightly: Nightly) -> str 
         # A tick that fails sends an alert; one that is skipped tells nobody.
         raise dg.Failure(f"{text} No night can begin: look at the run, and terminate it if it does nothing.")
     return text
+
+
+def _gives_way(run: dg.DagsterRun) -> bool:
+    """Return whether a run of an earlier night holds up no other: it is started again by Dagster, and waits.
+
+    Where no worker takes it, Dagster starts it again and again, which would take days. The run before it has failed,
+    and that has sent the alert.
+    """
+    return RETRY_NUMBER_TAG in run.tags and run.status in _NOT_BEGUN
 
 
 def new_ranges(jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:

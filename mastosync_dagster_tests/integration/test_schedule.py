@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import ScheduleExecutionError
 from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.environment import Environment, SettingsError
@@ -89,6 +90,55 @@ def test_a_run_that_never_ends_is_a_failed_tick_from_the_second_night_on_and_so_
     text = str(caught.value.__cause__)
     assert f"{run.run_id} of sync_changes is started since" in text
     assert "terminate it" in text
+
+
+RETRY = {"dagster/retry_number": "1"}
+"""The tag that Dagster gives a run which it starts again by itself."""
+ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", 1), "here"), "sync_changes")
+"""Without one, Dagster has no run that waits in the queue."""
+
+
+def add_run(life: Life, status: dg.DagsterRunStatus, tags: dict[str, str]) -> dg.DagsterRun:
+    run = dg.DagsterRun("sync_changes", str(uuid.uuid4()), status=status, tags=tags, remote_job_origin=ORIGIN)
+    life.world.dagster.add_run(run)
+    return run
+
+
+def status_of(life: Life, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    found = life.world.dagster.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status
+
+
+@pytest.mark.parametrize(
+    ("night", "status", "becomes"),
+    [
+        ("changes", dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.CANCELED),
+        ("changes", dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELED),
+        # No night takes the rows of a new ID range.
+        ("range", dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.QUEUED),
+        ("range", dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTING),
+    ],
+)
+def test_what_dagster_starts_again_and_no_worker_has_begun_holds_up_no_night(
+    life: Life, night: str, status: dg.DagsterRunStatus, becomes: dg.DagsterRunStatus
+) -> None:
+    again = add_run(life, status, {NIGHT: night, **RETRY})
+    # Another run of the night before is executed: this night is skipped, and so takes nothing from the first one.
+    going_on = add_run(life, dg.DagsterRunStatus.STARTED, {NIGHT: "range", **RETRY})
+    assert going_on.run_id in (life.tick().skip_message or "")
+    assert status_of(life, again) is status
+
+    life.world.dagster.report_run_failed(going_on)
+    assert life.tick().run_requests
+    assert status_of(life, again) is becomes
+
+
+def test_a_run_that_an_admin_executes_again_is_not_cancelled_by_the_night(life: Life) -> None:
+    tags = {NIGHT: "changes", "dagster/parent_run_id": str(uuid.uuid4())}
+    again = add_run(life, dg.DagsterRunStatus.QUEUED, tags)
+    assert again.run_id in (life.tick().skip_message or "")
+    assert status_of(life, again) is dg.DagsterRunStatus.QUEUED
 
 
 def test_a_night_whose_process_has_died_is_ended_and_the_next_one_begins(life: Life) -> None:

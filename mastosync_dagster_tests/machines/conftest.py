@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import psycopg2
 import pytest
+import yaml
 
 from mastosync_dagster.demo.instance.load import build
-from mastosync_dagster_tests.machines.farm import Farm, farm
+from mastosync_dagster_tests.machines.farm import PROJECT, Farm, farm
 from mastosync_dagster_tests.support.corners import create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.installation import ROWS, environment_for
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
-from mastosync_dagster_tests.support.redis_server import redis_server
+from mastosync_dagster_tests.support.redis_server import RedisServer, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
@@ -26,6 +29,29 @@ HASTE = {
     "dequeue_interval_seconds: 5": "dequeue_interval_seconds: 1",
 }
 """Of dagster.yaml, so that what takes a minute and a half takes half a minute: `hasty_worker` does the rest."""
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A broker, which CELERY_BROKER names."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with redis_server(folder) as made:
+        monkeypatch.setenv("CELERY_BROKER", made.url)
+        yield made
+
+
+@pytest.fixture
+def shipped_home(broker: RedisServer, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance with the dagster.yaml that is shipped, but for its history, which is SQLite."""
+    settings = yaml.safe_load((PROJECT / "deploy" / "celery" / "dagster.yaml").read_text())
+    del settings["storage"]
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    assert broker.client.ping()
+    with dg.DagsterInstance.from_config(str(folder)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.launcher.base import WorkerStatus
+from dagster._daemon.monitoring import run_monitoring
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from mastosync_dagster.machines import launcher as launcher_module
 from mastosync_dagster.machines.execution import execute
 from mastosync_dagster.machines.launcher import WatchfulCeleryRunLauncher
 from mastosync_dagster.machines.leases import Leases
+from mastosync_dagster.runs.dead_runs import close_dead_runs
+from mastosync_dagster.runs.run_lock import PROCESS_TAG
 from mastosync_dagster.runs.watermarks import NIGHT
 from mastosync_dagster.sync import automation
-from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS, RedisServer, redis_server
+from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS
 from mastosync_dagster_tests.support.run_processes import run_process, some_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mastosync_dagster_tests.support.redis_server import RedisServer
 
 pytestmark = NEEDS_REDIS
 
@@ -33,15 +41,6 @@ run_launcher:
   config: {broker: {env: CELERY_BROKER}}
 run_retries: {enabled: true, max_retries: 3}
 """
-
-
-@pytest.fixture
-def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    with redis_server(folder) as made:
-        monkeypatch.setenv("CELERY_BROKER", made.url)
-        yield made
 
 
 @pytest.fixture
@@ -116,6 +115,31 @@ def test_a_run_of_the_command_line_is_known_by_its_process(home: dg.DagsterInsta
         process.kill()
         process.wait()
     assert launcher(home).check_run_worker_health(reloaded(home, run)).status is WorkerStatus.FAILED
+
+
+def test_a_run_of_the_command_line_of_another_machine_goes_on_until_somebody_terminates_it(
+    home: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = home.create_run_for_job(some_job)
+    home.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_START.value, job_name=run.job_name), run.run_id)
+    # Whether its process lives is known where its lock is.
+    home.add_run_tags(run.run_id, {PROCESS_TAG: run.run_id})
+    assert launcher(home).check_run_worker_health(reloaded(home, run)).status is WorkerStatus.RUNNING
+    close_dead_runs(home)
+    assert launcher(home).terminate(run.run_id)
+
+    def look_after(seconds: float) -> dg.DagsterRunStatus:
+        """Do what run monitoring does so many seconds later."""
+        record = home.get_run_record_by_id(run.run_id)
+        assert record is not None
+        now = time.time() + seconds
+        with monkeypatch.context() as patch:
+            patch.setattr(run_monitoring, "time", SimpleNamespace(time=lambda: now))
+            run_monitoring.monitor_canceling_run(home, record, logging.getLogger())
+        return reloaded(home, run).status
+
+    assert look_after(120) is dg.DagsterRunStatus.CANCELING
+    assert look_after(181) is dg.DagsterRunStatus.CANCELED
 
 
 def test_what_is_terminated_before_a_worker_begins_is_cancelled_at_once(home: dg.DagsterInstance) -> None:

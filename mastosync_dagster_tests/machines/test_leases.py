@@ -15,18 +15,13 @@ import redis
 
 from mastosync_dagster.environment import SettingsError
 from mastosync_dagster.machines.leases import Leases
-from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS, RedisServer, redis_server
+from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[RedisServer]:
-    with redis_server(tmp_path) as made:
-        yield made
+    from mastosync_dagster_tests.support.redis_server import RedisServer
 
 
 @pytest.mark.long
