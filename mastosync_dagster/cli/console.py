@@ -108,9 +108,12 @@ def _cost(estimate: Estimate) -> str:
     absent = [option for option, name in (("--from", estimate.source), ("--to", estimate.destination)) if name is None]
     if len(absent) > 1:
         return "not known: name the providers with --from and --to, and prices of your own with --prices"
-    known = f"{estimate.dollars:,.2f} US dollars for the copy, {estimate.dollars_a_month:,.2f} a month to keep it"
-    names = f"{estimate.source or 'no prices'} to {estimate.destination or 'no prices'}"
-    return f"{known}, from {names}" + (f"; {absent[0]} names the other provider" if absent else "")
+    copied, kept = f"{estimate.dollars:,.2f} US dollars", f"{estimate.dollars_a_month:,.2f} a month to keep it"
+    if estimate.destination is None:
+        return f"{copied} for reading from {estimate.source}; what writing and keeping it costs, --to says"
+    if estimate.source is None:
+        return f"{copied} for writing to {estimate.destination}, {kept}; what reading it costs, --from says"
+    return f"{copied} for the copy, {kept}, from {estimate.source} to {estimate.destination}"
 
 
 def _rate(estimate: Estimate) -> str:

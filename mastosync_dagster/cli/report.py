@@ -22,7 +22,7 @@ from mastosync_dagster.process import limit_malloc_arenas
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, Remedies
+from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, RAILS_RUNNER, Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
@@ -170,7 +170,7 @@ class _Table:
                     f"\n{rows:,} rows of {name} have lost files of other servers. All of them at once, on Mastodon's"
                     f" machine, beside missing.csv:\n"
                     f"    mastosync report {name} --outcome missing --format csv > missing.csv\n"
-                    f"    RAILS_ENV=production bin/rails runner {quote(ALL_AT_ONCE[name])}\n"
+                    f"    {RAILS_RUNNER} {quote(ALL_AT_ONCE[name])}\n"
                 )
         for name, total in totals.items():
             if total.left_out:

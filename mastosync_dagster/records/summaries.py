@@ -206,7 +206,7 @@ def failure_text(summary: Summary, stopped: str | None) -> str:
     reasons = ", ".join(f"{count:,} {reason.value}" for reason, count in total.reasons.most_common())
     text = (
         f"{failed:,} of {total.objects:,} objects failed ({reasons}); {total.outcomes[Outcome.COPIED]:,} were copied"
-        " and stay, a further run of the same range takes the rest"
+        " and stay, a further run takes the rest"
     )
     if total.reasons[Reason.PRIVATE_NOT_COPIED]:
         text += (

@@ -38,6 +38,7 @@ CARD = "Mastodon fetches it again when the link is posted again, two weeks after
 REMOTE = "of another server: tootctl can fetch it again; if the database is reachable, this report prints the command"
 UNKNOWN = "not known whether it is of another server; if the database is reachable, this report shows it"
 
+RAILS_RUNNER = "RAILS_ENV=production bin/rails runner"
 MADE_AGAIN = "Mastodon makes it from its original, which is there"
 UNAVAILABLE = "its server has not answered Mastodon for a week: nothing can fetch it unless it comes back"
 
@@ -187,7 +188,7 @@ def _of_local(table: str, line: ManifestLine, page: _Page) -> Remedy:
     if style == "original" or original_lost or table not in _MODELS:
         return Remedy(line, remote=False, command=None, words=_lost_words(table))
     ruby = f'{_MODELS[table]}.find({line.row_id}).{attachment}.reprocess!("{style}")'
-    return Remedy(line, remote=False, command=f"bin/rails runner {quote(ruby)}", words=MADE_AGAIN)
+    return Remedy(line, remote=False, command=f"{RAILS_RUNNER} {quote(ruby)}", words=MADE_AGAIN)
 
 
 def _is_lost(line: ManifestLine) -> bool:

@@ -37,7 +37,9 @@ def setting(name: str, default: object, description: str, otherwise: str = "", *
     ``otherwise`` is what the default is called in the description, where its own text does not say it.
     """
     shown = otherwise or (default.value if isinstance(default, Enum) else str(default).lower())
-    text = f"{description} Unset: {RUN[name]}, else {shown}."
+    # The launchpad shows a setting whose default is None as null.
+    unset = "Unset or null" if default is None else "Unset"
+    text = f"{description} {unset}: {RUN[name]}, else {shown}."
     finite = {"allow_inf_nan": False} if "gt" in bounds else {}
     # A factory: Dagster puts a plain default into the config of each run, and it would count as set there.
     return Field(default_factory=lambda: default, description=text, **bounds, **finite)  # type: ignore[call-overload]  # bounds
@@ -92,14 +94,14 @@ class PolicyConfig(RunConfig):
     local_only: bool | None = Field(
         default=None,
         description="true: only local files, none of other servers'. false: all, whatever the installation's variables"
-        f" are. None: {LOCAL_ONLY}. {_UNSET}",
+        f" are. Unset or null: {LOCAL_ONLY}. {_UNSET}",
     )
     remote_days: int | None = Field(
         default=None,
         ge=1,
         le=36_500,
         description="Of other servers' files only attachments and preview cards of the last so many days, as tootctl"
-        f" media remove --days counts them. None: {REMOTE_DAYS}. {_UNSET}",
+        f" media remove --days counts them. Unset or null: {REMOTE_DAYS}. {_UNSET}",
     )
     remote: dict[str, str] = Field(
         default={},

@@ -42,7 +42,7 @@ class RunContext:
     source_bucket: S3Bucket | None
     destination_bucket: S3Bucket
     progress: ProgressReporter
-    log_event: Callable[[dg.AssetMaterialization | dg.AssetCheckEvaluation], None]
+    log_event: Callable[[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation], None]
 
     @classmethod
     def of(

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from mastosync_dagster.runs.config import RunConfig, setting
-from mastosync_dagster.runs.watermarks import furthest_runs, materializations
+from mastosync_dagster.runs.watermarks import failures, furthest_runs, materializations
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0
@@ -72,7 +72,7 @@ def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
     """Return the runs whose records are still read, however old they are.
 
     These are the newest of each job and partition, whatever their outcome; those of the latest materializations, which
-    show what is done; and those from which incremental runs know where to go on.
+    show what is done, and of what has failed since; and those from which incremental runs know where to go on.
     """
     kept = furthest_runs(instance)
     newest: set[tuple[object, ...]] = set()
@@ -86,6 +86,7 @@ def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
     for key in instance.get_asset_keys():
         latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
         kept |= {found.run_id for found in materializations(instance, key, list(latest.values()))}
+        kept |= {found.run_id for found in failures(instance, key)}
         event = instance.get_latest_materialization_event(key)
         if event is not None:
             kept.add(event.run_id)

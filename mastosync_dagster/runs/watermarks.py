@@ -91,7 +91,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class RangeRead:
-    """The latest materialization of an ID range: when its run read the database, and the numbers of its metadata.
+    """The latest run of an ID range on record: when it read the database, and the numbers of its metadata.
 
     `rule`: which remote rows the run wanted.
     """
@@ -203,21 +203,51 @@ def range_reads(
 
     Without those whose runs wanted less than what is ``wanted``; None: whatever they wanted.
     """
+    keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
     asset = dg.AssetKey(file_type.value)
     latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    events = materializations(instance, asset, [latest[key] for key in latest.keys() & keys])
+    reads = _range_reads(events, destination_id)
+    return {key: read for key, read in reads.items() if wanted is None or wanted.is_covered(read.rule, read.read_at)}
+
+
+def failed_reads(instance: DagsterInstance, file_type: FileType, destination_id: str) -> dict[str, RangeRead]:
+    """Return the latest run of each registered range in which, going to a destination, objects have failed.
+
+    Ranges that have been materialized since are none of these.
+    """
     keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
+    reads = _range_reads(failures(instance, dg.AssetKey(file_type.value)), destination_id)
+    return {key: read for key, read in reads.items() if key in keys}
+
+
+def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[EventLogRecord]:
+    """Yield the newest observation of each range of an asset that has not been materialized since.
+
+    A run observes a range where objects of it have failed, in the place of a materialization (`sync.events`).
+    """
+    done, failed = (
+        instance.get_latest_storage_id_by_partition(asset, kind)
+        for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION)
+    )
+    ids = [number for key, number in failed.items() if number > done.get(key, 0)]
+    for start in range(0, len(ids), _PAGE):
+        page = dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + _PAGE])
+        yield from instance.fetch_observations(page, limit=_PAGE).records
+
+
+def _range_reads(records: Iterable[EventLogRecord], destination_id: str) -> dict[str, RangeRead]:
+    """Return what the events of ranges say whose runs went to a destination, by partition key."""
     found = {}
-    for record in materializations(instance, asset, [latest[key] for key in latest.keys() & keys]):
-        event = record.asset_materialization
+    for record in records:
+        event = record.asset_materialization or record.asset_observation
         if event is None or event.partition is None:
             continue
         values = with_counters({name: value.value for name, value in event.metadata.items()})
         read_at, written = values.get(READ_AT), values.get(DESTINATION)
         if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            read = RangeRead(_utc(read_at), record.run_id, numbers, _rule(values))
-            if wanted is None or wanted.is_covered(read.rule, read.read_at):
-                found[event.partition] = read
+            found[event.partition] = RangeRead(_utc(read_at), record.run_id, numbers, _rule(values))
     return found
 
 

@@ -25,12 +25,13 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
-from mastosync_dagster.runs.watermarks import DATABASE_BYTES, believable, range_reads, verified_numbers
+from mastosync_dagster.runs.watermarks import DATABASE_BYTES, believable, failed_reads, range_reads, verified_numbers
 from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import checked_history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.runs.doubt_lists import Doubts
@@ -48,7 +49,7 @@ class Status:
     Attributes:
         ranges: Registered ID ranges, each of which counts as exactly one of the next four.
         materialized: Their last run succeeded.
-        failed: Their last run failed.
+        failed: Their last run failed, or objects of theirs in the last run over whole tables.
         running: A run is under way or queued.
         not_run: No run, or none into this destination that wanted as much as the policy does.
         narrower: Of these, the ones whose last run into this destination wanted less.
@@ -137,7 +138,8 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     narrower = every_read.keys() - reads.keys()
     known, restored = history.watermark(file_type), file_type in history.restored
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
-    counts = _by_state(instance, file_type, ranges, reads)
+    in_part = failed_reads(instance, file_type, destination_id)
+    counts = _by_state(instance, file_type, ranges, reads.keys(), in_part.keys())
     reads = {} if restored else reads
     taken, untaken = _taken_and_untaken(ranges, reads, None if restored else known)
     size_taken = subset_size(database, file_type.value, taken, known.timestamp if known else None, window)
@@ -194,13 +196,17 @@ def _taken_and_untaken(
 
 
 def _by_state(
-    instance: dg.DagsterInstance, file_type: FileType, ranges: Sequence[IdRange], reads: Mapping[str, RangeRead]
+    instance: dg.DagsterInstance,
+    file_type: FileType,
+    ranges: Sequence[IdRange],
+    read: AbstractSet[str],
+    failed: AbstractSet[str],
 ) -> dict[str, int]:
     """Count the ranges by the state of their last run, under the names of `Status`."""
     partitions = _partition_statuses(instance, file_type, ranges)
     counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
-    for ids in ranges:
-        counts[_kind(partitions.get(range_key(ids)), read=range_key(ids) in reads)] += 1
+    for key in map(range_key, ranges):
+        counts[_kind(partitions.get(key), read=key in read, failed=key in failed)] += 1
     return counts
 
 
@@ -223,10 +229,11 @@ def _partition_statuses(
     return found or {}
 
 
-def _kind(status: dg.AssetPartitionStatus | None, *, read: bool) -> str:
+def _kind(status: dg.AssetPartitionStatus | None, *, read: bool, failed: bool) -> str:
     if status is dg.AssetPartitionStatus.IN_PROGRESS:
         return "running"
-    if status is dg.AssetPartitionStatus.FAILED:
+    # The asset's page shows a range as failed by runs of its own alone.
+    if failed or status is dg.AssetPartitionStatus.FAILED:
         return "failed"
     return "materialized" if read else "not_run"
 

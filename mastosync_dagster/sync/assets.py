@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mastosync_dagster.alerts.nights import announce_failed_night, announce_good_night
-from mastosync_dagster.ranges.checks import range_check
+from mastosync_dagster.ranges.checks import SEE_EACH, range_check
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import CHECK_NAME
 from mastosync_dagster.runs.watermarks import REPLICA
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "copy"
 
-_CHECK = "No object of the ID range is missing at the source (a warning) or has failed (an error)."
+_CHECK = f"No object of the ID range is missing at the source (a warning) or has failed (an error). {SEE_EACH}"
 
 _CONTENTS = {
     FileType.MEDIA_ATTACHMENTS: "Pictures, videos and sounds of posts, with their previews and thumbnails.",
@@ -35,7 +35,8 @@ _DESCRIPTION = """\
 {contents}
 
 - **A partition is an ID range**: `1-50000` are the rows of `{table}` with these ids. `mastosync ranges` registers them.
-- **To copy**: *Materialize…* at the top right, *Missing*, *Launch backfill*. The runs begin within half a minute.
+- **To copy**: *Materialize…* at the top right, *Missing*, *Launch backfill* (of one range:
+  *Launch 1 run*). The runs begin within half a minute.
 - **Repeat it as often as you like**, and stop it whenever you like: what has arrived stays, and is not copied again.
 - *Missing*, of an ID range: no run of it has succeeded yet. *Failed*: objects failed in its last run; launch it again.
 - `copied`, of an object: by this run. `present`: it was at the destination already, and is equal.
@@ -86,7 +87,9 @@ def all_assets() -> list[dg.AssetsDefinition]:
 
 
 # What the launchpad shows when a run is launched: Dagster shows no default that is None, and a job's config is shown.
-# Each null stands for what the field's description says: a variable, or no limit.
+# Each null stands for what the field's description says: a variable, or no limit. The variable's value in its place
+# would hide that of the machine which executes the run, and each later change.
+_NULL = "In the launchpad null leaves a setting to its variable, or to no limit: the help beside the config says which."
 _PLAN_SETTINGS = {"copy_private": None}
 _CHANGES_SETTINGS = {
     "file_types": [file_type.value for file_type in FileType],
@@ -104,7 +107,7 @@ _COPY_SETTINGS = {
 
 
 @dg.job(
-    description="Copy the objects of changed rows, or of a few rows for a trial, of all file types or some.",
+    description=f"Copy the objects of changed rows, or of a few rows for a trial, of all file types or some. {_NULL}",
     config={"ops": {"plan_changes": {"config": _CHANGES_SETTINGS}, "copy": {"config": _COPY_SETTINGS}}},
 )
 def sync_changes() -> None:
@@ -144,7 +147,7 @@ def sync_jobs() -> list[UnresolvedAssetJobDefinition]:
                     }
                 }
             },
-            description=f"Copy the objects of one ID range of {file_type.value}.",
+            description=f"Copy the objects of one ID range of {file_type.value}. {_NULL}",
         )
         for file_type in FileType
     ]

@@ -93,9 +93,9 @@ class ChangesConfig(PlanConfig):
     changed_since: str | None = Field(
         default=None,
         description="Only rows changed after this time (ISO 8601 with a time zone), less ten minutes. "
-        f"{LAST!r}: go on where the last incremental run ended. None: every row.",
+        f"{LAST!r}: go on where the last incremental run ended. Unset or null: every row.",
     )
-    limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most.")
+    limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most. Unset or null: all.")
     offset: int = Field(default=0, ge=0, description="Rows per file type to skip first, by id.")
 
     _known = field_validator("file_types")(known_file_types)

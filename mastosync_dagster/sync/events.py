@@ -1,8 +1,8 @@
 """The events of a run in the UI: metadata, the asset check, observations, the failure."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import dagster as dg
@@ -21,7 +21,7 @@ from mastosync_dagster.refetch.remedies import Remedies, Remedy
 from mastosync_dagster.runs import watermarks
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import PlainFailure
-from mastosync_dagster.runs.totals import all_ranges, range_totals
+from mastosync_dagster.runs.totals import AllRanges, RangeTotals
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.finished_ranges import PlannedRange, RangeCounts, lacks_too_much
@@ -74,7 +74,7 @@ class RunReport:
     destination_id: str
     copied: Copied
     what_to_do: Sequence[str] = ()
-    all_ranges: str | None = None
+    all_ranges: AllRanges | None = None
 
     @property
     def _seconds(self) -> float:
@@ -91,7 +91,7 @@ class RunReport:
         created = self.copied.planned.scope.created
         remark = self.copied.planned.remark
         return {
-            **({"all ID ranges": dg.MetadataValue.md(self.all_ranges)} if self.all_ranges else {}),
+            **({"all ID ranges": dg.MetadataValue.md(self.all_ranges.text)} if self.all_ranges else {}),
             **_result(total, self._seconds),
             **({"created": dg.MetadataValue.text(created)} if created else {}),
             "missing and failed": dg.MetadataValue.md(summaries.markdown(self.summary, self.what_to_do)),
@@ -128,6 +128,24 @@ class RunReport:
             watermarks.READ_AT: dg.MetadataValue.timestamp(self.copied.planned.read_at),
             watermarks.DESTINATION: dg.MetadataValue.text(self.destination_id),
         }
+
+    def range_events(self) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        """Yield what the history is to have of a run over an ID range besides its materialization.
+
+        Where objects have failed there is none: an observation has the counts of the range, and the list. Otherwise the
+        materialization again, should another range have ended at the same time.
+        """
+        scope = self.copied.planned.scope
+        if self.has_failed:
+            # What the wrong source lacks says nothing about the range.
+            if self.copied.wrong_source is None:
+                yield dg.AssetObservation(scope.name, partition=scope.partition, metadata=self.metadata())
+            return
+        counted = self.all_ranges and self.all_ranges.again()
+        while counted:
+            metadata = replace(self, all_ranges=counted).metadata()
+            yield dg.AssetMaterialization(scope.name, partition=scope.partition, metadata=metadata)
+            counted = counted.again()
 
     def observation(self, selection: Selection) -> dg.AssetObservation:
         """Return the observation of an asset about its share of a run, with the watermark if it moves."""
@@ -238,8 +256,8 @@ def log_finished_ranges(
 ) -> None:
     """Register the new ID ranges of a run over whole tables, and materialize those that it has finished.
 
-    No object of these has failed or is left. ``unchecked``: the run has ended before it could check whether the source
-    is the right one.
+    No object of these has failed or is left. Those with failed objects are observed. ``unchecked``: the run has ended
+    before it could check whether the source is the right one.
     """
     if unchecked and lacks_too_much(summary.total):
         return
@@ -250,29 +268,30 @@ def log_finished_ranges(
         for table, finished, counts in ranges.each()
         if finished.ids not in overlapping[table] and not counts.reasons[Reason.NOT_ATTEMPTED]
     ]
-    good = [each for each in ended if not _failed(planned, each.counts)]
-    totals = {
-        table: all_ranges(
-            run.instance,
-            FileType(table),
-            run.destination_id,
-            {each.key: range_totals(each.counts) for each in good if each.table == table},
-        )
-        for table in {each.table for each in good}
-    }
+    totals = {table: _totals(run, planned, table, ended) for table in {each.table for each in ended}}
     seconds = (datetime.now(timezone.utc) - planned.begun).total_seconds() / max(summary.total.objects, 1)
     # The database is asked about all ranges at once, and not where somebody waits for a stopped run.
-    lines = [line for each in good for line in each.first]
+    lines = [line for each in ended for line in each.first]
     advice = dict(zip(lines, what_to_do(run, lines, ask=not unchecked), strict=True))
-    for each in good:
+    done: dict[str, dg.AssetMaterialization] = {}
+    for each in ended:
         metadata = {
-            "all ID ranges": dg.MetadataValue.md(totals[each.table]),
+            "all ID ranges": dg.MetadataValue.md(totals[each.table].text),
             **each.metadata(seconds * each.counts.objects, [advice[line] for line in each.first], manifest),
             watermarks.READ_AT: dg.MetadataValue.timestamp(planned.range_read_at),
             watermarks.DESTINATION: dg.MetadataValue.text(run.destination_id),
             watermarks.REMOTE_FILES: dg.MetadataValue.text(str(planned.scope.policy.rule(each.table))),
         }
-        run.log_event(dg.AssetMaterialization(each.table, partition=each.key, metadata=metadata))
+        if _failed(planned, each.counts):
+            run.log_event(dg.AssetObservation(each.table, partition=each.key, metadata=metadata))
+        else:
+            done[each.table] = dg.AssetMaterialization(each.table, partition=each.key, metadata=metadata)
+            run.log_event(done[each.table])
+    for table, last in done.items():
+        # As at the end of a run over one range: another one may have ended meanwhile.
+        if counted := totals[table].again():
+            metadata = {**last.metadata, "all ID ranges": dg.MetadataValue.md(counted.text)}
+            run.log_event(dg.AssetMaterialization(table, partition=last.partition, metadata=metadata))
     # After the materializations: the UI shows a check as evaluated where it is about the newest one.
     for each in ended:
         run.log_event(each.check(_failed(planned, each.counts)))
@@ -316,6 +335,16 @@ class _EndedRange:
             description=result.description,
             partition=self.key,
         )
+
+
+def _totals(run: RunContext, planned: Planned, table: str, ended: Sequence[_EndedRange]) -> AllRanges:
+    """Return what is done of all ID ranges of a table, given those that a run over whole tables has gone through."""
+    numbers = {
+        each.key: RangeTotals.of(each.counts, failed=_failed(planned, each.counts) > 0)
+        for each in ended
+        if each.table == table
+    }
+    return AllRanges.counted(run.instance, FileType(table), run.destination_id, numbers)
 
 
 def _register(run: RunContext, planned: Planned) -> dict[str, set[IdRange]]:

@@ -181,10 +181,14 @@ def report(
         remark=result.copied.planned.remark,
     )
     if result.has_failed:
+        for event in result.range_events():
+            context.log_event(event)
         yield check
         result.raise_if_failed()
     # The materialization first: the UI shows a check as evaluated where it is about the newest one.
     yield dg.Output(None, output_name="result", metadata=result.metadata())
+    for event in result.range_events():
+        context.log_event(event)
     yield check
 
 

@@ -1,13 +1,14 @@
 """The last step of a run: publish the results."""
 
+from dataclasses import replace
+
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.records.summaries import Summary
 from mastosync_dagster.resources.direction import note_direction
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.manifests import Passed
-from mastosync_dagster.runs.totals import all_ranges, range_totals
+from mastosync_dagster.runs.totals import AllRanges, RangeTotals
 from mastosync_dagster.shield import run_shielded
 from mastosync_dagster.sync.events import RunReport, log_finished_ranges, what_to_do
 from mastosync_dagster.sync.finished_ranges import RangeCounts
@@ -32,20 +33,18 @@ def finish(run: RunContext, copied: Copied) -> RunReport:
         log_finished_ranges(run, copied.planned, ranges, summary, location, unchecked=copied.stopped is not None)
     if interrupts:
         raise interrupts[0]
-    return RunReport(
+    report = RunReport(
         summary=summary,
         manifest=location,
         destination_id=run.destination_id,
         copied=copied,
         what_to_do=what_to_do(run, summary.first),
-        all_ranges=_all_ranges(run, copied, summary),
     )
+    return report if scope.partition == CHANGES else replace(report, all_ranges=_all_ranges(run, report))
 
 
-def _all_ranges(run: RunContext, copied: Copied, summary: Summary) -> str | None:
-    """Return what is done of all ID ranges of an asset, this run's included; None for a run over several tables."""
-    scope = copied.planned.scope
-    if scope.partition == CHANGES:
-        return None
-    ended = {scope.partition: range_totals(summary.total)}
-    return all_ranges(run.instance, FileType(scope.name), run.destination_id, ended)
+def _all_ranges(run: RunContext, report: RunReport) -> AllRanges:
+    """Return what is done of all ID ranges of an asset, this run's included."""
+    scope = report.copied.planned.scope
+    ended = {scope.partition: RangeTotals.of(report.summary.total, failed=report.has_failed)}
+    return AllRanges.counted(run.instance, FileType(scope.name), run.destination_id, ended)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from mastosync_dagster.ranges.checks import range_check
+from mastosync_dagster.ranges.checks import SEE_EACH, range_check
 from mastosync_dagster.ranges.partitions import FileType, range_of_run
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
@@ -26,14 +26,15 @@ GROUP = "verify"
 
 _CHECK = (
     "What the source has is at the destination as it must be (else an error). Nothing is there that no row expects, and"
-    " the source is not damaged (else a warning)."
+    f" the source is not damaged (else a warning). {SEE_EACH}"
 )
 
 _DESCRIPTION = """\
 Proof that the copy of [{table}](/assets/{table}) is whole: which ID ranges were compared, and what was found.
 
 - **A partition is an ID range** of `{table}`, as it was copied.
-- **To verify**: *Materialize…* at the top right, *All*, *Launch backfill*. The runs begin within half a minute.
+- **To verify**: *Materialize…* at the top right, *All*, *Launch backfill* (of one range:
+  *Launch 1 run*). The runs begin within half a minute.
 - **It changes nothing**, neither at the source nor at the destination: repeat it as often as you like.
 - It compares the rows of the database with listings of both storages; by *Config* also headers, ACLs or bodies.
 - *Missing*, of an ID range: it was never verified. *Failed*: objects are not as they must be: sync this ID range again.

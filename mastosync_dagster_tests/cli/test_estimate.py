@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,11 @@ def test_without_prices_it_asks_for_them_and_shows_no_sum_that_looks_like_nothin
     assert "dollars" not in text
     assert "--from and --to" in text
     assert "--prices" in text
-    assert "--to names the other provider" in shown(NO_RATE, ("amazon", None))
+    read, written = shown(NO_RATE, ("amazon", None)), shown(NO_RATE, (None, "cloudflare"))
+    assert re.search(r"cost +[\d.]+ US dollars for reading from amazon; .*--to", read)
+    assert re.search(r"cost +[\d.]+ US dollars for writing to cloudflare, .* a month to keep it; .*--from", written)
+    assert "a month" not in read
+    assert "no prices" not in read + written
     assert "from amazon to cloudflare" in shown(NO_RATE, ("amazon", "cloudflare"))
 
 

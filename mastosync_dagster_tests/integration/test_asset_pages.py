@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 from dagster._core.definitions import freshness_evaluator
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.definitions.freshness_evaluator import TimeWindowFreshnessPolicyEvaluator
 from dagster._core.loader import LoadingContextForTest
 
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.summaries import CHECK_NAME
+from mastosync_dagster.runs.retention import runs_to_keep
+from mastosync_dagster.runs.watermarks import failures
+from mastosync_dagster.sync.assets import _CHANGES_SETTINGS, _COPY_SETTINGS
+from mastosync_dagster.sync.ops import copy, plan_changes
 from mastosync_dagster.verify import events
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
@@ -26,6 +34,25 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
 
 ONE_ATTEMPT = {"ops": {"custom_emojis": {"ops": {"copy": {"config": {"max_attempts": 1}}}}}}
+
+
+def refuse(world: Installation, number: int) -> None:
+    """Let the source refuse the first so many custom emoji, which lie in the first ID range."""
+    keys = [re.escape(each.source_key) for each in world.instance.objects_of("custom_emojis")[:number]]
+    answer = Answer(500, "InternalError")
+    world.source_proxy.set_rules(Rule(answer, kinds=frozenset({Kind.GET}), key=f"^({'|'.join(keys)})$"))
+
+
+def shown_totals(dagster: dg.DagsterInstance) -> list[str]:
+    """Return the lines about all ID ranges on the page of the custom emoji: the UI shows the newest materialization."""
+    event = dagster.get_latest_materialization_event(dg.AssetKey("custom_emojis"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return str(event.asset_materialization.metadata["all ID ranges"].value).split("  \n")
+
+
+def status_of_emoji() -> str:
+    return CliRunner().invoke(main, ["status", "custom_emojis"]).output
 
 
 def failed_ranges(dagster: dg.DagsterInstance, asset: str, check: str) -> set[str]:
@@ -46,12 +73,29 @@ def test_each_asset_says_what_a_partition_is_how_to_launch_it_and_where_the_list
             for word in (
                 "A partition is an ID range",
                 "*Launch backfill*",
+                "*Launch 1 run*",
                 "as often as you like",
                 "`missing`",
                 "list",
             ):
                 assert word in text, (name, word)
             assert "{" not in text
+    # The Overview shows one result of many.
+    for check in build_definitions().resolve_asset_graph().asset_check_keys:
+        assert "under Partitions" in str(build_definitions().resolve_asset_graph().get(check).description)
+
+
+def test_each_null_in_the_launchpad_is_explained_by_the_help_beside_it() -> None:
+    shown = [*_CHANGES_SETTINGS.items(), *_COPY_SETTINGS.items()]
+    nulls = {name for name, value in shown if value is None}
+    assert {"concurrency", "limit", "changed_since", "copy_private"} <= nulls
+    fields = {**plan_changes.config_schema.config_type.fields, **copy.config_schema.config_type.fields}  # type: ignore[union-attr]  # ops with config
+    for name in nulls:
+        assert "null: " in str(fields[name].description), name
+    assert "null: MASTOSYNC_CONCURRENCY, else 64, or 16 where memory is short." in str(
+        fields["concurrency"].description
+    )
+    assert "null: all." in str(fields["limit"].description)
 
 
 @pytest.mark.long
@@ -120,6 +164,69 @@ def test_metadata_begins_with_totals_and_counts_and_hides_the_counters(world: In
         assert missing.key.rpartition("/")[2] in shown
     assert "tootctl media refresh" in shown
     assert "lost: it was uploaded here" in shown
+
+
+@pytest.mark.long
+def test_totals_and_status_count_a_range_in_which_objects_failed(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "20")
+    monkeypatch.setenv("MASTOSYNC_MAX_ATTEMPTS", "1")
+    keys = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    objects, lost = len(world.instance.objects_of("custom_emojis")), len(world.instance.missing_of("custom_emojis"))
+    some = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
+    of_all = f"{len(keys)} of {len(keys)} ID ranges have run"
+
+    # Of a run over the whole table.
+    refuse(world, 3)
+    assert not world.run("sync_changes", config=some).success
+    run, there, open_, red = shown_totals(world.dagster)
+    assert (run, there.split(" (")[0]) == (of_all, f"{objects - 3} objects")
+    assert (open_, red) == (f"{lost} missing, 3 failed", "**ID ranges that have failed: 1**")
+    assert f"{len(keys)}: {len(keys) - 1} materialized, 1 failed, 0 running, 0 not run yet" in status_of_emoji()
+    steps = CliRunner().invoke(main, ["status"]).output
+    assert "next        ID ranges have failed: mastosync report custom_emojis, then run them again" in steps
+
+    # Of a run of its own, in which the other range that failed is mended: it does not end last.
+    refuse(world, 2)
+    assert not world.run("sync_custom_emojis", keys[0]).success
+    assert world.run("sync_custom_emojis", keys[-1]).success
+    assert shown_totals(world.dagster)[2:] == [f"{lost} missing, 2 failed", "**ID ranges that have failed: 1**"]
+    # What has failed stands on the page of the range.
+    (failed,) = failures(world.dagster, dg.AssetKey("custom_emojis"))
+    assert failed.asset_observation is not None
+    assert failed.asset_observation.partition == keys[0]
+    assert world.instance.objects_of("custom_emojis")[0].key.rpartition("/")[2] in str(
+        failed.asset_observation.metadata["missing and failed"].value
+    )
+    assert failed.run_id in runs_to_keep(world.dagster)
+
+    world.source_proxy.set_rules()
+    assert world.run("sync_custom_emojis", keys[0]).success
+    run, there, open_ = shown_totals(world.dagster)
+    assert (run, there.split(" (")[0], open_) == (of_all, f"{objects} objects", f"{lost} missing, 0 failed")
+    assert f"{len(keys)}: {len(keys)} materialized, 0 failed, 0 running, 0 not run yet" in status_of_emoji()
+
+
+@pytest.mark.long
+def test_two_ranges_that_end_at_the_same_time_are_both_counted(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "20")
+    one, other, *_ = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
+    command = ["dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_custom_emojis"]
+    ended: list[int] = []
+
+    def meanwhile(entry: dg.EventLogEntry) -> None:
+        # The first range has counted, and is not in the history yet.
+        if "objects copied" in entry.user_message and not ended:
+            ended.append(world.command(*command, "--tags", json.dumps({"dagster/partition": other})).returncode)
+
+    run_id = str(uuid.uuid4())
+    world.dagster.add_event_listener(run_id, meanwhile)
+    assert world.run("sync_custom_emojis", one, run_id=run_id).success
+    assert ended == [0]
+    assert shown_totals(world.dagster)[0].startswith("2 of ")
 
 
 @pytest.mark.long

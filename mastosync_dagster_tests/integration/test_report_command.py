@@ -152,7 +152,8 @@ def test_what_mastodon_makes_from_a_local_file_is_not_lost_unless_that_is(world:
         for each in json.loads(report("accounts", "--format", "json"))["objects"]
     )
     assert (key, what) == (static.key, remedies.MADE_AGAIN)
-    assert command == f"bin/rails runner 'Account.find({static.row_id}).avatar.reprocess!(\"static\")'"
+    ruby = f"'Account.find({static.row_id}).avatar.reprocess!(\"static\")'"
+    assert command == f"RAILS_ENV=production bin/rails runner {ruby}"
     keep(store, tmp_path, "accounts", "1-5", "run", *(each for each in lines if each.row_id == static.row_id))
     shown = json.loads(report("accounts", "--format", "json"))["objects"]
     assert {each["what_to_do"][:4] for each in shown if each["part"].startswith("avatar/")} == {"lost"}

@@ -157,7 +157,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
     ensure_stopped_well(world, text, keys)
 
 
-@pytest.mark.long(cases=0)
+@pytest.mark.long
 def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
     slow_down(world, 0.2)
     process = subprocess.Popen(

@@ -104,6 +104,7 @@ def test_the_check_passes_only_when_nothing_is_missing_or_failed(
 def test_a_failed_run_says_how_many_and_why() -> None:
     lines = [COPIED, FAILED, FAILED, line(Outcome.FAILED, reason=Reason.ACCESS_DENIED)]
     text = failure_text(summarize([lines]), None)
+    assert "same range" not in text  # the run may be one over whole tables, whose ranges do not exist yet
     assert text.startswith("3 of 4 objects failed (2 timeout, 1 access_denied); 1 were copied and stay")
     assert failure_text(summarize([lines]), "The disk is gone").startswith("The disk is gone. 3 of 4")
 

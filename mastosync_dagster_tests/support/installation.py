@@ -66,11 +66,15 @@ class Installation:
         return keys
 
     def run(
-        self, job: str, partition: str | None = None, config: Mapping[str, object] | None = None
+        self,
+        job: str,
+        partition: str | None = None,
+        config: Mapping[str, object] | None = None,
+        run_id: str | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run a job in this process, recorded in the Dagster home."""
         return self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False
+            instance=self.dagster, partition_key=partition, run_config=config, raise_on_error=False, run_id=run_id
         )
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
