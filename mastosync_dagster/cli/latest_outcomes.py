@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.doubts import Doubt
-    from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
     from mastosync_dagster.runs.manifests import Damaged
 
 _RANGE = "range"
@@ -90,6 +90,7 @@ class Inventory:
         used: set[str] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, contextlib.ExitStack() as stack:
             spool = self._spool(Path(folder), ranges, stack)
+            file_of = stack.enter_context(self._store.ahead(manifests))
             for number in (*_REST, *(ranges.number_named(manifest) for manifest in manifests)):
                 later = newest(spool.lines_of(number))
                 used.update(map(str, later.column(RUN).unique().to_pylist()))
@@ -98,7 +99,7 @@ class Inventory:
                 if number >= 0:
                     self.totals.manifests += 1
                     attachments = set(zip(_values(later, "row_id"), _attachments(later), strict=True))
-                    for batch in self._batches(ranges.manifest(number)):
+                    for batch in self._batches(file_of, ranges.manifest(number)):
                         yield from self._counted(_without(batch, attachments), chosen)
         self.totals.manifests += len(used)
 
@@ -107,10 +108,12 @@ class Inventory:
         for _ in range(_READINGS):
             spool = stack.enter_context(_Spool(folder))
             try:
-                for manifest in self._store.files(SYNC_CHANGES):
-                    with self._damaged.passed_over(manifest):
-                        for batch in self._of_runs(manifest):
-                            spool.add(batch, ranges)
+                manifests = list(self._store.files(SYNC_CHANGES))
+                with self._store.ahead(manifests) as file_of:
+                    for manifest in manifests:
+                        with self._damaged.passed_over(manifest):
+                            for batch in self._of_runs(file_of, manifest):
+                                spool.add(batch, ranges)
             except ManifestNotFoundError as error:
                 replaced = error
                 continue
@@ -118,17 +121,17 @@ class Inventory:
             return spool
         raise replaced
 
-    def _of_runs(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
+    def _of_runs(self, file_of: FileOf, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
         """Read the lines of the file type in a manifest or fold, each with its run."""
-        with self._store.file(manifest) as path, FOLDED.open(path) as file:
+        with file_of(manifest) as path, FOLDED.open(path) as file:
             runs = RunsOfFile.of(manifest, file)
             groups = row_groups_of(file, self._file_type.value)
             for batch in FOLDED.batches(file, path, lines=_SPOOL_LINES, row_groups=groups):
                 yield runs.with_runs(self._of_type(batch))
 
-    def _batches(self, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
+    def _batches(self, file_of: FileOf, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
         """Read the lines of the file type in the manifest of a range."""
-        with self._damaged.passed_over(manifest), self._store.file(manifest) as path, FORMAT.open(path) as file:
+        with self._damaged.passed_over(manifest), file_of(manifest) as path, FORMAT.open(path) as file:
             yield from map(self._of_type, FORMAT.batches(file, path))
 
     def _of_type(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import Database
     from mastosync_dagster.plan.differing import Differing
-    from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
     from mastosync_dagster.runs.context import RunContext
 
 _COLUMNS = ("key", "source_key", "outcome", "size", "etag")
@@ -81,9 +81,12 @@ class Records:
         left, found = set(keys), set[str]()
         try:
             # Most lines are in the range's own manifests.
-            for manifest in [*self.store.files(table, partition), *self.store.files(SYNC_CHANGES)]:
-                if left:
-                    found |= self._agreed(manifest, left).keys()
+            manifests = [*self.store.files(table, partition), *self.store.files(SYNC_CHANGES)]
+            with self.store.ahead(manifests) as file_of:
+                for manifest in manifests:
+                    if not left:
+                        break
+                    found |= self._agreed(file_of, manifest, left).keys()
                     left -= found
         except (ManifestStoreError, StorageError) as error:
             self._warn_once(str(error), f"manifests are done without: {error}")
@@ -108,14 +111,16 @@ class Records:
         left = {self.prefix + each.target for each in objects}
         ids = sorted({each.item.row_id for each in objects})
         try:
-            for manifest in self._manifests(table, ids):
-                # What a file holds is no newer than the file.
-                published = published_text(manifest.written)
-                left -= {key for key, (run, _) in found.items() if run[: len(published)] > published}
-                if not left:
-                    break
-                for key, run_and_record in self._agreed(manifest, left).items():
-                    found[key] = max(found.get(key, run_and_record), run_and_record, key=_run)
+            manifests = self._manifests(table, ids)
+            with self.store.ahead(manifests) as file_of:
+                for manifest in manifests:
+                    # What a file holds is no newer than the file.
+                    published = published_text(manifest.written)
+                    left -= {key for key, (run, _) in found.items() if run[: len(published)] > published}
+                    if not left:
+                        break
+                    for key, run_and_record in self._agreed(file_of, manifest, left).items():
+                        found[key] = max(found.get(key, run_and_record), run_and_record, key=_run)
         except (ManifestStoreError, StorageError) as error:
             self._warn_once(str(error), f"manifests are done without: {error}")
         return {key: record for key, (_, record) in found.items()}
@@ -126,7 +131,7 @@ class Records:
         found = [*own, *self.store.files(SYNC_CHANGES)]
         return sorted(found, key=lambda manifest: manifest.written, reverse=True)
 
-    def _agreed(self, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, tuple[str, Record]]:
+    def _agreed(self, file_of: FileOf, manifest: StoredManifest, keys: Iterable[str]) -> dict[str, tuple[str, Record]]:
         """Return a manifest's records of keys whose objects were copied or found equal, each with its run."""
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without such objects saves)
 
@@ -135,7 +140,7 @@ class Records:
         found: dict[str, tuple[str, Record]] = {}
         key_set = pa.array(list(keys), pa.string())
         try:
-            with self.store.file(manifest) as path, FOLDED.open(path) as file:
+            with file_of(manifest) as path, FOLDED.open(path) as file:
                 runs = RunsOfFile.of(manifest, file)
                 readings = {run: self._reading(run, metadata) for run, metadata in runs.metadata.items()}
                 if not any(readings.values()):

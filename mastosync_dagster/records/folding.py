@@ -27,7 +27,7 @@ from mastosync_dagster.records.store import ManifestNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
 
 ARCHIVE = "folded-{group}"
 """The group to which folded manifests are moved: a record for people, which no command reads."""
@@ -91,7 +91,8 @@ def _fold(
     group, partition = manifests[0].group, manifests[0].partition
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mastosync-fold-")))
-        files = [file for manifest in manifests for file in _opened(store, manifest, stack, warn)]
+        file_of = stack.enter_context(store.ahead(manifests))
+        files = [file for manifest in manifests for file in _opened(file_of, manifest, stack, warn)]
         if len(files) < _LEAST:
             return  # the others are damaged, or another run has folded them
         # What it replaces would stay, and each later run would fold it again.
@@ -110,11 +111,11 @@ _OpenFile = tuple["StoredManifest", RunsOfFile, pq.ParquetFile]
 
 
 def _opened(
-    store: ManifestStore, manifest: StoredManifest, stack: contextlib.ExitStack, warn: Callable[[str], object]
+    file_of: FileOf, manifest: StoredManifest, stack: contextlib.ExitStack, warn: Callable[[str], object]
 ) -> Iterator[_OpenFile]:
     """Yield a manifest, its runs and its open file; nothing, if it is damaged or has been replaced."""
     try:
-        file = stack.enter_context(FOLDED.open(stack.enter_context(store.file(manifest))))
+        file = stack.enter_context(FOLDED.open(stack.enter_context(file_of(manifest))))
         yield manifest, RunsOfFile.of(manifest, file), file
     except ManifestNotFoundError:
         return

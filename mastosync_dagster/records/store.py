@@ -9,7 +9,8 @@ import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import groupby
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.records.parquet import begun_at
 from mastosync_dagster.s3.errors import StorageError, is_not_found
@@ -26,12 +28,15 @@ from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from mastosync_dagster.s3.storage import Storage
 
 _VARIABLE = "MASTOSYNC_MANIFESTS"
 _SUFFIX = ".parquet"
 _LEVELS = 3  # group, partition, run
+_AT_ONCE = 8
+"""Manifests that are fetched at once."""
 _NAME = re.compile(r"[\w.:+-]+", re.ASCII)
 
 
@@ -59,6 +64,10 @@ class StoredManifest:
     def name(self) -> str:
         """Its path in the store."""
         return f"{self.group}/{self.partition}/{self.run_id}{_SUFFIX}"
+
+
+FileOf = Callable[[StoredManifest], contextlib.AbstractContextManager[Path]]
+"""Gives manifests as `ManifestStore.file` does."""
 
 
 class ManifestStore(ABC):
@@ -141,6 +150,11 @@ class ManifestStore(ABC):
         Raises:
             ManifestNotFoundError: Another file has replaced it.
         """
+
+    @contextlib.contextmanager
+    def ahead(self, manifests: Iterable[StoredManifest]) -> Iterator[FileOf]:  # noqa: ARG002  (a folder needs none)
+        """Give what does for these manifests as `file` does, in their order, and fetches the next ones meanwhile."""
+        yield self.file
 
     def move(self, manifest: StoredManifest, group: str) -> None:
         """Move a file to another group, where it keeps its name; nothing happens if it is not found. As `write`."""
@@ -292,18 +306,59 @@ class BucketManifests(ManifestStore):
         """Give a temporary copy."""
         with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
             local = Path(folder) / "manifest.parquet"
-            try:
-                with local.open("w+b") as file:
-                    sink = FileSink(file)
-                    try:
-                        self._storage.read_into(manifest.name, sink)
-                    finally:
-                        if sink.error is not None:
-                            raise sink.error
-            except OSError as error:
-                raise ManifestStoreError(f"no room for a manifest in {folder}: {error.strerror}") from error
-            except StorageError as error:
-                if is_not_found(error):
-                    raise ManifestNotFoundError(f"there is no manifest {manifest.name} any more") from error
-                raise
+            self._fetch(manifest, local)
             yield local
+
+    @contextlib.contextmanager
+    def ahead(self, manifests: Iterable[StoredManifest]) -> Iterator[FileOf]:
+        """Give temporary copies. As many are fetched at once as were asked for: who needs one or two reads few more."""
+        left = deque(enumerate(manifests))
+        fetched: deque[tuple[StoredManifest, Path, Future[ManifestStoreError | StorageError | None]]] = deque()
+        asked_for = 0
+
+        def attempt(wanted: tuple[StoredManifest, Path]) -> ManifestStoreError | StorageError | None:
+            try:
+                self._fetch(*wanted)
+            except (ManifestStoreError, StorageError) as error:
+                return error  # for whoever asks for this one: the others are fetched all the same
+            return None
+
+        @contextlib.contextmanager
+        def file(manifest: StoredManifest) -> Iterator[Path]:
+            nonlocal asked_for
+            asked_for += 1
+            while left and len(fetched) < min(asked_for, _AT_ONCE):
+                number, following = left.popleft()
+                local = Path(folder) / f"{number}.parquet"
+                fetched.append((following, local, pool.submit(attempt, (following, local))))
+            expected, local, future = fetched.popleft()
+            assert expected == manifest  # noqa: S101  (in their order)
+            (error,) = pool.results([future])
+            if error is not None:
+                raise error
+            yield local
+            local.unlink(missing_ok=True)
+
+        # What is still under way at the end may still write there for a while.
+        with (
+            tempfile.TemporaryDirectory(prefix="mastosync-manifest-", ignore_cleanup_errors=True) as folder,
+            Pool(_AT_ONCE) as pool,
+        ):
+            yield file
+
+    def _fetch(self, manifest: StoredManifest, local: Path) -> None:
+        """Read a manifest into a file."""
+        try:
+            with local.open("w+b") as file:
+                sink = FileSink(file)
+                try:
+                    self._storage.read_into(manifest.name, sink)
+                finally:
+                    if sink.error is not None:
+                        raise sink.error
+        except OSError as error:
+            raise ManifestStoreError(f"no room for a manifest in {local.parent}: {error.strerror}") from error
+        except StorageError as error:
+            if is_not_found(error):
+                raise ManifestNotFoundError(f"there is no manifest {manifest.name} any more") from error
+            raise

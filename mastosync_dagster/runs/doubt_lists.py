@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
+from mastosync_dagster.pool import Pool
 from mastosync_dagster.records.doubts import CONTENT, FORMAT, GROUP, Doubt, DoubtLine, read_doubts
 from mastosync_dagster.records.store import ManifestNotFoundError
 from mastosync_dagster.runs.manifests import columns_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.mastodon import IdRange
-    from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
     from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
 
 _COLUMNS = ("row_id", "part", "why", "nights")
@@ -29,6 +30,8 @@ _SCHEMA = pa.schema([FORMAT.schema().field(name) for name in _COLUMNS])
 _ROWS_A_STEP = 1_000
 _READINGS = 3
 """Attempts to read lists, where another run replaces one with its own meanwhile."""
+_AT_ONCE = 8
+"""Lists that are removed at once."""
 _SUPPLEMENT = "."
 """Between a run's id and the number of a further list of the same run."""
 
@@ -148,26 +151,28 @@ class DoubtList:
     ) -> tuple[Doubts, list[StoredManifest]]:
         found: list[pa.RecordBatch] = []
         whole: list[StoredManifest] = []
-        for file in files:
-            with damaged.passed_over(file):
-                # No list is empty: one without a batch is another destination's.
-                lines = list(self._batches(file, ids))
-                found += lines
-                if lines:
-                    whole.append(file)
+        with self._store.ahead(files) as file_of:
+            for file in files:
+                with damaged.passed_over(file):
+                    # No list is empty: one without a batch is another destination's.
+                    lines = list(self._batches(file_of, file, ids))
+                    found += lines
+                    if lines:
+                        whole.append(file)
         return Doubts.of(found), whole
 
-    def lines(self, files: Iterable[StoredManifest]) -> Iterator[DoubtLine]:
+    def lines(self, files: Sequence[StoredManifest]) -> Iterator[DoubtLine]:
         """Yield the lines of lists that `read` has read whole. If one is not found, another has replaced it."""
-        for file in files:
-            with contextlib.suppress(ManifestNotFoundError), self._store.file(file) as path:
-                for lines in read_doubts(path):
-                    yield from lines
+        with self._store.ahead(files) as file_of:
+            for file in files:
+                with contextlib.suppress(ManifestNotFoundError), file_of(file) as path:
+                    for lines in read_doubts(path):
+                        yield from lines
 
-    def _batches(self, file: StoredManifest, ids: IdRange | None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, file_of: FileOf, file: StoredManifest, ids: IdRange | None) -> Iterator[pa.RecordBatch]:
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
 
-        for batch in columns_of(self._store, file, FORMAT, self._origin, _COLUMNS, any_acls=True):
+        for batch in columns_of(file_of, file, FORMAT, self._origin, _COLUMNS, any_acls=True):
             found = batch.replace_schema_metadata(None)
             if ids is not None:
                 rows = found.column("row_id")
@@ -191,9 +196,8 @@ class DoubtList:
         """
         replaced = set(files)
         found = self.files(sorted({file.partition for file in replaced})) if replaced else []
-        for file in found:
-            if file in replaced:
-                self._store.remove(file)
+        with Pool(_AT_ONCE) as pool:
+            pool.map(self._store.remove, [file for file in found if file in replaced])
 
 
 def run_of(file: StoredManifest) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mastosync_dagster.records.parquet import Format
-    from mastosync_dagster.records.store import ManifestStore, StoredManifest
+    from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
     from mastosync_dagster.s3.settings import StorageSettings
 
 _BUCKET = re.compile(r"[\w.:-]+", re.ASCII)
@@ -126,7 +126,7 @@ class Damaged:
 
 
 def columns_of(
-    store: ManifestStore,
+    file_of: FileOf,
     manifest: StoredManifest,
     kind: Format,
     origin: ManifestOrigin,
@@ -138,7 +138,7 @@ def columns_of(
 
     Raises NotAManifestError if the file is no manifest or of a newer version, and what the store raises.
     """
-    with store.file(manifest) as path, kind.open(path) as file:
+    with file_of(manifest) as path, kind.open(path) as file:
         if origin.matches(file.schema_arrow.metadata, any_acls=any_acls):
             yield from kind.batches(file, path, lines=_BATCH_LINES, columns=columns)
 
@@ -155,13 +155,13 @@ class Passed:
         return {_WHOLE: " ".join(sorted(self.whole)), _CHANGED: " ".join(sorted(self.changed))}
 
 
-def passed(store: ManifestStore, manifest: StoredManifest, origin: ManifestOrigin) -> Passed:
+def passed(file_of: FileOf, manifest: StoredManifest, origin: ManifestOrigin) -> Passed:
     """Return what the runs of a kept manifest have gone through; nothing, if they had another destination.
 
     Nothing as well if the file is damaged, or another run has folded it meanwhile.
     """
     try:
-        with store.file(manifest) as path, FOLDED.open(path) as file:
+        with file_of(manifest) as path, FOLDED.open(path) as file:
             runs = RunsOfFile.of(manifest, file).metadata.values()
     except (NotAManifestError, ManifestNotFoundError):
         return Passed()
@@ -185,7 +185,7 @@ def manifest_store(
     """
     location = manifests_location()
     if location is None:
-        if why := _others_take_part(instance):
+        if why := others_take_part(instance):
             raise SettingsError(
                 f"{MANIFESTS} is not set, and {why}, so that runs may be on other machines. Each would keep manifests"
                 " that the others do not see: name an s3:// URL, or a folder that all of them mount."
@@ -230,7 +230,7 @@ def _folder_store(folder: Path, variable: str) -> ManifestStore:
     return FolderManifests(folder)
 
 
-def _others_take_part(instance: dg.DagsterInstance) -> str | None:
+def others_take_part(instance: dg.DagsterInstance) -> str | None:
     """Return what lets other machines execute runs, or read their records; None: nothing."""
     launcher = instance.run_launcher
     if not isinstance(launcher, (DefaultRunLauncher, SyncInMemoryRunLauncher)):

@@ -230,12 +230,14 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     group = SYNC_CHANGES if scope.partition == CHANGES else scope.name
     # The newest first; a fold's runs are older than all that have a manifest of their own.
     latest_first = list(reversed(run.store.in_order(group, scope.partition)))
-    for manifest in sorted(latest_first, key=level):
-        if not unknown_whole and not unknown_changed:
-            break
-        earlier = passed(run.store, manifest, run.origin)
-        unknown_whole -= earlier.whole
-        unknown_changed -= earlier.whole | earlier.changed
+    latest_first.sort(key=level)
+    with run.store.ahead(latest_first) as file_of:
+        for manifest in latest_first:
+            if not unknown_whole and not unknown_changed:
+                break
+            earlier = passed(file_of, manifest, run.origin)
+            unknown_whole -= earlier.whole
+            unknown_changed -= earlier.whole | earlier.changed
     unknown = unknown_whole | unknown_changed
     if not unknown:
         return None

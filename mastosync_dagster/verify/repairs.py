@@ -57,7 +57,7 @@ def repairs(
     again: set[str] = set()
     set_acl: set[str] = set()
     with damaged.passed_over(verified):
-        for batch in columns_of(store, verified, FORMAT, origin, ("key", "finding")):
+        for batch in columns_of(store.file, verified, FORMAT, origin, ("key", "finding")):
             findings = batch.column("finding").cast(pa.string())
             for keys, wanted in ((again, _DAMAGED), (set_acl, {Finding.ACL_DIFFERS})):
                 found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
@@ -75,7 +75,7 @@ def _done(
 ) -> set[str]:
     """Return which of some relative keys a sync has dealt with: of what it leaves out it says nothing."""
     done: set[str] = set()
-    for batch in columns_of(store, synced, MANIFEST_FORMAT, origin, ("key", "outcome")):
+    for batch in columns_of(store.file, synced, MANIFEST_FORMAT, origin, ("key", "outcome")):
         settled = with_outcome(batch, Outcome.FAILED, keep=False).column("key").to_pylist()
         done.update(key for key in (full.removeprefix(prefix) for full in settled if full) if key in wanted)
     return done

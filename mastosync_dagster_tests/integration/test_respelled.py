@@ -88,5 +88,5 @@ def test_what_an_earlier_version_has_put_on_record_is_found(world: Installation,
         (ManifestOrigin(here, acls=False), 0),
         (ManifestOrigin(here + "x/", acls=True), 0),
     ):
-        batches = columns_of(store, manifest, FORMAT, origin, ["row_id"])
+        batches = columns_of(store.file, manifest, FORMAT, origin, ["row_id"])
         assert sum(batch.num_rows for batch in batches) == lines

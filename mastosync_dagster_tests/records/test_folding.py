@@ -137,7 +137,7 @@ def test_a_fold_says_all_that_its_manifests_say(store: ManifestStore, tmp_path: 
     assert len(archive) == 13
     assert archive | store.runs(SYNC_CHANGES) >= runs
     (folded,) = [file for file in files if file.run_id not in runs]
-    assert [passed(store, folded, origin).changed for origin in ORIGINS] == [{"accounts"}, {"accounts"}]
+    assert [passed(store.file, folded, origin).changed for origin in ORIGINS] == [{"accounts"}, {"accounts"}]
     fold(store)
     assert {file.run_id for file in store.files(SYNC_CHANGES)} == {file.run_id for file in files}
 
