@@ -107,7 +107,7 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     work_folder.create_work_folder(run.instance, run.run_id, run.warn)
     run.log_remarks()
     run.ensure_different()
-    Outbox(run.instance).publish_waiting(run.store, run.log.warning)
+    Outbox(run.instance, run.log.warning).publish_waiting(run.store)
     if claims:
         _fold_earlier(run)
     with run.connections(first=True) as connect:

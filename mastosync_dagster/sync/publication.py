@@ -31,11 +31,11 @@ def publish(
     )
     summary = summaries.summarize(ranges.passing(read_manifest(merged)), planned.left_out)
     run.progress.summarized(summary)
-    scope, outbox = planned.scope, Outbox(run.instance)
+    scope, outbox = planned.scope, Outbox(run.instance, run.log.warning)
     problems: list[Exception] = []
     lists = _left_doubts(run, planned, merged, went_through=went_through)
     location = ""
-    # The lists even if the manifest could not be published: a later run publishes what waits here.
+    # The lists even if the manifest could not be published: a later run publishes what waits.
     for file, group in [(merged, scope.name), *lists]:
         try:
             published = outbox.publish(run.store, file, group, scope.partition, run.run_id)
@@ -44,7 +44,6 @@ def publish(
             problems.append(problem)
     work_folder.remove_work_folder(run.instance, run.run_id)
     if problems:
-        run.log.warning("the run's manifest could not be published: it waits, and the next run publishes it")
         raise problems[0]
     return summary, location
 

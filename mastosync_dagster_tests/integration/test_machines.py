@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
+import dagster as dg
+import psycopg2
 import pytest
 
+from mastosync_dagster.records.outcomes import Outcome
+from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.corners import create_database, drop_database
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.machines import Machines
@@ -45,12 +52,13 @@ def machines(world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "100000")
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(tmp_path / "manifests"))
     history = create_database(world.database)
-    yield Machines(world, history, tmp_path, (PROJECT / "dagster.yaml").read_text())
+    yield Machines(history, tmp_path, (PROJECT / "dagster.yaml").read_text())
     drop_database(history)
 
 
-def test_a_run_that_died_after_its_plan_is_re_executed_from_failure_on_another_machine(machines: Machines) -> None:
-    world = machines.world
+def test_a_run_that_died_after_its_plan_is_re_executed_from_failure_on_another_machine(
+    world: Installation, machines: Machines
+) -> None:
     partition = machines.register("a")
     world.source_proxy.set_rules(SLOW)
     first = machines.start("a", ["-c", RUN, partition, ""])
@@ -66,3 +74,25 @@ def test_a_run_that_died_after_its_plan_is_re_executed_from_failure_on_another_m
     output = machines.log("b").read_text()
     assert "True ['accounts.copy', 'accounts.report']\n" in output, output
     assert world.compare("accounts").differences == ()
+
+
+def test_what_a_machine_could_not_publish_is_published_by_another_though_the_first_never_comes_back(
+    world: Installation, machines: Machines, tmp_path: Path
+) -> None:
+    partition, place = machines.register("a"), tmp_path / "manifests"
+    place.write_text("a file where a folder must be")
+    machines.start("a", ["-c", RUN, partition, ""]).wait(timeout=120)
+    assert "it waits in Dagster's history" in machines.log("a").read_text()
+    shutil.rmtree(machines.home("a"))
+    place.unlink()
+    machines.start("b", ["-c", RUN, partition, ""]).wait(timeout=120)
+    with machines.instance("b") as instance:
+        (first,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        store = manifest_store(instance, S3Bucket.destination())
+    (kept,) = store.files("late-accounts")
+    assert kept.run_id == first.run_id
+    copied = {line.key for lines in store.read(kept) for line in lines if line.outcome is Outcome.COPIED}
+    assert copied == {each.key for each in world.instance.objects_of("accounts")}
+    with contextlib.closing(psycopg2.connect(machines.history.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT key FROM kvs WHERE key LIKE 'mastosync%'")
+        assert cursor.fetchall() == []

@@ -227,18 +227,18 @@ def test_the_folder_and_the_manifest_of_a_run_stay_its_own_while_its_process_liv
     )
     script = script.replace("hold(instance, sys.argv[2])", "create_work_folder(instance, sys.argv[2], print)")
     store, waiting = FolderManifests(tmp_path / "manifests"), tmp_path / "storage" / "mastosync-unpublished"
-    outbox = Outbox(instance)
+    outbox = Outbox(instance, pytest.fail)
     (waiting / f"accounts~1-9~{forced.run_id}").write_bytes(b"")
     with run_process(str(tmp_path), forced.run_id, script=script) as process:
         report(instance, forced.run_id, DagsterEventType.PIPELINE_CANCELED)
         work_folder.create_work_folder(instance, started_run(instance).run_id, print)
-        outbox.publish_waiting(store, pytest.fail)
+        outbox.publish_waiting(store)
         assert work_folder.work_folder(instance, forced.run_id).is_dir()
         assert store.runs("late-accounts") == set()
         process.kill()
         process.wait()
     work_folder.create_work_folder(instance, started_run(instance).run_id, print)
-    outbox.publish_waiting(store, pytest.fail)
+    outbox.publish_waiting(store)
     assert not work_folder.work_folder(instance, forced.run_id).exists()
     assert store.runs("late-accounts") == {forced.run_id}
     assert not (tmp_path / "storage" / "mastosync-locks" / forced.run_id).exists()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mastosync_dagster.demo.servers.start import PostgresServer
-    from mastosync_dagster_tests.support.installation import Installation
 
 
 def sync_accounts() -> dg.JobDefinition:
@@ -38,7 +37,6 @@ class Machines:
         settings: The text of their dagster.yaml, but for the section storage.
     """
 
-    world: Installation
     history: PostgresServer
     folder: Path
     settings: str
@@ -48,7 +46,10 @@ class Machines:
         home = self.folder / name
         if not home.exists():
             home.mkdir()
-            url = self.history.url.replace("postgresql:", "postgresql+psycopg2:")
+            history = self.history
+            # The name is that of another host.
+            place = f"history.example:{history.port}/{history.database}?hostaddr={history.host}"
+            url = f"postgresql+psycopg2://{history.user}:{history.password}@{place}"
             storage = f"storage: {{postgres: {{postgres_url: '{url}'}}}}"
             (home / "dagster.yaml").write_text(f"{self.settings}\n{storage}\n")
         return home
