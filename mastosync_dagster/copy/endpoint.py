@@ -1,4 +1,4 @@
-"""A storage under load: its window, its rate limits, its retries, its circuit breaker, its silence."""
+"""A storage under load: its window, its pace, its rate limits, its retries, its circuit breaker, its silence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pycurl
 
-from mastosync_dagster.copy.limits import RateLimit, Window
+from mastosync_dagster.copy.limits import Pace, RateLimit, Window
 from mastosync_dagster.copy.retries import CircuitBreaker, RetryState
 from mastosync_dagster.s3.errors import Aside, StorageError
 from mastosync_dagster.s3.reasons import Reason
@@ -54,6 +54,7 @@ class Endpoint:
         bytes_: Bytes a second at most; None: no limit.
 
     Attributes:
+        pace: What it bears, since it has throttled.
         bytes: Limit of bytes a second; None: no limit.
         retries: Requests that were retried, by the reason of the failure.
         breaker: Ends the run when the storage fails object after object.
@@ -74,6 +75,7 @@ class Endpoint:
         self.client = storage.client_on(loop)
         self.window = window
         self.policy = policy
+        self.pace = Pace(loop)
         self._requests = RateLimit(requests) if requests else None
         self.bytes = RateLimit(bytes_) if bytes_ else None
         self.retries: Counter[Reason] = Counter()
@@ -111,9 +113,9 @@ class Endpoint:
         """Send a HEAD as `send` does. Its answer says nothing about the right to read or write bodies."""
         retries: RetryState | None = None
         while True:
-            epoch = self.window.epoch
-            if self._requests is not None:
+            if self._requests is not None or self.pace.limits:
                 await self.permit()
+            epoch = self.window.epoch
             try:
                 return await action(*arguments)
             except Aside:
@@ -123,6 +125,11 @@ class Endpoint:
                 retries = retries or RetryState(self)
                 if not await retries.pause(error, epoch):
                     raise EndpointError(self, error) from problem
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a limit of its rates was set."""
+        return self._requests is not None or self.bytes is not None
 
     def share_limits(self, runs: int) -> None:
         """Keep to one part of the rate limits, where so many runs share them."""
@@ -136,6 +143,8 @@ class Endpoint:
             wait = self._requests.reserve(1)
             if wait > 0:
                 await self.loop.sleep(wait)
+        if self.pace.limits:
+            await self.pace.enter()
 
     def succeeded(self) -> None:
         """Note that a request has succeeded."""

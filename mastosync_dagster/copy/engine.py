@@ -105,18 +105,6 @@ class CopySettings:
     destination_bytes_per_second: float | None = None
     budget: Budget | None = None
 
-    @property
-    def limits_rates(self) -> bool:
-        """Whether any rate has a limit."""
-        return any(
-            (
-                self.source_requests_per_second,
-                self.source_bytes_per_second,
-                self.destination_requests_per_second,
-                self.destination_bytes_per_second,
-            )
-        )
-
 
 def copy_plan(
     folder: Path,
@@ -128,7 +116,7 @@ def copy_plan(
     stop: threading.Event,
     on_line: Callable[[ManifestLine], None] | None = None,
     say: Callable[[str], object] = lambda _: None,
-    sharing: Callable[[], int] = lambda: 1,
+    sharing: Callable[[str], int] = lambda _: 1,
 ) -> CopyCounts:
     """Copy what a plan says, and record the outcomes: ``to_copy.arrow`` to ``copied.parquet`` (see `records.plan`).
 
@@ -145,7 +133,8 @@ def copy_plan(
         stop: Set from another thread, it ends the copy: small objects in flight have a second to arrive.
         on_line: Gets the line of each object, as it is done, in the loop's thread.
         say: Gets a sentence when a storage has fallen silent, and when it is back.
-        sharing: Asked every ten seconds, in the calling thread: how many runs share the rate limits, this one included.
+        sharing: Asked every ten seconds, in the calling thread: how many runs share the rate limits of a storage
+            (``source``, ``destination``), this one included.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -242,7 +231,7 @@ class _Run:
         on_line: Callable[[ManifestLine], None] | None,
         *,
         say: Callable[[str], object],
-        sharing: Callable[[], int],
+        sharing: Callable[[str], int],
     ) -> None:
         self._say = say
         self._sharing = sharing
@@ -329,12 +318,13 @@ class _Run:
                 gc.collect(1)
 
     def _share_limits(self) -> None:
-        if not self._settings.limits_rates:
+        limited = [endpoint for endpoint in self._endpoints or () if endpoint.has_limits]
+        if not limited:
             return
-        runs = max(1, self._sharing())
+        shares = [(endpoint, max(1, self._sharing(endpoint.storage.settings.name))) for endpoint in limited]
 
         def share() -> None:
-            for endpoint in self._endpoints or ():
+            for endpoint, runs in shares:
                 endpoint.share_limits(runs)
 
         self._loop.call(share)

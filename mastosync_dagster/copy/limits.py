@@ -1,10 +1,11 @@
-"""How much may be in flight: an adaptive window, limits of requests and of bandwidth, a budget of memory.
+"""How much may be in flight: an adaptive window and pace, limits of requests and of bandwidth, a budget of memory.
 
 All live in the loop's thread. `copy.endpoint` keeps to them; runs share the rates (`sync.shared_limits`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mastosync_dagster.s3.loop import Loop, Task
+
+
+_KEPT = 0.8
+"""The share of its rate that an endpoint gets after it has throttled ..."""
+_MORE_A_SECOND, _SHARE_MORE_A_SECOND = 2.0, 0.03
+"""... and each second after that so many requests a second more, and such a share of what it had then."""
+_SLOWEST = 1.0
+_MEASURED_SECONDS = 1.0
+_CATCH_UP_SECONDS = 0.05
+"""What a loop that was busy has missed of its rate, it sends at once."""
 
 
 class _Waiter:
@@ -35,7 +46,8 @@ class Window:
     Attributes:
         size: Requests allowed at once, at present.
         taken: Slots that are taken now.
-        epoch: Number of reductions so far; to be read before a request and handed to `on_throttle`.
+        epoch: How often the server has asked for less so far; to be read before a request and handed to `on_throttle`.
+        reductions: How often the window was halved for that; at the minimum it stays.
         growing: Whether successes are to be counted; false at the maximum.
         lowest: The smallest size it ever had.
     """
@@ -43,12 +55,12 @@ class Window:
     def __init__(self, loop: Loop, maximum: int, *, minimum: int = 4, adaptive: bool = True) -> None:
         self._loop = loop
         self._maximum = maximum
-        self._minimum = min(minimum, maximum) if adaptive else maximum
+        self._minimum = min(minimum, maximum)
+        self._adaptive = adaptive
         self._credit = 0
         self._waiting: deque[tuple[tuple[Task[Any], int], _Waiter]] = deque()
         self.size = self.lowest = maximum
-        self.taken = 0
-        self.epoch = 0
+        self.taken = self.epoch = self.reductions = 0
         self.growing = False
 
     async def enter(self) -> None:
@@ -86,15 +98,72 @@ class Window:
         self.growing = self.size < self._maximum
         self._let_in()
 
-    def on_throttle(self, epoch: int) -> None:
-        """Halve the window, unless that happened since ``epoch`` was read."""
-        if epoch != self.epoch or self.size <= self._minimum:
-            return
+    def on_throttle(self, epoch: int) -> bool:
+        """Halve the window, unless that was asked for since ``epoch`` was read; return whether it was not."""
+        if epoch != self.epoch or not self._adaptive:
+            return False
         self.epoch += 1
-        self._credit = 0
-        self.size = max(self._minimum, self.size // 2)
-        self.lowest = min(self.lowest, self.size)
-        self.growing = True
+        if self.size > self._minimum:
+            self.reductions += 1
+            self._credit = 0
+            self.size = max(self._minimum, self.size // 2)
+            self.lowest = min(self.lowest, self.size)
+            self.growing = True
+        return True
+
+
+class Pace:
+    """How many requests a second an endpoint gets once it has throttled: fewer than it bore, and more again with time.
+
+    A window alone is never small enough for a server that allows few requests and answers soon, least of all where
+    several runs share what it allows. None of them knows of the others: each follows the answers that it gets.
+    """
+
+    def __init__(self, loop: Loop, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop = loop
+        self._clock = clock
+        # One at a time waits until it may, so that all behind it are sent at the rate of then.
+        self._turn = Window(loop, 1)
+        self._bore: float | None = None
+        self._at = clock()
+        self._answered = 0
+        self._next = 0.0
+
+    @property
+    def limits(self) -> bool:
+        """Whether the endpoint has throttled yet."""
+        return self._bore is not None
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, now."""
+        if self._bore is None:
+            return math.inf
+        # The fixed part lets the shares of several runs become equal.
+        more = _MORE_A_SECOND + _SHARE_MORE_A_SECOND * self._bore
+        return _KEPT * self._bore + more * (self._clock() - self._at)
+
+    def on_throttle(self, answered: int) -> None:
+        """Slow down. ``answered`` is how many requests the endpoint has answered so far."""
+        now = self._clock()
+        since = now - self._at
+        bore = self.rate
+        if since >= _MEASURED_SECONDS or not self.limits:
+            # It may have got fewer than it was allowed. Too short a time does not show how many that were.
+            bore = min(bore, (answered - self._answered) / max(since, _MEASURED_SECONDS))
+        self._bore = max(_SLOWEST, bore)
+        self._at, self._answered = now, answered
+
+    async def enter(self) -> None:
+        """Wait until the next request may be sent."""
+        await self._turn.enter()
+        try:
+            wait = self._next - self._clock()
+            if wait > 0:
+                await self._loop.sleep(wait)
+            self._next = max(self._next, self._clock() - _CATCH_UP_SECONDS) + 1 / self.rate
+        finally:
+            self._turn.leave()
 
 
 class RateLimit:

@@ -109,8 +109,8 @@ class Reading:
         source, pipe = self._source, self.pipe
         retries: RetryState | None = None
         while True:
-            epoch, before = source.window.epoch, pipe.received
             await source.permit()
+            epoch, before = source.window.epoch, pipe.received
             try:
                 await self._read_once(before)
                 if pipe.received < pipe.size:

@@ -36,15 +36,15 @@ class RetryState:
         self._started = time.monotonic()
 
     async def pause(self, error: StorageError, epoch: int) -> bool:
-        """Count a failure, shrink the window where it asks for that, and wait before the next attempt.
+        """Count a failure, send fewer requests where it asks for that, and wait before the next attempt.
 
         Returns:
             False where there is to be none.
         """
         self._failures += 1
         endpoint = self._endpoint
-        if error.reason in _SHRINKS:
-            endpoint.window.on_throttle(epoch)
+        if error.reason in _SHRINKS and endpoint.window.on_throttle(epoch) and error.reason is Reason.THROTTLED:
+            endpoint.pace.on_throttle(endpoint.client.answers)
         # A whole run is not ended by one refusal: the request is retried once. Others may have succeeded meanwhile.
         doubtful = error.permanent and error.may_pass and self._failures == 1
         hopeful = error.retryable and not error.permanent

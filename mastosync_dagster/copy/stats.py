@@ -64,7 +64,7 @@ class EndpointCounts:
         return cls(
             window=endpoint.window.size,
             lowest_window=endpoint.window.lowest,
-            reductions=endpoint.window.epoch,
+            reductions=endpoint.window.reductions,
             retries={reason.value: count for reason, count in endpoint.retries.items()},
         )
 

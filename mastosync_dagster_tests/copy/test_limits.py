@@ -41,7 +41,7 @@ def grow(window: Window, successes: int) -> None:
 
 def test_a_window_starts_at_its_maximum_and_has_nothing_to_learn_from_success() -> None:
     window = Window(LOOP, 64)
-    assert (window.size, window.growing, window.epoch, window.lowest) == (64, False, 0, 64)
+    assert (window.size, window.growing, window.reductions, window.lowest) == (64, False, 0, 64)
 
 
 def test_throttling_halves_a_window_down_to_its_minimum() -> None:
@@ -51,7 +51,7 @@ def test_throttling_halves_a_window_down_to_its_minimum() -> None:
         window.on_throttle(window.epoch)
         sizes.append(window.size)
     assert sizes == [32, 16, 8, 4, 4, 4]
-    assert (window.epoch, window.lowest, window.growing) == (4, 4, True)
+    assert (window.reductions, window.lowest, window.growing) == (4, 4, True)
 
 
 def test_requests_sent_before_a_reduction_reduce_no_further() -> None:
@@ -90,7 +90,7 @@ def test_throttling_takes_back_the_credit_of_earlier_successes() -> None:
 def test_a_window_that_cannot_shrink_stays(*, maximum: int, minimum: int, adaptive: bool, lowest: int) -> None:
     window = Window(LOOP, maximum, minimum=minimum, adaptive=adaptive)
     window.on_throttle(window.epoch)
-    assert (window.size, window.epoch) == (lowest, 0)
+    assert (window.size, window.reductions) == (lowest, 0)
 
 
 class Visitors:

@@ -96,7 +96,7 @@ def test_a_run_s_process_ends_when_its_worker_is_gone_or_stands_still() -> None:
     with watched() as process:
         beat(process, 2.5)
         assert process.poll() is None
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(10) == -signal.SIGALRM
     with watched() as process:
         beat(process, 0.5)
         assert process.stdin is not None
@@ -112,4 +112,31 @@ def test_a_run_s_process_does_not_survive_a_pause_of_its_machine() -> None:
         process.send_signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
             beat(process, 3)
-        assert process.poll() == -signal.SIGKILL
+        assert process.poll() == -signal.SIGALRM
+
+
+_BUSY = """
+import os, sys, threading
+from mastosync_dagster.machines.run_process import watch
+threading.Thread(target=watch, args=(sys.stdin.fileno(), 1.0), daemon=True).start()
+while True:
+    os.write(sys.stdout.fileno(), b".")
+"""
+
+
+@pytest.mark.long
+def test_after_a_pause_a_run_s_process_sends_nothing_more(tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    for _ in range(3):
+        with (
+            sent.open("wb") as file,
+            subprocess.Popen([sys.executable, "-c", _BUSY], stdin=subprocess.PIPE, stdout=file) as process,
+        ):
+            beat(process, 1)
+            process.send_signal(signal.SIGSTOP)
+            beat(process, 1.5)
+            before = sent.stat().st_size
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(10) < 0
+            assert before > 0
+            assert sent.stat().st_size == before

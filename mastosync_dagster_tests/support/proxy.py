@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import format_datetime
 from enum import Enum
 from random import Random
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 64 * 1024
 _START_SECONDS = 10.0
+_AT_ONCE_SECONDS = 1.0
+"""Of so many seconds a server takes the requests at once (`Rule.above`)."""
 _ENTRY = re.compile(rb"<(Contents|CommonPrefixes)>.*?<(Key|Prefix)>(?P<key>.*?)</\2>.*?</\1>", re.DOTALL)
 _MORE = re.compile(rb"<(IsTruncated|NextContinuationToken|NextMarker)>.*?</\1>", re.DOTALL)
 _OF_VERSION_2 = re.compile(r"(?<=[?&])(list-type|start-after|continuation-token|encoding-type)=[^& ]*&?")
@@ -221,6 +223,7 @@ class Rule:
         probability: Share of the requests that are hit. Which ones depends on the proxy's seed, the key, the kind and
             how often it was asked before, not on the timing.
         prefix: To listings whose prefix has this regular expression; empty: to every listing.
+        above: So many matching requests a second are spared, as a provider counts those of an account; None: none are.
     """
 
     fault: Fault
@@ -233,6 +236,7 @@ class Rule:
     per_key: bool = False
     probability: float = 1.0
     prefix: str = ""
+    above: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +383,20 @@ def _error_document(answer: Answer, request: RecordedRequest) -> bytes:
 class _Progress:
     """How often a rule was met, altogether or per key."""
 
-    met: Counter[tuple[int, str, Kind]]
-    asked: Counter[tuple[str, Kind]]
+    met: Counter[tuple[int, str, Kind]] = field(default_factory=Counter)
+    asked: Counter[tuple[str, Kind]] = field(default_factory=Counter)
+    spared: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """By rule: how many requests more are spared at once, and when that was."""
+
+    def spares(self, number: int, rule: Rule, now: float) -> bool:
+        """Whether a request is one of those that a rule spares every second."""
+        if rule.above is None:
+            return False
+        most = rule.above * _AT_ONCE_SECONDS
+        left, at = self.spared.get(number, (most, now))
+        left = min(most, left + (now - at) * rule.above)
+        self.spared[number] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
 
 
 NO_PROBES = r"^(?!.*/mastosync-check/)"
@@ -401,7 +417,7 @@ class Proxy:
         self._upstream = (url.hostname or "", url.port or 80)
         self._seed = seed
         self._rules = tuple(rules)
-        self._progress = _Progress(Counter(), Counter())
+        self._progress = _Progress()
         self._recorded: list[RecordedRequest] = []
         self._in_flight = 0
         self._most_in_flight = 0
@@ -418,7 +434,7 @@ class Proxy:
         """Replace the rules; their counting starts anew."""
         with self._lock:
             self._rules = rules
-            self._progress = _Progress(Counter(), Counter())
+            self._progress = _Progress()
 
     def forget(self) -> None:
         """Start counting requests anew."""
@@ -471,7 +487,7 @@ class Proxy:
                 if rule.method not in {"", request.method} or (rule.unsigned and "authorization" in request.headers):
                     continue
                 dice = Random(f"{self._seed}/{number}/{request.kind.value}/{request.key}/{asked}")
-                if dice.random() >= rule.probability:
+                if dice.random() >= rule.probability or self._progress.spares(number, rule, request.at):
                     continue
                 counter = (number, request.key if rule.per_key else "", request.kind if rule.per_key else Kind.OTHER)
                 self._progress.met[counter] += 1

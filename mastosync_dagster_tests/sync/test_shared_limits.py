@@ -34,10 +34,25 @@ def test_runs_that_copy_with_a_limit_share_it_and_others_do_not_count(instance: 
     first, second = begun(instance), begun(instance)
     begun(instance)  # it copies without a limit, and never asks
     ended = begun(instance, dg.DagsterRunStatus.SUCCESS)
-    assert first.runs() == 1
-    assert second.runs() == 2
-    ended.runs()
-    assert first.runs() == 2
+    assert first.runs("source") == 1
+    assert second.runs("source") == 2
+    ended.runs("source")
+    assert first.runs("source") == 2
+
+
+def test_a_limit_at_one_storage_takes_nothing_from_the_other(instance: dg.DagsterInstance) -> None:
+    at_source, at_destination, at_both = begun(instance), begun(instance), begun(instance)
+    for limits in (at_source, at_both):
+        limits.runs("source")
+    for limits in (at_destination, at_both):
+        limits.runs("destination")
+    assert [at_both.runs(storage_name) for storage_name in ("source", "destination")] == [2, 2]
+    assert at_source.runs("source") == 2
+    assert at_destination.runs("destination") == 2
+    earlier = instance.create_run_for_job(dg.job(name="sync_media")(lambda: None), status=dg.DagsterRunStatus.STARTED)
+    instance.add_run_tags(earlier.run_id, {".dagster/mastosync-shares-limits": "yes"})
+    assert at_source.runs("source") == 3
+    assert at_destination.runs("destination") == 3
 
 
 @pytest.mark.long
@@ -58,7 +73,7 @@ def test_two_runs_together_keep_to_the_limit_of_one(
             transfer = Transfer(folder, source_bucket, destination_bucket)
             transfer.plan([transfer.put(f"{name}/{number}", b"body") for number in range(OBJECTS)])
             limits = begun(instance)
-            limits.runs()
+            limits.runs("destination")
             ready.wait()
             return copy_plan(
                 folder,
