@@ -10,6 +10,7 @@ from mastosync_dagster.alerts.sensors import alert_on_failed_tick, alert_on_fail
 from mastosync_dagster.process import keep_files_private
 from mastosync_dagster.prune.automation import monthly_prune
 from mastosync_dagster.prune.ops import prune_every_range, prune_jobs
+from mastosync_dagster.ranges.command_line import refuse_without_range
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.progress import LogProgress
@@ -57,6 +58,7 @@ def build_definitions(
 def __getattr__(name: str) -> object:
     """Build ``defs`` when Dagster asks for it, since an import must read no settings."""
     if name == "defs":
+        refuse_without_range()
         loaded = globals()["defs"] = build_definitions(nightly=Nightly.read())
         return loaded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

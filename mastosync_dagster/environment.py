@@ -222,7 +222,24 @@ class Environment:
         """Read the variables (None: ``os.environ``) and the file."""
         variables = dict(os.environ if process is None else process)
         path = variables.get(ENV_FILE) or _env_file_of_home(variables)
-        return _with_file(variables, Path(path).expanduser()) if path else cls(process=variables, file={})
+        if not path:
+            return cls(process=variables, file={})
+        verb = f"{ENV_FILE} names" if variables.get(ENV_FILE) else f"{DAGSTER_HOME} holds"
+        return cls.of_file(Path(path).expanduser(), verb, process=variables)
+
+    @classmethod
+    def of_file(
+        cls, path: Path, verb: str, *, content: bytes | None = None, process: Mapping[str, str] | None = None
+    ) -> Environment:
+        """Read a file.
+
+        Args:
+            path: What messages call it.
+            verb: What stands before that in an error: who has named the file.
+            content: Of a file that is no file, such as standard input.
+            process: Variables that win over its lines; None: none.
+        """
+        return _with_file(dict(process or {}), path, f"{verb} {path}", content)
 
     def remarks(self) -> list[str]:
         """Return what an admin should know: names that nothing reads, and odd lines of the file; a sentence each."""
@@ -404,15 +421,17 @@ def _alike(name: str, others: Collection[str]) -> str:
     return by_capitals[found[0]] if found else ""
 
 
-def _with_file(process: Mapping[str, str], path: Path) -> Environment:
+def _with_file(process: Mapping[str, str], path: Path, named: str, content: bytes | None) -> Environment:
     """Return the settings with those of a file such as Mastodon's ``.env.production``.
 
     The values of other variables are not kept: Mastodon's file holds the secrets of its sessions and its mail. No error
     repeats a line.
     """
-    named = f"{ENV_FILE} names {path}" if process.get(ENV_FILE) else f"{DAGSTER_HOME} holds {path}"
     try:
-        found = env_file.parse(_read_text(path), process)
+        content = _read(path) if content is None else content
+        if len(content) > _LARGEST_FILE:
+            raise SettingsError(f"{named}, which is larger than a file of settings can be (1 MiB).")
+        found = env_file.parse(content.decode("utf-8-sig"), process)
     except OSError as error:
         raise SettingsError(f"{named}, which cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
@@ -468,9 +487,6 @@ def _oddities(line: env_file.Assignment) -> list[str]:
     return found
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> bytes:
     with path.open("rb") as stream:
-        content = stream.read(_LARGEST_FILE + 1)
-    if len(content) > _LARGEST_FILE:
-        raise SettingsError(f"{ENV_FILE} names {path}, which is larger than a file of settings can be (1 MiB).")
-    return content.decode("utf-8-sig")
+        return stream.read(_LARGEST_FILE + 1)

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.alerts.requests import all_in_time, pause, post
+from mastosync_dagster.alerts.requests import all_in_time, check_url, pause, post
 from mastosync_dagster.environment import ALERT_URLS, ALERT_WEBHOOK, Environment, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import apprise
+
 NOT_SET = f"{ALERT_WEBHOOK} and {ALERT_URLS} are not set"
 _ATTEMPTS = 3
 _ESCAPE = re.compile(r"\\(?=[^A-Za-z0-9\s])")
 """Of Markdown, which a subject is not."""
+_UNKNOWN = "Apprise knows no such address. Is it complete, and percent-encoded?"
 _SCHEME = re.compile(r"[A-Za-z0-9]{1,20}(?=://)")
 
 
@@ -69,6 +72,17 @@ def deliver(message: str) -> Delivery:
     return Delivery(len(works) - len(problems), tuple(problems))
 
 
+def check_receivers() -> None:
+    """Raise a `SettingsError` where the settings name a receiver that no message can be sent to. It sends nothing."""
+    environment = Environment.read()
+    if (webhook := environment.text(ALERT_WEBHOOK)) is not None:
+        check_url(webhook, ALERT_WEBHOOK)
+    urls = (environment.text(ALERT_URLS) or "").split()
+    for number, url in enumerate(urls, start=1):
+        if _receiver(url) is None:
+            raise SettingsError(f"{ALERT_URLS}, address {number} of {len(urls)}{_scheme(url)}: {_UNKNOWN}")
+
+
 def post_alert(url: str, message: str) -> None:
     """Post a message to an incoming webhook, as Slack and Mattermost understand it: ``{"text": …}``.
 
@@ -94,6 +108,20 @@ def _scheme(url: str) -> str:
 
 def _notify(url: str, message: str) -> str | None:
     """Send a message by Apprise. Returns why it was not taken; None: it was."""
+    receiver = _receiver(url)
+    if receiver is None:
+        return _UNKNOWN
+    title = _ESCAPE.sub("", message.partition("\n")[0])
+    for attempt in range(1, _ATTEMPTS + 1):
+        if receiver.notify(body=message, title=title, body_format="markdown"):
+            return None
+        if attempt < _ATTEMPTS:
+            pause()
+    return "it did not take the message, or cannot be reached. `apprise -vv -b test URL` shows why"
+
+
+def _receiver(url: str) -> apprise.Apprise | None:
+    """Return the receiver of an address; None: Apprise knows none."""
     import apprise  # noqa: PLC0415  (a hundred services, which nothing else needs)
 
     # Its own messages may quote what a server answers.
@@ -102,13 +130,7 @@ def _notify(url: str, message: str) -> str | None:
     asset = apprise.AppriseAsset(app_id="mastosync", http_redirects=False, secure_logging=True)
     service = apprise.Apprise.instantiate(url, asset=asset)
     if service is None:
-        return "Apprise knows no such address. Is it complete, and percent-encoded?"
+        return None
     receiver = apprise.Apprise(asset=asset)
     receiver.add(service)
-    title = _ESCAPE.sub("", message.partition("\n")[0])
-    for attempt in range(1, _ATTEMPTS + 1):
-        if receiver.notify(body=message, title=title, body_format=apprise.NotifyFormat.MARKDOWN):
-            return None
-        if attempt < _ATTEMPTS:
-            pause()
-    return "it did not take the message, or cannot be reached. `apprise -vv -b test URL` shows why"
+    return receiver

@@ -74,6 +74,12 @@ def ping(signal: Signal, text: str = "", *, seconds: float | None = None) -> str
     return None if why is None else f"the monitor of {PING_URL} did not take the ping: {why}"
 
 
+def check_monitor() -> None:
+    """Raise a `SettingsError` where MASTOSYNC_PING_URL is no URL. It pings nobody."""
+    if (url := Environment.read().text(PING_URL)) is not None:
+        check_url(url, PING_URL)
+
+
 def announce_start(run: dg.DagsterRun, log: logging.Logger | dg.DagsterLogManager) -> None:
     """Ping the monitor where the run that begins is a night."""
     if is_night(run):

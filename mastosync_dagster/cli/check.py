@@ -16,20 +16,22 @@ import psycopg2
 
 from mastosync_dagster.cli.age import check_age
 from mastosync_dagster.cli.connections import free_connections
-from mastosync_dagster.cli.opened_home import HomeError
+from mastosync_dagster.cli.settings import ensure_settings
 from mastosync_dagster.environment import COPY_PRIVATE, DESTINATION_FOLDER, Environment, copy_private
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.folder.storage import FolderStorage
+from mastosync_dagster.installation.home_errors import HomeError
 from mastosync_dagster.machines.check import ask_broker, shares_runs
 from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
 from mastosync_dagster.mastodon.key_owners import FOLDERS
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
-from mastosync_dagster.resources import MastodonDatabase, ensure_different, ensure_two_places
+from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different, ensure_two_places
 from mastosync_dagster.resources.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     import dagster as dg
     from psycopg2.extensions import connection as Connection
 
-    from mastosync_dagster.resources import S3Bucket
     from mastosync_dagster.s3.storage import Storage
 
 _PROBE = "mastosync-check"
@@ -101,6 +102,36 @@ class _Warned(Exception):  # noqa: N818  (as above)
     """A check found something that may be right or wrong; the message says what."""
 
 
+def every_line(
+    open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], limit: timedelta | None, *, named: bool
+) -> Iterator[Line]:
+    """Run all checks, and yield a line for each as it ends.
+
+    Args:
+        open_home: Opens the Dagster instance.
+        limit: How old the last good night may be; None: as old as it is.
+        named: Whether a home is named: without one there is no history, and some commands need none.
+    """
+    settings = check_variables()
+    yield settings
+    try:
+        Environment.read()
+    except AdminError:
+        # Each further line would say the same.
+        yield Line("everything else", Verdict.SKIPPED, "without the settings")
+        return
+    database, source, destination = MastodonDatabase(), S3Bucket.source(), S3Bucket.destination()
+    if limit is not None:
+        yield check_last_night(open_home, destination, limit)
+    yield from check_destination_folder(open_home, destination)
+    yield from check_direction(open_home, source, destination)
+    yield from check_everything(database, source, destination)
+    if named:
+        yield from check_manifests(open_home, source, destination)
+        yield from check_workers(open_home)
+        yield check_home(open_home)
+
+
 def check_last_night(
     open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], destination: S3Bucket, limit: timedelta
 ) -> Line:
@@ -124,9 +155,21 @@ def check_home(open_home: Callable[[], AbstractContextManager[dg.DagsterInstance
     return _line("home", check)
 
 
+def check_manifests(
+    open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]], source: S3Bucket, destination: S3Bucket
+) -> Iterator[Line]:
+    """Check that manifests can be listed and written; no line without a home, whose own line says why."""
+
+    def check() -> str:
+        return f"{manifest_store(instance, destination, source).check(write=True)} can be listed and written to"
+
+    with contextlib.suppress(AdminError), open_home() as instance:
+        yield _line("manifests", check)
+
+
 def check_workers(open_home: Callable[[], AbstractContextManager[dg.DagsterInstance]]) -> Iterator[Line]:
     """Check that runs can be handed to workers; no line where this machine executes them all."""
-    with contextlib.suppress(HomeError), open_home() as instance:  # the line of the home says so
+    with contextlib.suppress(AdminError), open_home() as instance:  # the line of the home says so
         if not shares_runs(instance):
             return
 
@@ -182,7 +225,6 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
     """Run all checks, and yield a line for each as it ends. A failure skips only the checks that depend on it."""
     failed = set[str]()
     for line in itertools.chain(
-        [_line("settings", _settings)],
         _check_database(database),
         _check_source(source),
         _check_buckets_differ(source, destination),
@@ -197,8 +239,14 @@ def check_everything(database: MastodonDatabase, source: S3Bucket, destination: 
         yield _line("originals", lambda: _originals(database, source.storage(), destination.storage()))
 
 
+def check_variables() -> Line:
+    """Read every variable, as the commands and runs do."""
+    return _line("settings", _settings)
+
+
 def _settings() -> str:
     environment = Environment.read()
+    ensure_settings()
     remarks = environment.remarks()
     if remarks:
         raise _Warned("; ".join(remarks))

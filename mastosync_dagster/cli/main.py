@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,12 +183,11 @@ def _instance(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance of DAGSTER_HOME, and mark its dead runs as failed. ``waits`` is `opened_home`'s."""
     from mastosync_dagster.cli.opened_home import opened_home
     from mastosync_dagster.environment import Environment
-    from mastosync_dagster.escaping import plain
+    from mastosync_dagster.installation.settings_file import show_remarks
     from mastosync_dagster.runs.dead_runs import close_dead_runs
 
     with opened_home(waits=waits) as instance:
-        for remark in Environment.read().remarks():
-            click.echo(f"Warning: {plain(remark)}", err=True)
+        show_remarks(Environment.read())
         close_dead_runs(instance)
         yield instance
 
@@ -276,9 +274,12 @@ def ui(*, port: int) -> None:
 
     The port is not Mastodon's 3000. Runs that go on are stopped with it; what they have copied stays.
     """
+    from mastosync_dagster.cli.settings import ensure_settings
     from mastosync_dagster.installation.ui import run_ui
 
     with _plain_errors(), _instance() as instance:
+        # The code server would end with a stack, and each run with a failure.
+        ensure_settings()
         raise click.exceptions.Exit(run_ui(instance, port))
 
 
@@ -536,32 +537,19 @@ def metrics(*, port: int, every: float, once: bool, rules: bool, dashboard: bool
 def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
     """Try every connection and permission that a run needs.
 
-    It writes, reads and deletes small objects of its own at the destination, and changes nothing else. Exit status: 0
-    if nothing failed, 1 if something did, 2 if the command is misspelt; with --strict, 3 if there are warnings alone.
+    It writes, reads and deletes small objects of its own at the destination and where manifests go, and changes nothing
+    else. Exit status: 0 if nothing failed, 1 if something did, 2 if the command is misspelt; with --strict, 3 if there
+    are warnings alone.
     """
     from mastosync_dagster.cli.age import parse_age
-    from mastosync_dagster.cli.check import (
-        Verdict,
-        check_destination_folder,
-        check_direction,
-        check_everything,
-        check_home,
-        check_last_night,
-        check_workers,
-    )
+    from mastosync_dagster.cli.check import Verdict, every_line
     from mastosync_dagster.cli.opened_home import is_named, opened_home
     from mastosync_dagster.escaping import plain
-    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
     lines = []
     with _plain_errors():
         limit = None if max_age is None else parse_age(max_age)
-        night = [] if limit is None else [check_last_night(opened_home, S3Bucket.destination(), limit)]
-        source, destination = S3Bucket.source(), S3Bucket.destination()
-        home = chain(check_workers(opened_home), [check_home(opened_home)]) if is_named() else []
-        mounted = check_destination_folder(opened_home, destination)
-        way = check_direction(opened_home, source, destination)
-        for line in chain(night, mounted, way, check_everything(MastodonDatabase(), source, destination), home):
+        for line in every_line(opened_home, limit, named=is_named()):
             lines.append(line)
             if not as_json:
                 colour = {Verdict.OK: "green", Verdict.FAILED: "red"}.get(line.verdict, "yellow")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.environment import retry_nights, rows_per_partition
-from mastosync_dagster.expected.policy import policy_of
+from mastosync_dagster.cli.settings import read_settings
 from mastosync_dagster.mastodon import LostDatabaseError, database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
 from mastosync_dagster.resources.connection_failed import ConnectionFailedError
@@ -45,16 +45,14 @@ def check_settings(
     ensure_different(source, destination)
     ensure_not_swapped(instance, source.settings(), destination.settings())
     ensure_mounted(instance, destination.storage())
-    manifest_store(instance, destination, source)
-    policy_of(plan)
-    copy.budget()
-    retry_nights()
-    rows_per_partition()
+    store = manifest_store(instance, destination, source)
+    read_settings(plan, copy)
     _check_database(plan)
-    for bucket in (source, destination):
+    # Of manifests no run begins by writing any: what it cannot write at its end waits for a later run.
+    for check in (source.storage().check, destination.storage().check, partial(store.check, write=False)):
         begun = time.monotonic()
         try:
-            bucket.storage().check()
+            check()
         except StorageError as error:
             silent = not error.reached and time.monotonic() - begun >= _SILENT_SECONDS
             if error.reason in _SETTINGS or (attended and silent):

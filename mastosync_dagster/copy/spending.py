@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.environment import RUN, Environment, SettingsError
 from mastosync_dagster.units import MIB
 
 _GIGABYTE = 1e9
@@ -63,6 +63,22 @@ def prices_of(name: str, path: Path | None = None) -> Prices:
     if name not in table:
         raise SettingsError(f"the price table has no {name}; it has {', '.join(table)}")
     return table[name]
+
+
+def check_prices() -> None:
+    """Raise a `SettingsError` where the variables name no table of prices, or what is not in it."""
+    environment = Environment.read()
+    named = environment.text(RUN["prices"])
+    path = Path(named).expanduser() if named else None
+    for setting in ("prices", "prices_from", "prices_to"):
+        name = environment.text(RUN[setting])
+        try:
+            if setting == "prices":
+                price_table(path)
+            elif name is not None:
+                prices_of(name, path)
+        except SettingsError as error:
+            raise SettingsError(f"{RUN[setting]}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +136,8 @@ def make_budget(limits: Limits, *, lists: int = 0, gets: int = 0, acls: int = 0)
     if limits.dollars is not None and not (source.get or source.egress or destination.put):
         raise SettingsError(
             f"max_dollars limits nothing: by the price table {limits.prices_from} and {limits.prices_to} cost nothing."
-            " Name source and destination: prices_from and prices_to, or --from and --to."
+            " Name source and destination: prices_from and prices_to, or --from and --to. Of variables they are"
+            f" {RUN['max_dollars']}, {RUN['prices_from']} and {RUN['prices_to']}."
         )
     # Which storage was asked is not counted: the dearer one is taken.
     spent = lists * max(source.list, destination.list) + gets * max(source.get, destination.get)

@@ -89,6 +89,14 @@ def destination_url(storage: Storage) -> PublicUrl:
     return _public_url(storage, DESTINATION_URL)
 
 
+def check_addresses() -> None:
+    """Raise a SettingsError where a public address that is set is no URL."""
+    environment = Environment.read()
+    for variable in (SOURCE_URL, DESTINATION_URL):
+        if (text := environment.text(variable)) is not None:
+            _parsed(text, variable)
+
+
 def has_own_url(name: str) -> bool:
     """Return whether a public address is set that differs from the endpoint: `SOURCE_URL`, `DESTINATION_URL`."""
     return Environment.read().text(name) is not None

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.installation.home_errors import history_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +137,9 @@ def prepare_history(home: Path) -> None:
     except Exception as error:
         if unset := unset_variables(home, error):
             raise InitError(unset) from None
+        history = next((each for each in (error, error.__cause__) if isinstance(each, SQLAlchemyError)), None)
+        if history is not None:
+            raise history_error(home, history) from None
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InitError(
             f"Dagster's history in {home} cannot be opened ({first}): see {home / 'dagster.yaml'}, and whether the"

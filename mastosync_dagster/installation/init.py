@@ -32,7 +32,7 @@ from mastosync_dagster.installation.home_files import (
     write_new,
 )
 from mastosync_dagster.installation.questions import asked_settings, given_settings, unset_settings
-from mastosync_dagster.installation.settings_file import read_settings, write_settings
+from mastosync_dagster.installation.settings_file import read_file, read_settings, write_settings
 from mastosync_dagster.installation.systemd import (
     SERVICES,
     SERVICES_FILE,
@@ -116,21 +116,21 @@ def _user() -> str:
 
 def _written_folders(env_file: Path) -> tuple[Path, ...]:
     """Return the folders outside the home that runs write to."""
-    settings = Environment.read({ENV_FILE: str(env_file)})
+    settings = read_file(env_file)
     named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
     return tuple(absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
 
 
 def _make_manifests(env_file: Path) -> None:
     """Make the folder of manifests that the settings name: the units let nobody make it later."""
-    named = Environment.read({ENV_FILE: str(env_file)}).text(MANIFESTS)
+    named = read_file(env_file).text(MANIFESTS)
     if named and not named.startswith("s3://") and not absolute(Path(named)).exists():
         make_folder(absolute(Path(named)))
 
 
 def _calendar(env_file: Path) -> str:
     """Return when the night is, as systemd writes it."""
-    settings = Environment.read({ENV_FILE: str(env_file)})
+    settings = read_file(env_file)
     cron = settings.text(NIGHTLY_CRON) or "0 3 * * *"
     found = calendar_of(cron, settings.text(NIGHTLY_TIMEZONE) or "UTC")
     if found is None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import getpass
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.environment import DESTINATION_FOLDER, DESTINATION_PREFIX, SOURCE_FOLDER
+from mastosync_dagster.environment import DESTINATION_FOLDER, DESTINATION_PREFIX, SOURCE_FOLDER, Environment
 from mastosync_dagster.installation.home_files import InitError, absolute
-from mastosync_dagster.installation.settings_file import read_settings
+from mastosync_dagster.installation.settings_file import settings_of, show_remarks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from mastosync_dagster.environment import Environment
 
 _STDIN = "-"
 
@@ -48,19 +45,20 @@ _DATABASE = ("DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASS")
 
 
 def given_settings(sources: Sequence[Path]) -> dict[str, str]:
-    """Return what files of settings give; a later one wins. ``-``: standard input."""
+    """Return what files of settings give; a later one wins. ``-``: standard input. Misspelt names are said."""
     found: dict[str, str] = {}
     for path in sources:
-        found.update(_settings_of_stdin() if str(path) == _STDIN else read_settings(absolute(path)))
+        is_stdin = str(path) == _STDIN
+        # /dev/stdin would open a pipe for the pipe's owner alone.
+        content = sys.stdin.buffer.read() if is_stdin else None
+        environment = Environment.of_file(
+            Path("standard input") if is_stdin else absolute(path),
+            "--from - reads" if is_stdin else "--from names",
+            content=content,
+        )
+        show_remarks(environment)
+        found.update(settings_of(environment))
     return found
-
-
-def _settings_of_stdin() -> dict[str, str]:
-    """Return the settings that come through a pipe, which /dev/stdin opens for the pipe's owner alone."""
-    with tempfile.NamedTemporaryFile(prefix="mastosync-") as file:
-        file.write(sys.stdin.buffer.read())
-        file.flush()
-        return read_settings(Path(file.name))
 
 
 def asked_settings(known: Mapping[str, str], process: Environment) -> dict[str, str]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from mastosync_dagster.environment import ENV_FILE, Environment, SettingsError
+from mastosync_dagster.escaping import plain
 from mastosync_dagster.installation.home_files import InitError, Written, packaged, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 _LINE = re.compile(r"(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]*)=.*")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*", re.ASCII)
@@ -63,12 +65,27 @@ class EnvFile:
 
 def read_settings(path: Path) -> dict[str, str]:
     """Return the settings of a file such as Mastodon's ``.env.production``, its other lines left out."""
-    found = Environment.read({ENV_FILE: str(path)}).file
+    return settings_of(read_file(path))
+
+
+def read_file(path: Path, content: bytes | None = None) -> Environment:
+    """Read a file of settings alone, without the variables of the process; ``content``: one that is to be written."""
+    return Environment.of_file(path, "The file of settings is", content=content)
+
+
+def settings_of(environment: Environment) -> dict[str, str]:
+    """Return the settings that a file sets."""
     return {
         name: value
-        for name, value in found.items()
+        for name, value in environment.file.items()
         if name != ENV_FILE and (value or name.endswith(_EMPTY_MEANS_SOMETHING))
     }
+
+
+def show_remarks(environment: Environment) -> None:
+    """Say on standard error what an admin should know of the settings, such as a misspelt name."""
+    for remark in environment.remarks():
+        click.echo(f"Warning: {plain(remark)}", err=True)
 
 
 def write_settings(path: Path, settings: Mapping[str, str], *, of_home: bool) -> EnvFile:
@@ -131,25 +148,22 @@ def _filled(example: str, lines: Mapping[str, str]) -> str:
 
 def _written(text_of: Callable[[Mapping[str, str]], str], settings: Mapping[str, str], path: Path) -> str:
     """Return the text in which every setting, quoted one way or the other, is read back as it is."""
-    with tempfile.TemporaryDirectory(prefix="mastosync-") as folder:
-        trial = Path(folder) / "env"
 
-        def read_back(text: str) -> Mapping[str, str]:
-            trial.write_text(text, "utf-8")
-            try:
-                return Environment.read({ENV_FILE: str(trial)}).file
-            except SettingsError:  # it ends in the middle of a quotation
-                return {}
+    def read_back(text: str) -> Mapping[str, str]:
+        try:
+            return read_file(path, text.encode()).file
+        except SettingsError:  # it ends in the middle of a quotation
+            return {}
 
-        lines = {}
-        for name, value in settings.items():
-            good = (line for line in _lines(name, value) if read_back(f"{line}\n").get(name) == value)
-            lines[name] = next(good, "")
-        text = text_of(lines)
-        found = read_back(text)
-        if wrong := [name for name, value in settings.items() if found.get(name) != value]:
-            raise InitError(f"{path} cannot hold the value of {wrong[0]}: set it as a variable of the process.")
-        return text
+    lines = {}
+    for name, value in settings.items():
+        good = (line for line in _lines(name, value) if read_back(f"{line}\n").get(name) == value)
+        lines[name] = next(good, "")
+    text = text_of(lines)
+    found = read_back(text)
+    if wrong := [name for name, value in settings.items() if found.get(name) != value]:
+        raise InitError(f"{path} cannot hold the value of {wrong[0]}: set it as a variable of the process.")
+    return text
 
 
 def _lines(name: str, value: str) -> Iterator[str]:

@@ -52,13 +52,17 @@ def parse_range(key: str) -> IdRange:
 def range_of_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, file_type: FileType) -> IdRange:
     """Return the ID range that a run is about, or raise InvalidRangeError: none, several, or one that is no range."""
     if not context.has_partition_key:
-        raise InvalidRangeError(
-            f"A run of this job is about one ID range of {file_type.value}, and names"
-            f" {'several' if context.has_partition_key_range else 'none'}: name one that"
-            f" `mastosync ranges --all {file_type.value}` prints, with --partition RANGE (dg launch) or with --tags"
-            ' \'{"dagster/partition": "RANGE"}\' (dagster job execute)'
-        )
+        raise InvalidRangeError(not_one_range(file_type, several=context.has_partition_key_range))
     return registered_range(context.instance, file_type, context.partition_key)
+
+
+def not_one_range(file_type: FileType, *, several: bool) -> str:
+    """Return the message about a run that names no ID range, or ``several``."""
+    return (
+        f"A run of this job is about one ID range of {file_type.value}, and names {'several' if several else 'none'}:"
+        f" name one that `mastosync ranges --all {file_type.value}` prints, with --partition RANGE (dg launch) or with"
+        ' --tags \'{"dagster/partition": "RANGE"}\' (dagster job execute)'
+    )
 
 
 def registered_range(instance: dg.DagsterInstance, file_type: FileType, key: str) -> IdRange:

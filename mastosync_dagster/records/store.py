@@ -24,6 +24,7 @@ from mastosync_dagster.records.parquet import begun_at
 from mastosync_dagster.s3.errors import StorageError, is_not_found
 from mastosync_dagster.s3.http import FileSink, FileSource
 from mastosync_dagster.s3.listing import KeyRange
+from mastosync_dagster.s3.retry_policies import CHECK
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _VARIABLE = "MASTOSYNC_MANIFESTS"
 _SUFFIX = ".parquet"
+_PROBE = "mastosync-check/written"
+"""One name, and no new one each time: where nothing may be deleted, one file stays."""
 _LEVELS = 3  # group, partition, run
 _AT_ONCE = 8
 """Manifests that are fetched at once."""
@@ -171,6 +174,15 @@ class ManifestStore(ABC):
             StorageError: The bucket refuses.
         """
 
+    @abstractmethod
+    def check(self, *, write: bool) -> str:
+        """List the store, and ``write`` to it, as a run does; leave nothing there. Returns where it is, for people.
+
+        Raises:
+            ManifestStoreError: It cannot be listed or written to.
+            StorageError: The bucket refuses.
+        """
+
     def check_removal(self, group: str) -> None:  # noqa: B027  (a folder that can be written to needs no check)
         """Check that files of a group may be removed, without removing any. Raises as `remove`."""
 
@@ -227,13 +239,30 @@ class FolderManifests(ManifestStore):
             finally:
                 unfinished.unlink(missing_ok=True)
         except OSError as error:
-            raise ManifestStoreError(
-                f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
-                f"write, or name another folder or a bucket in {_VARIABLE}"
-            ) from error
+            raise self._unwritable(error) from error
         for folder in (target.parent, target.parent.parent, self._folder):
             _sync_folder(folder)
         return str(target)
+
+    def check(self, *, write: bool) -> str:
+        """List the folder and write to it; one that is not there yet is made by the first run."""
+        there = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+        try:
+            next(there.iterdir(), None)
+            if not write:
+                return str(self._folder)
+            with tempfile.TemporaryFile(dir=there) as file:
+                file.write(bytes(MIB))
+                file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return str(self._folder)
+
+    def _unwritable(self, error: OSError) -> ManifestStoreError:
+        return ManifestStoreError(
+            f"the manifest cannot be written to {self._folder} ({error.strerror}): make room there, let this user "
+            f"write, or name another folder or a bucket in {_VARIABLE}"
+        )
 
     def remove(self, manifest: StoredManifest) -> None:
         """Remove the file."""
@@ -288,6 +317,25 @@ class BucketManifests(ManifestStore):
         """Delete the object."""
         name = manifest.name
         self._storage.ask(lambda client: client.delete(self._storage.full_key(name)), name)
+
+    def check(self, *, write: bool) -> str:
+        """List the bucket, write an object and delete it."""
+        if (refusal := self._storage.check()) is not None:
+            raise refusal
+        settings = self._storage.settings
+        location = f"s3://{settings.bucket}/{settings.prefix}"
+        if not write:
+            return location
+        key = self._storage.full_key(_PROBE)
+        body = b"written by mastosync; it may be deleted"
+        # A bucket with Object Lock takes nothing without an MD5.
+        md5 = hashlib.md5(body, usedforsecurity=False).digest()
+        headers = self._storage.own_headers(private=True)
+        self._storage.ask(lambda client: client.put(key, body, headers, md5), _PROBE, policy=CHECK)
+        # Without the right to delete, manifests are not folded, and a night says so.
+        with contextlib.suppress(StorageError):
+            self._storage.ask(lambda client: client.delete(key), _PROBE, policy=CHECK)
+        return location
 
     def check_removal(self, group: str) -> None:
         """Delete an object that does not exist, which takes the same right."""

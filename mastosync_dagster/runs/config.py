@@ -56,10 +56,10 @@ class RunConfig(dg.Config):
         try:
             environment = Environment.read()
             for name in [name for name in settings_of(cls) if values.get(name) is None]:
-                text = environment.text(RUN[name])
+                value = _value(cls, name, environment)
                 values.pop(name, None)
-                if text is not None:
-                    values[name] = _parse(text, RUN[name], cls.model_fields[name])
+                if value is not None:
+                    values[name] = value
         except SettingsError as error:
             raise RunSettingError(str(error)) from None
         return values
@@ -68,6 +68,23 @@ class RunConfig(dg.Config):
 def settings_of(config: type[dg.Config]) -> list[str]:
     """Return the fields of a run config that were made by `setting`."""
     return [name for name, field in config.model_fields.items() if field.default_factory is not None]
+
+
+def wrong_variables(config: type[dg.Config]) -> list[str]:
+    """Return what is wrong with the variables that a run config falls back to, a sentence each."""
+    environment, problems = Environment.read(), []
+    for name in settings_of(config):
+        try:
+            _value(config, name, environment)
+        except SettingsError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _value(config: type[dg.Config], name: str, environment: Environment) -> object:
+    """Return what the variable of a field says; None: it is unset."""
+    text = environment.text(RUN[name])
+    return None if text is None else _parse(text, RUN[name], config.model_fields[name])
 
 
 def _parse(text: str, variable: str, field: FieldInfo) -> object:

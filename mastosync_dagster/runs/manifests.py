@@ -205,7 +205,9 @@ def manifest_store(
     if not is_url or url.query or url.fragment:
         raise SettingsError(f"{MANIFESTS} must be an absolute path or a URL such as s3://bucket/prefix.")
     prefix = url.path.strip("/")
-    settings = replace(destination.settings(), bucket=url.netloc, prefix=f"{prefix}/" if prefix else "")
+    settings = replace(
+        destination.settings(), bucket=url.netloc, prefix=f"{prefix}/" if prefix else "", bucket_from=MANIFESTS
+    )
     for media in _media_buckets(destination, source):
         if _bucket_id(settings) == _bucket_id(media):
             raise SettingsError(

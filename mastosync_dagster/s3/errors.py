@@ -200,6 +200,12 @@ _CERTIFICATE = _Rule(
     "the {name}'s certificate is not trusted ({text}): name its CA's file in {S3_CA_FILE}, or check {S3_ENDPOINT}",
     permanent=True,
 )
+_PLAIN_HTTP = _Rule(
+    Reason.CONNECTION,
+    "the {name} ({server}) does not answer in TLS ({text}): it probably speaks plain HTTP, then {S3_ENDPOINT} begins"
+    " with http://; or the port there is wrong",
+    permanent=True,
+)
 _NO_CREDENTIALS = _Rule(
     Reason.BAD_CREDENTIALS,
     "the {name}'s credentials cannot be had ({text}): check {AWS_ACCESS_KEY_ID}, the profile or the instance role",
@@ -236,6 +242,7 @@ _BY_FAILURE: Mapping[Failure, _Rule] = {
     Failure.CONNECT: _UNREACHABLE,
     Failure.TIMEOUT: _TIMEOUT,
     Failure.CERTIFICATE: _CERTIFICATE,
+    Failure.NOT_TLS: _PLAIN_HTTP,
     Failure.BROKEN: _BROKEN,
     Failure.NOT_HTTP: _NOT_S3,
     Failure.TOO_LARGE: _TOO_LARGE,
@@ -318,15 +325,18 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
     sentence = _quote(text, settings) if isinstance(error, S3Error) else ""
     if _letters(sentence) == _letters(code):
         sentence = ""  # "Access Denied" is what AccessDenied has said
+    named = {name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()}
+    if settings.bucket_from:
+        named["S3_BUCKET"] = settings.bucket_from
     message = rule.message.format(
-        name=settings.name,
+        name=f"storage of {settings.bucket_from}" if settings.bucket_from else settings.name,
         server=settings.server,
         code=code,
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",
         location=_quote(location, settings),
         target=f", at {_quote(location, settings)}" if location else "",
-        **{name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()},
+        **named,
     )
     return StorageError(
         message,
@@ -335,7 +345,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         retryable=rule.retryable,
         retry_after=retry_after,
         reached=rule.reached,
-        may_pass=rule is _SECRET or None,
+        may_pass=rule in {_SECRET, _PLAIN_HTTP} or None,
         key=key,
         sentence=sentence,
     )

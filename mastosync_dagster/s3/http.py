@@ -6,6 +6,7 @@ import enum
 import errno
 import io
 import os
+import re
 import socket
 import threading
 import time
@@ -49,6 +50,7 @@ class Failure(enum.Enum):
     CONNECT = "connect"
     TIMEOUT = "timeout"
     CERTIFICATE = "certificate"
+    NOT_TLS = "not_tls"
     BROKEN = "broken"
     NOT_HTTP = "not_http"
     TOO_LARGE = "too_large"
@@ -69,6 +71,9 @@ _FAILURES = {
     pycurl.E_URL_MALFORMAT: Failure.SETTINGS,
 }
 
+
+_NOT_TLS = re.compile(r"wrong version number|packet length too long|unknown protocol|http request", re.IGNORECASE)
+"""OpenSSL's words for an answer that is none in TLS; GnuTLS and others have no such word for it."""
 
 _SILENT = frozenset({pycurl.E_OPERATION_TIMEDOUT, pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY})
 _GIVEN_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
@@ -447,6 +452,8 @@ def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:
     failure = _FAILURES.get(number, Failure.BROKEN)
     if failure is Failure.TIMEOUT and not reached:
         failure = Failure.CONNECT if curl.getinfo(pycurl.NAMELOOKUP_TIME) else Failure.NAME
+    if number == pycurl.E_SSL_CONNECT_ERROR and _NOT_TLS.search(text):
+        failure = Failure.NOT_TLS
     return TransportError(failure, text, reached=reached, status=int(curl.getinfo(pycurl.RESPONSE_CODE)))
 
 

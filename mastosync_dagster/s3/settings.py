@@ -92,6 +92,7 @@ class StorageSettings:
         ca_file: PEM file with the certificates to trust beside the system's.
         permission: Canned ACL of public objects; None or empty: no ACL header is sent at all.
         storage_class: Of written objects; None: the bucket's default.
+        bucket_from: The setting that names the bucket, and stands for it in messages; empty: ``S3_BUCKET``.
         variable_prefix: What stands before this storage's environment variables: empty, or ``DESTINATION_``.
         connect_timeout: Seconds until a connection must stand.
         read_timeout: Seconds in which nothing moves, neither way, until a request counts as lost. It is no limit of a
@@ -116,6 +117,7 @@ class StorageSettings:
     ca_file: str | None = None
     permission: str | None = None
     storage_class: str | None = None
+    bucket_from: str = ""
     variable_prefix: str = ""
     connect_timeout: float = 10.0
     read_timeout: float = 50.0

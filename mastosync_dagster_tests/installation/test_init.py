@@ -260,3 +260,38 @@ def test_bash_completes_commands_and_file_types(tmp_path: Path) -> None:
         ["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
     )
     assert output.stdout.split() == ["custom_emojis", "init"]
+
+
+@pytest.mark.parametrize("place", ["-", "file"])
+def test_a_misspelt_name_is_told_with_what_is_probably_meant(user: Path, place: str) -> None:
+    lines = "DESTINATION_S3_BUKET=x\nMASTOSYNC_CONCURENCY=3\nSECRET_KEY_BASE=not-for-us\n"
+    file = user / "given.env"
+    file.write_text(lines)
+    given = "-" if place == "-" else str(file)
+    outcome = init(str(user / "home"), "--from", given, "--no-input", stdin=lines)
+    assert outcome.exit_code == 0, outcome.output
+    where = "standard input" if place == "-" else str(file)
+    meant = "which mastosync does not know: {} is probably meant"
+    assert f"line 1 of {where} sets DESTINATION_S3_BUKET, {meant.format('DESTINATION_S3_BUCKET')}" in outcome.stderr
+    assert f"line 2 of {where} sets MASTOSYNC_CONCURENCY, {meant.format('MASTOSYNC_CONCURRENCY')}" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("place", ["-", "file", "home"])
+def test_an_error_names_what_was_given(user: Path, place: str) -> None:
+    lines = "DB_PASS=$(x)\n"
+    home = user / "home"
+    home.mkdir()
+    file = {"file": user / "given.env", "home": home / "mastosync.env"}.get(place)
+    if file is not None:
+        file.write_text(lines)
+    options = {"-": ("--from", "-"), "file": ("--from", str(file)), "home": ()}[place]
+    outcome = init(str(home), *options, "--no-input", stdin=lines)
+    assert outcome.exit_code == 1
+    begin = {
+        "-": "--from - reads standard input",
+        "file": f"--from names {file}",
+        "home": f"The file of settings is {file}",
+    }
+    assert outcome.stderr.startswith(f"Error: {begin[place]}, whose line 1 takes DB_PASS from a command")
+    assert "MASTOSYNC_ENV_FILE" not in outcome.stderr

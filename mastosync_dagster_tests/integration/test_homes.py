@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_check_says_that_no_run_can_begin_in_a_home(home: Path, world: Installat
     assert line.startswith("failed")
     assert says in line
     assert ended.returncode == 1
+
+
+def test_init_in_a_home_that_is_read_only_says_what_other_commands_say(home: Path) -> None:
+    assert CliRunner().invoke(main, ["init", str(home), "--no-input"]).exit_code == 0
+    line = sentence_of(home, READ_ONLY, "init", str(home), "--no-input")
+    assert line == (
+        f"Error: DAGSTER_HOME, {home}, is read-only: mount it writable, or let DAGSTER_HOME name a folder that is."
+    )
+
+
+def test_a_folder_that_is_no_home_is_named_with_the_command_that_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "not there"):
+        monkeypatch.setenv("DAGSTER_HOME", str(folder))
+        outcome = CliRunner().invoke(main, ["ranges"])
+        assert outcome.exit_code == 1
+        (line,) = outcome.output.splitlines()
+        assert f"`mastosync init {shlex.quote(str(folder))}` makes it a home" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_on_a_full_disk_says_to_make_room(home: Path) -> None:
@@ -170,6 +191,10 @@ def test_variables_that_dagster_yaml_names_and_nobody_has_set_are_named(
         ({"DATABASE_URL": "postgresql://mastodon:wrong@127.0.0.1:{port}/{database}"}, (), "password"),
         ({"MASTOSYNC_CONCURRENCY": "many"}, (), "MASTOSYNC_CONCURRENCY must be"),
         ({"MASTOSYNC_COPY_PRIVATE": "perhaps"}, (), "MASTOSYNC_COPY_PRIVATE must be true or false"),
+        ({"MASTOSYNC_MEMORY_MB": "abc"}, (), "MASTOSYNC_MEMORY_MB must be"),
+        ({"MASTOSYNC_CACHE_LOST": "perhaps"}, (), "MASTOSYNC_CACHE_LOST must be"),
+        ({"MASTOSYNC_MANIFESTS": "s3://nowhere/x"}, (), "has no such bucket (NoSuchBucket): check MASTOSYNC_MANIFESTS"),
+        ({"MASTOSYNC_MANIFESTS": "/dev/null/x"}, (), "name another folder or a bucket in MASTOSYNC_MANIFESTS"),
         ({"MASTOSYNC_MANIFESTS": "relative"}, (), "MASTOSYNC_MANIFESTS must be an absolute path"),
         ({}, ("--changed-since", "yesterday"), "is not a timestamp"),
         ({}, ("--changed-since", "2999-01-01T00:00:00Z"), "lies in the future"),

@@ -242,6 +242,14 @@ def test_a_certificate_that_is_not_trusted_says_where_to_name_its_ca(
     assert "resources.destination.config.ca_file" in str(error)
 
 
+@pytest.mark.parametrize(("name", "variable"), [("source", "S3_ENDPOINT"), ("destination", "DESTINATION_S3_ENDPOINT")])
+def test_a_server_without_tls_says_to_name_it_with_http(destination_bucket: Bucket, name: str, variable: str) -> None:
+    endpoint = destination_bucket.server.endpoint.replace("http://", "https://")
+    error = failure(storage(destination_bucket, name, endpoint=endpoint), list_objects)
+    assert (error.reason, error.permanent, error.may_pass) == (Reason.CONNECTION, True, True)
+    assert f"probably speaks plain HTTP, then {variable} or resources.{name}" in str(error)
+
+
 def test_a_real_server_refuses_a_wrong_secret_an_unknown_key_and_an_absent_bucket(source_bucket: Bucket) -> None:
     for settings, words in (
         ({"secret_access_key": "0123456789abcdef"}, "refuses the secret access key (SignatureDoesNotMatch)"),

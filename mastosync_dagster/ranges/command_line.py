@@ -1,0 +1,79 @@
+"""Runs that `dagster` and `dg` begin in their own process: without a registered ID range there is none.
+
+Dagster itself records such a run, and lets it fail. Between its command line and the record it only loads the
+definitions: so they look then at the command that loads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+import dagster as dg
+from dagster._core.errors import DagsterHomeNotSetError
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from mastosync_dagster.ranges.definition import UnknownRangeError
+from mastosync_dagster.ranges.file_types import FileType
+from mastosync_dagster.ranges.partitions import InvalidRangeError, not_one_range, registered_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_COMMANDS = frozenset({"execute", "launch", "materialize"})
+"""``dagster job execute``, ``dg launch`` and ``dagster asset materialize``."""
+
+
+def refuse_without_range() -> None:
+    """Raise `UnknownRangeError` where this process is such a command, about jobs or assets that need an ID range."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.command.name not in _COMMANDS:
+        return
+    given = context.params
+    file_type = _file_type(given)
+    if file_type is None:
+        return
+    tags = _tags(given)
+    key = given.get("partition") or tags.get(PARTITION_NAME_TAG)
+    several = given.get("partition_range") or tags.keys() & {
+        ASSET_PARTITION_RANGE_START_TAG,
+        ASSET_PARTITION_RANGE_END_TAG,
+    }
+    if several or key is None:
+        raise UnknownRangeError(not_one_range(file_type, several=bool(several)))
+    try:
+        with dg.DagsterInstance.get() as instance:
+            registered_range(instance, file_type, key)
+    except InvalidRangeError as error:
+        raise UnknownRangeError(str(error)) from None
+    except DagsterHomeNotSetError:
+        return  # Dagster makes a home for this one command
+
+
+def _file_type(given: Mapping[str, Any]) -> FileType | None:
+    """Return the file type whose range the command needs; None: it needs none, or Dagster finds out what is meant."""
+    job = given.get("job") or given.get("job_name") or ""
+    assets = str(given.get("assets") or given.get("select") or "").split(",")
+    for file_type in FileType:
+        name = file_type.value
+        if job in _jobs(name) or {name, f"{name}_verification"} & {asset.strip() for asset in assets}:
+            return file_type
+    return None
+
+
+def _jobs(name: str) -> Iterable[str]:
+    return [f"{what}_{name}" for what in ("sync", "verify", "prune")]
+
+
+def _tags(given: Mapping[str, Any]) -> Mapping[str, str]:
+    try:
+        tags = json.loads(given.get("tags") or "{}")
+    except ValueError:
+        return {}  # Dagster says so
+    return tags if isinstance(tags, Mapping) else {}
