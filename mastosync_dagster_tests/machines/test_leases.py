@@ -20,6 +20,7 @@ from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mastosync_dagster_tests.support.redis_server import RedisServer
 
