@@ -90,9 +90,11 @@ def _home() -> Path:
 def _ensure_made(home: Path) -> None:
     """Refuse a folder that is no home yet: Dagster would advise an empty dagster.yaml, or go on without one.
 
-    Then it keeps another history than all of this project's commands and services expect.
+    Then it keeps another history than all of this project's commands and services expect. Where there is a history
+    already, it was made so.
     """
-    if os.environ.get("DAGSTER_HOME") and home.is_absolute() and not (home / "dagster.yaml").is_file():
+    made = ("dagster.yaml", *WRITTEN)
+    if os.environ.get("DAGSTER_HOME") and home.is_absolute() and not any(map(is_visible, map(home.joinpath, made))):
         raise HomeError(
             f"DAGSTER_HOME names {home}, where there is no dagster.yaml: `mastosync init {shlex.quote(str(home))}`"
             " makes it a home. Or let DAGSTER_HOME name the one that you have."

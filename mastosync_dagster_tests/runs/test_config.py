@@ -61,8 +61,9 @@ def test_every_field_of_every_run_config_has_a_variable_that_holds_below_it(monk
             continue
         variable = RUN[name]
         assert variable in VARIABLES
-        assert f"Unset: {variable}, else " in (field.description or ""), f"{config.__name__}.{name}"
         default = getattr(config(), name)
+        unset = "Unset or null" if default is None else "Unset"
+        assert f"{unset}: {variable}, else " in (field.description or ""), f"{config.__name__}.{name}"
         text, value = other_value(field)
         monkeypatch.setenv(variable, text)
         assert getattr(config(), name) == value != default
