@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import dagster as dg
 import psycopg2
 
+from benchmarks.report import replace_between
 from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import COUNTERS
@@ -29,6 +31,9 @@ SETTINGS = {
     "DESTINATION_AWS_ACCESS_KEY_ID": "key",
     "DESTINATION_AWS_SECRET_ACCESS_KEY": "secret",
 }
+_RUNS = 3
+_DOCUMENT = Path(__file__).parents[1] / "docs" / "scale.md"
+_BEGIN, _END = "<!-- status: written by `python -m benchmarks.status --docs` -->", "<!-- end of status -->"
 OTHER_TABLES = "CREATE TABLE statuses (id bigint PRIMARY KEY, account_id bigint NOT NULL, deleted_at timestamp)"
 
 
@@ -49,29 +54,51 @@ def fill(home: Path, ranges: int) -> None:
             )
 
 
-def main() -> None:
-    """Measure the command as an admin has it: a process of its own, three times."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.status", description=__doc__)
-    parser.add_argument("--ranges", type=int, default=2_000, help="materialized ID ranges (default 2,000)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, postgres() as server:
+def measure(ranges: int, database_url: str) -> list[str]:
+    """Return lines of a table about the command as an admin has it, a process of its own: three runs of it."""
+    with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        project = Path(__file__).parents[1]
-        (home / "dagster.yaml").write_text((project / "dagster.yaml").read_text())
-        os.environ |= {**SETTINGS, "DATABASE_URL": server.url, "DAGSTER_HOME": folder}
+        (home / "dagster.yaml").write_text((Path(__file__).parents[1] / "dagster.yaml").read_text())
+        os.environ |= {**SETTINGS, "DATABASE_URL": database_url, "DAGSTER_HOME": folder}
+        fill(home, ranges)
+        return [_line(ranges) for _ in range(_RUNS)]
+
+
+def _line(ranges: int) -> str:
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([str(Path(sys.executable).with_name("mastosync")), "status"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return f"| {ranges:,} | {time.monotonic() - begun:.1f} | {used:.1f} | {os.getloadavg()[0]:.1f} |"
+
+
+def main() -> None:
+    """Measure, print, and write the table into docs/scale.md if that is wanted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.status", description=__doc__)
+    parser.add_argument(
+        "--ranges", type=int, nargs="+", default=[2_000, 10_000], help="materialized ID ranges (default 2,000 10,000)"
+    )
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/scale.md")
+    arguments = parser.parse_args()
+    with postgres() as server:
         schema = resources.files("mastosync_dagster.demo").joinpath("schema_main.sql").read_text()
-        with psycopg2.connect(server.url) as connection, connection.cursor() as cursor:
+        with contextlib.closing(psycopg2.connect(server.url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(schema)
             cursor.execute(OTHER_TABLES)
-        fill(home, arguments.ranges)
-        command = [str(Path(sys.executable).with_name("mastosync")), "status"]
-        for _ in range(3):
-            begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-            outcome = subprocess.run(command, check=True, capture_output=True, text=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(f"{arguments.ranges:,} ranges: {time.monotonic() - begun:.2f} s, {used:.2f} s of processor time")
-        print(outcome.stdout)
+        lines = [line for ranges in arguments.ranges for line in measure(ranges, server.url)]
+    busy = "Where the load average is above the cores, compare CPU seconds, and even these are too many."
+    text = "\n".join(
+        [
+            "| ID ranges | seconds | CPU seconds | load average |",
+            "|---:|---:|---:|---:|",
+            *lines,
+            "",
+            f"{os.cpu_count()} cores. {busy}",
+        ]
+    )
+    print(text)
+    if arguments.docs:
+        replace_between(_DOCUMENT, _BEGIN, _END, text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mastosync_dagster.environment import use_default_home
-from mastosync_dagster.process import FEWEST_FILES, allow_open_files, keep_files_private
+from mastosync_dagster.process import FEWEST_FILES, allow_open_files, collect_seldom, keep_files_private
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.units import MEGABYTE
 
@@ -197,6 +197,7 @@ def _instance(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
 def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
     keep_files_private()
+    collect_seldom()
     if (files := allow_open_files()) < FEWEST_FILES:
         raise click.ClickException(
             f"This process may open {files} files, and needs {FEWEST_FILES}: raise the limit (ulimit -n, or LimitNOFILE"

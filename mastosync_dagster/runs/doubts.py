@@ -47,6 +47,7 @@ CHANGES = "changes"
 _GOOD = frozenset({Outcome.COPIED, Outcome.PRESENT})
 _CHECKED = frozenset({Doubt.PRIVATE, Doubt.EXPOSED})
 """What the night has seen at the destination, whatever else becomes of the object."""
+_RUNS_A_QUERY = 500
 _UNKNOWN_RUN_AGE = timedelta(days=1)
 """A list whose run this history does not know is replaced after this time: another DAGSTER_HOME's run may go on."""
 
@@ -65,7 +66,7 @@ class RunDoubts:
         self._list = DoubtList(run.store, run.origin, selection.table)
         # Checked before the lists are read: a run that has ended changes its list no more.
         mine = () if selection.ids is None else (partition,)
-        ended = {file for file in self._list.files(mine) if _has_ended(run.instance, file)}
+        ended = set(_ended(run.instance, self._list.files(mine)))
         self.doubts, whole = self._list.read(Damaged(run.log.warning), mine and (*mine, CHANGES), selection.ids)
         # A run that skips rows does not come to all objects of a list.
         self._replaced = [] if selection.is_cut else [file for file in whole if file in ended]
@@ -179,9 +180,17 @@ def others_may_write(instance: DagsterInstance, file_type: FileType, run_id: str
     )
 
 
-def _has_ended(instance: DagsterInstance, file: StoredManifest) -> bool:
-    """Return whether the run of a list can write no more."""
-    run = instance.get_run_by_id(run_of(file))
+def _ended(instance: DagsterInstance, files: Sequence[StoredManifest]) -> Iterator[StoredManifest]:
+    """Yield those lists whose runs can write no more."""
+    for start in range(0, len(files), _RUNS_A_QUERY):
+        some = files[start : start + _RUNS_A_QUERY]
+        # After thousands of ranges, a query for each of their runs would read a hundred megabytes of the history.
+        found = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted({*map(run_of, some)})))}
+        yield from (file for file in some if _has_ended(instance, file, found.get(run_of(file))))
+
+
+def _has_ended(instance: DagsterInstance, file: StoredManifest, run: dg.DagsterRun | None) -> bool:
+    """Return whether the run of a list can write no more; None: this history does not know it."""
     if run is None:
         return file.written < datetime.now(timezone.utc) - _UNKNOWN_RUN_AGE
     return run.is_finished and state(instance, run) is not RunState.ALIVE

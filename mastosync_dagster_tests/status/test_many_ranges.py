@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import psycopg2
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from benchmarks.status import OTHER_TABLES, SETTINGS, fill
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.status.counts import statuses
+from mastosync_dagster_tests.support.history_queries import counted_queries
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.terminal import executable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mastosync_dagster.demo.servers.start import PostgresServer
@@ -47,21 +45,6 @@ def home_with(folder: Path, ranges: int) -> Path:
     (folder / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
     fill(folder, ranges)
     return folder
-
-
-@contextlib.contextmanager
-def counted_queries() -> Iterator[list[str]]:
-    """Collect the queries to Dagster's history."""
-    queries: list[str] = []
-
-    def note(*arguments: object) -> None:
-        queries.append(str(arguments[2]))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield queries
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 def queries_of(home: Path) -> int:
