@@ -35,7 +35,7 @@ _CONFIGS = (ChangesConfig, CopyConfig, VerifyConfig, PruneConfig, RetentionConfi
 _OF_RUNS = (run_memory, retry_nights, rows_per_partition, cache_lost)
 """What a run reads beside its config."""
 _OF_OTHERS = (
-    *(instance_policy, Nightly.read, check_prices, lambda: CopyConfig().budget()),
+    *(instance_policy, Nightly.read, check_prices),
     *(check_receivers, check_monitor, alert_good_nights, media_host, check_addresses),
 )
 """What single commands read, the services, or a night at its end."""

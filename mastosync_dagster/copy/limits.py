@@ -22,6 +22,8 @@ _KEPT = 0.8
 """The share of its rate that an endpoint gets after it has throttled ..."""
 _MORE_A_SECOND, _SHARE_MORE_A_SECOND = 2.0, 0.03
 """... and each second after that so many requests a second more, and such a share of what it had then."""
+_FASTER_AFTER_SECONDS = 10.0
+"""After so long that is twice as many: what was throttled for a moment is soon as fast as before."""
 _SLOWEST = 1.0
 _MEASURED_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.05
@@ -141,7 +143,8 @@ class Pace:
             return math.inf
         # The fixed part lets the shares of several runs become equal.
         more = _MORE_A_SECOND + _SHARE_MORE_A_SECOND * self._bore
-        return _KEPT * self._bore + more * (self._clock() - self._at)
+        since = self._clock() - self._at
+        return _KEPT * self._bore + more * since * (1 + since / _FASTER_AFTER_SECONDS)
 
     def on_throttle(self, answered: int) -> None:
         """Slow down. ``answered`` is how many requests the endpoint has answered so far."""

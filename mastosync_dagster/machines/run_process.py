@@ -16,7 +16,9 @@ import threading
 def watch(descriptor: int, seconds: float) -> None:
     """Kill this process when the worker has closed a pipe, or has not written into it for too long."""
     # The kernel's timer runs while this process stands still, and its signal, which nobody handles, then ends it before
-    # any thread goes on: a request that was about to be sent belongs to the run's next process by now.
+    # any thread goes on: a request that was about to be sent belongs to the run's next process by now. Whoever started
+    # the worker may have ignored or blocked that signal, which processes inherit.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     while True:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         if not os.read(descriptor, 4096):
@@ -35,7 +37,6 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever started the worker may have ignored it.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=watch, args=(sys.stdin.fileno(), float(sys.argv[2])), daemon=True).start()
     main(sys.argv[1])

@@ -49,7 +49,7 @@ def refuse_without_range() -> None:
         raise UnknownRangeError(not_one_range(file_type, several=bool(several)))
     try:
         with dg.DagsterInstance.get() as instance:
-            registered_range(instance, file_type, key)
+            registered_range(instance, file_type, str(key))
     except InvalidRangeError as error:
         raise UnknownRangeError(str(error)) from None
     except DagsterHomeNotSetError:

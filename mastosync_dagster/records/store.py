@@ -246,8 +246,8 @@ class FolderManifests(ManifestStore):
 
     def check(self, *, write: bool) -> str:
         """List the folder and write to it; one that is not there yet is made by the first run."""
-        there = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
         try:
+            there = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
             next(there.iterdir(), None)
             if not write:
                 return str(self._folder)
@@ -384,8 +384,10 @@ class BucketManifests(ManifestStore):
             (error,) = pool.results([future])
             if error is not None:
                 raise error
-            yield local
-            local.unlink(missing_ok=True)
+            try:
+                yield local
+            finally:
+                local.unlink(missing_ok=True)
 
         # What is still under way at the end may still write there for a while.
         with (

@@ -54,6 +54,11 @@ class RowIds:
         """Return how many there are."""
         return len(self.ids)
 
+    def any_in(self, ids: IdRange) -> bool:
+        """Return whether a row of a range is one of them."""
+        at = bisect_left(self.ids, ids.lo)
+        return at < len(self.ids) and self.ids[at] <= ids.hi
+
     def __contains__(self, row_id: object) -> bool:
         """Return whether a row is one of them."""
         assert isinstance(row_id, int)  # noqa: S101  (the primary key of all these tables is a bigint)

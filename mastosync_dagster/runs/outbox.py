@@ -113,13 +113,14 @@ class Outbox:
     def _say_where(self, file: Path, error: BaseException) -> None:
         """Say where a file waits that could not be published, after it was put where other machines find it."""
         place = str(file)
-        if self._history is not None:
-            place = f"{file}, where no other machine finds it: there was no room in Dagster's history ({_MOST_MIB} MiB)"
-            with history_may_fail():
+        # The warning goes to the history too; what is raised is why the file could not be published.
+        with history_may_fail():
+            if self._history is not None:
+                place = f"{file}, where no other machine finds it: Dagster's history has no room ({_MOST_MIB} MiB)"
                 if self._history.put(file):
                     file.unlink(missing_ok=True)
                     place = "Dagster's history"
-        self._warn(_waits(file.name, place, error))
+            self._warn(_waits(file.name, place, error))
 
 
 def _waits(name: str, place: str, error: BaseException) -> str:

@@ -18,7 +18,7 @@ from mastosync_dagster.mastodon import (
     database_now,
     subset_size,
 )
-from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
+from mastosync_dagster.ranges.partitions import FileType, parse_range, range_key, registered_ranges
 from mastosync_dagster.records.doubts import OPEN, Doubt
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
@@ -48,7 +48,7 @@ class Status:
 
     Attributes:
         ranges: Registered ID ranges, each of which counts as exactly one of the next four.
-        materialized: Their last run succeeded.
+        materialized: Their last run succeeded, or what failed in it was copied since.
         failed: Their last run failed, or objects of theirs in the last run over whole tables.
         running: A run is under way or queued.
         not_run: No run, or none into this destination that wanted as much as the policy does.
@@ -138,8 +138,10 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     narrower = every_read.keys() - reads.keys()
     known, restored = history.watermark(file_type), file_type in history.restored
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
-    in_part = failed_reads(instance, file_type, destination_id)
-    counts = _by_state(instance, file_type, ranges, reads.keys(), in_part.keys())
+    # What has failed may have been copied by a night since, which materializes no range.
+    open_rows, in_part = doubts.rows([Doubt.FAILED]), failed_reads(instance, file_type, destination_id).keys()
+    failed_ranges = {key for key in in_part if open_rows.any_in(parse_range(key))}
+    counts = _by_state(instance, file_type, ranges, reads.keys() | in_part, failed_ranges)
     reads = {} if restored else reads
     taken, untaken = _taken_and_untaken(ranges, reads, None if restored else known)
     size_taken = subset_size(database, file_type.value, taken, known.timestamp if known else None, window)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.copy import engine
-from mastosync_dagster.copy.limits import MemoryBudget, RateLimit, Window
+from mastosync_dagster.copy.limits import MemoryBudget, Pace, RateLimit, Window
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster_tests.support.transfers import line
 
@@ -243,3 +243,28 @@ def test_small_objects_behind_many_large_ones_are_left_to_the_workers(monkeypatc
     assert queue.take() == (large[2], True)
     assert [queue.take(), queue.take()] == [(each, False) for each in small]
     assert (queue.take(), queue.has_more) == (None, False)
+
+
+def test_a_server_that_throttled_for_some_seconds_is_soon_asked_as_often_as_before() -> None:
+    clock = Clock()
+    pace = Pace(LOOP, clock=clock)
+    clock.now += 60
+    for answered in range(60_000, 60_030):
+        pace.on_throttle(answered)
+        clock.now += 0.1
+    assert pace.rate < 50
+    clock.now += 20
+    assert pace.rate > 100
+    clock.now += 40
+    assert pace.rate > 750
+
+
+def test_a_server_that_bears_few_requests_is_asked_for_little_more_than_that() -> None:
+    clock = Clock()
+    pace, answered = Pace(LOOP, clock=clock), 0
+    for _ in range(20):
+        clock.now += 3
+        answered += 3 * 60
+        pace.on_throttle(answered)
+    clock.now += 3
+    assert 48 < pace.rate < 65

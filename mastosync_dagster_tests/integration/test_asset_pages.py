@@ -209,6 +209,23 @@ def test_totals_and_status_count_a_range_in_which_objects_failed(
 
 
 @pytest.mark.long
+def test_a_range_whose_failed_objects_a_night_has_copied_is_called_failed_no_more(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "20")
+    monkeypatch.setenv("MASTOSYNC_MAX_ATTEMPTS", "1")
+    count = len(world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS])
+    of_emoji = {"file_types": ["custom_emojis"]}
+    refuse(world, 3)
+    assert not world.run("sync_changes", config={"ops": {"plan_changes": {"config": of_emoji}}}).success
+    assert f"{count}: {count - 1} materialized, 1 failed, 0 running, 0 not run yet" in status_of_emoji()
+    world.source_proxy.set_rules()
+    of_changes = {**of_emoji, "changed_since": "last"}
+    assert world.run("sync_changes", config={"ops": {"plan_changes": {"config": of_changes}}}).success
+    assert f"{count}: {count} materialized, 0 failed, 0 running, 0 not run yet" in status_of_emoji()
+
+
+@pytest.mark.long
 def test_two_ranges_that_end_at_the_same_time_are_both_counted(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ WRONG: dict[str, str | dict[str, str]] = {
     "MASTOSYNC_MAX_ATTEMPTS": "0",
     "MASTOSYNC_SILENCE_SECONDS": "1",
     "MASTOSYNC_MAX_GIGABYTES": "0",
-    "MASTOSYNC_MAX_DOLLARS": "3",
+    "MASTOSYNC_MAX_DOLLARS": "-3",
     "MASTOSYNC_PRICES_FROM": "nobody",
     "MASTOSYNC_PRICES_TO": "nobody",
     "MASTOSYNC_PRICES": "/nowhere.yaml",
