@@ -23,7 +23,7 @@ _KEPT = 0.8
 _MORE_A_SECOND, _SHARE_MORE_A_SECOND = 2.0, 0.03
 """... and each second after that so many requests a second more, and such a share of what it had then."""
 _FASTER_AFTER_SECONDS = 10.0
-"""After so long that is twice as many: what was throttled for a moment is soon as fast as before."""
+"""After so long that is twice as many: what was throttled for seconds alone is soon as fast as before."""
 _SLOWEST = 1.0
 _MEASURED_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.05

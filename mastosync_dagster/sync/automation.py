@@ -126,7 +126,7 @@ def _unfinished(context: dg.ScheduleEvaluationContext, nightly: Nightly) -> str 
     oldest = next((record for record in records if not _gives_way(record.dagster_run)), None)
     if oldest is None:
         for record in records:
-            # That of a new ID range keeps its turn: no night takes its rows. One may have begun a moment ago.
+            # That of a new ID range keeps its turn: no night takes its rows. One may have begun just now.
             retry = context.instance.get_run_by_id(record.dagster_run.run_id)
             if retry is not None and retry.tags[NIGHT] == _CHANGES and _gives_way(retry):
                 context.instance.report_run_canceled(retry, "The next night takes what it was to take.")
