@@ -13,12 +13,17 @@ import sys
 import threading
 
 
-def watch(descriptor: int, seconds: float) -> None:
-    """Kill this process when the worker has closed a pipe, or has not written into it for too long."""
-    # The kernel's timer runs while this process stands still, and its signal, which nobody handles, then ends it before
-    # any thread goes on: a request that was about to be sent belongs to the run's next process by now. Whoever started
-    # the worker may have ignored or blocked that signal, which processes inherit.
+def begin_watch(descriptor: int, seconds: float) -> None:
+    """Have this process killed when the worker has closed a pipe, or has not written into it for too long."""
+    # Whoever started the worker may have ignored or blocked the signal, which every thread would inherit.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    threading.Thread(target=_watch, args=(descriptor, seconds), daemon=True).start()
+
+
+def _watch(descriptor: int, seconds: float) -> None:
+    # The kernel's timer runs while this process stands still, and its signal, which nobody handles, then ends it before
+    # any thread goes on: a request that was about to be sent belongs to the run's next process by now.
     while True:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         if not os.read(descriptor, 4096):
@@ -37,6 +42,5 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    threading.Thread(target=watch, args=(sys.stdin.fileno(), float(sys.argv[2])), daemon=True).start()
+    begin_watch(sys.stdin.fileno(), float(sys.argv[2]))
     main(sys.argv[1])

@@ -113,13 +113,16 @@ class Outbox:
     def _say_where(self, file: Path, error: BaseException) -> None:
         """Say where a file waits that could not be published, after it was put where other machines find it."""
         place = str(file)
-        # The warning goes to the history too; what is raised is why the file could not be published.
-        with history_may_fail():
-            if self._history is not None:
-                place = f"{file}, where no other machine finds it: Dagster's history has no room ({_MOST_MIB} MiB)"
+        if self._history is not None:
+            place = f"{file}, where no other machine finds it: Dagster's history does not take it"
+            with history_may_fail():
                 if self._history.put(file):
                     file.unlink(missing_ok=True)
                     place = "Dagster's history"
+                else:
+                    place += f" ({_MOST_MIB} MiB wait there already)"
+        # The warning goes to the history too. What is raised is why the file could not be published.
+        with history_may_fail():
             self._warn(_waits(file.name, place, error))
 
 

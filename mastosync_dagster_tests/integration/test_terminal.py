@@ -486,10 +486,12 @@ def test_a_night_does_not_name_a_range_whose_failed_object_it_retries(
     world.source_proxy.set_rules(Rule(Answer(403, "InvalidObjectState"), kinds=frozenset({Kind.GET}), times=1))
     assert CliRunner().invoke(main, ["sync", "accounts"]).exit_code == 1
     (found,) = status("accounts")
-    assert found["not_run"] == 1
+    assert (found["failed"], found["not_run"]) == (1, 0)
     outcome = CliRunner().invoke(main, ["night"])
     assert outcome.exit_code == 0, outcome.output
     assert "have not run yet" not in outcome.output
+    (found,) = status("accounts")
+    assert (found["failed"], found["materialized"]) == (0, 1)
     assert world.compare().differences == ()
 
 

@@ -68,8 +68,8 @@ def test_another_broker_is_refused_by_the_variable_s_name(url: str) -> None:
 
 _WATCHED = """
 import sys, threading
-from mastosync_dagster.machines.run_process import watch
-threading.Thread(target=watch, args=(sys.stdin.fileno(), 1.0), daemon=True).start()
+from mastosync_dagster.machines.run_process import begin_watch
+begin_watch(sys.stdin.fileno(), 1.0)
 threading.Event().wait()
 """
 
@@ -117,9 +117,9 @@ def test_a_run_s_process_does_not_survive_a_pause_of_its_machine() -> None:
 
 
 _BUSY = """
-import os, sys, threading
-from mastosync_dagster.machines.run_process import watch
-threading.Thread(target=watch, args=(sys.stdin.fileno(), 1.0), daemon=True).start()
+import os, sys
+from mastosync_dagster.machines.run_process import begin_watch
+begin_watch(sys.stdin.fileno(), 1.0)
 while True:
     os.write(sys.stdout.fileno(), b".")
 """

@@ -46,6 +46,8 @@ def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(wo
 @pytest.mark.long
 def test_terminate_stops_a_copy_and_starts_nothing_again_and_the_worker_goes_on(workers: Farm) -> None:
     workers.empty_destination()
+    for absent in {"one", "two"} - workers.processes.keys():
+        workers.start_worker(absent)
     partition = workers.register()[-1]
     backfill = workers.webserver.launch_backfill(ASSET, [partition], slowly(1))
     (run,) = workers.wait_for_runs(backfill, lambda _: workers.copied > 3)
