@@ -5,7 +5,7 @@ set -eu
 data=/var/lib/postgresql/data
 if [ ! -s "$data/PG_VERSION" ]; then
     printf '%s' "$POSTGRES_PASSWORD" > /tmp/password
-    initdb -D "$data" -U "$POSTGRES_USER" --auth=scram-sha-256 --encoding=utf8 --locale=C --pwfile=/tmp/password > /dev/null
+    initdb -D "$data" -U "$POSTGRES_USER" --auth-local=trust --auth-host=scram-sha-256 --encoding=utf8 --locale=C --pwfile=/tmp/password > /dev/null
     rm /tmp/password
     echo "host all all all scram-sha-256" >> "$data/pg_hba.conf"
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -D "$data" postgres > /dev/null

@@ -398,7 +398,7 @@ def add_account(world: Installation, row_id: int) -> None:
 
 @pytest.mark.long
 def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(world: Installation) -> None:
-    slow_down(world, 0.2)
+    slow_down(world, 0.5)
     with Terminal(*SYNC, environment=world.environment) as terminal:
         terminal.wait_for(r"copying.* [1-9]\d*/")
         terminal.press(CTRL_C)
@@ -417,7 +417,7 @@ def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(
 
 @pytest.mark.long
 def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_row(world: Installation) -> None:
-    slow_down(world, 0.2)
+    slow_down(world, 0.5)
     with Terminal(*SYNC, environment=world.environment) as terminal:
         terminal.wait_for(r"copying.* [1-9]\d*/")
         terminal.process.kill()
