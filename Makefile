@@ -32,7 +32,7 @@ demo: $(DEMO_STAMP) ## Copy a small generated instance between two S3 servers on
 demo-ui: $(DEMO_STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
 	$(BIN)/mastosync demo --ui
 
-test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (eight minutes)
+test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (nine minutes)
 	$(BIN)/pytest --short -n 3 --dist worksteal
 
 # Four at a time, on two processors too: they wait for daemons and time limits.
