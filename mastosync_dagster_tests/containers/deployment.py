@@ -127,7 +127,7 @@ class Deployment:
             self.said[line] = self.run_documented(line)
             if line.endswith("> deploy/.env"):
                 self.add_variables()
-            if line.endswith("--build"):
+            if " --build" in line:
                 self.wait_until_healthy()
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[bytes]:
