@@ -18,7 +18,6 @@ import dagster as dg
 from dagster._core.utils import make_new_run_id
 
 from benchmarks import dataset, servers
-from benchmarks.relay import Relay, relay
 from benchmarks.report import replace_between
 from benchmarks.site import Site, site
 from mastosync_dagster.ranges.partitions import FileType, parse_range
@@ -32,6 +31,7 @@ from mastosync_dagster.runs.doubt_lists import DoubtList
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.watermarks import DESTINATION, READ_AT
 from mastosync_dagster.units import MEGABYTE, MIB
+from mastosync_dagster_tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,15 +70,15 @@ class Taken:
 
 @dataclass(frozen=True)
 class Meter:
-    """Writes lines about commands. What comes from the database and the storages passes through its relays.
+    """Writes lines about commands. What comes from the database and the storages passes through its proxies.
 
     Attributes:
         storages: Source, and destination with the bucket of manifests.
         modules: Bytes of files that a command reads which does nothing: `_NOTHING`.
     """
 
-    database: Relay
-    storages: tuple[Relay, ...]
+    database: TcpProxy
+    storages: tuple[TcpProxy, ...]
     modules: int
 
     def line(self, what: str, *arguments: str) -> str:
@@ -120,10 +120,10 @@ def _wait(process: subprocess.Popen[bytes]) -> Taken:
 
 @contextlib.contextmanager
 def metered(made: Site) -> Iterator[Meter]:
-    """Let the variables of this process name relays before the servers, and a bucket for manifests."""
+    """Let the variables of this process name proxies before the servers, and a bucket for manifests."""
     with contextlib.ExitStack() as stack:
         ports = (made.database.port, made.source.port, made.destination.port)
-        database, source, destination = (stack.enter_context(relay(port)) for port in ports)
+        database, source, destination = (stack.enter_context(tcp_proxy(port)) for port in ports)
         made.destination.client().create_bucket(Bucket=_MANIFESTS)
         os.environ |= replace(
             made,

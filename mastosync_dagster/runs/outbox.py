@@ -75,8 +75,9 @@ class Outbox:
 
     def publish_waiting(self, store: ManifestStore) -> None:
         """Publish the manifests that wait. Those that still cannot be published wait on, with a warning each."""
-        for name in filter(self._is_left, self._history.names() if self._history else ()):
-            self._publish_from_history(store, name)
+        if self._history is not None:
+            for name in filter(self._is_left, self._history.names()):
+                self._publish_from(self._history, store, name)
         for file in self._folder.glob(f"*{_BETWEEN}*{_BETWEEN}*"):
             if not self._is_left(file.name):
                 continue
@@ -88,15 +89,14 @@ class Outbox:
                 if file.exists():
                     self._say_where(file, error)
 
-    def _publish_from_history(self, store: ManifestStore, name: str) -> None:
-        assert self._history is not None  # noqa: S101  (the name is from there)
+    def _publish_from(self, history: _SharedHistory, store: ManifestStore, name: str) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="mastosync-manifest-") as folder:
                 file = Path(folder) / "manifest.parquet"
                 # If it is not found, another machine has published it meanwhile; does it so now, the files are equal.
-                if self._history.read(name, file):
+                if history.read(name, file):
                     _publish_late(store, file, name)
-                    self._history.remove(name)
+                    history.remove(name)
         except _FAILURES as error:
             self._warn(_waits(name, "Dagster's history", error))
 

@@ -9,15 +9,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
 
 from mastosync_dagster.demo.comparison import list_keys
 from mastosync_dagster.demo.instance.cases import CASES
-from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.installation.processes import running
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster_tests.support.corners import create_bucket, create_database
 from mastosync_dagster_tests.support.installation import Installation, Original, make_world
 from mastosync_dagster_tests.support.proxy import Answer, Delay, Rule
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -46,10 +43,8 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Installation]:
     """An instance with two ID ranges of media, of some 1,200 objects each."""
-    database, bucket = create_database(postgres_server), create_bucket(source_server)
-    with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_server, bucket.name, cases=CASES, rows=2600)
-    with make_world(Original(instance, database, bucket), destination_bucket, tmp_path / "home", monkeypatch) as made:
+    original = Original.generated(postgres_server, source_server, cases=CASES, rows=2600)
+    with make_world(original, destination_bucket, tmp_path / "home", monkeypatch) as made:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", "720")
         yield made
 

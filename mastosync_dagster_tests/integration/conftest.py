@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
 
-from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.mastodon import connection
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.sync import clocks
 from mastosync_dagster_tests.support.acls import acl_server, let_everybody_read
-from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database
+from mastosync_dagster_tests.support.corners import Bucket, create_bucket
 from mastosync_dagster_tests.support.instance_cases import ALL_CASES
 from mastosync_dagster_tests.support.life import Life
 from mastosync_dagster_tests.support.living import LivingInstance
@@ -40,11 +37,7 @@ def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def original(postgres_server: PostgresServer, source_server: S3Server) -> Original:
     """Some 300 rows in which every case of Mastodon's storage occurs."""
-    database = create_database(postgres_server)
-    bucket = create_bucket(source_server)
-    with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_server, bucket.name, cases=ALL_CASES, rows=ROWS)
-    return Original(instance, database, bucket)
+    return Original.generated(postgres_server, source_server, cases=ALL_CASES, rows=ROWS)
 
 
 @pytest.fixture

@@ -11,16 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg2
 import pytest
 
 from mastosync_dagster.demo.dagster_processes import dagster_ui
 from mastosync_dagster.demo.instance.cases import CASES
-from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.installation.ui import COPIES
 from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster_tests.support.browser import browser_binary, chromium
-from mastosync_dagster_tests.support.corners import create_bucket, create_database
+from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.graphql import Webserver
 from mastosync_dagster_tests.support.installation import Installation, Original, make_world
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
@@ -56,10 +54,8 @@ def demo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Installation]:
     """The demo's instance, without the rare cases of the tests'."""
-    database, bucket = create_database(postgres_server), create_bucket(source_server)
-    with contextlib.closing(psycopg2.connect(database.url)) as connection:
-        instance = build(connection, source_server, bucket.name, cases=CASES, rows=ROWS)
-    with make_world(Original(instance, database, bucket), destination_bucket, tmp_path / "home", monkeypatch) as made:
+    original = Original.generated(postgres_server, source_server, cases=CASES, rows=ROWS)
+    with make_world(original, destination_bucket, tmp_path / "home", monkeypatch) as made:
         monkeypatch.setenv("MASTOSYNC_ROWS_PER_PARTITION", str(ROWS_PER_PARTITION))
         # So that there is time to terminate a run with a slow source.
         monkeypatch.setenv("MASTOSYNC_CONCURRENCY", "2")

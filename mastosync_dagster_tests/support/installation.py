@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psycopg2
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.demo.comparison import Comparison, compare, list_keys
+from mastosync_dagster.demo.instance.load import build
 from mastosync_dagster.environment import rows_per_partition
 from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.ranges.partitions import FileType, range_key, register_ranges, registered_ranges
@@ -30,12 +32,14 @@ from mastosync_dagster_tests.support.corners import (
 from mastosync_dagster_tests.support.proxy import Kind, Proxy, s3_proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
 
     import pytest
 
+    from mastosync_dagster.demo.instance.case import Case
     from mastosync_dagster.demo.instance.load import Instance
-    from mastosync_dagster.demo.servers.start import PostgresServer
+    from mastosync_dagster.demo.servers.start import PostgresServer, S3Server
 
 ROWS = 300
 ROWS_PER_PARTITION = 40
@@ -173,6 +177,16 @@ class Original:
     instance: Instance
     database: PostgresServer
     bucket: Bucket
+
+    @classmethod
+    def generated(
+        cls, postgres_server: PostgresServer, source_server: S3Server, *, cases: Sequence[Case], rows: int
+    ) -> Self:
+        """Generate an instance of about so many rows, in which each case occurs."""
+        database, bucket = create_database(postgres_server), create_bucket(source_server)
+        with contextlib.closing(psycopg2.connect(database.url)) as connection:
+            instance = build(connection, source_server, bucket.name, cases=cases, rows=rows)
+        return cls(instance, database, bucket)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ class TcpProxy:
         port: Where it listens on loopback.
         upstream: The real server's port; may be changed when that server comes back elsewhere.
         accepted: Connections that it has taken.
+        received: Bytes that have come from the server, headers of HTTP included.
         cut_after: Connections are reset when so many bytes have come from the server; None: never.
         cuts: How many more connections are cut.
         stall_after: Connections pass on nothing more when so many bytes have gone one way; None: never.
@@ -36,7 +37,7 @@ class TcpProxy:
     def __init__(self, upstream: int) -> None:
         self.port = 0
         self.upstream = upstream
-        self.accepted = 0
+        self.accepted = self.received = 0
         self.cut_after: int | None = None
         self.cuts = 0
         self.stall_after: int | None = None
@@ -136,6 +137,7 @@ class TcpProxy:
         passed = 0
         while piece := await reader.read(_CHUNK):
             passed += len(piece)
+            self.received += len(piece) if from_server else 0
             if self.stall_after is not None and passed >= self.stall_after and self.stalls > 0:
                 self.stalls -= 1
                 await asyncio.Event().wait()
