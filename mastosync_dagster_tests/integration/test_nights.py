@@ -15,7 +15,7 @@ import pytest
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster_tests.support.installation import PROJECT
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
-from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Hold, Kind, Rule
 
 pytestmark = pytest.mark.long
 
@@ -139,8 +139,9 @@ def cancelled(life: Life) -> None:
     config.write_text(
         "ops: {plan_changes: {config: {changed_since: last}}, copy: {config: {concurrency: 1}}}", encoding="utf-8"
     )
-    world.destination_proxy.set_rules(Rule(Delay(0.5), kinds=frozenset({Kind.PUT}), key=NO_PROBES))
-    already = world.destination_proxy.count(Kind.PUT)
+    held = Rule(Hold(), kinds=frozenset({Kind.PUT}), key=NO_PROBES, skip=1)
+    world.destination_proxy.set_rules(held)
+    already = world.destination_proxy.used[held]
     # Its machine's clock is set as ours is.
     dagster = (
         "import datetime as d; from mastosync_dagster.sync import clocks; from dagster._cli import main;"
@@ -157,7 +158,7 @@ def cancelled(life: Life) -> None:
         )
     try:
         deadline = time.monotonic() + 60
-        while world.destination_proxy.count(Kind.PUT) < already + 2:
+        while world.destination_proxy.used[held] == already:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)

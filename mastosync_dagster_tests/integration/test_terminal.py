@@ -29,11 +29,11 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.installation import PROJECT
-from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Hold, Kind, Rule
 from mastosync_dagster_tests.support.terminal import Terminal, executable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dagster import AssetCheckEvaluation
@@ -43,12 +43,17 @@ if TYPE_CHECKING:
 
 SYNC = ("mastosync", "sync", "accounts", "--concurrency", "2")
 CTRL_C = "\x03"
+HELD = Rule(Hold(), kinds=frozenset({Kind.PUT}), key=r"^accounts/(?!.*/mastosync-check/)", skip=6)
 CLASS_NAMES = re.compile(r"Traceback|[A-Z]\w+(Error|Interrupt|Exception)\b")
 
 
-def slow_down(world: Installation, seconds: float) -> None:
-    """Let each PUT at the destination take a while."""
-    world.destination_proxy.set_rules(Rule(Delay(seconds), kinds=frozenset({Kind.PUT})))
+@contextlib.contextmanager
+def half_copied(world: Installation) -> Iterator[Terminal]:
+    """Run a sync in a terminal that has shown its first objects, and cannot end: the other PUTs are held."""
+    world.destination_proxy.set_rules(HELD)
+    with Terminal(*SYNC, environment=world.environment) as terminal:
+        terminal.wait_for(r"copying.* [1-9]\d*/")
+        yield terminal
 
 
 def newest_lines(world: Installation) -> list[ManifestLine]:
@@ -108,7 +113,7 @@ def materialized(world: Installation, *file_types: FileType) -> set[str]:
 
 @pytest.mark.long
 def test_the_bar_moves_while_objects_are_copied(world: Installation) -> None:
-    slow_down(world, 0.1)
+    world.destination_proxy.set_rules(Rule(Delay(0.1), kinds=frozenset({Kind.PUT})))
     with Terminal(*SYNC, environment=world.environment) as terminal:
         assert terminal.end() == 0
         text = terminal.text
@@ -145,9 +150,7 @@ def test_without_a_terminal_the_output_is_a_table_and_has_no_control_sequences(w
 @pytest.mark.long
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
-    slow_down(world, 0.2)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         terminal.press(CTRL_C)
         pressed = time.monotonic()
         assert terminal.end() == 130
@@ -159,7 +162,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
 
 @pytest.mark.long
 def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
-    slow_down(world, 0.2)
+    world.destination_proxy.set_rules(HELD)
     process = subprocess.Popen(
         [executable(SYNC[0]), *SYNC[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT
     )
@@ -172,14 +175,14 @@ def test_sigterm_stops_with_a_sentence_too(world: Installation) -> None:
 
 def wait_for_puts(world: Installation) -> None:
     deadline = time.monotonic() + 60
-    while world.destination_proxy.count(Kind.PUT) < 6:
+    while not world.destination_proxy.used[HELD]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.long
 def test_the_end_of_a_session_ends_a_run_of_dagsters_own_command_in_good_order_too(world: Installation) -> None:
-    slow_down(world, 0.2)
+    world.destination_proxy.set_rules(HELD)
     command = [executable("dagster"), "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT) as process:
         wait_for_puts(world)
@@ -192,9 +195,7 @@ def test_the_end_of_a_session_ends_a_run_of_dagsters_own_command_in_good_order_t
 
 @pytest.mark.long
 def test_the_end_of_the_terminal_stops_the_run_with_its_manifest(world: Installation) -> None:
-    slow_down(world, 0.2)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         terminal.close()
         assert terminal.end() == 129
     (run,) = world.dagster.get_runs()
@@ -398,9 +399,7 @@ def add_account(world: Installation, row_id: int) -> None:
 
 @pytest.mark.long
 def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(world: Installation) -> None:
-    slow_down(world, 0.5)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         terminal.press(CTRL_C)
         assert terminal.end() == 130
     registered = set(world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name))
@@ -417,9 +416,7 @@ def test_a_stopped_sync_registers_the_ranges_and_a_night_takes_what_it_has_left(
 
 @pytest.mark.long
 def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_row(world: Installation) -> None:
-    slow_down(world, 0.5)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         terminal.process.kill()
         terminal.end()
     assert not world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
@@ -427,12 +424,11 @@ def test_a_sync_that_is_killed_registers_nothing_so_that_the_night_takes_every_r
 
 @pytest.mark.long
 def test_ranges_that_were_registered_beside_a_sync_stay_as_they_are(world: Installation) -> None:
-    slow_down(world, 0.2)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         beside = world.command("mastosync", "ranges", "accounts", MASTOSYNC_ROWS_PER_PARTITION="17")
         assert beside.returncode == 0, beside.stderr
         registered = world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name)
+        world.destination_proxy.set_rules()
         assert terminal.end() == 0
     assert world.dagster.get_dynamic_partitions(FileType.ACCOUNTS.partitions_name) == registered
     assert materialized(world, FileType.ACCOUNTS) <= set(registered)
@@ -524,9 +520,7 @@ def test_without_a_file_type_sync_takes_all_and_points_at_the_report_of_what_is_
 
 @pytest.mark.long
 def test_a_second_sync_says_that_another_one_is_running(world: Installation) -> None:
-    slow_down(world, 0.2)
-    with Terminal(*SYNC, environment=world.environment) as terminal:
-        terminal.wait_for(r"copying.* [1-9]\d*/")
+    with half_copied(world) as terminal:
         (first,) = world.dagster.get_runs()
         beside = CliRunner().invoke(main, ["sync", "accounts", "--limit", "1"])
         elsewhere = CliRunner().invoke(main, ["sync", "custom_emojis", "--limit", "1"])

@@ -82,6 +82,11 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the request back until the rules are replaced; other rules still apply."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Answer in the server's place, with an S3 error document. Status 200 makes it an error inside a success."""
 
@@ -202,7 +207,7 @@ class FirstVersion:
 
 
 Fault: TypeAlias = (
-    "Delay | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | LostHeaders | ShortList | TakenForBody"
+    "Delay | Hold | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | LostHeaders | ShortList | TakenForBody"
     " | FirstVersion"
 )
 
@@ -436,6 +441,11 @@ class Proxy:
             self._rules = rules
             self._progress = _Progress()
 
+    async def while_in_force(self, rule: Rule) -> None:
+        """Wait until a rule is replaced."""
+        while rule in self._rules:  # noqa: ASYNC110  # rules are set by other threads, which no event of asyncio takes
+            await asyncio.sleep(0.02)
+
     def forget(self) -> None:
         """Start counting requests anew."""
         with self._lock:
@@ -479,7 +489,7 @@ class Proxy:
             self._progress.asked[request.key, request.kind] += 1
             hit: list[Rule] = []
             for number, rule in enumerate(self._rules):
-                final = bool(hit) and not isinstance(hit[-1].fault, Delay)
+                final = bool(hit) and not isinstance(hit[-1].fault, Delay | Hold)
                 if final or (rule.kinds and request.kind not in rule.kinds) or not re.search(rule.key, request.key):
                     continue
                 if request.kind is Kind.LIST and not re.search(rule.prefix, request.prefix):
@@ -494,7 +504,7 @@ class Proxy:
                 met = self._progress.met[counter] - rule.skip
                 if met >= 1 and (rule.times is None or met <= rule.times):
                     hit.append(rule)
-            self.injected += sum(not isinstance(rule.fault, Delay) for rule in hit)
+            self.injected += sum(not isinstance(rule.fault, Delay | Hold) for rule in hit)
             self.used.update(hit)
             return hit
 
@@ -607,6 +617,8 @@ class _Connection:
             for rule in self._proxy.note(request):
                 if isinstance(rule.fault, Delay):
                     await asyncio.sleep(rule.fault.seconds)
+                if isinstance(rule.fault, Hold):
+                    await self._proxy.while_in_force(rule)
             # The body arrives decoded here: what goes on announces its length.
             forward = head.without("expect", "transfer-encoding")
             if body and head.get("content-length") is None:

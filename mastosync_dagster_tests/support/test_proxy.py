@@ -19,6 +19,7 @@ from mastosync_dagster_tests.support.proxy import (
     Delay,
     Fault,
     Flip,
+    Hold,
     Kind,
     Proxy,
     Reset,
@@ -264,6 +265,19 @@ def test_chance_depends_on_the_seed_alone(source_bucket: Bucket) -> None:
             outcomes.append([fetch(client, source_bucket.name)[0] for _ in range(20)])
     assert outcomes[0] == outcomes[1] != outcomes[2]
     assert set(outcomes[0]) == {200, 503}
+
+
+def test_requests_are_held_until_the_rules_are_replaced(proxy: Proxy, client: S3Client, source_bucket: Bucket) -> None:
+    proxy.set_rules(Rule(Hold(), skip=1))
+    statuses: list[int] = [fetch(client, source_bucket.name)[0]]
+    held = threading.Thread(target=lambda: statuses.append(fetch(client, source_bucket.name)[0]))
+    held.start()
+    wait_until(lambda: proxy.in_flight == 1)
+    held.join(0.3)
+    assert statuses == [200]
+    proxy.set_rules()
+    held.join()
+    assert statuses == [200, 200]
 
 
 def test_a_delay_adds_to_other_rules_and_requests_in_flight_are_counted(
