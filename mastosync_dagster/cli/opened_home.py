@@ -13,7 +13,7 @@ import click
 import dagster as dg
 import yaml
 from dagster._check import CheckError
-from dagster._core.errors import DagsterHomeNotSetError
+from dagster._core.instance import InstanceRef
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -103,24 +103,22 @@ def _ensure_made(home: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    try:
-        found = dg.DagsterInstance.get()
-    except DagsterHomeNotSetError:
+    if not is_named():
         raise HomeError(
             "DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one. Or set it to the"
             " absolute path of a folder with dagster.yaml, where Dagster keeps its run history"
-        ) from None
-    except dg.DagsterInvariantViolationError as error:
-        # A relative path, or no folder: Dagster's own message says which.
-        raise HomeError(str(error)) from None
+        )
+    if not (home.is_absolute() and home.is_dir()):
+        raise HomeError(f"DAGSTER_HOME is {home}, and must be an absolute path to a folder that exists")
+    try:
+        # While a run's output is captured, standard output is a file, and no bar moves.
+        uncaptured = InstanceRef.from_dir(str(home))._replace(compute_logs_data=_NO_CAPTURE)
+        made = dg.DagsterInstance.from_ref(uncaptured)
     except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError) as error:
         if unset := unset_variables(home, error):
             raise HomeError(unset) from None
         raise HomeError(f"{home / 'dagster.yaml'} cannot be used: {one_line(str(error))}") from None
-    with found:
-        # While a run's output is captured, standard output is a file, and no bar moves.
-        uncaptured = found.get_ref()._replace(compute_logs_data=_NO_CAPTURE)
-    with dg.DagsterInstance.from_ref(uncaptured) as instance:
+    with made as instance:
         yield instance
 
 

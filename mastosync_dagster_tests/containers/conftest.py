@@ -15,7 +15,8 @@ from mastosync_dagster_tests.containers.instance import Mastodon, mastodon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROWS = 1000
+_ROWS, _ROWS_PER_RANGE = 500, 70
+"""Four ranges of media."""
 SECTION = "With Docker"
 
 
@@ -25,7 +26,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mastodon]:
     if reason := unavailable():
         pytest.skip(reason)
     make_images()
-    with mastodon(tmp_path_factory.mktemp("instance"), rows=_ROWS) as made:
+    with mastodon(tmp_path_factory.mktemp("instance"), rows=_ROWS, rows_per_range=_ROWS_PER_RANGE) as made:
         yield made
 
 

@@ -77,7 +77,7 @@ def test_a_backfill_copies_every_object(clean: Deployment) -> None:
 
 def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
     partition = ranges(clean)[0]
-    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(4))
+    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(2))
     (run,) = clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clicked = time.monotonic()
     clean.webserver.terminate(run.run_id)
@@ -91,7 +91,7 @@ def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
 
 def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean: Deployment) -> None:
     partitions = ranges(clean)
-    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(6))
+    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(4))
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 10)
     for service in ("history", "webserver", "daemon"):
         clean.crash(service)
@@ -111,7 +111,7 @@ def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean
 
 def test_a_copy_waits_for_its_history(clean: Deployment) -> None:
     partition = ranges(clean)[0]
-    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(4))
+    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(2))
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clean.compose("stop", "history")
     time.sleep(AWAY_SECONDS)

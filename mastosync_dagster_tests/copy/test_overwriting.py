@@ -149,7 +149,7 @@ def test_what_an_ended_run_has_written_of_it_is_written_again(on_moto: Transfer,
 SMALL, LARGE, IN_PARTS = 1_000, 30 * MIB, 60 * MIB
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize("cut_off", [False, True])
 @pytest.mark.parametrize(("size", "kind"), [(SMALL, Kind.PUT), (LARGE, Kind.PUT), (IN_PARTS, Kind.UPLOAD_PART)])
 def test_what_was_written_at_the_destination_while_a_copy_was_retried_stays_unless_it_is_its_beginning(

@@ -155,7 +155,7 @@ def test_what_an_admin_has_looked_at_is_not_in_the_way(switched: Copied) -> None
         assert against(*(word for name in accepted for word in ("--accept", name))) == {}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_lies_beside_the_key_prefix_goes_with_the_bucket_too(
     switched: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +209,7 @@ def test_what_was_left_out_as_private_is_lost_with_it_unless_accepted(
             bucket.client.put_object(Bucket=bucket.name, Key=key, ACL="private", **each)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_the_settings_leave_out_is_in_the_old_bucket_alone(
     switched: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_table_that_the_role_may_not_read_is_an_error_and_not_absent(
     assert "Traceback" not in outcome.output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("table", ["site_uploads", "backups"])
 def test_what_lies_in_the_folder_of_a_table_that_is_absent_is_named(switched: Copied, table: str) -> None:
     with put_at_source(switched, f"{table}/files/000/000/001/original/a.png"), table_away(switched, table):
@@ -243,7 +243,7 @@ def test_what_lies_in_the_folder_of_a_table_that_is_absent_is_named(switched: Co
         assert against("--accept", "foreign") == {}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_keyword_accepts_nothing_that_has_its_name(switched: Copied) -> None:
     words = ("orphans", "private", "remote", "foreign")
     keywords = [part for word in words for part in ("--accept", word)]
@@ -260,7 +260,7 @@ def test_a_keyword_accepts_nothing_that_has_its_name(switched: Copied) -> None:
         assert against(*folders).keys() == {"orphans"}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_file_with_the_name_of_a_keyword_is_named_from_the_top(switched: Copied) -> None:
     with put_at_source(switched, "private"):
         found = against("--accept", "private", "--accept", "private/")

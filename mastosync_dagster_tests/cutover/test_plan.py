@@ -99,6 +99,7 @@ def test_it_says_at_each_step_what_is_not_done_yet(uncopied: Copied) -> None:
     assert shown.answers == {**dict.fromkeys(SETTLED, "ok"), **after, "nights": "ok"}
 
 
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize(
     ("variables", "expected", "env"),
     [

@@ -311,6 +311,7 @@ WORLDS = [
 ]
 
 
+@pytest.mark.long(cases=0)
 def test_a_media_host_that_is_busy_has_not_said_that_nobody_reads(
     copied: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +327,7 @@ def test_a_media_host_that_is_busy_has_not_said_that_nobody_reads(
     assert f"{host.endpoint}/{bucket.name} answers HTTP 429" in outcome.output
 
 
-@pytest.mark.long(cases=7)
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize(("seed", "wrong", "names"), WORLDS)
 def test_it_says_yes_when_nothing_is_wrong_and_no_when_one_thing_is(
     copied: Copied, seed: int, wrong: Wrong, names: set[str]

@@ -102,7 +102,7 @@ def test_a_connection_lost_in_the_middle_of_a_page_is_opened_again(there: Readin
     assert there.proxy.cuts == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_database_that_is_gone_for_some_seconds_is_waited_for(there: Reading) -> None:
     def take_away() -> None:
         with there.proxy.gone():
@@ -154,7 +154,7 @@ def test_a_connection_that_falls_silent_is_given_up(there: Reading, monkeypatch:
         assert 1 <= time.monotonic() - started < 30
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> None:
     dropped: list[int] = []
 
@@ -172,7 +172,7 @@ def test_a_failover_to_a_read_only_server_disturbs_nobody(there: Reading) -> Non
     assert there.proxy.accepted > 2
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_lock_in_the_way_is_waited_for(there: Reading) -> None:
     holder = psycopg2.connect(there.database.url)
     with contextlib.closing(holder):
@@ -219,7 +219,7 @@ def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_na
     assert "image_file_name" in failure_of(result)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("when", ["before the first row", "in the middle"])
 def test_a_tunnel_that_drops_comes_back(
     there: Reading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

@@ -225,7 +225,7 @@ def test_a_range_whose_failed_objects_a_night_has_copied_is_called_failed_no_mor
     assert f"{count}: {count} materialized, 0 failed, 0 running, 0 not run yet" in status_of_emoji()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_two_ranges_that_end_at_the_same_time_are_both_counted(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

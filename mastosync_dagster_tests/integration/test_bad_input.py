@@ -144,7 +144,7 @@ CASES = [
 ]
 
 
-@pytest.mark.long(cases=5)
+@pytest.mark.long(cases=3)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_run_fails_with_a_message_that_names_what_to_change(
     world: Installation, case: Case, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +169,7 @@ def test_the_run_fails_with_a_message_that_names_what_to_change(
     assert world.database.password not in logged
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(
     ("partition", "says"),
     [("everything", "1-50000"), ("9-1", "1-50000"), ("1-2", "mastosync ranges --all accounts")],
@@ -222,7 +222,7 @@ def test_commands_name_dagster_home_where_it_is_not_set(monkeypatch: pytest.Monk
     assert "DAGSTER_HOME is not set" in outcome.output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_limit_that_is_no_number_is_refused_in_run_config_too(world: Installation) -> None:
     config = Path(world.dagster.root_directory) / "run.yaml"
     config.write_text("ops: {plan_changes: {config: {limit: ten}}}")

@@ -224,7 +224,7 @@ def test_a_source_without_some_of_the_originals_is_warned_of(
     assert "S3_BUCKET" in line["text"]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_after_the_switch_the_destination_may_have_the_newest_originals_alone(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ def test_status_shows_the_last_incremental_run_and_its_watermark(world: Installa
     assert f"run {result.run_id}, watermark {found['watermark'][:10]}" in outcome.output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_has_come_since_the_last_incremental_run_is_left(life: Life, *, whole: bool) -> None:
     """Whether that began with every row, or with ranges."""

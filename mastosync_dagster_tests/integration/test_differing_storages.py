@@ -126,6 +126,7 @@ def test_what_mastodon_converts_at_the_new_storage_is_not_overwritten_with_the_r
     assert life.differences() == []
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("size_known", [True, False])
 def test_a_conversion_at_the_new_storage_that_the_row_does_not_show_yet_stays(life: Life, *, size_known: bool) -> None:
     living = life.living
@@ -141,6 +142,7 @@ def test_a_conversion_at_the_new_storage_that_the_row_does_not_show_yet_stays(li
     assert md5(body_of(life.world.destination, key)) == living.expected[key]
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(240)
 def test_a_plan_from_before_a_conversion_at_the_new_storage_writes_nothing_over_it(
     life: Life, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +187,7 @@ def test_an_emoji_that_was_given_another_picture_after_the_switch_keeps_it(life:
     assert life.differences() == []
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("size_known", [True, False])
 def test_a_listing_that_was_cut_short_writes_nothing_over_a_conversion(life: Life, *, size_known: bool) -> None:
     assert sync(life).success
@@ -241,6 +244,7 @@ def test_damage_at_the_destination_is_repaired_as_before(copied: tuple[Life, str
     assert verify(life)[0]
 
 
+@pytest.mark.long(cases=0)
 def test_damage_is_repaired_although_the_listing_of_the_source_ends_early(copied: tuple[Life, str]) -> None:
     life, preview = copied
     good = cut(life.world.destination, preview)
@@ -249,6 +253,7 @@ def test_damage_is_repaired_although_the_listing_of_the_source_ends_early(copied
     assert body_of(life.world.destination, preview) == good
 
 
+@pytest.mark.long(cases=0)
 def test_where_both_storages_have_changed_nothing_is_overwritten_and_both_are_named(copied: tuple[Life, str]) -> None:
     life, preview = copied
     flip(life.world.source, preview)
@@ -266,6 +271,7 @@ def test_where_both_storages_have_changed_nothing_is_overwritten_and_both_are_na
     assert (success, found[preview].finding) == (False, Finding.UNDECIDED)
 
 
+@pytest.mark.long(cases=0)
 def test_without_manifests_what_is_cut_short_is_repaired_and_what_nobody_can_decide_is_named(
     copied: tuple[Life, str],
 ) -> None:

@@ -73,7 +73,7 @@ def test_a_night_without_the_right_to_set_acls_believes_nothing_private(settled:
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(settled: Installation) -> None:
     account, _ = media_of(settled, suspended=False)
     execute(settled, SUSPEND, account)
@@ -89,7 +89,7 @@ def test_what_a_terminated_night_has_left_private_is_public_after_the_next_one(s
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copied_by_the_next_night(
     skipping: Installation,
 ) -> None:
@@ -110,7 +110,7 @@ def test_what_was_skipped_as_private_and_failed_when_it_was_public_again_is_copi
     assert found == {key for key, status in expected_answers(world).items() if status == 200}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_not_asked_for_for_ever(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +137,7 @@ def test_an_object_that_was_missing_for_a_night_is_copied_when_it_is_back_and_no
     assert settled.requests()[Kind.HEAD] == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_quiet_night_asks_once_for_each_private_object_and_writes_no_line(settled: Installation) -> None:
     private = [key for key, status in expected_answers(settled).items() if status == 403]
     settled.forget()
@@ -200,7 +200,7 @@ def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_howev
     assert 0 < asked[0][Kind.PUT] < 20
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_without_any_record_a_night_makes_private_what_is_private(settled: Installation) -> None:
     # Another home on the same destination, or a manifest store that is lost.
     shutil.rmtree(Path(settled.environment["DAGSTER_HOME"], "manifests"))
@@ -267,7 +267,7 @@ def test_backups_are_private_each_night(world_with_acls: Installation) -> None:
     assert details(world, FileType.BACKUPS) == [MADE_PRIVATE]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_mastodon_has_written_to_the_destination_is_private_after_the_first_night(settled: Installation) -> None:
     # After the switch the source never has a new object. It was written after the last night, so no run has copied it.
     account, _ = media_of(settled, suspended=True)

@@ -78,6 +78,7 @@ def test_a_run_ends_before_it_writes_something_private_into_a_public_bucket(
     assert sync(world, privacy="none").success
 
 
+@pytest.mark.long(cases=0)
 def test_a_destination_that_asks_for_fewer_requests_while_it_is_probed_is_waited_for(
     world_with_acls: Installation,
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_destination_that_asks_for_fewer_requests_while_it_is_probed_is_waited
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long(cases=0)
 def test_so_is_one_whose_name_is_not_known_for_some_seconds(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +115,7 @@ def test_so_is_one_whose_name_is_not_known_for_some_seconds(
     assert answers(world) == expected_answers(world)
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("permission", ["private", "authenticated-read", "bucket-owner-read", "aws-exec-read"])
 def test_with_a_permission_that_is_not_public_private_objects_wait_for_a_decision(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch, permission: str
@@ -264,6 +266,7 @@ def test_what_becomes_private_while_a_run_copies_it_into_a_public_bucket_ends_th
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long(cases=0)
 def test_it_ends_the_run_too_where_no_acl_can_be_set_then(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +283,7 @@ def test_it_ends_the_run_too_where_no_acl_can_be_set_then(
     assert answers(world) == expected_answers(world)
 
 
+@pytest.mark.long(cases=0)
 def test_a_policy_for_a_style_does_not_keep_a_night_from_making_private_what_it_does_not_show(
     settled: Installation,
 ) -> None:
@@ -297,6 +301,7 @@ def test_a_policy_for_a_style_does_not_keep_a_night_from_making_private_what_it_
     assert open_objects(world)["acl"] == 0
 
 
+@pytest.mark.long(cases=0)
 def test_where_acls_empty_objects_a_policy_does_not_let_them_be_set(settled: Installation) -> None:
     world = settled
     account, _ = media_of(world, suspended=False)

@@ -94,7 +94,7 @@ def test_a_read_only_home_is_said_in_a_sentence_new_and_used(home: Path, world: 
     assert world.dagster.get_runs() == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("size", ["40k", "420k"])
 def test_a_home_on_a_full_disk_is_said_in_a_sentence_at_its_start_and_in_a_run(
     home: Path, world: Installation, size: str

@@ -119,7 +119,7 @@ def test_without_any_range_the_first_one_takes_every_row(life: Life) -> None:
     assert found.every_row
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_rows_of_a_range_that_never_ran_are_its_own_business(life: Life) -> None:
     life.set_rows_per_partition(20)
     first, *others = life.world.register(ACCOUNTS)[ACCOUNTS]
@@ -219,7 +219,7 @@ def test_the_run_that_has_come_furthest_counts_and_not_the_one_that_ended_last(l
         assert life.mark() == furthest
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> None:
     copy_accounts(life)
     life.world.destination.client.create_bucket(Bucket="for-a-trial")
@@ -230,7 +230,7 @@ def test_a_run_into_another_bucket_says_nothing_about_this_one(life: Life) -> No
     assert accounts_that_differ(life) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_its_page_shows_what_it_did_and_how_far_it_came(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success
@@ -274,7 +274,7 @@ def test_objects_that_a_run_may_have_copied_are_asked_for_and_only_those(life: L
     assert accounts_that_differ(life) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("tag", [read_until_tag, earlier_read_until_tag])
 def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, tag: Callable[[FileType], str]) -> None:
     copy_accounts(life)
@@ -300,7 +300,7 @@ def test_nothing_is_taken_for_new_while_another_run_reads_the_rows(life: Life, t
     assert life.world.requests() == {Kind.GET: 2, Kind.PUT: 2}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_re_executed_into_another_bucket_a_run_plans_for_that_one(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first bucket lacked is not what this one does."""
     copy_accounts(life)
@@ -330,7 +330,7 @@ def test_re_executed_into_another_bucket_a_run_plans_for_that_one(life: Life, mo
     assert accounts_that_differ(life) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_run_that_is_started_once_more_has_not_read_what_the_first_one_had(life: Life) -> None:
     copy_accounts(life)
     assert changes(life, {"changed_since": "last"}).success

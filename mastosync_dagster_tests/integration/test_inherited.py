@@ -65,7 +65,7 @@ def test_the_first_run_of_a_range_looks_at_what_was_there_and_verifying_and_sync
     assert world.compare(EMOJIS).differences == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("acl", ["private", "public-read"])
 def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: Installation, acl: str) -> None:
     copy_badly(world_with_acls, ACL=acl)
@@ -74,7 +74,7 @@ def test_headers_alone_and_the_acl_alone_are_enough(world_with_acls: Installatio
     assert (SAYS in said, passed) == (True, False)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_a_trial_has_copied_is_nobody_elses(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"], "limit": 20}}}}
@@ -91,7 +91,7 @@ def test_a_run_without_ranges_checks_too(world_with_acls: Installation) -> None:
         assert reports_differences(world_with_acls, file_types=["custom_emojis"]) == says
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize(
     "before", [{"file_types": ["site_uploads"]}, {"file_types": ["custom_emojis"], "limit": 1}], ids=str
 )
@@ -104,7 +104,7 @@ def test_neither_a_run_over_other_tables_nor_a_trial_has_checked(
     assert not reports_differences(world_with_acls, file_types=["custom_emojis"])
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_run_that_was_ended_has_checked_nothing(world_with_acls: Installation) -> None:
     world = world_with_acls
     config = {"ops": {"plan_changes": {"config": {"file_types": ["custom_emojis"]}}}}
@@ -115,7 +115,7 @@ def test_a_run_that_was_ended_has_checked_nothing(world_with_acls: Installation)
     assert reports_differences(world, file_types=["custom_emojis"])
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_night_has_checked_what_had_changed_alone(world_with_acls: Installation) -> None:
     since = {"file_types": ["custom_emojis"], "changed_since": "2026-01-01T00:00:00Z"}
     assert world_with_acls.run("sync_changes", config={"ops": {"plan_changes": {"config": since}}}).success

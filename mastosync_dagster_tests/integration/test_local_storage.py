@@ -62,7 +62,7 @@ def test_a_folder_is_copied_verified_and_reported(world: Installation, system: P
     assert "59 done" in outcome.output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_original_has_the_type_of_its_row_and_other_styles_that_of_their_file(
     world: Installation, system: Path
 ) -> None:
@@ -142,7 +142,7 @@ def test_a_folder_that_is_not_there_is_named(world: Installation, monkeypatch: p
     assert world.requests().total() == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_check_and_run_name_a_folder_of_the_source_whose_disk_is_not_mounted(system: Path) -> None:
     shutil.rmtree(system / "cache")
     (system / "cache").mkdir()

@@ -125,7 +125,7 @@ def bytes_in_book(world: Installation, table: str) -> int:
     )
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_repeated_and_throttled_requests_count_at_the_storage_that_had_the_trouble(world: Installation) -> None:
     key, *_ = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
     world.destination_proxy.set_rules(*trouble(Kind.PUT))
@@ -144,7 +144,7 @@ def test_repeated_and_throttled_requests_count_at_the_storage_that_had_the_troub
     assert all(done.values())
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_runs_that_go_on_and_runs_that_wait_are_counted(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     key, *_ = world.register(FileType.CUSTOM_EMOJIS)[FileType.CUSTOM_EMOJIS]
     running, waiting = 'runs{state="running"}', 'runs{state="queued"}'

@@ -93,7 +93,7 @@ def test_all_ranges_are_pruned_and_one_that_is_refused_stops_no_other(world: Ins
     assert there(world) == before | {another}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_status_shows_how_many_orphans_a_verification_has_found(world: Installation) -> None:
     keys = world.register(EMOJIS)[EMOJIS]
     for key in keys:

@@ -130,7 +130,7 @@ def test_a_newcomer_copies_in_ten_commands_without_an_editor(world: Installation
     assert where.startswith(str(user / "venv"))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(1800)  # the image, too
 def test_an_empty_debian_with_uv_has_its_first_file_type_in_ten_minutes_and_ten_commands(
     world: Installation, wheel: Path, tmp_path: Path, report: Callable[[object], None]

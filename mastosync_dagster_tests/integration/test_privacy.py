@@ -155,7 +155,7 @@ def test_a_destination_without_acls_is_noticed_at_the_first_refusal(one_range: I
     assert one_range.destination_proxy.count(Kind.PUT) <= 2 * 64
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range: Installation) -> None:
     assert sync_media(one_range).success
     account, _ = media_of(one_range, suspended=False)
@@ -170,7 +170,7 @@ def test_an_acl_that_cannot_be_set_leaves_everything_to_a_further_run(one_range:
     assert len(lines) == len({line.key for line in lines})
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_says_so(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +186,7 @@ def test_private_objects_are_left_out_where_there_are_no_acls_unless_the_admin_s
     assert private <= acls(one_range).keys()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_without_a_policy_every_object_gets_the_permission(world_with_acls: Installation) -> None:
     world = world_with_acls
     world.register(MEDIA)
@@ -213,7 +213,7 @@ def test_on_a_server_that_takes_an_acl_for_a_new_body_no_object_is_made_private_
     assert one_range.compare(MEDIA).differences == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_of_all_objects_the_private_ones_alone_are_refused_to_everybody_archives_among_them(
     world_with_acls: Installation,
 ) -> None:
@@ -246,7 +246,7 @@ def test_without_acls_a_night_fails_until_somebody_decides_about_what_is_private
     assert "MASTOSYNC_COPY_PRIVATE must be true or false" in failure_of(nightly(world))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_is_left_out_on_purpose_holds_up_nothing_and_is_copied_when_that_changes(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

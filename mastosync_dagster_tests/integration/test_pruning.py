@@ -194,7 +194,7 @@ def test_no_run_deletes_more_than_it_may(synced: Installation) -> None:
     assert len(beyond) == len(orphans.extra) - 2
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_styles_that_a_newer_mastodon_may_have_added_stay_and_use_nothing_up(synced: Installation) -> None:
     orphans = add_orphans(synced)
     unknown = []
@@ -239,7 +239,7 @@ SET_BY_A_STRANGER = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("said", SET_BY_A_STRANGER.values(), ids=SET_BY_A_STRANGER)
 def test_no_post_of_another_server_makes_a_restored_backup_look_alive(synced: Installation, said: str) -> None:
     orphans = add_orphans(synced)
@@ -280,7 +280,7 @@ def add_another_instance(world: Installation, share: float) -> set[str]:
     }
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("share", [0.55, 1.1])
 def test_another_instances_objects_in_the_bucket_are_not_deleted(synced: Installation, share: float) -> None:
     theirs = add_another_instance(synced, share)
@@ -309,7 +309,7 @@ def test_more_than_a_hundred_objects_go_only_if_the_admin_says_how_many(synced: 
     assert len(before - keys(synced)) == 101
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced: Installation) -> None:
     orphans = add_orphans(synced)
     for each in synced.instance.objects_of(MEDIA):

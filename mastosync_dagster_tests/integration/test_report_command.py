@@ -343,7 +343,7 @@ def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:
     assert peak(150_000) < peak(5_000) + 12_000
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_nor_with_what_later_runs_say_of_rows_in_ranges(tmp_path: Path) -> None:
     def peak(ranges: int) -> int:
         folder = tmp_path / str(ranges)

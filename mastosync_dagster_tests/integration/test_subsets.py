@@ -101,7 +101,7 @@ def test_a_local_copy_asks_for_no_remote_key_and_counts_what_it_leaves_out(
     assert found["objects_left"] > left_out(world, MEDIA)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_verify_and_prune_take_what_is_left_out_for_neither_missing_nor_an_orphan(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +129,7 @@ def test_verify_and_prune_take_what_is_left_out_for_neither_missing_nor_an_orpha
     assert extra not in there(world)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_export_of_the_newest_days_takes_cards_that_were_renewed(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +176,7 @@ def test_the_night_after_a_policy_was_widened_copies_what_it_had_left_out(
     assert sum(world.requests().values()) == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("days", [None, "1"])
 def test_what_is_private_and_left_out_by_now_is_made_private(
     settled: Installation, monkeypatch: pytest.MonkeyPatch, days: str | None
@@ -199,7 +199,7 @@ def test_what_is_private_and_left_out_by_now_is_made_private(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_a_verification_found_is_left_to_a_sync_that_wants_it(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_run_over_every_row_makes_private_what_it_leaves_out(settled: Installa
     assert there(settled) == before
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_has_failed_stays_on_the_list_through_a_night_that_leaves_it_out(settled: Installation) -> None:
     remote = keys_of(settled, MEDIA, remote=True)
     lost = next(each for each in settled.instance.objects_of(MEDIA) if each.key in remote and not each.private)

@@ -59,7 +59,7 @@ def shorten(world: Installation, *names: str, entries: int = 5) -> None:
         proxy.set_rules(Rule(ShortList(entries), kinds=LISTINGS))
 
 
-@pytest.mark.long(cases=3)
+@pytest.mark.long(cases=1)
 @pytest.mark.usefixtures("source")
 @pytest.mark.parametrize("entries", [0, 5, ROWS - 1])
 @pytest.mark.parametrize("names", [("source",), ("destination",), ("source", "destination")], ids="+".join)
@@ -121,7 +121,7 @@ def test_an_object_of_which_nobody_answers_is_neither(world: Installation) -> No
     assert unequal(world) == {key: Finding.UNKNOWN}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     world: Installation, source: Bucket
 ) -> None:
@@ -157,7 +157,7 @@ def test_what_lies_beside_the_folders_that_are_copied_is_named_at_both_storages(
     assert by_finding[Finding.FOREIGN] == ["other/a"]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_lies_beside_the_key_prefix_of_the_source_is_named(
     world: Installation, source: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def set_database_clock(life: Life, ahead: timedelta) -> None:
     life.living.execute("UPDATE clock.ahead SET by = %(by)s", {"by": life.living.ahead + ahead})
 
 
-@pytest.mark.long(cases=4)
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("ahead", [YEAR, 2 * HOUR, -YEAR, -2 * HOUR])
 @pytest.mark.parametrize("whose", ["the database's", "this machine's", "the destination's"])
 def test_a_wrong_clock_for_a_night_skips_nothing_and_is_named(life: Life, whose: str, ahead: timedelta) -> None:
@@ -100,7 +100,7 @@ def test_a_clock_that_machine_and_database_share_is_held_against_the_destination
     assert after <= life.living.now + timedelta(seconds=2)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None:
     begin(life)
     before = life.mark()
@@ -123,7 +123,7 @@ def test_a_watermark_that_lies_in_the_future_is_not_believed(life: Life) -> None
         assert timedelta() <= life.living.now - status.watermark.timestamp < MINUTE
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_range_that_was_read_in_the_future_has_the_first_night_take_every_row(life: Life) -> None:
     keys = life.world.register(ACCOUNTS)[ACCOUNTS]
     with life.world.dagster as dagster:
@@ -187,7 +187,7 @@ def test_ranges_that_a_sync_of_whole_tables_finishes_beside_an_open_transaction_
         change.commit()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the_database(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +202,7 @@ def test_a_destination_that_is_slow_to_show_its_clock_costs_no_connection_to_the
     assert differences(life) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_transaction_that_ends_soon_is_waited_for(life: Life) -> None:
     begin(life)
     before = life.mark()
@@ -265,7 +265,7 @@ def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypa
     assert differences(life) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_every_row_of_a_restored_database_is_taken_and_status_does_not_say_that_nothing_is_left(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +373,7 @@ def row_count(life: Life) -> int:
     return int(count)
 
 
-@pytest.mark.long(cases=2)
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("timestamp", ["10000-01-01", "4714-11-24 BC", "infinity", "-infinity"])
 @pytest.mark.parametrize("column", ["created_at", "avatar_updated_at"])
 def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, timestamp: str) -> None:
@@ -395,7 +395,7 @@ def test_a_timestamp_of_no_calendar_ends_no_night(life: Life, column: str, times
     assert life.has_moved(before)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("timestamp", [None, "2199-01-01", "infinity"])
 def test_a_timestamp_that_nobody_believes_is_asked_about_and_copies_nothing_again(
     life: Life, timestamp: str | None
@@ -414,7 +414,7 @@ def test_a_timestamp_that_nobody_believes_is_asked_about_and_copies_nothing_agai
     assert set(life.world.requests()) <= {Kind.HEAD}
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_observation_of_a_version_before_is_read_as_ever(life: Life) -> None:
     begin(life)
     with life.world.dagster as dagster:

@@ -86,7 +86,7 @@ def test_a_range_whose_objects_an_empty_source_lacks_is_not_done(
     assert one_range.compare(file_type).differences == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_wrong_prefix_names_its_variable(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_KEY_PREFIX", "elsewhere")
     result = sync(one_range, FileType.ACCOUNTS)
@@ -146,7 +146,7 @@ def test_an_incremental_run_from_a_wrong_source_leaves_the_watermark(
     assert_not_done(one_range, result)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_remote_cache_that_is_lost_is_missing_and_no_wrong_source(
     assert (found["materialized"], found["objects_left"]) == (1, 0)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +189,7 @@ def test_after_the_switch_what_only_the_destination_has_is_counted_apart(
     assert f"accounts: {written} of those present are only at the destination" in outcome.output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("file_type", ["site_uploads", "backups"])
 def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_watermark(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, file_type: str
@@ -200,7 +200,7 @@ def test_a_run_over_all_rows_of_a_small_table_from_an_empty_source_leaves_the_wa
         assert_not_done(one_range, one_range.run("sync_changes", config=config))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_a_run_without_ranges_has_not_found_is_missing_and_not_done(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +246,7 @@ def test_nights_with_few_objects_from_a_wrong_source_fail_and_lose_nothing(
     assert life.differences() == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_night_whose_few_objects_the_right_source_lacks_is_a_success(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +262,7 @@ def test_a_night_whose_few_objects_the_right_source_lacks_is_a_success(
     assert life.has_moved(before)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_source_with_old_files_alone_is_not_done(one_range: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_BUCKET", old_copy(one_range, accounts=3).name)
     result = sync(one_range, FileType.ACCOUNTS)
@@ -286,7 +286,7 @@ def remove_local_files(world: Installation, but_avatars: int = 0) -> None:
         connection.commit()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_an_instance_without_local_files_that_has_lost_its_cache_is_shown_the_way_on(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +305,7 @@ def test_an_instance_without_local_files_that_has_lost_its_cache_is_shown_the_wa
     assert (numbers["missing"], numbers["copied"]) == (numbers["objects"], 0)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +316,7 @@ def test_a_lost_cache_is_no_excuse_where_local_files_are_lost(
     assert "MASTOSYNC_CACHE_LOST" not in failure_of(result)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_one_local_original_is_enough_for_an_instance_that_has_lost_its_cache(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +333,7 @@ def verify(world: Installation, file_type: FileType, **config: object) -> dg.Exe
     return world.run(f"verify_{file_type.value}", key, {"ops": {f"{file_type.value}_verification": {"config": config}}})
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("full", [True, False])
 def test_a_verification_with_an_empty_source_proves_nothing(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch, *, full: bool
@@ -349,7 +349,7 @@ def test_a_verification_with_an_empty_source_proves_nothing(
     assert list(store.newest(verification_of(EMOJIS))) == []
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_verification_counts_what_is_only_at_the_destination_and_what_it_could_not_compare(
     one_range: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ while True:
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("blocked", [False, True])
 def test_after_a_pause_a_run_s_process_sends_nothing_more(tmp_path: Path, *, blocked: bool) -> None:
     sent = tmp_path / "sent"

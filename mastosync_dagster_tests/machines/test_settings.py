@@ -136,7 +136,7 @@ def test_a_run_whose_worker_is_killed_before_it_has_begun_is_handed_to_another_o
 
 
 @NEEDS_REDIS
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_a_busy_worker_keeps_no_run_from_an_idle_one(workers: Workers) -> None:
     workers.start("one")

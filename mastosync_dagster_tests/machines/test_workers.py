@@ -43,7 +43,7 @@ def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(wo
     assert workers.compare().differences == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_terminate_stops_a_copy_and_starts_nothing_again_and_the_worker_goes_on(workers: Farm) -> None:
     workers.empty_destination()
     for absent in {"one", "two"} - workers.processes.keys():

@@ -124,7 +124,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ManifestStore:
     return BucketManifests(storage(bucket, "destination", prefix="manifests/"))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_fold_says_all_that_its_manifests_say(store: ManifestStore, tmp_path: Path, seed: int) -> None:
     fill(store, tmp_path, seed)

@@ -161,6 +161,7 @@ def test_what_belongs_to_a_run_that_lives_on_another_machine_stays_its_own(
     assert rows(database) == 0
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(
     ("owner", "name", "number", "elsewhere"),
     [
@@ -227,6 +228,7 @@ def test_two_machines_that_publish_it_at_once_publish_the_same(
     }
 
 
+@pytest.mark.long(cases=0)
 def test_what_is_removed_while_it_is_read_is_read_whole(
     a_and_b: tuple[dg.DagsterInstance, dg.DagsterInstance],
     store: FolderManifests,
@@ -248,6 +250,7 @@ def test_what_is_removed_while_it_is_read_is_read_whole(
     assert published(tmp_path) == {f"late-accounts/1-9/{run_id}.parquet": BODY}
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("why", ["full", "broken"])
 def test_what_the_history_does_not_take_waits_on_the_machine_which_says_so(
     a_and_b: tuple[dg.DagsterInstance, dg.DagsterInstance],

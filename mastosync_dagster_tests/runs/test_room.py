@@ -47,7 +47,7 @@ with dg.DagsterInstance.from_config(home) as instance:
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(
     ("size", "files", "fill", "says"),
     [("60m", "2000", (40 * 2**20, 0), "MB left: make room"), ("200m", "800", (0, 700), "inodes left: make room")],
@@ -76,7 +76,7 @@ with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}
 """
 
 
-@pytest.mark.long(cases=2)
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize(
     ("place", "options", "says"),
     [
@@ -102,7 +102,7 @@ def test_every_disk_that_a_run_writes_to_is_looked_at(tmp_path: Path, place: str
     assert says in ended.stdout, ended.stderr
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_of_a_home_that_is_read_only_the_folders_that_are_written_to_count(tmp_path: Path) -> None:
     """As deploy/compose.yaml has it: the history is elsewhere, and the rest are volumes."""
     (tmp_path / "home" / "storage").mkdir(parents=True)

@@ -201,7 +201,7 @@ def test_without_locks_nobody_is_taken_for_dead_and_the_run_says_so(
     assert any("no file locks" in str(entry.dagster_event) for entry in instance.all_logs(run.run_id))
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_the_next_run_calls_failed_who_has_died_and_cancelled_who_was_to_end(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
