@@ -40,7 +40,7 @@ def build_definitions(
         assets=[*all_assets(), replica(nightly.longest_gap()), *all_verifications()],
         jobs=[*range_jobs, *verify_jobs(), *prune_jobs(), sync_changes, prune_every_range, delete_old_runs],
         # Schedules are off until somebody switches them on.
-        schedules=[nightly_incremental(nightly), monthly_prune(nightly.timezone), delete_old_runs_daily],
+        schedules=[nightly_incremental(nightly, sync_changes), monthly_prune(nightly.timezone), delete_old_runs_daily],
         sensors=[new_ranges(range_jobs), alert_on_failure, alert_on_failed_tick],
         resources={
             "mastodon_db": MastodonDatabase(),

@@ -66,7 +66,7 @@ def test_a_dead_run_waits_for_its_retry_from_the_time_at_which_it_is_failed(
     assert not backfill_runs_are_complete("backfill", instance, logging.getLogger())
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_dead_run_that_was_the_last_retry_waits_for_none(instance: dg.DagsterInstance) -> None:
     first = dead_run(instance)
     report(instance, first, DagsterEventType.PIPELINE_FAILURE)

@@ -24,7 +24,6 @@ from mastosync_dagster.resources import MastodonDatabase
 from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
 from mastosync_dagster.runs.watermarks import LAST, NIGHT
-from mastosync_dagster.sync.assets import sync_changes
 
 _HOUR = 3600
 _CRON_FIELDS = 5
@@ -76,12 +75,12 @@ class Nightly:
         return max((max(gap, timedelta(days=1)) for gap in gaps), default=None)
 
 
-def nightly_incremental(nightly: Nightly) -> dg.ScheduleDefinition:
-    """Return the schedule ``nightly_incremental``, which is off until an admin switches it on."""
+def nightly_incremental(nightly: Nightly, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Return the schedule ``nightly_incremental`` of the job of incremental runs; off until an admin switches it on."""
 
     @dg.schedule(
         name="nightly_incremental",
-        job=sync_changes,
+        job=job,
         cron_schedule=nightly.cron,
         execution_timezone=nightly.timezone,
         description="Registers ID ranges that new rows have filled, has them run, and copies what has changed.",

@@ -155,7 +155,7 @@ def test_a_range_is_a_part_of_the_body(client: S3Client) -> None:
         read("bytes=10-")
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_one_get_of_a_hundred_is_late(programs: Path) -> None:
     with (
         servers.server(servers.Kind.STALLING, network.Place(), programs) as server,

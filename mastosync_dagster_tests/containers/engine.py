@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -61,7 +62,11 @@ def execute(command: list[str], *, cwd: Path | None = None, seconds: float, **en
 def make_images(*more: str) -> None:
     """Make the images that stand in for those of a registry; ``redis`` is made if it is asked for."""
     script = Path(__file__).with_name("images.sh")
-    execute([str(script), str(CACHE), sys.executable, *more], seconds=_IMAGES_SECONDS)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        # Tests that run beside each other want the same images.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        execute([str(script), str(CACHE), sys.executable, *more], seconds=_IMAGES_SECONDS)
 
 
 def compose_command() -> tuple[list[str], dict[str, str]]:

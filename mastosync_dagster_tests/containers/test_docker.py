@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(2700)]
 ASSET = "media_attachments"
 TERMINATED_SECONDS = 10.0
 STANDS_STILL_SECONDS = 5.0
-AWAY_SECONDS = float(os.environ.get("HISTORY_AWAY_SECONDS", "40"))
+AWAY_SECONDS = float(os.environ.get("HISTORY_AWAY_SECONDS", "30"))
 """Longer than Dagster itself tries to reach its history, a quarter of a minute."""
 
 
@@ -111,7 +111,7 @@ def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean
 
 def test_a_copy_waits_for_its_history(clean: Deployment) -> None:
     partition = ranges(clean)[0]
-    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(2))
+    backfill = clean.webserver.launch_backfill(ASSET, [partition], slowly(3))
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clean.compose("stop", "history")
     time.sleep(AWAY_SECONDS)
@@ -124,7 +124,7 @@ def test_a_stop_and_an_upgrade_in_the_middle_of_a_backfill_fail_no_run(clean: De
     partitions = ranges(clean)
     before = clean.container("code")
     # Each run lasts longer than most would wait for a container to stop.
-    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(3))
+    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(4))
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clean.compose("stop")
     clean.compose("up", "-d")

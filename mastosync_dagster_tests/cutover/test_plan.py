@@ -60,6 +60,7 @@ def plan(copied: Copied) -> Plan:
     )
 
 
+@pytest.mark.long(cases=0)
 def test_it_says_at_each_step_what_is_not_done_yet(uncopied: Copied) -> None:
     world = uncopied.world
     shown = plan(uncopied)

@@ -219,7 +219,7 @@ def test_a_column_added_changes_nothing_and_one_dropped_ends_the_run_with_its_na
     assert "image_file_name" in failure_of(result)
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("when", ["before the first row", "in the middle"])
 def test_a_tunnel_that_drops_comes_back(
     there: Reading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

@@ -102,7 +102,7 @@ def check_retried_once(world: FaultyInstallation) -> None:
     assert compare(world.destination.server, world.destination.name, expected).differences == ()
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_run_whose_process_is_killed_fails_and_is_started_once_more(
     world: FaultyInstallation, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def world(
         yield made
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_runs_of_one_account_slow_down_together_and_none_starves(
     world: Installation, tmp_path: Path, report: Callable[[object], None]

@@ -69,7 +69,7 @@ def test_other_errors_stay_as_they_are(log: logging.Logger, caplog: pytest.LogCa
 SMALL = 'mount -t tmpfs -o size=200k none "$DAGSTER_HOME" && head -c 1M /dev/zero > "$DAGSTER_HOME/filler"; exec "$@"'
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_service_waits_for_room_before_it_starts(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mastosync_dagster.installation.dagster_program", "migrate"]
     # The shell makes room after a while, in the name space in which the disk is full.

@@ -144,7 +144,7 @@ CASES = [
 ]
 
 
-@pytest.mark.long(cases=3)
+@pytest.mark.long(cases=2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_run_fails_with_a_message_that_names_what_to_change(
     world: Installation, case: Case, monkeypatch: pytest.MonkeyPatch

@@ -160,7 +160,7 @@ def test_an_admin_copies_what_is_missing_reads_the_result_verifies_and_terminate
     assert "mastosync" not in page.wait_for("Status", "sync_media_attachments")
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(LIMIT)
 def test_an_admin_verifies_and_terminates_a_run(
     demo: Installation, webserver: Webserver, page: Page, tmp_path: Path
@@ -187,7 +187,7 @@ def test_an_admin_verifies_and_terminates_a_run(
     shoot(page, tmp_path, "ui-terminated.png", 1000)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(LIMIT)
 def test_the_launchpad_shows_the_settings_that_an_admin_looks_for(
     demo: Installation, webserver: Webserver, page: Page, tmp_path: Path

@@ -47,7 +47,7 @@ def not_attempted(lines: Sequence[ManifestLine]) -> set[str]:
     return left
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("limited", ["bytes", "dollars"])
 def test_a_sync_stops_at_its_budget_and_the_same_command_without_one_goes_on(
     world: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: str

@@ -177,7 +177,7 @@ def test_of_very_many_private_objects_every_night_checks_a_part_and_nights_a_wee
     assert re.search(r"ACLs checked \(those of \d+ private rows within a week\)", messages)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_quiet_night_with_nothing_in_doubt_asks_no_storage_for_an_object_however_many_ranges_there_are(
     world: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,7 @@ def with_a_damaged_end(manifest: Path) -> None:
     manifest.write_bytes(body)
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("damage", [emptied, with_damaged_pages, with_a_damaged_end])
 def test_a_doubt_list_that_cannot_be_read_is_passed_over_with_one_warning(
     world: Installation, damage: Callable[[Path], None]

@@ -112,7 +112,7 @@ def test_nor_does_it_leave_the_list_when_a_run_of_its_range_dies(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_is_on_the_list_and_has_changed_again_is_planned_once(settled: Installation) -> None:
     lost = lose(settled)
     assert not night(settled).success
@@ -125,7 +125,7 @@ def test_what_is_on_the_list_and_has_changed_again_is_planned_once(settled: Inst
     assert max(lines.values()) == 1
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +141,7 @@ def test_nights_that_could_try_nothing_do_not_use_up_its_retries(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("copy_private", ["true", "false"])
 def test_a_night_without_acls_forgets_nothing(
     settled: Installation, monkeypatch: pytest.MonkeyPatch, copy_private: str
@@ -158,7 +158,7 @@ def test_a_night_without_acls_forgets_nothing(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_row_that_becomes_private_while_the_night_asks_is_not_forgotten(
     assert answers(settled) == expected_answers(settled)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_run_over_every_row_settles_the_list(settled: Installation) -> None:
     lose(settled)
     config = {"ops": {"plan_changes": {"config": {"file_types": [MEDIA.value]}}, **ONE_ATTEMPT}}
@@ -195,7 +195,7 @@ def test_a_run_over_every_row_settles_the_list(settled: Installation) -> None:
     assert len(list(lists.glob("*.parquet"))) <= 2
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_became_private_at_a_destination_without_acls_is_named(
     skipping: Installation,
 ) -> None:
@@ -214,7 +214,7 @@ def test_what_became_private_at_a_destination_without_acls_is_named(
     assert open_objects(world)["exposed"] == 0
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_bucket_of_manifests_that_refuses_deletion_ends_no_night(
     world_with_acls: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

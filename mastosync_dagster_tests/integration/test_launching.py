@@ -132,7 +132,7 @@ def test_dg_knows_the_project_and_warns_of_nothing(words: list[str], status: int
     assert not re.search("deprecat|supersed|does not match|Traceback|Stack Trace", output), output
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.usefixtures("instance")
 def test_dg_launches_from_any_folder_where_the_module_is_named(tmp_path: Path) -> None:
     outcome = shell("dg", "launch", "-m", "mastosync_dagster", "--job", "verify_accounts", cwd=tmp_path)

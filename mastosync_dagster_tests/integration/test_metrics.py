@@ -41,7 +41,7 @@ def rules_of_seconds(folder: Path) -> Path:
     return rules
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @needs_prometheus
 def test_a_real_prometheus_reads_every_metric_and_fires_when_no_night_is_good(
     world: Installation, tmp_path: Path
@@ -167,7 +167,7 @@ def test_runs_that_go_on_and_runs_that_wait_are_counted(world: Installation, mon
     assert found[ranges["materialized"]] == 1
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_the_metrics_are_served_to_this_machine_alone(world: Installation) -> None:
     port = free_port()
     command = [str(Path(sys.executable).with_name("mastosync")), "metrics", f"--port={port}"]

@@ -160,7 +160,7 @@ def test_a_night_of_which_a_new_range_fails_is_not_called_good(life: Life, monke
     assert backfill.status is BulkActionStatus.COMPLETED_FAILED
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_second_night_says_that_one_is_running_and_a_signal_ends_the_first_as_a_sync(world: Installation) -> None:
     world.destination_proxy.set_rules(Rule(Delay(0.2), kinds=frozenset({Kind.PUT})))
     environment = {**os.environ, **world.environment, "MASTOSYNC_CONCURRENCY": "2", "NO_PROXY": "127.0.0.1"}

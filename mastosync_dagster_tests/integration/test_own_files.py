@@ -51,7 +51,7 @@ def home(world: Installation, tmp_path: Path) -> Path:
     return home
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_what_a_command_writes_is_for_nobody_else(world: Installation, home: Path) -> None:
     execute(world, home, "mastosync", "ranges", "custom_emojis")
     execute(world, home, "mastosync", "sync", "custom_emojis")

@@ -140,7 +140,7 @@ def test_the_list_has_exactly_what_a_policy_leaves_out(
     assert [line["key"] for line in listed(*options)] == [f"new/{line['key']}" for line in lines]
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize(("options", "variables", "rules"), [POLICIES[0], *POLICIES[3:]])
 def test_a_sync_copies_what_its_policy_wants_and_nothing_else(
     world: Installation, out: Mapping[str, set[object]], options: Sequence[str], rules: Mapping[str, str]

@@ -62,7 +62,7 @@ def death_of(world: Installation, **tags: str) -> Any:
 # --- the ping --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_night_pings_its_start_and_its_end_and_nothing_else_does(
     world: Installation, listener: Listener, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

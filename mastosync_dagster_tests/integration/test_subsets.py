@@ -176,7 +176,7 @@ def test_the_night_after_a_policy_was_widened_copies_what_it_had_left_out(
     assert sum(world.requests().values()) == 0
 
 
-@pytest.mark.long(cases=1)
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("days", [None, "1"])
 def test_what_is_private_and_left_out_by_now_is_made_private(
     settled: Installation, monkeypatch: pytest.MonkeyPatch, days: str | None

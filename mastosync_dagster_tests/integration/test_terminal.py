@@ -245,7 +245,7 @@ PRINTING = ("--help", "status", "check", "completion bash", "cutover plan", "cut
 """Of what is called for its output, some of each kind: before a command, with a table, with lines, in a group."""
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_every_command_that_is_called_for_its_output_fails_where_the_disk_is_full(world: Installation) -> None:
     assert {*main.commands} >= _WORK_IS_RESULT, "any other command is of these kinds"
@@ -300,7 +300,7 @@ def test_a_sync_of_a_whole_table_materializes_its_ranges_and_status_says_the_sam
     assert [after[name] for name in names] == [by_ranges[name] for name in names]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_watched_status_is_shown_again_until_ctrl_c(world: Installation) -> None:
     world.register(FileType.ACCOUNTS)
     with Terminal("mastosync", "status", "--watch", environment=world.environment) as terminal:

@@ -43,6 +43,7 @@ def wait_for(seen: Callable[[], list[Run]], enough: Callable[[list[Run]], bool],
         time.sleep(0.1)
 
 
+@pytest.mark.long(cases=0)
 def test_a_backfill_of_the_ui_runs_every_partition_with_its_own_config(
     world: Installation, webserver: Webserver
 ) -> None:

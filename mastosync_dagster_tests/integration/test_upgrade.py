@@ -66,6 +66,7 @@ def in_a_bucket(old: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTOSYNC_MANIFESTS", "s3://manifests/mastosync")
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("place", [in_the_home, in_a_bucket])
 def test_records_are_read_and_the_next_night_takes_what_has_changed_since_the_last(
     old: Released, place: Callable[[Released, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_records_are_read_and_the_next_night_takes_what_has_changed_since_the_la
         assert [line.split()[0] for line in lines if line.startswith("  ")][: len(ranges)] == ranges
 
 
+@pytest.mark.long(cases=0)
 def test_a_failed_run_is_re_executed_and_a_range_that_was_done_is_not_copied_again(old: Released) -> None:
     facts = old.facts
     with dg.DagsterInstance.get() as dagster:

@@ -35,6 +35,7 @@ def acl_requests(world: Installation) -> int:
     return sum(request.method == "GET" for request in world.destination_proxy.requests if request.kind is Kind.OTHER)
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("depth", ["none", "sample", "all"])
 def test_who_may_read_is_looked_at_as_often_as_is_asked_for(synced_with_acls: Installation, depth: str) -> None:
     world = synced_with_acls
@@ -139,6 +140,7 @@ def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_rig
     assert metadata(whole)["bytes_read"] == 2 * sum(each.size for each in everything)
 
 
+@pytest.mark.long(cases=0)
 def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acls: Installation) -> None:
     world = synced_with_acls
     chosen = next(
@@ -166,6 +168,7 @@ def test_what_a_sync_could_not_put_right_is_left_to_the_next_one(synced_with_acl
     assert verify(world, full=True).success
 
 
+@pytest.mark.long(cases=0)
 def test_what_the_destination_alone_has_as_long_as_the_database_says_is_sound_and_no_sync_overwrites_it(
     synced_with_acls: Installation,
 ) -> None:

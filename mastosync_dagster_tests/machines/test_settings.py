@@ -116,7 +116,7 @@ def workers(shipped_home: dg.DagsterInstance, broker: RedisServer, tmp_path: Pat
 
 
 @NEEDS_REDIS
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.timeout(300)
 def test_a_run_whose_worker_is_killed_before_it_has_begun_is_handed_to_another_one(workers: Workers) -> None:
     workers.start("one")

@@ -108,7 +108,7 @@ def check_copied(site: Site, lines: Sequence[ManifestLine], in_flight: int) -> N
     assert 0 <= site.copied() - recorded <= in_flight, (site.copied(), recorded)
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize(
     "number",
     [
