@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
 import time
@@ -23,7 +22,7 @@ from mastosync_dagster.copy.server_side import ServerSideCopies
 from mastosync_dagster.copy.single import SingleObjects, TooLargeError
 from mastosync_dagster.copy.spending import LARGER_THAN_THE_BUDGET, Admission, Budget, Spending, UsedUpError
 from mastosync_dagster.copy.stats import CopyCounts, CopyProgress, EndpointCounts, Rate
-from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
+from mastosync_dagster.process import collect_young, collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import line_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, TO_COPY, read_plan
@@ -315,7 +314,7 @@ class _Run:
                 next_progress += _PROGRESS_SECONDS
                 on_progress(self._progress())
                 # Errors are in cycles with what they came through.
-                gc.collect(1)
+                collect_young()
 
     def _share_limits(self) -> None:
         limited = [endpoint for endpoint in self._endpoints or () if endpoint.has_limits]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeVar
 from xml.sax.saxutils import escape
 
 import pycurl
@@ -34,6 +34,7 @@ from mastosync_dagster.s3.listing import Entry, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from mastosync_dagster.s3.http import Sink, Source
@@ -123,17 +124,28 @@ class FolderClient(Client):
         """None that came over a network."""
         return 0
 
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+    async def _in_thread(self, work: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:
+        """Do something in a thread; ``undo`` gets what comes of it when nobody waits for it any more."""
         future = self._pool.submit(work)
+
+        def drop(done: Future[_T]) -> None:
+            if undo is not None and not done.cancelled() and done.exception() is None:
+                undo(done.result())
 
         def keep(parked: tuple[Task[Any], int]) -> None:
             future.add_done_callback(lambda _: self.loop.call(lambda: self.loop.wake(parked)))
 
-        await self.loop.park(keep)
+        try:
+            await self.loop.park(keep)
+        except BaseException:
+            future.add_done_callback(drop)
+            raise
         return future.result()
 
-    async def _answer(self, method: str, key: str | None, work: Callable[[], _T]) -> _T:
-        """Do something in a thread; what the file system refuses is what a server would refuse."""
+    async def _answer(
+        self, method: str, key: str | None, work: Callable[[], _T], *, undo: Callable[[_T], object] | None = None
+    ) -> _T:
+        """Do something as `_in_thread`; what the file system refuses is what a server would refuse."""
 
         def ask() -> _T:
             try:
@@ -144,7 +156,7 @@ class FolderClient(Client):
                 raise
 
         try:
-            return await self._in_thread(ask)
+            return await self._in_thread(ask, undo=undo)
         except OSError as error:
             refusals = _NO_ROOM.get(error.errno or 0), _REFUSALS.get(type(error)), (500, "InternalError")
             status, code = next(filter(None, refusals))
@@ -222,7 +234,7 @@ class FolderClient(Client):
     async def _open(self, key: str, path: bytes) -> BinaryIO:
         """Open a file, once it is complete: other than an object, it is there while Mastodon still writes it."""
         for _ in range(_STILL_ATTEMPTS):
-            file = await self._answer("GET", key, lambda: open(path, "rb"))  # noqa: SIM115  (the caller closes it)
+            file = await self._answer("GET", key, lambda: open(path, "rb"), undo=_close)  # noqa: SIM115  (the caller closes it)
             left = os.fstat(file.fileno()).st_mtime + _STILL_SECONDS - time.time()
             # (What we write ourselves appears when it is complete. A time in the future tells nothing.)
             if self._writable or not 0 < left <= _STILL_SECONDS:
@@ -317,7 +329,7 @@ class FolderClient(Client):
         """Add a body to a file. Returns its MD5, which is the given one."""
         digest = hashlib.md5(usedforsecurity=False)
         # Without a buffer: closing the file could fail to write it.
-        file = await self._answer("PUT", "", lambda: open(path, "ab", buffering=0))  # noqa: SIM115  (closed below)
+        file = await self._answer("PUT", "", lambda: open(path, "ab", buffering=0), undo=_close)  # noqa: SIM115  (closed below)
 
         def take(data: bytes | bytearray | memoryview) -> None:
             digest.update(data)
@@ -450,6 +462,10 @@ class FolderClient(Client):
         signed: bool = True,
     ) -> Reply:
         raise self._refusal(method, key, 501, "NotImplemented")
+
+
+def _close(file: IO[bytes]) -> None:
+    file.close()
 
 
 def _offset(range_: str) -> int:

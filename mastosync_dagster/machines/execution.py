@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
@@ -78,8 +79,8 @@ def _execute(instance: dg.DagsterInstance, leases: Leases, run_id: str, holder: 
         # A session of its own: Ctrl-C, and a service manager that stops the worker, let the run go on to its end.
         with subprocess.Popen(command, stdin=heard, start_new_session=True) as process:
             try:
-                with _asked(instance, run_id) as status:
-                    return _watch(process, beat, status, _Renewal(leases, run_id, holder))
+                with _asked(instance, run_id) as answer:
+                    return _watch(process, beat, answer, _Renewal(leases, run_id, holder))
             finally:
                 process.kill()
     except OSError as error:  # no memory for a process, or none may be started
@@ -90,26 +91,28 @@ def _execute(instance: dg.DagsterInstance, leases: Leases, run_id: str, holder: 
         os.close(beat)
 
 
-def _watch(
-    process: subprocess.Popen[bytes],
-    beat: int,
-    status: Callable[[], dg.DagsterRunStatus | None],
-    lease: _Renewal,
-) -> bool:
-    """Wait for a run's process; return sooner when it is to be killed. False: another worker has the lease."""
+def _watch(process: subprocess.Popen[bytes], beat: int, answer: _Answer, lease: _Renewal) -> bool:
+    """Wait for a run's process; return sooner when it is to be killed. False: another worker has the lease.
+
+    The process hears each time that the broker or the history has confirmed the run, and ends where neither does for too
+    long: cut off from both, it cannot know that another worker has the run by now. A broker that is away takes no run
+    from anybody, as long as the history says that it goes on.
+    """
     ends: dg.DagsterRunStatus | None = None
-    since = 0.0
+    since = passed_on = 0.0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_BEAT_SECONDS)
             return True
-        with contextlib.suppress(BrokenPipeError):  # it has just ended
-            os.write(beat, b"\n")
         if not lease.is_held():
             _LOG.warning("another worker has the run: its process here is ended")
             return False
+        if (confirmed := max(lease.confirmed, answer.confirmed)) > passed_on:
+            passed_on = confirmed
+            with contextlib.suppress(BrokenPipeError):  # it has just ended
+                os.write(beat, b"\n")
         now = time.monotonic()
-        if (found := status()) is not ends:
+        if (found := answer.ends) is not ends:
             ends, since = found, now
             if found is dg.DagsterRunStatus.CANCELING:
                 process.send_signal(signal.SIGINT)
@@ -119,37 +122,57 @@ def _watch(
 
 
 class _Renewal:
-    """Renews a lease as often as it must be."""
+    """Renews a lease as often as it must be.
+
+    Attributes:
+        confirmed: When the broker was last asked of those times that it has answered.
+    """
 
     def __init__(self, leases: Leases, run_id: str, holder: str) -> None:
         self._leases, self._run_id, self._holder = leases, run_id, holder
-        self._at = time.monotonic()
+        self.confirmed = self._at = time.monotonic()
 
     def is_held(self) -> bool:
-        """Return whether nobody else has the lease. A broker that is away takes no run from anybody."""
+        """Return whether nobody else has the lease, as far as the broker has said."""
         now = time.monotonic()
         if now - self._at < self._leases.renew_seconds:
             return True
         self._at = now
         try:
-            return self._leases.take(self._run_id, self._holder)
+            if not self._leases.take(self._run_id, self._holder):
+                return False
         except redis.RedisError as error:
             _LOG.warning("the broker does not answer: %s", error)
-            return True
+        else:
+            self.confirmed = now
+        return True
+
+
+@dataclass
+class _Answer:
+    """What the history says of a run.
+
+    Attributes:
+        ends: The last status by which the run is to end; None: it goes on.
+        confirmed: When it was last asked of those times that it has said that the run goes on.
+    """
+
+    ends: dg.DagsterRunStatus | None = None
+    confirmed: float = 0.0
 
 
 @contextlib.contextmanager
-def _asked(instance: dg.DagsterInstance, run_id: str) -> Iterator[Callable[[], dg.DagsterRunStatus | None]]:
-    """Ask the history for a run's status; yields what returns the last one by which the run is to end.
+def _asked(instance: dg.DagsterInstance, run_id: str) -> Iterator[_Answer]:
+    """Ask the history about a run as long as the block runs, into what it yields.
 
     In a thread: a history that is silent must not keep the worker from saying that it has the run.
     """
-    found: dg.DagsterRunStatus | None = None
+    answer = _Answer()
     over = threading.Event()
 
     def ask() -> None:
-        nonlocal found
         while not over.wait(_ASK_SECONDS):
+            now = time.monotonic()
             try:
                 run = instance.get_run_by_id(run_id)
             except Exception as error:  # noqa: BLE001  (whatever the database says: it is asked again)
@@ -157,12 +180,14 @@ def _asked(instance: dg.DagsterInstance, run_id: str) -> Iterator[Callable[[], d
                 continue
             # A run that was deleted is one that nobody wants.
             status = dg.DagsterRunStatus.CANCELED if run is None else run.status
-            found = status if status in _PATIENCE else None
+            answer.ends = status if status in _PATIENCE else None
+            if answer.ends is None:
+                answer.confirmed = now
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     try:
-        yield lambda: found
+        yield answer
     finally:
         over.set()
 

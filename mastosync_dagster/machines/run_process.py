@@ -1,8 +1,8 @@
 """The process that executes one run for a worker: ``python -m mastosync_dagster.machines.run_process RUN SECONDS``.
 
-A worker that is gone, or stands still, has lost its run to another one. So this process ends when it does not hear from
-its worker for so many seconds, fewer than a lease lasts: a line on its standard input is due every second. It then ends
-at once, as the whole machine would.
+A worker that is gone, stands still or is cut off has lost its run to another one. So this process ends when it does not
+hear from its worker for so many seconds, fewer than a lease lasts: a line on its standard input is due every few
+seconds, each time that broker or history has confirmed the run. It then ends at once, as the whole machine would.
 """
 
 from __future__ import annotations

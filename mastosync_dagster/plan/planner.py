@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from mastosync_dagster.plan.differing import MOST, Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import ListingResult, Lookup, PendingLookup, destination_keys, source_keys
 from mastosync_dagster.pool import EverySecond, Pool
-from mastosync_dagster.process import collecting_by_hand, limit_malloc_arenas
+from mastosync_dagster.process import collect_young, collecting_by_hand, limit_malloc_arenas
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import HARMLESS, NO_ACLS, ONLY_AT_DESTINATION, SOURCE_SILENT, Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_SET_ACLS, PlannedCopy, PlanWriter
@@ -127,7 +126,7 @@ def make_plan(
         for number, (asked, rows) in enumerate(_asked_ahead(batches, lookup), 1):
             planner.decide(asked, rows, lookup)
             if number % _BATCHES_PER_COLLECTION == 0:
-                gc.collect(1)
+                collect_young()
         planner.finish(lookup)
     planner.report_progress(at_once=True)
     return planner.counts

@@ -94,7 +94,7 @@ def _carry_out(
     def on_progress(progress: CopyProgress) -> None:
         watcher.copied(progress)
         if watch is not None:
-            watch.tick()
+            watch.tell()
 
     interrupt: BaseException | None = None
     acls = AclCounts()
@@ -109,21 +109,25 @@ def _carry_out(
         interrupt = error
     if interrupt is not None or acls.stopped is not None:
         stop.set()
-    counts = copy_plan(
-        run.folder,
-        source,
-        destination,
-        settings,
-        on_progress=on_progress,
-        stop=stop,
-        on_line=on_line,
-        say=run.warn,
-        sharing=SharedLimits(run.instance, run.run_id).runs,
-    )
+    with contextlib.nullcontext() if watch is None else watch.beside(stop):
+        counts = copy_plan(
+            run.folder,
+            source,
+            destination,
+            settings,
+            on_progress=on_progress,
+            stop=stop,
+            on_line=on_line,
+            say=run.warn,
+            sharing=SharedLimits(run.instance, run.run_id).runs,
+        )
     if interrupt is not None:
         raise interrupt
     if watch is not None:
-        watch.check()
+        try:
+            watch.check()
+        finally:
+            watch.tell()
     return acls, counts
 
 

@@ -8,6 +8,7 @@ dies leaves.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -23,13 +24,15 @@ from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import ExposedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mastosync_dagster.mastodon import PrivateRows
     from mastosync_dagster.records.manifest import ManifestLine
     from mastosync_dagster.s3.storage import Storage
 
 _SECONDS = 5.0
+_LOOK_SECONDS = 0.25
+_END_SECONDS = 1.0
 _LINES = 5_000
 _THREADS = 16
 
@@ -38,7 +41,8 @@ class PrivacyWatch:
     """Makes private the public objects of one table that a run writes, if their rows become private meanwhile.
 
     The destination has ACLs. ``put_on_list`` publishes doubt lines, before anything is done to their objects. ``prove``
-    gets patterns of keys and raises as `s3.probes.prove_private`: an ACL hides nothing that a policy shows.
+    gets patterns of keys and raises as `s3.probes.prove_private`: an ACL hides nothing that a policy shows. ``warn``
+    gets what is to be said, in the thread that calls `tell`.
     """
 
     def __init__(
@@ -55,20 +59,57 @@ class PrivacyWatch:
         self._prove = prove
         self._proven: set[str] = set()
         self._warn = warn
-        self._next = time.monotonic() + _SECONDS
         self._written: deque[ManifestLine] = deque()
         self._has_warned = False
+        self._said: deque[str] = deque()
 
     def wrote(self, line: ManifestLine) -> None:
         """Take the line of an object, from any thread."""
         if line.outcome in {Outcome.COPIED, Outcome.PRESENT} and not line.private and line.group == self._rows.table:
             self._written.append(line)
 
-    def tick(self) -> None:
-        """Check what was written, if it is time to."""
-        if time.monotonic() >= self._next or len(self._written) >= _LINES:
-            self.check()
-            self._next = time.monotonic() + _SECONDS
+    @contextlib.contextmanager
+    def beside(self, stop: threading.Event) -> Iterator[None]:
+        """Check every few seconds while the block runs, which is ended by ``stop`` if nothing can be made private.
+
+        In a thread of its own: whoever writes into the run's log waits as long as Dagster's history is away.
+
+        Raises:
+            StorageError: As `check`, when the block has ended.
+        """
+        over = threading.Event()
+        errors: list[BaseException] = []
+
+        def go_on() -> None:
+            due = time.monotonic() + _SECONDS
+            while not over.wait(_LOOK_SECONDS):
+                if time.monotonic() >= due or len(self._written) >= _LINES:
+                    try:
+                        self.check()
+                    except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits
+                        errors.append(error)
+                        stop.set()
+                        return
+                    due = time.monotonic() + _SECONDS
+
+        thread = threading.Thread(target=go_on, name="privacy watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            over.set()
+            # A run that is to end at once waits for no host: the next night looks at what was not looked at here.
+            thread.join(_END_SECONDS)
+            raise
+        over.set()
+        thread.join()
+        if errors:
+            raise errors[0]
+
+    def tell(self) -> None:
+        """Pass on what there is to say."""
+        while self._said:
+            self._warn(self._said.popleft())
 
     def check(self) -> None:
         """Make private what was written as public and is private by its row now.
@@ -90,7 +131,7 @@ class PrivacyWatch:
                 self._written.extend(lines)
                 if not self._has_warned:
                     self._has_warned = True
-                    self._warn(f"whether rows have become private meanwhile could not be checked: {error}")
+                    self._said.append(f"whether rows have become private meanwhile could not be checked: {error}")
                 return
 
     def _make_private(self, lines: list[ManifestLine]) -> None:
@@ -107,7 +148,7 @@ class PrivacyWatch:
             raise
         self._proven |= patterns
         self._set_acls(keys)
-        self._warn(f"{len(lines):,} objects whose rows have become private meanwhile were made private")
+        self._said.append(f"{len(lines):,} objects whose rows have become private meanwhile were made private")
 
     def _set_acls(self, keys: list[str]) -> None:
         with Pool(_THREADS) as pool:

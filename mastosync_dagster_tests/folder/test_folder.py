@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,9 +21,11 @@ from mastosync_dagster.records.plan import COPIED, PlanWriter
 from mastosync_dagster.s3.acl import everybody_reads, has_acl, set_acl
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.listing import KeyRange
+from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.mastodon.cases import paperclip_cases
 from mastosync_dagster_tests.support.transfers import line, storage
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -423,3 +426,25 @@ def test_what_a_killed_run_left_behind_is_removed_by_a_listing_of_the_next_day(t
     assert listed(folder(tmp_path, writable=True), "", "z", "") == ["a/kept"]
     assert not (tmp_path / "a" / "old").exists()
     assert all(os.path.lexists(tmp_path / key) for key in (*left[1:], "a/kept", ".mastosync-destination"))
+
+
+def test_a_file_that_is_opened_for_nobody_any_more_is_closed(tmp_path: Path) -> None:
+    # A pipe without a writer: it is opened as slowly as a file on a disk that does not answer.
+    os.mkfifo(tmp_path / "slow.png")
+    loop = Loop("folder")
+    client = folder(tmp_path).client_on(loop)
+    task, ended = loop.submit(client.get("slow.png", limit=MIB))
+    loop.call(lambda: loop.cancel(task))
+    with pytest.raises(CancelledError):
+        ended.result(10)
+    with (tmp_path / "slow.png").open("wb", buffering=0) as writer:
+
+        def nobody_reads() -> bool:
+            try:
+                writer.write(b"x")
+            except BrokenPipeError:
+                return True
+            return False
+
+        wait_until(nobody_reads)
+    loop.close()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.copy.acl_changes import MADE_PRIVATE, MADE_PUBLIC
+from mastosync_dagster.demo.comparison import list_keys
+from mastosync_dagster.installation.processes import running
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync import clocks, doubt_checks
@@ -26,11 +28,15 @@ from mastosync_dagster_tests.support.private_media import (
     media_of,
     nightly,
     sync_in_a_process,
+    wait_until,
 )
-from mastosync_dagster_tests.support.proxy import Answer, Delay, Kind, Rule
+from mastosync_dagster_tests.support.proxy import Answer, Delay, Hold, Kind, Rule
 from mastosync_dagster_tests.support.suspensions import SUSPEND, UNSUSPEND, details, open_objects
+from mastosync_dagster_tests.support.tcp_proxy import tcp_proxy
+from mastosync_dagster_tests.support.terminal import executable
 
 if TYPE_CHECKING:
+    from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.support.installation import Installation
 
 SET_ACL = frozenset({Kind.OTHER})
@@ -229,6 +235,40 @@ def test_a_range_that_was_planned_before_a_suspension_and_ends_after_the_night_e
             assert time.monotonic() < deadline, (tmp_path / "range.log").read_text()[-3000:]
             time.sleep(0.5)
         assert answers(world) == expected_answers(world)
+
+
+@pytest.mark.long
+def test_what_becomes_private_while_a_run_waits_for_its_history_is_private_at_once(
+    world_with_acls: Installation, database: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, home = world_with_acls, tmp_path / "history"
+    bucket = world.destination
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    held = Rule(Hold(), kinds=frozenset({Kind.PUT}), key=rf"^(cache/)?{MEDIA.value}/(?!.*/mastosync-check/)")
+    account, _ = media_of(world, suspended=False)
+    (rows,) = zip(*execute(world, "SELECT id FROM media_attachments WHERE account_id = %s", account), strict=True)
+    hidden = {each.key for each in world.instance.objects_of(MEDIA) if each.row_id in rows}
+    command = [executable("dagster"), "job", "execute", "-m", "mastosync_dagster", "-j", "sync_changes"]
+    with tcp_proxy(database.port) as history:
+        url = f"postgresql+psycopg2://{database.user}:{database.password}@127.0.0.1:{history.port}/{database.database}"
+        (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+        world.destination_proxy.set_rules(held)
+        with running(command, log=tmp_path / "run.log") as process:
+            wait_until(lambda: world.destination_proxy.used[held] > 0, tmp_path / "run.log")
+            with history.gone():
+                # The run has something to write into its log, and waits.
+                attempts = history.accepted
+                wait_until(lambda: history.accepted > attempts, tmp_path / "run.log")
+                execute(world, SUSPEND, account)
+                world.destination_proxy.set_rules()
+                wait_until(lambda: hidden <= set(list_keys(bucket.server, bucket.name)), tmp_path / "run.log")
+                wait_until(
+                    lambda: all(anonymous_status(bucket.server, bucket.name, key) == 403 for key in hidden),
+                    tmp_path / "run.log",
+                )
+            assert process.wait(100) == 0, (tmp_path / "run.log").read_text()[-3000:]
+    assert answers(world) == expected_answers(world)
 
 
 @pytest.mark.long

@@ -87,7 +87,10 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the command's end. Returns its exit status."""
-        status = self.process.wait(_SECONDS)
+        try:
+            status = self.process.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.text) from None
         self._reader.join(_SECONDS)
         return status
 
