@@ -22,7 +22,7 @@ from mastosync_dagster.process import limit_malloc_arenas
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.doubts import OPEN
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, RAILS_RUNNER, Remedies
+from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, FETCHES, RAILS_RUNNER, Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
@@ -146,7 +146,7 @@ class _Table:
         text = f"{line.outcome.value}  {line.group} {line.row_id}  {line.part}  {line.key}"
         what = remedy.command or remedy.words
         same_row = self._before is not None and self._before[:2] == (line.group, line.row_id)
-        if remedy.remote and remedy.command and line.group in ALL_AT_ONCE:
+        if remedy.command and remedy.command.startswith(FETCHES) and line.group in ALL_AT_ONCE:
             self._commands[line.group] += not same_row
             if self._commands[line.group] > _MOST_COMMANDS:
                 what = f"{remedy.words}: see below"

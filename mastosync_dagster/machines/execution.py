@@ -94,9 +94,9 @@ def _execute(instance: dg.DagsterInstance, leases: Leases, run_id: str, holder: 
 def _watch(process: subprocess.Popen[bytes], beat: int, answer: _Answer, lease: _Renewal) -> bool:
     """Wait for a run's process; return sooner when it is to be killed. False: another worker has the lease.
 
-    The process hears each time that the broker or the history has confirmed the run, and ends where neither does for too
-    long: cut off from both, it cannot know that another worker has the run by now. A broker that is away takes no run
-    from anybody, as long as the history says that it goes on.
+    The process hears each time that the broker or the history has confirmed the run, and ends where neither does for
+    too long: cut off from both, it cannot know that another worker has the run by now. A broker that is away takes no
+    run from anybody, as long as the history says that it goes on.
     """
     ends: dg.DagsterRunStatus | None = None
     since = passed_on = 0.0

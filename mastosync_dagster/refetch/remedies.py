@@ -56,7 +56,12 @@ _MODELS = {
     "custom_emojis": "CustomEmoji",
     "site_uploads": "SiteUpload",
 }
-_IDS = 'CSV.foreach("missing.csv", headers: true).map { |line| line["id"].to_i }.uniq.each_slice(1000)'
+FETCHES = "tootctl "
+"""How each command begins that has Mastodon fetch files of a row again: also what it still has of them."""
+_IDS = (
+    f'CSV.foreach("missing.csv", headers: true).select {{ |line| line["command"].to_s.start_with?("{FETCHES}") }}'
+    '.map { |line| line["id"].to_i }.uniq.each_slice(1000)'
+)
 ALL_AT_ONCE = {
     # As `tootctl media remove` leaves them: Mastodon fetches a file without a name when somebody looks at it.
     "media_attachments": f'require "csv"; {_IDS} {{ |ids|'
@@ -65,7 +70,10 @@ ALL_AT_ONCE = {
     "accounts": f'require "csv"; {_IDS} {{ |ids| Account.remote.where(id: ids).find_each {{ |account|'
     " begin; account.reset_avatar!; account.reset_header!; account.save; rescue => e; warn(account.acct); end } }",
 }
-"""Ruby that has Mastodon fetch all remote files of a CSV report again, by table."""
+"""Ruby that has Mastodon fetch all remote files of a CSV report again, by table.
+
+Not those of servers that are gone, and of rows whose original is there: it clears the names of files.
+"""
 _NOT_THERE = frozenset({Outcome.MISSING, Outcome.FAILED})
 _WITHOUT_COMMAND = {"custom_emojis": EMOJI, "preview_cards": CARD}
 
@@ -147,21 +155,12 @@ class Remedies:
             return Remedy(line, line.remote, None, ROW_GONE)
         if line.key.removeprefix(self.prefix) not in {stored.key for stored in stored_objects(table, row)}:
             return Remedy(line, line.remote, None, ROW_CHANGED)
-        if not is_remote(table, row):
-            return _of_local(table, line, page)
-        account = page.accounts.get(row.get("account_id"))
-        if table == "accounts" and row.get("domain"):
-            account = f"{row['username']}@{row['domain']}"
-            command = f"tootctl accounts refresh {quote(account)}"
-        elif table == "media_attachments" and row.get("status_id") is not None:
-            command = f"tootctl media refresh --status {row['status_id']} --force"
-        elif table == "media_attachments" and account is not None:
-            command = f"tootctl media refresh --account {quote(account)} --force"
-        else:
-            return Remedy(line, remote=True, command=None, words=_WITHOUT_COMMAND.get(table, NO_POST))
-        if account is not None and _domain(account) in page.unavailable:
-            return Remedy(line, remote=True, command=None, words=UNAVAILABLE)
-        return Remedy(line, remote=True, command=command, words=FETCH_AGAIN)
+        remote = is_remote(table, row)
+        if (command := _made_again(table, line, page)) is not None:
+            return Remedy(line, remote, command, MADE_AGAIN)
+        if remote:
+            return _fetched_again(table, line, row, page)
+        return Remedy(line, remote=False, command=None, words=_lost_words(table))
 
 
 class _Page(NamedTuple):
@@ -182,13 +181,30 @@ def _domain(handle: str) -> str:
     return handle.rpartition("@")[2]
 
 
-def _of_local(table: str, line: ManifestLine, page: _Page) -> Remedy:
+def _fetched_again(table: str, line: ManifestLine, row: Mapping[str, object], page: _Page) -> Remedy:
+    """Return what can be done about an object that other servers may still have."""
+    account = page.accounts.get(row.get("account_id"))
+    if table == "accounts" and row.get("domain"):
+        account = f"{row['username']}@{row['domain']}"
+        command = f"tootctl accounts refresh {quote(account)}"
+    elif table == "media_attachments" and row.get("status_id") is not None:
+        command = f"tootctl media refresh --status {row['status_id']} --force"
+    elif table == "media_attachments" and account is not None:
+        command = f"tootctl media refresh --account {quote(account)} --force"
+    else:
+        return Remedy(line, remote=True, command=None, words=_WITHOUT_COMMAND.get(table, NO_POST))
+    if account is not None and _domain(account) in page.unavailable:
+        return Remedy(line, remote=True, command=None, words=UNAVAILABLE)
+    return Remedy(line, remote=True, command=command, words=FETCH_AGAIN)
+
+
+def _made_again(table: str, line: ManifestLine, page: _Page) -> str | None:
+    """Return the command by which Mastodon makes an object from its original; None: that is lost as well."""
     attachment, _, style = line.part.partition("/")
-    original_lost = (line.row_id, f"{attachment}/original") in page.not_there
-    if style == "original" or original_lost or table not in _MODELS:
-        return Remedy(line, remote=False, command=None, words=_lost_words(table))
+    if style == "original" or (line.row_id, f"{attachment}/original") in page.not_there or table not in _MODELS:
+        return None
     ruby = f'{_MODELS[table]}.find({line.row_id}).{attachment}.reprocess!("{style}")'
-    return Remedy(line, remote=False, command=f"{RAILS_RUNNER} {quote(ruby)}", words=MADE_AGAIN)
+    return f"{RAILS_RUNNER} {quote(ruby)}"
 
 
 def _is_lost(line: ManifestLine) -> bool:

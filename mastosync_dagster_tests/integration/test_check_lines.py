@@ -186,6 +186,7 @@ def test_the_roles_that_the_documentation_makes_are_enough(
     with contextlib.closing(psycopg2.connect(server.url)) as admin:
         admin.autocommit = True
         cursor = admin.cursor()
+        cursor.execute("CREATE TABLE unavailable_domains (id bigserial, domain varchar)")
         cursor.execute(statements)
         try:
             address = f"{server.host}:{server.port}/{server.database}"

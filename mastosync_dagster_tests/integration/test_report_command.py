@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
-from mastosync_dagster.mastodon import stored_objects
+from mastosync_dagster.mastodon import is_remote, stored_objects
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.manifest import ManifestLine, ManifestWriter
 from mastosync_dagster.records.outcomes import Outcome
@@ -181,6 +181,41 @@ def test_for_many_remote_rows_there_is_one_command_and_none_for_dead_servers(
         row = next(row for row in world.instance.rows["accounts"] if row["id"] == each["id"])
         assert (each["what_to_do"] == remedies.UNAVAILABLE) is (row["domain"] == dead)
         assert (each["command"] is None) is (row["domain"] == dead)
+
+
+@pytest.mark.parametrize("table", ["accounts", "media_attachments", "custom_emojis"])
+def test_what_mastodon_makes_from_a_remote_file_that_is_there_is_not_fetched_again(
+    world: Installation, tmp_path: Path, table: str
+) -> None:
+    """And the one command for many rows leaves its row alone: it would clear the name of the original."""
+    store = manifest_store(world.dagster, S3Bucket.destination())
+    assert isinstance(store, FolderManifests)
+    made = [
+        (row, stored)
+        for row in world.instance.rows[table]
+        if is_remote(table, row)
+        for stored in stored_objects(table, row)
+        if stored.style != "original"
+    ]
+    lines = [
+        line(int(str(row["id"])), key=each.key, part=f"{each.attachment}/{each.style}", remote=True, group=table)
+        for row, each in made
+    ]
+    assert lines
+    keep(store, tmp_path, table, "1-5", "run", *lines)
+    shown = json.loads(report(table, "--format", "json"))["objects"]
+    assert {each["key"] for each in shown} == {each.key for each in lines}
+    for each in shown:
+        assert each["what_to_do"] == remedies.MADE_AGAIN
+        assert f'reprocess!("{each["part"].partition("/")[2]}")' in each["command"]
+    assert "update_all" not in report(table)
+    assert "see below" not in report(table)
+
+
+def test_one_command_for_many_rows_takes_those_lines_alone_that_are_fetched_again() -> None:
+    # Ruby reads the column `command` of the CSV: a row without one, or with another one, keeps its file's name.
+    assert {'line["command"].to_s.start_with?("tootctl ")' in ruby for ruby in remedies.ALL_AT_ONCE.values()} == {True}
+    assert remedies.FETCHES == "tootctl "
 
 
 def test_rows_that_have_gone_or_changed_need_nothing(world: Installation) -> None:
