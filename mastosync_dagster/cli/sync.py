@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.plan.objects import ErrorSource
 from dagster._utils.interrupts import capture_interrupts
 from rich.console import Console
@@ -109,15 +110,15 @@ def run_here(instance: dg.DagsterInstance, console: Console, work: Work, *, atte
 
     stops, run_id = StopSignals(stop), str(uuid.uuid4())
     begin_run(progress.say)
+    result: dg.ExecuteInProcessResult | None = None
+    history_fails = False
     # Signals that come between the ops wait for the next one: Dagster's own handlers are not set at once.
     with stops.watched(), capture_interrupts():
-        job = build_definitions(progress).resolve_job_def(work.job)
-        # Before the run is on record: whenever this process is killed, the next command finds the run dead.
-        lock(instance, run_id)
-        instance.add_event_listener(run_id, lambda event: _cancel_if_interrupted(instance, event, stops))
-        result: dg.ExecuteInProcessResult | None = None
         try:
-            with _without_dagsters_errors():
+            job = build_definitions(progress).resolve_job_def(work.job)
+            # Before the run is on record: whenever this process is killed, the next command finds the run dead.
+            lock(instance, run_id)
+            with _without_dagsters_errors(), _canceled_by_signals(instance, run_id, stops):
                 result = job.execute_in_process(
                     run_config={**work.run_config, "loggers": _QUIET},
                     instance=instance,
@@ -126,14 +127,23 @@ def run_here(instance: dg.DagsterInstance, console: Console, work: Work, *, atte
                     raise_on_error=False,
                     run_id=run_id,
                 )
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            # Before the first op, or after the last one: no step has an end that says so.
+            stops.has_come()
+            run = instance.get_run_by_id(run_id)
+            if run is not None and not run.is_finished:
+                instance.report_run_canceled(run, f"The command was stopped by {stops.words}.")
         except Exception as error:
             if stops.first is None or not is_history_error(error):
                 raise
+            history_fails = True
         let_go(instance, run_id)
     summary = found[-1] if found else None
     success = result is not None and result.success
     if not success:
         _show_failure(console, result, stops, summary)
+        if history_fails:
+            say(console, "Dagster's history does not answer: it calls the run started until a further command is run.")
     if summary is not None:
         _show_counts(console, summary)
     status = 0 if success else 1 if stops.first is None else stops.exit_status
@@ -167,17 +177,31 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cancel_if_interrupted(instance: dg.DagsterInstance, entry: dg.EventLogEntry, stops: StopSignals) -> None:
-    """Record that the run is being stopped, once an op was interrupted: Dagster then calls it canceled.
+@contextlib.contextmanager
+def _canceled_by_signals(instance: dg.DagsterInstance, run_id: str, stops: StopSignals) -> Iterator[None]:
+    """Have Dagster call the run canceled that a signal ends within the block, in an op or between two.
 
-    Without that it would be called failed, and a daemon with `run_retries` would start it again.
+    However a run ends, Dagster asks its instance first whether it is being canceled. It would be called failed, and a
+    daemon with `run_retries` would start it again.
     """
-    event = entry.dagster_event
-    if event is None or not event.is_step_failure or event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
-        return
-    run = instance.get_run_by_id(entry.run_id)
-    if run is not None and run.status is dg.DagsterRunStatus.STARTED:
+    ask, reported = instance.get_run_by_id, False
+
+    def asked(wanted: str) -> dg.DagsterRun | None:
+        nonlocal reported
+        run = ask(wanted)
+        if wanted != run_id or run is None or run.status is not dg.DagsterRunStatus.STARTED or reported:
+            return run
+        if not stops.has_come():
+            return run
+        reported = True
         instance.report_run_canceling(run, f"The command was stopped by {stops.words}.")
+        return ask(wanted)
+
+    instance.get_run_by_id = asked  # type: ignore[assignment,method-assign]  # of this object alone, for the time of its run
+    try:
+        yield
+    finally:
+        del instance.get_run_by_id
 
 
 def _show_failure(
@@ -185,10 +209,9 @@ def _show_failure(
 ) -> None:
     """Say why a run did not succeed."""
     if stops.first is not None:
-        say(console, f"Stopped by {stops.words}. {_what_stays(summary)}", "bold")
-    if result is None:
-        say(console, "Dagster's history does not answer: it calls the run started until a further command is run.")
-    for event in result.all_events if result is not None else ():
+        begun = any(event.is_step_start and event.step_key == "copy" for event in _events(result))
+        say(console, f"Stopped by {stops.words}. {_what_stays(summary, begun=begun)}", "bold")
+    for event in _events(result):
         if event.is_step_failure and event.step_failure_data.error_source is not ErrorSource.INTERRUPT:
             error = event.step_failure_data.error
             user_failure = event.step_failure_data.user_failure_data
@@ -196,9 +219,15 @@ def _show_failure(
             say(console, plain(text or (sentence_of(error) if error else "failed")), "bold red")
 
 
-def _what_stays(summary: Summary | None) -> str:
-    """Return what a stopped run has done, and how to go on."""
+def _events(result: dg.ExecuteInProcessResult | None) -> Sequence[dg.DagsterEvent]:
+    return result.all_events if result is not None else ()
+
+
+def _what_stays(summary: Summary | None, *, begun: bool) -> str:
+    """Return what a stopped run has done, and how to go on. ``begun``: it may have copied something."""
     again = "Run the same command again: it goes on from there."
+    if summary is None and begun:
+        return f"What it has copied stays; there is no list of it. {again}"
     if summary is None:
         return f"This run has copied nothing yet. {again}"
     outcomes = summary.total.outcomes

@@ -38,6 +38,8 @@ class StopSignals:
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
         self.first: signal.Signals | None = None
+        self._reader: socket.socket | None = None
+        self._lock = threading.Lock()
 
     @property
     def words(self) -> str:
@@ -56,9 +58,11 @@ class StopSignals:
             yield
             return
         reader, writer = socket.socketpair()
+        reader.setblocking(False)
         writer.setblocking(False)
         before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._read, args=(reader,), name="signals", daemon=True)
+        self._reader = reader
+        thread = threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True)
         thread.start()
         try:
             with hangup_terminates():
@@ -67,14 +71,34 @@ class StopSignals:
             signal.set_wakeup_fd(before)
             writer.close()
             thread.join()
+            self._reader = None
             reader.close()
 
-    def _read(self, reader: socket.socket) -> None:
-        while received := reader.recv(64):
-            for number in received:
-                if self.first is None and number in _STOPS:
-                    self.first = signal.Signals(number)
-                    self._on_first()
+    def has_come(self) -> bool:
+        """Return whether there was a signal until now: whatever one has interrupted, it is known here."""
+        if self._reader is not None:
+            self._read(self._reader)
+        return self.first is not None
+
+    def _watch(self, reader: socket.socket) -> None:
+        while True:
+            select.select([reader], [], [])
+            if not self._read(reader):
+                return
+
+    def _read(self, reader: socket.socket) -> bool:
+        """Take what has been written; return False when the block has ended."""
+        with self._lock:
+            try:
+                received = reader.recv(64)
+            except BlockingIOError:  # another thread has taken it
+                return True
+            stops = [signal.Signals(number) for number in received if number in _STOPS] if self.first is None else []
+            if stops:
+                self.first = stops[0]
+        if stops:
+            self._on_first()
+        return bool(received)
 
 
 _READER_GONE = frozenset({errno.EPIPE, errno.EIO})

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import psycopg2
@@ -20,8 +20,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from mastosync_dagster.cli import sync
 from mastosync_dagster.cli.main import _WORK_IS_RESULT, main
 from mastosync_dagster.cli.sync import _show_counts
+from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.ranges.partitions import FileType, parse_range
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import CHECK_NAME, OutcomeCounts, Summary
@@ -158,6 +160,45 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_goes_on(world: Instal
         text = terminal.text
     assert "Ctrl-C" in text
     ensure_stopped_well(world, text, keys)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("number", "kind", "stays"),
+    [
+        (0, None, "copied nothing yet"),  # before there is a run
+        (1, "PIPELINE_START", "copied nothing yet"),
+        (1, "ENGINE_EVENT", "copied nothing yet"),
+        (1, "STEP_SUCCESS", "copied nothing yet"),
+        (2, "STEP_SUCCESS", "What it has copied stays"),
+    ],
+)
+def test_a_signal_between_two_steps_ends_the_run_as_in_one(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, number: int, kind: str | None, stays: str
+) -> None:
+    handle, seen, come = dg.DagsterInstance.handle_new_event, Counter[str](), False
+
+    def handled(instance: dg.DagsterInstance, entry: dg.EventLogEntry, **options: Any) -> None:
+        nonlocal come
+        handle(instance, entry, **options)
+        event = entry.dagster_event
+        seen[event.event_type_value if event else ""] += 1
+        if kind is not None and seen[kind] == number and not come:
+            come = True
+            signal.raise_signal(signal.SIGINT)
+
+    def defined(*arguments: Any) -> dg.Definitions:
+        if kind is None:
+            signal.raise_signal(signal.SIGINT)
+        return build_definitions(*arguments)
+
+    monkeypatch.setattr(dg.DagsterInstance, "handle_new_event", handled)
+    monkeypatch.setattr(sync, "build_definitions", defined)
+    outcome = CliRunner().invoke(main, ["sync", "custom_emojis"])
+    assert outcome.exit_code == 130, outcome.output
+    assert "Stopped by Ctrl-C (SIGINT). " in outcome.output
+    assert stays in outcome.output
+    assert [run.status for run in world.dagster.get_runs()] == [dg.DagsterRunStatus.CANCELED] * (kind is not None)
 
 
 @pytest.mark.long
