@@ -134,6 +134,8 @@ _OWN = sorted(name for name in _KNOWN if name.startswith(_OWN_PREFIXES))
 """Variables that nobody but mastosync has."""
 _ALIKE = 0.75
 """From this share of common characters on, one name is taken for a misspelling of another."""
+_MEANT = {"ACL": "PERMISSION", "READ": "ANSWER", "SCHEDULE": "CRON", "TZ": "TIMEZONE"}
+"""Words of other programs for what is meant, in the names of variables."""
 _LARGEST_FILE = 2**20
 _SECRET_NAME = re.compile(SECRET_PREFIX + r"[A-Za-z0-9_]+", re.ASCII)
 _OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$", re.ASCII)
@@ -415,10 +417,46 @@ def _number(name: str, *, default: int, lowest: int = 1, highest: int) -> int:
 
 
 def _alike(name: str, others: Collection[str]) -> str:
-    """Return the one of some names that is most like another; empty where none is."""
-    by_capitals = {other.upper(): other for other in others}
-    found = difflib.get_close_matches(name.upper(), by_capitals, n=1, cutoff=_ALIKE)
-    return by_capitals[found[0]] if found else ""
+    """Return the one of some names that is most like another; empty where none is.
+
+    What many names begin with says nothing about which one is meant: the rest is compared, and that of one word with
+    names of the same beginning alone. The only name that has all of its words is meant, too.
+    """
+    begins, rest = _parts(name)
+    if not rest:
+        return ""
+    words = set(rest.split("_"))
+    having = [
+        other
+        for other in others
+        if words <= set(_parts(other)[1].split("_")) and (len(words) > 1 or begins == _parts(other)[0] != "")
+    ]
+    if len(having) == 1:
+        return having[0]
+    likeness, _, found = max(
+        ((_likeness(name, other), _ratio(name, other), other) for other in others), default=(0, 0, "")
+    )
+    return found if likeness >= _ALIKE else ""
+
+
+def _likeness(name: str, other: str) -> float:
+    (begins, rest), (others, theirs) = _parts(name), _parts(other)
+    if begins != others and (not begins or "_" not in rest or "_" not in theirs):
+        return _ratio(name, other)
+    return max(_ratio(rest, theirs), _ALIKE * theirs.startswith(rest))
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return which of `_OWN_PREFIXES` a name begins with, and the rest, in which some words mean others."""
+    # MASTOSYNC_DESTINATION_FOLDER, and what somebody calls MASTOSYNC_DESTINATION_S3_BUCKET.
+    capitals = re.sub(r"^MASTOSYNC_(?=DESTINATION_|SSH_TUNNEL_)", "", name.upper())
+    begins = next((each for each in _OWN_PREFIXES if f"{capitals}_".startswith(each)), "")
+    words = capitals.removeprefix(begins.removesuffix("_")).strip("_").split("_")
+    return begins, "_".join(_MEANT.get(word, word) for word in words)
+
+
+def _ratio(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.upper(), other.upper()).ratio()
 
 
 def _with_file(process: Mapping[str, str], path: Path, named: str, content: bytes | None) -> Environment:

@@ -165,6 +165,13 @@ def test_a_value_that_earlier_versions_read_otherwise_is_named(tmp_path: Path, v
         ("SSH_TUNNEL_PASS", "SSH_TUNNEL_PASSWORD"),
         ("SSH_TUNEL_HOST", "SSH_TUNNEL_HOST"),
         ("SSH_TUNNEL_KNOWN_HOST", "SSH_TUNNEL_KNOWN_HOSTS"),
+        ("DESTINATION_S3_ACL", "DESTINATION_S3_PERMISSION"),
+        ("DESTINATION_S3_READ_TIMEOUT", "DESTINATION_S3_ANSWER_TIMEOUT"),
+        ("MASTOSYNC_CRON", "MASTOSYNC_NIGHTLY_CRON"),
+        ("MASTOSYNC_DESTINATION_S3_BUCKET", "DESTINATION_S3_BUCKET"),
+        ("MASTOSYNC_DESTINATION_FOLDR", "MASTOSYNC_DESTINATION_FOLDER"),
+        ("MASTOSYNC_DELETE", ""),
+        ("MASTOSYNC_TOKEN", ""),
         ("MASTOSYNC_BANANA", ""),
     ],
 )
@@ -202,7 +209,7 @@ def test_a_missing_variable_is_named_with_why_it_may_be_missing(tmp_path: Path) 
         ("", {}, "MASTOSYNC_ENV_FILE, which names the file with such settings, is not set."),
         ("X=1", {"MASTOSYNC_ENV_FILE": str(file)}, f"The file {file}, which MASTOSYNC_ENV_FILE names, does not set"),
         ("S3_BUKET=1", {"MASTOSYNC_ENV_FILE": str(file)}, "S3_BUKET is set: S3_BUCKET is probably meant."),
-        ("", {"S3_BUCKET_NAME": "1"}, "S3_BUCKET_NAME is set: S3_BUCKET is probably meant."),
+        ("", {"USER": "root", "S3_BUCKET_NAME": "1"}, "S3_BUCKET_NAME is set: S3_BUCKET is probably meant."),
         ("", {"MASTOSYNC_ENVFILE": str(file)}, "MASTOSYNC_ENVFILE is set: MASTOSYNC_ENV_FILE is probably meant."),
     ]
     for content, process, says in cases:

@@ -154,7 +154,7 @@ def test_an_empty_plan_leaves_an_empty_result(transfer: Transfer) -> None:
     assert (counts.copied, lines) == (0, [])
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_progress_is_reported_and_ends_with_the_total(transfer: Transfer) -> None:
     heard: list[CopyProgress] = []
     transfer.on_progress = heard.append

@@ -176,6 +176,7 @@ def test_what_lies_beside_the_key_prefix_goes_with_the_bucket_too(
     assert "a/b" not in found["other objects"]
 
 
+@pytest.mark.long
 def test_a_bucket_that_holds_the_new_objects_is_not_the_old_one(
     switched: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:

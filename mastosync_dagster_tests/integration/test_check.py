@@ -186,7 +186,7 @@ def test_swapped_storages_fail(world: Installation, monkeypatch: pytest.MonkeyPa
     assert "DESTINATION_S3_BUCKET" in found[ORIGINALS]
 
 
-@pytest.mark.long
+@pytest.mark.long(cases=0)
 def test_a_source_that_has_lost_its_remote_cache_passes(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESTINATION_S3_PERMISSION", "")
     monkeypatch.setenv("S3_BUCKET", without_cache(world).name)

@@ -43,6 +43,7 @@ def by_database(world: Installation, lo: int, hi: int) -> tuple[int, int]:
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long(cases=0)
 def test_status_separates_done_from_left_by_ranges_and_by_the_database(world: Installation) -> None:
     keys = world.register(FileType.ACCOUNTS)[FileType.ACCOUNTS]
     everything = by_database(world, -(2**63), 2**63)

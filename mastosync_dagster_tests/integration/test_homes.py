@@ -59,6 +59,7 @@ def test_check_says_that_no_run_can_begin_in_a_home(home: Path, world: Installat
     assert ended.returncode == 1
 
 
+@pytest.mark.long(cases=0)
 def test_init_in_a_home_that_is_read_only_says_what_other_commands_say(home: Path) -> None:
     assert CliRunner().invoke(main, ["init", str(home), "--no-input"]).exit_code == 0
     line = sentence_of(home, READ_ONLY, "init", str(home), "--no-input")

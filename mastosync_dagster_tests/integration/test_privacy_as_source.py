@@ -127,6 +127,7 @@ def test_each_object_gets_the_acl_that_it_has_at_the_source(
     assert verify(world, privacy="source", acls="all").success
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("asked")
 def test_what_everybody_may_read_by_a_policy_of_the_bucket_is_not_private(
     world_with_acls: Installation, source: Bucket

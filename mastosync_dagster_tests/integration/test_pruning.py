@@ -139,6 +139,7 @@ def add_orphans(world: Installation) -> Orphans:
     return Orphans(frozenset(extra), frozenset(young), frozenset(foreign))
 
 
+@pytest.mark.long
 def test_extra_objects_are_listed_and_stay(synced: Installation) -> None:
     orphans = add_orphans(synced)
     before = keys(synced)
@@ -259,6 +260,7 @@ def test_no_post_of_another_server_makes_a_restored_backup_look_alive(synced: In
     assert {line.key for line in findings(synced) if line.detail == AFTER_NEWEST_ROW} == later
 
 
+@pytest.mark.long
 def test_where_all_rows_are_of_the_future_nothing_of_unknown_age_is_deleted(synced: Installation) -> None:
     add_orphans(synced)
     before = keys(synced)

@@ -53,6 +53,7 @@ def test_the_newest_of_each_partition_and_the_watermarks_run_stay(life: Life) ->
     assert not [path for path in home.rglob("*") if path.stem in gone and "manifests" not in path.parts]
 
 
+@pytest.mark.long
 def test_a_failed_run_does_not_take_the_place_of_the_materialization_before_it(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_an_acl_that_fails_to_come_is_unknown_and_the_others_are_read(synced_wit
     assert unequal(world) == {failing: Finding.UNKNOWN, exposed.key: Finding.ACL_DIFFERS}
 
 
+@pytest.mark.long(cases=1)
 @pytest.mark.parametrize("depth", ["sample", "all"])
 @pytest.mark.parametrize(
     "answer", [Answer(501, "NotImplemented"), Answer(403, "AccessDenied")], ids=["no acls", "no right"]
@@ -113,6 +114,7 @@ def damage_in_secret(world: Installation, each: GeneratedObject) -> None:
     assert (shown["ContentLength"], shown["ETag"].endswith('-1"')) == (each.size, True)
 
 
+@pytest.mark.long
 def test_a_byte_that_no_listing_shows_is_found_by_reading_everything_and_put_right(
     synced_with_acls: Installation,
 ) -> None:

@@ -174,6 +174,7 @@ def test_what_has_come_to_the_destination_meanwhile_stays(work: Refetch, destina
     assert work.web.asked["/good.png"] == 0
 
 
+@pytest.mark.long
 def test_what_the_destination_does_not_show_is_written_but_never_over_anything(
     tmp_path: Path, web: Web, moto_bucket: Bucket
 ) -> None:

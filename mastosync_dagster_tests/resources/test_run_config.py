@@ -176,6 +176,7 @@ def test_a_literal_in_the_place_of_a_secret_is_refused_before_a_run_exists(
     assert LITERAL.encode() not in stored(Path(instance.root_directory))
 
 
+@pytest.mark.long(cases=0)
 def test_the_command_line_refuses_a_literal_too(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

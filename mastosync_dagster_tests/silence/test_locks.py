@@ -74,6 +74,7 @@ def everything_vanishes(site: Site) -> contextlib.AbstractContextManager[None]:
     return site.network.silent("client")
 
 
+@pytest.mark.long(cases=0)
 def test_between_two_queries_nothing_is_locked_for_long(
     site: Site, everything_vanishes: contextlib.AbstractContextManager[None]
 ) -> None:

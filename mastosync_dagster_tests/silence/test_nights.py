@@ -45,6 +45,7 @@ def begin(site: Site, home: str, **variables: str) -> Running:
     return running
 
 
+@pytest.mark.long(cases=0)
 def test_a_night_becomes_a_run_while_a_host_is_silent(site: Site) -> None:
     network = site.network
     four = [network.nobody("db", number) for number in range(1, 5)]

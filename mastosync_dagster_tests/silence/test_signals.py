@@ -21,6 +21,7 @@ def _wait_for_lock(site: Site) -> None:
     )
 
 
+@pytest.mark.long(cases=0)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.silence)])
 def test_a_signal_ends_every_wait(site: Site, number: signal.Signals) -> None:
     network = site.network

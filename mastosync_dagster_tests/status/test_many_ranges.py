@@ -62,6 +62,7 @@ def test_many_ranges_take_no_more_queries(schema: PostgresServer, tmp_path: Path
     assert queries_of(many) == queries_of(few)
 
 
+@pytest.mark.long(cases=0)
 def test_the_status_loads_no_package_that_it_does_not_use() -> None:
     command = [executable("python"), "-c", _LOADED]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
