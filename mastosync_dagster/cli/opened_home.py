@@ -32,6 +32,7 @@ _NO_CAPTURE = ConfigurableClassData(
     "dagster._core.storage.noop_compute_log_manager", "NoOpComputeLogManager", config_yaml="{}"
 )
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+_IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP})
 
 
 def is_named() -> bool:
@@ -62,6 +63,11 @@ def opened_home(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
     except OSError as error:
         if error.errno in FULL | _FORBIDDEN | {errno.EROFS} and (error.filename is None or _is_below(home, error)):
             raise file_error(home, error) from None
+        if error.errno in _IN_THE_WAY and error.filename is not None and _is_below(home, error):
+            raise HomeError(
+                f"{os.fsdecode(error.filename)}, in DAGSTER_HOME, is not what Dagster keeps there ({error.strerror}):"
+                " move it away, or let DAGSTER_HOME name another folder."
+            ) from None
         raise
     except Exception as error:
         # SQLAlchemy's errors are Dagster's alone; its own class for PostgreSQL is raised from one.
@@ -114,7 +120,9 @@ def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
         # While a run's output is captured, standard output is a file, and no bar moves.
         uncaptured = InstanceRef.from_dir(str(home))._replace(compute_logs_data=_NO_CAPTURE)
         made = dg.DagsterInstance.from_ref(uncaptured)
-    except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError) as error:
+        # Of what it names, Dagster loads this when it is used first, which would be in the middle of a command.
+        _ = made.run_launcher
+    except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError, UnicodeDecodeError) as error:
         if unset := unset_variables(home, error):
             raise HomeError(unset) from None
         raise HomeError(f"{home / 'dagster.yaml'} cannot be used: {one_line(str(error))}") from None

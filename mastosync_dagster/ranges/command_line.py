@@ -7,7 +7,9 @@ definitions: so they look then at the command that loads them.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +21,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from mastosync_dagster.environment import DAGSTER_HOME, default_home
 from mastosync_dagster.ranges.definition import UnknownRangeError
 from mastosync_dagster.ranges.file_types import FileType
 from mastosync_dagster.ranges.partitions import InvalidRangeError, not_one_range, registered_range
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 _COMMANDS = frozenset({"execute", "launch", "materialize"})
 """``dagster job execute``, ``dg launch`` and ``dagster asset materialize``."""
+
+
+_OF_ONE_COMMAND = ".tmp_dagster_home_"
+"""How the homes begin that `dagster` makes where none is named (dagster/_cli/utils.py)."""
 
 
 def refuse_without_range() -> None:
@@ -49,11 +56,23 @@ def refuse_without_range() -> None:
         raise UnknownRangeError(not_one_range(file_type, several=bool(several)))
     try:
         with dg.DagsterInstance.get() as instance:
+            if Path(instance.root_directory).name.startswith(_OF_ONE_COMMAND):
+                raise UnknownRangeError(_without_home())
             registered_range(instance, file_type, str(key))
     except InvalidRangeError as error:
         raise UnknownRangeError(str(error)) from None
     except DagsterHomeNotSetError:
-        return  # Dagster makes a home for this one command
+        raise UnknownRangeError(_without_home()) from None
+
+
+def _without_home() -> str:
+    """Return why no range is registered where Dagster makes a home for one command."""
+    home = default_home()
+    made = f": export {DAGSTER_HOME}={shlex.quote(str(home))}" if home and (home / "dagster.yaml").is_file() else ""
+    return (
+        f"{DAGSTER_HOME} is not set: Dagster would make a home for this command alone, in which no ID range is"
+        f" registered. Let it name your home{made}"
+    )
 
 
 def _file_type(given: Mapping[str, Any]) -> FileType | None:

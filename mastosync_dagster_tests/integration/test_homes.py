@@ -145,12 +145,34 @@ def test_a_home_in_a_folder_that_is_closed_to_others_is_refused_with_the_command
 
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    for text in ("telemetry: {enabled: ", "telemetri: {}", "storage: {postgres: {}}"):
-        (home / "dagster.yaml").write_text(text)
+    texts = (
+        *("telemetry: {enabled: ", "telemetri: {}", "storage: {postgres: {}}", "# \udcff"),
+        "run_launcher: {module: not_installed, class: Launcher}",
+        "run_launcher: {module: dagster, class: NoLauncher}",
+    )
+    for text in texts:
+        (home / "dagster.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
         outcome = CliRunner().invoke(main, ["ranges"])
         assert outcome.exit_code == 1, text
         (line,) = outcome.output.splitlines()
         assert line.startswith(f"Error: {home / 'dagster.yaml'} cannot be used: "), text
+
+
+@pytest.mark.parametrize("name", ["dagster.yaml", "history"])
+def test_what_is_no_folder_or_no_file_in_a_home_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    if name == "dagster.yaml":
+        (home / name).unlink()
+        (home / name).mkdir()
+    else:
+        (home / name).write_text("")
+    outcome = CliRunner().invoke(main, ["ranges"])
+    assert outcome.exit_code == 1
+    (line,) = outcome.output.splitlines()
+    assert line.startswith(f"Error: {home / name}"), line
+    assert "in DAGSTER_HOME, is not what Dagster keeps there" in line
 
 
 def test_a_history_whose_server_is_down_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

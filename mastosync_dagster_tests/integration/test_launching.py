@@ -104,6 +104,29 @@ def test_a_command_of_dagster_without_a_registered_range_is_one_sentence_and_no_
 
 
 @pytest.mark.long
+def test_without_a_home_the_sentence_says_which_one_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    home = tmp_path / "mastosync"
+    home.mkdir()
+    (home / "dagster.yaml").touch()
+    words = (
+        "job",
+        "execute",
+        "-m",
+        "mastosync_dagster",
+        "-j",
+        "sync_accounts",
+        "--tags",
+        '{"dagster/partition": "5-6"}',
+    )
+    outcome = shell("dagster", *words, cwd=tmp_path)
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1].startswith("Error: DAGSTER_HOME is not set")
+    assert outcome.stderr.endswith(f"export DAGSTER_HOME={home}\n")
+
+
+@pytest.mark.long
 def test_a_registered_range_is_not_refused(instance: dg.DagsterInstance) -> None:
     tags = '{"dagster/partition": "5-6"}'
     outcome = shell("dagster", "job", "execute", "-m", "mastosync_dagster", "-j", "sync_accounts", "--tags", tags)
