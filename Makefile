@@ -32,14 +32,14 @@ demo: $(DEMO_STAMP) ## Copy a small generated instance between two S3 servers on
 demo-ui: $(DEMO_STAMP) ## The same, then serve the Dagster UI on loopback until Ctrl-C
 	$(BIN)/mastosync demo --ui
 
-test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (nine minutes)
+test: $(STAMP) ## Run the tests against real servers on this machine, but for those that take long (eight minutes)
 	$(BIN)/pytest --short -n 3 --dist worksteal
 
 # Four at a time, on two processors too: they wait for daemons and time limits.
 long: $(STAMP) ## Run the tests that `make test` leaves out: whole runs, processes, the UI (a quarter of an hour)
 	$(BIN)/pytest -m "long and not thorough and not silence" -n 4 --dist worksteal
 
-thorough: $(STAMP) ## Run what `make long` leaves out: the other cases of its tests, and the slowest (a quarter of an hour)
+thorough: $(STAMP) ## Run what `make long` leaves out: the other cases of its tests, and the slowest (half an hour)
 	$(BIN)/pytest -m thorough -n 4 --dist worksteal
 
 # Five at a time, on two processors too: for the better part the tests wait for time limits.
