@@ -47,7 +47,8 @@ def live(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=steps // life + 2,  # of which Hypothesis makes two empty ones
+            # Of these Hypothesis makes two or three empty ones, and ends some early.
+            max_examples=steps * 6 // (5 * life) + 2,
             stateful_step_count=life,
             deadline=None,
             database=None,
