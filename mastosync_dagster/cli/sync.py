@@ -28,7 +28,7 @@ from mastosync_dagster.escaping import plain
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
-from mastosync_dagster.resources.history_postgres import begin_run, is_history_error, stop_soon
+from mastosync_dagster.resources.history_postgres import begin_run, history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.runs.failures import sentence_of
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
 from mastosync_dagster.runs.run_lock import let_go, living, lock
@@ -64,7 +64,7 @@ class Ended:
     """A run that has ended.
 
     Attributes:
-        result: None: it was stopped, and Dagster's history did not answer.
+        result: None: it was stopped before it began, or Dagster's history did not answer then.
         status: What a command's exit status is because of it.
         stopped: Whether a signal has ended it.
     """
@@ -130,9 +130,10 @@ def run_here(instance: dg.DagsterInstance, console: Console, work: Work, *, atte
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             # Before the first op, or after the last one: no step has an end that says so.
             stops.has_come()
-            run = instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished:
-                instance.report_run_canceled(run, f"The command was stopped by {stops.words}.")
+            with history_may_fail():
+                run = instance.get_run_by_id(run_id)
+                if run is not None and not run.is_finished:
+                    instance.report_run_canceled(run, f"The command was stopped by {stops.words}.")
         except Exception as error:
             if stops.first is None or not is_history_error(error):
                 raise
