@@ -85,7 +85,7 @@ def run_init(choices: Choices) -> None:
     # Before the first question: whether the folder can be written at all.
     files = make_home(home, machines=choices.worker)
     there = read_settings(env_file) if env_file.exists() else {}
-    answers = asked_settings({**given, **there}, Environment.read()) if choices.ask else {}
+    answers = asked_settings({**given, **there}, _environment(home)) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
     unit_settings = UnitSettings(
         home, env_file, choices.user or _user(), choices.port, _written_folders(env_file), choices.worker
@@ -105,6 +105,11 @@ def run_init(choices: Choices) -> None:
         click.echo(line)
     click.echo(f"{home}: history prepared")
     _say_next(home, env_file, folder, read_settings(env_file))
+
+
+def _environment(home: Path) -> Environment:
+    """Return the settings that the home has beside its file: not those of another one, which DAGSTER_HOME names now."""
+    return Environment.read({**os.environ, DAGSTER_HOME: str(home)})
 
 
 def _user() -> str:
@@ -142,7 +147,7 @@ def _calendar(env_file: Path) -> str:
 
 
 def _say_next(home: Path, env_file: Path, folder: Path, settings: Mapping[str, str]) -> None:
-    process = Environment.read()
+    process = _environment(home)
     click.echo("\nNext:")
     if unset := unset_settings(settings, process):
         click.echo(f"  set {' and '.join(unset)} in {env_file}")

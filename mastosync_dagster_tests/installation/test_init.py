@@ -168,6 +168,17 @@ def test_settings_can_come_through_a_pipe_and_what_is_missing_is_named(user: Pat
     assert f"export DAGSTER_HOME={user / 'elsewhere'}" in outcome.stdout
 
 
+def test_what_another_home_has_set_is_not_set_in_a_new_one(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = user / "first", user / "second"
+    settings = user / "settings"
+    settings.write_text("S3_BUCKET=media\nDESTINATION_S3_BUCKET=copy\n")
+    for home, sources in ((first, ["--from", str(settings)]), (second, [])):
+        outcome = CliRunner().invoke(main, ["init", str(home), *sources])
+        assert outcome.exit_code == 0, outcome.output
+        monkeypatch.setenv("DAGSTER_HOME", str(first))
+    assert f"set S3_BUCKET and DESTINATION_S3_BUCKET in {second / 'mastosync.env'}" in outcome.output
+
+
 @pytest.mark.parametrize(
     "value",
     ["plain", "a b", "it's", '"', "a\\b", "end\\", "pa$word", "${HOME}", "a#b", "a #b", "`x`", "é", "'\"$", "=x="],
