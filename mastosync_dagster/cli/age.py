@@ -51,7 +51,7 @@ def check_age(instance: dg.DagsterInstance, destination_id: str, limit: timedelt
         raise AgeError(f"no run of sync_changes over all rows has succeeded for {', '.join(never)}: {advice}")
     at, oldest = min((at, each.value) for each, at in found.items() if at is not None)
     age = now - at
-    text = f"{_written(age)} old: {oldest} is complete up to {at:%Y-%m-%d %H:%M} UTC"
+    text = f"{_written(age)} old: {oldest} has all changes up to {at:%Y-%m-%d %H:%M} UTC"
     if age > limit:
         raise AgeError(f"{text}. It may be {_written(limit)} old: {advice}")
     return text
