@@ -49,6 +49,9 @@ REMOTE_FILES = "remote_files"
 """Which remote files the run wanted (`RemoteRule`)."""
 
 _PAGE = 500
+_NIGHTS = 50
+"""Observations of incremental runs in a page: most readers want the newest."""
+_LONGEST_RUN = timedelta(days=30)
 # A run whose process was killed on the command line is in progress for ever.
 _LONGEST_PLANNING = timedelta(days=1)
 
@@ -114,15 +117,21 @@ def watermark(
     A watermark after ``latest`` comes from a wrong clock, and is not believed. One whose runs wanted less than what is
     ``wanted`` does not count; None: any counts.
     """
-    found = (
-        mark
-        for destination, mark in _marks(instance, file_type)
-        if destination == destination_id
-        and (latest is None or mark.timestamp <= latest)
-        and (wanted is None or wanted.is_covered(mark.rule, mark.timestamp))
-    )
-    # Runs end in any order, so the latest to end need not be the one that has come furthest.
-    return max(found, key=lambda mark: mark.timestamp, default=None)
+    furthest: Watermark | None = None
+    ended = 0.0
+    for destination, mark, recorded in _marks(instance, file_type):
+        # Runs end in any order, so the latest to end need not be the one that has come furthest. But none that ended
+        # long before it is: however many nights there were, those of some weeks are read.
+        if furthest is not None and recorded < ended - _LONGEST_RUN.total_seconds():
+            break
+        if (
+            destination == destination_id
+            and (latest is None or mark.timestamp <= latest)
+            and (wanted is None or wanted.is_covered(mark.rule, mark.timestamp))
+            and (furthest is None or mark.timestamp > furthest.timestamp)
+        ):
+            furthest, ended = mark, recorded if furthest is None else ended
+    return furthest
 
 
 def last_good(
@@ -134,7 +143,7 @@ def last_good(
     counts.
     """
     latest = believable(datetime.now(timezone.utc))
-    for destination, mark in _marks(instance, file_type):
+    for destination, mark, _ in _marks(instance, file_type):
         enough = wanted is None or wanted.is_covered(mark.rule, mark.timestamp)
         if enough and destination == destination_id and mark.timestamp <= latest:
             run = instance.get_run_by_id(mark.run_id)
@@ -148,8 +157,11 @@ def believable(*clocks: datetime) -> datetime:
     return min(clocks) + OVERLAP
 
 
-def _marks(instance: DagsterInstance, file_type: FileType) -> Iterator[tuple[str, Watermark]]:
-    """Yield what each incremental run has claimed, and for which destination id, beginning with the latest to end."""
+def _marks(instance: DagsterInstance, file_type: FileType) -> Iterator[tuple[str, Watermark, float]]:
+    """Yield what each incremental run has claimed, for which destination id, and when it was recorded (Unix time).
+
+    Beginning with the latest to end.
+    """
     for record in _observations(instance, file_type):
         observed = record.asset_observation
         values = {name: value.value for name, value in observed.metadata.items()} if observed else {}
@@ -168,6 +180,7 @@ def _marks(instance: DagsterInstance, file_type: FileType) -> Iterator[tuple[str
                 newest=NewestRow(file_type.value, row_id, created) if known else None,  # type: ignore[arg-type]  # known
                 rule=_rule(values),
             ),
+            record.timestamp,
         )
 
 
@@ -183,7 +196,7 @@ def furthest_runs(instance: DagsterInstance) -> set[str]:
     bounds = (datetime.max.replace(tzinfo=timezone.utc), believable(datetime.now(timezone.utc)))
     furthest: dict[tuple[object, ...], Watermark] = {}
     for file_type in FileType:
-        for destination, mark in _marks(instance, file_type):
+        for destination, mark, _ in _marks(instance, file_type):
             for latest in (each for each in bounds if mark.timestamp <= each):
                 target = file_type, destination, mark.rule, latest
                 furthest[target] = max(furthest.get(target, mark), mark, key=lambda found: found.timestamp)
@@ -341,7 +354,7 @@ def materializations(
 def _observations(instance: DagsterInstance, file_type: FileType) -> Iterator[EventLogRecord]:
     cursor = None
     while True:
-        result = instance.fetch_observations(dg.AssetKey(file_type.value), limit=_PAGE, cursor=cursor)
+        result = instance.fetch_observations(dg.AssetKey(file_type.value), limit=_NIGHTS, cursor=cursor)
         yield from result.records
         if not result.has_more:
             return
