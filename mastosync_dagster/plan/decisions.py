@@ -178,12 +178,14 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
     if row.size == destination.size != source.size:
         # The destination's stays in any case; the record only tells why.
         return _as_the_row_says(difference, record)
+    may_be_converted = row.unfinished and not _before(destination.modified, difference.now - WRITING)
     if row.size == source.size != destination.size:
-        if row.unfinished and not _before(destination.modified, difference.now - WRITING):
-            # Converted and uploaded there, but the row does not say so yet. If it is damaged, the next run finds out.
-            return Decision.MAYBE_CONVERTED
-        # Cut short, emptied, or the file from before its conversion at the source.
-        return Decision.DAMAGED
+        # Converted and uploaded there, but the row does not say so yet; a later run finds out whether that is damaged.
+        # Else it is cut short, emptied, or the file from before its conversion at the source.
+        return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
+    if row.unfinished and row.size == source.size and record is not None and _fits(source, record):
+        # The same where all are as long as the row says: a conversion that nobody has noted for so long was none.
+        return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
     # The row's size does not tell: it is unknown, or that of both, or of neither.
     if record is not None and not _changed_since(row, record):
         # The row still has the file that was recorded: the recorded bytes are the right ones.

@@ -30,7 +30,7 @@ def processes() -> list[psutil.Process]:
     """Return the processes of runs that this one has begun."""
     found = []
     for each in psutil.Process().children():
-        with contextlib.suppress(psutil.ZombieProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
             if run_process.__name__ in each.cmdline():
                 found.append(each)
     return found

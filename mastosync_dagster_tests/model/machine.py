@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from mastosync_dagster.plan.decisions import WRITING
 from mastosync_dagster.ranges.partitions import FileType, register_ranges
 from mastosync_dagster.records.findings import Finding, read_findings
 from mastosync_dagster_tests.model.run_process import LABELS
@@ -324,6 +325,9 @@ class Lives(RuleBasedStateMachine):
             body = self._rotten(key, cut=how == "cut")
             self._change("destination", key, body)
             self.truth.damage_there(key, md5(body))
+            if self.truth.files[key].row in self.raw:
+                # For so long it may be what Mastodon has made of the video there.
+                self.living.pass_time(WRITING)
 
     @precondition(lambda self: any(map(self._is_whole, self.truth.files)))
     @step(pick=_PICK)

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.test_utils import freeze_time
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.runs.watermarks import DESTINATION, WATERMARK, watermark
@@ -20,13 +19,14 @@ NIGHTS = 300
 FIRST = datetime(2025, 1, 1, 3, tzinfo=timezone.utc)
 
 
-def note(instance: dg.DagsterInstance, at: datetime, claims: datetime) -> None:
+def note(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, at: datetime, claims: datetime) -> None:
     """Record an incremental run that ends then."""
     metadata: dict[str, dg.MetadataValue[Any]] = {
         WATERMARK: dg.MetadataValue.timestamp(claims),
         DESTINATION: dg.MetadataValue.text(BUCKET),
     }
-    with freeze_time(at):
+    with monkeypatch.context() as time:
+        time.setattr("dagster._time._mockable_get_current_timestamp", at.timestamp)
         instance.report_runless_asset_event(dg.AssetObservation(ACCOUNTS.value, metadata=metadata))
 
 
@@ -35,10 +35,10 @@ def test_a_watermark_is_found_among_the_nights_of_some_weeks(
 ) -> None:
     for number in range(NIGHTS):
         night = FIRST + timedelta(days=number)
-        note(instance, night + timedelta(minutes=20), night)
+        note(instance, monkeypatch, night + timedelta(minutes=20), night)
     last = FIRST + timedelta(days=NIGHTS - 1)
     # It has begun weeks before the last night, and ends after it.
-    note(instance, last + timedelta(hours=9), last - timedelta(days=20))
+    note(instance, monkeypatch, last + timedelta(hours=9), last - timedelta(days=20))
     read, fetch = 0, dg.DagsterInstance.fetch_observations
 
     def counted(*arguments: Any, **options: Any) -> Any:
