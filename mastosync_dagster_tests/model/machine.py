@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from mastosync_dagster.plan.decisions import WRITING
 from mastosync_dagster.ranges.partitions import FileType, register_ranges
 from mastosync_dagster.records.findings import Finding, read_findings
-from mastosync_dagster_tests.model.run_process import LABELS
+from mastosync_dagster_tests.model.run_process import BEFORE_READING, LABELS
 from mastosync_dagster_tests.model.truth import ACCOUNTS, MEDIA, File, Mistake, Truth
 from mastosync_dagster_tests.model.world import Faults
 from mastosync_dagster_tests.support.living import md5
@@ -454,7 +454,7 @@ class Lives(RuleBasedStateMachine):
             success = self._sync(**stop)
         self._tell(f"{'run held up' if success == 'stopped' else 'run not held up'}: {label} {number} {of_a_range}")
         if success == "stopped":
-            self.truth.pause()
+            self.truth.pause(has_read=label not in BEFORE_READING)
         elif of_a_range:
             self._range_is_good(success, table, partition)
         else:

@@ -62,7 +62,7 @@ class Truth:
         restored: Tables of which the next good night must see that their rows are a backup's.
         newest: The highest row of each table at the last good night.
         lost: Contents that the source has lost.
-        away: Keys that a paused run may still write, and the contents that it may have read.
+        away: Keys that a paused run may still write, and contents that it may have read. `reads_later`: it has none yet.
     """
 
     mistake: Mistake | None = None
@@ -80,6 +80,7 @@ class Truth:
     newest: dict[str, int] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     away: dict[str, set[str]] | None = None
+    reads_later: bool = False
 
     # --- what people do ------------------------------------------------------------------------------------------
 
@@ -171,15 +172,18 @@ class Truth:
             if (content := self.source.get(key)) is not None:
                 self.there[key].add(content)
 
-    def pause(self) -> None:
-        """A run that may have read and planned everything is held up."""
+    def pause(self, *, has_read: bool) -> None:
+        """A run is held up that may have read and planned everything, or has read nothing yet."""
         self.may_write()
+        self.reads_later = not has_read
         due = self.unread | self.unnoticed
         self.away = {key: {self.source[key]} if key in self.source else set() for key in due}
 
     def end_pause(self) -> None:
         """It has gone on, and has ended, however."""
         assert self.away is not None
+        if self.reads_later:
+            self.may_write()
         for key, contents in self.away.items():
             new = contents - self.there[key]
             self.there[key] |= new
