@@ -62,7 +62,7 @@ class Truth:
         restored: Tables of which the next good night must see that their rows are a backup's.
         newest: The highest row of each table at the last good night.
         lost: Contents that the source has lost.
-        away: Keys that a paused run may still write, and contents that it may have read. `reads_later`: it has none yet.
+        away: Keys that a paused run may still write, and contents that it may have read. `reads_later`: or reads then.
     """
 
     mistake: Mistake | None = None
