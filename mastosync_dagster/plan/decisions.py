@@ -183,9 +183,13 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
         # Converted and uploaded there, but the row does not say so yet; a later run finds out whether that is damaged.
         # Else it is cut short, emptied, or the file from before its conversion at the source.
         return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
-    if row.unfinished and row.size == source.size and record is not None and _fits(source, record):
-        # The same where all are as long as the row says: a conversion that nobody has noted for so long was none.
-        return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
+    if row.unfinished and row.size == source.size and record is not None:
+        # All are as long as the row says. A conversion at the source is copied when the row tells of it.
+        if _fits(destination, record):
+            return Decision.SOURCE_CHANGED
+        if _fits(source, record):
+            # As above: one that nobody has noted for so long was none.
+            return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
     # The row's size does not tell: it is unknown, or that of both, or of neither.
     if record is not None and not _changed_since(row, record):
         # The row still has the file that was recorded: the recorded bytes are the right ones.

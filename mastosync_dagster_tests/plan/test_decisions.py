@@ -135,6 +135,14 @@ SOURCE, DESTINATION = body(RAW, UPLOADED), body(RAW, COPIED)
             id="as long as the row says, and no conversion was noted for hours",
         ),
         pytest.param(
+            Decision.SOURCE_CHANGED,
+            body(FLIPPED, NOW - HOUR),
+            DESTINATION,
+            {"size": 100, **SINCE, "unfinished": True},
+            {},
+            id="it rots at the source before its conversion has ended",
+        ),
+        pytest.param(
             Decision.WRITTEN_THERE,
             body(FLIPPED, UPLOADED),
             body(THIRD[:1] + ("e" * 32,), NOW - 2 * HOUR)._replace(size=100),
