@@ -178,18 +178,12 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
     if row.size == destination.size != source.size:
         # The destination's stays in any case; the record only tells why.
         return _as_the_row_says(difference, record)
-    may_be_converted = row.unfinished and not _before(destination.modified, difference.now - WRITING)
     if row.size == source.size != destination.size:
         # Converted and uploaded there, but the row does not say so yet; a later run finds out whether that is damaged.
         # Else it is cut short, emptied, or the file from before its conversion at the source.
-        return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
-    if row.unfinished and row.size == source.size and record is not None:
-        # All are as long as the row says. A conversion at the source is copied when the row tells of it.
-        if _fits(destination, record):
-            return Decision.SOURCE_CHANGED
-        if _fits(source, record):
-            # As above: one that nobody has noted for so long was none.
-            return Decision.MAYBE_CONVERTED if may_be_converted else Decision.DAMAGED
+        return Decision.MAYBE_CONVERTED if _may_be_converted(difference) else Decision.DAMAGED
+    if (decision := _as_long_as_unfinished(difference, record)) is not None:
+        return decision
     # The row's size does not tell: it is unknown, or that of both, or of neither.
     if record is not None and not _changed_since(row, record):
         # The row still has the file that was recorded: the recorded bytes are the right ones.
@@ -206,6 +200,25 @@ def decide(difference: Difference) -> Decision:  # noqa: PLR0911  (each branch t
             return Decision.DAMAGED if destination.size < source.size else Decision.SOURCE_CUT
     # Only the times are left to tell.
     return _by_change(difference, record) if record is not None else _by_times(difference)
+
+
+def _may_be_converted(difference: Difference) -> bool:
+    """Whether Mastodon may have converted the destination's, and not have noted it in the row yet."""
+    return difference.row.unfinished and not _before(difference.destination.modified, difference.now - WRITING)
+
+
+def _as_long_as_unfinished(difference: Difference, record: Record | None) -> Decision | None:
+    """Decide about a file whose conversion has not ended, where both are as long as the row says; None: it is not so."""
+    row, source, destination = difference.row, difference.source, difference.destination
+    if record is None or not row.unfinished or not row.size == source.size == destination.size:
+        return None
+    if _fits(destination, record):
+        # A conversion at the source is copied when the row tells of it.
+        return Decision.SOURCE_CHANGED
+    if _fits(source, record):
+        # One that nobody has noted for so long was none.
+        return Decision.MAYBE_CONVERTED if _may_be_converted(difference) else Decision.DAMAGED
+    return None
 
 
 def _decisive(difference: Difference) -> Record | None:
