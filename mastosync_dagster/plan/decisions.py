@@ -208,7 +208,7 @@ def _may_be_converted(difference: Difference) -> bool:
 
 
 def _as_long_as_unfinished(difference: Difference, record: Record | None) -> Decision | None:
-    """Decide about a file whose conversion has not ended, where both are as long as the row says; None: it is not so."""
+    """Decide about a file whose conversion has not ended, where both are as long as the row says; else None."""
     row, source, destination = difference.row, difference.source, difference.destination
     if record is None or not row.unfinished or not row.size == source.size == destination.size:
         return None
