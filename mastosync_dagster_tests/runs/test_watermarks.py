@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 ACCOUNTS, BUCKET = FileType.ACCOUNTS, "https://s3.example.com/new"
-NIGHTS = 300
+NIGHTS = 150
 FIRST = datetime(2025, 1, 1, 3, tzinfo=timezone.utc)
 
 
