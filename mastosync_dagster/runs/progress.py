@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.records.summaries import Summary
 
 _MINUTE = 60
+_CENTURY = 3_155_760_000
 
 
 class Watcher(Protocol):
@@ -56,7 +57,9 @@ class ProgressReporter(Protocol):
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration in words: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Return a duration in words: ``45 s``, ``12 min``, ``3 h 20 min``; ``more than a century``."""
+    if seconds > _CENTURY:
+        return "more than a century"
     if round(seconds) < _MINUTE:
         return f"{seconds:.0f} s"
     minutes = round(seconds / _MINUTE)
