@@ -71,7 +71,8 @@ def test_without_a_terminal_there_is_a_line_every_half_minute_with_the_time_left
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3_569, "59 min"), (3_590, "1 h 0 min"), (12_000, "3 h 20 min")],
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3_569, "59 min"), (3_590, "1 h 0 min"), (12_000, "3 h 20 min")]
+    + [(float("inf"), "more than a century")],
 )
 def test_a_duration_in_words(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
