@@ -241,6 +241,27 @@ MUTANTS = (
         ("integration/test_exposed.py::test_a_policy_for_a_style_does_not_keep_a_night",),
     ),
     Mutant(
+        "a-run-that-was-cut-off-goes-on",
+        "machines/execution.py",
+        "        if (confirmed := max(lease.confirmed, answer.confirmed)) > passed_on:\n",
+        "        if confirmed := time.monotonic():\n",
+        ("machines/test_cut_off.py",),
+    ),
+    Mutant(
+        "ctrl-c-is-lost",
+        "process.py",
+        "    thread.start()\n    thread.join()\n",
+        "    thread.run()\n",
+        ("test_process.py",),
+    ),
+    Mutant(
+        "a-raw-video-that-rots-is-copied",
+        "plan/decisions.py",
+        "    if (decision := _as_long_as_unfinished(difference, record)) is not None:\n",
+        "    if False:\n",
+        ("plan/test_decisions.py",),
+    ),
+    Mutant(
         "what-becomes-private-beside-a-run-stays-public",
         "sync/privacy_watch.py",
         "                if exposed:\n",
