@@ -70,7 +70,7 @@ mutants: $(STAMP) ## Plant bugs, one after the other, and see that tests notice 
 
 # What it fetches lies in ~/.cache/mastosync-images afterwards; images and containers are removed.
 containers: $(STAMP) ## Follow docs/deploy.md in a Docker engine (root, debootstrap; ten minutes)
-	$(BIN)/pytest mastosync_dagster_tests/containers -m containers -n 2 --dist loadfile -rs
+	$(BIN)/pytest mastosync_dagster_tests/containers -m containers -n 2 --dist loadfile
 
 hosts: $(STAMP) ## Run the units under real systemd: restarts, Terminate, full disks (root, docker; half an hour)
 	$(BIN)/pytest mastosync_dagster_tests/hosts -m "hosts or not hosts" -rs

@@ -46,9 +46,7 @@ def test_a_run_goes_on_without_its_broker_and_ends_without_its_history_too(
     monkeypatch.setenv(waiting_job.FILE, str(tmp_path / "never"))
     with tcp_proxy(database.port) as history:
         url = f"postgresql+psycopg2://{database.user}:{database.password}@127.0.0.1:{history.port}/{database.database}"
-        # A run that is killed leaves behind the processes that show its output.
-        output = "compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}"
-        (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}\n{output}\n")
+        (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
         with dg.DagsterInstance.from_config(str(tmp_path)) as instance, ThreadPoolExecutor(1) as beside:
             job = dg.reconstructable(waiting_job.waiting_job)
             run_id = instance.create_run_for_job(

@@ -32,6 +32,8 @@ OLD = {"written": NIGHT - DAY, "changed": NIGHT - DAY}
 """A row that has not changed since."""
 SINCE = {"written": NIGHT + HOUR, "changed": NIGHT + HOUR, "rewritten": True}
 """A video that was converted since."""
+UNFINISHED = {"size": 100, **SINCE, "unfinished": True}
+"""One whose conversion has not ended, as long as it was recorded."""
 
 
 def body(content: tuple[int, str | None], at: datetime | None) -> StoredBody:
@@ -102,61 +104,34 @@ SOURCE, DESTINATION = body(RAW, UPLOADED), body(RAW, COPIED)
             {},
             id="a video was converted at the source",
         ),
+        # --- the row's size, while its conversion has not ended ---
         pytest.param(
-            Decision.MAYBE_CONVERTED,
-            SOURCE,
-            body(OTHER, NOW - MINUTE),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
+            *(Decision.MAYBE_CONVERTED, SOURCE, body(OTHER, NOW - MINUTE), UNFINISHED, {}),
             id="converted at the destination, and the row does not say so yet",
         ),
         pytest.param(
-            Decision.MAYBE_CONVERTED,
-            SOURCE,
-            body(OTHER, None),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
+            *(Decision.MAYBE_CONVERTED, SOURCE, body(OTHER, None), UNFINISHED, {}),
             id="the same, and nobody knows when",
         ),
         pytest.param(
-            Decision.MAYBE_CONVERTED,
-            SOURCE,
-            body(FLIPPED, NOW - MINUTE),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
-            id="as long as the row says, and its conversion has not ended",
+            *(Decision.DAMAGED, SOURCE, body(OTHER, NOW - 2 * HOUR), UNFINISHED, {}),
+            id="a conversion that has failed ends nothing: the destination's is damaged",
         ),
         pytest.param(
-            Decision.DAMAGED,
-            SOURCE,
-            body(FLIPPED, NOW - 2 * HOUR),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
+            *(Decision.MAYBE_CONVERTED, SOURCE, body(FLIPPED, NOW - MINUTE), UNFINISHED, {}),
+            id="as long as the row says",
+        ),
+        pytest.param(
+            *(Decision.DAMAGED, SOURCE, body(FLIPPED, NOW - 2 * HOUR), UNFINISHED, {}),
             id="as long as the row says, and no conversion was noted for hours",
         ),
         pytest.param(
-            Decision.SOURCE_CHANGED,
-            body(FLIPPED, NOW - HOUR),
-            DESTINATION,
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
+            *(Decision.SOURCE_CHANGED, body(FLIPPED, NOW - HOUR), DESTINATION, UNFINISHED, {}),
             id="it rots at the source before its conversion has ended",
         ),
         pytest.param(
-            Decision.WRITTEN_THERE,
-            body(FLIPPED, UPLOADED),
-            body(THIRD[:1] + ("e" * 32,), NOW - 2 * HOUR)._replace(size=100),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
-            id="the same, and neither has the recorded bytes",
-        ),
-        pytest.param(
-            Decision.DAMAGED,
-            SOURCE,
-            body(OTHER, NOW - 2 * HOUR),
-            {"size": 100, **SINCE, "unfinished": True},
-            {},
-            id="a conversion that has failed ends nothing: the destination's is damaged",
+            *(Decision.WRITTEN_THERE, body(FLIPPED, UPLOADED), body((100, "e" * 32), NOW - 2 * HOUR), UNFINISHED, {}),
+            id="as long as the row says, and neither has the recorded bytes",
         ),
         # --- the record, and a row that has not changed since ---
         pytest.param(Decision.SOURCE_CHANGED, body(FLIPPED, UPLOADED), DESTINATION, OLD, {}, id="rot at the source"),

@@ -19,7 +19,7 @@ def wait() -> None:
         time.sleep(0.1)
 
 
-@dg.job
+@dg.job(executor_def=dg.in_process_executor)  # as this project's: no process of a step outlives the run's
 def waiting_job() -> None:
     """Wait for the file."""
     wait()
