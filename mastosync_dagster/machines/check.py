@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _LAUNCHER = "mastosync_dagster.machines.launcher"
+_KEPT = {"appendonly": "yes", "appendfsync": "always"}
+"""How Redis keeps every task. One that is lost leaves a run that is starting, for twelve hours."""
 
 
 class BrokerError(AdminError):
@@ -28,12 +30,12 @@ class Broker:
 
     Attributes:
         address: Of its host, for people.
-        forgets: Whether what waits is lost when it is started again. A broker that does not say counts as one that
-            keeps it.
+        forgets: The settings by which what waits, or the last second of it, is lost when it is killed. A broker that
+            does not say counts as one that keeps all.
     """
 
     address: str
-    forgets: bool
+    forgets: tuple[str, ...]
 
 
 def shares_runs(instance: dg.DagsterInstance) -> bool:
@@ -62,7 +64,8 @@ def ask_broker() -> Broker:
     except (redis.RedisError, ValueError) as error:
         raise BrokerError(f"The broker of {BROKER} at {address} does not answer: {one_line(str(error))}") from None
     try:
-        kept = client.config_get("appendonly").get("appendonly", "yes")
+        settings = client.config_get("append*")
     except redis.RedisError:  # some providers let nobody ask
-        kept = "yes"
-    return Broker(address, forgets=kept == "no")
+        settings = {}
+    forgets = (f"{name} {kept}" for name, kept in _KEPT.items() if settings.get(name, kept) != kept)
+    return Broker(address, tuple(forgets))

@@ -70,8 +70,11 @@ def make_images(*more: str) -> None:
 
 
 def compose_command() -> tuple[list[str], dict[str, str]]:
-    """Return the command that is compose here, and the variables that it needs: the plugin, or else docker-compose."""
+    """Return the command that is compose here, and the variables that it needs.
+
+    It is the plugin, or else docker-compose; that one too, version 1 in Debian 12, where COMPOSE names it.
+    """
     settings = CACHE / "cli"
-    if (settings / "cli-plugins" / "docker-compose").exists():
+    if os.environ.get("COMPOSE") != "docker-compose" and (settings / "cli-plugins" / "docker-compose").exists():
         return ["docker", "compose"], {"DOCKER_CONFIG": str(settings)}
     return ["docker-compose"], {}

@@ -65,10 +65,13 @@ def test_a_broker_that_forgets_what_waits_is_warned_of(
         monkeypatch.setenv("CELERY_BROKER", broker.url)
         (line,) = checked(home)
         assert line.verdict is Verdict.OK
+        broker.client.config_set("appendfsync", "everysec")
+        (second,) = checked(home)
         broker.client.config_set("appendonly", "no")
-        (line,) = checked(home)
-    assert line.verdict is Verdict.WARNED
-    assert "appendonly yes" in line.text
+        (nothing,) = checked(home)
+    assert second.verdict is nothing.verdict is Verdict.WARNED
+    assert second.text.endswith("Start it with `appendfsync always`")
+    assert nothing.text.endswith("Start it with `appendonly yes` and `appendfsync always`")
 
 
 def test_nothing_is_said_where_this_machine_executes_the_runs(home: Path) -> None:
