@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from uuid import UUID
 
 import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
@@ -15,6 +16,7 @@ from mastosync_dagster.runs.watermarks import failures, furthest_runs, materiali
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0
+_DAY_SECONDS = 86_400.0
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _PARTITION, _BACKFILL = "dagster/partition", "dagster/backfill"
 
@@ -66,6 +68,27 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
         # Dagster empties a run's own file, which does not make it smaller, and leaves it.
         for end in ("", "-wal", "-shm"):
             Path(f"{storage.path_for_shard(run_id)}{end}").unlink(missing_ok=True)
+
+
+def delete_left_logs(instance: dg.DagsterInstance, now: float) -> None:
+    """Delete what runs have left on this machine that the history does not have any more. ``now``: seconds of Unix.
+
+    `delete_run` reaches the machine that it is executed on: others have executed runs, and keep their logs. What is
+    younger than a day stays, whatever the history says.
+    """
+    left = [folder.name for folder in Path(instance.storage_directory()).iterdir() if _is_of_run(folder, now)]
+    for start in range(0, len(left), _PAGE):
+        some = set(left[start : start + _PAGE])
+        for run_id in some - {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(some)))}:
+            instance.compute_log_manager.delete_logs(prefix=[run_id])
+
+
+def _is_of_run(folder: Path, now: float) -> bool:
+    """Return whether a folder has the logs of a run, and none of the last day."""
+    try:
+        return str(UUID(folder.name)) == folder.name and folder.stat().st_mtime < now - _DAY_SECONDS
+    except (ValueError, FileNotFoundError):  # another run's process may have deleted it
+        return False
 
 
 def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
+from dagster._core.utils import make_new_run_id
 
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
-from mastosync_dagster.runs.retention import delete_run, old_runs, runs_to_keep
+from mastosync_dagster.runs.retention import delete_left_logs, delete_run, old_runs, runs_to_keep
 from mastosync_dagster.runs.watermarks import range_reads, watermark
 
 if TYPE_CHECKING:
@@ -81,3 +84,17 @@ def test_days_that_are_none_are_refused(life: Life, monkeypatch: pytest.MonkeyPa
     failure = event.step_failure_data.user_failure_data
     assert failure is not None
     assert "MASTOSYNC_KEEP_RUNS_DAYS must be a whole number" in (failure.description or "")
+
+
+def test_logs_of_runs_that_another_machine_has_deleted_go_after_a_day(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as dagster:
+        storage = Path(dagster.storage_directory())
+        kept, deleted = make_new_run_id(), make_new_run_id()
+        dagster.add_run(dg.DagsterRun("sync_changes", kept))
+        names = {kept, deleted, "mastosync-unpublished", "tmp"}
+        for name in names:
+            (storage / name / "compute_logs").mkdir(parents=True)
+        delete_left_logs(dagster, time.time())
+        assert {folder.name for folder in storage.iterdir()} == names
+        delete_left_logs(dagster, time.time() + 90_000)
+        assert {folder.name for folder in storage.iterdir()} == names - {deleted}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from dagster._core.utils import make_new_run_id
 
 from mastosync_dagster_tests.machines.farm import ASSET, all_succeeded, slowly
 from mastosync_dagster_tests.support.redis_server import NEEDS_REDIS
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [NEEDS_REDIS, pytest.mark.timeout(600)]
 
+SECONDS = 90.0
 TERMINATED_SECONDS = 10.0
 STANDS_STILL_SECONDS = 4.0
 
@@ -24,8 +27,13 @@ def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(wo
     partitions = workers.register()
     assert len(partitions) > 2
     # Before there are workers: until the daemon looks for backfills, half a minute may pass.
+    slow, began = slowdown(), time.monotonic()
     backfill = workers.webserver.launch_backfill(ASSET, partitions, slowly(8))
     for name in ("one", "two"):
+        # Of a run that the daemon's machine has deleted: the worker's has its logs.
+        old = workers.log(name).parent / "storage" / make_new_run_id()
+        old.mkdir(parents=True)
+        os.utime(old, (0, 0))
         workers.start_worker(name)
     runs = workers.wait_for_runs(
         backfill,
@@ -41,6 +49,8 @@ def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(wo
     assert [run.run_id for run in runs if run.status != "SUCCESS"] == [lost]
     assert len(runs) == len(partitions) + 1
     assert workers.compare().differences == ()
+    assert time.monotonic() - began < SECONDS * max(slow, slowdown())
+    assert not old.exists()
 
 
 @pytest.mark.long(cases=0)
