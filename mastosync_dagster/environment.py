@@ -433,10 +433,8 @@ def _alike(name: str, others: Collection[str]) -> str:
     ]
     if len(having) == 1:
         return having[0]
-    likeness, _, found = max(
-        ((_likeness(name, other), _ratio(name, other), other) for other in others), default=(0, 0, "")
-    )
-    return found if likeness >= _ALIKE else ""
+    alike = ((likeness, other) for other in others if (likeness := _likeness(name, other)) >= _ALIKE)
+    return max(((likeness, _ratio(name, other), other) for likeness, other in alike), default=(0, 0, ""))[-1]
 
 
 def _likeness(name: str, other: str) -> float:
@@ -456,7 +454,11 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _ratio(name: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, name.upper(), other.upper()).ratio()
+    """Return the share of common characters; 0 where it is below `_ALIKE`."""
+    # Every command compares some thousand pairs: the upper bounds cost a tenth of the ratio, and few pairs pass them.
+    compared = difflib.SequenceMatcher(None, name.upper(), other.upper())
+    passes = compared.real_quick_ratio() >= _ALIKE and compared.quick_ratio() >= _ALIKE
+    return compared.ratio() if passes else 0.0
 
 
 def _with_file(process: Mapping[str, str], path: Path, named: str, content: bytes | None) -> Environment:

@@ -116,6 +116,7 @@ def copy_plan(
     on_line: Callable[[ManifestLine], None] | None = None,
     say: Callable[[str], object] = lambda _: None,
     sharing: Callable[[str], int] = lambda _: 1,
+    pause: Callable[[], bool] = lambda: False,
 ) -> CopyCounts:
     """Copy what a plan says, and record the outcomes: ``to_copy.arrow`` to ``copied.parquet`` (see `records.plan`).
 
@@ -134,6 +135,7 @@ def copy_plan(
         say: Gets a sentence when a storage has fallen silent, and when it is back.
         sharing: Asked every ten seconds, in the calling thread: how many runs share the rate limits of a storage
             (``source``, ``destination``), this one included.
+        pause: Asked every second, in the calling thread: whether no further object may begin for now.
 
     Raises:
         OSError: The folder is not readable or writable.
@@ -141,7 +143,7 @@ def copy_plan(
     """
     limit_malloc_arenas()
     with collecting_by_hand():
-        return _Run(folder, source, destination, settings, on_line, say=say, sharing=sharing).carry_out(
+        return _Run(folder, source, destination, settings, on_line, say=say, sharing=sharing, pause=pause).carry_out(
             on_progress, stop
         )
 
@@ -231,8 +233,11 @@ class _Run:
         *,
         say: Callable[[str], object],
         sharing: Callable[[str], int],
+        pause: Callable[[], bool],
     ) -> None:
         self._say = say
+        self._pause = pause
+        self._paused = False
         self._sharing = sharing
         self._said: deque[str] = deque()
         self._settings = settings
@@ -312,6 +317,7 @@ class _Run:
                 self._share_limits()
             if time.monotonic() >= next_progress:
                 next_progress += _PROGRESS_SECONDS
+                self._paused = self._pause()
                 on_progress(self._progress())
                 # Errors are in cycles with what they came through.
                 collect_young()
@@ -388,11 +394,11 @@ class _Run:
         queue = self._queue
         try:
             while not (self._ending or self._used_up):
-                taken = queue.take()
+                taken = None if self._paused else queue.take()
                 if taken is None:
-                    if not queue.has_more:
+                    if not (self._paused or queue.has_more):
                         break
-                    # Enough large objects wait. Small ones may follow them, and want all workers.
+                    # Paused, or enough large objects wait: small ones may follow those, and want all workers.
                     await self._loop.sleep(_PROGRESS_SECONDS)
                     continue
                 line, large = taken

@@ -38,8 +38,34 @@ def ensure_room(instance: dg.DagsterInstance) -> None:
         raise DiskFullError(problem)
 
 
-def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
-    """Return what is said of a disk that has no room for a run; None: all have."""
+class Room:
+    """The room that a run has while it goes on. ``warn`` gets a line a minute where it lacks some.
+
+    What is left then is for what the run still writes down of objects in flight, and for the runs beside it.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, warn: Callable[[str], object]) -> None:
+        self._instance = instance
+        self._warn = warn
+        self._lacks = False
+        self._due = 0.0
+
+    def lacks(self) -> bool:
+        """Return whether a run has to wait until somebody makes room."""
+        # Half of what it needed to begin: else it would wait at once. Waiting, it goes on where it might begin.
+        problem = _lack_of_room(self._instance, 1 if self._lacks else 2)
+        self._lacks = problem is not None
+        if problem and time.monotonic() >= self._due:
+            self._due = time.monotonic() + _WARN_SECONDS
+            self._warn(f"Waiting. {problem}")
+        return self._lacks
+
+
+def _lack_of_room(instance: dg.DagsterInstance, part: int = 1) -> str | None:
+    """Return what is said of a disk that has no room for a run; None: all have.
+
+    ``part``: whose half, third, … of the room to begin is enough.
+    """
     for name, folder in _places(instance):
         try:
             disk = os.statvfs(folder)
@@ -50,11 +76,11 @@ def _lack_of_room(instance: dg.DagsterInstance) -> str | None:
         files = disk.f_favail if disk.f_files else _LEAST_FILES
         if disk.f_flag & os.ST_RDONLY:
             return f"The disk of {name}, {folder}, is read-only: mount it writable."
-        if free < _LEAST_FREE or files < _LEAST_FILES:
-            left = f"{free // MIB} MB" if free < _LEAST_FREE else f"{files} inodes"
+        if free < _LEAST_FREE // part or files < _LEAST_FILES // part:
+            left = f"{free // MIB} MB" if free < _LEAST_FREE // part else f"{files} inodes"
             return (
-                f"The disk of {name}, {folder}, has {left} left: make room (df -h, df -i). A run begins where there are"
-                f" {_LEAST_FREE // MIB} MB and {_LEAST_FILES} inodes."
+                f"The disk of {name}, {folder}, has {left} left: make room (df -h, df -i). A run begins, and goes on,"
+                f" where there are {_LEAST_FREE // MIB} MB and {_LEAST_FILES} inodes."
             )
     return None
 

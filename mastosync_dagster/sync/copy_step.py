@@ -23,6 +23,7 @@ from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.progress import Watcher
+from mastosync_dagster.runs.work_folder import Room
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import ExposedError, prove_private
 from mastosync_dagster.s3.retry_policies import COPY
@@ -120,6 +121,7 @@ def _carry_out(
             on_line=on_line,
             say=run.warn,
             sharing=SharedLimits(run.instance, run.run_id).runs,
+            pause=Room(run.instance, run.log.warning).lacks,
         )
     if interrupt is not None:
         raise interrupt

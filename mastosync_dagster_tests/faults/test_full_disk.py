@@ -6,13 +6,14 @@ import contextlib
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 
-from mastosync_dagster.demo.comparison import compare
+from mastosync_dagster.demo.comparison import compare, list_keys
 from mastosync_dagster.records.manifest import NOT_WRITTEN_DOWN, ManifestLine, ManifestWriter, merge, read_manifest
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import COPIED, PlanWriter
@@ -20,9 +21,11 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.failures import plain_failures
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.units import MIB
 from mastosync_dagster_tests.faults.copy_process import copy_command
-from mastosync_dagster_tests.support.mounts import run_with_mounts
+from mastosync_dagster_tests.support.mounts import mounting, run_with_mounts
 from mastosync_dagster_tests.support.transfers import Transfer, line
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.corners import Bucket
 
 _ROOM = 8_192
+IN_FLIGHT_SECONDS = 3.0
+"""For what was under way when the disk filled."""
+STANDS_STILL_SECONDS = 2.0
 WORK = "storage/mastosync-runs"
 """Where a run's folder lies in Dagster's home."""
 
@@ -127,3 +133,39 @@ def test_a_whole_run_on_a_full_disk_says_so_and_is_finished_once_there_is_room(
         # Nobody has lost what the first run had to say.
         (kept,) = (kept for kept in store.in_order("late-sync_changes") if kept.run_id == failed.run_id)
         assert {one.key for batch in store.read(kept) for one in batch} >= {each.key for each in some.expected}
+
+
+@pytest.mark.long
+def test_a_run_waits_while_the_disk_is_nearly_full_and_goes_on_by_itself(
+    some: Original,
+    make_world: Callable[[Original], FaultyInstallation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world(some)
+    monkeypatch.setenv("MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND", "40")
+    small = tmp_path / "storage"
+    small.mkdir(exist_ok=True)
+    run = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
+    said = tmp_path / "said"
+    with (
+        said.open("wb") as log,
+        mounting(SMALL_FOLDER, str(small), "60m", *run, "-j", "sync_changes", log=log) as process,
+    ):
+        # Nobody else sees its disk.
+        filler = Path(f"/proc/{process.pid}/root{small}/filler")
+
+        def copied() -> int:
+            assert process.poll() is None, said.read_text()[-3000:]
+            return len(list_keys(world.destination.server, world.destination.name))
+
+        wait_until(lambda: copied() > 20, 60)
+        filler.write_bytes(bytes(50 * MIB))
+        wait_until(lambda: "Waiting. The disk of DAGSTER_HOME/storage" in said.read_text())
+        time.sleep(IN_FLIGHT_SECONDS)
+        waiting = copied()
+        time.sleep(STANDS_STILL_SECONDS)
+        assert copied() == waiting < len(some.expected)
+        filler.unlink()
+        assert process.wait(120) == 0, said.read_text()[-3000:]
+    assert compare(world.destination.server, world.destination.name, some.expected).differences == ()

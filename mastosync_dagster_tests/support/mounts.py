@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -11,7 +12,11 @@ import pytest
 from mastosync_dagster_tests.support.installation import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
+
+_NOT_ALLOWED = "this system lets nobody but root mount something in a name space of his own"
+_APART = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
 def run_with_mounts(
@@ -22,7 +27,7 @@ def run_with_mounts(
     The script runs in name spaces of its own, in which any user may mount. ``environment`` is added to this process's.
     """
     ended = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
+        [*_APART, script, "sh", *command],
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
@@ -31,5 +36,17 @@ def run_with_mounts(
         cwd=PROJECT,
     )
     if ended.stderr.startswith("unshare:"):
-        pytest.skip("this system lets nobody but root mount something in a name space of his own")
+        pytest.skip(_NOT_ALLOWED)
     return ended
+
+
+@contextlib.contextmanager
+def mounting(script: str, *command: str, log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield the process of such a command, which goes on until it or the block ends. ``log`` gets what it says."""
+    if subprocess.run([*_APART, "true"], capture_output=True, check=False).returncode:
+        pytest.skip(_NOT_ALLOWED)
+    with subprocess.Popen([*_APART, script, "sh", *command], stdout=log, stderr=log, cwd=PROJECT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
