@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from mastosync_dagster.demo.servers.start import PostgresServer, S3Server, postgres, rclone_s3
-from mastosync_dagster.resources import history_postgres
+from mastosync_dagster.history import postgres as history_postgres
 from mastosync_dagster_tests.support.corners import Bucket, create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.moto_server import moto, moto_bucket
 

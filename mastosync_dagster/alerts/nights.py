@@ -18,9 +18,9 @@ from mastosync_dagster.alerts.message import failed_title, failure_lines, stoppe
 from mastosync_dagster.alerts.requests import check_url, post
 from mastosync_dagster.environment import PING_URL, Environment, alert_good_nights
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.history.postgres import history_may_fail, stop_soon
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import Summary, counts
-from mastosync_dagster.resources.history_postgres import history_may_fail, stop_soon
 from mastosync_dagster.runs.watermarks import LAST, NIGHT, REPLICA, SYNC_CHANGES
 
 if TYPE_CHECKING:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mastosync_dagster.environment import use_default_home
-from mastosync_dagster.process import FEWEST_FILES, allow_open_files, collect_seldom, keep_files_private
+from mastosync_dagster.process import (
+    FEWEST_FILES,
+    allow_open_files,
+    collect_seldom,
+    keep_files_private,
+    load_no_highlighter,
+)
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.units import MEGABYTE
 
@@ -198,6 +204,7 @@ def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
     keep_files_private()
     collect_seldom()
+    load_no_highlighter()
     if (files := allow_open_files()) < FEWEST_FILES:
         raise click.ClickException(
             f"This process may open {files} files, and needs {FEWEST_FILES}: raise the limit (ulimit -n, or LimitNOFILE"
@@ -260,8 +267,8 @@ def init(
             run_docker(home, sources, ask=ask)
         return
 
+    from mastosync_dagster.history.postgres import limit_waits
     from mastosync_dagster.installation.init import Choices, run_init
-    from mastosync_dagster.resources.history_postgres import limit_waits
 
     limit_waits(at_once=True)
     with _plain_errors():

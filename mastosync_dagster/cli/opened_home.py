@@ -19,11 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
+from mastosync_dagster.history.postgres import begin_run, limit_waits
+from mastosync_dagster.history.sqlite import grouped_syncs
 from mastosync_dagster.installation.disk import WRITTEN
 from mastosync_dagster.installation.home_errors import FULL, HomeError, file_error, history_error, is_visible, others
 from mastosync_dagster.installation.home_files import unset_variables
-from mastosync_dagster.resources.history_postgres import begin_run, limit_waits
-from mastosync_dagster.runs.history_sqlite import grouped_syncs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,10 +25,10 @@ from mastosync_dagster.cli.terminal import StopSignals
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.history.postgres import begin_run, history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import counts
-from mastosync_dagster.resources.history_postgres import begin_run, history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.runs.failures import sentence_of
 from mastosync_dagster.runs.progress import BarProgress, LineProgress
 from mastosync_dagster.runs.run_lock import let_go, living, lock

@@ -18,7 +18,7 @@ from pathlib import Path
 from mastosync_dagster.environment import DAGSTER_HOME
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk import sentence, try_writing
-from mastosync_dagster.process import use_one_malloc_arena
+from mastosync_dagster.process import load_no_highlighter, use_one_malloc_arena
 
 _VARIABLES = {
     # Whether the asset `replica` is late; it is a matter of hours.
@@ -46,6 +46,7 @@ def main() -> None:
     _wait_for_disk(home)
     # Threads of Dagster's pools take turns: each would keep some megabytes of its own.
     use_one_malloc_arena()
+    load_no_highlighter()
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if program in _COMMANDS:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import dagster as dg
 from celery import Celery
 
+from mastosync_dagster.history.postgres import limit_waits
 from mastosync_dagster.machines.broker import TASK, celery_settings
 from mastosync_dagster.machines.execution import execute, until_answered
 from mastosync_dagster.machines.leases import LEASE_SECONDS, Leases
 from mastosync_dagster.process import keep_files_private
-from mastosync_dagster.resources.history_postgres import limit_waits
 from mastosync_dagster.runs.retention import delete_left_logs
 
 _LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.resources.history_postgres import history_may_fail, stop_soon
+from mastosync_dagster.history.postgres import history_may_fail, stop_soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,9 +18,9 @@ from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import KeyValueStoreTable
 
 from mastosync_dagster.escaping import plain
+from mastosync_dagster.history.postgres import history_may_fail
 from mastosync_dagster.records.doubts import GROUP
 from mastosync_dagster.records.store import ManifestStoreError
-from mastosync_dagster.resources.history_postgres import history_may_fail
 from mastosync_dagster.runs.manifests import others_take_part
 from mastosync_dagster.runs.run_lock import RunState, state
 from mastosync_dagster.s3.errors import StorageError

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from mastosync_dagster.resources.history_postgres import history_may_fail
+from mastosync_dagster.history.postgres import history_may_fail
 from mastosync_dagster.units import MEGABYTE
 
 if TYPE_CHECKING:

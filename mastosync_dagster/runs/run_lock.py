@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
+from mastosync_dagster.history.postgres import begin_run, stop_soon
+from mastosync_dagster.history.sqlite import grouped_syncs
 from mastosync_dagster.memory import kills
-from mastosync_dagster.resources.history_postgres import begin_run, stop_soon
 from mastosync_dagster.runs.failures import is_disk_full
-from mastosync_dagster.runs.history_sqlite import grouped_syncs
 from mastosync_dagster.shield import hangup_terminates
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.expected.source_check import OriginalsCheck, check_originals, wrong_source
+from mastosync_dagster.history.postgres import history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.mastodon import TABLES, Database, PrivateRows
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.doubts import DoubtLine
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
 from mastosync_dagster.refetch.refetch import RefetchCounts
-from mastosync_dagster.resources.history_postgres import history_may_fail, is_history_error, stop_soon
 from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy
 
-from mastosync_dagster.resources.history_postgres import begin_run, stop_soon
+from mastosync_dagster.history.postgres import begin_run, stop_soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""Tests of `mastosync_dagster.history`."""
