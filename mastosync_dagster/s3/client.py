@@ -43,6 +43,7 @@ class S3Error(Exception):
         code: S3's word for the error; empty where the answer has none (to a HEAD there is no body).
         text: The server's own sentence, or what a page says that is no answer of S3's; empty where there is none.
         region: Where the bucket lives, if the answer names it; else empty.
+        is_page: The answer is a page in HTML: not the storage's, but that of a firewall or proxy before it.
     """
 
     def __init__(self, method: str, reply: Reply, *, on_bucket: bool) -> None:
@@ -51,6 +52,7 @@ class S3Error(Exception):
         self.on_bucket = on_bucket
         self.reply = reply
         self.code = self.text = self.region = self._endpoint = ""
+        self.is_page = False
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:
@@ -62,7 +64,8 @@ class S3Error(Exception):
             self._endpoint = document.text("Endpoint") or ""
         else:
             # A firewall's page, or a proxy's sentence.
-            self.text = _page_text(reply.body[:_PAGE_BYTES].decode("utf-8", "replace"))
+            page = reply.body[:_PAGE_BYTES].decode("utf-8", "replace")
+            self.text, self.is_page = _page_text(page), "<html" in page.lower()
         expected = _EXPECTED_REGION.search(self.text)
         self.region = reply.headers.get("x-amz-bucket-region") or self.region or (expected[1] if expected else "")
 

@@ -161,6 +161,12 @@ _WRITE_DENIED = _Rule(
     "or leave {S3_PERMISSION} empty if the bucket has no ACLs",
     permanent=True,
 )
+_BLOCKED = _Rule(
+    Reason.UNEXPECTED,
+    "a firewall or proxy before the {name} refuses the request ({code}): have it let the requests pass, or check"
+    " {S3_ENDPOINT}",
+)
+"""It says nothing about the object: S3's own 403 may mean that there is none."""
 _ACCOUNT = _Rule(
     Reason.ACCESS_DENIED, "the {name} has closed the account or bucket ({code}): ask the provider", permanent=True
 )
@@ -374,7 +380,7 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
     if rule is None and status == _FORBIDDEN:
-        rule = _WRITE_DENIED if writing else _READ_DENIED
+        rule = _WRITE_DENIED if writing else _BLOCKED if error.is_page else _READ_DENIED
     if rule is None and status == _NOT_FOUND and (writing or error.on_bucket):
         rule = _NO_BUCKET
     if rule is None:

@@ -347,6 +347,22 @@ def test_what_a_storage_says_is_quoted_in_full_alone(
         assert "It says" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason", "words"),
+    [
+        (b"<!DOCTYPE html><HTML><body>Blocked</body></HTML>", Reason.UNEXPECTED, "a firewall or proxy before the dest"),
+        (b"<Error><Code>AccessDenied</Code></Error>", Reason.ACCESS_DENIED, "give its access key the right to list"),
+        (b"", Reason.ACCESS_DENIED, "give its access key the right to list"),
+    ],
+)
+def test_a_page_of_a_firewall_does_not_say_that_an_object_may_be_absent(
+    destination: Storage, body: bytes, reason: Reason, words: str
+) -> None:
+    error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=False), destination.settings)
+    assert error.reason is reason
+    assert words in str(error)
+
+
 def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(destination: Storage) -> None:
     body = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
     error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), destination.settings)
