@@ -71,6 +71,7 @@ class _Finite(click.FloatRange):
 
 
 _ABOVE_ZERO = _Finite(min=0, min_open=True)
+_RATE = _Finite(min=0.001)
 # Where nothing was read for an hour, the rule MastosyncNotScraped fires.
 _BETWEEN_READINGS = _Finite(1, 1800)
 
@@ -576,8 +577,8 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
 @_SOME_FILE_TYPES
 @click.option("--all", "everything", is_flag=True, help="All rows, not only what is left.")
 @_price_options
-@click.option("--objects-per-second", type=_ABOVE_ZERO, help="A rate instead of the measured one.")
-@click.option("--megabytes-per-second", type=_ABOVE_ZERO, help="The same in 10^6 bytes.")
+@click.option("--objects-per-second", type=_RATE, help="A rate instead of the measured one.")
+@click.option("--megabytes-per-second", type=_RATE, help="The same in 10^6 bytes.")
 @click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="Assumed size of each preview (40).")
 @_policy_options
 @_AS_JSON

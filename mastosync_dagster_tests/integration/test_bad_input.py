@@ -196,6 +196,7 @@ def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installati
         (["sync", "accounts", "--max-dollars", "5"], "max_dollars limits nothing"),
         (["sync", "accounts", "--max-dollars", "5", "--from", "nobody"], "the price table has no nobody"),
         (["estimate", "--objects-per-second", "inf"], "not a finite number"),
+        (["estimate", "--objects-per-second", "5e-324"], "not in the range x>=0.001"),
         (["metrics", "--once", "--every", "1801"], "1<=x<=1800"),
         (["metrics", "--once", "--every", "0.5"], "1<=x<=1800"),
         (["metrics", "--once", "--every", "nan"], "not a finite number"),
