@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from mastosync_dagster.environment import DAGSTER_HOME
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk import sentence, try_writing
 from mastosync_dagster.process import load_no_highlighter, use_one_malloc_arena
@@ -60,7 +61,16 @@ def main() -> None:
     else:
         _ask_seldom()
         from dagster_webserver.cli import main as run  # noqa: PLC0415  (as above)
-    run()  # type: ignore[no-untyped-call]  # Dagster's own
+    try:
+        run()  # type: ignore[no-untyped-call]  # Dagster's own
+    except Exception as error:
+        # Of a wrong setting, say, for which the definitions do not load: Dagster's error has it as its cause.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, AdminError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise SystemExit(str(cause)) from None
 
 
 def _wait_for_disk(home: Path) -> None:

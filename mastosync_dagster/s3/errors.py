@@ -212,6 +212,11 @@ _PLAIN_HTTP = _Rule(
     " with http://; or the port there is wrong",
     permanent=True,
 )
+_ENCRYPTED = _Rule(
+    Reason.CONNECTION,
+    "the {name} ({server}) answers in TLS alone ({text}): {S3_ENDPOINT} begins with https:// then",
+    permanent=True,
+)
 _NO_CREDENTIALS = _Rule(
     Reason.BAD_CREDENTIALS,
     "the {name}'s credentials cannot be had ({text}): check {AWS_ACCESS_KEY_ID}, the profile or the instance role",
@@ -299,6 +304,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     507: _FULL,
 }
 
+_BAD_REQUEST = 400
 _FORBIDDEN = 403
 _REDIRECTS = range(300, 400)
 _NOT_FOUND = 404
@@ -377,6 +383,8 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if writing and settings.permission and code != "AccessDenied" and _speaks_of_acl(error):
         return _ACL
     rule = _BY_CODE.get(code)
+    if rule is None and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
+        rule = _ENCRYPTED  # so say nginx, Go's servers and others
     if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
     if rule is None and status == _FORBIDDEN:
@@ -388,6 +396,10 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if rule is None and status in _SERVER_ERRORS and status != _NOT_IMPLEMENTED:
         rule = _SERVER
     return rule or _UNEXPECTED
+
+
+def _is_plain(settings: StorageSettings) -> bool:
+    return (settings.endpoint_url or "").startswith("http://")
 
 
 def _speaks_of_acl(error: S3Error) -> bool:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 READ = """
 import sys, types
@@ -31,6 +37,23 @@ def test_a_daemon_that_is_started_as_a_service_asks_seldom_and_loads_little() ->
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_INTERVAL_SECONDS")}
     ended = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True, env=environment)
     assert ended.stdout.splitlines() == ["86400 20 5", "600 15", "[]"]
+
+
+@pytest.mark.long
+def test_a_code_server_with_a_wrong_setting_says_so_in_one_sentence(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "mastosync_dagster.installation.dagster_program", "code"]
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "MASTOSYNC_NIGHTLY_CRON": "at night"}
+    ended = subprocess.run(
+        [*program, "--socket", str(tmp_path / "code.sock"), "-m", "mastosync_dagster"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    said = [line for line in ended.stderr.splitlines() if "INFO" not in line]
+    assert said == ["MASTOSYNC_NIGHTLY_CRON must be five cron fields, such as '0 3 * * *' for three o'clock."]
 
 
 DEFINITIONS = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -361,6 +361,25 @@ def test_a_page_of_a_firewall_does_not_say_that_an_object_may_be_absent(
     error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=False), destination.settings)
     assert error.reason is reason
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<html><body><center>The plain HTTP request was sent to HTTPS port</center><hr></body></html>",
+    ],
+    ids=["Go", "nginx"],
+)
+def test_plain_http_to_a_server_with_tls_is_named_with_the_cure(destination: Storage, body: bytes) -> None:
+    plain = replace(destination.settings, endpoint_url="http://s3.example.com:443")
+    error = classify(S3Error("GET", Reply(400, {}, body), on_bucket=True), plain)
+    assert error.permanent
+    assert "DESTINATION_S3_ENDPOINT or resources.destination.config.endpoint_url begins with https:// then" in str(
+        error
+    )
+    encrypted = replace(plain, endpoint_url="https://s3.example.com")
+    assert classify(S3Error("GET", Reply(400, {}, body), on_bucket=True), encrypted).reason is Reason.UNEXPECTED
 
 
 def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(destination: Storage) -> None:
