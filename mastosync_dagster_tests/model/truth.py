@@ -202,8 +202,8 @@ class Truth:
                 self._bring(key)
         if night:
             self.restored.clear()
-            for file in self.files.values():
-                self.newest[file.table] = max(self.newest.get(file.table, 0), file.row)
+            # Sorted, the last of each table counts: not that of an earlier night, which may be deleted since.
+            self.newest = {file.table: file.row for file in sorted(self.files.values())}
 
     def _see_unnoticed(self, key: str, *, all_seen: bool) -> None:
         content = self.source.get(key)
