@@ -72,8 +72,8 @@ STEPS: dict[str, tuple[str, str]] = {
 }
 """Steps of a run: module and function. A run stops before or after one."""
 LABELS = [f"{when} {name}" for name in STEPS for when in ("before", "after")]
-BEFORE_READING = LABELS[: LABELS.index("after read")]
-"""Those of a run that has read no row yet."""
+BEFORE_READING = LABELS[: LABELS.index("after compare")]
+"""Those of a run that has read no row yet: the plan reads the rows as it compares."""
 
 
 def main() -> None:
