@@ -17,7 +17,7 @@ from mastosync_dagster.runs.dead_runs import close_dead_runs
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import dagster as dg
 
@@ -34,7 +34,7 @@ class DiskFullError(AdminError):
 
 def ensure_room(instance: dg.DagsterInstance) -> None:
     """Raise a DiskFullError where a run would fill the disk, so that the history of others cannot be written either."""
-    if problem := _lack_of_room(instance):
+    if problem := _lack_of_room(_places(instance)):
         raise DiskFullError(problem)
 
 
@@ -45,7 +45,8 @@ class Room:
     """
 
     def __init__(self, instance: dg.DagsterInstance, warn: Callable[[str], object]) -> None:
-        self._instance = instance
+        # Once: a file of settings that an admin is editing must not end the run.
+        self._places = tuple(_places(instance))
         self._warn = warn
         self._lacks = False
         self._due = 0.0
@@ -53,7 +54,7 @@ class Room:
     def lacks(self) -> bool:
         """Return whether a run has to wait until somebody makes room."""
         # Half of what it needed to begin: else it would wait at once. Waiting, it goes on where it might begin.
-        problem = _lack_of_room(self._instance, 1 if self._lacks else 2)
+        problem = _lack_of_room(self._places, 1 if self._lacks else 2)
         self._lacks = problem is not None
         if problem and time.monotonic() >= self._due:
             self._due = time.monotonic() + _WARN_SECONDS
@@ -61,12 +62,12 @@ class Room:
         return self._lacks
 
 
-def _lack_of_room(instance: dg.DagsterInstance, part: int = 1) -> str | None:
-    """Return what is said of a disk that has no room for a run; None: all have.
+def _lack_of_room(places: Iterable[tuple[str, Path]], part: int = 1) -> str | None:
+    """Return what is said of the disk of a place that has no room for a run; None: all have.
 
-    ``part``: whose half, third, … of the room to begin is enough.
+    ``part``: 2 where half of the room to begin is enough.
     """
-    for name, folder in _places(instance):
+    for name, folder in places:
         try:
             disk = os.statvfs(folder)
         except OSError:
@@ -135,7 +136,8 @@ def _clear(instance: dg.DagsterInstance) -> None:
 def _wait_for_room(instance: dg.DagsterInstance, warn: Callable[[str], object]) -> None:
     """Wait while the disk is full; a line a minute says so."""
     due = time.monotonic()
-    while problem := _lack_of_room(instance):
+    places = tuple(_places(instance))
+    while problem := _lack_of_room(places):
         if time.monotonic() >= due:
             due += _WARN_SECONDS
             warn(f"Waiting. {problem}")
