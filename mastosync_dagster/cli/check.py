@@ -31,8 +31,8 @@ from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different, ensure_two_places
 from mastosync_dagster.resources.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.disk_room import ensure_room
 from mastosync_dagster.runs.manifests import manifest_store
-from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.acl import is_public
 from mastosync_dagster.s3.digests import read_digest
 from mastosync_dagster.s3.errors import StorageError

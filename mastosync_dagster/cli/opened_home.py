@@ -21,7 +21,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.history.postgres import begin_run, limit_waits
 from mastosync_dagster.history.sqlite import grouped_syncs
-from mastosync_dagster.installation.disk import WRITTEN
+from mastosync_dagster.installation.disk_errors import WRITTEN
 from mastosync_dagster.installation.home_errors import FULL, HomeError, file_error, history_error, is_visible, others
 from mastosync_dagster.installation.home_files import unset_variables
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.cli.settings import read_settings
 from mastosync_dagster.mastodon import LostDatabaseError, database_now, read_schema
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
-from mastosync_dagster.resources.connection_failed import ConnectionFailedError
+from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.direction import ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import ensure_mounted
+from mastosync_dagster.runs.disk_room import ensure_room
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.runs.watermarks import LAST
-from mastosync_dagster.runs.work_folder import ensure_room
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.sync.config import parse_timestamp

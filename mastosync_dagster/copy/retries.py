@@ -1,7 +1,7 @@
 """The retries of one request of the copy, and when failures end the run: throttling, backoff, the circuit breaker.
 
-How often and how long is the policy's (`s3.retry_policies`). The requests themselves are sent by `copy.endpoint` and,
-for a body that is read and written at the same time, `copy.single` and `copy.multipart`.
+How often and how long is the policy's (`s3.retry_policies`). The loop that sends a request again is in `copy.endpoint`
+and, for a body that is read and written at the same time, in `copy.multipart`.
 """
 
 from __future__ import annotations

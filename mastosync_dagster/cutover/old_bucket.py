@@ -13,7 +13,7 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.expected.orphans import UNKNOWN_STYLE, Orphans
 from mastosync_dagster.mastodon import Database, is_remote, owners, rows_at_the_ends, stored_objects
 from mastosync_dagster.mastodon.keys import CACHE
-from mastosync_dagster.plan.orphan_listing import list_beside, list_top
+from mastosync_dagster.plan.top_listing import list_beside, list_top
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.s3.listing import KeyRange

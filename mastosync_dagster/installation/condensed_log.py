@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.installation.disk import sentence
+from mastosync_dagster.installation.disk_errors import sentence
 
 if TYPE_CHECKING:
     from pathlib import Path

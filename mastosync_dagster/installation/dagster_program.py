@@ -18,7 +18,7 @@ from pathlib import Path
 from mastosync_dagster.environment import DAGSTER_HOME
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
-from mastosync_dagster.installation.disk import sentence, try_writing
+from mastosync_dagster.installation.disk_errors import sentence, try_writing
 from mastosync_dagster.process import load_no_highlighter, use_one_malloc_arena
 
 _VARIABLES = {

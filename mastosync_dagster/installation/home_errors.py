@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
-from mastosync_dagster.installation.disk import try_writing
+from mastosync_dagster.installation.disk_errors import try_writing
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError

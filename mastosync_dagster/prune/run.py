@@ -16,7 +16,7 @@ from mastosync_dagster.expected.privacy import KnownState
 from mastosync_dagster.expected.range_batches import covering_batches
 from mastosync_dagster.expected.records import Records
 from mastosync_dagster.mastodon import Database, IdRange, Selection, database_now, read_schema, walk_rows
-from mastosync_dagster.plan.orphan_listing import orphan_line
+from mastosync_dagster.plan.top_listing import orphan_line
 from mastosync_dagster.prune.config import UNCONFIRMED
 from mastosync_dagster.prune.deletion import Deletion, list_batch
 from mastosync_dagster.prune.guards import RangeStats, restored_from, shown_at, why_young

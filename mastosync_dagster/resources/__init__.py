@@ -1,8 +1,8 @@
 """Mastodon's database and the two buckets as Dagster resources, configured by environment variables or run config."""
 
 from mastosync_dagster.resources.bucket import DestinationBucket, S3Bucket, ensure_different, ensure_two_places
-from mastosync_dagster.resources.connection_failed import ConnectionFailedError
 from mastosync_dagster.resources.database import MastodonDatabase
+from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Secret
 
 __all__ = [

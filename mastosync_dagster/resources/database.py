@@ -26,7 +26,7 @@ from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
 from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, limited
 from mastosync_dagster.pool import Pool
-from mastosync_dagster.resources.connection_failed import ConnectionFailedError
+from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 

@@ -1,4 +1,4 @@
-"""S3's requests, as coroutines. Each is sent once: the caller retries, and sees every refusal (`retry`)."""
+"""S3's requests, as coroutines. Each is sent once, and its caller (`s3.storage`, `copy.endpoint`) retries."""
 
 from __future__ import annotations
 

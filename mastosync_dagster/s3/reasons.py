@@ -1,4 +1,4 @@
-"""Why a request, or an object, failed: one reason from a fixed list."""
+"""Why a request, or an object, failed: one reason from a fixed list. The messages are in `s3.errors`."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.refetch.origins import refetch_missing
 from mastosync_dagster.refetch.refetch import RefetchCounts
 from mastosync_dagster.runs.context import RunContext
+from mastosync_dagster.runs.disk_room import Room
 from mastosync_dagster.runs.doubts import add_to_list
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.progress import Watcher
-from mastosync_dagster.runs.work_folder import Room
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import ExposedError, prove_private
 from mastosync_dagster.s3.retry_policies import COPY

@@ -12,7 +12,7 @@ from mastosync_dagster.plan.decisions import SOURCE_DAMAGED, Action, Decision
 from mastosync_dagster.plan.differing import Differing, Judgement
 from mastosync_dagster.plan.equality import Equality
 from mastosync_dagster.plan.lookup import ListingResult, Lookup, destination_keys, source_keys
-from mastosync_dagster.plan.orphan_listing import Top, list_beside, list_top, orphan_line, whole_bucket
+from mastosync_dagster.plan.top_listing import Top, list_beside, list_top, orphan_line, whole_bucket
 from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION

@@ -17,7 +17,7 @@ import paramiko
 import sshtunnel
 
 from mastosync_dagster.addresses import KnownAddresses, connect_first
-from mastosync_dagster.resources.connection_failed import ConnectionFailedError
+from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
 from mastosync_dagster.resources.ssh.settings import TunnelSettings, setting

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.plan.orphan_listing import AND_MORE, list_top
+from mastosync_dagster.plan.top_listing import AND_MORE, list_top
 from mastosync_dagster_tests.support.proxy import Answer, Fault, Kind, Rule, ShortList, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
 if TYPE_CHECKING:
-    from mastosync_dagster.plan.orphan_listing import Top
+    from mastosync_dagster.plan.top_listing import Top
     from mastosync_dagster_tests.support.corners import Bucket
 
 FOLDERS = {"": {"accounts/", "cache/"}, "cache/": {"cache/accounts/"}}

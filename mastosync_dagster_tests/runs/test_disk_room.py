@@ -17,7 +17,8 @@ SMALL = 'mount -t tmpfs -o "size=$SIZE,nr_inodes=$FILES" none "$HOME_OF_DAGSTER"
 WAIT = """
 import os, sys
 import dagster as dg
-from mastosync_dagster.runs.work_folder import DiskFullError, create_work_folder, ensure_room
+from mastosync_dagster.runs.disk_room import DiskFullError, ensure_room
+from mastosync_dagster.runs.work_folder import create_work_folder
 from mastosync_dagster_tests.support.run_processes import some_job
 home = os.environ["HOME_OF_DAGSTER"]
 open(home + "/dagster.yaml", "w").write("telemetry: {enabled: false}")
@@ -61,7 +62,7 @@ def test_a_run_waits_on_a_full_disk_and_goes_on_by_itself(
 PLACES = """
 import os, sys
 import dagster as dg
-from mastosync_dagster.runs.work_folder import DiskFullError, ensure_room
+from mastosync_dagster.runs.disk_room import DiskFullError, ensure_room
 with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}}) as instance:
     try:
         ensure_room(instance)
@@ -112,7 +113,7 @@ def test_of_a_home_that_is_read_only_the_folders_that_are_written_to_count(tmp_p
 VOLUMES = """
 import sys
 import dagster as dg
-from mastosync_dagster.runs.work_folder import DiskFullError, ensure_room
+from mastosync_dagster.runs.disk_room import DiskFullError, ensure_room
 kept_elsewhere = {"storage": {"sqlite": {"base_dir": sys.argv[2]}}, "telemetry": {"enabled": False}}
 with dg.DagsterInstance.local_temp(sys.argv[1], kept_elsewhere) as instance:
     try:
