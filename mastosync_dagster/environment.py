@@ -489,9 +489,11 @@ def _with_file(process: Mapping[str, str], path: Path, named: str, content: byte
             continue
         known[name] = line.value
         if process.get(name):
-            # That a variable of Mastodon's is set anew is the purpose of the process's variables.
-            if name in _OWN and process[name] != line.value:
-                remarks.append(f"line {line.line} of {path} sets {name}, whose value in the environment counts instead")
+            # Mastodon's own variables, and what a single run needs, are set anew on purpose.
+            if name in _OWN and name not in RUN.values() and process[name] != line.value:
+                remarks.append(
+                    f"line {line.line} of {path} sets {name}, whose other value in the environment counts: remove one"
+                )
             continue
         if line.command:
             raise SettingsError(

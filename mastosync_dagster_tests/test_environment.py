@@ -154,7 +154,7 @@ def test_a_value_that_earlier_versions_read_otherwise_is_named(tmp_path: Path, v
 def test_a_line_of_mastosync_that_does_not_count_is_remarked_on(tmp_path: Path) -> None:
     content = "S3_BUCKET=of-the-file\nMASTOSYNC_MANIFESTS=/of/the/file\n"
     (remark,) = read(tmp_path, content, S3_BUCKET="other", MASTOSYNC_MANIFESTS="/other").remarks()
-    assert remark.startswith(f"line 2 of {tmp_path / '.env.production'} sets MASTOSYNC_MANIFESTS, whose value in the")
+    assert remark.startswith(f"line 2 of {tmp_path / '.env.production'} sets MASTOSYNC_MANIFESTS, whose other value")
     assert not read(tmp_path, content, MASTOSYNC_MANIFESTS="/of/the/file").remarks()
 
 

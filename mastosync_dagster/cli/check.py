@@ -177,8 +177,8 @@ def check_workers(open_home: Callable[[], AbstractContextManager[dg.DagsterInsta
             broker = ask_broker()
             if broker.forgets:
                 raise _Warned(
-                    f"{broker.address} answers, and does not keep on disk all that waits: runs are lost if it is"
-                    f" killed. Start it with {' and '.join(f'`{setting}`' for setting in broker.forgets)}"
+                    f"{broker.address} answers, and does not keep on disk all that waits: runs are lost if its"
+                    f" machine fails. Start it with {' and '.join(f'`{setting}`' for setting in broker.forgets)}"
                 )
             return f"{broker.address} hands runs to workers"
 

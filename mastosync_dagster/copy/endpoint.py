@@ -162,6 +162,7 @@ class SilenceWatch:
     Args:
         say: Gets a sentence when the endpoint has fallen silent, and when it is back.
         end_run: Gets the error of an endpoint that has been silent for ``longest`` seconds.
+        pauses: Whether nothing more is asked of the endpoint for now.
     """
 
     def __init__(
@@ -171,8 +172,10 @@ class SilenceWatch:
         longest: float,
         say: Callable[[str], object],
         end_run: Callable[[StorageError], None],
+        pauses: Callable[[], bool],
     ) -> None:
         self._endpoint = endpoint
+        self._pauses = pauses
         self._longest = longest
         self._say = say
         self._end_run = end_run
@@ -203,6 +206,9 @@ class SilenceWatch:
         if heard:
             if self._said and self._since is not None:
                 self._say(f"{name} answers again, after {now - self._since:.0f} s")
+            self._since, self._said = None, False
+            return
+        if not transfers and self._pauses():
             self._since, self._said = None, False
             return
         if self._since is None:

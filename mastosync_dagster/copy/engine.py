@@ -194,10 +194,19 @@ class _Queue:
                 return self._common.popleft(), False
             if self._exhausted or len(self._large) >= _LARGE_WAITING:
                 return None
-            lines = next(self._batches, None)
-            self._exhausted = lines is None
-            for line in lines or ():
-                (self._large if line.size is not None and line.size > self._limit else self._common).append(line)
+            self._read()
+
+    def _read(self) -> None:
+        lines = next(self._batches, None)
+        self._exhausted = lines is None
+        for line in lines or ():
+            (self._large if line.size is not None and line.size > self._limit else self._common).append(line)
+
+    def is_empty(self) -> bool:
+        """Return whether nothing is left to begin."""
+        while not (self._common or self._large or self._exhausted):
+            self._read()
+        return not (self._common or self._large)
 
     @property
     def has_more(self) -> bool:
@@ -318,7 +327,9 @@ class _Run:
             if time.monotonic() >= next_progress:
                 next_progress += _PROGRESS_SECONDS
                 self._paused = self._pause()
-                on_progress(self._progress())
+                # Paused, it has no progress; what is said about that goes to a disk that may be nearly full.
+                if not self._paused:
+                    on_progress(self._progress())
                 # Errors are in cycles with what they came through.
                 collect_young()
 
@@ -380,7 +391,8 @@ class _Run:
             self._loop.spawn(self._hedges.watch())
         for endpoint in self._endpoints or ():
             longest = self._settings.silence_seconds
-            watch = SilenceWatch(endpoint, longest=longest, say=self._said.append, end_run=self._end_with)
+            say, end_run = self._said.append, self._end_with
+            watch = SilenceWatch(endpoint, longest=longest, say=say, end_run=end_run, pauses=lambda: self._paused)
             self._watches.append(watch)
             self._loop.spawn(watch.watch(self._loop))
         if self._proof is not None and (self._total >= _CANARY_OBJECTS or self._total_bytes >= _CANARY_BYTES):
@@ -394,9 +406,10 @@ class _Run:
         queue = self._queue
         try:
             while not (self._ending or self._used_up):
-                taken = None if self._paused else queue.take()
+                paused = self._paused and not queue.is_empty()
+                taken = None if paused else queue.take()
                 if taken is None:
-                    if not (self._paused or queue.has_more):
+                    if not (paused or queue.has_more):
                         break
                     # Paused, or enough large objects wait: small ones may follow those, and want all workers.
                     await self._loop.sleep(_PROGRESS_SECONDS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.environment import MANIFESTS, Environment
 from mastosync_dagster.errors import AdminError
+from mastosync_dagster.history.postgres import history_may_fail
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Room:
     """
 
     def __init__(self, instance: dg.DagsterInstance, warn: Callable[[str], object]) -> None:
-        # Once: a file of settings that an admin is editing must not end the run.
-        self._places = tuple(_places(instance))
+        # Once: a file of settings that an admin is editing must not end the run. Without the folder of manifests: a
+        # run that cannot publish there goes on, and asking a hung mount would keep it from ending.
+        self._places = tuple((name, folder) for name, folder in _places(instance) if name != MANIFESTS)
         self._warn = warn
         self._lacks = False
         self._due = 0.0
@@ -64,7 +66,9 @@ class Room:
         self._lacks = problem is not None
         if problem and time.monotonic() >= self._due:
             self._due = time.monotonic() + _WARN_SECONDS
-            self._warn(f"Waiting. {problem}")
+            # The history may be on that disk.
+            with history_may_fail():
+                self._warn(f"Waiting. {problem}")
         return self._lacks
 
 

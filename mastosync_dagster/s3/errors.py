@@ -167,6 +167,8 @@ _BLOCKED = _Rule(
     " {S3_ENDPOINT}",
 )
 """It says nothing about the object: S3's own 403 may mean that there is none."""
+_BLOCKED_LISTING = replace(_BLOCKED, reason=Reason.ACCESS_DENIED)
+"""Where the bucket may not be listed, for whatever reason, objects are asked for one by one."""
 _ACCOUNT = _Rule(
     Reason.ACCESS_DENIED, "the {name} has closed the account or bucket ({code}): ask the provider", permanent=True
 )
@@ -357,7 +359,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         retryable=rule.retryable,
         retry_after=retry_after,
         reached=rule.reached,
-        may_pass=rule in {_SECRET, _PLAIN_HTTP} or None,
+        may_pass=rule in {_SECRET, _PLAIN_HTTP, _BLOCKED} or None,
         key=key,
         sentence=sentence,
     )
@@ -383,12 +385,13 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if writing and settings.permission and code != "AccessDenied" and _speaks_of_acl(error):
         return _ACL
     rule = _BY_CODE.get(code)
-    if rule is None and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
+    if not code and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
         rule = _ENCRYPTED  # so say nginx, Go's servers and others
     if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
     if rule is None and status == _FORBIDDEN:
-        rule = _WRITE_DENIED if writing else _BLOCKED if error.is_page else _READ_DENIED
+        blocked = _BLOCKED_LISTING if error.on_bucket else _BLOCKED
+        rule = _WRITE_DENIED if writing else blocked if error.is_page else _READ_DENIED
     if rule is None and status == _NOT_FOUND and (writing or error.on_bucket):
         rule = _NO_BUCKET
     if rule is None:

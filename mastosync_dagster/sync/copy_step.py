@@ -121,7 +121,7 @@ def _carry_out(
             on_line=on_line,
             say=run.warn,
             sharing=SharedLimits(run.instance, run.run_id).runs,
-            pause=Room(run.instance, run.log.warning).lacks,
+            pause=Room(run.instance, run.warn).lacks,
         )
     if interrupt is not None:
         raise interrupt

@@ -146,11 +146,11 @@ def test_a_run_waits_while_the_disk_is_nearly_full_and_goes_on_by_itself(
     monkeypatch.setenv("MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND", "40")
     small = tmp_path / "storage"
     small.mkdir(exist_ok=True)
-    run = [str(Path(sys.executable).with_name("dagster")), "job", "execute", "-m", "mastosync_dagster"]
+    run = [str(Path(sys.executable).with_name("mastosync")), "sync"]
     said = tmp_path / "said"
     with (
         said.open("wb") as log,
-        mounting(SMALL_FOLDER, str(small), "60m", *run, "-j", "sync_changes", log=log) as process,
+        mounting(SMALL_FOLDER, str(small), "60m", *run, log=log) as process,
     ):
         # Nobody else sees its disk.
         filler = Path(f"/proc/{process.pid}/root{small}/filler")

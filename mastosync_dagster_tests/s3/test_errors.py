@@ -361,6 +361,11 @@ def test_a_page_of_a_firewall_does_not_say_that_an_object_may_be_absent(
     error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=False), destination.settings)
     assert error.reason is reason
     assert words in str(error)
+    # A run ends after many of them, and does without a listing.
+    assert error.may_pass
+    listing = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), destination.settings)
+    assert listing.reason is Reason.ACCESS_DENIED
+    assert words in str(listing)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +385,8 @@ def test_plain_http_to_a_server_with_tls_is_named_with_the_cure(destination: Sto
     )
     encrypted = replace(plain, endpoint_url="https://s3.example.com")
     assert classify(S3Error("GET", Reply(400, {}, body), on_bucket=True), encrypted).reason is Reason.UNEXPECTED
+    of_an_object = b"<Error><Code>InvalidArgument</Code><Message>a/HTTPS.png is no key</Message></Error>"
+    assert not classify(S3Error("GET", Reply(400, {}, of_an_object), on_bucket=False), plain).permanent
 
 
 def test_a_sentence_that_says_no_more_than_the_code_is_not_quoted(destination: Storage) -> None:

@@ -103,6 +103,7 @@ class Transfer:
         destination_options: For `storage`.
         stop: Ends the copy.
         on_progress: Hears of its progress.
+        pause: Says whether it pauses.
     """
 
     folder: Path
@@ -113,6 +114,7 @@ class Transfer:
     destination_options: dict[str, Any] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[CopyProgress], None] = field(default=lambda _: None)
+    pause: Callable[[], bool] = field(default=lambda: False)
 
     def put(self, key: str, body: bytes, **arguments: Any) -> PlannedCopy:
         """Put an object at the source. Returns its line of the plan."""
@@ -137,6 +139,7 @@ class Transfer:
             self.settings,
             on_progress=self.on_progress,
             stop=self.stop,
+            pause=self.pause,
         )
         return counts, self.result()
 
