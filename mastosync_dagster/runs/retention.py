@@ -74,8 +74,8 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
 def delete_left_logs(instance: dg.DagsterInstance, now: float) -> None:
     """Delete what runs have left on this machine that the history does not have any more. ``now``: seconds of Unix.
 
-    `delete_run` reaches the machine that it is executed on: others have executed runs, and keep their logs. What is
-    younger than a day stays, whatever the history says.
+    `delete_run` reaches the machine that it is executed on: workers on others (`machines.application`) keep the logs of
+    the runs that they have executed. What is younger than a day stays, whatever the history says.
     """
     left = [folder.name for folder in Path(instance.storage_directory()).iterdir() if _is_of_run(folder, now)]
     for start in range(0, len(left), _PAGE):
