@@ -65,8 +65,9 @@ class _HeldFiles:
             path = str(next(iter(connection.execute("PRAGMA database_list")))[_FILE_OF_MAIN])
             if not path:
                 return
-            # Dagster sets it too, after it has made the tables one by one.
-            connection.execute("PRAGMA journal_mode=WAL")
+            # Of the file, and so once. Dagster sets it too, after it has made the tables one by one.
+            if path not in self._connections:
+                connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             self._hold(path)
 

@@ -216,10 +216,9 @@ def range_reads(
 
     Without those whose runs wanted less than what is ``wanted``; None: whatever they wanted.
     """
-    keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
     asset = dg.AssetKey(file_type.value)
     latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    events = materializations(instance, asset, [latest[key] for key in latest.keys() & keys])
+    events = materializations(instance, asset, _of_registered(instance, file_type, latest))
     reads = _range_reads(events, destination_id)
     return {key: read for key, read in reads.items() if wanted is None or wanted.is_covered(read.rule, read.read_at)}
 
@@ -229,9 +228,19 @@ def failed_reads(instance: DagsterInstance, file_type: FileType, destination_id:
 
     Ranges that have been materialized since are none of these.
     """
-    keys = {range_key(ids) for ids in registered_ranges(instance, file_type)}
     reads = _range_reads(failures(instance, dg.AssetKey(file_type.value)), destination_id)
+    keys = _registered(instance, file_type) if reads else frozenset()
     return {key: read for key, read in reads.items() if key in keys}
+
+
+def _of_registered(instance: DagsterInstance, file_type: FileType, latest: Mapping[str, int]) -> list[int]:
+    """Return the storage ids of those partitions that are registered ranges."""
+    # Of most file types, many a question has no answer: the ranges are read for those that have one.
+    return [latest[key] for key in latest.keys() & _registered(instance, file_type)] if latest else []
+
+
+def _registered(instance: DagsterInstance, file_type: FileType) -> frozenset[str]:
+    return frozenset(range_key(ids) for ids in registered_ranges(instance, file_type))
 
 
 def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[EventLogRecord]:
@@ -272,9 +281,8 @@ def verified_numbers(instance: DagsterInstance, asset: str, file_type: FileType,
     """
     key = dg.AssetKey(asset)
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    registered = {range_key(ids) for ids in registered_ranges(instance, file_type)}
     sums: Counter[str] = Counter()
-    for record in materializations(instance, key, [latest[each] for each in latest.keys() & registered]):
+    for record in materializations(instance, key, _of_registered(instance, file_type, latest)):
         event = record.asset_materialization
         values = {name: value.value for name, value in event.metadata.items()} if event else {}
         written = values.get(DESTINATION)
