@@ -12,8 +12,9 @@ from uuid import UUID
 import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
+from mastosync_dagster.history.events import asset_events
 from mastosync_dagster.runs.config import RunConfig, setting
-from mastosync_dagster.runs.watermarks import failures, furthest_runs, materializations
+from mastosync_dagster.runs.watermarks import failures, furthest_runs
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0
@@ -111,7 +112,7 @@ def runs_to_keep(instance: dg.DagsterInstance) -> set[str]:
             kept.add(run.run_id)
     for key in instance.get_asset_keys():
         latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-        kept |= {found.run_id for found in materializations(instance, key, list(latest.values()))}
+        kept |= {found.run_id for found in asset_events(instance, list(latest.values()))}
         kept |= {found.run_id for found in failures(instance, key)}
         event = instance.get_latest_materialization_event(key)
         if event is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.history.events import AssetEvent, asset_events
 from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, NewestRow, RemoteRule
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.summaries import with_counters
@@ -48,7 +49,6 @@ DATABASE_BYTES = "database_bytes"
 REMOTE_FILES = "remote_files"
 """Which remote files the run wanted (`RemoteRule`)."""
 
-_PAGE = 500
 _NIGHTS = 50
 """Observations of incremental runs in a page: most readers want the newest."""
 _LONGEST_RUN = timedelta(days=30)
@@ -218,8 +218,7 @@ def range_reads(
     """
     asset = dg.AssetKey(file_type.value)
     latest = instance.get_latest_storage_id_by_partition(asset, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    events = materializations(instance, asset, _of_registered(instance, file_type, latest))
-    reads = _range_reads(events, destination_id)
+    reads = _range_reads(asset_events(instance, _of_registered(instance, file_type, latest)), destination_id)
     return {key: read for key, read in reads.items() if wanted is None or wanted.is_covered(read.rule, read.read_at)}
 
 
@@ -243,7 +242,7 @@ def _registered(instance: DagsterInstance, file_type: FileType) -> frozenset[str
     return frozenset(range_key(ids) for ids in registered_ranges(instance, file_type))
 
 
-def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[EventLogRecord]:
+def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[AssetEvent]:
     """Yield the newest observation of each range of an asset that has not been materialized since.
 
     A run observes a range where objects of it have failed, in the place of a materialization (`sync.events`).
@@ -252,24 +251,20 @@ def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[EventLog
         instance.get_latest_storage_id_by_partition(asset, kind)
         for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION)
     )
-    ids = [number for key, number in failed.items() if number > done.get(key, 0)]
-    for start in range(0, len(ids), _PAGE):
-        page = dg.AssetRecordsFilter(asset, storage_ids=ids[start : start + _PAGE])
-        yield from instance.fetch_observations(page, limit=_PAGE).records
+    return asset_events(instance, [number for key, number in failed.items() if number > done.get(key, 0)])
 
 
-def _range_reads(records: Iterable[EventLogRecord], destination_id: str) -> dict[str, RangeRead]:
+def _range_reads(events: Iterable[AssetEvent], destination_id: str) -> dict[str, RangeRead]:
     """Return what the events of ranges say whose runs went to a destination, by partition key."""
     found = {}
-    for record in records:
-        event = record.asset_materialization or record.asset_observation
-        if event is None or event.partition is None:
+    for event in events:
+        if event.partition is None:
             continue
-        values = with_counters({name: value.value for name, value in event.metadata.items()})
+        values = with_counters(event.values)
         read_at, written = values.get(READ_AT), values.get(DESTINATION)
         if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-            found[event.partition] = RangeRead(_utc(read_at), record.run_id, numbers, _rule(values))
+            found[event.partition] = RangeRead(_utc(read_at), event.run_id, numbers, _rule(values))
     return found
 
 
@@ -282,12 +277,10 @@ def verified_numbers(instance: DagsterInstance, asset: str, file_type: FileType,
     key = dg.AssetKey(asset)
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
     sums: Counter[str] = Counter()
-    for record in materializations(instance, key, _of_registered(instance, file_type, latest)):
-        event = record.asset_materialization
-        values = {name: value.value for name, value in event.metadata.items()} if event else {}
-        written = values.get(DESTINATION)
+    for event in asset_events(instance, _of_registered(instance, file_type, latest)):
+        written = event.values.get(DESTINATION)
         if isinstance(written, str) and one_spelling(written) == destination_id:
-            sums.update({name: value for name, value in values.items() if isinstance(value, int)})
+            sums.update({name: value for name, value in event.values.items() if isinstance(value, int)})
             sums["ranges"] += 1
     return dict(sums)
 
@@ -348,15 +341,6 @@ def copies(run: dg.DagsterRun, file_type: FileType) -> bool:
     if run.job_name in {SYNC_CHANGES, f"sync_{file_type.value}"}:
         return True
     return run.asset_selection is not None and dg.AssetKey(file_type.value) in run.asset_selection
-
-
-def materializations(
-    instance: DagsterInstance, asset: dg.AssetKey, storage_ids: Sequence[int]
-) -> Iterator[EventLogRecord]:
-    """Yield the materializations of an asset with these storage ids, a page in memory."""
-    for start in range(0, len(storage_ids), _PAGE):
-        page = dg.AssetRecordsFilter(asset, storage_ids=storage_ids[start : start + _PAGE])
-        yield from instance.fetch_materializations(page, limit=_PAGE).records
 
 
 def _observations(instance: DagsterInstance, file_type: FileType) -> Iterator[EventLogRecord]:

@@ -20,7 +20,7 @@ from mastosync_dagster_tests.support.corners import create_database
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.life import DAY, MINUTE, Life
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
-from mastosync_dagster_tests.support.standby import standby_of
+from mastosync_dagster_tests.support.standby import standby_of, without_autovacuum
 from mastosync_dagster_tests.support.waiting import wait_until
 
 ACCOUNTS = FileType.ACCOUNTS
@@ -243,7 +243,7 @@ def test_a_standby_that_has_replayed_nothing_claims_nothing(life: Life, monkeypa
     # What a standby has replayed is as old as the host's clock says, so none is set here.
     begin(life, after=timedelta())
     before, database = life.mark(), life.world.database
-    with standby_of(database) as standby:
+    with without_autovacuum(database), standby_of(database) as standby:
         monkeypatch.setenv("DATABASE_URL", standby.url)
         with contextlib.closing(psycopg2.connect(standby.url)) as second:
             second.autocommit = True

@@ -11,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg2
+
 from mastosync_dagster.demo.servers.start import PostgresServer, postgres
+from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +26,27 @@ def standby_of(server: PostgresServer) -> Iterator[PostgresServer]:
     # Not below pytest's folder, which another pytest of the same user closes to the standby's account when it begins.
     with tempfile.TemporaryDirectory(prefix="mastosync-standby-") as folder, _in(Path(folder), server) as standby:
         yield standby
+
+
+@contextlib.contextmanager
+def without_autovacuum(server: PostgresServer) -> Iterator[None]:
+    """Let nothing but its clients write to a server: a standby would replay that."""
+    with contextlib.closing(psycopg2.connect(server.url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+
+            def goes_on() -> bool:
+                cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'")
+                return bool(cursor.fetchall()[0][0])
+
+            cursor.execute("ALTER SYSTEM SET autovacuum = off")
+            cursor.execute("SELECT pg_reload_conf()")
+            try:
+                wait_until(lambda: not goes_on())
+                yield
+            finally:
+                cursor.execute("ALTER SYSTEM RESET autovacuum")
+                cursor.execute("SELECT pg_reload_conf()")
 
 
 @contextlib.contextmanager
