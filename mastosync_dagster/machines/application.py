@@ -15,10 +15,9 @@ from mastosync_dagster.machines.broker import TASK, celery_settings
 from mastosync_dagster.machines.execution import execute, until_answered
 from mastosync_dagster.machines.leases import LEASE_SECONDS, Leases
 from mastosync_dagster.process import keep_files_private
-from mastosync_dagster.runs.retention import delete_left_logs
+from mastosync_dagster.runs.retention import DAY_SECONDS, delete_left_logs
 
 _LOG = logging.getLogger(__name__)
-_DAY_SECONDS = 86_400.0
 
 
 def make_app(url: str, lease_seconds: float = LEASE_SECONDS) -> Celery:
@@ -51,7 +50,7 @@ class _Logs:
         now = time.time()
         if now < self.due:
             return
-        self.due = now + _DAY_SECONDS
+        self.due = now + DAY_SECONDS
         try:
             delete_left_logs(instance, now)
         except Exception as error:  # noqa: BLE001  (of a history that is away, or a disk: the run has ended well)

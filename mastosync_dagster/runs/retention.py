@@ -18,7 +18,7 @@ from mastosync_dagster.runs.watermarks import failures, furthest_runs
 
 _PAGE = 200
 _PROGRESS_SECONDS = 10.0
-_DAY_SECONDS = 86_400.0
+DAY_SECONDS = 86_400.0
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _PARTITION, _BACKFILL = "dagster/partition", "dagster/backfill"
 
@@ -90,7 +90,7 @@ def delete_left_logs(instance: dg.DagsterInstance, now: float) -> None:
 def _is_of_run(folder: Path, now: float) -> bool:
     """Return whether a folder has the logs of a run, and none of the last day."""
     try:
-        return str(UUID(folder.name)) == folder.name and folder.stat().st_mtime < now - _DAY_SECONDS
+        return str(UUID(folder.name)) == folder.name and folder.stat().st_mtime < now - DAY_SECONDS
     except (ValueError, FileNotFoundError):  # another run's process may have deleted it
         return False
 
