@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from mastosync_dagster.copy.engine import CopySettings, copy_plan
+from mastosync_dagster.copy.engine import copy_plan
+from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.s3.settings import StorageSettings
 from mastosync_dagster.s3.storage import Storage
 

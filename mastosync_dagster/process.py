@@ -20,6 +20,11 @@ _NEW_OBJECTS = 20_000
 _MMAP_BYTES = 1024 * 1024
 """Allocations from this size on return to the system when they are freed: parts of large objects."""
 
+HIGHLIGHTER = "mako.ext.pygmentplugin"
+"""Colors errors in Mako's templates, of which Alembic has some. It takes 4 MB, and a twentieth of the time of a short
+command."""
+TRACEBACKS = "rich"
+"""Colors tracebacks in what Dagster logs through structlog: 4 MB. Commands show their progress with it."""
 
 FEWEST_FILES = 256
 """Open files that a copy with the usual concurrency needs: a connection for each request, and Dagster's own."""
@@ -47,13 +52,10 @@ def keep_files_private() -> None:
     os.umask(0o077)
 
 
-def load_no_highlighter() -> None:
-    """Keep Mako, which Alembic needs for its templates, from loading Pygments, which colors their errors.
-
-    To be called before Dagster is loaded. It takes 4 MB, and a twentieth of the time of a short command; Mako does
-    without where it is not installed.
-    """
-    sys.modules.setdefault("mako.ext.pygmentplugin", None)  # type: ignore[arg-type]  # None: an import fails (Python's reference, 5.3.1)
+def load_without(*modules: str) -> None:
+    """Let imports of optional modules fail, as if they were not installed. To be called before Dagster is loaded."""
+    for module in modules:
+        sys.modules.setdefault(module, None)  # type: ignore[arg-type]  # None: an import fails (Python's reference, 5.3.1)
 
 
 def collect_seldom() -> None:

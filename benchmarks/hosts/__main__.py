@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="default: all")
     parser.add_argument("--ranges", type=int, default=4, help="ID ranges of 100,000 objects each (default 4)")
     parser.add_argument("--seconds", type=float, default=600, help="seconds of idleness (default 600)")
-    parser.add_argument("--nights", type=float, default=3600, help="seconds of nights (default 3,600)")
+    parser.add_argument("--nights", type=int, default=4, help="nights for each of 24 parts (default 4)")
     parser.add_argument("--docs", action="store_true", help="write docs/deploy.md")
     arguments = parser.parse_args()
     measured: dict[str, str] = {}

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from benchmarks import dataset, servers
@@ -28,6 +29,7 @@ _NIGHT_SECONDS = 600.0
 _OBJECTS = 200
 """What is new each night."""
 _KEEP_DAYS = 3
+_PARTS = 24
 _STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 _DAY_LATER = {
     "history/runs.db": (
@@ -44,21 +46,32 @@ class Nights:
     """What became of some nights.
 
     Attributes:
-        count: How many there were; a night is one of 24 parts of a day in fast motion at the least.
-        second_mb: The machine's mean memory in the second of 24 equal parts of the time.
-        last_mb: The same in the last of them.
+        means_mb: The machine's mean memory in each night. A mean over a part of the time would depend on how much of
+            it is nights, and how much the pauses between them.
         runs: Records of runs, after a third of the nights and at the end.
         history_mb: The home's MB, at the same times.
         kills: Processes that the kernel has killed for memory.
     """
 
-    count: int
+    means_mb: tuple[float, ...]
     seconds: float
-    second_mb: float
-    last_mb: float
     runs: tuple[int, int]
     history_mb: tuple[float, float]
     kills: int
+
+    @property
+    def second_mb(self) -> float:
+        """The mean of the nights of the second of 24 parts, an hour of a day in fast motion."""
+        return self._mean_mb(1)
+
+    @property
+    def last_mb(self) -> float:
+        """The same of the last part."""
+        return self._mean_mb(_PARTS - 1)
+
+    def _mean_mb(self, part: int) -> float:
+        count = len(self.means_mb) // _PARTS
+        return mean(self.means_mb[part * count : (part + 1) * count])
 
     @property
     def is_good(self) -> bool:
@@ -68,35 +81,34 @@ class Nights:
     def __str__(self) -> str:
         """Return a line about it."""
         change = (self.last_mb / self.second_mb - 1) * 100
-        memory = f"{self.second_mb:,.0f} MB in the second of 24 parts of the time, {self.last_mb:,.0f} in the last"
+        memory = f"{self.second_mb:,.0f} MB in the second of {_PARTS} parts, {self.last_mb:,.0f} in the last"
         before, after = (
             f"{runs} runs in the history and {size:.1f} MB of home"
             for runs, size in zip(self.runs, self.history_mb, strict=True)
         )
         return (
-            f"{self.count} nights in {self.seconds:,.0f} s in 1 GB: {memory} ({change:+.1f} %); {before} after a"
-            f" third of the nights, {after} at the end; {self.kills} OOM kills"
+            f"{len(self.means_mb)} nights in {self.seconds:,.0f} s in 1 GB: {memory} ({change:+.1f} %); {before} after"
+            f" a third of the nights, {after} at the end; {self.kills} OOM kills"
         )
 
 
-def nights(opt: Path, site: Site, seconds: float) -> Nights:
-    """Live through nights for so many seconds; old records are deleted each day, as the schedule has it."""
+def nights(opt: Path, site: Site, parts_of: int) -> Nights:
+    """Live through 24 parts of so many nights; old records are deleted each day, as the schedule has it."""
     with machine(opt, _MEMORY_MB) as made:
         settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
         webserver = start(made, site, settings=settings)
         homes: list[tuple[int, float]] = []
-        _night(webserver, made, site)
-        with Watched(made.cgroup) as watched:
-            begun = time.monotonic()
-            while time.monotonic() - begun < seconds:
+        means_mb: list[float] = []
+        begun = time.monotonic()
+        for _ in range(_PARTS * parts_of):
+            with Watched(made.cgroup) as watched:
                 _night(webserver, made, site)
-                homes.append(_history(made))
+            means_mb.append(watched.mean_mb(0, 1))
+            homes.append(_history(made))
         third = homes[len(homes) // 3]
         return Nights(
-            count=len(homes),
+            means_mb=tuple(means_mb),
             seconds=time.monotonic() - begun,
-            second_mb=watched.mean_mb(1 / 24, 2 / 24),
-            last_mb=watched.mean_mb(23 / 24, 1),
             runs=(third[0], homes[-1][0]),
             history_mb=(third[1], homes[-1][1]),
             kills=made.cgroup.kills(),

@@ -18,10 +18,11 @@ import click
 from mastosync_dagster.environment import use_default_home
 from mastosync_dagster.process import (
     FEWEST_FILES,
+    HIGHLIGHTER,
     allow_open_files,
     collect_seldom,
     keep_files_private,
-    load_no_highlighter,
+    load_without,
 )
 from mastosync_dagster.ranges.file_types import FILE_TYPES
 from mastosync_dagster.units import MEGABYTE
@@ -205,7 +206,7 @@ def main() -> None:
     """Move a Mastodon instance's media from one S3 storage to another, and keep the copy current."""
     keep_files_private()
     collect_seldom()
-    load_no_highlighter()
+    load_without(HIGHLIGHTER)
     if (files := allow_open_files()) < FEWEST_FILES:
         raise click.ClickException(
             f"This process may open {files} files, and needs {FEWEST_FILES}: raise the limit (ulimit -n, or LimitNOFILE"

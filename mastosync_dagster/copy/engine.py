@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from mastosync_dagster.copy.endpoint import Endpoint, SilenceWatch
 from mastosync_dagster.copy.hedging import Hedges
 from mastosync_dagster.copy.integrity import DestinationProof
-from mastosync_dagster.copy.limits import MemoryBudget, Window
+from mastosync_dagster.copy.limits import CopySettings, MemoryBudget, Window
 from mastosync_dagster.copy.multipart import LargeObjects
 from mastosync_dagster.copy.object_copier import ObjectCopier
 from mastosync_dagster.copy.results import NOT_BEGUN, ResultWriter
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.loop import Task
     from mastosync_dagster.s3.storage import Storage
 
-__all__ = ["CopyCounts", "CopyProgress", "CopySettings", "copy_plan"]
+__all__ = ["CopyCounts", "CopyProgress", "copy_plan"]
 
 _PROGRESS_SECONDS = 1.0
 _TICK_SECONDS = 0.1
@@ -64,45 +64,6 @@ _HOPELESS_SECONDS = 2.0
 
 STILL_IN_FLIGHT = "the run was stopped, and the request in flight was not answered in time"
 UPLOAD_LEFT = "; an upload in parts of it may be left at the destination"
-
-
-@dataclass(frozen=True, slots=True)
-class CopySettings:
-    """How objects are copied. Megabytes are 2^20 bytes.
-
-    Attributes:
-        concurrency: Requests in flight at each endpoint at most: so many objects are read while as many are written.
-        min_concurrency: Requests in flight at an endpoint at least, however much it throttles.
-        adaptive: Shrink and grow between these two as the endpoints bear it. False: always ``concurrency``.
-        memory_mb: Megabytes of bodies held at the same time.
-        large_object_mb: Objects above this many megabytes are streamed.
-        large_in_flight: So many of those at the same time.
-        single_put_mb: Objects up to this many megabytes go in one PUT, if they came to the source so. A request that
-            breaks is sent again as a whole; providers take 5 GiB in one, proxies may take less.
-        max_attempts: Requests of one kind for one object until it has failed.
-        backoff_seconds: Wait before the second attempt at most; doubled for each further one.
-        patience_seconds: No attempt starts later than this after the first failure.
-        silence_seconds: The run ends when a storage has sent nothing for so long: no answer, and no acknowledgement.
-        source_requests_per_second: Limit of this run and those that share it (`copy_plan`'s ``sharing``); None: none.
-        budget: What may be copied and spent at the most; None: no limit.
-    """
-
-    concurrency: int = 64
-    min_concurrency: int = 4
-    adaptive: bool = True
-    memory_mb: int = 128
-    large_object_mb: int = 16
-    large_in_flight: int = 4
-    single_put_mb: int = 200
-    max_attempts: int = COPY.attempts
-    backoff_seconds: float = COPY.backoff
-    patience_seconds: float = COPY.patience
-    silence_seconds: float = 100.0
-    source_requests_per_second: float | None = None
-    source_bytes_per_second: float | None = None
-    destination_requests_per_second: float | None = None
-    destination_bytes_per_second: float | None = None
-    budget: Budget | None = None
 
 
 def copy_plan(

@@ -1,4 +1,4 @@
-"""How much may be in flight: an adaptive window and pace, limits of requests and of bandwidth, a budget of memory.
+"""How much may be in flight: settings, an adaptive window and pace, limits of requests and of bandwidth, of memory.
 
 All live in the loop's thread. `copy.endpoint` keeps to them; runs share the rates (`sync.shared_limits`).
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.s3.errors import Aside
+from mastosync_dagster.s3.retry_policies import COPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mastosync_dagster.copy.spending import Budget
     from mastosync_dagster.s3.loop import Loop, Task
 
 
@@ -28,6 +31,45 @@ _SLOWEST = 1.0
 _MEASURED_SECONDS = 1.0
 _CATCH_UP_SECONDS = 0.05
 """What a loop that was busy has missed of its rate, it sends at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopySettings:
+    """How objects are copied. Megabytes are 2^20 bytes.
+
+    Attributes:
+        concurrency: Requests in flight at each endpoint at most: so many objects are read while as many are written.
+        min_concurrency: Requests in flight at an endpoint at least, however much it throttles.
+        adaptive: Shrink and grow between these two as the endpoints bear it. False: always ``concurrency``.
+        memory_mb: Megabytes of bodies held at the same time.
+        large_object_mb: Objects above this many megabytes are streamed.
+        large_in_flight: So many of those at the same time.
+        single_put_mb: Objects up to this many megabytes go in one PUT, if they came to the source so. A request that
+            breaks is sent again as a whole; providers take 5 GiB in one, proxies may take less.
+        max_attempts: Requests of one kind for one object until it has failed.
+        backoff_seconds: Wait before the second attempt at most; doubled for each further one.
+        patience_seconds: No attempt starts later than this after the first failure.
+        silence_seconds: The run ends when a storage has sent nothing for so long: no answer, and no acknowledgement.
+        source_requests_per_second: Limit of this run and those that share it (`copy_plan`'s ``sharing``); None: none.
+        budget: What may be copied and spent at the most; None: no limit.
+    """
+
+    concurrency: int = 64
+    min_concurrency: int = 4
+    adaptive: bool = True
+    memory_mb: int = 128
+    large_object_mb: int = 16
+    large_in_flight: int = 4
+    single_put_mb: int = 200
+    max_attempts: int = COPY.attempts
+    backoff_seconds: float = COPY.backoff
+    patience_seconds: float = COPY.patience
+    silence_seconds: float = 100.0
+    source_requests_per_second: float | None = None
+    source_bytes_per_second: float | None = None
+    destination_requests_per_second: float | None = None
+    destination_bytes_per_second: float | None = None
+    budget: Budget | None = None
 
 
 class _Waiter:

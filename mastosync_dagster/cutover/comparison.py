@@ -31,7 +31,7 @@ from mastosync_dagster.mastodon import (
 )
 from mastosync_dagster.records.findings import DIFFERENCES, FINDINGS, Finding, read_findings
 from mastosync_dagster.verify.audit import NO_ACLS, audit
-from mastosync_dagster.verify.object_checks import AuditSettings, Depth
+from mastosync_dagster.verify.settings import AuditSettings, Depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -26,7 +26,6 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 from mastosync_dagster.prune.config import PruneConfig
-from mastosync_dagster.prune.run import Pruning
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType, range_key, range_of_run, registered_ranges
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
@@ -61,6 +60,8 @@ def prune_all(
     """Prune all ranges, each under its own guards: what stops one does not stop the others."""
     totals, problems = Counter[str](), list[str]()
     with plain_failures(), working(context.instance, context.run_id):
+        from mastosync_dagster.prune.run import Pruning
+
         run = RunContext.of(context, mastodon_db, None, destination, progress)
         for file_type in map(FileType, config.file_types):
             for ids in registered_ranges(context.instance, file_type):
@@ -99,6 +100,8 @@ def prune(
 ) -> None:
     """Prune one ID range of the file type that the job is about."""
     with plain_failures(), working(context.instance, context.run_id):
+        from mastosync_dagster.prune.run import Pruning
+
         file_type = FileType(context.job_name.removeprefix(JOB_PREFIX))
         ids = range_of_run(context, file_type)
         run = RunContext.of(context, mastodon_db, None, destination, progress)

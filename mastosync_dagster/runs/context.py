@@ -12,7 +12,6 @@ from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import ensure_two_places
 from mastosync_dagster.resources.direction import ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import mark
-from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.runs.work_folder import work_folder
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.records.store import ManifestStore
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.runs.manifests import ManifestOrigin
     from mastosync_dagster.runs.progress import ProgressReporter
     from mastosync_dagster.s3.storage import Storage
 
@@ -77,6 +77,8 @@ class RunContext:
     @cached_property
     def store(self) -> ManifestStore:
         """The store of manifests, findings and doubt lists."""
+        from mastosync_dagster.runs.manifests import manifest_store
+
         return manifest_store(self.instance, self.destination_bucket, self.source_bucket)
 
     @property
@@ -87,6 +89,8 @@ class RunContext:
     @property
     def origin(self) -> ManifestOrigin:
         """The destination, as the metadata of the run's manifests names it."""
+        from mastosync_dagster.runs.manifests import ManifestOrigin
+
         return ManifestOrigin(self.destination_id, acls=self.destination.settings.has_acls)
 
     @property

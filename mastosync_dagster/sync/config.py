@@ -9,7 +9,7 @@ from typing import Any
 from dateutil.parser import isoparse
 from pydantic import Field, field_validator
 
-from mastosync_dagster.copy.engine import CopySettings
+from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.copy.spending import Budget, Limits, make_budget
 from mastosync_dagster.environment import MEMORY_MB
 from mastosync_dagster.errors import AdminError

@@ -202,6 +202,17 @@ class RunReport:
         """Return how many objects failed. Where an admin has said so, those skipped as private are no failures."""
         return _failed(self.copied.planned, counts)
 
+    def check(self) -> dg.AssetCheckResult:
+        """Return the asset check of a run over an ID range."""
+        planned, total = self.copied.planned, self.summary.total
+        return check_result(
+            total,
+            planned.scope.name,
+            failed=self.failed(total),
+            stopped=self.copied.stopped,
+            remark=planned.remark,
+        )
+
     @property
     def has_failed(self) -> bool:
         """Whether an object failed, or a permanent error stopped the run."""

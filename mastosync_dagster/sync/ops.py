@@ -2,6 +2,9 @@
 
 Each op is a step of its own in the UI. What they hand on lies in files of the run's own folder, so that nothing in
 memory grows with the table, and no run needs a file of another one, which may lie on another machine.
+
+What an op does is imported when it runs: the services that load the ops to show and start them never need it, and it
+takes 34 MB.
 """
 
 # Without `from __future__ import annotations`: Dagster reads the annotations of ops, and takes no text for a config.
@@ -9,67 +12,20 @@ memory grows with the table, and no run needs a file of another one, which may l
 from collections.abc import Iterator
 
 import dagster as dg
-from psycopg2.extensions import connection as Connection
 
 from mastosync_dagster.alerts.nights import announce_start, announced_when_stopped
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.expected.policy import instance_policy, policy_of
-from mastosync_dagster.mastodon import Selection
-from mastosync_dagster.ranges.partitions import FileType, range_of_run
+from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.records import summaries
 from mastosync_dagster.refetch.fetch import FetchSettings
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.context import RunContext
-from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
-from mastosync_dagster.runs.watermarks import believable
-from mastosync_dagster.sync.clocks import Reading
 from mastosync_dagster.sync.config import ChangesConfig, CopyConfig, PlanConfig
-from mastosync_dagster.sync.copy_step import copy_planned
-from mastosync_dagster.sync.events import check_result
-from mastosync_dagster.sync.incremental import checked_history
-from mastosync_dagster.sync.models import Copied, Planned, Scope, config_of, hand_on, handed_on
-from mastosync_dagster.sync.plan_step import make_run_plan
-from mastosync_dagster.sync.report_step import finish
 
 _PLANNING = "stopped while planning: nothing was copied"
-
-
-def _plan_range(context: dg.OpExecutionContext, run: RunContext, config: PlanConfig) -> Planned:
-    """Plan one ID range of the asset that the op runs for."""
-    file_type = FileType(context.assets_def.key.to_user_string())
-    table, policy = file_type.value, policy_of(config)
-    ids = range_of_run(context, file_type)
-
-    def scope_at(_: Connection, reading: Reading) -> Scope:
-        rows = Selection(table, ids=ids, remote=policy.window(table, reading.read_at))
-        return Scope(table, context.partition_key, selections=(rows,), policy=policy)
-
-    return make_run_plan(run, scope_at, config, claims=False)
-
-
-def _plan_rows(context: dg.OpExecutionContext, run: RunContext, config: ChangesConfig) -> Planned:
-    """Plan the rows that the config selects, of several file types."""
-    policy = policy_of(config)
-
-    def scope_at(connection: Connection, reading: Reading) -> Scope:
-        destination_id, latest = run.destination_id, believable(reading.earliest)
-        history = checked_history(context.instance, destination_id, connection, latest, policy, reading.read_at)
-        shares = config.shares(history, reading.read_at)
-        restored = {file_type.value for file_type in history.restored} & {share.selection.table for share in shares}
-        (context.log.warning if restored else context.log.info)("; ".join(share.why for share in shares))
-        return Scope(
-            name=context.job_name,
-            partition=CHANGES,
-            selections=tuple(share.selection for share in shares),
-            claims=tuple(share.claim for share in shares if share.claim),
-            destination_id=destination_id,
-            policy=policy,
-        )
-
-    return make_run_plan(run, scope_at, config, claims=not any(rows.is_cut for rows in config.every_selection))
 
 
 @dg.op(
@@ -86,8 +42,10 @@ def plan(
 ) -> None:
     """Plan one ID range of the asset that the op runs for."""
     with plain_failures(), working(context.instance, context.run_id), noted_when_stopped(context.log, _PLANNING):
+        from mastosync_dagster.sync import steps
+
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        hand_on(run, _plan_range(context, run, config))
+        steps.plan_range(context, run, config)
 
 
 @dg.op(
@@ -109,26 +67,11 @@ def plan_changes(
         noted_when_stopped(context.log, _PLANNING),
         announced_when_stopped(context.run, context.log),
     ):
+        from mastosync_dagster.sync import steps
+
         announce_start(context.run, context.log)
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        hand_on(run, _plan_rows(context, run, config))
-
-
-def _planned(context: dg.OpExecutionContext, run: RunContext) -> Planned:
-    """Return the run's plan. Re-executed from failure it makes one: that of the other run is stale, or elsewhere."""
-    if (planned := handed_on(run, Planned)) is not None:
-        return planned
-    if (config := config_of(context, "plan_changes", ChangesConfig)) is not None:
-        return _plan_rows(context, run, config)
-    return _plan_range(context, run, config_of(context, "plan", PlanConfig) or PlanConfig())
-
-
-def _copied(context: dg.OpExecutionContext, run: RunContext, web: FetchSettings) -> Copied:
-    """Return what the run has copied. One that is re-executed from the failure of its last step copies the rest."""
-    if (copied := handed_on(run, Copied)) is not None:
-        return copied
-    config = config_of(context, "copy", CopyConfig) or CopyConfig()
-    return copy_planned(run, config, _planned(context, run), web)
+        steps.plan_changes(context, run, config)
 
 
 @dg.op(
@@ -151,8 +94,10 @@ def copy(
         working(context.instance, context.run_id),
         announced_when_stopped(context.run, context.log),
     ):
+        from mastosync_dagster.sync import steps
+
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        hand_on(run, copy_planned(run, config, _planned(context, run), web))
+        steps.copy(context, run, config, web)
 
 
 @dg.op(
@@ -170,16 +115,12 @@ def report(
 ) -> Iterator[dg.AssetCheckResult | dg.Output[None]]:
     """End a run of one ID range: the materialization and the asset check, or the check and a failure."""
     with plain_failures(), working(context.instance, context.run_id):
+        from mastosync_dagster.sync import steps
+
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        result = finish(run, _copied(context, run, web))
+        result = steps.report(context, run, web)
     context.log.info(result.closing_line)
-    check = check_result(
-        result.summary.total,
-        result.copied.planned.scope.name,
-        failed=result.failed(result.summary.total),
-        stopped=result.copied.stopped,
-        remark=result.copied.planned.remark,
-    )
+    check = result.check()
     if result.has_failed:
         for event in result.range_events():
             context.log_event(event)
@@ -219,8 +160,10 @@ def report_changes(
         working(context.instance, context.run_id),
         announced_when_stopped(context.run, context.log),
     ):
+        from mastosync_dagster.sync import steps
+
         run = RunContext.of(context, mastodon_db, source, destination, progress)
-        result = finish(run, _copied(context, run, web))
+        result = steps.report(context, run, web)
     context.log.info(result.closing_line)
     observations = [result.observation(selection) for selection in result.copied.planned.scope.selections]
     for observation in observations:

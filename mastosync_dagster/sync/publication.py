@@ -1,19 +1,60 @@
-"""What a run leaves behind: its manifest, and the lists of what is still in doubt."""
+"""The last step of a run: its manifest, the lists of what is still in doubt, its report."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records import summaries
 from mastosync_dagster.records.doubts import GROUP
 from mastosync_dagster.records.manifest import merge, read_manifest
+from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import ManifestStoreError
+from mastosync_dagster.resources.direction import note_direction
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.runs.context import RunContext
-from mastosync_dagster.runs.doubts import leave_doubts
+from mastosync_dagster.runs.doubts import CHANGES, leave_doubts
 from mastosync_dagster.runs.manifests import Passed
 from mastosync_dagster.runs.outbox import Outbox
+from mastosync_dagster.runs.totals import AllRanges, RangeTotals
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.shield import run_shielded
+from mastosync_dagster.sync.events import RunReport, log_finished_ranges, what_to_do
 from mastosync_dagster.sync.finished_ranges import RangeCounts
-from mastosync_dagster.sync.models import Planned, settles
+from mastosync_dagster.sync.models import Copied, Planned, settles
+
+
+def finish(run: RunContext, copied: Copied) -> RunReport:
+    """Publish the manifest and the doubt lists, and return the run's report."""
+    interrupts: list[BaseException] = []
+    scope = copied.planned.scope
+    # What the run has not come to may have been put there by another tool.
+    gone_through = Passed() if copied.stopped or scope.is_cut else scope.tables
+    ranges = RangeCounts(copied.planned.ranges)
+    summary, location = run_shielded(
+        lambda: publish(run, copied.planned, gone_through, ranges, went_through=copied.stopped is None),
+        interrupts.append,
+    )
+    if copied.stopped is None and summary.total.outcomes[Outcome.COPIED]:
+        note_direction(run.instance, run.source.settings, run.destination.settings)
+    if copied.wrong_source is None:
+        log_finished_ranges(run, copied.planned, ranges, summary, location, unchecked=copied.stopped is not None)
+    if interrupts:
+        raise interrupts[0]
+    report = RunReport(
+        summary=summary,
+        manifest=location,
+        destination_id=run.destination_id,
+        copied=copied,
+        what_to_do=what_to_do(run, summary.first),
+    )
+    return report if scope.partition == CHANGES else replace(report, all_ranges=_all_ranges(run, report))
+
+
+def _all_ranges(run: RunContext, report: RunReport) -> AllRanges:
+    """Return what is done of all ID ranges of an asset, this run's included."""
+    scope = report.copied.planned.scope
+    ended = {scope.partition: RangeTotals.of(report.summary.total, failed=report.has_failed)}
+    return AllRanges.counted(run.instance, FileType(scope.name), run.destination_id, ended)
 
 
 def publish(

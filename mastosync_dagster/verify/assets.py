@@ -19,8 +19,7 @@ from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
 from mastosync_dagster.verify.config import VerifyConfig
-from mastosync_dagster.verify.events import CHECK_NAME
-from mastosync_dagster.verify.run import verify
+from mastosync_dagster.verify.settings import CHECK_NAME
 
 GROUP = "verify"
 
@@ -65,6 +64,8 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         stopped = noted_when_stopped(context.log, "stopped while comparing: nothing was changed, no findings are kept")
         with plain_failures(), working(context.instance, context.run.run_id), stopped:
+            from mastosync_dagster.verify.run import verify
+
             ids = range_of_run(context, file_type)
             run = RunContext.of(context, mastodon_db, source, destination, progress)
             report = verify(run, config, file_type, ids)

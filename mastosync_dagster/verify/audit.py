@@ -17,13 +17,12 @@ from mastosync_dagster.pool import EverySecond, Pool
 from mastosync_dagster.records.findings import Finding, FindingLine, FindingWriter
 from mastosync_dagster.records.outcomes import HARMLESS, ONLY_AT_DESTINATION
 from mastosync_dagster.verify.object_checks import (
-    AuditSettings,
     CheckResult,
     Comparison,
-    Depth,
     ObjectCheck,
     ObjectChecker,
 )
+from mastosync_dagster.verify.settings import AuditSettings, Depth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.runs.config import PolicyConfig, setting
-from mastosync_dagster.verify.object_checks import AuditSettings, Depth
+from mastosync_dagster.verify.settings import AuditSettings, Depth
 
 
 class VerifyConfig(PolicyConfig):

@@ -12,13 +12,12 @@ from mastosync_dagster.records.findings_text import counted, foreign_text, top_t
 from mastosync_dagster.records.summaries import COUNTERS, LEFT_OUT, ONLY_THERE, duration_text
 from mastosync_dagster.runs.failures import PlainFailure
 from mastosync_dagster.runs.watermarks import DESTINATION, REMOTE_FILES
+from mastosync_dagster.verify.settings import CHECK_NAME
 
 if TYPE_CHECKING:
     from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.verify.audit import AuditCounts
-    from mastosync_dagster.verify.object_checks import AuditSettings
-
-CHECK_NAME = "destination_as_expected"
+    from mastosync_dagster.verify.settings import AuditSettings
 
 _STORAGES = ("source", "destination")
 _WARNED = (Finding.SOURCE_DIFFERS, Finding.EXTRA)

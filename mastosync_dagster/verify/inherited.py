@@ -15,7 +15,8 @@ from mastosync_dagster.records.manifest import FORMAT, lines_of
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.plan import DECIDED, TO_SET_ACLS, read_plan
 from mastosync_dagster.s3.storage import ListedObject
-from mastosync_dagster.verify.object_checks import AuditSettings, Comparison, Depth, ObjectCheck, ObjectChecker
+from mastosync_dagster.verify.object_checks import Comparison, ObjectCheck, ObjectChecker
+from mastosync_dagster.verify.settings import AuditSettings, Depth
 
 if TYPE_CHECKING:
     from collections.abc import Collection

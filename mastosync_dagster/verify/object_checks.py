@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastosync_dagster.records.findings import Finding
@@ -11,12 +9,14 @@ from mastosync_dagster.s3.acl import everybody_reads, is_public, is_readable, is
 from mastosync_dagster.s3.digests import Digest, read_digest
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster.verify.settings import Depth
 
 if TYPE_CHECKING:
     import threading
 
     from mastosync_dagster.plan.items import ExpectedObject
     from mastosync_dagster.s3.storage import ListedObject, Storage
+    from mastosync_dagster.verify.settings import AuditSettings
 
 EXPOSED = "everybody may read it, and must not"
 HIDDEN = "not everybody may read it, and must"
@@ -26,40 +26,6 @@ _NO_ACLS_AT_ALL = frozenset({Reason.ACL_REFUSED, Reason.ACCESS_DENIED})
 
 _Differences = list[tuple[Finding, str]]
 """Findings, the gravest first, each with a remark."""
-
-
-class Depth(str, Enum):
-    """How many objects get a check that takes a request each. Run config takes the members' names."""
-
-    none = "none"
-    sample = "sample"
-    all = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
-    """What to check.
-
-    Attributes:
-        full: Read the bodies of both storages, and compare those.
-        headers: Compare headers and metadata: of how many objects.
-        acls: Ask who may read an object: of how many objects. Without ACLs, of private ones that are wanted there.
-        acl_from_source: An object must be readable by everybody iff it is at the source; else the item says.
-        copy_private: Private objects are wanted at a destination without ACLs too.
-        sample_one_in: A sample is one object in so many, and one of each batch; None: few enough to cost less than the
-            listings.
-        listers: Listings in flight at a time.
-        readers: Objects checked at a time.
-    """
-
-    full: bool = False
-    headers: Depth = Depth.sample
-    acls: Depth = Depth.sample
-    acl_from_source: bool = False
-    copy_private: bool = False
-    sample_one_in: int | None = None
-    listers: int = 8
-    readers: int = 16
 
 
 class Comparison(NamedTuple):

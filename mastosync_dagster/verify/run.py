@@ -21,8 +21,8 @@ from mastosync_dagster.records.findings_text import counted, findings_list, firs
 from mastosync_dagster.runs import work_folder
 from mastosync_dagster.verify.audit import AuditCounts, audit
 from mastosync_dagster.verify.events import VerificationReport
-from mastosync_dagster.verify.object_checks import Depth
 from mastosync_dagster.verify.repairs import verification_of
+from mastosync_dagster.verify.settings import Depth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.runs.context import RunContext
     from mastosync_dagster.s3.errors import StorageError
     from mastosync_dagster.verify.config import VerifyConfig
-    from mastosync_dagster.verify.object_checks import AuditSettings
+    from mastosync_dagster.verify.settings import AuditSettings
 
 # Of the tables that are copied: Mastodon has kept more (imports), and what lies there goes with the old bucket too.
 COPIED_FOLDERS: Mapping[str, frozenset[str]] = {

@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastosync_dagster.copy.engine import CopySettings, copy_plan
+from mastosync_dagster.copy.engine import copy_plan
+from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.s3.storage import Storage, StorageSettings
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mastosync_dagster.copy.engine import CopySettings, copy_plan
+from mastosync_dagster.copy.engine import copy_plan
+from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.folder.content import CACHE_CONTROL, type_of_bytes, type_of_name, type_of_row_and_file
 from mastosync_dagster.folder.storage import FolderStorage, folder_settings
 from mastosync_dagster.mastodon import id_partition

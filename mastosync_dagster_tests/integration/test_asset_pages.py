@@ -26,7 +26,7 @@ from mastosync_dagster.runs.retention import runs_to_keep
 from mastosync_dagster.runs.watermarks import failures
 from mastosync_dagster.sync.assets import _CHANGES_SETTINGS, _COPY_SETTINGS
 from mastosync_dagster.sync.ops import copy, plan_changes
-from mastosync_dagster.verify import events
+from mastosync_dagster.verify import settings
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule
 
@@ -122,7 +122,7 @@ def test_what_failed_in_one_range_stays_red_when_the_others_pass(
     client.delete_object(Bucket=bucket, Key=refused.key)
     for key in keys:
         world.run("verify_custom_emojis", key)
-    assert failed_ranges(world.dagster, "custom_emojis_verification", events.CHECK_NAME) == {red}
+    assert failed_ranges(world.dagster, "custom_emojis_verification", settings.CHECK_NAME) == {red}
 
 
 @pytest.mark.long

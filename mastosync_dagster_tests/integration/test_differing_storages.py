@@ -18,7 +18,7 @@ from mastosync_dagster.refetch import remedies
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.sync import ops
+from mastosync_dagster.sync import steps
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.support.life import MINUTE, Life
@@ -163,7 +163,7 @@ def test_a_plan_from_before_a_conversion_at_the_new_storage_writes_nothing_over_
         return copy_planned(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "copy_planned", later)
+        patch.setattr(steps, "copy_planned", later)
         assert not life.run("sync_media_attachments", newest).success
     assert [md5(body_of(new, key)) for key in keys] == [living.expected[key] for key in keys]
     # The next plan knows of both: they stay.

@@ -242,7 +242,7 @@ def sync_while_all_becomes_private(
         return copy_planned(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mastosync_dagster.sync.ops.copy_planned", copy_later)
+        patch.setattr("mastosync_dagster.sync.steps.copy_planned", copy_later)
         return sync(world)
 
 

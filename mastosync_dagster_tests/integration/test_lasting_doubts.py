@@ -15,7 +15,7 @@ import pytest
 
 from mastosync_dagster.installation.processes import running
 from mastosync_dagster.runs import run_lock
-from mastosync_dagster.sync import doubt_checks, plan_step, publication, report_step
+from mastosync_dagster.sync import doubt_checks, plan_step, publication
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import (
@@ -249,7 +249,7 @@ def test_a_manifest_waits_also_if_the_list_cannot_be_brought_up_to_date(
         return publish(*arguments, **options)  # type: ignore[arg-type]  # handed through as they are
 
     with monkeypatch.context() as patch:
-        patch.setattr(report_step, "publish", without_a_store)
+        patch.setattr(publication, "publish", without_a_store)
         config = {"file_types": ["preview_cards", "accounts"], "limit": 2, "offset": 3}
         assert not world.run("sync_changes", config={"ops": {"plan_changes": {"config": config}}}).success
     waiting = [file.name for file in Path(world.environment["DAGSTER_HOME"]).rglob("mastosync-unpublished/*")]

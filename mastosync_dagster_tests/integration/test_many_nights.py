@@ -18,7 +18,7 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.doubts import CHANGES
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.runs.watermarks import SYNC_CHANGES
-from mastosync_dagster.sync import ops
+from mastosync_dagster.sync import steps
 from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.manifests import manifest_line
@@ -116,7 +116,7 @@ def run_first(world: Installation, key: str, folded: FolderManifests, *, nights:
             planned.append(time.monotonic())
             return copy_planned(*arguments)
 
-        patch.setattr(ops, "copy_planned", noting)
+        patch.setattr(steps, "copy_planned", noting)
         world.forget()
         assert world.run(f"sync_{ACCOUNTS.value}", key).success
         return asked_before_the_first_copy(world, *planned)

@@ -20,7 +20,8 @@ from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.storage import ListedObject
-from mastosync_dagster.verify.object_checks import AuditSettings, Comparison, ObjectCheck, ObjectChecker
+from mastosync_dagster.verify.object_checks import Comparison, ObjectCheck, ObjectChecker
+from mastosync_dagster.verify.settings import AuditSettings
 from mastosync_dagster_tests.support.corners import Bucket
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer, storage

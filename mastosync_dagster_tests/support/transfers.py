@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, CopySettings, copy_plan
+from mastosync_dagster.copy.engine import CopyCounts, CopyProgress, copy_plan
+from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.records.manifest import ManifestLine, read_manifest
 from mastosync_dagster.records.plan import COPIED, PlannedCopy, PlanWriter
 from mastosync_dagster.s3.storage import Storage, StorageSettings

@@ -12,7 +12,7 @@ from mastosync_dagster.plan.items import Batch, ExpectedObject
 from mastosync_dagster.records.findings import Finding, read_findings
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.verify.audit import audit
-from mastosync_dagster.verify.object_checks import AuditSettings, Depth
+from mastosync_dagster.verify.settings import AuditSettings, Depth
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.living import md5
 from mastosync_dagster_tests.support.transfers import storage
