@@ -23,8 +23,9 @@ _MMAP_BYTES = 1024 * 1024
 HIGHLIGHTER = "mako.ext.pygmentplugin"
 """Colors errors in Mako's templates, of which Alembic has some. It takes 4 MB, and a twentieth of the time of a short
 command."""
-TRACEBACKS = "rich"
-"""Colors tracebacks in what Dagster logs through structlog: 4 MB. Commands show their progress with it."""
+RICH = "rich"
+"""In a service, Dagster's log format of the same name alone uses it, through structlog: 4 MB. Commands show their
+progress with it."""
 
 FEWEST_FILES = 256
 """Open files that a copy with the usual concurrency needs: a connection for each request, and Dagster's own."""

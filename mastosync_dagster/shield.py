@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import threading
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +47,18 @@ def run_shielded(work: Callable[[], _Result], on_interrupt: Callable[[BaseExcept
     if errors:
         raise errors[0]
     return results[0]
+
+
+def load_shielded(module: str) -> None:
+    """Import a module, in spite of signals, and only then raise what the first one has raised.
+
+    An import is full of places where Python drops such an exception, or turns it into another one: callbacks of weak
+    references, the compiler, ``__set_name__``. An import that follows finds the module loaded.
+    """
+    interrupts: list[BaseException] = []
+    run_shielded(lambda: importlib.import_module(module), interrupts.append)
+    if interrupts:
+        raise interrupts[0]
 
 
 @contextlib.contextmanager

@@ -46,8 +46,8 @@ class Nights:
     """What became of some nights.
 
     Attributes:
-        means_mb: The machine's mean memory in each night. A mean over a part of the time would depend on how much of
-            it is nights, and how much the pauses between them.
+        means_mb: The machine's mean memory while each night is made, runs, and ages. Parts are of whole nights: a mean
+            over a part of the time would depend on how much of a run falls into it.
         runs: Records of runs, after a third of the nights and at the end.
         history_mb: The home's MB, at the same times.
         kills: Processes that the kernel has killed for memory.
@@ -92,7 +92,7 @@ class Nights:
         )
 
 
-def nights(opt: Path, site: Site, parts_of: int) -> Nights:
+def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
     """Live through 24 parts of so many nights; old records are deleted each day, as the schedule has it."""
     with machine(opt, _MEMORY_MB) as made:
         settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
@@ -100,7 +100,7 @@ def nights(opt: Path, site: Site, parts_of: int) -> Nights:
         homes: list[tuple[int, float]] = []
         means_mb: list[float] = []
         begun = time.monotonic()
-        for _ in range(_PARTS * parts_of):
+        for _ in range(_PARTS * nights_a_part):
             with Watched(made.cgroup) as watched:
                 _night(webserver, made, site)
             means_mb.append(watched.mean_mb(0, 1))

@@ -1,4 +1,4 @@
-"""How much may be in flight: settings, an adaptive window and pace, limits of requests and of bandwidth, of memory.
+"""How a copy is limited: its settings, an adaptive window and pace, limits of requests and bandwidth, a memory budget.
 
 All live in the loop's thread. `copy.endpoint` keeps to them; runs share the rates (`sync.shared_limits`).
 """

@@ -19,7 +19,7 @@ from mastosync_dagster.environment import DAGSTER_HOME
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk_errors import sentence, try_writing
-from mastosync_dagster.process import HIGHLIGHTER, TRACEBACKS, load_without, use_one_malloc_arena
+from mastosync_dagster.process import HIGHLIGHTER, RICH, load_without, use_one_malloc_arena
 
 _VARIABLES = {
     # Whether the asset `replica` is late; it is a matter of hours.
@@ -47,7 +47,7 @@ def main() -> None:
     _wait_for_disk(home)
     # Threads of Dagster's pools take turns: each would keep some megabytes of its own.
     use_one_malloc_arena()
-    load_without(HIGHLIGHTER, TRACEBACKS)
+    load_without(HIGHLIGHTER, RICH)
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if program in _COMMANDS:

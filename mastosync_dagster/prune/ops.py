@@ -33,6 +33,7 @@ from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import plain_failures
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
+from mastosync_dagster.shield import load_shielded
 
 JOB_PREFIX = "prune_"
 _PROBLEMS = 5
@@ -60,6 +61,7 @@ def prune_all(
     """Prune all ranges, each under its own guards: what stops one does not stop the others."""
     totals, problems = Counter[str](), list[str]()
     with plain_failures(), working(context.instance, context.run_id):
+        load_shielded("mastosync_dagster.prune.run")
         from mastosync_dagster.prune.run import Pruning
 
         run = RunContext.of(context, mastodon_db, None, destination, progress)
@@ -100,6 +102,7 @@ def prune(
 ) -> None:
     """Prune one ID range of the file type that the job is about."""
     with plain_failures(), working(context.instance, context.run_id):
+        load_shielded("mastosync_dagster.prune.run")
         from mastosync_dagster.prune.run import Pruning
 
         file_type = FileType(context.job_name.removeprefix(JOB_PREFIX))

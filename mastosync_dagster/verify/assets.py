@@ -18,6 +18,7 @@ from mastosync_dagster.runs.context import RunContext
 from mastosync_dagster.runs.failures import noted_when_stopped, plain_failures
 from mastosync_dagster.runs.progress import ProgressReporter
 from mastosync_dagster.runs.run_lock import working
+from mastosync_dagster.shield import load_shielded
 from mastosync_dagster.verify.config import VerifyConfig
 from mastosync_dagster.verify.settings import CHECK_NAME
 
@@ -64,6 +65,7 @@ def verification_asset(file_type: FileType) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         stopped = noted_when_stopped(context.log, "stopped while comparing: nothing was changed, no findings are kept")
         with plain_failures(), working(context.instance, context.run.run_id), stopped:
+            load_shielded("mastosync_dagster.verify.run")
             from mastosync_dagster.verify.run import verify
 
             ids = range_of_run(context, file_type)

@@ -1,4 +1,4 @@
-"""What a verification checks, as data."""
+"""What a verification checks, and its asset check's name: what the definitions need of it."""
 
 from __future__ import annotations
 

@@ -65,6 +65,6 @@ print(sorted({"paramiko", "apprise", "pyarrow", "mastosync_dagster.copy.engine"}
 """
 
 
-def test_definitions_load_without_what_runs_need_beside_them() -> None:
+def test_definitions_load_without_what_only_runs_need() -> None:
     ended = subprocess.run([sys.executable, "-c", DEFINITIONS], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
