@@ -90,12 +90,15 @@ def report_steps(report: Callable[[object], None], number: int, counts: Counter[
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [SEED, SEED + 1, SEED + 2])
+@pytest.mark.parametrize("number", [SEED, SEED + 1])
 def test_three_hundred_steps_by_the_model(number: int, model: World, report: Callable[[object], None]) -> None:
-    began = time.monotonic()
-    _, counts = live(model, number, 100, life=50)
+    began, counts = time.monotonic(), Counter[str]()
+    for again in range(5):
+        # Hypothesis ends some lives early.
+        if counts.total() < 150:
+            counts.update(live(model, number + again * SEEDS_APART, 100, life=50)[1])
     report_steps(report, number, counts, began)
-    assert counts.total() >= 100
+    assert counts.total() >= 150
 
 
 @pytest.mark.model
