@@ -115,6 +115,11 @@ class Watched:
         """The most that was seen."""
         return max((memory for _, memory in self.seen), default=0.0)
 
+    @property
+    def least_mb(self) -> float:
+        """The least that was seen."""
+        return min((memory for _, memory in self.seen), default=0.0)
+
     def mean_mb(self, begin: float, end: float) -> float:
         """Return the mean between two shares of the block's time, such as 0.5 and 1."""
         last = self.seen[-1][0]

@@ -17,7 +17,7 @@ from mastosync_dagster.units import MIB
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.hosts.machine import Machine
@@ -46,50 +46,49 @@ class Nights:
     """What became of some nights.
 
     Attributes:
-        means_mb: The machine's mean memory while each night is made, runs, and ages. Parts are of whole nights: a mean
-            over a part of the time would depend on how much of a run falls into it.
+        lowest_mb: The least memory of the machine in each night: what stays between its runs.
+        most_mb: The most in each night. A mean would depend on how much of the night is a run, so on other work beside.
         runs: Records of runs, after a third of the nights and at the end.
         history_mb: The home's MB, at the same times.
         kills: Processes that the kernel has killed for memory.
     """
 
-    means_mb: tuple[float, ...]
+    lowest_mb: tuple[float, ...]
+    most_mb: tuple[float, ...]
     seconds: float
     runs: tuple[int, int]
     history_mb: tuple[float, float]
     kills: int
 
     @property
-    def second_mb(self) -> float:
-        """The mean of the nights of the second of 24 parts, an hour of a day in fast motion."""
-        return self._mean_mb(1)
-
-    @property
-    def last_mb(self) -> float:
-        """The same of the last part."""
-        return self._mean_mb(_PARTS - 1)
-
-    def _mean_mb(self, part: int) -> float:
-        count = len(self.means_mb) // _PARTS
-        return mean(self.means_mb[part * count : (part + 1) * count])
-
-    @property
     def is_good(self) -> bool:
         """Whether memory and history are as they were."""
-        return abs(self.last_mb / self.second_mb - 1) <= 0.02 and self.kills == 0  # noqa: PLR2004  (what is promised)
+        grown = (_second_and_last(each) for each in (self.lowest_mb, self.most_mb))
+        return self.kills == 0 and all(abs(last / second - 1) <= 0.02 for second, last in grown)  # noqa: PLR2004  (what is promised)
 
     def __str__(self) -> str:
         """Return a line about it."""
-        change = (self.last_mb / self.second_mb - 1) * 100
-        memory = f"{self.second_mb:,.0f} MB in the second of {_PARTS} parts, {self.last_mb:,.0f} in the last"
+        lowest, most = map(_growth, (self.lowest_mb, self.most_mb))
         before, after = (
             f"{runs} runs in the history and {size:.1f} MB of home"
             for runs, size in zip(self.runs, self.history_mb, strict=True)
         )
         return (
-            f"{len(self.means_mb)} nights in {self.seconds:,.0f} s in 1 GB: {memory} ({change:+.1f} %); {before} after"
-            f" a third of the nights, {after} at the end; {self.kills} OOM kills"
+            f"{len(self.most_mb)} nights in {self.seconds:,.0f} s in 1 GB, the second and the last of {_PARTS} parts:"
+            f" {lowest} between runs, {most} at most; {before} after a third of the nights, {after} at the end;"
+            f" {self.kills} OOM kills"
         )
+
+
+def _second_and_last(nights_mb: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of the nights of the second of 24 parts, an hour of a day in fast motion, and of the last."""
+    count = len(nights_mb) // _PARTS
+    return mean(nights_mb[count : 2 * count]), mean(nights_mb[-count:])
+
+
+def _growth(nights_mb: Sequence[float]) -> str:
+    second, last = _second_and_last(nights_mb)
+    return f"{second:,.0f} MB and {last:,.0f} MB ({(last / second - 1) * 100:+.1f} %)"
 
 
 def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
@@ -98,16 +97,19 @@ def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
         settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
         webserver = start(made, site, settings=settings)
         homes: list[tuple[int, float]] = []
-        means_mb: list[float] = []
+        lowest_mb: list[float] = []
+        most_mb: list[float] = []
         begun = time.monotonic()
         for _ in range(_PARTS * nights_a_part):
             with Watched(made.cgroup) as watched:
                 _night(webserver, made, site)
-            means_mb.append(watched.mean_mb(0, 1))
+            lowest_mb.append(watched.least_mb)
+            most_mb.append(watched.most_mb)
             homes.append(_history(made))
         third = homes[len(homes) // 3]
         return Nights(
-            means_mb=tuple(means_mb),
+            lowest_mb=tuple(lowest_mb),
+            most_mb=tuple(most_mb),
             seconds=time.monotonic() - begun,
             runs=(third[0], homes[-1][0]),
             history_mb=(third[1], homes[-1][1]),
