@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="default: all")
     parser.add_argument("--ranges", type=int, default=4, help="ID ranges of 100,000 objects each (default 4)")
     parser.add_argument("--seconds", type=float, default=600, help="seconds of idleness (default 600)")
-    parser.add_argument("--nights-a-part", type=int, default=4, help="nights of each of 24 parts (default 4)")
+    parser.add_argument(
+        "--nights-a-part", type=int, default=4, help="nights of each of 24 parts but the first (default 4)"
+    )
     parser.add_argument("--docs", action="store_true", help="write docs/deploy.md")
     arguments = parser.parse_args()
     measured: dict[str, str] = {}

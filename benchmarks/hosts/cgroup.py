@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -83,13 +84,13 @@ def _value(path: Path, name: str) -> int:
 
 @dataclass
 class Watched:
-    """The memory of a cgroup while a block lasts, looked at twice a second.
+    """A cgroup's memory by one of its methods while a block lasts, looked at twice a second.
 
     Attributes:
         seen: Seconds since the block began, and MiB.
     """
 
-    cgroup: Cgroup
+    memory_mb: Callable[[], float]
     seen: list[tuple[float, float]] = field(default_factory=list)
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -99,7 +100,7 @@ class Watched:
 
         def watch() -> None:
             while not self._end.wait(_POLL_SECONDS):
-                self.seen.append((time.monotonic() - begun, self.cgroup.memory_mb()))
+                self.seen.append((time.monotonic() - begun, self.memory_mb()))
 
         self._thread = threading.Thread(target=watch, daemon=True)
         self._thread.start()

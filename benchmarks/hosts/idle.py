@@ -54,7 +54,7 @@ def idle(opt: Path, site: Site, seconds: float, *, ui: bool) -> Idle:
         start(made, site, ui=ui)
         time.sleep(_SETTLE_SECONDS)
         spent = made.cgroup.cpu_seconds()
-        with Watched(made.cgroup) as watched:
+        with Watched(made.cgroup.memory_mb) as watched:
             time.sleep(seconds)
         spent = made.cgroup.cpu_seconds() - spent
         anonymous = made.cgroup.anonymous_mb() - anonymous

@@ -85,7 +85,7 @@ def backfill(opt: Path, site: Site, memory_mb: int = 1024) -> Outcome:
     with machine(opt, memory_mb) as made:
         webserver = start(made, site)
         keys = ranges(webserver)
-        with Watched(made.cgroup) as watched:
+        with Watched(made.cgroup.memory_mb) as watched:
             begun = time.monotonic()
             launched = webserver.launch_backfill("media_attachments", keys)
 
@@ -110,7 +110,7 @@ def command(opt: Path, site: Site, memory_mb: int, *arguments: str) -> Outcome:
     before = site.destination.counts()["PUT"]
     with machine(opt, memory_mb) as made:
         made.install({**site.settings(), "DESTINATION_S3_KEY_PREFIX": f"under-{memory_mb}"})
-        with Watched(made.cgroup) as watched:
+        with Watched(made.cgroup.memory_mb) as watched:
             begun = time.monotonic()
             ended = made.mastosync(*arguments, check=False)
             seconds = time.monotonic() - begun

@@ -30,6 +30,8 @@ _OBJECTS = 200
 """What is new each night."""
 _KEEP_DAYS = 3
 _PARTS = 24
+_WARM_UP = 30
+"""Nights of the first part, in which the services' memory fills; an hour of a day is long enough for that."""
 _STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 _DAY_LATER = {
     "history/runs.db": (
@@ -46,8 +48,9 @@ class Nights:
     """What became of some nights.
 
     Attributes:
-        lowest_mb: The least memory of the machine in each night: what stays between its runs.
-        most_mb: The most in each night. A mean would depend on how much of the night is a run, so on other work beside.
+        lowest_mb: The least memory of the machine in each night but those of the first part, without files: what stays
+            between its runs.
+        most_mb: The most. A mean would depend on how much of the night is a run, so on other work beside.
         runs: Records of runs, after a third of the nights and at the end.
         history_mb: The home's MB, at the same times.
         kills: Processes that the kernel has killed for memory.
@@ -74,16 +77,16 @@ class Nights:
             for runs, size in zip(self.runs, self.history_mb, strict=True)
         )
         return (
-            f"{len(self.most_mb)} nights in {self.seconds:,.0f} s in 1 GB, the second and the last of {_PARTS} parts:"
-            f" {lowest} between runs, {most} at most; {before} after a third of the nights, {after} at the end;"
+            f"{_WARM_UP + len(self.most_mb)} nights in {self.seconds:,.0f} s in 1 GB, the second and the last of"
+            f" {_PARTS} parts, without files: {lowest} between runs, {most} at most; {before} after a third of the nights, {after} at the end;"
             f" {self.kills} OOM kills"
         )
 
 
 def _second_and_last(nights_mb: Sequence[float]) -> tuple[float, float]:
     """Return the mean of the nights of the second of 24 parts, an hour of a day in fast motion, and of the last."""
-    count = len(nights_mb) // _PARTS
-    return mean(nights_mb[count : 2 * count]), mean(nights_mb[-count:])
+    count = len(nights_mb) // (_PARTS - 1)
+    return mean(nights_mb[:count]), mean(nights_mb[-count:])
 
 
 def _growth(nights_mb: Sequence[float]) -> str:
@@ -92,7 +95,7 @@ def _growth(nights_mb: Sequence[float]) -> str:
 
 
 def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
-    """Live through 24 parts of so many nights; old records are deleted each day, as the schedule has it."""
+    """Live through 24 parts, the first of thirty nights, the others of so many; old records are deleted each day, as the schedule has it."""
     with machine(opt, _MEMORY_MB) as made:
         settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
         webserver = start(made, site, settings=settings)
@@ -100,11 +103,12 @@ def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
         lowest_mb: list[float] = []
         most_mb: list[float] = []
         begun = time.monotonic()
-        for _ in range(_PARTS * nights_a_part):
-            with Watched(made.cgroup) as watched:
+        for number in range(_WARM_UP + (_PARTS - 1) * nights_a_part):
+            with Watched(made.cgroup.anonymous_mb) as watched:
                 _night(webserver, made, site)
-            lowest_mb.append(watched.least_mb)
-            most_mb.append(watched.most_mb)
+            if number >= _WARM_UP:
+                lowest_mb.append(watched.least_mb)
+                most_mb.append(watched.most_mb)
             homes.append(_history(made))
         third = homes[len(homes) // 3]
         return Nights(
