@@ -78,8 +78,8 @@ class Nights:
         )
         return (
             f"{_WARM_UP + len(self.most_mb)} nights in {self.seconds:,.0f} s in 1 GB, the second and the last of"
-            f" {_PARTS} parts, without files: {lowest} between runs, {most} at most; {before} after a third of the nights, {after} at the end;"
-            f" {self.kills} OOM kills"
+            f" {_PARTS} parts, without files: {lowest} between runs, {most} at most; {before} after a third of the"
+            f" nights, {after} at the end; {self.kills} OOM kills"
         )
 
 
@@ -95,7 +95,10 @@ def _growth(nights_mb: Sequence[float]) -> str:
 
 
 def nights(opt: Path, site: Site, nights_a_part: int) -> Nights:
-    """Live through 24 parts, the first of thirty nights, the others of so many; old records are deleted each day, as the schedule has it."""
+    """Live through 24 parts, the first of thirty nights, the others of so many.
+
+    Old records are deleted each day, as the schedule has it.
+    """
     with machine(opt, _MEMORY_MB) as made:
         settings = {"MASTOSYNC_KEEP_RUNS_DAYS": str(_KEEP_DAYS)}
         webserver = start(made, site, settings=settings)
