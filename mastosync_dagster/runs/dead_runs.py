@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.execution.plan.resume_retry import ReexecutionStrategy
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.storage.tags import RETRY_STRATEGY_TAG, WILL_RETRY_TAG
 
 from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, killed_for_memory, state
 
@@ -45,6 +46,9 @@ def announce_retry(instance: DagsterInstance, run_id: str) -> None:
     Dagster sets the tag shortly after the failure. An asset backfill that checks in between takes itself for ended,
     and then the run is not retried (Dagster issue 34204): likely where both begin at the same time, after a crash.
     Where a code server calls a run failed because its child process has died, that gap remains.
+
+    All steps are repeated, as a plan of another run is of no use anyway: one that has died after its last step, and
+    before its end, has none that failed, and Dagster would not retry it.
     """
     run = instance.get_run_by_id(run_id)
     # A run that has ended meanwhile, or is being cancelled, is not called failed.
@@ -52,4 +56,4 @@ def announce_retry(instance: DagsterInstance, run_id: str) -> None:
         return
     failed = run.with_status(dg.DagsterRunStatus.FAILURE)
     if auto_reexecution_should_retry_run(instance, failed, None):
-        instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
+        instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true", RETRY_STRATEGY_TAG: ReexecutionStrategy.ALL_STEPS.value})
