@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from statistics import mean
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -50,7 +49,8 @@ class Soak:
 
     Attributes:
         runs: Every run that was seen, as it was last seen.
-        kept: Time, runs in the history, and MiB of the home.
+        seen: When each was first seen, by `time.monotonic`.
+        kept: Time, runs in the history, those of them that are older than what is kept, and MiB of the home.
     """
 
     production: Production
@@ -58,12 +58,15 @@ class Soak:
     watch: Watch
     report: Callable[[object], None]
     runs: dict[str, Run] = field(default_factory=dict)
-    kept: list[tuple[float, int, float]] = field(default_factory=list)
+    seen: dict[str, float] = field(default_factory=dict)
+    kept: list[tuple[float, int, int, float]] = field(default_factory=list)
 
     def look(self) -> None:
         """See which runs there are."""
         self.production.check()
         self.runs |= {run.run_id: run for run in self.production.webserver.newest_runs(40)}
+        for run_id in self.runs:
+            self.seen.setdefault(run_id, time.monotonic())
 
     def unfinished(self) -> list[Run]:
         """Return the runs that go on."""
@@ -130,7 +133,10 @@ class Soak:
         with contextlib.closing(sqlite3.connect(f"file:{home}/history/runs.db?mode=ro", uri=True)) as connection:
             ((records,),) = connection.execute("SELECT count(*) FROM runs").fetchall()
         size = _size(home)
-        self.kept.append((self.watch.seconds, records, size))
+        # A busy machine has fewer nights: what is kept by its age goes up and down with them.
+        since = time.monotonic() - (_KEEP_DAYS + 1) * _DAY_MINUTES * MINUTE
+        young = sum(at > since for at in self.seen.values())
+        self.kept.append((self.watch.seconds, records, records - young, size))
         newest = {name: samples[-1] for name, samples in self.watch.samples.items()}
         processes = ", ".join(
             f"{name} {sample.resident:.1f} MB {sample.descriptors} fd" for name, sample in newest.items()
@@ -218,11 +224,10 @@ def _job(soak: Soak, run_id: str) -> str:
 
 
 def _history(soak: Soak, seconds: float) -> Iterable[str]:
-    records = Growth.of([(at, count) for at, count, _ in soak.kept], seconds)
-    home = Growth.of([(at, size) for at, _, size in soak.kept], seconds)
-    soak.report(f"runs in the history: {records}; home, MB: {home}")
-    if mean(records.last) > mean(records.second) * 1.2:
-        yield f"runs in the history: {records}"
+    records, old, home = (Growth.of([(each[0], each[column]) for each in soak.kept], seconds) for column in (1, 2, 3))
+    soak.report(f"runs in the history: {records}; beside those of the last days: {old}; home, MB: {home}")
+    if old.rises_above:
+        yield f"old runs in the history: {old}"
 
 
 def _nights(soak: Soak, ticks: list[InstigatorTick]) -> Iterable[str]:
