@@ -106,7 +106,9 @@ class Deployment:
         words, variables = compose_command()
         if "compose.mastodon.yaml" not in line:
             line = line.replace(_FILES, " -f ".join([_FILES, *(name for name in self.files if name not in line)]))
-        line = line.replace("docker compose ", shlex.join(words) + " ").replace(" exec ", " exec -T ")
+        line = line.replace("docker compose ", shlex.join(words) + " ")
+        # Not twice: version 1 of compose does nothing then, and calls it a success.
+        line = line.replace(" exec -T ", " exec ").replace(" exec ", " exec -T ")
         line = line.replace("/home/mastodon/live/", "")
         line = line.replace("-v deploy_", f"-v {NAME}_").replace(" mastosync:", f" {NAME}:")
         return execute(
