@@ -48,7 +48,8 @@ def deployment(
 
 @pytest.fixture
 def clean(deployment: Deployment) -> Deployment:
-    """The deployment with nothing copied yet, and all of it healthy."""
+    """The deployment with nothing copied yet, all of it healthy, and no limit set."""
     deployment.wait_until_healthy()
     deployment.mastodon.empty_destination()
+    deployment.limit_runs(None)
     return deployment

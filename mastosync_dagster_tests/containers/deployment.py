@@ -38,6 +38,7 @@ KEPT = f"{NAME}:before"
 _NEEDED = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "dagster.yaml", "workspace.yaml")
 _FOLDERS = ("deploy", "mastosync_dagster")
 _FILES = "-f deploy/compose.yaml"
+_RATE = "MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND"
 WITH_MASTODON = ("deploy/compose.mastodon.yaml",)
 """What docs/deploy.md adds where the database is in a network of Docker."""
 
@@ -95,6 +96,14 @@ class Deployment:
                 f"PYTHON_IMAGE={PYTHON_IMAGE}\nPOSTGRES_IMAGE={SERVERS_IMAGE}\nMASTOSYNC_IMAGE={NAME}\n"
                 f"MASTOSYNC_PORT={self.port}\nMASTODON_NETWORK={NETWORK}\nREDIS_IMAGE={REDIS_IMAGE}\n"
             )
+
+    def limit_runs(self, requests_per_second: float | None) -> None:
+        """Set how many requests the runs that begin from now on send to the destination together; None: no limit."""
+        settings = self.folder / "instance.env"
+        kept = [line for line in settings.read_text().splitlines() if not line.startswith(f"{_RATE}=")]
+        limit = [] if requests_per_second is None else [f"{_RATE}={requests_per_second}"]
+        # In place: the container has this file, not its name.
+        settings.write_text("\n".join([*kept, *limit, ""]))
 
     def run_documented(self, line: str, seconds: float = 900) -> str:
         """Run a command of docs/deploy.md; return what it says.

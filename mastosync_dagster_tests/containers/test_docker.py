@@ -91,7 +91,8 @@ def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
 
 def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean: Deployment) -> None:
     partitions = ranges(clean)
-    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(4))
+    clean.limit_runs(4)
+    backfill = clean.webserver.launch_backfill(ASSET, partitions)
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 10)
     for service in ("history", "webserver", "daemon"):
         clean.crash(service)
@@ -101,6 +102,8 @@ def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean
     assert "FAILURE" not in {run.status for run in runs}
     command = clean.start("mastosync", "sync", ASSET, MASTOSYNC_DESTINATION_REQUESTS_PER_SECOND="2")
     run_id = clean.wait_for_command()
+    # What is started again has nothing to wait for.
+    clean.limit_runs(None)
     clean.crash("code")
     assert command.wait(60) != 0
     runs = clean.wait_for_runs(backfill, lambda runs: all_succeeded(runs, partitions))
@@ -123,10 +126,12 @@ def test_a_copy_waits_for_its_history(clean: Deployment) -> None:
 def test_a_stop_and_an_upgrade_in_the_middle_of_a_backfill_fail_no_run(clean: Deployment) -> None:
     partitions = ranges(clean)
     before = clean.container("code")
-    # Each run lasts longer than most would wait for a container to stop.
-    backfill = clean.webserver.launch_backfill(ASSET, partitions, slowly(4))
+    # Both times runs go on for longer than Docker itself would wait for them, which is ten seconds.
+    clean.limit_runs(10)
+    backfill = clean.webserver.launch_backfill(ASSET, partitions)
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clean.compose("stop")
+    clean.limit_runs(4)
     clean.compose("up", "-d")
     clean.wait_until_healthy()
     assert not all_succeeded(clean.webserver.runs_of_backfill(backfill), partitions)
