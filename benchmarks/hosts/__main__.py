@@ -46,6 +46,8 @@ def main() -> None:
     )
     parser.add_argument("--docs", action="store_true", help="write docs/deploy.md")
     arguments = parser.parse_args()
+    if arguments.nights_a_part < 1:
+        parser.error("--nights-a-part: at least 1")
     measured: dict[str, str] = {}
     good = [_part(part, arguments, measured) for part in arguments.parts]
     if arguments.docs:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 1024 * 1024
 """Bytes that are received before they are sent."""
+_TAKEN = 256 * 1024
+"""Bytes that a part is put together of at once: it is in memory only once."""
 
 
 class Pipe:
@@ -180,20 +182,26 @@ class Pipe:
         return self._take(min(size, available))
 
     def _take(self, size: int) -> bytes:
-        """Give so many bytes at most: what is left of the first chunk."""
-        chunk, begin = self._chunks[0], self._taken
-        size = min(size, len(chunk) - begin)
-        if begin + size == len(chunk):
-            self._chunks.popleft()
-            self._taken = 0
-        else:
-            self._taken += size
+        """Give so many bytes of what is buffered, in one piece."""
+        chunks, taken, left = [], self._taken, size
+        while left:
+            chunk = self._chunks[0]
+            end = taken + left
+            # (Of a whole chunk Python makes no copy.)
+            piece = chunk[taken:end]
+            chunks.append(piece)
+            left -= len(piece)
+            if end < len(chunk):
+                taken = end
+            else:
+                self._chunks.popleft()
+                taken = 0
+        self._taken = taken
         self._buffered -= size
         self._given += size
         if self._buffered <= READ_AHEAD // 2:
             self._resume_get()
-        # (Of a whole chunk Python makes no copy.)
-        return chunk[begin : begin + size]
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def piece(self, size: int) -> bytearray | None:
         """Return the next bytes, exactly so many; None where no more will come."""
@@ -207,7 +215,7 @@ class Pipe:
             return None
         piece = bytearray()
         while len(piece) < size:
-            piece += self._take(size - len(piece))
+            piece += self._take(min(_TAKEN, size - len(piece)))
         return piece
 
     def _keep_reader(self, parked: tuple[Task[Any], int]) -> None:

@@ -15,7 +15,7 @@ from mastosync_dagster_tests.containers.instance import Mastodon, mastodon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROWS, _ROWS_PER_RANGE = 500, 70
+_ROWS, _ROWS_PER_RANGE = 360, 50
 """Four ranges of media."""
 SECTION = "With Docker"
 

@@ -91,7 +91,7 @@ def test_terminate_ends_a_copy_at_once(clean: Deployment) -> None:
 
 def test_whatever_crashes_all_ranges_materialize_and_every_run_gets_an_end(clean: Deployment) -> None:
     partitions = ranges(clean)
-    clean.limit_runs(4)
+    clean.limit_runs(3)
     backfill = clean.webserver.launch_backfill(ASSET, partitions)
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 10)
     for service in ("history", "webserver", "daemon"):
@@ -127,11 +127,11 @@ def test_a_stop_and_an_upgrade_in_the_middle_of_a_backfill_fail_no_run(clean: De
     partitions = ranges(clean)
     before = clean.container("code")
     # Both times runs go on for longer than Docker itself would wait for them, which is ten seconds.
-    clean.limit_runs(10)
+    clean.limit_runs(8)
     backfill = clean.webserver.launch_backfill(ASSET, partitions)
     clean.wait_for_runs(backfill, lambda _: clean.mastodon.copied > 5)
     clean.compose("stop")
-    clean.limit_runs(4)
+    clean.limit_runs(6)
     clean.compose("up", "-d")
     clean.wait_until_healthy()
     assert not all_succeeded(clean.webserver.runs_of_backfill(backfill), partitions)

@@ -160,6 +160,7 @@ def test_a_run_waits_while_the_disk_is_nearly_full_and_goes_on_by_itself(
 
         wait_until(lambda: copied() > 20, 60)
         filler.write_bytes(bytes(50 * MIB))
+
         def stands_still() -> bool:
             before = copied()
             time.sleep(STANDS_STILL_SECONDS)
