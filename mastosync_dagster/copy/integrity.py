@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
@@ -31,6 +31,8 @@ Unchanged: TypeAlias = "Callable[[int], Coroutine[Any, Any, None]]"
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404
 _READ = frozenset({200, 206})
+_PAGE = "text/html"
+"""Mastodon keeps no such file."""
 
 
 def body_error(endpoint: Endpoint, what: str, reason: Reason) -> StorageError:
@@ -109,16 +111,31 @@ async def etag_is_md5(endpoint: Endpoint, key: str) -> bool:
     return has_md5((await endpoint.client.head(endpoint.storage.full_key(key))).headers)
 
 
-async def check_length(source: Endpoint, key: str, size: int, etag: str | None, planned: int | None) -> None:
+class Planned(NamedTuple):
+    """What a plan has of an object at the source: bytes, and the bare ETag. None: unknown."""
+
+    size: int | None
+    etag: str | None
+
+
+async def check_length(source: Endpoint, key: str, size: int, headers: Mapping[str, str], planned: Planned) -> None:
     """Compare the length of a body that its ETag does not prove with its object's: it may be a page with status 200.
 
-    ``key`` is relative, ``etag`` the bare one of the answer, ``planned`` the bytes in the plan (None: unknown).
+    ``key`` is relative; ``headers`` are those of the answer with the body.
 
     Raises:
-        StorageError: The source shows something else.
+        StorageError: The source shows something else, or nothing that shows whose body it is.
     """
-    if size == planned:
+    if size == planned.size:
         return
+    etag = bare(headers.get("etag"))
+    if planned.size is not None and etag != planned.etag:
+        # Also where its HEAD says the same: a page that a proxy sends for everything has a length of its own.
+        raise body_error(
+            source, "sent a body that no ETag proves, and of another length than planned", Reason.CHANGED_DURING_COPY
+        )
+    if headers.get("content-type", "").lower().startswith(_PAGE):
+        raise body_error(source, "sent a page in HTML that no ETag proves to be the object", Reason.UNEXPECTED)
     found = await head_object(source, key)
     if found is None or found.size != size or (etag is not None and found.etag not in {None, etag}):
         raise body_error(

@@ -28,6 +28,7 @@ from mastosync_dagster.s3.etags import (
     SMALLEST_PART,
     BodyDigests,
     PartsDigest,
+    as_sent,
     bare,
     etag_of_parts,
     guess_part_size,
@@ -35,6 +36,7 @@ from mastosync_dagster.s3.etags import (
     part_size_for,
     parts_of,
 )
+from mastosync_dagster.s3.headers import length_of
 from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from mastosync_dagster.copy.endpoint import Endpoint
-    from mastosync_dagster.copy.integrity import DestinationProof, Unchanged
+    from mastosync_dagster.copy.integrity import DestinationProof, Planned, Unchanged
     from mastosync_dagster.copy.limits import MemoryBudget
 
 _LOG = logging.getLogger(__name__)
@@ -79,13 +81,13 @@ class LargeObjects:
         self,
         source_key: str,
         key: str,
-        size: int | None,
+        planned: Planned,
         *,
         private: bool,
         content_type: str | None = None,
         unchanged: Unchanged | None = None,
     ) -> Copied:
-        """Copy one object. Keys are relative; a size that the plan does not know is None.
+        """Copy one object. Keys are relative.
 
         ``content_type`` is what the database says of it. ``unchanged`` is called before a further attempt to write, and
         before an upload in parts is published.
@@ -95,7 +97,7 @@ class LargeObjects:
         """
         readings: list[str] = []
         retries: dict[Endpoint, RetryState] = {}
-        room = part_size_for(size or 0)
+        room = part_size_for(planned.size or 0)
         while True:
             epochs = {endpoint: endpoint.window.epoch for endpoint in (self.source, self.destination)}
             held = await self.budget.take(room + READ_AHEAD)
@@ -103,9 +105,9 @@ class LargeObjects:
                 # It is read while it is written, so it takes a slot at both. A copy that waits for the second with
                 # the first one taken waits for one that waits for neither, nor for memory.
                 async with self.source, self.destination:
-                    if retries and unchanged is not None and size is not None:
-                        await unchanged(size)
-                    work = _Work(source_key, key, size, private, content_type, readings, room, unchanged)
+                    if retries and unchanged is not None and planned.size is not None:
+                        await unchanged(planned.size)
+                    work = _Work(source_key, key, planned, private, content_type, readings, room, unchanged)
                     return await self._copy_once(work)
             except NeedsRoomError as needed:
                 room = needed.size
@@ -120,7 +122,7 @@ class LargeObjects:
                 self.budget.give_back(held)
 
     async def _copy_once(self, work: _Work) -> Copied:
-        reading = Reading(self.source, work.source_key)
+        reading = Reading(self.source, work.source_key, work.planned.size)
         try:
             await reading.open()
             etag = await self._md5_for_one_put(reading, work)
@@ -144,7 +146,7 @@ class LargeObjects:
             return None
         # S3 refuses to complete an upload that has no part.
         with _restarting(self.source, reading.key):
-            await check_length(self.source, reading.key, 0, reading.etag, work.planned)
+            await check_length(self.source, reading.key, 0, reading.headers, work.planned)
         return _EMPTY_MD5
 
     async def _copy_streamed(self, reading: Reading, etag: str, work: _Work) -> Copied:
@@ -218,7 +220,7 @@ class LargeObjects:
             )
         except (S3Error, TransportError):
             return None
-        size = int(reply.headers.get("content-length", 0))
+        size = length_of(reply.headers) or 0
         known = reply.headers.get("x-amz-mp-parts-count") == str(parts)
         return size if known and size * (parts - 1) < reading.size <= size * parts else None
 
@@ -240,6 +242,9 @@ class LargeObjects:
             digests.append(digest)
             await self.destination.take_bytes(len(part))
             upload.keep_part(await self.destination.send(upload.key, self._put_part, upload, part, digest))
+        if reading.pipe.wrong or await reading.pipe.piece(1) is not None:
+            error = body_error(self.source, "sent a longer body than it announced", Reason.SIZE_MISMATCH)
+            raise RestartError(self.source, error)
         in_own_parts = etag_of_parts(digests)
         in_source_parts = None
         if parts_of(reading.etag) is not None:
@@ -248,7 +253,7 @@ class LargeObjects:
 
     async def _put_part(self, upload: _Upload, part: bytearray, digest: bytes) -> str:
         etag = await upload.put_part(part, digest)
-        if upload.etags_are_md5 and is_md5(etag) and etag != digest.hex():
+        if upload.etags_are_md5 and is_md5(bare(etag)) and bare(etag) != digest.hex():
             raise body_error(self.destination, "received another part than was sent", Reason.CHECKSUM_MISMATCH)
         return etag or digest.hex()
 
@@ -260,7 +265,7 @@ class LargeObjects:
             other = await source.send(reading.key, etag_is_md5, source, reading.key)
         elif agrees is None:
             with _restarting(source, reading.key):
-                await check_length(source, reading.key, digests.size, reading.etag, work.planned)
+                await check_length(source, reading.key, digests.size, reading.headers, work.planned)
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
             other = digests.in_guessed_parts is not None and digests.md5 not in work.readings
         work.readings.append(digests.md5)
@@ -300,7 +305,6 @@ class _Work(NamedTuple):
     """One object to copy.
 
     Attributes:
-        planned: Bytes in the plan; None: unknown.
         content_type: What the database says of it.
         readings: MD5s of earlier readings.
         room: Bytes of memory for a part.
@@ -309,7 +313,7 @@ class _Work(NamedTuple):
 
     source_key: str
     key: str
-    planned: int | None
+    planned: Planned
     private: bool
     content_type: str | None
     readings: list[str]
@@ -351,7 +355,7 @@ class _Upload:
         self.etags_are_md5 = reply.headers.get("x-amz-server-side-encryption") not in _OWN_KEY_ENCRYPTION
 
     async def put_part(self, body: bytearray, md5: bytes) -> str | None:
-        """Send the next part; the server checks the MD5. Returns its bare ETag."""
+        """Send the next part; the server checks the MD5. Returns its ETag, as it is to be sent back."""
         try:
             reply = await self._destination.client.put_part(self._full, self._id or "", len(self._etags) + 1, body, md5)
         except S3Error as error:
@@ -359,7 +363,7 @@ class _Upload:
                 lost = body_error(self._destination, "dropped an upload in parts", Reason.SERVER_ERROR)
                 raise RestartError(self._destination, lost) from error
             raise
-        return bare(reply.headers.get("etag"))
+        return as_sent(reply.headers.get("etag"))
 
     def keep_part(self, etag: str) -> None:
         """Take the part that was sent last into the object."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.copy.endpoint import EndpointError
-from mastosync_dagster.copy.integrity import etag_is_md5, head_object, is_beginning
+from mastosync_dagster.copy.integrity import Planned, etag_is_md5, head_object, is_beginning
 from mastosync_dagster.copy.server_side import RefusedError
 from mastosync_dagster.copy.single import OlderError
 from mastosync_dagster.mastodon.keys import may_change
@@ -109,7 +109,7 @@ class ObjectCopier:
         return await self._copy_on_server(line, source_key, key) or await self.single.copy(
             source_key,
             key,
-            line.size,
+            Planned(line.size, bare(line.etag)),
             private=line.private,
             written_after=line.written_after,
             content_type=line.content_type,
@@ -120,7 +120,7 @@ class ObjectCopier:
         return await self._copy_on_server(line, source_key, key) or await self.large.copy(
             source_key,
             key,
-            line.size,
+            Planned(line.size, bare(line.etag)),
             private=line.private,
             content_type=line.content_type,
             unchanged=self._unchanged(line, source_key, key),

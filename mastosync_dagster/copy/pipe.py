@@ -31,7 +31,7 @@ class Pipe:
         rate: Bytes a second at most; None: no limit.
 
     Attributes:
-        size: Bytes of the whole body; set once the source has named it.
+        size: Bytes of the whole body, once they are known (`announce`); until then 0.
         received: Bytes so far.
         failed: No more will come.
         wrong: It has failed because the body is not the one that was expected.
@@ -105,6 +105,13 @@ class Pipe:
         if self._get_paused:
             self._get_paused = False
             _go_on(self._getting)
+
+    def announce(self, size: int) -> None:
+        """Take the length of the whole body, of which some may have come already."""
+        self.size = size
+        if self.received > size:
+            self.wrong = True
+            self.fail()
 
     def expect(self, md5: str | None) -> None:
         """Let the last byte be sent only if it makes a body with this MD5; None: the destination checks that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from mastosync_dagster.copy.endpoint import EndpointError
@@ -10,6 +11,7 @@ from mastosync_dagster.copy.pipe import Pipe
 from mastosync_dagster.copy.retries import RetryState
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import bare
+from mastosync_dagster.s3.headers import length_of
 from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import LARGEST
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.loop import Task
 
 _WHOLE, _REST = 200, 206
+_RANGE = re.compile(r"bytes (?P<begin>\d+)-\d*/(?P<size>\d+|\*)", re.ASCII)
+
+_OTHER = ("sent the rest of another object", Reason.CHANGED_DURING_COPY)
+_ALL_AGAIN = ("sends an object only from its beginning", Reason.CONNECTION)
 
 
 class RestartError(EndpointError):
@@ -37,14 +43,17 @@ class Reading:
         etag: Bare; None where the source gives none.
     """
 
-    def __init__(self, source: Endpoint, key: str) -> None:
+    def __init__(self, source: Endpoint, key: str, planned: int | None) -> None:
         self._source = source
         self.key = key
+        self._planned = planned
         self.pipe = Pipe(source.loop, self._take_head, rate=source.bytes)
         self.headers: Mapping[str, str] = {}
         self.etag: str | None = None
+        self._if_match: str | None = None
         self._error: Aside | None = None
         self._begun = False
+        self._unusable: tuple[str, Reason] | None = None
         self._task: Task[None] | None = None
         self._waiting: list[tuple[Task[Any], int]] = []
 
@@ -59,13 +68,17 @@ class Reading:
         if not self._begun and self._error is None:
             await self._source.loop.park(self._waiting.append)
         self.raise_error()
-        if self.pipe.size == 0 and "content-length" not in self.headers:
-            found = await self._source.send(self.key, head_object, self._source, self.key)
-            if found is None:
-                raise RestartError(
-                    self._source, body_error(self._source, "lost the object", Reason.CHANGED_DURING_COPY)
-                )
-            self.pipe.size = found.size
+        if length_of(self.headers) is None:
+            self.pipe.announce(await self._size())
+
+    async def _size(self) -> int:
+        """Return the size of an object whose answer names none; that it is no longer as planned, the body will show."""
+        if self._planned is not None:
+            return self._planned
+        found = await self._source.send(self.key, head_object, self._source, self.key)
+        if found is None:
+            raise RestartError(self._source, body_error(self._source, "lost the object", Reason.CHANGED_DURING_COPY))
+        return found.size
 
     def close(self) -> None:
         """End the request, if the body has not been read to its end."""
@@ -79,15 +92,32 @@ class Reading:
 
     def _take_head(self, reply: Reply) -> bool:
         if self._begun and self.pipe.received:
-            # Only the rest is wanted: a source that knows no ranges sends all of it again.
-            return reply.status == _REST
+            # A source that knows no ranges sends all of it again; rclone's server sends a part with the status of all.
+            is_part = reply.status == _REST or (reply.status == _WHOLE and "content-range" in reply.headers)
+            goes_on = is_part and self._is_rest(reply)
+            self._unusable = None if goes_on else _OTHER if is_part else _ALL_AGAIN if reply.status == _WHOLE else None
+            return goes_on
         if reply.status != _WHOLE:
             return False
-        self.headers, self.etag = reply.headers, bare(reply.headers.get("etag"))
-        self.pipe.size = int(reply.headers.get("content-length", 0))
+        etag = reply.headers.get("etag")
+        self.headers, self.etag = reply.headers, bare(etag)
+        # A weak one matches nothing (RFC 9110, section 13.1.1).
+        self._if_match = None if etag is None or etag.startswith("W/") else etag
+        size = length_of(reply.headers)
+        if size is not None:
+            self.pipe.announce(size)
         self._begun = True
         self._wake()
         return True
+
+    def _is_rest(self, reply: Reply) -> bool:
+        """Tell whether a part of an object is what is left of this one: some sources do not look at If-Match."""
+        etag, size, received = bare(reply.headers.get("etag")), self.pipe.size, self.pipe.received
+        same = etag == self.etag or (etag is None and self._if_match is not None)
+        found = _RANGE.match(reply.headers.get("content-range", ""))
+        if found is None:  # RFC 9110 asks for it
+            return same and length_of(reply.headers) == size - received
+        return same and int(found["begin"]) == received and (not size or found["size"] in {"*", str(size)})
 
     def _wake(self) -> None:
         while self._waiting:
@@ -137,11 +167,11 @@ class Reading:
     async def _read_once(self, offset: int) -> None:
         source, headers = self._source, []
         if offset:
-            headers = [("range", f"bytes={offset}-"), ("if-match", f'"{self.etag}"')]
+            headers = [("range", f"bytes={offset}-")]
+            headers += [] if self._if_match is None else [("if-match", self._if_match)]
         try:
             await source.client.get(source.storage.full_key(self.key), limit=LARGEST, headers=headers, sink=self.pipe)
         except TransportError as problem:
-            if offset and problem.status == _WHOLE:
-                error = body_error(source, "sends an object only from its beginning", Reason.CONNECTION)
-                raise RestartError(source, error) from problem
+            if self._unusable is not None:
+                raise RestartError(source, body_error(source, *self._unusable)) from problem
             raise

@@ -11,9 +11,9 @@ from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import BodyDigests, PartsDigest, bare, guess_part_size
+from mastosync_dagster.s3.headers import http_date, length_of
 from mastosync_dagster.s3.http import Failure, TransportError
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster.s3.storage import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.copy.endpoint import Endpoint
     from mastosync_dagster.copy.hedging import Hedges
-    from mastosync_dagster.copy.integrity import DestinationProof, Unchanged
+    from mastosync_dagster.copy.integrity import DestinationProof, Planned, Unchanged
     from mastosync_dagster.copy.limits import MemoryBudget
     from mastosync_dagster.s3.http import Reply
 
@@ -48,7 +48,7 @@ class TooLargeError(Aside):
 class OlderError(Aside):
     """The source's object, of this size and bare ETag, was not written after the expected time. Nothing was written."""
 
-    def __init__(self, size: int, etag: str | None) -> None:
+    def __init__(self, size: int | None, etag: str | None) -> None:
         super().__init__("older than expected")
         self.size = size
         self.etag = etag
@@ -91,12 +91,11 @@ class _Memory:
         """Take an object, and no refusal."""
         if reply.status != _OK:
             return False
-        length = reply.headers.get("content-length")
-        self.size = int(length) if length is not None else None
+        self.size = length_of(reply.headers)
         if self._after is not None:
-            found = listed("", reply.headers)
-            if found.modified is not None and found.modified <= self._after:
-                self.older = OlderError(found.size, found.etag)
+            modified = http_date(reply.headers.get("last-modified"))
+            if modified is not None and modified <= self._after:
+                self.older = OlderError(self.size, bare(reply.headers.get("etag")))
         # In this order: a body that is refused is an answer, too.
         self.refused = not self._take_head() or (self.size or 0) > self._left or self.older is not None
         return True
@@ -136,14 +135,14 @@ class SingleObjects:
         self,
         source_key: str,
         key: str,
-        size: int | None,
+        planned: Planned,
         *,
         private: bool,
         written_after: datetime | None = None,
         content_type: str | None = None,
         unchanged: Unchanged | None = None,
     ) -> Copied:
-        """Copy one object. Keys are relative; a size that the plan does not know is None.
+        """Copy one object. Keys are relative.
 
         ``content_type`` is what the database says of it. ``unchanged`` is called before a further attempt to write.
 
@@ -152,14 +151,14 @@ class SingleObjects:
             EndpointError: A storage failed for good.
             TooLargeError: It is larger than the limit. Nothing was written.
         """
-        room = _UNKNOWN_SIZE if size is None else size
+        room = _UNKNOWN_SIZE if planned.size is None else planned.size
         while True:
             held = await self.budget.take(room)
             try:
                 return await self._copy(
                     source_key,
                     key,
-                    size,
+                    planned,
                     room,
                     written_after,
                     private=private,
@@ -176,7 +175,7 @@ class SingleObjects:
         self,
         source_key: str,
         key: str,
-        size: int | None,
+        planned: Planned,
         room: int,
         after: datetime | None,
         *,
@@ -187,7 +186,7 @@ class SingleObjects:
         unhashed, attempts = True, itertools.count()
         while True:
             async with self.source as source:
-                body = await source.send(source_key, self._fetch, source_key, size, room, after, unhashed)
+                body = await source.send(source_key, self._fetch, source_key, planned, room, after, unhashed)
             attributes = source.storage.attributes(body.headers, content_type)
             headers = self.destination.storage.write_headers(attributes, private=private)
             async with self.destination as destination:
@@ -205,13 +204,13 @@ class SingleObjects:
     async def _fetch(
         self,
         key: str,
-        planned: int | None,
+        planned: Planned,
         room: int,
         after: datetime | None,
         unhashed: bool,  # noqa: FBT001  (through `Endpoint.send`)
     ) -> _Body:
         source = self.source
-        large = planned is None or planned > _SMALL_BYTES
+        large = planned.size is None or planned.size > _SMALL_BYTES
         sink, reply = await self.hedges.run(lambda take_head: self._get(key, room, after, take_head), large=large)
         data = sink.data
         await source.take_bytes(len(data))
@@ -222,7 +221,7 @@ class SingleObjects:
             return _Body(data, etag, proven=False, headers=reply.headers)
         md5 = self.proof.md5(data).hex()
         if md5 != etag:
-            await self._check_source(key, data, md5, etag, planned)
+            await self._check_source(key, data, md5, reply.headers, planned)
         return _Body(data, md5, proven=True, headers=reply.headers)
 
     async def _get(
@@ -251,13 +250,15 @@ class SingleObjects:
         needed = sink.size or min(max(2 * room, _UNKNOWN_SIZE), self.limit)
         return TooLargeError() if needed > self.limit or room >= self.limit else NeedsRoomError(needed)
 
-    async def _check_source(self, key: str, data: bytes, md5: str, etag: str | None, planned: int | None) -> None:
+    async def _check_source(
+        self, key: str, data: bytes, md5: str, headers: Mapping[str, str], planned: Planned
+    ) -> None:
         """Find out what an ETag means that is not the body's MD5.
 
         Raises:
             StorageError: The body is damaged, or is not the object's.
         """
-        in_parts = None
+        etag, in_parts = bare(headers.get("etag")), None
         part_size = guess_part_size(len(data), etag)
         if part_size is not None:
             parts = PartsDigest(part_size)
@@ -267,7 +268,7 @@ class SingleObjects:
         if agrees is False and await etag_is_md5(self.source, key):
             raise wrong_body(self.source)
         if agrees is not True:
-            await check_length(self.source, key, len(data), etag, planned)
+            await check_length(self.source, key, len(data), headers, planned)
         if agrees is None and in_parts is not None:
             # The guess of the part size may be wrong, or the body damaged. Two equal readings are no accident.
             agrees = self._unproven_md5s.pop(key, None) == md5

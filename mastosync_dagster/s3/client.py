@@ -44,6 +44,7 @@ class S3Error(Exception):
         text: The server's own sentence, or what a page says that is no answer of S3's; empty where there is none.
         region: Where the bucket lives, if the answer names it; else empty.
         is_page: The answer is a page in HTML: not the storage's, but that of a firewall or proxy before it.
+        is_foreign: The answer says something, and not as S3 does.
     """
 
     def __init__(self, method: str, reply: Reply, *, on_bucket: bool) -> None:
@@ -52,7 +53,7 @@ class S3Error(Exception):
         self.on_bucket = on_bucket
         self.reply = reply
         self.code = self.text = self.region = self._endpoint = ""
-        self.is_page = False
+        self.is_page = self.is_foreign = False
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:
@@ -65,7 +66,8 @@ class S3Error(Exception):
         else:
             # A firewall's page, or a proxy's sentence.
             page = reply.body[:_PAGE_BYTES].decode("utf-8", "replace")
-            self.text, self.is_page = _page_text(page), "<html" in page.lower()
+            self.text, self.is_page = _page_text(page), _is_page(reply.body)
+            self.is_foreign = bool(self.text)
         expected = _EXPECTED_REGION.search(self.text)
         self.region = reply.headers.get("x-amz-bucket-region") or self.region or (expected[1] if expected else "")
 
@@ -84,6 +86,10 @@ class S3Error(Exception):
     def location(self) -> str:
         """The target of a redirect (a URL, or Amazon's host name); empty where the answer names none."""
         return self.reply.headers.get("location") or self._endpoint
+
+
+def _is_page(body: bytes) -> bool:
+    return b"<html" in body[:_PAGE_BYTES].lower()
 
 
 def _page_text(page: str) -> str:
@@ -244,7 +250,7 @@ class Client:
 
     async def delete(self, key: str) -> None:
         """Delete an object. That it does not exist is no error."""
-        await self._send("DELETE", key)
+        self._without_error("DELETE", await self._send("DELETE", key))
 
     async def get_acl(self, key: str) -> Acl:
         """Read an object's ACL."""
@@ -268,7 +274,8 @@ class Client:
 
     async def put_acl(self, key: str, acl: str) -> None:
         """Give an object a canned ACL."""
-        await self._send("PUT", key, query=[("acl", "")], headers=[("x-amz-acl", acl)], body=b"")
+        reply = await self._send("PUT", key, query=[("acl", "")], headers=[("x-amz-acl", acl)], body=b"")
+        self._without_error("PUT", reply)
 
     async def list_page(
         self, prefix: str, *, after: str | None = None, token: str | None = None, keys: int, delimiter: str = ""
@@ -321,7 +328,7 @@ class Client:
         return await self._send("PUT", key, query=query, headers=_md5_header(md5), body=_streamed(body))
 
     async def complete_upload(self, key: str, upload_id: str, etags: Sequence[str]) -> str | None:
-        """Publish an upload, given the bare ETags of all parts in order. Returns the object's ETag as it came."""
+        """Publish an upload, given its parts' ETags in order, without quotes. Returns the object's ETag as it came."""
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></Part>"
             for number, etag in enumerate(etags, 1)
@@ -353,7 +360,13 @@ class Client:
         ]
 
     def _without_error(self, method: str, reply: Reply) -> Reply:
-        """Return an answer, or raise the `S3Error` in it: servers that work long say 200 before they know."""
+        """Return an answer, or raise the `S3Error` in it: servers that work long say 200 before they know.
+
+        Raises:
+            NotXmlError: It is a proxy's page: nothing has been done.
+        """
+        if _is_page(reply.body):
+            raise NotXmlError("the answer is a page in HTML")
         try:
             document = parse(reply.body) if reply.body else None
         except NotXmlError:

@@ -169,6 +169,12 @@ _BLOCKED = _Rule(
 """It says nothing about the object: S3's own 403 may mean that there is none."""
 _BLOCKED_LISTING = replace(_BLOCKED, reason=Reason.ACCESS_DENIED)
 """Where the bucket may not be listed, for whatever reason, objects are asked for one by one."""
+_FOREIGN = _Rule(
+    Reason.SERVER_ERROR,
+    "a proxy before the {name} says that there is no such object ({code}): only the storage itself knows; check the"
+    " proxy, and {S3_ENDPOINT}",
+    retryable=True,
+)
 _ACCOUNT = _Rule(
     Reason.ACCESS_DENIED, "the {name} has closed the account or bucket ({code}): ask the provider", permanent=True
 )
@@ -295,7 +301,6 @@ _BY_STATUS: Mapping[int, _Rule] = {
     307: _REGION,
     308: _REGION,
     401: _UNAUTHENTICATED,
-    404: _NO_OBJECT,
     408: _TIMEOUT,
     409: _SERVER,
     412: _CHANGED,
@@ -392,8 +397,8 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if rule is None and status == _FORBIDDEN:
         blocked = _BLOCKED_LISTING if error.on_bucket else _BLOCKED
         rule = _WRITE_DENIED if writing else blocked if error.is_page else _READ_DENIED
-    if rule is None and status == _NOT_FOUND and (writing or error.on_bucket):
-        rule = _NO_BUCKET
+    if rule is None and status == _NOT_FOUND:
+        rule = _NO_BUCKET if writing or error.on_bucket else _FOREIGN if error.is_foreign else _NO_OBJECT
     if rule is None:
         rule = _BY_STATUS.get(status)
     if rule is None and status in _SERVER_ERRORS and status != _NOT_IMPLEMENTED:

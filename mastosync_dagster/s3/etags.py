@@ -24,8 +24,16 @@ _USUAL_PART_SIZES = tuple(size * MIB for size in (5, 8, 10, 15, 16, 20, 25, 32, 
 
 
 def bare(etag: str | None) -> str | None:
-    """Return an ETag without quotes, in lower case; None for none at all."""
-    return (etag or "").strip('"').lower() or None
+    """Return an ETag without quotes, in lower case; None for none at all.
+
+    Also of a weak one (``W/"…"``), as proxies make of an answer that they have changed or might have.
+    """
+    return (etag or "").removeprefix("W/").strip('"').lower() or None
+
+
+def as_sent(etag: str | None) -> str | None:
+    """Return an ETag without quotes, as the server wrote it: where it is handed back, it must have that spelling."""
+    return (etag or "").strip('"') or None
 
 
 def is_md5(etag: str | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -58,3 +60,27 @@ def shown(headers: Mapping[str, str]) -> Attributes:
         {_KEPT[name]: value for name, value in headers.items() if name in _KEPT},
         {name[len(_METADATA) :]: value for name, value in headers.items() if name.startswith(_METADATA)},
     )
+
+
+def length_of(headers: Mapping[str, str]) -> int | None:
+    """Return the bytes that an answer announces (``Content-Length``); None: none that can be read.
+
+    A proxy that rewrites bodies takes the header away, and one that merges headers makes ``5, 5`` of two (RFC 9110,
+    section 8.6).
+    """
+    announced = {word.strip() for word in headers.get("content-length", "").split(",")}
+    length = announced.pop()
+    return int(length) if not announced and length.isascii() and length.isdecimal() else None
+
+
+def http_date(text: str | None) -> datetime | None:
+    """Parse a header's date, which is in UTC where it names no zone; None where it is none."""
+    try:
+        return None if text is None else in_utc(parsedate_to_datetime(text))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def in_utc(time: datetime) -> datetime:
+    """Return a time in UTC, which one without a zone is already. Raises OverflowError beyond the year 9999."""
+    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)

@@ -38,6 +38,8 @@ _NAME_SECONDS = 60.0
 """How long the addresses of a host serve until they are looked up again, as with libcurl."""
 _OK = range(200, 300)
 _REFUSAL_BYTES = 64 * 1024
+_REFUSAL_CHUNKS = 16
+"""Of what libcurl gives at once, 16 KiB at most: a refusal may be longer than any object."""
 _KEPT_BYTES = 256 * 1024
 ANSWER_BYTES = 64 * 1024 * 1024
 """Bytes of the largest answer that is no object: a listing, an error."""
@@ -372,7 +374,8 @@ class _Receiver:
         if not self._wanted:
             if self._known is not None and self._known[0] in _OK:
                 return -1  # an object that nobody wants is not kept, however large it is
-            self.chunks.append(data)
+            if len(self.chunks) < _REFUSAL_CHUNKS:
+                self.chunks.append(data)
             return None
         return self.sink.write(data)
 

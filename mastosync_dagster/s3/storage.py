@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -17,7 +16,7 @@ from mastosync_dagster.s3.client import BucketAddress, Client, S3Error
 from mastosync_dagster.s3.credentials import credential_provider
 from mastosync_dagster.s3.errors import StorageError, classify
 from mastosync_dagster.s3.etags import bare, is_md5
-from mastosync_dagster.s3.headers import STORAGE_CLASS, Attributes, shown
+from mastosync_dagster.s3.headers import STORAGE_CLASS, Attributes, http_date, in_utc, length_of, shown
 from mastosync_dagster.s3.http import Transport
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import Loop
@@ -320,10 +319,12 @@ class Storage:
                 if start <= key < end
             ]
             last = page.entries[-1].key if page.entries else after
-            if not page.truncated or last is None or last >= end:
+            # (A page may be empty, and others follow: Amazon S3 counts deleted versions of a bucket that keeps them.)
+            if not page.truncated or (last is not None and last >= end):
                 return
-            if page.token is None and last == after:
-                # A page without a new key, and without a token: the listing would never end.
+            new_token = page.token not in {None, token}
+            if not (after is None or page.entries[-1].key > after if page.entries else new_token):
+                # The keys of before again, or no key and no new token: the listing would never end.
                 raise self.error(NotXmlError("the listing goes on, and does not say where"))
             after, token = last, page.token
 
@@ -358,7 +359,11 @@ class Storage:
 
     def head_existing(self, key: str, halt: threading.Event | None = None) -> ListedObject:
         """Ask for one object; that it is not found is an error."""
-        return listed(key, self._head(key, halt))
+        headers = self._head(key, halt)
+        try:
+            return listed(key, headers)
+        except NotXmlError as error:
+            raise self.error(error, key) from error
 
     def read_attributes(
         self, key: str, halt: threading.Event | None = None, *, content_type: str | None = None
@@ -403,10 +408,15 @@ def _wait_to_retry(error: StorageError, failures: int, policy: RetryPolicy, halt
 
 
 def listed(key: str, headers: Mapping[str, str]) -> ListedObject:
-    """Return what the answer to a HEAD or GET shows of an object, given its relative key."""
-    return ListedObject(
-        key, int(headers.get("content-length", 0)), bare(headers.get("etag")), _http_date(headers.get("last-modified"))
-    )
+    """Return what the answer to a HEAD shows of an object, given its relative key.
+
+    Raises:
+        NotXmlError: It names no length: a proxy has taken it away, and nobody knows how large the object is.
+    """
+    size = length_of(headers)
+    if size is None:
+        raise NotXmlError("a HEAD shows no Content-Length: is there a proxy before it that changes answers?")
+    return ListedObject(key, size, bare(headers.get("etag")), http_date(headers.get("last-modified")))
 
 
 def has_md5(headers: Mapping[str, str]) -> bool:
@@ -416,18 +426,11 @@ def has_md5(headers: Mapping[str, str]) -> bool:
     return headers.get("x-amz-server-side-encryption") in {None, "AES256"}
 
 
-def _http_date(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-
-
 def parse_timestamp(text: str) -> datetime | None:
     """Parse a timestamp of a listing (ISO 8601); None where it is none."""
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        return in_utc(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
         return None
 
 

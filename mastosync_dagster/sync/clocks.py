@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from mastosync_dagster.mastodon import newest_row, read_schema, read_snapshot, w
 from mastosync_dagster.runs.watermarks import OVERLAP
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.headers import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,12 +60,9 @@ def destination_now(storage: Storage) -> datetime | None:
             return None  # the copy will report what is wrong
         # Also a refusal shows the time. Where clocks differ by a quarter of an hour, every signature is refused.
         headers = error.__cause__.reply.headers
-    try:
-        shown = parsedate_to_datetime(headers.get("date", ""))
-    except (TypeError, ValueError):
-        return None
+    shown = http_date(headers.get("date"))
     # The header has whole seconds, so the time may be as late as the end of this one.
-    return shown.astimezone(timezone.utc) + timedelta(seconds=1)
+    return None if shown is None else shown + timedelta(seconds=1)
 
 
 def destination_clock(storage: Storage) -> Callable[[], datetime] | None:

@@ -22,7 +22,7 @@ from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
 from mastosync_dagster_tests.support.installation import failure_of
 from mastosync_dagster_tests.support.private_media import MEDIA, answers, execute, expected_answers, media_of, nightly
-from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Kind, Rule, TakenForBody
+from mastosync_dagster_tests.support.proxy import NO_PROBES, Answer, Kind, Page, Rule, TakenForBody
 from mastosync_dagster_tests.support.suspensions import SUSPEND, open_objects
 from mastosync_dagster_tests.support.verifying import unequal, verify
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.long
 
 
 PROBES = "/mastosync-check/"
-IGNORED = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT")
+IGNORED = Rule(Page(200, ""), kinds=frozenset({Kind.OTHER}), method="PUT")
 """A server that accepts ACLs of objects that are there, and sets none."""
 
 

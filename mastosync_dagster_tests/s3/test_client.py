@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,11 @@ import pytest
 
 from mastosync_dagster.demo.servers.start import LOOPBACK
 from mastosync_dagster.s3.client import BucketAddress, Client, S3Error
-from mastosync_dagster.s3.http import BytesSource, Failure, Transport, TransportError
+from mastosync_dagster.s3.http import BytesSource, Failure, Reply, Transport, TransportError
 from mastosync_dagster.s3.listing import NotXmlError, parse_page
 from mastosync_dagster.s3.loop import Loop
 from mastosync_dagster.s3.signing import Credentials
+from mastosync_dagster_tests.support.answers import answering
 from mastosync_dagster_tests.support.tls import tls_server
 
 if TYPE_CHECKING:
@@ -137,24 +137,6 @@ def test_pages_follow_upon_each_other(loop: Loop, source_bucket: Bucket) -> None
     assert seen == [f"a/{number}" for number in range(1, 7)]
 
 
-@contextmanager
-def answering(*answers: bytes) -> Iterator[str]:
-    """Run a server that gives each connection the next answer, byte for byte, and closes it."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://{LOOPBACK}:{server.getsockname()[1]}"
-        thread.join(10)
-
-
 def test_an_answer_without_a_length_and_with_raw_utf_8_in_its_headers_is_an_answer(
     loop: Loop, source_bucket: Bucket
 ) -> None:
@@ -193,11 +175,46 @@ def test_an_error_inside_a_success_is_an_error(loop: Loop, source_bucket: Bucket
         lambda client: client.list_page("", keys=1),
         lambda client: client.complete_upload("a", "id", ["x"]),
         lambda client: client.copy("b", "a", "c", {}),
+        lambda client: client.put_acl("a", "private"),
+        lambda client: client.delete("a"),
     ]
     for request in requests:
         with answering(answer) as endpoint, pytest.raises(S3Error) as raised:
             loop.run(request(client_of(loop, source_bucket, endpoint=endpoint)))
         assert (raised.value.code, raised.value.text) == ("InternalError", "too late")
+
+
+def test_a_page_in_the_place_of_an_answer_does_not_say_that_something_was_done(
+    loop: Loop, source_bucket: Bucket
+) -> None:
+    page = b"<html><body>Back soon.</body></html>"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+    requests: list[Callable[[Client], Coroutine[Any, Any, object]]] = [
+        lambda client: client.complete_upload("a", "id", ["x"]),
+        lambda client: client.copy("b", "a", "c", {}),
+        lambda client: client.put_acl("a", "private"),
+        lambda client: client.delete("a"),
+    ]
+    for request in requests:
+        with answering(answer) as endpoint, pytest.raises(NotXmlError, match="a page in HTML"):
+            loop.run(request(client_of(loop, source_bucket, endpoint=endpoint)))
+
+
+@pytest.mark.timeout(60)
+def test_of_a_long_refusal_little_is_kept(loop: Loop, source_bucket: Bucket) -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000)
+
+    class Nothing:
+        def begin(self, _curl: object, reply: Reply) -> bool:
+            return reply.status == 200
+
+        def write(self, _data: bytes) -> int | None:
+            raise AssertionError("there is no object")
+
+    with answering(answer) as endpoint, pytest.raises(S3Error) as raised:
+        loop.run(client_of(loop, source_bucket, endpoint=endpoint).get("a", limit=2**62, sink=Nothing()))
+    assert raised.value.status == 404
+    assert len(raised.value.reply.body) < 1_000_000
 
 
 @pytest.mark.parametrize(

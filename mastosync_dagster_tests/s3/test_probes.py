@@ -20,7 +20,7 @@ from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry_policies import COPY
 from mastosync_dagster_tests.support.acls import anonymous_status, let_everybody_read
-from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
+from mastosync_dagster_tests.support.proxy import Answer, Kind, Page, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 from mastosync_dagster_tests.support.waiting import slowdown
 
@@ -227,7 +227,7 @@ def test_whether_a_damaged_body_is_refused_is_found_out(at: str, request: pytest
 
 @pytest.mark.parametrize("ignored", ["public", "private"])
 def test_a_server_that_accepts_an_acl_and_ignores_it_is_noticed(moto_bucket: Bucket, ignored: str) -> None:
-    rule = Rule(Answer(200), kinds=frozenset({Kind.OTHER}), method="PUT", skip=int(ignored == "private"))
+    rule = Rule(Page(200, ""), kinds=frozenset({Kind.OTHER}), method="PUT", skip=int(ignored == "private"))
     with s3_proxy(moto_bucket.server.endpoint, rule) as proxy, pytest.raises(StorageError) as message:
         prove(moto_bucket, endpoint=proxy.endpoint)
     assert "DESTINATION_S3_PERMISSION to an empty text" in str(message.value)

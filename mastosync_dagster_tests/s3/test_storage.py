@@ -17,7 +17,7 @@ from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 from mastosync_dagster.s3 import storage as storage_module
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.etags import is_md5
-from mastosync_dagster.s3.headers import Attributes, shown
+from mastosync_dagster.s3.headers import Attributes, http_date, shown
 from mastosync_dagster.s3.listing import KeyRange
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.retry_policies import LISTING
@@ -26,7 +26,9 @@ from mastosync_dagster.s3.storage import (
     StorageSettings,
     _before,
     _folder,
+    parse_timestamp,
 )
+from mastosync_dagster_tests.support.answers import answering
 from mastosync_dagster_tests.support.proxy import Answer, FirstVersion, Kind, Reset, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
 
 MD5_OF_X = "9dd4e461268c8034f5c8564e155c67a6"
 FILES = "media/files/"
+
+
+def test_times_without_a_zone_or_out_of_range_are_no_fault() -> None:
+    assert parse_timestamp("2024-01-01T00:00:00") == parse_timestamp("2024-01-01T00:00:00Z")
+    assert parse_timestamp("9999-12-31T23:59:59-14:00") is None
+    assert http_date("Mon, 01 Jan 2024 00:00:00") == http_date("Mon, 01 Jan 2024 00:00:00 GMT")
+    assert http_date("Fri, 31 Dec 9999 23:59:59 -1400") is None
 
 
 def fill(bucket: Bucket, keys: Iterable[str]) -> None:
@@ -78,6 +87,39 @@ def test_a_range_includes_its_start_excludes_its_end_and_costs_a_request_per_tho
         pages = list(source.list_pages(KeyRange(FILES, f"{FILES}3000/", f"{FILES}4000/")))
         assert pages == [[]]
         assert proxy.count() == 1
+
+
+def page(*keys: str, token: str | None) -> bytes:
+    """Return an answer with a page of a listing, which goes on where there is a token."""
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>"
+        for key in keys
+    )
+    more = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    truncated = str(token is not None).lower()
+    text = f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{more}<KeyCount/>{entries}</ListBucketResult>"
+    return f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+
+
+def test_behind_an_empty_page_others_may_follow(source_bucket: Bucket) -> None:
+    pages = [page(token="1"), page(token="2"), page("m/1", token="3"), page(token="4"), page("m/2", token=None)]
+    with answering(*pages) as endpoint:
+        assert listed(storage(source_bucket, "source", endpoint=endpoint), whole("m/")) == ["m/1", "m/2"]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [page(token="1"), page(token="1")],
+        [page("m/1", token="1"), page(token="2"), page(token="2")],
+        [page("m/1", token="1"), page("m/1", token="2")],
+        [page("m/1", "m/2", token="1"), page("m/1", token="2")],
+    ],
+    ids=["no key", "no further key", "the same key", "keys of before"],
+)
+def test_a_listing_that_would_never_end_is_an_error(source_bucket: Bucket, pages: list[bytes]) -> None:
+    with answering(*pages) as endpoint, pytest.raises(StorageError, match="does not say where"):
+        listed(storage(source_bucket, "source", endpoint=endpoint), whole("m/"))
 
 
 def test_a_listing_shows_size_and_etag_of_each_object_below_the_key_prefix(source_bucket: Bucket) -> None:

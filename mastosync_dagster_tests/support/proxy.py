@@ -98,6 +98,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Answer in the server's place, as a proxy does that knows nothing of S3; an empty text is an empty body."""
+
+    status: int
+    text: str = "<html><head><title>Maintenance</title></head><body>Back soon.</body></html>"
+    etag: str | None = None
+    content_type: str = "text/html"
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """Reset the connection (RST)."""
 
@@ -179,6 +189,19 @@ class LostHeaders:
 
 
 @dataclass(frozen=True, slots=True)
+class NewHeaders:
+    """Replace header fields of the reply, or take them away (None); a body without a length is sent in chunks.
+
+    Attributes:
+        fields: Names in lower case, and values.
+        after: Bytes of the body after which the connection is closed; None: all.
+    """
+
+    fields: tuple[tuple[str, str | None], ...]
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShortList:
     """Leave the end of a listing out, and say that it is complete.
 
@@ -207,8 +230,8 @@ class FirstVersion:
 
 
 Fault: TypeAlias = (
-    "Delay | Hold | Answer | Reset | Cut | Flip | Stall | Trickle | WrongEtag | LostHeaders | ShortList | TakenForBody"
-    " | FirstVersion"
+    "Delay | Hold | Answer | Page | Reset | Cut | Flip | Stall | Trickle | WrongEtag | LostHeaders | NewHeaders"
+    " | ShortList | TakenForBody | FirstVersion"
 )
 
 
@@ -305,6 +328,11 @@ def _altered(reply: _Head, fault: Fault | None) -> _Head:
     """Return the head that the client gets."""
     if isinstance(fault, LostHeaders):
         return reply.without(*fault.names)
+    if isinstance(fault, NewHeaders):
+        for name, value in fault.fields:
+            reply = reply.without(name)
+            reply = reply if value is None else reply.adding(name, value)
+        return reply if reply.get("content-length") else reply.adding("Transfer-Encoding", "chunked")
     if isinstance(fault, WrongEtag):
         reply = reply.without("etag")
         return reply if fault.etag is None else reply.adding("ETag", f'"{fault.etag}"')
@@ -382,6 +410,20 @@ def _error_document(answer: Answer, request: RecordedRequest) -> bytes:
         f"<Message>{escape(answer.message)}</Message><Key>{escape(request.key)}</Key></Error>"
     )
     return b"" if request.method == "HEAD" else text.encode()
+
+
+def _own_answer(answer: Answer | Page, request: RecordedRequest) -> bytes:
+    """Return what is sent in the server's place, whole."""
+    if isinstance(answer, Answer):
+        body, content_type = _error_document(answer, request), "application/xml"
+    else:
+        body, content_type = answer.text.encode(), answer.content_type
+    reply = _Head(f"HTTP/1.1 {answer.status} Proxy", (("Content-Length", str(len(body))),))
+    if isinstance(answer, Answer) and answer.retry_after is not None:
+        reply = reply.adding("Retry-After", f"{answer.retry_after:g}")
+    if answer.etag is not None:
+        reply = reply.adding("ETag", answer.etag)
+    return reply.adding("Content-Type", content_type).encode() + (b"" if request.method == "HEAD" else body)
 
 
 @dataclass
@@ -627,14 +669,8 @@ class _Connection:
 
     async def _answer(self, request: RecordedRequest, head: _Head, body: bytes, rule: Rule | None) -> bool:
         fault = None if rule is None else rule.fault
-        if isinstance(fault, Answer):
-            document = _error_document(fault, request)
-            reply = _Head(f"HTTP/1.1 {fault.status} Proxy", (("Content-Length", str(len(document))),))
-            if fault.retry_after is not None:
-                reply = reply.adding("Retry-After", f"{fault.retry_after:g}")
-            if fault.etag is not None:
-                reply = reply.adding("ETag", fault.etag)
-            self._writer.write(reply.adding("Content-Type", "application/xml").encode() + document)
+        if isinstance(fault, (Answer, Page)):
+            self._writer.write(_own_answer(fault, request))
             await self._writer.drain()
             return True
         if isinstance(fault, Reset) and fault.when is When.BEFORE:
@@ -725,7 +761,7 @@ class _Connection:
     ) -> bool:
         """Send a body, damaged as the fault says. Returns whether the connection goes on."""
         stop_at: int | None = None
-        if isinstance(fault, (Cut, Stall)):
+        if isinstance(fault, (Cut, Stall, NewHeaders)):
             stop_at = fault.after
         elif isinstance(fault, Reset):
             stop_at = int(reply.get("content-length") or 0) // 2
