@@ -28,6 +28,7 @@ _PAUSES = (0.2, 1.0, 3.0)
 _OK = 200
 _REDIRECTS = 5
 _REDIRECTS_TO = frozenset({301, 302, 303, 307, 308})
+_HOPELESS = frozenset({Failure.NAME, Failure.PROXY, Failure.PROXY_PASSWORD, Failure.CERTIFICATE, Failure.SETTINGS})
 _READABLE = frozenset({200, 206, 416})
 """416: the object is empty."""
 
@@ -105,7 +106,7 @@ class PublicReader:
                     reply = Reply(error.status, {}, b"")
                 else:
                     problem = PublicAddressError(f"{self._url} does not answer ({error}): check the address")
-                    if pause is None or error.failure in {Failure.NAME, Failure.CERTIFICATE, Failure.SETTINGS}:
+                    if pause is None or error.failure in _HOPELESS:
                         raise problem from error
                     reply = None
             if reply is not None:

@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.http import Failure, TransportError
+from mastosync_dagster.s3.http import Failure, TransportError, proxy_variable
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import ResourcesError
 from mastosync_dagster.s3.reasons import Reason
@@ -254,10 +255,24 @@ _NO_NAME = _Rule(
     retryable=True,
     reached=False,
 )
+_PROXY = _Rule(
+    Reason.CONNECTION,
+    "the proxy before the {name} cannot be used ({text}): check {proxy}, in which special characters of the user and"
+    " the password are percent-encoded, such as %23 for #",
+    retryable=True,
+    reached=False,
+)
+_PROXY_PASSWORD = _Rule(
+    Reason.CONNECTION,
+    "the proxy before the {name} refuses the requests ({text}): check the user and the password in {proxy}",
+    permanent=True,
+)
 _TOO_LARGE = _Rule(Reason.SIZE_MISMATCH, "the {name} sent more than was asked for", retryable=True)
 
 _BY_FAILURE: Mapping[Failure, _Rule] = {
     Failure.NAME: _NO_NAME,
+    Failure.PROXY: _PROXY,
+    Failure.PROXY_PASSWORD: _PROXY_PASSWORD,
     Failure.CONNECT: _UNREACHABLE,
     Failure.TIMEOUT: _TIMEOUT,
     Failure.CERTIFICATE: _CERTIFICATE,
@@ -309,6 +324,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     503: _THROTTLED,
     504: _TIMEOUT,
     507: _FULL,
+    407: _PROXY_PASSWORD,
 }
 
 _BAD_REQUEST = 400
@@ -354,6 +370,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",
         location=_quote(location, settings),
+        proxy=proxy_variable(urlsplit(settings.endpoint_url or "https:").scheme) or "HTTPS_PROXY",
         target=f", at {_quote(location, settings)}" if location else "",
         **named,
     )
@@ -377,6 +394,8 @@ def _letters(text: str) -> str:
 def _quote(text: str, settings: StorageSettings) -> str:
     """Shorten a foreign text to a line without secrets and without a URL's query."""
     line = one_line(" ".join(text.split()))
+    # A password may hold any character, and not all of them end a URL.
+    line = re.sub(r"//.*@", "//***@", line)
     line = re.sub(r"\?\S*", "", line)
     for secret in (settings.secret_access_key, settings.session_token, settings.access_key_id):
         if secret and len(secret) >= _SECRET_CHARACTERS:

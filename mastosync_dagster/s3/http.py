@@ -49,6 +49,8 @@ class Failure(enum.Enum):
     """How a request can end without an answer."""
 
     NAME = "name"
+    PROXY = "proxy"
+    PROXY_PASSWORD = "proxy_password"  # noqa: S105  (a proxy asks for one)
     CONNECT = "connect"
     TIMEOUT = "timeout"
     CERTIFICATE = "certificate"
@@ -61,7 +63,7 @@ class Failure(enum.Enum):
 
 _FAILURES = {
     pycurl.E_COULDNT_RESOLVE_HOST: Failure.NAME,
-    pycurl.E_COULDNT_RESOLVE_PROXY: Failure.NAME,
+    pycurl.E_COULDNT_RESOLVE_PROXY: Failure.PROXY,
     pycurl.E_COULDNT_CONNECT: Failure.CONNECT,
     pycurl.E_OPERATION_TIMEDOUT: Failure.TIMEOUT,
     pycurl.E_PEER_FAILED_VERIFICATION: Failure.CERTIFICATE,
@@ -76,6 +78,11 @@ _FAILURES = {
 
 _NOT_TLS = re.compile(r"wrong version number|packet length too long|unknown protocol|http request", re.IGNORECASE)
 """OpenSSL's words for an answer that is none in TLS; GnuTLS and others have no such word for it."""
+_UNSUPPORTED_PROXY = "Unsupported proxy"
+"""Begins libcurl's words for the URL of a proxy that it cannot use. The number differs."""
+_OF_PROXY = re.compile(r"( in| for)? '.*|:.*", re.DOTALL)
+"""What these say of the proxy's URL: all of it, or a host that may be a part of the password."""
+_WANTS_PASSWORD = 407
 
 _SILENT = frozenset({pycurl.E_OPERATION_TIMEDOUT, pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY})
 _GIVEN_UP = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
@@ -181,7 +188,7 @@ class _Host:
         self._until = 0.0
         self._waiting: list[tuple[Task[Any], int]] = []
         # What has no name to look up, and what a proxy looks up, is libcurl's.
-        self._is_ours = bool(self._host) and not is_address(self._host) and not _has_proxy(parts.scheme)
+        self._is_ours = bool(self._host) and not is_address(self._host) and not proxy_variable(parts.scheme)
 
     async def entries(self) -> list[str]:
         """Return what libcurl is to know of the host (CURLOPT_RESOLVE).
@@ -222,10 +229,10 @@ class _Host:
             self._loop.wake(parked)
 
 
-def _has_proxy(scheme: str) -> bool:
-    """Tell whether libcurl may send requests through a proxy: a variable names one."""
-    names = (f"{scheme}_proxy", "all_proxy", "ALL_PROXY", *(["HTTPS_PROXY"] if scheme == "https" else []))
-    return any(os.environ.get(name) for name in names)
+def proxy_variable(scheme: str) -> str:
+    """Return the variable that names a proxy for libcurl's requests; empty where none does."""
+    names = (f"{scheme}_proxy", *(["HTTPS_PROXY"] if scheme == "https" else []), "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name)), "")
 
 
 class Http:
@@ -457,6 +464,10 @@ def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:
         failure = Failure.CONNECT if curl.getinfo(pycurl.NAMELOOKUP_TIME) else Failure.NAME
     if number == pycurl.E_SSL_CONNECT_ERROR and _NOT_TLS.search(text):
         failure = Failure.NOT_TLS
+    if failure is Failure.PROXY or text.startswith(_UNSUPPORTED_PROXY):
+        failure, text = Failure.PROXY, _OF_PROXY.sub("", text)
+    if curl.getinfo(pycurl.HTTP_CONNECTCODE) == _WANTS_PASSWORD:
+        failure = Failure.PROXY_PASSWORD
     return TransportError(failure, text, reached=reached, status=int(curl.getinfo(pycurl.RESPONSE_CODE)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -69,6 +70,22 @@ def failure(destination: Storage, request: Callable[[Storage], object]) -> Stora
     with pytest.raises(StorageError) as raised:
         request(destination)
     return raised.value
+
+
+class _Silent(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server, and yield its endpoint."""
+    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://{LOOPBACK}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 @dataclass(frozen=True)
@@ -221,15 +238,64 @@ def test_a_name_that_does_not_resolve_is_said(destination_bucket: Bucket) -> Non
     assert " S3_ENDPOINT" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        *(
+            (proxy, "(Unsupported proxy syntax): check HTTPS_PROXY, in which")
+            for proxy in (
+                "http://user:hun#ter2hunter2@proxy.invalid:3128",
+                "http://user:hun/ter2hunter2@proxy.invalid:3128",
+                "http://user:hun?ter2hunter2@proxy.invalid:3128",
+                "http://user:hunter2%@proxy.invalid :3128",
+                "http://user:hunter2@proxy.invalid:port",
+                "user:hunter2@[::1:3128",
+            )
+        ),
+        ("htps://user:hunter2@proxy.invalid:3128", "(Unsupported proxy scheme): check HTTPS_PROXY, in which"),
+        # Its host is what libcurl takes for it: a part of the password.
+        ("http://user:pa@hunter2.invalid/word@proxy:3128", "(Could not resolve proxy): check HTTPS_PROXY, in which"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named_by_its_variable_and_its_password_is_not_repeated(
+    destination_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    error = failure(storage(destination_bucket, "source", endpoint="https://s3.invalid"), list_objects)
+    assert (error.reason, error.reached) == (Reason.CONNECTION, False)
+    assert words in str(error)
+    assert "hunter2" not in repr(error.__cause__) + error.in_full()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_another_password_is_named_by_its_variable(
+    destination_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    class Front(_Silent):
+        def do_GET(self) -> None:
+            self.send_response(407)
+            self.send_header("Proxy-Authenticate", "Basic realm=x")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_CONNECT(self) -> None:
+            self.do_GET()
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(Front) as address:
+        monkeypatch.setenv(f"{scheme}_proxy", address.replace("//", "//user:hunter2@"))
+        error = failure(storage(destination_bucket, "source", endpoint=f"{scheme}://s3.invalid"), list_objects)
+    assert error.permanent
+    assert f"check the user and the password in {scheme}_proxy" in str(error)
+    assert "hunter2" not in error.in_full()
+
+
 def test_https_where_http_is_spoken_is_a_connection_that_fails(destination_bucket: Bucket) -> None:
     endpoint = destination_bucket.server.endpoint.replace("http:", "https:")
     error = failure(storage(destination_bucket, "source", endpoint=endpoint), list_objects)
     assert error.reason is Reason.CONNECTION
-
-
-class _Silent(BaseHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.mark.parametrize("ca", [False, True])
@@ -266,10 +332,13 @@ def test_a_real_server_refuses_a_wrong_secret_an_unknown_key_and_an_absent_bucke
 def test_no_message_holds_a_secret_though_the_server_quotes_it(proxy: Proxy, destination: Storage) -> None:
     settings = destination.settings
     assert settings.secret_access_key
-    quoted = f"key {settings.access_key_id}, secret {settings.secret_access_key}, see http://x/?X-Amz-Signature=abcdef"
+    quoted = (
+        f"key {settings.access_key_id}, secret {settings.secret_access_key},"
+        " over http://user:hun?t/e@r2@proxy:3128, see http://x/?X-Amz-Signature=abcdef"
+    )
     proxy.set_rules(Rule(Answer(418, "Teapot", message=quoted)))
     message = str(failure(destination, read))
-    assert "key ***, secret ***, see http://x/" in message
+    assert "key ***, secret ***, over http://***@proxy:3128, see http://x/" in message
     assert settings.secret_access_key not in message
     assert "Signature" not in message
 
@@ -307,13 +376,8 @@ def test_what_stands_before_a_storage_is_named(destination_bucket: Bucket, statu
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    with ThreadingHTTPServer((LOOPBACK, 0), Front) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        endpoint = f"http://{LOOPBACK}:{server.server_address[1]}"
+    with serving(Front) as endpoint:
         error = failure(storage(destination_bucket, "destination", endpoint=endpoint), write)
-        server.shutdown()
-        thread.join()
     assert words in str(error)
 
 
