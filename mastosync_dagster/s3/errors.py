@@ -141,7 +141,7 @@ _UNAUTHENTICATED = _Rule(
 )
 _NO_BUCKET = _Rule(
     Reason.NO_SUCH_BUCKET,
-    "the {name} has no such bucket ({code}): check {S3_BUCKET}, and {S3_ENDPOINT}",
+    "the {name} has no such bucket ({code}): check {S3_BUCKET}, and {S3_ENDPOINT}{bucket_in_front}",
     permanent=True,
 )
 _REGION = _Rule(
@@ -363,6 +363,9 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
     named = {name: f"{settings.variable(name)} or {settings.field(field)}" for name, field in _SETTINGS.items()}
     if settings.bucket_from:
         named["S3_BUCKET"] = settings.bucket_from
+    url = urlsplit(settings.endpoint_url or "https:")
+    # It may be right: a server of one's own can have the bucket's name.
+    in_front = bool(settings.bucket) and (url.hostname or "").startswith(f"{settings.bucket.lower()}.")
     message = rule.message.format(
         name=f"storage of {settings.bucket_from}" if settings.bucket_from else settings.name,
         server=settings.server,
@@ -370,7 +373,8 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",
         location=_quote(location, settings),
-        proxy=proxy_variable(urlsplit(settings.endpoint_url or "https:").scheme) or "HTTPS_PROXY",
+        proxy=proxy_variable(url.scheme) or "HTTPS_PROXY",
+        bucket_in_front=", which begins with the name of the bucket: try it without" if in_front else "",
         target=f", at {_quote(location, settings)}" if location else "",
         **named,
     )
@@ -411,6 +415,8 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     rule = _BY_CODE.get(code)
     if not code and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
         rule = _ENCRYPTED  # so say nginx, Go's servers and others
+    if rule is _NO_OBJECT and error.on_bucket:
+        rule = _NO_BUCKET  # its path is a key for a storage that takes the bucket from the host
     if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
     if rule is None and status == _FORBIDDEN:

@@ -114,6 +114,7 @@ CASES = [
     Case(404, "", list_objects, Reason.NO_SUCH_BUCKET, "resources.destination.config.bucket", permanent=True),
     Case(404, "", write, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET", permanent=True),
     Case(404, "NoSuchKey", read, Reason.CHANGED_DURING_COPY, "NoSuchKey"),
+    Case(404, "NoSuchKey", list_objects, Reason.NO_SUCH_BUCKET, "DESTINATION_S3_BUCKET", permanent=True),
     Case(301, "PermanentRedirect", read, Reason.WRONG_REGION, "DESTINATION_S3_REGION", permanent=True),
     Case(
         400,
@@ -181,6 +182,27 @@ def test_an_answer_becomes_a_message_that_names_what_to_change(proxy: Proxy, des
     assert str(error).startswith("the destination")
     assert "\n" not in str(error)
     assert error.key == KEY
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "begins"),
+    [
+        ("https://media.fra1.example.com", True),
+        ("https://MEDIA.fra1.example.com:8443/", True),
+        ("https://fra1.example.com", False),
+        ("https://media-fra1.example.com", False),
+        (None, False),
+    ],
+)
+def test_an_endpoint_with_the_bucket_before_it_is_named_where_there_is_no_such_bucket(
+    destination: Storage, endpoint: str | None, *, begins: bool
+) -> None:
+    settings = replace(destination.settings, endpoint_url=endpoint, bucket="media")
+    for code in ("NoSuchBucket", "NoSuchKey"):
+        answer = Reply(404, {}, f"<Error><Code>{code}</Code></Error>".encode())
+        error = classify(S3Error("GET", answer, on_bucket=True), settings)
+        assert error.reason is Reason.NO_SUCH_BUCKET
+        assert ("begins with the name of the bucket: try it without" in str(error)) is begins
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 503])
