@@ -327,6 +327,8 @@ _BY_STATUS: Mapping[int, _Rule] = {
     407: _PROXY_PASSWORD,
 }
 
+_HEADER_REFUSED = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
+_ACL_HEADER, _STORAGE_CLASS_HEADER = "x-amz-acl", "x-amz-storage-class"
 _BAD_REQUEST = 400
 _FORBIDDEN = 403
 _REDIRECTS = range(300, 400)
@@ -413,6 +415,8 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if writing and settings.permission and code != "AccessDenied" and _speaks_of_acl(error):
         return _ACL
     rule = _BY_CODE.get(code)
+    if writing and code in _HEADER_REFUSED and _STORAGE_CLASS_HEADER in _headers_in(error):
+        rule = _STORAGE_CLASS
     if not code and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
         rule = _ENCRYPTED  # so say nginx, Go's servers and others
     if rule is _NO_OBJECT and error.on_bucket:
@@ -439,12 +443,18 @@ def _speaks_of_acl(error: S3Error) -> bool:
     """Recognise a refused ACL header.
 
     Cloudflare R2: 501 "Header 'x-amz-acl' … not implemented"; Backblaze B2: 400 "Unsupported value for canned acl";
-    Garage: 501 without words.
+    Garage: 501 without words. R2 refuses other headers in the same words.
     """
-    if error.code == "AccessControlListNotSupported" or error.status == _NOT_IMPLEMENTED:
+    if error.code == "AccessControlListNotSupported":
         return True
-    refused = error.code in {"NotImplemented", "InvalidArgument", "InvalidRequest"}
-    return refused and re.search(r"x-amz-acl|\bacls?\b|access control list", error.text, re.IGNORECASE) is not None
+    lacking, named = error.status == _NOT_IMPLEMENTED, _headers_in(error)
+    words = re.search(r"\bacls?\b|access control list", error.text, re.IGNORECASE)
+    speaks = _ACL_HEADER in named if named else lacking or words is not None
+    return speaks and (lacking or error.code in _HEADER_REFUSED)
+
+
+def _headers_in(error: S3Error) -> list[str]:
+    return re.findall(r"x-amz-[a-z-]+", error.text.lower())
 
 
 def is_busy_or_broken(status: int) -> bool:
