@@ -358,7 +358,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         rule = _NOT_S3
     else:
         rule, code = _UNEXPECTED, type(error).__name__
-    code = code or "no answer"
+    code, region = _quote(code, settings) or "no answer", _quote(region, settings)
     sentence = _quote(text, settings) if isinstance(error, S3Error) else ""
     if _letters(sentence) == _letters(code):
         sentence = ""  # "Access Denied" is what AccessDenied has said
@@ -414,18 +414,14 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     code, status, writing = error.code, error.status, error.method in {"PUT", "POST", "DELETE"}
     if writing and settings.permission and code != "AccessDenied" and _speaks_of_acl(error):
         return _ACL
-    rule = _BY_CODE.get(code)
-    if writing and code in _HEADER_REFUSED and _STORAGE_CLASS_HEADER in _headers_in(error):
-        rule = _STORAGE_CLASS
+    rule = _rule_of_code(error, writing=writing)
     if not code and status == _BAD_REQUEST and "HTTPS" in error.text and _is_plain(settings):
         rule = _ENCRYPTED  # so say nginx, Go's servers and others
-    if rule is _NO_OBJECT and error.on_bucket:
-        rule = _NO_BUCKET  # its path is a key for a storage that takes the bucket from the host
     if rule is None and error.location and status in _REDIRECTS:
         rule = _REDIRECT
     if rule is None and status == _FORBIDDEN:
         blocked = _BLOCKED_LISTING if error.on_bucket else _BLOCKED
-        rule = _WRITE_DENIED if writing else blocked if error.is_page else _READ_DENIED
+        rule = blocked if error.is_page else _WRITE_DENIED if writing else _READ_DENIED
     if rule is None and status == _NOT_FOUND:
         rule = _NO_BUCKET if writing or error.on_bucket else _FOREIGN if error.is_foreign else _NO_OBJECT
     if rule is None:
@@ -433,6 +429,17 @@ def _rule(error: S3Error, settings: StorageSettings) -> _Rule:
     if rule is None and status in _SERVER_ERRORS and status != _NOT_IMPLEMENTED:
         rule = _SERVER
     return rule or _UNEXPECTED
+
+
+def _rule_of_code(error: S3Error, *, writing: bool) -> _Rule | None:
+    rule = _BY_CODE.get(error.code)
+    if writing and error.code in _HEADER_REFUSED and _STORAGE_CLASS_HEADER in _headers_in(error):
+        return _STORAGE_CLASS
+    if error.code == "AuthorizationHeaderMalformed" and not error.region and "region" not in error.text:
+        return _UNAUTHENTICATED  # an access key that is none
+    if rule is _NO_OBJECT and error.on_bucket:
+        return _NO_BUCKET  # its path is a key for a storage that takes the bucket from the host
+    return rule
 
 
 def _is_plain(settings: StorageSettings) -> bool:

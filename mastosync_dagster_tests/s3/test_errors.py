@@ -120,6 +120,15 @@ CASES = [
         400,
         "AuthorizationHeaderMalformed",
         read,
+        Reason.BAD_CREDENTIALS,
+        "DESTINATION_AWS_ACCESS_KEY_ID",
+        permanent=True,
+        message="the Credential is mal-formed; expecting 'YOUR-AKID/YYYYMMDD/REGION/SERVICE/aws4_request'",
+    ),
+    Case(
+        400,
+        "AuthorizationHeaderMalformed",
+        read,
         Reason.WRONG_REGION,
         "another region, eu-west-1 ",
         permanent=True,
@@ -155,6 +164,24 @@ CASES = [
         message="Unsupported value for canned acl 'public-read'",
     ),
     Case(501, "NotImplemented", read, Reason.UNEXPECTED, "as the server puts it"),
+    Case(
+        501,
+        "NotImplemented",
+        write,
+        Reason.UNEXPECTED,
+        "DESTINATION_S3_STORAGE_CLASS",
+        permanent=True,
+        message="Header 'x-amz-storage-class' with value 'GLACIER_IR' not implemented",
+    ),
+    Case(
+        501,
+        "NotImplemented",
+        write,
+        Reason.UNEXPECTED,
+        "'x-amz-tagging' with",
+        message="Header 'x-amz-tagging' with value 'a=b' not implemented",
+    ),
+    Case(501, "", write, Reason.ACL_REFUSED, "DESTINATION_S3_PERMISSION", permanent=True),
     Case(403, "InvalidObjectState", read, Reason.OBJECT_ARCHIVED, "restore it"),
     Case(400, "KeyTooLongError", write, Reason.INVALID_KEY, "KeyTooLongError"),
     Case(412, "PreconditionFailed", read, Reason.CHANGED_DURING_COPY, "replaced", retryable=True),
@@ -370,6 +397,17 @@ def test_a_long_answer_is_cut(proxy: Proxy, destination: Storage) -> None:
     assert len(str(failure(destination, read))) < 400
 
 
+def test_a_code_and_a_region_of_any_characters_are_cut_and_printable(destination: Storage) -> None:
+    body = b"<Error><Code>" + b"Z" * 50_000 + b"</Code></Error>"
+    assert len(str(classify(S3Error("GET", Reply(400, {}, body), on_bucket=True), destination.settings))) < 600
+    for region in ("\udcff", "\x1b[31mred", "\x1b]0;title\x07", "r" * 50_000):
+        moved = S3Error("GET", Reply(301, {"x-amz-bucket-region": region}, b""), on_bucket=True)
+        message = str(classify(moved, destination.settings))
+        assert message.encode()
+        assert message.isprintable()
+        assert len(message) < 600
+
+
 def test_a_refusal_says_how_long_to_wait(proxy: Proxy, destination: Storage) -> None:
     proxy.set_rules(Rule(Answer(503, "SlowDown", retry_after=7)))
     assert failure(destination, read).retry_after == 7
@@ -447,8 +485,12 @@ def test_a_page_of_a_firewall_does_not_say_that_an_object_may_be_absent(
     error = classify(S3Error("GET", Reply(403, {}, body), on_bucket=False), destination.settings)
     assert error.reason is reason
     assert words in str(error)
+    writing = classify(S3Error("PUT", Reply(403, {}, body), on_bucket=False), destination.settings)
+    assert writing.reason is reason
+    assert ("a firewall or proxy" in str(writing)) is (reason is Reason.UNEXPECTED)
     # A run ends after many of them, and does without a listing.
     assert error.may_pass
+    assert writing.may_pass
     listing = classify(S3Error("GET", Reply(403, {}, body), on_bucket=True), destination.settings)
     assert listing.reason is Reason.ACCESS_DENIED
     assert words in str(listing)
