@@ -155,7 +155,8 @@ class Client:
             root = f"{root}/{address.bucket}"
         else:
             netloc = f"{address.bucket}.{netloc}"
-        self._site = f"{url.scheme}://{netloc}"
+        # libcurl sends the host as the URL spells it, and `host_of`, which is signed, in lower case.
+        self._site = f"{url.scheme}://{netloc.lower()}"
         self._root = quoted_path(root)
         self._host = host_of(self._site)
         self._lists_version = 2

@@ -57,11 +57,13 @@ def loop() -> Iterator[Loop]:
     running.close()
 
 
-def client_of(loop: Loop, bucket: Bucket, *, endpoint: str | None = None, silence: float = 10.0) -> Client:
+def client_of(
+    loop: Loop, bucket: Bucket, *, endpoint: str | None = None, before_host: str = "", silence: float = 10.0
+) -> Client:
     server = bucket.server
     return Client(
         loop,
-        BucketAddress(endpoint or server.endpoint, bucket.name),
+        BucketAddress(endpoint or server.endpoint, before_host or bucket.name, path_style=not before_host),
         Transport(),
         region="us-east-1",
         credentials=lambda: Credentials(server.access_key_id, server.secret_access_key),
@@ -348,6 +350,20 @@ def test_a_proxy_is_asked_but_for_what_no_proxy_names(
         else:
             assert loop.run(client.get("a", limit=10)).body == b"ok"
         loop.close()
+
+
+def test_the_host_is_signed_as_it_is_sent(loop: Loop, source_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", source_bucket.server.endpoint)  # so no name is looked up
+    client = client_of(loop, source_bucket, endpoint="http://S3.Example.test")
+    loop.run(client.put("A", BODY, {}, None))
+    assert loop.run(client.get("A", limit=10_000)).body == BODY
+    with pytest.raises(S3Error) as raised:
+        loop.run(
+            client_of(loop, source_bucket, endpoint="http://s3.example.test", before_host="Media").get("A", limit=1)
+        )
+    assert raised.value.code == "NoSuchBucket"
 
 
 def test_what_was_sent_is_not_kept(loop: Loop, source_bucket: Bucket) -> None:
