@@ -31,7 +31,7 @@ from mastosync_dagster.environment import (
 from mastosync_dagster.folder.storage import FolderStorage, folder_settings
 from mastosync_dagster.mastodon.keys import prefixed
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
-from mastosync_dagster.s3.credentials import sendable
+from mastosync_dagster.s3.credentials import aws_session, reason_without_output, sendable
 from mastosync_dagster.s3.probes import are_one_place
 from mastosync_dagster.s3.settings import StorageSettings
 from mastosync_dagster.s3.storage import Storage
@@ -169,10 +169,7 @@ class S3Bucket(S3Resource):
         settings = self.settings()
         profile = f"{settings.profile_settings} and the AWS configuration files"
         try:
-            session = botocore.session.Session(profile=settings.profile)
-            if settings.variable_prefix:
-                # The variables without prefix (AWS_ACCESS_KEY_ID, …) are for the source.
-                session.get_component("credential_provider").remove("env")
+            session = aws_session(settings)
             session.register_component("data_loader", _service_models(session.get_config_variable("data_path")))
             if settings.access_key_id is None and not self.use_unsigned_session:
                 _ensure_sendable(session, profile)
@@ -187,10 +184,11 @@ class S3Bucket(S3Resource):
                 aws_session_token=settings.session_token,
                 config=self._client_config(settings),
             )
-        except BotoCoreError as error:
+        except (BotoCoreError, OSError, ValueError, RuntimeError) as error:
             raise SettingsError(
-                f"The client of the {self.storage_name} cannot be created: {error}. Check {profile}."
-            ) from error
+                f"The client of the {self.storage_name} cannot be created: {reason_without_output(error)}."
+                f" Check {profile}."
+            ) from None
         return client
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:

@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 import botocore.session
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, MetadataRetrievalError
 
-from mastosync_dagster.s3.errors import StorageError
+from mastosync_dagster.s3.errors import CredentialsError, StorageError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.signing import Credentials
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _HOLD_SECONDS = 60.0
 """How long credentials of the chain are used without asking for them again. Where they last for minutes alone, botocore
 has every question answered by new ones; what it gives has ten minutes left."""
+
+_VARIABLES = {"profile": (None, ["AWS_DEFAULT_PROFILE", "AWS_PROFILE"], None, lambda text: text or None)}
+"""An empty variable counts as unset; botocore would look for a profile without a name."""
 
 # What goes into a header must be printable ASCII; the secret itself only signs.
 _SENDABLE = re.compile(r"[ -~]*")
@@ -65,16 +68,12 @@ def credential_provider(settings: StorageSettings) -> Callable[[], Credentials]:
 
 def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
     try:
-        session = botocore.session.Session(profile=settings.profile)
-        if settings.variable_prefix:
-            # The bare variables (AWS_ACCESS_KEY_ID, …) are the other storage's.
-            session.get_component("credential_provider").remove("env")
-        credentials: Chain | None = session.get_credentials()
-    except BotoCoreError as error:
+        credentials: Chain | None = aws_session(settings).get_credentials()
+    except Exception as error:  # noqa: BLE001  (a provider raises what its program, file or server makes it raise)
         raise _bad(
-            f"the {settings.name}'s credentials cannot be read: {error}; "
+            f"the {settings.name}'s credentials cannot be read: {reason_without_output(error)}; "
             f"check {settings.profile_settings} and the AWS configuration files"
-        ) from error
+        ) from None
     if credentials is None:
         raise _bad(
             f"the {settings.name} has no credentials: set {settings.variable('AWS_ACCESS_KEY_ID')} and "
@@ -88,7 +87,10 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
         nonlocal held, until
         now = time.monotonic()
         if now >= until:
-            frozen = credentials.get_frozen_credentials()
+            try:
+                frozen = credentials.get_frozen_credentials()
+            except Exception as error:  # noqa: BLE001  (as above)
+                raise CredentialsError(reason_without_output(error)) from None
             if not sendable(frozen.access_key, frozen.secret_key, frozen.token):
                 raise _unsendable(settings, settings.profile_settings)
             held = Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token)
@@ -96,6 +98,26 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
         return held
 
     return current
+
+
+def aws_session(settings: StorageSettings) -> botocore.session.Session:
+    """Return the session of botocore in which a storage's credentials are looked for."""
+    session = botocore.session.Session(session_vars=_VARIABLES, profile=settings.profile)
+    if settings.variable_prefix:
+        # The bare variables (AWS_ACCESS_KEY_ID, …) are the other storage's.
+        session.get_component("credential_provider").remove("env")
+    return session
+
+
+def reason_without_output(error: Exception) -> str:
+    """Say why credentials could not be had, without what a program or a server gave: a secret may be in it."""
+    if isinstance(error, (CredentialRetrievalError, MetadataRetrievalError)):
+        return f"{error.kwargs.get('provider', 'the metadata service')} gave none"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    # botocore's RuntimeError: they are renewed, and too old all the same.
+    said = isinstance(error, (BotoCoreError, ClientError, RuntimeError))
+    return str(error) if said else f"{type(error).__name__} in what was given"
 
 
 def _unsendable(settings: StorageSettings, field: str) -> StorageError:

@@ -35,6 +35,10 @@ class Aside(Exception):  # noqa: N818  (its subclasses are the errors)
     """Something other than a failed request: retries (`Endpoint.send`) let it pass."""
 
 
+class CredentialsError(Exception):
+    """Credentials could not be had. The message does not repeat what a program or a server gave in their place."""
+
+
 _MAY_PASS = frozenset({Reason.ACCESS_DENIED, Reason.NO_SUCH_BUCKET, Reason.WRONG_REGION})
 
 
@@ -350,7 +354,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         rule, code = _BY_FAILURE[error.failure], error.failure.value
         if not error.reached:
             rule = replace(rule, reached=False)
-    elif isinstance(error, (BotoCoreError, ClientError)):
+    elif isinstance(error, (BotoCoreError, ClientError, CredentialsError)):
         rule = _NO_CREDENTIALS
     elif isinstance(error, ResourcesError):
         rule = _RESOURCES
