@@ -402,6 +402,10 @@ def _credentials(fields: Fields) -> tuple[str | None, str | None, str | None]:
     token = None if key is None else fields.secret("aws_session_token")
     if not sendable(None, None, token):
         raise _unsendable(fields.name("aws_session_token"))
+    for name, value in zip(_CREDENTIALS, (key, secret, token), strict=True):
+        if value is not None and value != value.strip():
+            # A header loses them, and then what arrives is not what was signed; a secret has none.
+            raise SettingsError(f"{fields.name(name)} begins or ends with a blank: remove it.")
     return key, secret, token
 
 

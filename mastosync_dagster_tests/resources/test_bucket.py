@@ -200,6 +200,20 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         ({}, {"S3_BUCKET": "media\n"}, "S3_BUCKET (or resources.source"),
         ({}, {"S3_BUCKET": "media", "S3_REGION": "eu\n"}, "S3_REGION (or resources.source"),
         ({}, {"S3_BUCKET": "media", "AWS_ACCESS_KEY_ID": "a\nb", "AWS_SECRET_ACCESS_KEY": "c"}, "AWS_ACCESS_KEY_ID"),
+        *(
+            (
+                {},
+                {
+                    "S3_BUCKET": "media",
+                    "AWS_ACCESS_KEY_ID": "id",
+                    "AWS_SECRET_ACCESS_KEY": "hunter2",
+                    name: value,
+                },
+                f"{name} (or resources.source.config.{name.lower()}) begins or ends with a blank",
+            )
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+            for value in ("hunter2 ", " hunter2")
+        ),
         ({"endpoint_url": "x"}, {"S3_BUCKET": "media"}, "resources.source.config.endpoint_url must be a URL"),
         (
             {},
