@@ -28,7 +28,9 @@ _PAUSES = (0.2, 1.0, 3.0)
 _OK = 200
 _REDIRECTS = 5
 _REDIRECTS_TO = frozenset({301, 302, 303, 307, 308})
-_HOPELESS = frozenset({Failure.NAME, Failure.PROXY, Failure.PROXY_PASSWORD, Failure.CERTIFICATE, Failure.SETTINGS})
+_HOPELESS = frozenset(
+    {Failure.NAME, Failure.PROXY, Failure.PROXY_PASSWORD, Failure.CERTIFICATE, Failure.CA_FILE, Failure.SETTINGS}
+)
 _READABLE = frozenset({200, 206, 416})
 """416: the object is empty."""
 

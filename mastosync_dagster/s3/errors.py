@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.s3.client import S3Error
-from mastosync_dagster.s3.http import Failure, TransportError, proxy_variable
+from mastosync_dagster.s3.http import Failure, TransportError, ca_variable, proxy_variable
 from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.loop import ResourcesError
 from mastosync_dagster.s3.reasons import Reason
@@ -219,6 +219,11 @@ _CERTIFICATE = _Rule(
     "the {name}'s certificate is not trusted ({text}): name its CA's file in {S3_CA_FILE}, or check {S3_ENDPOINT}",
     permanent=True,
 )
+_CA_FILE = _Rule(
+    Reason.CONNECTION,
+    "the certificates that the {name}'s is checked against cannot be read ({text}): check {ca}",
+    permanent=True,
+)
 _PLAIN_HTTP = _Rule(
     Reason.CONNECTION,
     "the {name} ({server}) does not answer in TLS ({text}): it probably speaks plain HTTP, then {S3_ENDPOINT} begins"
@@ -280,6 +285,7 @@ _BY_FAILURE: Mapping[Failure, _Rule] = {
     Failure.CONNECT: _UNREACHABLE,
     Failure.TIMEOUT: _TIMEOUT,
     Failure.CERTIFICATE: _CERTIFICATE,
+    Failure.CA_FILE: _CA_FILE,
     Failure.NOT_TLS: _PLAIN_HTTP,
     Failure.BROKEN: _BROKEN,
     Failure.NOT_HTTP: _NOT_S3,
@@ -379,6 +385,7 @@ def classify(error: BaseException, settings: StorageSettings, key: str = "") -> 
         text=_quote(text, settings) or code,
         region=f", {region}" if region else "",
         location=_quote(location, settings),
+        ca=(not settings.ca_file and ca_variable()) or named["S3_CA_FILE"],
         proxy=proxy_variable(url.scheme) or "HTTPS_PROXY",
         bucket_in_front=", which begins with the name of the bucket: try it without" if in_front else "",
         target=f", at {_quote(location, settings)}" if location else "",

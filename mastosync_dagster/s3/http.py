@@ -54,6 +54,7 @@ class Failure(enum.Enum):
     CONNECT = "connect"
     TIMEOUT = "timeout"
     CERTIFICATE = "certificate"
+    CA_FILE = "ca_file"
     NOT_TLS = "not_tls"
     BROKEN = "broken"
     NOT_HTTP = "not_http"
@@ -67,7 +68,7 @@ _FAILURES = {
     pycurl.E_COULDNT_CONNECT: Failure.CONNECT,
     pycurl.E_OPERATION_TIMEDOUT: Failure.TIMEOUT,
     pycurl.E_PEER_FAILED_VERIFICATION: Failure.CERTIFICATE,
-    pycurl.E_SSL_CACERT_BADFILE: Failure.CERTIFICATE,
+    pycurl.E_SSL_CACERT_BADFILE: Failure.CA_FILE,
     pycurl.E_SSL_CERTPROBLEM: Failure.CERTIFICATE,
     pycurl.E_FTP_WEIRD_SERVER_REPLY: Failure.NOT_HTTP,  # the older name of CURLE_WEIRD_SERVER_REPLY
     pycurl.E_UNSUPPORTED_PROTOCOL: Failure.NOT_HTTP,
@@ -452,7 +453,12 @@ def _set_up_socket(descriptor: int, _purpose: int) -> int:
 
 def default_ca_file() -> str:
     """Return the PEM file of the certificates to trust: as the AWS tools and OpenSSL have it, else certifi's."""
-    return os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    return os.environ.get(ca_variable()) or certifi.where()
+
+
+def ca_variable() -> str:
+    """Return the variable that names that file; empty where none does."""
+    return next((name for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE") if os.environ.get(name)), "")
 
 
 def _failure(curl: pycurl.Curl, error: pycurl.error) -> TransportError:

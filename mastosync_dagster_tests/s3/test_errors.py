@@ -357,6 +357,26 @@ def test_a_certificate_that_is_not_trusted_says_where_to_name_its_ca(
     assert "resources.destination.config.ca_file" in str(error)
 
 
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE", "DESTINATION_S3_CA_FILE"])
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_of_certificates_that_cannot_be_used_is_named_with_its_variable(
+    destination_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: str | None
+) -> None:
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    named = tmp_path / "named.pem"
+    if content is not None:
+        named.write_text(content)
+    monkeypatch.setenv(variable, str(named))
+    ca_file = str(named) if variable.endswith("CA_FILE") else None
+    with tls_server(tmp_path, _Silent) as (endpoint, _):
+        error = failure(storage(destination_bucket, "destination", endpoint=endpoint, ca_file=ca_file), list_objects)
+    assert (error.reason, error.permanent) == (Reason.CONNECTION, True)
+    assert f"check {variable}" in str(error)
+    assert str(named) in str(error)
+    assert "is not trusted" not in str(error)
+
+
 @pytest.mark.parametrize(("name", "variable"), [("source", "S3_ENDPOINT"), ("destination", "DESTINATION_S3_ENDPOINT")])
 def test_a_server_without_tls_says_to_name_it_with_http(destination_bucket: Bucket, name: str, variable: str) -> None:
     endpoint = destination_bucket.server.endpoint.replace("http://", "https://")
