@@ -117,7 +117,7 @@ def reason_without_output(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     # botocore's RuntimeError: they are renewed, and too old all the same.
     said = isinstance(error, (BotoCoreError, ClientError, RuntimeError))
-    return str(error) if said else f"{type(error).__name__} in what was given"
+    return str(error).rstrip(".") if said else f"{type(error).__name__} in what was given"
 
 
 def _unsendable(settings: StorageSettings, field: str) -> StorageError:
