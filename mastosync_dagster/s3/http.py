@@ -299,7 +299,7 @@ class Http:
             receiver.announce_empty()
         except pycurl.error as error:
             receiver.chunks.clear()
-            failure = _failure(curl, error)
+            failure = receiver.declined() or _failure(curl, error)
             # A refusal or a reset comes from somebody; where the kernel or libcurl has given up, nobody has answered.
             self.answers += error.args[0] not in _SILENT and curl.getinfo(pycurl.OS_ERRNO) not in _GIVEN_UP
             raise failure from None
@@ -386,6 +386,14 @@ class _Receiver:
                 self.chunks.append(data)
             return None
         return self.sink.write(data)
+
+    def declined(self) -> TransportError | None:
+        """Return the error of an answer that is no refusal, and whose body nobody wanted; None: it is another error."""
+        if self._wanted is not False or self._known is None or self._known[0] not in _OK:
+            return None
+        status = self._known[0]
+        text = f"it answers with HTTP {status}, which was not asked for"
+        return TransportError(Failure.BROKEN, text, reached=True, status=status)
 
     def reply(self) -> Reply:
         """Return the answer, which has come to its end."""

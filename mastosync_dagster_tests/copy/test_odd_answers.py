@@ -140,3 +140,12 @@ def test_a_body_that_breaks_off_is_read_on_from_there_however_its_etag_is_spelle
     assert transfer.fetched("a.png") == LARGE
     sent = [each.headers.get("if-match") for each in transfer.at_source.requests if each.kind is Kind.GET]
     assert sent == [None, None if etag.startswith("W/") else etag]
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+def test_a_part_that_nobody_has_asked_for_is_named(transfer: Proxied, body: bytes) -> None:
+    planned = transfer.put("a.png", body)
+    transfer.at_source.set_rules(Rule(Page(206), kinds=GET))
+    _, (one,) = transfer.run(planned)
+    assert "it answers with HTTP 206, which was not asked for" in (one.detail or "")
+    assert not transfer.keys()
