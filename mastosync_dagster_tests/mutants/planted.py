@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "a-page-with-status-200-is-taken-for-the-object",
         "copy/integrity.py",
-        "    if size == planned:\n        return\n",
+        "    if size == planned.size:\n        return\n",
         "    if size is not None:\n        return\n",
         ("copy/test_copying_faults.py::test_an_error_page_with_status_200_is_not_taken_for_the_object",),
     ),
@@ -158,16 +158,44 @@ MUTANTS = (
     Mutant(
         "an-older-object-is-copied-as-new",
         "copy/single.py",
-        "            if found.modified is not None and found.modified <= self._after:\n",
+        "            if modified is not None and modified <= self._after:\n",
         "            if False:\n",
         ("plan/test_new_objects.py", "copy/test_server_side.py::test_what_is_older_than_anything_new_is_not_copied"),
     ),
     Mutant(
         "a-listing-ends-at-its-first-page",
         "s3/storage.py",
-        "            if not page.truncated or last is None or last >= end:\n",
+        "            if not page.truncated or (last is not None and last >= end):\n",
         "            if True:\n",
         ("s3/test_storage.py::test_a_range_includes_its_start",),
+    ),
+    Mutant(
+        "a-length-that-nobody-names-is-nothing",
+        "s3/headers.py",
+        "isdecimal() else None\n",
+        "isdecimal() else 0\n",
+        ("copy/test_odd_answers.py::test_an_object_whose_length_nobody_names_is_copied_whole",),
+    ),
+    Mutant(
+        "a-longer-body-is-cut-to-the-planned-length",
+        "copy/multipart.py",
+        "        if reading.pipe.wrong or await reading.pipe.piece(1) is not None:\n",
+        "        if False:\n",
+        ("copy/test_odd_answers.py::test_a_body_without_a_length_that_is_not_as_planned_is_not_published",),
+    ),
+    Mutant(
+        "any-part-is-the-rest-of-the-object",
+        "copy/reading.py",
+        "            goes_on = is_part and self._is_rest(reply)\n",
+        "            goes_on = is_part\n",
+        ("copy/test_odd_answers.py::test_the_rest_of_another_object_is_not_put_behind_the_beginning_of_one",),
+    ),
+    Mutant(
+        "a-proxy-s-404-makes-an-object-missing",
+        "s3/errors.py",
+        " else _FOREIGN if error.is_foreign else _NO_OBJECT\n",
+        " else _NO_OBJECT\n",
+        ("copy/test_odd_answers.py::test_what_a_proxy_says_of_an_object_makes_none_missing",),
     ),
     # --- who may read it ---------------------------------------------------------------------------------------------
     Mutant(
