@@ -31,8 +31,6 @@ Unchanged: TypeAlias = "Callable[[int], Coroutine[Any, Any, None]]"
 _LOG = logging.getLogger(__name__)
 _NOT_FOUND = 404
 _READ = frozenset({200, 206})
-_PAGE = "text/html"
-"""Mastodon keeps no such file."""
 
 
 def body_error(endpoint: Endpoint, what: str, reason: Reason) -> StorageError:
@@ -118,6 +116,15 @@ class Planned(NamedTuple):
     etag: str | None
 
 
+def refuse_page(source: Endpoint, size: int, headers: Mapping[str, str], planned: Planned) -> None:
+    """Raise a `StorageError` for a page in HTML of another length than planned, whatever its ETag: Mastodon keeps none.
+
+    A proxy sends such a page for every object, and one that keeps its pages in a bucket with its MD5.
+    """
+    if size != planned.size and headers.get("content-type", "").lower().startswith("text/html"):
+        raise body_error(source, "sent a page in HTML in the place of the object", Reason.UNEXPECTED)
+
+
 async def check_length(source: Endpoint, key: str, size: int, headers: Mapping[str, str], planned: Planned) -> None:
     """Compare the length of a body that its ETag does not prove with its object's: it may be a page with status 200.
 
@@ -134,8 +141,6 @@ async def check_length(source: Endpoint, key: str, size: int, headers: Mapping[s
         raise body_error(
             source, "sent a body that no ETag proves, and of another length than planned", Reason.CHANGED_DURING_COPY
         )
-    if headers.get("content-type", "").lower().startswith(_PAGE):
-        raise body_error(source, "sent a page in HTML that no ETag proves to be the object", Reason.UNEXPECTED)
     found = await head_object(source, key)
     if found is None or found.size != size or (etag is not None and found.etag not in {None, etag}):
         raise body_error(

@@ -16,6 +16,7 @@ from mastosync_dagster.copy.integrity import (
     check_size,
     etag_is_md5,
     head_object,
+    refuse_page,
     wrong_body,
 )
 from mastosync_dagster.copy.limits import NeedsRoomError
@@ -24,6 +25,7 @@ from mastosync_dagster.copy.reading import Reading, RestartError
 from mastosync_dagster.copy.retries import RetryState
 from mastosync_dagster.copy.single import Copied
 from mastosync_dagster.s3.client import S3Error
+from mastosync_dagster.s3.errors import Aside
 from mastosync_dagster.s3.etags import (
     SMALLEST_PART,
     BodyDigests,
@@ -37,7 +39,6 @@ from mastosync_dagster.s3.etags import (
     parts_of,
 )
 from mastosync_dagster.s3.headers import length_of
-from mastosync_dagster.s3.http import TransportError
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.s3.storage import has_md5
 
@@ -140,6 +141,8 @@ class LargeObjects:
 
     async def _md5_for_one_put(self, reading: Reading, work: _Work) -> str | None:
         """Return the MD5 of a body that goes in one PUT; None: it goes in parts."""
+        with _restarting(self.source, reading.key):
+            refuse_page(self.source, reading.size, reading.headers, work.planned)
         if is_md5(reading.etag) and has_md5(reading.headers):
             return reading.etag if reading.size <= self.single_limit else None
         if reading.size:
@@ -218,7 +221,9 @@ class LargeObjects:
             reply = await self.source.client.head(
                 self.source.storage.full_key(reading.key), query=[("partNumber", "1")]
             )
-        except (S3Error, TransportError):
+        except Aside:
+            raise
+        except Exception:  # noqa: BLE001  (whatever is wrong, reading the object shows it)
             return None
         size = length_of(reply.headers) or 0
         known = reply.headers.get("x-amz-mp-parts-count") == str(parts)

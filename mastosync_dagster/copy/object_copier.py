@@ -17,6 +17,7 @@ from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside, is_not_found
 from mastosync_dagster.s3.etags import bare, is_md5
 from mastosync_dagster.s3.http import TransportError
+from mastosync_dagster.s3.listing import NotXmlError
 from mastosync_dagster.s3.reasons import Reason
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ class ObjectCopier:
                 found = await head_object(self.destination, key)
             except (S3Error, TransportError):
                 return  # writing it will show what is wrong
+            except NotXmlError as problem:
+                # Something is there, and nobody knows whether it is what it was.
+                error = self.destination.storage.error(problem, key)
+                raise EndpointError(self.destination, error) from problem
             # Of the planned size it may be what an attempt has written whose answer was lost.
             if found is None or found.size in {size, line.there_size}:
                 return

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, wrong_body
+from mastosync_dagster.copy.integrity import body_error, check_length, etag_is_md5, refuse_page, wrong_body
 from mastosync_dagster.copy.limits import NeedsRoomError
 from mastosync_dagster.s3.client import S3Error
 from mastosync_dagster.s3.errors import Aside
@@ -216,6 +216,7 @@ class SingleObjects:
         await source.take_bytes(len(data))
         if sink.size is not None and len(data) != sink.size:
             raise body_error(source, "sent a body of another length than it announced", Reason.SIZE_MISMATCH)
+        refuse_page(source, len(data), reply.headers, planned)
         etag = bare(reply.headers.get("etag"))
         if unhashed and etag is not None and self.proof.vouches_for(reply.headers):
             return _Body(data, etag, proven=False, headers=reply.headers)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mastosync_dagster.s3.storage import Storage
 
 _NOT_IMPLEMENTED = 501
-_NOT_SATISFIABLE = 416
+_NOT_FOUND, _NOT_SATISFIABLE = 404, 416
 _READABLE = frozenset({200, 206})
 _FIRST_BYTE = (("range", "bytes=0-0"),)
 _FIRST_BYTES = 64 * 1024
@@ -244,6 +244,9 @@ def everybody_reads(storage: Storage, key: str, halt: threading.Event | None = N
             return cause.status in _READABLE
         if isinstance(cause, S3Error) and cause.status == _NOT_SATISFIABLE:
             return True  # it is empty
+        hidden = isinstance(cause, S3Error) and cause.status == _NOT_FOUND and cause.is_foreign
+        if hidden and storage.head(key, halt) is not None:
+            return False  # by a proxy that lets signed requests alone through
         if error.reason in _INCONCLUSIVE:
             raise
         return False

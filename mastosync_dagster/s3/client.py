@@ -67,7 +67,7 @@ class S3Error(Exception):
             # A firewall's page, or a proxy's sentence.
             page = reply.body[:_PAGE_BYTES].decode("utf-8", "replace")
             self.text, self.is_page = _page_text(page), _is_page(reply.body)
-            self.is_foreign = bool(self.text)
+            self.is_foreign = self.is_page or bool(self.text)
         expected = _EXPECTED_REGION.search(self.text)
         self.region = reply.headers.get("x-amz-bucket-region") or self.region or (expected[1] if expected else "")
 
@@ -364,7 +364,7 @@ class Client:
         """Return an answer, or raise the `S3Error` in it: servers that work long say 200 before they know.
 
         Raises:
-            NotXmlError: It is a proxy's page: nothing has been done.
+            NotXmlError: It is a proxy's page: nothing is known to have been done.
         """
         if _is_page(reply.body):
             raise NotXmlError("the answer is a page in HTML")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from typing import TYPE_CHECKING
@@ -25,8 +26,7 @@ _HOLD_SECONDS = 60.0
 """How long credentials of the chain are used without asking for them again. Where they last for minutes alone, botocore
 has every question answered by new ones; what it gives has ten minutes left."""
 
-_VARIABLES = {"profile": (None, ["AWS_DEFAULT_PROFILE", "AWS_PROFILE"], None, lambda text: text or None)}
-"""An empty variable counts as unset; botocore would look for a profile without a name."""
+_PROFILES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")
 
 # What goes into a header must be printable ASCII; the secret itself only signs.
 _SENDABLE = re.compile(r"[ -~]*")
@@ -102,7 +102,10 @@ def _chain(settings: StorageSettings) -> Callable[[], Credentials]:
 
 def aws_session(settings: StorageSettings) -> botocore.session.Session:
     """Return the session of botocore in which a storage's credentials are looked for."""
-    session = botocore.session.Session(session_vars=_VARIABLES, profile=settings.profile)
+    # An empty variable counts as unset; botocore would look for a profile without a name, and for no other variable.
+    named = [name for name in _PROFILES if os.environ.get(name)]
+    variables = {"profile": (None, named or None, None, None)}
+    session = botocore.session.Session(session_vars=variables, profile=settings.profile)
     if settings.variable_prefix:
         # The bare variables (AWS_ACCESS_KEY_ID, …) are the other storage's.
         session.get_component("credential_provider").remove("env")
@@ -114,7 +117,7 @@ def reason_without_output(error: Exception) -> str:
     if isinstance(error, (CredentialRetrievalError, MetadataRetrievalError)):
         return f"{error.kwargs.get('provider', 'the metadata service')} gave none"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
+        return ": ".join(str(each) for each in (error.filename, error.strerror) if each) or type(error).__name__
     # botocore's RuntimeError: they are renewed, and too old all the same.
     said = isinstance(error, (BotoCoreError, ClientError, RuntimeError))
     return str(error).rstrip(".") if said else f"{type(error).__name__} in what was given"

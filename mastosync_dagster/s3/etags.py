@@ -33,7 +33,7 @@ def bare(etag: str | None) -> str | None:
 
 def as_sent(etag: str | None) -> str | None:
     """Return an ETag without quotes, as the server wrote it: where it is handed back, it must have that spelling."""
-    return (etag or "").strip('"') or None
+    return (etag or "").removeprefix("W/").strip('"') or None
 
 
 def is_md5(etag: str | None) -> bool:

@@ -83,4 +83,6 @@ def http_date(text: str | None) -> datetime | None:
 
 def in_utc(time: datetime) -> datetime:
     """Return a time in UTC, which one without a zone is already. Raises OverflowError beyond the year 9999."""
+    if time.tzinfo is timezone.utc:  # as of every key in a listing
+        return time
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)

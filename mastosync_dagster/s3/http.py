@@ -38,8 +38,6 @@ _NAME_SECONDS = 60.0
 """How long the addresses of a host serve until they are looked up again, as with libcurl."""
 _OK = range(200, 300)
 _REFUSAL_BYTES = 64 * 1024
-_REFUSAL_CHUNKS = 16
-"""Of what libcurl gives at once, 16 KiB at most: a refusal may be longer than any object."""
 _KEPT_BYTES = 256 * 1024
 ANSWER_BYTES = 64 * 1024 * 1024
 """Bytes of the largest answer that is no object: a listing, an error."""
@@ -363,12 +361,13 @@ class Http:
 class _Receiver:
     """What arrives of one answer."""
 
-    __slots__ = ("_curl", "_known", "_wanted", "chunks", "lines", "sink")
+    __slots__ = ("_curl", "_known", "_refused", "_wanted", "chunks", "lines", "sink")
 
     def __init__(self, curl: pycurl.Curl, sink: Sink | None) -> None:
         self._curl = curl
         self.sink = sink
         self._wanted: bool | None = None
+        self._refused = 0
         self._known: tuple[int, dict[str, str]] | None = None
         self.lines: list[bytes] = []
         self.chunks: list[bytes] = []
@@ -382,7 +381,8 @@ class _Receiver:
         if not self._wanted:
             if self._known is not None and self._known[0] in _OK:
                 return -1  # an object that nobody wants is not kept, however large it is
-            if len(self.chunks) < _REFUSAL_CHUNKS:
+            self._refused += len(data)
+            if self._refused <= _REFUSAL_BYTES:
                 self.chunks.append(data)
             return None
         return self.sink.write(data)

@@ -11,7 +11,8 @@ import pytest
 
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
-from mastosync_dagster_tests.support.proxy import Cut, Kind, NewHeaders, Page, Proxy, Rule, s3_proxy
+from mastosync_dagster_tests.support.living import md5
+from mastosync_dagster_tests.support.proxy import Cut, Kind, NewHeaders, Page, Proxy, Reset, Rule, When, s3_proxy
 from mastosync_dagster_tests.support.transfers import FAST, Transfer
 
 if TYPE_CHECKING:
@@ -77,6 +78,20 @@ def test_a_body_without_a_length_that_is_not_as_planned_is_not_published(transfe
     assert not transfer.keys()
 
 
+def test_a_destination_that_names_no_length_fails_the_object_alone(
+    transfer: Proxied, destination_bucket: Bucket
+) -> None:
+    planned = [transfer.put(f"{number}.mp4", body) for number, body in enumerate((LARGE, SMALL))]
+    with s3_proxy(destination_bucket.server.endpoint) as proxy:
+        transfer.destination_options = {"endpoint": proxy.endpoint}
+        # The answer to the first PUT is lost, so that the object is asked for.
+        lost = Rule(Reset(When.AFTER), kinds=frozenset({Kind.PUT}), key="0.mp4", times=1)
+        proxy.set_rules(lost, Rule(no_length(None), kinds=frozenset({Kind.HEAD}), key="0.mp4", skip=1))
+        counts, lines = transfer.run(*planned)
+    assert (counts.copied, counts.stopped) == (1, None)
+    assert "no Content-Length" in (lines[0].detail or "")
+
+
 def test_a_length_that_a_proxy_has_merged_out_of_two_is_one(transfer: Proxied) -> None:
     planned = transfer.put("a.png", SMALL)._replace(etag=None)
     merged = NewHeaders((("content-length", f"{len(SMALL)}, {len(SMALL)}"), ("etag", None)))
@@ -86,19 +101,29 @@ def test_a_length_that_a_proxy_has_merged_out_of_two_is_one(transfer: Proxied) -
     assert transfer.fetched("a.png") == SMALL
 
 
-@pytest.mark.parametrize("etag", [None, '"65a1-7f3"'])
+@pytest.mark.parametrize("etag", [None, '"65a1-7f3"', f'"{md5(Page(200).text.encode())}"'])
 @pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
 def test_a_page_that_a_proxy_sends_for_every_object_is_none(transfer: Proxied, body: bytes, etag: str | None) -> None:
     listed, unlisted = transfer.put("a.png", body), transfer.put("b.png", body)._replace(size=None, etag=None)
     transfer.at_source.set_rules(Rule(Page(200, etag=etag), kinds=READ))
     _, lines = transfer.run(listed, unlisted)
     assert [one.outcome for one in lines] == [Outcome.FAILED, Outcome.FAILED]
-    assert lines[0].reason is Reason.CHANGED_DURING_COPY
-    assert "a page in HTML" in (lines[1].detail or "")
+    assert all("a page in HTML" in (one.detail or "") for one in lines)
     assert not transfer.keys()
 
 
-@pytest.mark.parametrize("text", ["404 page not found\n", "<html><body><h1>404 Not Found</h1></body></html>"])
+@pytest.mark.parametrize("etag", [None, '"65a1-7f3"'])
+def test_nor_is_a_text_of_another_length(transfer: Proxied, etag: str | None) -> None:
+    planned = transfer.put("a.png", SMALL)
+    transfer.at_source.set_rules(Rule(Page(200, "Back soon.", etag=etag, content_type="text/plain"), kinds=READ))
+    _, (one,) = transfer.run(planned)
+    assert (one.outcome, one.reason) == (Outcome.FAILED, Reason.CHANGED_DURING_COPY)
+    assert not transfer.keys()
+
+
+@pytest.mark.parametrize(
+    "text", ["404 page not found\n", "<html><body><h1>404 Not Found</h1></body></html>", "<html><div id=app></html>"]
+)
 def test_what_a_proxy_says_of_an_object_makes_none_missing(transfer: Proxied, text: str) -> None:
     planned = [transfer.put(f"{number}.png", SMALL) for number in range(4)]
     planned.append(planned[0]._replace(key="u.png", source_key="u.png", size=None, etag=None))
