@@ -5,10 +5,12 @@ Nothing is read at import.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -318,14 +320,27 @@ def dagster_home() -> Path | None:
 def use_default_home() -> None:
     """Let this process and its children have the default home, if `mastosync init` has made it and none is named."""
     home = default_home()
-    if not os.environ.get(DAGSTER_HOME) and home is not None and (home / "dagster.yaml").is_file():
-        os.environ[DAGSTER_HOME] = str(home)
+    # A home folder that this user may not look into is another user's: `runuser -u` leaves HOME as it was.
+    with contextlib.suppress(PermissionError):
+        if not os.environ.get(DAGSTER_HOME) and home is not None and (home / "dagster.yaml").is_file():
+            os.environ[DAGSTER_HOME] = str(home)
 
 
 def _env_file_of_home(variables: Mapping[str, str]) -> str | None:
     home = variables.get(DAGSTER_HOME)
-    path = Path(home, HOME_ENV_FILE) if home else None
-    return str(path) if path is not None and path.is_file() else None
+    if not home:
+        return None
+    path = Path(home, HOME_ENV_FILE)
+    try:
+        # Not is_file(), which in some versions of Python says no of a folder that is closed to this user.
+        return str(path) if stat.S_ISREG(path.stat().st_mode) else None
+    except PermissionError as error:
+        raise SettingsError(
+            f"{path} cannot be read: {error.strerror}. Run the command as the owner of {DAGSTER_HOME}, or let"
+            f" {DAGSTER_HOME} name a folder of your own."
+        ) from None
+    except (OSError, ValueError):
+        return None
 
 
 def rows_per_partition() -> int:

@@ -377,9 +377,6 @@ def sync(
     from mastosync_dagster.cli.sync import run_sync
 
     wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
-    with _plain_errors():
-        # A wrong setting ends the command at once, before there is a run.
-        _policy(wanted)
     plan_config: dict[str, object] = {
         **wanted,
         "file_types": list(dict.fromkeys(file_types or FILE_TYPES)),
@@ -404,6 +401,8 @@ def sync(
         }
     }
     with _plain_errors(), _instance() as instance:
+        # A wrong setting ends the command at once, before there is a run.
+        _policy(wanted)
         raise click.exceptions.Exit(run_sync(instance, run_config))
 
 
@@ -449,16 +448,17 @@ def report(
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
+    wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
     with _plain_errors():
-        policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
         if left_out:
+            policy = _policy(wanted)
             chosen = [FileType(name) for name in dict.fromkeys(file_types or FILE_TYPES)]
             prefix = S3Bucket.destination().settings().prefix
             with MastodonDatabase().session() as connect:
                 print_left_out(connect, chosen, policy, key_prefix=prefix, form=form)
             return
         with _instance() as instance:
-            run_report(instance, file_types, outcome, form, policy)
+            run_report(instance, file_types, outcome, form, _policy(wanted))
 
 
 @main.command()

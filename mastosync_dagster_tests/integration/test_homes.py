@@ -143,6 +143,66 @@ def test_a_home_in_a_folder_that_is_closed_to_others_is_refused_with_the_command
     assert "-u root" in ended.stdout
 
 
+def as_owner_of_no_other(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as root without the right to look into what others have closed: as any user, that is."""
+    words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", executable("mastosync"), *command]
+    return subprocess.run(
+        words, capture_output=True, text=True, check=False, cwd="/", env={**os.environ, **environment}, timeout=100
+    )
+
+
+@pytest.mark.long(cases=3)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("sync", "night", "report", "check", "check --max-age 26h", "cutover plan --env", "cutover private"),
+        *("report --left-out", "status", "ranges", "init --no-input"),
+    ],
+)
+def test_the_private_home_of_another_user_is_refused_with_the_command_that_works(home: Path, command: str) -> None:
+    (home / "mastosync.env").write_text("S3_BUCKET=media\n")
+    home.chmod(0o700)
+    os.chown(home, 65_534, -1)
+    ended = as_owner_of_no_other(*command.split(), DAGSTER_HOME=str(home))
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1, said
+    assert "Traceback" not in said, said
+    if command.startswith(("sync", "night", "report", "status", "ranges")) and "left" not in command:
+        assert f"{home}, in DAGSTER_HOME, belongs to nobody, and this command runs as root: run it as nobody" in said
+    elif command.startswith("init"):
+        assert "belongs to another user (uid 65534)" in said
+    else:
+        assert f"{home / 'mastosync.env'} cannot be read: Permission denied" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize("variable", ["HOME", "XDG_DATA_HOME"])
+def test_a_home_folder_that_is_closed_to_this_user_has_no_default_home(tmp_path: Path, variable: str) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65_534, -1)
+    ended = as_owner_of_no_other("ranges", **{"DAGSTER_HOME": "", "XDG_DATA_HOME": "", variable: str(closed)})
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("Error: DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one.")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_without_a_named_home_the_owner_of_the_working_folder_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DAGSTER_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.chown(tmp_path, 65_534, -1)
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(main, ["ranges"])
+    assert outcome.exit_code == 1
+    (line,) = outcome.output.splitlines()
+    assert line.startswith("Error: DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one.")
+
+
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     texts = (
