@@ -80,7 +80,12 @@ def opened_home(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
 
 def _home() -> Path:
     """Return the folder that DAGSTER_HOME names; another user's is refused."""
-    home = Path(os.environ.get("DAGSTER_HOME") or "").expanduser()
+    if not is_named():
+        raise HomeError(
+            "DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one. Or set it to the"
+            " absolute path of a folder with dagster.yaml, where Dagster keeps its run history"
+        )
+    home = Path(os.environ["DAGSTER_HOME"]).expanduser()
     if not is_visible(home) and (closed := _closed_above(home)):
         # Dagster would say that there is no such folder.
         raise others(home, closed)
@@ -100,7 +105,7 @@ def _ensure_made(home: Path) -> None:
     already, it was made so.
     """
     made = ("dagster.yaml", *WRITTEN)
-    if os.environ.get("DAGSTER_HOME") and home.is_absolute() and not any(map(is_visible, map(home.joinpath, made))):
+    if home.is_absolute() and not any(map(is_visible, map(home.joinpath, made))):
         raise HomeError(
             f"DAGSTER_HOME names {home}, where there is no dagster.yaml: `mastosync init {shlex.quote(str(home))}`"
             " makes it a home. Or let DAGSTER_HOME name the one that you have."
@@ -109,11 +114,6 @@ def _ensure_made(home: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
-    if not is_named():
-        raise HomeError(
-            "DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one. Or set it to the"
-            " absolute path of a folder with dagster.yaml, where Dagster keeps its run history"
-        )
     if not (home.is_absolute() and home.is_dir()):
         raise HomeError(f"DAGSTER_HOME is {home}, and must be an absolute path to a folder that exists")
     try:
