@@ -23,7 +23,7 @@ from mastosync_dagster.history.postgres import begin_run, limit_waits
 from mastosync_dagster.history.sqlite import grouped_syncs
 from mastosync_dagster.installation.disk_errors import WRITTEN
 from mastosync_dagster.installation.home_errors import FULL, HomeError, file_error, history_error, is_visible, others
-from mastosync_dagster.installation.home_files import unset_variables
+from mastosync_dagster.installation.home_files import is_empty, unset_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,11 +104,14 @@ def _ensure_made(home: Path) -> None:
     Then it keeps another history than all of this project's commands and services expect. Where there is a history
     already, it was made so.
     """
-    made = ("dagster.yaml", *WRITTEN)
-    if home.is_absolute() and not any(map(is_visible, map(home.joinpath, made))):
+    settings = home / "dagster.yaml"
+    # An empty one is what a full disk has left, and says nothing of what this project needs.
+    made = any(is_visible(home / name) for name in WRITTEN) or (is_visible(settings) and not is_empty(settings))
+    if home.is_absolute() and not made:
+        which = "an empty" if is_visible(settings) else "no"
         raise HomeError(
-            f"DAGSTER_HOME names {home}, where there is no dagster.yaml: `mastosync init {shlex.quote(str(home))}`"
-            " makes it a home. Or let DAGSTER_HOME name the one that you have."
+            f"DAGSTER_HOME names {home}, where there is {which} dagster.yaml: `mastosync init"
+            f" {shlex.quote(str(home))}` makes it a home. Or let DAGSTER_HOME name the one that you have."
         )
 
 

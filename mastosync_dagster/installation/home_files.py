@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import re
+import stat
+import tempfile
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
@@ -73,16 +75,53 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_new(path: Path, text: str, mode: int = 0o600) -> WrittenFile:
-    """Write a file that nobody may have made before; where one is, it stays."""
+    """Write a file that nobody may have made before; where one is that is not empty, it stays."""
     with writing(path):
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        except FileExistsError:
+        empty = is_empty(path)
+        if os.path.lexists(path) and not empty:
             return WrittenFile(path, Written.KEPT)
+        with _written_beside(path, text, mode) as whole:
+            if empty:  # an earlier version's, for which the disk had no room
+                whole.replace(path)
+                return WrittenFile(path, Written.NEW)
+            try:
+                os.link(whole, path)
+            except FileExistsError:
+                return WrittenFile(path, Written.KEPT)
+            except OSError:  # a file system without hard links
+                whole.replace(path)
+    return WrittenFile(path, Written.NEW)
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a file has nothing in it. A link is none, wherever it leads."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, text: str, mode: int) -> Iterator[Path]:
+    """Write a whole file beside a path, for the time of the block.
+
+    What the disk has no room for, or a kill cuts short, never bears the name: it would be taken for good.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
+    except OSError as error:
+        error.filename = str(path)  # the name that is asked for
+        raise
+    try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(descriptor, mode)  # whatever the umask
             stream.write(text)
-    return WrittenFile(path, Written.NEW)
+            stream.flush()
+            os.fsync(descriptor)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> Written:

@@ -16,7 +16,7 @@ import click
 
 from mastosync_dagster.environment import ENV_FILE, Environment, SettingsError
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.installation.home_files import InitError, Written, packaged, writing
+from mastosync_dagster.installation.home_files import InitError, Written, packaged, write_new, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"(?P<off>#?)(?P<name>[A-Z][A-Z0-9_]*)=.*")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*", re.ASCII)
 _EMPTY_MEANS_SOMETHING = "S3_PERMISSION"
-_PRIVATE = 0o600
 _OTHERS = 0o077
 
 
@@ -98,10 +97,8 @@ def write_settings(path: Path, settings: Mapping[str, str], *, of_home: bool) ->
         if path.exists():
             return _add(path, settings, of_home=of_home)
         text = _written(lambda lines: _filled(packaged("env.example"), lines), settings, path)
-        # O_EXCL: nobody's file is overwritten, and no link followed.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _PRIVATE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        if write_new(path, text).written is Written.KEPT:  # another process has just made it
+            return _add(path, settings, of_home=of_home)
     return EnvFile(path, Written.NEW, tuple(settings), (), Readers.OWNER)
 
 
@@ -113,9 +110,21 @@ def _add(path: Path, settings: Mapping[str, str], *, of_home: bool) -> EnvFile:
         before = path.read_text("utf-8")
         gap = "" if before.endswith("\n") or not before else "\n"
         addition = _written(lambda lines: gap + "".join(f"{line}\n" for line in lines.values()), new, path)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(addition)
+        _append(path, addition.encode())
     return EnvFile(path, Written.KEPT, tuple(new), different, _close(path, of_home=of_home))
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add to a file that may be a link, or another user's: it stays the same one. All is added, or nothing."""
+    with path.open("ab", buffering=0) as stream:
+        size, rest = os.fstat(stream.fileno()).st_size, memoryview(content)
+        try:
+            while rest:
+                rest = rest[stream.write(rest) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def _close(path: Path, *, of_home: bool) -> Readers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import subprocess
 import sys
 import time
@@ -23,32 +21,20 @@ from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster.units import MIB
 from mastosync_dagster_tests.faults.copy_process import copy_command
-from mastosync_dagster_tests.support.mounts import mounting, run_with_mounts
+from mastosync_dagster_tests.support.mounts import little_room, mounting, run_with_mounts
 from mastosync_dagster_tests.support.transfers import Transfer, line
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mastosync_dagster_tests.faults.world import FaultyInstallation, Original
     from mastosync_dagster_tests.support.corners import Bucket
 
-_ROOM = 8_192
 STANDS_STILL_SECONDS = 2.0
 """A run that copies would have sent 80 requests."""
 WORK = "storage/mastosync-runs"
 """Where a run's folder lies in Dagster's home."""
-
-
-@contextlib.contextmanager
-def little_room(room: int = _ROOM) -> Iterator[None]:
-    """Let no file grow beyond a few kilobytes: to whoever writes it is like a full disk, and needs no root."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _write_manifest(folder: Path) -> None:

@@ -17,9 +17,11 @@ from click.testing import CliRunner, Result
 
 from mastosync_dagster.cli.main import main
 from mastosync_dagster.environment import Environment
+from mastosync_dagster.installation.home_files import InitError
 from mastosync_dagster.installation.settings_file import read_settings, write_settings
 from mastosync_dagster.installation.systemd import UnitSettings, calendar_of, night_units, units
 from mastosync_dagster_tests.support.installation import PROJECT
+from mastosync_dagster_tests.support.mounts import little_room
 
 PRODUCTION = """LOCAL_DOMAIN=social.example
 SECRET_KEY_BASE=not-for-us
@@ -189,6 +191,48 @@ def test_every_password_is_read_back_as_it_was(tmp_path: Path, value: str) -> No
             path.write_text("S3_BUCKET=x\n")
         write_settings(path, {"DB_PASS": value, "MASTOSYNC_SECRET_X": value}, of_home=True)
         assert read_settings(path)["DB_PASS"] == read_settings(path)["MASTOSYNC_SECRET_X"] == value
+
+
+@pytest.mark.parametrize("room", [0, 20, 600, 2_500, 4_500, 10_000])
+def test_what_a_full_disk_has_cut_short_the_next_init_writes_whole(user: Path, room: int) -> None:
+    good = user / "good"
+    given = ("--from", str(user.parent / ".env.production"), "--night")
+    assert init(str(good), *given).exit_code == 0
+    home = user / "home"
+    with little_room(room):
+        outcome = init(str(home), *given)
+    assert outcome.exit_code == 1
+    assert "cannot be written: File too large" in outcome.output or "history" in outcome.output
+    names = {path.relative_to(good) for path in good.rglob("*") if path.is_file() and path.suffix != ".db"}
+    # What there is by then is whole, and nothing else lies there.
+    for path in (path for path in home.rglob("*") if path.is_file() and path.suffix != ".db"):
+        assert path.relative_to(home) in names
+        assert path.read_text().replace(str(home), str(good)) == (good / path.relative_to(home)).read_text()
+    assert init(str(home), *given).exit_code == 0
+    for name in names:
+        assert (home / name).read_text().replace(str(home), str(good)) == (good / name).read_text(), name
+        assert stat.S_IMODE((home / name).stat().st_mode) == stat.S_IMODE((good / name).stat().st_mode)
+
+
+def test_settings_that_a_full_disk_has_no_room_for_leave_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    path.write_text("# mine\nS3_BUCKET=x")
+    with little_room(40), pytest.raises(InitError, match="File too large"):
+        write_settings(path, {"DB_PASS": "a" * 60}, of_home=True)
+    assert path.read_text() == "# mine\nS3_BUCKET=x"
+
+
+def test_an_empty_file_that_an_earlier_init_has_left_is_written(user: Path) -> None:
+    home = home_of(user)
+    (home / "systemd").mkdir(parents=True)
+    for name in ("dagster.yaml", "workspace.yaml", "systemd/mastosync-code.service"):
+        (home / name).touch()
+    outcome = with_mastodons_file(user)
+    assert outcome.exit_code == 0, outcome.output
+    assert (home / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
+    assert (home / "workspace.yaml").read_text() == (PROJECT / "workspace.yaml").read_text()
+    assert "[Service]" in (home / "systemd" / "mastosync-code.service").read_text()
+    assert f"{home / 'dagster.yaml'}: new" in outcome.output
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:

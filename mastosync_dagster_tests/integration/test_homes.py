@@ -71,13 +71,16 @@ def test_init_in_a_home_that_is_read_only_says_what_other_commands_say(home: Pat
 def test_a_folder_that_is_no_home_is_named_with_the_command_that_makes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in (tmp_path, tmp_path / "not there"):
+    half_made = tmp_path / "half made"
+    half_made.mkdir()
+    (half_made / "dagster.yaml").touch()
+    for folder in (tmp_path, tmp_path / "not there", half_made):
         monkeypatch.setenv("DAGSTER_HOME", str(folder))
         outcome = CliRunner().invoke(main, ["ranges"])
         assert outcome.exit_code == 1
         (line,) = outcome.output.splitlines()
         assert f"`mastosync init {shlex.quote(str(folder))}` makes it a home" in line
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [half_made, half_made / "dagster.yaml"]
 
 
 def test_init_on_a_full_disk_says_to_make_room(home: Path) -> None:

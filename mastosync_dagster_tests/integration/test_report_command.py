@@ -49,7 +49,7 @@ def manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderManifest
     """A folder of manifests, and no database."""
     home = tmp_path / "home"
     home.mkdir()
-    (home / "dagster.yaml").touch()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     for name, value in {
         "DAGSTER_HOME": str(home),
         "DESTINATION_S3_BUCKET": "destination",

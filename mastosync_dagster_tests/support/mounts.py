@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _NOT_ALLOWED = "this system lets nobody but root mount something in a name space of his own"
+_ROOM = 8_192
 _APART = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 
@@ -50,3 +52,14 @@ def mounting(script: str, *command: str, log: BinaryIO) -> Iterator[subprocess.P
             yield process
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def little_room(room: int = _ROOM) -> Iterator[None]:
+    """Let no file grow beyond a few kilobytes: to whoever writes it is like a full disk, and needs no root."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
