@@ -15,15 +15,23 @@ import yaml
 from dagster._check import CheckError
 from dagster._core.instance import InstanceRef
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.history.postgres import begin_run, limit_waits
 from mastosync_dagster.history.sqlite import grouped_syncs
 from mastosync_dagster.installation.disk_errors import WRITTEN
-from mastosync_dagster.installation.home_errors import FULL, HomeError, file_error, history_error, is_visible, others
+from mastosync_dagster.installation.home_errors import (
+    FULL,
+    HISTORY_ERRORS,
+    HomeError,
+    file_error,
+    history_error,
+    is_visible,
+    others,
+)
 from mastosync_dagster.installation.home_files import is_empty, unset_variables
+from mastosync_dagster.installation.new_history import alone_with_history, is_in_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,9 +78,9 @@ def opened_home(*, waits: bool = False) -> Iterator[dg.DagsterInstance]:
             ) from None
         raise
     except Exception as error:
-        # SQLAlchemy's errors are Dagster's alone; its own class for PostgreSQL is raised from one.
+        # SQLAlchemy's and Alembic's errors are Dagster's alone; its own class for PostgreSQL is raised from one.
         causes = (error, error.__cause__)
-        history = next((cause for cause in causes if isinstance(cause, SQLAlchemyError)), None)
+        history = next((cause for cause in causes if isinstance(cause, HISTORY_ERRORS)), None)
         if history is None:
             raise
         raise history_error(home, history) from None
@@ -122,7 +130,8 @@ def _opened(home: Path) -> Iterator[dg.DagsterInstance]:
     try:
         # While a run's output is captured, standard output is a file, and no bar moves.
         uncaptured = InstanceRef.from_dir(str(home))._replace(compute_logs_data=_NO_CAPTURE)
-        made = dg.DagsterInstance.from_ref(uncaptured)
+        with alone_with_history(home) if is_in_files(uncaptured) else contextlib.nullcontext():
+            made = dg.DagsterInstance.from_ref(uncaptured)
         # Of what it names, Dagster loads this when it is used first, which would be in the middle of a command.
         _ = made.run_launcher
     except (dg.DagsterError, CheckError, yaml.YAMLError, ImportError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from mastosync_dagster.environment import DAGSTER_HOME
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk_errors import sentence, try_writing
+from mastosync_dagster.installation.new_history import make_history
 from mastosync_dagster.process import HIGHLIGHTER, RICH, load_without, use_one_malloc_arena
 
 _VARIABLES = {
@@ -50,6 +51,8 @@ def main() -> None:
     load_without(HIGHLIGHTER, RICH)
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    if os.environ.get(DAGSTER_HOME):
+        make_history(home)
     if program in _COMMANDS:
         from dagster._cli import main as run  # noqa: PLC0415  (each program has memory for itself alone)
 

@@ -8,23 +8,24 @@ import pwd
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.installation.disk_errors import try_writing
 
-if TYPE_CHECKING:
-    from sqlalchemy.exc import SQLAlchemyError
-
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+HISTORY_ERRORS = (SQLAlchemyError, CommandError)
+"""What Dagster raises about its history. Alembic's: nobody knows which tables it should have."""
 
 
 class HomeError(AdminError):
     """DAGSTER_HOME, or the history in it, cannot be used. The message says why, and what to do."""
 
 
-def history_error(home: Path, error: SQLAlchemyError) -> HomeError:
+def history_error(home: Path, error: SQLAlchemyError | CommandError) -> HomeError:
     """Return the error of a history that cannot be used. SQLite does not say why: writing a file does."""
     first = one_line(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
     try:
@@ -37,6 +38,11 @@ def history_error(home: Path, error: SQLAlchemyError) -> HomeError:
         return HomeError(
             f"Dagster's history in {home} is locked ({first}): another process writes to it all the time, or the file"
             " system has no locks (NFS with nolock). Wait, or put DAGSTER_HOME on a local disk."
+        )
+    if "more than one head" in first:
+        return HomeError(
+            f"Dagster's history in {home} is damaged ({first}): restore the folders history and schedules from a backup,"
+            " or move them away to begin anew; nothing that has been copied is copied again."
         )
     if "malformed" in first or "not a database" in first:
         return HomeError(

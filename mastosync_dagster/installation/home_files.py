@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
 
 from mastosync_dagster.errors import AdminError
-from mastosync_dagster.installation.home_errors import history_error
+from mastosync_dagster.installation.home_errors import HISTORY_ERRORS, history_error
+from mastosync_dagster.installation.new_history import alone_with_history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def unset_variables(home: Path, error: Exception) -> str | None:
 def prepare_history(home: Path) -> None:
     """Create the tables of Dagster's history: two processes that find none at their start get in each other's way."""
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with alone_with_history(home), dg.DagsterInstance.from_config(str(home)) as instance:
             instance.get_runs_count()
             instance.event_log_storage.get_maximum_record_id()
             instance.all_instigator_state()
@@ -176,7 +176,7 @@ def prepare_history(home: Path) -> None:
     except Exception as error:
         if unset := unset_variables(home, error):
             raise InitError(unset) from None
-        history = next((each for each in (error, error.__cause__) if isinstance(each, SQLAlchemyError)), None)
+        history = next((each for each in (error, error.__cause__) if isinstance(each, HISTORY_ERRORS)), None)
         if history is not None:
             raise history_error(home, history) from None
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
