@@ -41,8 +41,8 @@ def history_error(home: Path, error: SQLAlchemyError | CommandError) -> HomeErro
         )
     if "more than one head" in first:
         return HomeError(
-            f"Dagster's history in {home} is damaged ({first}): restore the folders history and schedules from a backup,"
-            " or move them away to begin anew; nothing that has been copied is copied again."
+            f"Dagster's history in {home} is damaged ({first}): restore the folders history and schedules from a"
+            " backup, or move them away to begin anew; nothing that has been copied is copied again."
         )
     if "malformed" in first or "not a database" in first:
         return HomeError(

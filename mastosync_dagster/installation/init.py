@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import stat
 import sys
+import unicodedata
+import zoneinfo
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,9 +33,10 @@ from mastosync_dagster.installation.home_files import (
     make_home,
     prepare_history,
     write_new,
+    writing,
 )
 from mastosync_dagster.installation.questions import asked_settings, given_settings, unset_settings
-from mastosync_dagster.installation.settings_file import read_file, read_settings, write_settings
+from mastosync_dagster.installation.settings_file import read_settings, write_settings
 from mastosync_dagster.installation.systemd import (
     SERVICES,
     SERVICES_FILE,
@@ -43,7 +47,7 @@ from mastosync_dagster.installation.systemd import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 UNITS_FOLDER = "systemd"
 
@@ -81,21 +85,23 @@ def run_init(choices: Choices) -> None:
         raise InitError("This user has no home folder: name a folder, as in `mastosync init FOLDER`.")
     home = absolute(named)
     env_file = absolute(choices.env_file or home / HOME_ENV_FILE)
+    user = _checked_user(choices.user, home if choices.home else None)
     given = given_settings(choices.sources)
+    _ensure_units(home, env_file, {**given, **_settings_of(env_file)}, night=choices.night)
     # Before the first question: whether the folder can be written at all.
     files = make_home(home, machines=choices.worker)
-    there = read_settings(env_file) if env_file.exists() else {}
+    there = _settings_of(env_file)
     answers = asked_settings({**given, **there}, _environment(home)) if choices.ask else {}
     settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
-    unit_settings = UnitSettings(
-        home, env_file, choices.user or _user(), choices.port, _written_folders(env_file), choices.worker
-    )
+    written = read_settings(env_file)
+    folders = tuple(_written_folders(written))
+    unit_settings = UnitSettings(home, env_file, user, choices.port, folders, choices.worker)
     files.append(write_new(home / SERVICES_FILE, SERVICES))
     folder = absolute(choices.units or home / UNITS_FOLDER)
     make_folder(folder)
-    _make_manifests(env_file)
+    _make_manifests(written)
     # Units hold no secret, and systemd warns of files that it alone may read.
-    texts = {**units(unit_settings), **(night_units(unit_settings, _calendar(env_file)) if choices.night else {})}
+    texts = {**units(unit_settings), **(night_units(unit_settings, _calendar(written)) if choices.night else {})}
     files += [write_new(folder / name, text, 0o644) for name, text in texts.items()]
     prepare_history(home)
 
@@ -104,7 +110,9 @@ def run_init(choices: Choices) -> None:
     for line in settings.lines():
         click.echo(line)
     click.echo(f"{home}: history prepared")
-    _say_next(home, env_file, folder, read_settings(env_file))
+    if home.stat().st_mode & stat.S_IWOTH:
+        click.echo(f"Warning: {home} may be written by others: chmod o-w {shlex.quote(str(home))}", err=True)
+    _say_next(home, env_file, folder, written)
 
 
 def _environment(home: Path) -> Environment:
@@ -119,30 +127,90 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def _written_folders(env_file: Path) -> tuple[Path, ...]:
-    """Return the folders outside the home that runs write to."""
-    settings = read_file(env_file)
-    named = [settings.text(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
-    return tuple(absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
+def _checked_user(named: str | None, home: Path | None) -> str:
+    """Return who runs the services. It is who runs this command: the home is closed to all others."""
+    me = os.geteuid()
+    if named is None:
+        return _user()
+    _ensure_in_units(named)
+    try:
+        found = pwd.getpwnam(named).pw_uid
+    except KeyError:
+        if not named.isdecimal():
+            raise InitError(f"There is no user {named!r} on this machine.") from None
+        found = int(named)
+    if found != me:
+        become = ["runuser", "-u", named, "--"] if me == 0 else ["sudo", "-H", "-u", named]
+        command = shlex.join([*become, "mastosync", "init", str(home) if home else "FOLDER"])
+        raise InitError(
+            f"Services of {named} cannot use a home of {_user()}: run the command as {named}, with a folder of its own"
+            f" ({command})."
+        )
+    return named
 
 
-def _make_manifests(env_file: Path) -> None:
+def _ensure_units(home: Path, env_file: Path, settings: Mapping[str, str], *, night: bool) -> None:
+    """Raise an `InitError` where no unit could be written, or systemd would refuse it: before there is anything."""
+    for path in (home, env_file, *_written_folders(settings)):
+        _ensure_in_units(str(path))
+    if night:
+        _calendar(settings)
+
+
+def _ensure_in_units(text: str) -> None:
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise InitError(f"{text!a} has a control character, or is no UTF-8, which no unit of systemd can hold.")
+
+
+def _settings_of(env_file: Path) -> dict[str, str]:
+    """Return what a file of settings sets; nothing where there is none."""
+    try:
+        env_file.stat()
+    except PermissionError as error:
+        # What is in the home is said of the home: whose it is.
+        if env_file.name == HOME_ENV_FILE and env_file.parent.exists():
+            return {}
+        raise InitError(
+            f"{env_file} cannot be read: {error.strerror}. Name a file that this user may read, or run the command as"
+            " its owner."
+        ) from None
+    except OSError:
+        return {}
+    return read_settings(env_file)
+
+
+def _written_folders(settings: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the folders outside the home that runs write to."""
+    named = [settings.get(name) for name in (MANIFESTS, DESTINATION_FOLDER)]
+    return (absolute(Path(folder)) for folder in named if folder and not folder.startswith("s3://"))
+
+
+def _make_manifests(settings: Mapping[str, str]) -> None:
     """Make the folder of manifests that the settings name: the units let nobody make it later."""
-    named = read_file(env_file).text(MANIFESTS)
-    if named and not named.startswith("s3://") and not absolute(Path(named)).exists():
-        make_folder(absolute(Path(named)))
+    named = settings.get(MANIFESTS)
+    if named and not named.startswith("s3://"):
+        folder = absolute(Path(named))
+        with writing(folder):
+            is_there = folder.exists()
+        if not is_there:
+            make_folder(folder)
 
 
-def _calendar(env_file: Path) -> str:
+def _calendar(settings: Mapping[str, str]) -> str:
     """Return when the night is, as systemd writes it."""
-    settings = read_file(env_file)
-    cron = settings.text(NIGHTLY_CRON) or "0 3 * * *"
-    found = calendar_of(cron, settings.text(NIGHTLY_TIMEZONE) or "UTC")
+    cron, timezone = settings.get(NIGHTLY_CRON) or "0 3 * * *", settings.get(NIGHTLY_TIMEZONE) or "UTC"
+    found = calendar_of(cron, timezone)
     if found is None:
         raise InitError(
             f"{NIGHTLY_CRON} is {cron!r}: the timer of --night takes a minute and an hour of every day alone, such as"
             " '0 3 * * *'. Set such a one, and write OnCalendar= of the timer afterwards yourself."
         )
+    try:
+        zoneinfo.ZoneInfo(timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise InitError(
+            f"{NIGHTLY_TIMEZONE} is {timezone!r}, which is no time zone: write one such as Europe/Berlin."
+        ) from None
     return found
 
 

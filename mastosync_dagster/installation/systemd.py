@@ -242,6 +242,8 @@ def calendar_of(cron: str, timezone: str) -> str | None:
     minute, hour, *days = [*cron.split(), ""]
     if days != ["*", "*", "*", ""] or not (minute.isdecimal() and hour.isdecimal()):
         return None
+    if int(minute) > 59 or int(hour) > 23:  # noqa: PLR2004  (of a clock)
+        return None
     return f"*-*-* {int(hour):02}:{int(minute):02}:00 {timezone}"
 
 
@@ -254,11 +256,11 @@ def _common(settings: UnitSettings) -> dict[str, str]:
         "user": settings.user,
         "home": _escaped(str(settings.home)),
         "home_variable": _word(f"DAGSTER_HOME={settings.home}"),
-        "python": _word(sys.executable),
+        "python": _exec_word(sys.executable),
         "program": PROGRAM,
         "hardening": _HARDENING.format(writable=writable),
         "code": CODE,
-        "services": _word(str(settings.home / SERVICES_FILE)),
+        "services": _exec_word(str(settings.home / SERVICES_FILE)),
         "env_variable": _word(f"{ENV_FILE}={settings.env_file}"),
     }
 
@@ -273,9 +275,14 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%%")
 
 
+def _exec_word(text: str) -> str:
+    """Return a word of an Exec line, where systemd puts variables, and in no other line."""
+    return _word(text.replace("$", "$$"))
+
+
 def _word(text: str) -> str:
     """Return one word of a line that systemd splits, quoted where it must be."""
-    escaped = _escaped(text).replace("$", "$$") if text.startswith("/") else _escaped(text)
+    escaped = _escaped(text)
     plain = not any(character in escaped for character in " \t\"'\\;")
     inner = escaped.replace("\\", "\\\\").replace('"', '\\"')
     return escaped if plain else f'"{inner}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -242,6 +243,61 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
     assert "cannot be written" in outcome.output
     assert "mastosync init FOLDER" in outcome.output
     assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "says"),
+    [
+        (["--user", "no such user"], "", "There is no user 'no such user' on this machine"),
+        (["--user", "daemon"], "", "runuser -u daemon -- mastosync init {home}"),
+        (["--user", "a\nUser=root"], "", "has a control character"),
+        (["--env-file", "{home}/a\nb"], "", "has a control character"),
+        (["--night"], "MASTOSYNC_NIGHTLY_CRON='99 77 * * *'\n", "MASTOSYNC_NIGHTLY_CRON is '99 77 * * *'"),
+        (["--night"], "MASTOSYNC_NIGHTLY_TIMEZONE=Europe/Berln\n", "MASTOSYNC_NIGHTLY_TIMEZONE is 'Europe/Berln'"),
+        (["--night"], "MASTOSYNC_NIGHTLY_TIMEZONE=Europe\n", "MASTOSYNC_NIGHTLY_TIMEZONE is 'Europe'"),
+        ([], "MASTOSYNC_MANIFESTS='{home}/a\nb'\n", "has a control character"),
+    ],
+)
+def test_what_no_unit_can_work_with_is_refused_before_anything_is_written(
+    user: Path, options: list[str], settings: str, says: str
+) -> None:
+    if options == ["--user", "daemon"] and os.geteuid() != 0:
+        says = "sudo -H -u daemon mastosync init {home}"
+    home = user / "home"
+    options = [option.format(home=home) for option in options]
+    outcome = init(str(home), *options, "--from", "-", "--no-input", stdin=settings.format(home=home))
+    assert outcome.exit_code == 1, outcome.output
+    (line,) = outcome.stderr.splitlines()
+    assert says.format(home=home) in line
+    assert list(user.iterdir()) == []
+
+
+def test_a_user_may_be_named_who_runs_the_command(user: Path) -> None:
+    me = pwd.getpwuid(os.geteuid())
+    for name in (me.pw_name, str(me.pw_uid)):
+        assert init(str(user / name), "--user", name, "--no-input").exit_code == 0
+        assert f"User={name}\n" in (user / name / "systemd" / "mastosync-code.service").read_text()
+
+
+def test_a_home_that_others_may_write_to_is_warned_of(user: Path) -> None:
+    home = user / "a home"
+    home.mkdir()
+    for mode, warned in ((0o777, True), (0o755, False)):
+        home.chmod(mode)
+        outcome = init(str(home), "--no-input")
+        assert outcome.exit_code == 0
+        assert (f"Warning: {home} may be written by others: chmod o-w '{home}'" in outcome.stderr) is warned
+        assert stat.S_IMODE(home.stat().st_mode) == mode
+
+
+def test_units_write_a_dollar_as_each_of_their_lines_reads_it() -> None:
+    settings = UnitSettings(Path("/srv/a$1"), Path("/srv/a$1/mastosync.env"), "root", 3030, (Path("/srv/b$2"),))
+    made = units(settings)
+    for text in made.values():
+        assert "ReadWritePaths=/srv/a$1 -/srv/b$2\n" in text
+        assert "WorkingDirectory=/srv/a$1\n" in text
+    # These lines alone are where systemd puts variables.
+    assert "-w /srv/a$$1/services.yaml\n" in made["mastosync-daemon.service"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")

@@ -206,6 +206,24 @@ def test_without_a_named_home_the_owner_of_the_working_folder_does_not_matter(
     assert line.startswith("Error: DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one.")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_a_file_of_settings_in_a_closed_folder_is_refused_by_init_with_a_sentence(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65_534, -1)
+    settings = tmp_path / "given.env"
+    for options, content, named in (
+        (["--env-file", str(closed / "x.env")], "", closed / "x.env"),
+        ([], f"MASTOSYNC_MANIFESTS={closed / 'm'}\n", closed / "m"),
+    ):
+        settings.write_text(content)
+        ended = as_owner_of_no_other("init", str(tmp_path / "new"), "--no-input", "--from", str(settings), *options)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith(f"Error: {named} cannot be ")
+        assert "Permission denied" in line
+
+
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     texts = (
