@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
+    from mastosync_dagster.cli.terminal import Output
     from mastosync_dagster.expected.policy import Policy
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Output for scripts.")
@@ -184,6 +185,14 @@ def _plain_errors() -> Iterator[None]:
         yield
     except AdminError as error:
         raise click.ClickException(plain(error.in_full())) from error
+
+
+def _is_read(output: Output | None, seconds: float) -> bool:
+    """Wait some seconds, or until nobody reads the output any more; return whether somebody does."""
+    if output is not None:
+        return output.is_read(seconds)
+    time.sleep(seconds)  # within another program
+    return True
 
 
 @contextlib.contextmanager
@@ -466,7 +475,9 @@ def report(
 @_policy_options
 @_AS_JSON
 @click.option("--watch", is_flag=True, help="Show it again every ten seconds, until Ctrl-C.")
+@click.pass_context
 def status(
+    context: click.Context,
     file_types: tuple[str, ...],
     *,
     local_only: bool | None,
@@ -499,9 +510,8 @@ def status(
                 click.echo(json.dumps([status_json(each) for each in found], indent=2))
             else:
                 click.echo(status_text(found, details=bool(file_types)))
-            if not watch:
+            if not watch or not _is_read(context.obj, _WATCH_SECONDS):
                 break
-            time.sleep(_WATCH_SECONDS)
 
 
 @main.command()

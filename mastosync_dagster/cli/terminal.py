@@ -156,6 +156,12 @@ class Output:
         sys.stdout = _text(self._raw, sys.stdout)
         sys.stderr = _text(_UnfailingStream(2), sys.stderr)
 
+    def is_read(self, seconds: float) -> bool:
+        """Wait some seconds; return False at once when whoever reads standard output has gone."""
+        poll = select.poll()
+        poll.register(self._raw.fileno(), 0)  # it tells when a pipe or a terminal was closed
+        return not poll.poll(seconds * 1000)
+
     def problem(self) -> str | None:
         """Return why a part of the output is lost, if somebody misses it: a full disk, not a reader that has gone."""
         sys.stdout.flush()

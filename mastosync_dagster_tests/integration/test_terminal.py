@@ -361,6 +361,25 @@ def test_a_watched_status_is_shown_again_until_ctrl_c(world: Installation) -> No
     assert not CLASS_NAMES.search(text), text
 
 
+@pytest.mark.long
+def test_a_watched_status_ends_when_nobody_reads_it(world: Installation) -> None:
+    shown = subprocess.Popen(
+        [executable("mastosync"), "status", "--watch"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **world.environment},
+    )
+    assert shown.stdout is not None
+    with shown:
+        try:
+            assert shown.stdout.readline()
+            shown.stdout.close()
+            # Before the next screen, which would be ten seconds later.
+            assert shown.wait(8) == 0
+        finally:
+            shown.kill()
+
+
 def test_a_watched_status_is_not_for_scripts() -> None:
     outcome = CliRunner().invoke(main, ["status", "--watch", "--json"])
     assert outcome.exit_code == 2
