@@ -20,6 +20,7 @@ from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk_errors import sentence, try_writing
 from mastosync_dagster.installation.new_history import make_history
+from mastosync_dagster.installation.services import PARENT
 from mastosync_dagster.process import HIGHLIGHTER, RICH, load_without, use_one_malloc_arena
 
 _VARIABLES = {
@@ -31,6 +32,7 @@ _VARIABLES = {
 _COMMANDS = {"code": ["api", "grpc"], "migrate": ["instance", "migrate"]}
 _END_SECONDS = 15.0
 """How long the daemon may take to end: where its history is silent, Dagster's threads wait for minutes."""
+_PARENT_SECONDS = 2.0
 _POLL_SECONDS = 5.0
 _RELOAD_SECONDS = 24 * 3600
 """Dagster's daemon reads all definitions again every minute. That the code server is another one, it notices anyway."""
@@ -42,6 +44,8 @@ _WATCH_SECONDS = 5
 
 def main() -> None:
     """Run the program that the first argument names, with the others."""
+    if sys.argv[1].startswith(PARENT):
+        _end_with(int(sys.argv.pop(1).removeprefix(PARENT)))
     program = sys.argv.pop(1)
     home = Path(os.environ.get(DAGSTER_HOME) or ".")
     condense(home)
@@ -89,6 +93,19 @@ def _wait_for_disk(home: Path) -> None:
             time.sleep(_POLL_SECONDS)
         else:
             return
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone: one that is killed cannot end it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(_END_SECONDS)
+        os._exit(128 + signal.SIGINT)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _end_in_time() -> None:

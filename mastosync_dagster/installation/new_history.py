@@ -57,7 +57,7 @@ def is_in_files(instance: InstanceRef) -> bool:
 def make_history(home: Path) -> None:
     """Make the tables of a history in files that lacks some. What goes wrong is left to whoever uses them next."""
     with alone_with_history(home), contextlib.suppress(Exception):
-        if all((home / name).exists() for name in _DATABASES):
+        if not (home / "dagster.yaml").exists() or all((home / name).exists() for name in _DATABASES):
             return
         import dagster as dg  # noqa: PLC0415  (most starts of a service need none of it here)
         from dagster._core.instance import InstanceRef  # noqa: PLC0415  (as above)

@@ -92,6 +92,7 @@ def running(
     cwd: Path | str | None = None,
     env: Mapping[str, str] | None = None,
     piped: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the block ends, and then end it and every process it started.
 
@@ -111,6 +112,7 @@ def running(
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         yield process
     finally:

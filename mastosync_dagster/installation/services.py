@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -18,10 +19,14 @@ from mastosync_dagster.installation.processes import running
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
 PROGRAM = "mastosync_dagster.installation.dagster_program"
+PARENT = "--parent="
+"""Begins an argument of `PROGRAM`: the process with which a service ends."""
+LONGEST_END = 20.0
+"""Seconds that a service whose parent was killed may take to end."""
 UI_PORT = 3030
 """Mastodon has 3000, and 4000 for streaming."""
 _START_SECONDS = 180.0
@@ -89,6 +94,7 @@ def serve(
     port: int,
     logs: Path,
     before_code_ends: Callable[[str], None] = lambda _: None,
+    held: Sequence[int] = (),
 ) -> Iterator[Services]:
     """Run code server, webserver and daemon until the block ends. `ServiceError` if one of them does not start.
 
@@ -98,6 +104,8 @@ def serve(
         port: Of the webserver, on loopback.
         logs: Folder for a log of each, which begins anew.
         before_code_ends: Called with the code server's socket when nothing launches runs any more.
+        held: Descriptors that webserver and daemon keep open, such as that of a lock. Not the code server: its runs may
+            outlive all of them.
     """
     ensure_free(port)
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,9 +119,17 @@ def serve(
         def start(name: str, *arguments: str) -> Service:
             log = logs / f"{name.replace(' ', '-')}.log"
             log.unlink(missing_ok=True)
-            command = [sys.executable, "-m", PROGRAM, *arguments]
+            command = [sys.executable, "-m", PROGRAM, f"{PARENT}{os.getpid()}", *arguments]
             process = stack.enter_context(
-                running(command, log=log, stop_by=signal.SIGINT, cwd=home, env=environment, grace=_GRACE[name])
+                running(
+                    command,
+                    log=log,
+                    stop_by=signal.SIGINT,
+                    cwd=home,
+                    env=environment,
+                    grace=_GRACE[name],
+                    pass_fds=() if name == "code server" else held,
+                )
             )
             return Service(name, process, log)
 

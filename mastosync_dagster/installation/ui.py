@@ -16,7 +16,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from mastosync_dagster.environment import DAGSTER_HOME
 from mastosync_dagster.installation.processes import StopRequested, stop_requests
-from mastosync_dagster.installation.services import ServiceError, serve
+from mastosync_dagster.installation.services import LONGEST_END, ServiceError, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +41,13 @@ def run_ui(instance: dg.DagsterInstance, port: int) -> int:
         nonlocal ended
         ended = end_runs_of(instance, socket)
 
-    with _alone(home):
+    with _alone(home) as lock:
         try:
             with stop_requests():
                 click.echo("starting the Dagster UI, which takes some seconds")
-                with serve(home, environment, port=port, logs=home / "logs" / "ui", before_code_ends=end_runs) as found:
+                with serve(
+                    home, environment, port=port, logs=home / "logs" / "ui", before_code_ends=end_runs, held=[lock]
+                ) as found:
                     click.echo(
                         f"{found.url} is the Dagster UI, for browsers on this machine alone; Ctrl-C ends it and its"
                         f" runs.\nWhoever can open it can launch anything, web pages in that browser included:"
@@ -96,16 +98,20 @@ def _farewell(instance: dg.DagsterInstance, ended: int) -> str:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Refuse a second UI of this command on the same home: two daemons would launch everything twice."""
+def _alone(home: Path) -> Iterator[int]:
+    """Refuse a second UI of this command on the same home: two daemons would launch everything twice.
+
+    Yields the descriptor of the lock. The services keep it too: one may outlive a command that is killed.
+    """
     (home / "storage").mkdir(mode=0o700, exist_ok=True)
     with (home / "storage" / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ServiceError(
-                f"`mastosync ui` already runs on {home}: end that one, or use another home (DAGSTER_HOME)."
+                f"`mastosync ui` already runs on {home}: end that one, or use another home (DAGSTER_HOME). If it was"
+                f" killed, its services end within {LONGEST_END:.0f} seconds."
             ) from None
         except OSError:  # no locks here
             pass
-        yield
+        yield lock.fileno()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ import psutil
 import pytest
 
 from mastosync_dagster.installation.processes import StopRequested, running, stop_requests, uninterrupted
+from mastosync_dagster.installation.services import ServiceError
+from mastosync_dagster.installation.ui import _alone
 from mastosync_dagster_tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -32,6 +36,28 @@ def _gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_service_that_outlives_its_command_keeps_the_home_from_a_second_one(tmp_path: Path) -> None:
+    with _alone(tmp_path) as lock:
+        survivor = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    try:
+        with pytest.raises(ServiceError, match="If it was killed, its services end within"), _alone(tmp_path):
+            pass
+    finally:
+        survivor.kill()
+        survivor.wait()
+    with _alone(tmp_path):
+        pass
+
+
+def test_a_process_has_the_descriptors_that_it_is_given(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", f"import os; os.write({writing}, b'here\\n')"]
+    with running(command, log=tmp_path / "log", pass_fds=[writing]):
+        assert os.read(reading, 10) == b"here\n"
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StopRequested(signal.SIGTERM), ValueError])

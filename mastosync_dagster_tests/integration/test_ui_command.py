@@ -86,3 +86,16 @@ def test_a_port_that_is_taken_and_a_second_ui_are_a_sentence(world: Installation
     assert outcome.returncode == 1
     assert "choose another one with --port" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
+def test_one_that_is_killed_leaves_no_services_behind(world: Installation, number: signal.Signals) -> None:
+    with ui_process(world, free_port()) as process:
+        assert process.stdout is not None
+        assert any("is the Dagster UI" in line for line in process.stdout)
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
+        process.send_signal(number)
+        assert process.wait() == -number
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert alive == []
