@@ -274,11 +274,23 @@ class FolderManifests(ManifestStore):
             ) from error
 
     def _all(self, group: str, partition: str | None = None) -> Iterator[StoredManifest]:
-        # A hidden file is one that is still being written.
-        for file in (self._folder / group).glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
-            if file.is_file():
-                written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
-                yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
+        folder = self._folder / group
+        try:
+            try:
+                # glob() finds nothing in a folder that is closed to this user, or raises: versions of Python differ.
+                folder.stat()
+            except FileNotFoundError:
+                return
+            # A hidden file is one that is still being written.
+            for file in folder.glob(f"{partition or '*'}/[!.]*{_SUFFIX}"):
+                if file.is_file():
+                    written = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+                    yield from _named(f"{group}/{file.parent.name}/{file.name}", written)
+        except (PermissionError, NotADirectoryError) as error:
+            raise ManifestStoreError(
+                f"the manifests in {self._folder} cannot be read ({error.strerror}): let this user read there, or name"
+                f" another folder or a bucket in {_VARIABLE}"
+            ) from error
 
     @contextlib.contextmanager
     def file(self, manifest: StoredManifest) -> Iterator[Path]:

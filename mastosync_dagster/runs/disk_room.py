@@ -106,4 +106,10 @@ def _places(instance: dg.DagsterInstance) -> Iterator[tuple[str, Path]]:
     manifests = Environment.read().text(MANIFESTS)
     if manifests and not manifests.startswith("s3://"):
         yield MANIFESTS, Path(manifests)
-    yield "temporary files (TMPDIR)", Path(tempfile.gettempdir())
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:
+        raise DiskFullError(
+            "There is no folder for temporary files that this user may write to, and that has room: name one in TMPDIR."
+        ) from None
+    yield "temporary files (TMPDIR)", Path(temporary)

@@ -224,6 +224,49 @@ def test_a_file_of_settings_in_a_closed_folder_is_refused_by_init_with_a_sentenc
         assert "Permission denied" in line
 
 
+READ_MANIFESTS = """
+import sys
+from pathlib import Path
+from mastosync_dagster.records.store import FolderManifests, ManifestStoreError
+try:
+    list(FolderManifests(Path(sys.argv[1])).files("accounts"))
+except ManifestStoreError as error:
+    print(error)
+"""
+FIND_ROOM = """
+import sys
+import dagster as dg
+from mastosync_dagster.runs.disk_room import DiskFullError, ensure_room
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    try:
+        ensure_room(instance)
+    except DiskFullError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_manifests_in_a_folder_that_is_closed_to_this_user_are_a_sentence(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65_534, -1)
+    words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", READ_MANIFESTS]
+    ended = subprocess.run([*words, str(closed / "m")], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith(f"the manifests in {closed / 'm'} cannot be read (Permission denied): let this user")
+
+
+def test_without_a_folder_for_temporary_files_no_run_begins(home: Path) -> None:
+    script = "for folder in /tmp /var/tmp /usr/tmp; do [ ! -d $folder ] || mount -t tmpfs -o ro none $folder; done"
+    kept = 'mkdir -p /mnt/home && mount -t tmpfs none /mnt && mkdir /mnt/home && cp "$HOME_OF_DAGSTER"/* /mnt/home'
+    ended = run_with_mounts(
+        f'{kept} && {script}; cd /proc && TMPDIR=/nowhere exec "$@"',
+        *(sys.executable, "-c", FIND_ROOM, "/mnt/home"),
+        environment={"HOME_OF_DAGSTER": str(home)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("There is no folder for temporary files that this user may write to")
+
+
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     texts = (
