@@ -313,24 +313,38 @@ def default_home() -> Path | None:
 
 def dagster_home() -> Path | None:
     """Return the Dagster home that DAGSTER_HOME names, or else the default one."""
-    named = os.environ.get(DAGSTER_HOME)
-    return Path(named) if named else default_home()
+    return _named_home(os.environ) or default_home()
 
 
 def use_default_home() -> None:
-    """Let this process and its children have the default home, if `mastosync init` has made it and none is named."""
+    """Let this process and its children have the default home, if `mastosync init` has made it and none is named.
+
+    A home that is named with ``~``, as cron and systemd leave it, is written out: Dagster and its services read it too.
+    """
     home = default_home()
+    if named := _named_home(os.environ):
+        os.environ[DAGSTER_HOME] = str(named)
     # A home folder that this user may not look into is another user's: `runuser -u` leaves HOME as it was.
     with contextlib.suppress(PermissionError):
         if not os.environ.get(DAGSTER_HOME) and home is not None and (home / "dagster.yaml").is_file():
             os.environ[DAGSTER_HOME] = str(home)
 
 
-def _env_file_of_home(variables: Mapping[str, str]) -> str | None:
-    home = variables.get(DAGSTER_HOME)
-    if not home:
+def _named_home(variables: Mapping[str, str]) -> Path | None:
+    named = variables.get(DAGSTER_HOME)
+    if not named:
         return None
-    path = Path(home, HOME_ENV_FILE)
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:  # nobody knows whose home folder it is
+        return Path(named)
+
+
+def _env_file_of_home(variables: Mapping[str, str]) -> str | None:
+    home = _named_home(variables)
+    if home is None:
+        return None
+    path = home / HOME_ENV_FILE
     try:
         # Not is_file(), which in some versions of Python says no of a folder that is closed to this user.
         return str(path) if stat.S_ISREG(path.stat().st_mode) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -326,3 +327,17 @@ def test_the_example_file_can_be_read_and_is_complete_enough_to_start_from() -> 
     assert settings.remarks() == []
     assert S3Bucket.source().settings(settings).bucket
     assert S3Bucket.destination().settings(settings).bucket
+
+
+def test_a_home_may_be_named_with_a_tilde_as_cron_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", "~/home")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mastosync.env").write_text("S3_BUCKET=media\n")
+    assert Environment.read().text("S3_BUCKET") == "media"
+    assert environment.dagster_home() == tmp_path / "home"
+    environment.use_default_home()
+    assert os.environ["DAGSTER_HOME"] == str(tmp_path / "home")
+    monkeypatch.setenv("DAGSTER_HOME", "~nobody-has-this-name/home")
+    assert Environment.read().text("S3_BUCKET") is None
+    assert environment.dagster_home() == Path("~nobody-has-this-name/home")

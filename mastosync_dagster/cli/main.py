@@ -58,6 +58,11 @@ class _NamedPath(click.Path):
         """Return the path."""
         if not str(value).strip():
             self.fail("the name is empty.", param, ctx)
+        if not Path(value).is_absolute() and str(value) != "-":
+            try:
+                Path.cwd()
+            except OSError:
+                self.fail("the working folder is not there any more: name an absolute path.", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -93,7 +93,7 @@ def _home() -> Path:
             "DAGSTER_HOME is not set, and there is no default home: `mastosync init` makes one. Or set it to the"
             " absolute path of a folder with dagster.yaml, where Dagster keeps its run history"
         )
-    home = Path(os.environ["DAGSTER_HOME"]).expanduser()
+    home = Path(os.environ["DAGSTER_HOME"])
     if not is_visible(home) and (closed := _closed_above(home)):
         # Dagster would say that there is no such folder.
         raise others(home, closed)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from mastosync_dagster.environment import DESTINATION_FOLDER, DESTINATION_PREFIX, SOURCE_FOLDER, Environment
 from mastosync_dagster.installation.home_files import InitError, absolute
 from mastosync_dagster.installation.settings_file import settings_of, show_remarks
@@ -97,6 +99,10 @@ def _ask(text: str, *, secret: bool = False, needed: bool = False) -> str:
     while True:
         try:
             answer = getpass.getpass(f"{text}: ") if secret else input(f"{text}: ")
+            answer.encode()
+        except UnicodeError:
+            click.echo("That is no UTF-8 text.")
+            continue
         except EOFError:
             raise InitError(
                 "The terminal has ended: give the settings as a file with --from, or say --no-input."

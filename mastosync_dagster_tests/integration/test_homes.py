@@ -267,6 +267,17 @@ def test_without_a_folder_for_temporary_files_no_run_begins(home: Path) -> None:
     assert ended.stdout.startswith("There is no folder for temporary files that this user may write to")
 
 
+@pytest.mark.parametrize("command", ["sync --prices x", "init x --no-input"])
+def test_a_relative_path_in_a_working_folder_that_is_gone_is_a_sentence(tmp_path: Path, command: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["sh", "-c", 'rmdir "$0" && exec "$@"', str(gone), executable("mastosync"), *command.split()]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, cwd=gone)
+    assert ended.returncode == 2
+    assert "the working folder is not there any more: name an absolute path." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_dagster_yaml_that_is_wrong_is_said_in_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     texts = (

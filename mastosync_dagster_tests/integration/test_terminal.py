@@ -362,6 +362,18 @@ def test_a_watched_status_is_shown_again_until_ctrl_c(world: Installation) -> No
 
 
 @pytest.mark.long
+def test_an_answer_that_is_no_utf_8_is_asked_for_again(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "LC_ALL": "C.UTF-8", "DATABASE_URL": "postgresql://db.example/mastodon"}
+    with Terminal("mastosync", "init", str(tmp_path / "home"), environment=environment) as terminal:
+        terminal.wait_for("the bucket that Mastodon uses now: ")
+        terminal.press("b\udcff\n")
+        terminal.wait_for("That is no UTF-8 text.\nSource: the bucket that Mastodon uses now: ")
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+
+
+@pytest.mark.long
 def test_a_watched_status_ends_when_nobody_reads_it(world: Installation) -> None:
     shown = subprocess.Popen(
         [executable("mastosync"), "status", "--watch"],

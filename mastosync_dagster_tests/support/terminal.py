@@ -71,8 +71,8 @@ class Terminal:
         return _ESCAPES.sub("", written).replace("\r\n", "\n").replace("\r", "\n")
 
     def press(self, keys: str) -> None:
-        """Press keys."""
-        os.write(self._main, keys.encode())
+        """Press keys; bytes that are no UTF-8 as Python escapes them."""
+        os.write(self._main, keys.encode(errors="surrogateescape"))
 
     def wait_for(self, pattern: str) -> None:
         """Wait until something was written."""
