@@ -323,7 +323,7 @@ class Storage:
             if not page.truncated or (last is not None and last >= end):
                 return
             new_token = page.token not in {None, token}
-            # (Not every server begins behind the key that it is told, nor sorts: what is listed is looked at above.)
+            # (Not every server begins behind the key that it is given, nor sorts: what is listed is looked at above.)
             if not (last != after if page.entries else new_token):
                 # The keys of before again, or no key and no new token: the listing would never end.
                 raise self.error(NotXmlError("the listing goes on, and does not say where"))
