@@ -241,7 +241,7 @@ def main() -> None:
 )
 @click.option("--env-file", type=_NamedPath(path_type=Path, dir_okay=False), help="File to write settings into.")
 @click.option("--units", type=_NamedPath(path_type=Path, file_okay=False), help="Folder for the units of systemd.")
-@click.option("--user", help="User of the units (default: you).")
+@click.option("--user", help="User of the units: you, who run this command.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3030, show_default=True, help="Port of the UI's unit.")
 @click.option("--night", is_flag=True, help="Write a timer of `mastosync night` too, for a host without the daemon.")
 @click.option("--worker", is_flag=True, help="Write what a worker of Celery needs, where machines share the runs.")

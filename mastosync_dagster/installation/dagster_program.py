@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from mastosync_dagster.environment import DAGSTER_HOME
+from mastosync_dagster.environment import DAGSTER_HOME, use_default_home
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.condensed_log import SECONDS_BETWEEN, condense
 from mastosync_dagster.installation.disk_errors import sentence, try_writing
@@ -47,6 +47,7 @@ def main() -> None:
     if sys.argv[1].startswith(PARENT):
         _end_with(int(sys.argv.pop(1).removeprefix(PARENT)))
     program = sys.argv.pop(1)
+    use_default_home()
     home = Path(os.environ.get(DAGSTER_HOME) or ".")
     condense(home)
     _wait_for_disk(home)

@@ -74,23 +74,34 @@ def writing(path: Path) -> Iterator[None]:
         raise InitError(f"{where} cannot be written: {error.strerror}. {cure}") from error
 
 
-def write_new(path: Path, text: str, mode: int = 0o600) -> WrittenFile:
-    """Write a file that nobody may have made before; where one is that is not empty, it stays."""
+def write_new(path: Path, text: str, mode: int = 0o600, *, replaces_empty: bool = True) -> WrittenFile:
+    """Write a file that nobody may have made before; one that is there stays, unless it is empty.
+
+    A full disk leaves empty files. ``replaces_empty``: False where such a one means something.
+    """
     with writing(path):
-        empty = is_empty(path)
+        empty = replaces_empty and is_empty(path)
         if os.path.lexists(path) and not empty:
             return WrittenFile(path, Written.KEPT)
         with _written_beside(path, text, mode) as whole:
             if empty:  # an earlier version's, for which the disk had no room
-                whole.replace(path)
+                _replace(whole, path)
                 return WrittenFile(path, Written.NEW)
             try:
                 os.link(whole, path)
             except FileExistsError:
                 return WrittenFile(path, Written.KEPT)
             except OSError:  # a file system without hard links
-                whole.replace(path)
+                _replace(whole, path)
     return WrittenFile(path, Written.NEW)
+
+
+def _replace(whole: Path, path: Path) -> None:
+    try:
+        whole.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # the name that is asked for
+        raise
 
 
 def is_empty(path: Path) -> bool:

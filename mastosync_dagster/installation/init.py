@@ -87,12 +87,13 @@ def run_init(choices: Choices) -> None:
     env_file = absolute(choices.env_file or home / HOME_ENV_FILE)
     user = _checked_user(choices.user, home if choices.home else None)
     given = given_settings(choices.sources)
-    _ensure_units(home, env_file, {**given, **_settings_of(env_file)}, night=choices.night)
+    of_home = env_file == home / HOME_ENV_FILE
+    _ensure_units(home, env_file, {**given, **_settings_of(env_file, of_home=of_home)}, night=choices.night)
     # Before the first question: whether the folder can be written at all.
     files = make_home(home, machines=choices.worker)
-    there = _settings_of(env_file)
+    there = _settings_of(env_file, of_home=of_home)
     answers = asked_settings({**given, **there}, _environment(home)) if choices.ask else {}
-    settings = write_settings(env_file, {**given, **answers}, of_home=env_file == home / HOME_ENV_FILE)
+    settings = write_settings(env_file, {**given, **answers}, of_home=of_home)
     written = read_settings(env_file)
     folders = tuple(_written_folders(written))
     unit_settings = UnitSettings(home, env_file, user, choices.port, folders, choices.worker)
@@ -102,7 +103,9 @@ def run_init(choices: Choices) -> None:
     _make_manifests(written)
     # Units hold no secret, and systemd warns of files that it alone may read.
     texts = {**units(unit_settings), **(night_units(unit_settings, _calendar(written)) if choices.night else {})}
-    files += [write_new(folder / name, text, 0o644) for name, text in texts.items()]
+    # An empty unit in a folder of systemd's is one that somebody has masked.
+    made_here = choices.units is None
+    files += [write_new(folder / name, text, 0o644, replaces_empty=made_here) for name, text in texts.items()]
     prepare_history(home)
 
     for file in files:
@@ -144,7 +147,7 @@ def _checked_user(named: str | None, home: Path | None) -> str:
         command = shlex.join([*become, "mastosync", "init", str(home) if home else "FOLDER"])
         raise InitError(
             f"Services of {named} cannot use a home of {_user()}: run the command as {named}, with a folder of its own"
-            f" ({command})."
+            f" ({command}, and the options that you have given)."
         )
     return named
 
@@ -162,14 +165,13 @@ def _ensure_in_units(text: str) -> None:
         raise InitError(f"{text!a} has a control character, or is no UTF-8, which no unit of systemd can hold.")
 
 
-def _settings_of(env_file: Path) -> dict[str, str]:
+def _settings_of(env_file: Path, *, of_home: bool) -> dict[str, str]:
     """Return what a file of settings sets; nothing where there is none."""
     try:
         env_file.stat()
     except PermissionError as error:
-        # What is in the home is said of the home: whose it is.
-        if env_file.name == HOME_ENV_FILE and env_file.parent.exists():
-            return {}
+        if of_home:
+            return {}  # what is wrong is said of the home, which is made first
         raise InitError(
             f"{env_file} cannot be read: {error.strerror}. Name a file that this user may read, or run the command as"
             " its owner."

@@ -24,8 +24,9 @@ _POLL_SECONDS = 0.05
 def alone_with_history(home: Path) -> Iterator[None]:
     """Let no other process of this project make tables in the home's history while the block lasts."""
     try:
-        # The folder itself: a home that is read-only has no room for a file.
-        lock = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+        # A file that every home has: one that is read-only has no room for another. The folder may be locked by others
+        # for the whole of a command (`flock` in a crontab).
+        lock = os.open(home / "dagster.yaml", os.O_RDONLY)
     except OSError:  # whoever opens the history says what is wrong
         yield
         return

@@ -278,7 +278,8 @@ class FolderManifests(ManifestStore):
         try:
             try:
                 # glob() finds nothing in a folder that is closed to this user, or raises: versions of Python differ.
-                folder.stat()
+                with os.scandir(folder):
+                    pass
             except FileNotFoundError:
                 return
             # A hidden file is one that is still being written.

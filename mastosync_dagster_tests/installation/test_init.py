@@ -236,6 +236,17 @@ def test_an_empty_file_that_an_earlier_init_has_left_is_written(user: Path) -> N
     assert f"{home / 'dagster.yaml'}: new" in outcome.output
 
 
+def test_an_empty_unit_in_a_folder_of_systemd_is_masked_and_stays(user: Path) -> None:
+    folder = user / "units"
+    folder.mkdir()
+    masked = folder / "mastosync-webserver.service"
+    masked.touch()
+    outcome = init("--no-input", "--units", str(folder))
+    assert outcome.exit_code == 0, outcome.output
+    assert masked.read_text() == ""
+    assert "[Service]" in (folder / "mastosync-code.service").read_text()
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(user: Path) -> None:
     (user / "file").write_text("")
     outcome = init(str(user / "file" / "home"))

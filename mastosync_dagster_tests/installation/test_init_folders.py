@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
+from mastosync_dagster.installation.new_history import alone_with_history
 
 
 def test_the_folder_of_manifests_is_made_and_the_units_may_write_to_it(tmp_path: Path) -> None:
@@ -70,6 +73,18 @@ def test_commands_that_begin_at_once_make_one_history(tmp_path: Path) -> None:
         for status, output in at_once(home, *["ranges"] * 4):
             assert (status, "127.0.0.1:1" in output, len(output.splitlines())) == (1, True, 1), output
         assert heads(home) == [1, 1, 1]
+
+
+def test_a_lock_on_the_folder_of_somebody_else_holds_no_command_up(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        with alone_with_history(tmp_path):
+            assert time.monotonic() - begun < 5
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.long

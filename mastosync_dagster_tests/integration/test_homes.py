@@ -212,12 +212,15 @@ def test_a_file_of_settings_in_a_closed_folder_is_refused_by_init_with_a_sentenc
     closed.mkdir(mode=0o700)
     os.chown(closed, 65_534, -1)
     settings = tmp_path / "given.env"
-    for options, content, named in (
-        (["--env-file", str(closed / "x.env")], "", closed / "x.env"),
-        ([], f"MASTOSYNC_MANIFESTS={closed / 'm'}\n", closed / "m"),
+    for home, options, content, named in (
+        ("new", ["--env-file", str(closed / "x.env")], "", closed / "x.env"),
+        ("new", ["--env-file", str(closed / "x" / "mastosync.env")], "", closed / "x" / "mastosync.env"),
+        ("new", [], f"MASTOSYNC_MANIFESTS={closed / 'm'}\n", closed / "m"),
+        ("closed/home", [], "", closed / "home"),
+        ("closed/x/home", [], "", closed / "x" / "home"),
     ):
         settings.write_text(content)
-        ended = as_owner_of_no_other("init", str(tmp_path / "new"), "--no-input", "--from", str(settings), *options)
+        ended = as_owner_of_no_other("init", str(tmp_path / home), "--no-input", "--from", str(settings), *options)
         assert ended.returncode == 1
         (line,) = ended.stderr.splitlines()
         assert line.startswith(f"Error: {named} cannot be ")
@@ -250,13 +253,19 @@ def test_manifests_in_a_folder_that_is_closed_to_this_user_are_a_sentence(tmp_pa
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     os.chown(closed, 65_534, -1)
+    group = tmp_path / "open" / "accounts"
+    group.mkdir(parents=True, mode=0o700)
+    os.chown(group, 65_534, -1)
     words = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", READ_MANIFESTS]
-    ended = subprocess.run([*words, str(closed / "m")], capture_output=True, text=True, check=True)
-    assert ended.stdout.startswith(f"the manifests in {closed / 'm'} cannot be read (Permission denied): let this user")
+    for folder in (closed / "m", group.parent):
+        ended = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=True)
+        assert ended.stdout.startswith(f"the manifests in {folder} cannot be read (Permission denied): let this user")
 
 
 def test_without_a_folder_for_temporary_files_no_run_begins(home: Path) -> None:
-    script = "for folder in /tmp /var/tmp /usr/tmp; do [ ! -d $folder ] || mount -t tmpfs -o ro none $folder; done"
+    # Not covered, but read-only: this project may lie there itself.
+    made = "mount --rbind $folder $folder && mount -o remount,bind,ro $folder"
+    script = f"for folder in /tmp /var/tmp /usr/tmp; do [ ! -d $folder ] || {{ {made}; }}; done"
     kept = 'mkdir -p /mnt/home && mount -t tmpfs none /mnt && mkdir /mnt/home && cp "$HOME_OF_DAGSTER"/* /mnt/home'
     ended = run_with_mounts(
         f'{kept} && {script}; cd /proc && TMPDIR=/nowhere exec "$@"',
