@@ -13,7 +13,7 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.s3.reasons import Reason
 from mastosync_dagster_tests.support.living import md5
 from mastosync_dagster_tests.support.proxy import Cut, Kind, NewHeaders, Page, Proxy, Reset, Rule, When, s3_proxy
-from mastosync_dagster_tests.support.transfers import FAST, Transfer
+from mastosync_dagster_tests.support.transfers import FAST, NEVER_CHANGES, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,23 +146,23 @@ def test_what_a_proxy_says_of_an_object_makes_none_missing(transfer: Proxied, te
 def test_the_rest_of_another_object_is_not_put_behind_the_beginning_of_one(
     transfer: Proxied, fields: tuple[tuple[str, str | None], ...]
 ) -> None:
-    planned = transfer.put("a.png", LARGE)
+    planned = transfer.put(NEVER_CHANGES, LARGE)
     transfer.at_source.set_rules(Rule(Cut(5 * MIB), kinds=GET, times=1), Rule(NewHeaders(fields), kinds=GET, times=1))
     _, lines = transfer.run(planned)
     assert [(one.outcome, one.detail) for one in lines] == [(Outcome.COPIED, None)]
-    assert transfer.fetched("a.png") == LARGE
+    assert transfer.fetched(NEVER_CHANGES) == LARGE
     # What had come was given up.
     assert transfer.at_source.count(Kind.GET) == 3
 
 
 @pytest.mark.parametrize("etag", ['"ABC-KMS"', '"abc-kms"', 'W/"abc"'])
 def test_a_body_that_breaks_off_is_read_on_from_there_however_its_etag_is_spelled(transfer: Proxied, etag: str) -> None:
-    planned = transfer.put("a.png", LARGE)._replace(etag=None)
+    planned = transfer.put(NEVER_CHANGES, LARGE)._replace(etag=None)
     named = NewHeaders((("etag", etag),))
     transfer.at_source.set_rules(Rule(replace(named, after=5 * MIB), kinds=GET, times=1), Rule(named, kinds=READ))
     _, lines = transfer.run(planned)
     assert [(one.outcome, one.detail) for one in lines] == [(Outcome.COPIED, None)]
-    assert transfer.fetched("a.png") == LARGE
+    assert transfer.fetched(NEVER_CHANGES) == LARGE
     sent = [each.headers.get("if-match") for each in transfer.at_source.requests if each.kind is Kind.GET]
     assert sent == [None, None if etag.startswith("W/") else etag]
 
