@@ -326,6 +326,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     307: _REGION,
     308: _REGION,
     401: _UNAUTHENTICATED,
+    407: _PROXY_PASSWORD,
     408: _TIMEOUT,
     409: _SERVER,
     412: _CHANGED,
@@ -334,7 +335,6 @@ _BY_STATUS: Mapping[int, _Rule] = {
     503: _THROTTLED,
     504: _TIMEOUT,
     507: _FULL,
-    407: _PROXY_PASSWORD,
 }
 
 _HEADER_REFUSED = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})

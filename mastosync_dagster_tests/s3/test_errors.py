@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pickle
 import socket
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +17,7 @@ from mastosync_dagster.s3.errors import StorageError, classify
 from mastosync_dagster.s3.headers import Attributes
 from mastosync_dagster.s3.http import Reply
 from mastosync_dagster.s3.reasons import Reason
+from mastosync_dagster_tests.support.answers import serving
 from mastosync_dagster_tests.support.proxy import Answer, Cut, Kind, Reset, Rule, Stall, When, s3_proxy
 from mastosync_dagster_tests.support.tls import tls_server
 from mastosync_dagster_tests.support.transfers import storage
@@ -75,17 +74,6 @@ def failure(destination: Storage, request: Callable[[Storage], object]) -> Stora
 class _Silent(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Run a server, and yield its endpoint."""
-    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://{LOOPBACK}:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 from mastosync_dagster.mastodon import owners
 from mastosync_dagster.mastodon.keys import pattern_of
 from mastosync_dagster.s3 import probes
+from mastosync_dagster.s3.acl import everybody_reads
 from mastosync_dagster.s3.errors import StorageError
 from mastosync_dagster.s3.probes import checks_md5, prove_private
 from mastosync_dagster.s3.reasons import Reason
@@ -223,6 +224,20 @@ def test_whether_a_damaged_body_is_refused_is_found_out(at: str, request: pytest
     # rclone's server looks at Content-MD5, moto does not.
     assert checks_md5(storage(bucket, "destination")) == (at == "source_bucket")
     assert keys(bucket) == []
+
+
+@pytest.mark.timeout(60)
+def test_a_proxy_that_hides_what_is_asked_for_unsigned_refuses_it_and_one_that_is_down_says_nothing(
+    moto_bucket: Bucket,
+) -> None:
+    put_many(moto_bucket, ["a"], b"body")
+    nothing = Page(404, "404 page not found")
+    with s3_proxy(moto_bucket.server.endpoint, Rule(nothing, unsigned=True)) as proxy:
+        through = storage(moto_bucket, "destination", endpoint=proxy.endpoint)
+        assert everybody_reads(through, "a") is False
+        proxy.set_rules(Rule(nothing))
+        with pytest.raises(StorageError, match="a proxy before the destination"):
+            everybody_reads(through, "a")
 
 
 @pytest.mark.parametrize("ignored", ["public", "private"])

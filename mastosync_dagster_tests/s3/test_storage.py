@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +28,7 @@ from mastosync_dagster.s3.storage import (
     _folder,
     parse_timestamp,
 )
-from mastosync_dagster_tests.support.answers import answering
+from mastosync_dagster_tests.support.answers import answering, serving
 from mastosync_dagster_tests.support.proxy import Answer, FirstVersion, Kind, Reset, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import put_many, storage
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -404,12 +404,8 @@ class _Website(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def website() -> Iterator[str]:
-    with ThreadingHTTPServer((LOOPBACK, 0), _Website) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://{LOOPBACK}:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(_Website) as endpoint:
+        yield endpoint
 
 
 def test_a_website_is_no_empty_bucket(source_bucket: Bucket, website: str) -> None:
@@ -426,17 +422,13 @@ def test_a_bucket_can_stand_in_the_host_name(source_bucket: Bucket, monkeypatch:
             asked.append(self.path)
             self.send_error(404)
 
-    with ThreadingHTTPServer((LOOPBACK, 0), Recorder) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(Recorder) as endpoint:
         # Names that nobody resolves are left to an HTTP proxy.
-        monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{server.server_address[1]}")
+        monkeypatch.setenv("http_proxy", endpoint)
         source = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=False)
         assert source.head("a/b.png") is None
         source = storage(source_bucket, "source", endpoint_url="http://s3.example:81/", path_style=True)
         assert source.head("a/b.png") is None
-        server.shutdown()
-        thread.join()
     assert asked == [
         f"http://{source_bucket.name}.s3.example:81/a/b.png",
         f"http://s3.example:81/{source_bucket.name}/a/b.png",

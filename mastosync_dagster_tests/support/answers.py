@@ -1,16 +1,18 @@
-"""A server that answers what a test has written down."""
+"""Servers that answer what a test has written down."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.demo.servers.start import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from http.server import BaseHTTPRequestHandler
 
 
 @contextlib.contextmanager
@@ -29,3 +31,14 @@ def answering(*answers: bytes) -> Iterator[str]:
         thread.start()
         yield f"http://{LOOPBACK}:{server.getsockname()[1]}"
         thread.join(10)
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server, and yield its endpoint."""
+    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://{LOOPBACK}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
