@@ -745,7 +745,8 @@ class _Connection:
             reply = reply.without("content-length", "transfer-encoding").adding("Content-Length", str(len(whole)))
         unannounced = isinstance(fault, Cut) and not fault.announced
         closes = unannounced or (reply.get("connection") or "").lower() == "close"
-        chunked = (reply.get("transfer-encoding") or "").lower() == "chunked"
+        # A reply without a body may say that it would be in chunks; the end of them is not sent.
+        chunked = not empty and (reply.get("transfer-encoding") or "").lower() == "chunked"
         out = reply
         if not empty and (unannounced or (reply.get("content-length") is None and not chunked)):
             out = reply.without("content-length", "transfer-encoding", "connection").adding("Connection", "close")
@@ -816,8 +817,11 @@ async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
-    with contextlib.suppress(OSError, asyncio.CancelledError):
+    try:
         await writer.wait_closed()
+    except (OSError, asyncio.CancelledError):
+        # What is still to be sent would keep the socket open.
+        writer.transport.abort()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from mastosync_dagster_tests.support.proxy import (
     Flip,
     Hold,
     Kind,
+    NewHeaders,
     Proxy,
     Reset,
     Rule,
@@ -247,6 +249,22 @@ def test_an_etag_can_be_wrong_or_absent(
     proxy.set_rules(Rule(WrongEtag(etag)))
     _, headers, body = fetch(client, source_bucket.name)
     assert (headers.get("etag"), body) == (etag and f'"{etag}"', BODY)
+
+
+def test_no_body_follows_the_head_of_a_reply_that_names_no_length(
+    proxy: Proxy, client: S3Client, source_bucket: Bucket
+) -> None:
+    proxy.set_rules(Rule(NewHeaders((("content-length", None),))))
+    url = urlsplit(client.generate_presigned_url("head_object", Params={"Bucket": source_bucket.name, "Key": KEY}))
+    request = f"HEAD {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode()
+    received = b""
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=5.0) as connection:
+        for replies in (1, 2):
+            connection.sendall(request)
+            while received.count(b"\r\n\r\n") < replies:
+                received += connection.recv(65536)
+    first, second, rest = received.split(b"\r\n\r\n")
+    assert (first[:12], second[:12], rest) == (b"HTTP/1.1 200", b"HTTP/1.1 200", b"")
 
 
 def test_rules_count_altogether_or_per_key(proxy: Proxy, client: S3Client, source_bucket: Bucket) -> None:
