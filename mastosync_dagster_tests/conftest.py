@@ -135,6 +135,8 @@ def destination_bucket(destination_server: S3Server) -> Bucket:
 
 
 _LINE = "line"
+_WORKERS = 3
+"""Of `make test`."""
 
 
 @pytest.fixture
@@ -199,3 +201,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=long)
         left_out = set(long)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(tryfirst=True)  # before the workers of xdist tell what they have
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let each worker begin with one of the tests that would else go on when all others have ended.
+
+    With `worksteal` a worker has its share of the list, and goes through it from the beginning.
+    """
+    early = [item for item in session.items if item.get_closest_marker("early") is not None]
+    session.items[:] = others = [item for item in session.items if item not in early]
+    for number, item in enumerate(early):
+        session.items.insert(number * (len(others) + len(early)) // _WORKERS, item)

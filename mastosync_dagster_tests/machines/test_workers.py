@@ -23,6 +23,7 @@ TERMINATED_SECONDS = 10.0
 STANDS_STILL_SECONDS = 4.0
 
 
+@pytest.mark.early
 def test_two_workers_share_a_backfill_though_one_is_killed_and_the_broker_too(workers: Farm) -> None:
     partitions = workers.register()
     assert len(partitions) > 2

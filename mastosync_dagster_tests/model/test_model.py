@@ -88,7 +88,7 @@ def report_steps(report: Callable[[object], None], number: int, counts: Counter[
     report(f"MODEL seed {number}: {counts.total()} steps in {time.monotonic() - began:.0f} s, no divergence: {rules}")
 
 
-@pytest.mark.long
+@pytest.mark.early
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [SEED, SEED + 1])
 def test_three_hundred_steps_by_the_model(number: int, model: World, report: Callable[[object], None]) -> None:
