@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +39,29 @@ def test_a_daemon_that_is_started_as_a_service_asks_seldom_and_loads_little() ->
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_INTERVAL_SECONDS")}
     ended = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True, env=environment)
     assert ended.stdout.splitlines() == ["86400 20 5", "600 15", "[]"]
+
+
+def test_a_service_collects_its_garbage_though_python_would_wait_for_more() -> None:
+    collected = """
+        import time, weakref
+        class Garbage:
+            pass
+        def read():
+            for _ in range(2):
+                garbage = Garbage()
+                garbage.itself = garbage
+                left = weakref.ref(garbage)
+                del garbage
+                while left() is not None:
+                    time.sleep(0.01)
+            print("collected")
+        dagster_program._LOADED_SECONDS = dagster_program._GARBAGE_SECONDS = 0.05
+        gc.disable()
+    """
+    begin, _, rest = READ.partition("def read():")
+    script = f"{begin}\nimport gc\n{textwrap.dedent(collected)}# In the place{rest.partition('# In the place')[2]}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.splitlines() == ["collected"]
 
 
 @pytest.mark.long
