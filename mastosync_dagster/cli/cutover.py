@@ -20,6 +20,7 @@ from mastosync_dagster.expected.policy import instance_policy
 from mastosync_dagster.mastodon import Database
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, ensure_different
+from mastosync_dagster.resources.direction import ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import ensure_mounted
 from mastosync_dagster.runs.manifests import ManifestOrigin, manifest_store
 from mastosync_dagster.status.counts import statuses
@@ -37,7 +38,7 @@ _COLOURS = {Answer.YES: "green", Answer.NO: "red", Answer.STOP: "yellow", Answer
 
 def print_plan(instance: dg.DagsterInstance, resolver: str | None) -> None:
     """Print the checklist, the lines of ``.env.production`` and the nginx configuration. Raises an `AdminError`."""
-    source, destination = _storages()
+    source, destination = _storages(instance)
     here, there = source.settings, destination.settings
     click.echo(f"From {here.bucket} at {here.server} to {there.bucket} at {there.server}\n")
     click.echo("# 1. What is done, and what is not yet\n")
@@ -55,15 +56,15 @@ def print_plan(instance: dg.DagsterInstance, resolver: str | None) -> None:
     click.echo("\n# 4. Is it time? mastosync cutover check; a month later: mastosync cutover check --old-bucket")
 
 
-def print_nginx(stage: str, resolver: str | None) -> None:
+def print_nginx(instance: dg.DagsterInstance, stage: str, resolver: str | None) -> None:
     """Print the nginx configuration alone. Raises an `AdminError`."""
-    source, destination = _storages()
+    source, destination = _storages(instance)
     click.echo(nginx_configuration(source, destination, Stage(stage), resolver=resolver), nl=False)
 
 
-def print_env() -> None:
+def print_env(instance: dg.DagsterInstance) -> None:
     """Print the lines of ``.env.production`` alone. Raises an `AdminError`."""
-    click.echo(env_text(_storages()[1]))
+    click.echo(env_text(_storages(instance)[1]))
 
 
 def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
@@ -93,16 +94,17 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
 
 def storages(instance: dg.DagsterInstance) -> Storages:
     """Return both storages with the records of the copy. Raises an `AdminError`."""
-    source, destination = _storages()
+    source, destination = _storages(instance)
     ensure_mounted(instance, destination)
     store = manifest_store(instance, S3Bucket.destination(), S3Bucket.source())
     settings = destination.settings
     return Storages(source, destination, store, ManifestOrigin(settings.identity, acls=settings.has_acls))
 
 
-def _storages() -> tuple[Storage, Storage]:
+def _storages(instance: dg.DagsterInstance) -> tuple[Storage, Storage]:
     source, destination = S3Bucket.source(), S3Bucket.destination()
     ensure_different(source, destination)
+    ensure_not_swapped(instance, source.settings(), destination.settings())
     return source.storage(), destination.storage()
 
 

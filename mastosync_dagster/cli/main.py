@@ -671,14 +671,13 @@ def cutover_plan(stage: str | None, resolver: str | None, *, only_env: bool) -> 
     """
     from mastosync_dagster.cli.cutover import print_env, print_nginx, print_plan
 
-    with _plain_errors():
+    with _plain_errors(), _instance() as instance:
         if stage is not None:
-            print_nginx(stage, resolver)
+            print_nginx(instance, stage, resolver)
         elif only_env:
-            print_env()
+            print_env(instance)
         else:
-            with _instance() as instance:
-                print_plan(instance, resolver)
+            print_plan(instance, resolver)
 
 
 @cutover.command("check")

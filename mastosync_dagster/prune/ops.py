@@ -8,6 +8,7 @@ An object is deleted only if
 - the range has rows with files, and the destination has at least half of their objects: else it is the wrong database,
   bucket or prefix, or the copy has not been made yet,
 - not more than ``max_share`` of what the rows expect would be deleted: else another instance's objects may lie there,
+- the destination is not the source, and was not the source of a run of this home,
 - its key is one that Mastodon makes for a row of this range, and not a newer Mastodon's style of a file that a row has,
 - every row that may have such a key has been read again after the listing, just before the deletion, and expects
   something else; and the same query has returned rows that are known to exist,
@@ -65,6 +66,7 @@ def prune_all(
         from mastosync_dagster.prune.run import Pruning
 
         run = RunContext.of(context, mastodon_db, None, destination, progress)
+        run.ensure_different()
         for file_type in map(FileType, config.file_types):
             for ids in registered_ranges(context.instance, file_type):
                 pruning = Pruning(run, config, file_type, ids, f"{JOB_PREFIX}{file_type.value}")
@@ -108,6 +110,7 @@ def prune(
         file_type = FileType(context.job_name.removeprefix(JOB_PREFIX))
         ids = range_of_run(context, file_type)
         run = RunContext.of(context, mastodon_db, None, destination, progress)
+        run.ensure_different()
         pruning = Pruning(run, config, file_type, ids, context.job_name)
         try:
             pruning.run()

@@ -29,7 +29,8 @@ from mastosync_dagster.environment import (
     media_folder,
 )
 from mastosync_dagster.folder.storage import FolderStorage, folder_settings
-from mastosync_dagster.mastodon.keys import prefixed
+from mastosync_dagster.mastodon.keys import CACHE, prefixed
+from mastosync_dagster.mastodon.tables import TABLES
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
 from mastosync_dagster.s3.credentials import aws_session, reason_without_output, sendable
 from mastosync_dagster.s3.probes import are_one_place
@@ -51,6 +52,9 @@ _NAME = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", re.ASCII)
 _PLACEHOLDER = re.compile(r"(YOUR[_-].*|MY[_-].*|ACCOUNT([_-]?ID)?|REGION|BUCKET([_-]?NAME)?|HOST(NAME)?)", re.ASCII)
 """Placeholders of documentation pages, such as ACCOUNT_ID."""
+
+_MASTODONS_FOLDERS = frozenset({CACHE.removesuffix("/"), *TABLES})
+"""At the top of a storage, under its key prefix."""
 
 
 @functools.cache
@@ -147,6 +151,11 @@ class S3Bucket(S3Resource):
     def variables(self) -> dict[str, str]:
         """The environment variable that each field falls back to."""
         return {field: self.variable_prefix + name for field, name in BUCKET.items()}
+
+    def is_named(self) -> bool:
+        """Return whether run config or a variable names a bucket or a folder, whatever else is not set."""
+        environment = Environment.read()
+        return self._names_bucket() or any(map(environment.text, (self.variables["bucket"], self.folder_variable)))
 
     def storage(self) -> Storage:
         """Return the storage for a transfer. Nothing is opened yet."""
@@ -266,16 +275,32 @@ class DestinationBucket(S3Bucket):
 
 
 def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
-    """Raise SettingsError if source and destination are the same bucket with the same key prefix, by their settings."""
-    target = destination.storage()
-    if source.storage().same_place(target):
-        settings = target.settings
+    """Raise SettingsError if source and destination are the same bucket with the same key prefix, by their settings.
+
+    And if one of them lies in a folder of Mastodon's at the other, such as ``cache/``: the copy's objects would lie
+    among those that are copied.
+    """
+    settings = destination.settings()
+    mine, theirs = _folders(source.settings()), _folders(settings)
+    if mine == theirs:
         at = settings.endpoint_url or "Amazon"
         under = f" under {settings.prefix}" if settings.prefix else ""
         raise SettingsError(
             f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}."
             f" {_how_to_differ(settings)}"
         )
+    outer, inner = sorted((mine, theirs), key=len)
+    below = inner[len(outer) :]
+    if inner[: len(outer)] == outer and below[0] in _MASTODONS_FOLDERS:
+        raise SettingsError(
+            f"Source and destination are one bucket, and one of them lies in the other's folder {below[0]}/, which is"
+            f" Mastodon's own. {_how_to_differ(settings)}"
+        )
+
+
+def _folders(settings: StorageSettings) -> list[str]:
+    """Return server, bucket and folders of the key prefix. Some servers take ``a//b`` and ``./a/b`` for ``a/b``."""
+    return [part for part in settings.identity.split("/") if part not in {"", "."}]
 
 
 def ensure_two_places(source: S3Bucket, destination: S3Bucket, *, whatever_their_names: bool = False) -> None:
@@ -378,6 +403,8 @@ def _prefix(fields: Fields) -> str:
         raise SettingsError(
             f"{fields.name('key_prefix')} has a line break, or another character that no key of Mastodon has."
         )
+    if key_prefix != key_prefix.strip():
+        raise SettingsError(f"{fields.name('key_prefix')} begins or ends with a blank.")
     return prefixed(key_prefix, "")
 
 

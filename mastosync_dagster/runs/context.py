@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from mastosync_dagster.environment import Environment
 from mastosync_dagster.escaping import plain
-from mastosync_dagster.resources import ensure_two_places
+from mastosync_dagster.resources import S3Bucket, ensure_two_places
 from mastosync_dagster.resources.direction import ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import mark
 from mastosync_dagster.runs.work_folder import work_folder
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon import Connect
     from mastosync_dagster.records.store import ManifestStore
-    from mastosync_dagster.resources import MastodonDatabase, S3Bucket
+    from mastosync_dagster.resources import MastodonDatabase
     from mastosync_dagster.runs.manifests import ManifestOrigin
     from mastosync_dagster.runs.progress import ProgressReporter
     from mastosync_dagster.s3.storage import Storage
@@ -120,7 +120,11 @@ class RunContext:
             yield connect
 
     def ensure_different(self) -> None:
-        """Raise a SettingsError where source and destination are one bucket with one key prefix, or were exchanged."""
-        if self.source_bucket is not None:
-            ensure_not_swapped(self.instance, self.source_bucket.settings(), self.destination_bucket.settings())
-            ensure_two_places(self.source_bucket, self.destination_bucket)
+        """Raise a SettingsError where source and destination are one bucket with one key prefix, or were exchanged.
+
+        Of a run without a source, this is about the one that the variables describe, if they name one.
+        """
+        source = self.source_bucket or S3Bucket.source()
+        if self.source_bucket is not None or source.is_named():
+            ensure_not_swapped(self.instance, source.settings(), self.destination_bucket.settings())
+            ensure_two_places(source, self.destination_bucket)

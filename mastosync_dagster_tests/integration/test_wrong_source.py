@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mastosync_dagster_tests.support.installation import Installation
     from mastosync_dagster_tests.support.life import Life
 
+PLANS = (["cutover", "plan"], ["cutover", "plan", "--env"], ["cutover", "plan", "--nginx", "old"], ["cutover", "check"])
 EMOJIS, CARDS = FileType.CUSTOM_EMOJIS, FileType.PREVIEW_CARDS
 
 
@@ -120,11 +121,13 @@ def test_storages_that_are_swapped_in_the_middle_of_a_backfill_are_refused_unles
             world.run("verify_accounts", first),
             world.run("sync_preview_cards", card_range),
             world.run("sync_changes"),
+            world.run("prune_accounts", first, {"ops": {"prune": {"config": {"delete": True, "max_delete": 10}}}}),
+            world.run("prune_every_range"),
         ):
             message = failure_of(result)
             assert "swapped" in message
             assert all(name in message for name in (" S3_BUCKET", "DESTINATION_S3_BUCKET", "DAGSTER_HOME"))
-        for arguments in (["check"], ["sync", "accounts"], ["sync", "accounts", "--changed-since", "last"]):
+        for arguments in (["check"], ["sync", "accounts"], ["sync", "accounts", "--changed-since", "last"], *PLANS):
             outcome = CliRunner().invoke(main, arguments)
             assert (outcome.exit_code, "are swapped" in outcome.output) == (1, True)
         # Who goes back does it in another home.

@@ -27,7 +27,7 @@ from mastosync_dagster_tests.support.proxy import s3_proxy
 from mastosync_dagster_tests.support.tls import self_signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from mastosync_dagster_tests.support.corners import Bucket
@@ -197,6 +197,8 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         ),
         ({"storage_class": "A\r\nB"}, {"S3_BUCKET": "media"}, "resources.source.config.storage_class must be"),
         ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": "media\n"}, "S3_KEY_PREFIX (or resources.source"),
+        ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": " "}, "S3_KEY_PREFIX (or resources.source"),
+        ({"key_prefix": "media "}, {"S3_BUCKET": "media"}, "resources.source.config.key_prefix begins or ends"),
         ({}, {"S3_BUCKET": "media\n"}, "S3_BUCKET (or resources.source"),
         ({}, {"S3_BUCKET": "media", "S3_REGION": "eu\n"}, "S3_REGION (or resources.source"),
         ({}, {"S3_BUCKET": "media", "AWS_ACCESS_KEY_ID": "a\nb", "AWS_SECRET_ACCESS_KEY": "c"}, "AWS_ACCESS_KEY_ID"),
@@ -620,6 +622,49 @@ def test_one_bucket_as_source_and_destination_is_refused(
         ensure_different(S3Bucket.source(), S3Bucket.destination())
     assert "same place: the bucket media under x/ at https://" in str(caught.value)
     assert "DESTINATION_S3_BUCKET" in str(caught.value)
+
+
+@pytest.mark.parametrize("prefixes", [("", "./"), ("", "/"), ("x", "x/"), ("x", "./x")])
+def test_prefixes_that_a_server_may_take_for_one_are_one(
+    prefixes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_prefixes(prefixes, monkeypatch)
+    with pytest.raises(SettingsError, match="the same place"):
+        ensure_different(S3Bucket.source(), S3Bucket.destination())
+
+
+@pytest.mark.parametrize("folder", ["cache", "accounts", "media_attachments", "site_uploads"])
+@pytest.mark.parametrize("prefixes", [("", "{}"), ("x", "x/{}"), ("x", "x/{}/deeper"), ("{}", ""), ("x/{}", "x")])
+def test_neither_lies_in_a_folder_of_mastodons_at_the_other(
+    folder: str, prefixes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_prefixes([each.format(folder) for each in prefixes], monkeypatch)
+    with pytest.raises(SettingsError, match=f"folder {folder}/.*DESTINATION_S3_KEY_PREFIX"):
+        ensure_different(S3Bucket.source(), S3Bucket.destination())
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("", "copy"), ("", "accounts-copy"), ("x", "accounts"), ("a/b", "a"), ("x", "xx")]
+)
+def test_two_places_of_one_bucket_are_different(prefixes: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_prefixes(prefixes, monkeypatch)
+    ensure_different(S3Bucket.source(), S3Bucket.destination())
+
+
+def test_a_copy_lies_in_no_folder_of_mastodons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "system" / "cache" / "copy"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", str(tmp_path / "system"))
+    monkeypatch.setenv("MASTOSYNC_DESTINATION_FOLDER", str(copy))
+    with pytest.raises(SettingsError, match="folder cache/"):
+        ensure_different(S3Bucket.source(), S3Bucket.destination())
+
+
+def set_prefixes(prefixes: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    same = ENDPOINT | DESTINATION | {"DESTINATION_S3_ENDPOINT": ENDPOINT["S3_ENDPOINT"]}
+    keys = {"S3_KEY_PREFIX": prefixes[0], "DESTINATION_S3_KEY_PREFIX": prefixes[1]}
+    for name, value in (same | keys).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
