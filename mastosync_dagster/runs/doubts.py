@@ -23,7 +23,7 @@ from mastosync_dagster.records.doubts import (
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.store import ManifestStoreError
 from mastosync_dagster.runs.doubt_lists import DoubtList, Doubts, run_of
-from mastosync_dagster.runs.manifests import Damaged
+from mastosync_dagster.runs.manifests import LOST_DOUBTS, Damaged
 from mastosync_dagster.runs.run_lock import IN_PROGRESS, RunState, living, state
 from mastosync_dagster.runs.watermarks import copies
 from mastosync_dagster.s3.errors import StorageError
@@ -56,7 +56,7 @@ class RunDoubts:
     """The doubt list of one table in a run, from its first row to its first request that writes.
 
     ``partition`` is the key of the run's ID range, or `CHANGES`. `doubts` is what is on the list, of the rows that the
-    run is about.
+    run is about. `is_whole`: each file of it could be read.
     """
 
     def __init__(self, run: RunContext, partition: str, selection: Selection) -> None:
@@ -67,11 +67,17 @@ class RunDoubts:
         # Checked before the lists are read: a run that has ended changes its list no more.
         mine = () if selection.ids is None else (partition,)
         ended = set(_ended(run.instance, self._list.files(mine)))
-        self.doubts, whole = self._list.read(Damaged(run.log.warning), mine and (*mine, CHANGES), selection.ids)
+        damaged = Damaged(run.log.warning, LOST_DOUBTS)
+        self.doubts, whole = self._list.read(damaged, mine and (*mine, CHANGES), selection.ids)
+        self.is_whole = not damaged.names
         # A run that skips rows does not come to all objects of a list.
         self._replaced = [] if selection.is_cut else [file for file in whole if file in ended]
-        # One over changed rows decides for each object whether it stays; one over all rows plans all of them.
-        self._carried = self._replaced if selection.changed_since is None else []
+        # One over changed rows decides for each object whether it stays.
+        self._carried: list[StoredManifest] = []
+
+    def plan_all_rows(self) -> None:
+        """Let what is on the list stay on it: the run plans all rows of its table or range, with all their objects."""
+        self._carried = self._replaced
 
     def open(self, stack: ExitStack) -> None:
         """Open the file that `keep` writes to, until the stack closes it."""

@@ -101,28 +101,40 @@ class RunTimes:
             return cls(begun=published - _LONGEST_RUN, read_at=published - _LONGEST_RUN, read_until=published)
 
 
-class Damaged:
-    """Passes over manifests that cannot be read, with one warning each: a plan does without what they record."""
+LOST_MANIFEST = (
+    "Objects that only it remembers as private are found by a verification with acls=all. Delete the file once its ID"
+    " range has been synced again or, of a night, once the next night has ended well"
+)
+LOST_DOUBTS = (
+    "Nobody knows which objects of the table had failed, were missing or private: until the file is deleted, each night"
+    " takes every row of the table. Sync the table, verify its ID ranges with acls=all and repair, then delete the file"
+)
+"""What to do about a file that cannot be read."""
 
-    def __init__(self, warn: Callable[[str], object]) -> None:
+
+class Damaged:
+    """Passes over files that cannot be read, with one warning each: a plan does without what they record.
+
+    Attributes:
+        names: Of those that were passed over.
+    """
+
+    def __init__(self, warn: Callable[[str], object], cure: str = LOST_MANIFEST) -> None:
         self._warn = warn
-        self._warned: set[str] = set()
+        self._cure = cure
+        self.names: set[str] = set()
 
     @contextlib.contextmanager
     def passed_over(self, manifest: StoredManifest) -> Iterator[None]:
-        """End the block, and not the run, where a file is no manifest. One of a newer version ends the run."""
+        """End the block, and not the run, where a file is none of ours. One of a newer version ends the run."""
         try:
             yield
         except NewerManifestError:
             raise
         except NotAManifestError as error:
-            if manifest.name not in self._warned:
-                self._warned.add(manifest.name)
-                self._warn(
-                    f"{manifest.name} is passed over: {one_line(str(error))}. Objects that only it remembers as private"
-                    " are found by a verification with acls=all. Delete the file once its ID range has been synced"
-                    " again or, of a night, once the next night has ended well"
-                )
+            if manifest.name not in self.names:
+                self.names.add(manifest.name)
+                self._warn(f"{manifest.name} is passed over: {one_line(str(error))}. {self._cure}")
 
 
 def columns_of(

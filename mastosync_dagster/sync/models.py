@@ -1,8 +1,8 @@
 """The values that the ops of a run hand on, in the run's own folder: no run needs a file of another machine."""
 
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar, cast
@@ -53,6 +53,18 @@ class Scope:
         """The tables that the run goes through, if it comes to its end and is no trial."""
         whole = frozenset(each.table for each in self.selections if each.changed_since is None)
         return Passed(whole, frozenset(each.table for each in self.selections) - whole)
+
+    def with_every_row(self, tables: Collection[str]) -> "Scope":
+        """Return the scope of a run that takes all rows of those of some tables whose watermark it would move."""
+        widened = {claim.table for claim in self.claims} & {*tables}
+        selections = (
+            replace(each, changed_since=None, all_above=None) if each.table in widened else each
+            for each in self.selections
+        )
+        claims = (
+            WatermarkClaim(claim.table, every_row=True) if claim.table in widened else claim for claim in self.claims
+        )
+        return replace(self, selections=tuple(selections), claims=tuple(claims))
 
     @property
     def created(self) -> str | None:

@@ -111,13 +111,13 @@ def make_run_plan(run: RunContext, scope_at: ScopeAt, config: PlanConfig, *, cla
     if claims:
         _fold_earlier(run)
     with run.connections(first=True) as connect:
-        begun = _begin(run, connect, scope_at, config, claims=claims)
+        begun, listed = _with_doubts(run, _begin(run, connect, scope_at, config, claims=claims))
         new = {each.table: _new_ranges(run, connect, each) for each in begun.scope.selections if takes_every_row(each)}
         sizes = _sizes(run, begun.scope, new)
         hidden = hidden_source(begun.database, run.source) if config.privacy is Privacy.source else None
         if hidden is not None:
             raise hidden
-        counts = _plan_rows(run, config, begun, sizes)
+        counts = _plan_rows(run, config, begun, listed, sizes)
     ranges = {
         table: tuple(
             PlannedRange(ids, size.by_range[ids], size.left_out_by_range[ids], new=ids in new.get(table, ()))
@@ -176,9 +176,22 @@ def _sizes(run: RunContext, scope: Scope, new: Mapping[str, Sequence[IdRange]]) 
     return {selection.table: Sizes(ranges=ranges(selection)) for selection in scope.selections}
 
 
-def _plan_rows(run: RunContext, config: PlanConfig, begun: Begun, sizes: Mapping[str, Sizes]) -> PlanCounts:
+def _with_doubts(run: RunContext, begun: Begun) -> tuple[Begun, list[RunDoubts]]:
+    """Read the doubt lists. Of a table of which one cannot be read, the run takes every row."""
+    partition, selections = begun.scope.partition, begun.scope.selections
+    listed = [RunDoubts(run, partition, selection) for selection in selections]
+    scope = begun.scope.with_every_row([each.table for each in listed if not each.is_whole])
+    for each, rows in zip(listed, scope.selections, strict=True):
+        if rows.changed_since is None:
+            each.plan_all_rows()
+    return replace(begun, scope=scope), listed
+
+
+def _plan_rows(
+    run: RunContext, config: PlanConfig, begun: Begun, listed: Sequence[RunDoubts], sizes: Mapping[str, Sizes]
+) -> PlanCounts:
     """Make the plan, and publish what carrying it out puts in doubt."""
-    checks = [_doubt_checks(run, config, begun, selection) for selection in begun.scope.selections]
+    checks = [_doubt_checks(run, config, begun, *each) for each in zip(begun.scope.selections, listed, strict=True)]
     with contextlib.ExitStack() as stack:
         watcher = stack.enter_context(run.progress.watch(run.log))
         for each in checks:
@@ -254,10 +267,11 @@ def _remark(run: RunContext, scope: Scope, privacy: Privacy) -> str | None:
     return remark
 
 
-def _doubt_checks(run: RunContext, config: PlanConfig, begun: Begun, selection: Selection) -> DoubtChecks:
+def _doubt_checks(
+    run: RunContext, config: PlanConfig, begun: Begun, selection: Selection, listed: RunDoubts
+) -> DoubtChecks:
     """Return the check of what is in doubt in a selection's table, with what is known of its rows and objects."""
     partition, found = begun.scope.partition, Repairs()
-    listed = RunDoubts(run, partition, selection)
     if partition != CHANGES:
         file_type, damaged = FileType(selection.table), Damaged(run.log.warning)
         prefix = run.destination.settings.prefix

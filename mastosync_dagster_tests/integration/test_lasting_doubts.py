@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mastosync_dagster.installation.processes import running
+from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs import run_lock
+from mastosync_dagster.runs.watermarks import watermark
 from mastosync_dagster.sync import doubt_checks, plan_step, publication
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of
@@ -89,6 +91,29 @@ def test_what_has_failed_stays_on_the_list_when_the_night_that_asks_for_it_is_ki
     settled.destination_proxy.set_rules()
     assert nightly(settled).success
     assert answers(settled) == expected_answers(settled)
+
+
+@pytest.mark.long
+def test_nights_take_every_row_while_a_list_cannot_be_read(
+    settled: Installation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lost = lose(settled)
+    assert not night(settled).success
+    execute(settled, OLD, lost.row_id)
+    settled.destination_proxy.set_rules()
+    lists = list(Path(settled.dagster.root_directory, "manifests", f"doubts_{MEDIA.value}").rglob("*.parquet"))
+    for file in lists:
+        os.truncate(file, 50)
+    capfd.readouterr()
+    assert nightly(settled).success
+    assert answers(settled) == expected_answers(settled)
+    said = capfd.readouterr().err
+    assert f"{lists[0].name} is passed over" in said
+    assert "until the file is deleted, each night takes every row" in said
+    assert all(file.exists() for file in lists)
+    taken = watermark(settled.dagster, MEDIA, S3Bucket.destination().settings().identity)
+    assert taken is not None
+    assert taken.every_row
 
 
 @pytest.mark.long
