@@ -121,18 +121,14 @@ class S3Bucket(S3Resource):
         " file of AWS_CA_BUNDLE or SSL_CERT_FILE.",
     )
     connect_timeout: int | None = Field(
-        default=None, ge=1, le=600, description="Seconds until a connection stands. Unset: S3_CONNECT_TIMEOUT, else 10."
+        default=None, description="Seconds until a connection stands. Unset: S3_CONNECT_TIMEOUT, else 10."
     )
     read_timeout: int | None = Field(
         default=None,
-        ge=1,
-        le=3_600,
         description="Seconds without a byte until a request is repeated. Unset: S3_ANSWER_TIMEOUT, else 50.",
     )
     upload_timeout: int | None = Field(
         default=None,
-        ge=1,
-        le=3_600,
         description="Seconds that the storage may take to answer once a large body has been sent. Unset:"
         " S3_UPLOAD_TIMEOUT, else 300.",
     )

@@ -94,10 +94,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         default=None, description=f"One of {', '.join(_SSL_MODES)}. Unset: DB_SSLMODE, else prefer."
     )
     connect_timeout: int | None = Field(
-        default=None,
-        ge=1,
-        le=600,
-        description="Seconds until a connection attempt fails. Unset: DB_CONNECT_TIMEOUT, else 10.",
+        default=None, description="Seconds until a connection attempt fails. Unset: DB_CONNECT_TIMEOUT, else 10."
     )
     ssh_tunnel_host: str | None = Field(
         default=None, description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel."

@@ -44,7 +44,8 @@ class Fields:
     """A resource's fields over the environment variables they fall back to.
 
     A field that is None falls back to its variable; an empty text means "none", whatever the variable says. Every error
-    names what to change: the variable and the field.
+    names what to change: the variable and the field. `number` has the bounds, and no field has any: Dagster
+    makes a resource before any op begins, and shows an error there with its stack.
 
     Attributes:
         resource: The resource's key in ``Definitions``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from mastosync_dagster.definitions import build_definitions
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket, Secret
+from mastosync_dagster_tests.support.installation import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,6 +279,37 @@ def test_a_field_may_be_given_its_own_variable_and_those_that_are_made_for_it(
         }
     }
     assert touch_all.execute_in_process(run_config=run_config, instance=instance).success
+
+
+NUMBERS = [
+    (resource, name)
+    for resource, kind in (("mastodon_db", MastodonDatabase), ("source", S3Bucket), ("destination", S3Bucket))
+    for name, field in kind.model_fields.items()
+    if field.annotation == int | None
+]
+
+
+def test_there_are_numbers_among_the_fields_of_all_resources() -> None:
+    assert {"port", "ssh_tunnel_port", "connect_timeout", "read_timeout", "upload_timeout"} == {
+        name for _, name in NUMBERS
+    }
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**12, 10**30])
+@pytest.mark.parametrize(("resource", "field"), NUMBERS)
+def test_a_wrong_number_fails_the_op_with_one_sentence(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, resource: str, field: str, value: int
+) -> None:
+    for prefix in ("", "DESTINATION_"):
+        monkeypatch.setenv(f"{prefix}S3_BUCKET", f"{prefix}bucket".lower().replace("_", "-"))
+    monkeypatch.setenv("SSH_TUNNEL_HOST", "127.0.0.1")
+    monkeypatch.setenv("SSH_TUNNEL_PASSWORD", LITERAL)
+    run_config = config_of(resource, field, value)
+    job = build_definitions().resolve_job_def("sync_changes")
+    result = job.execute_in_process(run_config=run_config, instance=instance, raise_on_error=False)
+    description = failure_of(result)
+    assert re.fullmatch(rf"resources\.{resource}\.config\.{field} must be a whole number from 1 to \d+\.", description)
+    assert set(filter(None, errors_of(result).splitlines())) == {description}
 
 
 @pytest.mark.parametrize("field", ["changed_since", "file_types"])
