@@ -12,6 +12,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import RETRY_NUMBER_TAG  # Dagster's mark on a run that it starts again by itself
 from dagster._utils.schedules import (
+    CroniterShim,
     is_valid_cron_schedule,  # what a schedule's definition checks, and fails by
     schedule_execution_time_iterator,
 )
@@ -51,8 +52,8 @@ class Nightly:
         """Return what MASTOSYNC_NIGHTLY_CRON and MASTOSYNC_NIGHTLY_TIMEZONE set; a wrong one is a SettingsError."""
         environment = environment or Environment.read()
         cron, zone = environment.text(NIGHTLY_CRON), environment.text(NIGHTLY_TIMEZONE)
-        if cron is not None and not is_valid_cron_schedule(cron):
-            raise SettingsError(f"{NIGHTLY_CRON} must be five cron fields, such as '0 3 * * *' for three o'clock.")
+        if cron is not None:
+            _check(cron)
         if zone is not None:
             try:
                 ZoneInfo(zone)
@@ -73,6 +74,30 @@ class Nightly:
         nights = list(takewhile(lambda tick: tick < _SAMPLE_FROM + _SAMPLE, ticks))
         gaps = (after - before for before, after in pairwise(nights))
         return max((max(gap, timedelta(days=1)) for gap in gaps), default=None)
+
+
+def _check(cron: str) -> None:
+    """Raise a SettingsError where a text is no five cron fields, or those of a day that there is in no year."""
+    try:
+        fields = len(CroniterShim.expand(cron)[0])
+    except ValueError:
+        fields = 0
+    if fields != _CRON_FIELDS:
+        raise SettingsError(f"{NIGHTLY_CRON} must be five cron fields, such as '0 3 * * *' for three o'clock.")
+    if not _ever_comes(cron):
+        raise SettingsError(
+            f"{NIGHTLY_CRON} names no time that ever comes, as a 31st of April: '0 3 * * *' is three o'clock."
+        )
+
+
+def _ever_comes(cron: str) -> bool:
+    if not is_valid_cron_schedule(cron):
+        return False  # Dagster itself refuses a 30th or 31st of February, and no other day
+    try:
+        next(schedule_execution_time_iterator(_SAMPLE_FROM.timestamp(), cron, "UTC"))
+    except ValueError:
+        return False
+    return True
 
 
 def nightly_incremental(nightly: Nightly, job: dg.JobDefinition) -> dg.ScheduleDefinition:

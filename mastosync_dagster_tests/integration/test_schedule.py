@@ -237,6 +237,15 @@ def test_a_time_that_is_none_is_refused_by_the_variables_name(name: str, value: 
 
 
 @pytest.mark.parametrize(
+    "cron", ["0 3 31 2 *", "0 3 30 2 *", "0 3 30,31 2 *", "0 3 31 feb *", "0 3 31 4 *", "*/5 * 31 4,6,9,11 *"]
+)
+def test_a_night_that_never_comes_is_refused_as_that(cron: str) -> None:
+    with pytest.raises(SettingsError, match="MASTOSYNC_NIGHTLY_CRON names no time that ever comes") as raised:
+        Nightly.read(Environment.read({"MASTOSYNC_NIGHTLY_CRON": cron}))
+    assert "five" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("cron", "hours"),
     [
         ("0 3 * * *", 26),
