@@ -72,7 +72,7 @@ class Format:
         except (pa.ArrowException, OSError) as error:
             if _is_disk_error(error):
                 raise
-            raise NotAManifestError(f"{path} is not a {self.name}: {error}") from error
+            raise NotAManifestError(f"{path} is not a {self.name}: {_reason(error)}") from error
         version = (file.schema_arrow.metadata or {}).get(self.key, b"")
         if not version.isdigit():
             file.close()
@@ -121,7 +121,7 @@ class Format:
             except (pa.ArrowException, OSError) as error:
                 if _is_disk_error(error):
                     raise
-                raise NotAManifestError(f"{path} is a damaged {self.name}: {error}") from error
+                raise NotAManifestError(f"{path} is a damaged {self.name}: {_reason(error)}") from error
             if batch is None:
                 return
             yield batch
@@ -147,6 +147,11 @@ def begun_at(path: Path) -> str:
 def begun(metadata: Mapping[bytes, bytes] | None) -> str:
     """Return the same from the metadata of a file."""
     return (metadata or {}).get(_BEGUN_AT, b"").decode()
+
+
+def _reason(error: Exception) -> str:
+    """Return what Arrow says, to be put into a sentence: its own ends with a full stop, or without one."""
+    return str(error).rstrip(".")
 
 
 def _is_disk_error(error: Exception) -> bool:
