@@ -6,7 +6,7 @@ What is left then is recorded as not attempted. The prices are those of ``cli/pr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from mastosync_dagster.environment import RUN, Environment, SettingsError
-from mastosync_dagster.units import MIB
+from mastosync_dagster.units import LARGEST_NUMBER, MIB
 
 _GIGABYTE = 1e9
 _LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
@@ -44,7 +44,7 @@ def price_table(path: Path | None = None) -> dict[str, Prices]:
         text = (resources.files("mastosync_dagster") / "cli" / "prices.yaml" if path is None else path).read_text(
             "utf-8"
         )
-        return {
+        table = {
             str(name): Prices(**{kind: float(str(price)) for kind, price in prices.items()})
             for name, prices in yaml.safe_load(text).items()
         }
@@ -55,6 +55,14 @@ def price_table(path: Path | None = None) -> dict[str, Prices]:
             f"{where} is no table of prices: it needs lines such as"
             " 'name: {list: 0.005, put: 0.005, get: 0.0004, egress: 0.09, month: 0.023}'"
         ) from error
+    for name, prices in table.items():
+        for kind, price in asdict(prices).items():
+            # A sum with another one is none, or grows smaller: it would never reach a limit.
+            if not 0 <= price <= LARGEST_NUMBER:
+                raise SettingsError(
+                    f"{where}: {name}.{kind} must be a number from 0 to {LARGEST_NUMBER}, and is {price}."
+                )
+    return table
 
 
 def prices_of(name: str, path: Path | None = None) -> Prices:

@@ -68,6 +68,21 @@ def test_a_file_that_is_no_table_of_prices_is_refused_with_a_line_that_would_do(
         price_table(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize("price", ["-0.01", "-1e-300", ".nan", ".inf", "-.inf", "1e305", "nan", "inf", "'-1'"])
+@pytest.mark.parametrize("kind", ["list", "put", "get", "egress", "month"])
+def test_a_price_that_is_none_is_refused_with_its_file_and_its_field(tmp_path: Path, kind: str, price: str) -> None:
+    prices = {"list": "0", "put": "0", "get": "0", "egress": "0", "month": "0"} | {kind: price}
+    lines = ", ".join(f"{name}: {value}" for name, value in prices.items())
+    (tmp_path / "prices.yaml").write_text(
+        f"good: {{list: 0, put: 1, get: 2.5, egress: 0.09, month: 1}}\nbad: {{{lines}}}"
+    )
+    with pytest.raises(SettingsError) as raised:
+        price_table(tmp_path / "prices.yaml")
+    text = str(raised.value)
+    assert text.startswith(f"{tmp_path}/prices.yaml: bad.{kind} must be a number from 0 to ")
+    assert "\n" not in text
+
+
 def shown(rate: Rate, names: tuple[str | None, str | None] = (None, None)) -> str:
     """The lines of an estimate in a terminal."""
     return "\n".join(estimate_lines(estimate(SIZE, SOURCE, DESTINATION, rate, preview_bytes=0, names=names)))
