@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from mastosync_dagster import env_file
 from mastosync_dagster.errors import AdminError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 ENV_FILE = "MASTOSYNC_ENV_FILE"
 DAGSTER_HOME = "DAGSTER_HOME"
@@ -161,11 +160,11 @@ def whole_number(text: str, *, name: str, lowest: int, highest: int) -> int:
     return int(stripped)
 
 
-def decimal_number(text: str, *, name: str, ge: float = 0, le: float = math.inf, gt: float = -1) -> float:
+def decimal_number(text: str, *, name: str, le: float, ge: float = 0, gt: float = -1) -> float:
     """Return a setting's text as a number within bounds, named as in pydantic. ``name`` is for the error's message."""
     stripped = text.strip()
     if not _DECIMAL.fullmatch(stripped) or not ge <= float(stripped) <= le or float(stripped) <= gt:
-        bounds = "above 0" if gt >= 0 else f"from {ge:g} to {le:g}"
+        bounds = f"above {gt:g}, {le:.0f} at the most" if gt >= 0 else f"from {ge:g} to {le:.0f}"
         raise SettingsError(f"{name} must be a number {bounds}, such as 20 or 0.5.")
     return float(stripped)
 
@@ -416,10 +415,20 @@ def remote_days() -> int | None:
 
 def remote_by_file_type() -> dict[str, str]:
     """Return which remote files of single file types are wanted: MASTOSYNC_REMOTE, as ``accounts=never``, ..."""
-    pairs = [each.partition("=") for each in (Environment.read().text(REMOTE) or "").replace(",", " ").split()]
-    if not all(name and separator and rule for name, separator, rule in pairs):
-        raise SettingsError(f"{REMOTE} must be a list such as accounts=never,preview_cards=30.")
-    return {name: rule for name, _, rule in pairs}
+    pairs = (Environment.read().text(REMOTE) or "").replace(",", " ").split()
+    return rules_by_file_type(pairs, name=REMOTE, form="a list such as accounts=never,preview_cards=30")
+
+
+def rules_by_file_type(pairs: Iterable[str], *, name: str, form: str) -> dict[str, str]:
+    """Return the rules of pairs such as ``accounts=never``. ``name`` and ``form`` are for the error's message."""
+    rules: dict[str, str] = {}
+    for pair in pairs:
+        file_type, separator, rule = (part.strip() for part in pair.partition("="))
+        if not (file_type and separator and rule):
+            raise SettingsError(f"{name} must be {form}.")
+        if (before := rules.setdefault(file_type, rule)).lower() != rule.lower():
+            raise SettingsError(f"{name} says both {before} and {rule} of {file_type}: leave one of them out.")
+    return rules
 
 
 def manifests_location() -> str | None:

@@ -38,7 +38,9 @@ FILE_TYPES = tuple(each.value for each in FileType)
 
 
 def known_file_types(names: list[str]) -> list[str]:
-    """Return the names that a run config gives. Raises a ValueError where one is none of a file type."""
+    """Return the names that a run config gives. Raises a ValueError where there is none, or one is of no file type."""
+    if not names:
+        raise ValueError("no file type is named, so nothing would be done: leave it out for all of them")
     if unknown := sorted(set(names) - set(FILE_TYPES)):
-        raise ValueError(f"unknown file type {', '.join(unknown)}: known are {', '.join(FILE_TYPES)}")
+        raise ValueError(f"unknown file type {', '.join(map(repr, unknown))}: known are {', '.join(FILE_TYPES)}")
     return names

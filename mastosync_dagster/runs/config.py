@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, get_args
 
 import dagster as dg
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mastosync_dagster.environment import (
     LOCAL_ONLY,
@@ -22,13 +22,16 @@ from mastosync_dagster.environment import (
 from mastosync_dagster.runs.failures import PlainFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
 
 _UNSET = "With neither of the three, the installation's variables decide."
 
 
 class RunSettingError(PlainFailure, SettingsError):
-    """A variable of `RUN` is wrong. Dagster makes a run's config before the op begins, so it is a failure by itself."""
+    """A run's config, or a variable of `RUN`, is wrong: a failure by itself, as it is made before the op begins."""
 
 
 def setting(name: str, default: object, description: str, otherwise: str = "", **bounds: float) -> Any:
@@ -40,13 +43,20 @@ def setting(name: str, default: object, description: str, otherwise: str = "", *
     # The launchpad shows a setting whose default is None as null.
     unset = "Unset or null" if default is None else "Unset"
     text = f"{description} {unset}: {RUN[name]}, else {shown}."
-    finite = {"allow_inf_nan": False} if "gt" in bounds else {}
     # A factory: Dagster puts a plain default into the config of each run, and it would count as set there.
-    return Field(default_factory=lambda: default, description=text, **bounds, **finite)  # type: ignore[call-overload]  # bounds
+    return Field(default_factory=lambda: default, description=text, **bounds)  # type: ignore[call-overload]  # bounds
 
 
 class RunConfig(dg.Config):
-    """A run config whose fields made by `setting` fall back to variables."""
+    """A run config whose fields made by `setting` fall back to variables. What is wrong is a `RunSettingError`."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            # Pydantic's own text has its types in it, and the address of its manual, several lines for each field.
+            problems = (_sentence(type(self).model_fields, each) for each in error.errors(include_url=False))
+            raise RunSettingError(" ".join(dict.fromkeys(problems))) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +73,26 @@ class RunConfig(dg.Config):
         except SettingsError as error:
             raise RunSettingError(str(error)) from None
         return values
+
+
+def _sentence(fields: Mapping[str, FieldInfo], wrong: ErrorDetails) -> str:
+    """Return what a field must be, in the words that its variable has too."""
+    field = str(wrong["loc"][0])
+    name = f"{_op_name()}{field}"
+    try:
+        _parse(str(wrong["input"]), name, fields[field])
+    except SettingsError as error:
+        return str(error)
+    own = wrong.get("ctx", {}).get("error", wrong["msg"])  # what a validator of the field has raised
+    return f"{name}: {own}."
+
+
+def _op_name() -> str:
+    """Return the name of the op that a config is made for, with a full stop; outside of a run, nothing."""
+    try:
+        return f"{dg.OpExecutionContext.get().op.name}."
+    except dg.DagsterInvariantViolationError:
+        return ""
 
 
 def settings_of(config: type[dg.Config]) -> list[str]:

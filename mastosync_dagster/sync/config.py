@@ -11,17 +11,17 @@ from pydantic import Field, field_validator
 
 from mastosync_dagster.copy.limits import CopySettings
 from mastosync_dagster.copy.spending import Budget, Limits, make_budget
-from mastosync_dagster.environment import MEMORY_MB
+from mastosync_dagster.environment import MEMORY_MB, RUN
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.expected.privacy import Privacy
 from mastosync_dagster.mastodon import Selection
 from mastosync_dagster.memory import run_memory
 from mastosync_dagster.ranges.file_types import known_file_types
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.runs.config import PolicyConfig, RunConfig, setting
+from mastosync_dagster.runs.config import PolicyConfig, RunConfig, RunSettingError, setting
 from mastosync_dagster.runs.watermarks import LAST
 from mastosync_dagster.sync.incremental import History, TableSelection, every_row, since_last, since_timestamp
-from mastosync_dagster.units import MEGABYTE
+from mastosync_dagster.units import LARGEST_NUMBER, MEGABYTE, MOST_ROWS
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _NO_LIMIT = "no limit"
@@ -95,8 +95,10 @@ class ChangesConfig(PlanConfig):
         description="Only rows changed after this time (ISO 8601 with a time zone), less ten minutes. "
         f"{LAST!r}: go on where the last incremental run ended. Unset or null: every row.",
     )
-    limit: int | None = Field(default=None, ge=0, description="Rows per file type at the most. Unset or null: all.")
-    offset: int = Field(default=0, ge=0, description="Rows per file type to skip first, by id.")
+    limit: int | None = Field(
+        default=None, ge=0, le=MOST_ROWS, description="Rows per file type at the most. Unset or null: all."
+    )
+    offset: int = Field(default=0, ge=0, le=MOST_ROWS, description="Rows per file type to skip first, by id.")
 
     _known = field_validator("file_types")(known_file_types)
 
@@ -122,7 +124,7 @@ class ChangesConfig(PlanConfig):
 
 def _rate(name: str) -> Any:
     storage, unit = name.split("_")[:2]
-    return setting(name, None, f"Limit at the {storage}: {unit} a second.", _NO_LIMIT, gt=0)
+    return setting(name, None, f"Limit at the {storage}: {unit} a second.", _NO_LIMIT, gt=0, le=LARGEST_NUMBER)
 
 
 class CopyConfig(RunConfig):
@@ -172,6 +174,7 @@ class CopyConfig(RunConfig):
         "Stop before the run has copied more (10^9 bytes). The rest fails as not attempted; a further run takes it.",
         _NO_LIMIT,
         gt=0,
+        le=LARGEST_NUMBER,
     )
     max_dollars: float | None = setting(
         "max_dollars",
@@ -179,6 +182,7 @@ class CopyConfig(RunConfig):
         "Stop likewise before requests and traffic cost more, by the prices of prices_from and prices_to.",
         _NO_LIMIT,
         gt=0,
+        le=LARGEST_NUMBER,
     )
     prices_from: str = setting("prices_from", "free", "The source's name in the price table, such as amazon.")
     prices_to: str = setting("prices_to", "free", "The destination's name in the price table.")
@@ -189,6 +193,16 @@ class CopyConfig(RunConfig):
         "Fetch originals that the source has lost from the servers that they are copies of, where the rows have their"
         " addresses. It connects to any server of the internet, over HTTPS.",
     )
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        # Those of variables are also there for estimates.
+        names = [name for name in ("prices", "prices_from", "prices_to") if given.get(name) is not None]
+        if names and self.max_dollars is None:
+            raise RunSettingError(
+                f"{', '.join(names)} without max_dollars (--prices, --from, --to without --max-dollars) limits nothing:"
+                f" set that, or {RUN['max_dollars']}, or leave the prices out."
+            )
 
     def budget(self, *, lists: int = 0, gets: int = 0, acls: int = 0) -> Budget | None:
         """Return what the run may copy and spend, after so many requests to both storages: see `make_budget`."""
