@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mastosync_dagster.environment import use_default_home
+from mastosync_dagster.environment import SettingsError, rules_by_file_type, use_default_home
 from mastosync_dagster.process import (
     FEWEST_FILES,
     HIGHLIGHTER,
@@ -25,7 +25,7 @@ from mastosync_dagster.process import (
     load_without,
 )
 from mastosync_dagster.ranges.file_types import FILE_TYPES
-from mastosync_dagster.units import MEGABYTE
+from mastosync_dagster.units import LARGEST_NUMBER, MEGABYTE, MOST_ROWS
 
 # Dagster, boto3 and pyarrow take seconds to import: each command imports what it needs, so that `--help` is instant
 # (see the PLC0415 of this module in pyproject.toml).
@@ -77,8 +77,9 @@ class _Finite(click.FloatRange):
         return number
 
 
-_ABOVE_ZERO = _Finite(min=0, min_open=True)
-_RATE = _Finite(min=0.001)
+_ABOVE_ZERO = _Finite(min=0, min_open=True, max=LARGEST_NUMBER)
+_RATE = _Finite(0.001, LARGEST_NUMBER)
+_ROWS = click.IntRange(0, MOST_ROWS)
 # Where nothing was read for an hour, the rule MastosyncNotScraped fires.
 _BETWEEN_READINGS = _Finite(1, 1800)
 
@@ -158,10 +159,11 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _policy_config(*, local_only: bool | None, remote_days: int | None, remote: tuple[str, ...]) -> dict[str, object]:
     """Return what the options of `_policy_options` are as run config; None: not given."""
-    pairs = [each.partition("=") for each in remote]
-    if not all(name and separator and rule for name, separator, rule in pairs):
-        raise click.BadParameter("write FILE_TYPE=RULE, such as accounts=never or preview_cards=30.")
-    rules = {name.strip(): rule for name, _, rule in pairs}
+    form = "FILE_TYPE=RULE, such as accounts=never or preview_cards=30"
+    try:
+        rules = rules_by_file_type(remote, name="--remote", form=form)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
     return {"local_only": local_only, "remote_days": remote_days, "remote": rules or None}
 
 
@@ -351,8 +353,8 @@ def ranges(file_types: tuple[str, ...], *, each: bool) -> None:
 
 @main.command()
 @_SOME_FILE_TYPES
-@click.option("--limit", type=click.IntRange(min=0), help="Rows per file type at the most.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, help="Rows per file type to skip first.")
+@click.option("--limit", type=_ROWS, help="Rows per file type at the most.")
+@click.option("--offset", type=_ROWS, default=0, help="Rows per file type to skip first.")
 @click.option("--changed-since", metavar="T", help="Only rows changed after T: 2026-11-01T03:00:00Z, or last.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests in flight at each storage (default 64).")
 @click.option("--refetch/--no-refetch", default=None, help="Fetch missing remote originals from their servers.")
@@ -462,6 +464,8 @@ def report(
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 
+    if left_out and outcome is not None:
+        raise click.UsageError("--outcome is not for --left-out: what is left out has no outcome.")
     wanted = _policy_config(local_only=local_only, remote_days=remote_days, remote=remote)
     with _plain_errors():
         if left_out:
@@ -538,6 +542,8 @@ def metrics(*, port: int, every: float, once: bool, rules: bool, dashboard: bool
     """
     import mastosync_dagster.metrics as package
 
+    if once + rules + dashboard > 1:
+        raise click.UsageError("--once, --rules and --dashboard print different things: leave all but one of them out.")
     for wanted, name in ((rules, "rules.yaml"), (dashboard, "grafana.json")):
         if wanted:
             click.echo(Path(package.__path__[0], name).read_text(), nl=False)
@@ -595,7 +601,9 @@ def check(*, as_json: bool, strict: bool, max_age: str | None) -> None:
 @_price_options
 @click.option("--objects-per-second", type=_RATE, help="A rate instead of the measured one.")
 @click.option("--megabytes-per-second", type=_RATE, help="The same in 10^6 bytes.")
-@click.option("--preview-kilobytes", type=click.IntRange(min=0), default=40, help="Assumed size of each preview (40).")
+@click.option(
+    "--preview-kilobytes", type=click.IntRange(0, 1_000_000), default=40, help="Assumed size of each preview (40)."
+)
 @_policy_options
 @_AS_JSON
 def estimate(
@@ -631,6 +639,8 @@ def estimate(
         table = prices or (Path(named).expanduser() if named else None)
         source = source or variables.text(RUN["prices_from"])
         destination = destination or variables.text(RUN["prices_to"])
+        if prices is not None and source is None and destination is None:
+            raise click.UsageError("--prices needs --from and --to, or one of them: the storages' names in that table.")
         source_prices = FREE if source is None else prices_of(source, table)
         destination_prices = FREE if destination is None else prices_of(destination, table)
         policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
@@ -671,6 +681,10 @@ def cutover_plan(stage: str | None, resolver: str | None, *, only_env: bool) -> 
     """
     from mastosync_dagster.cli.cutover import print_env, print_nginx, print_plan
 
+    if only_env and stage is not None:
+        raise click.UsageError("--env and --nginx print different things: leave one of them out.")
+    if only_env and resolver is not None:
+        raise click.UsageError("--resolver is for nginx, and --env prints nothing for that.")
     with _plain_errors(), _instance() as instance:
         if stage is not None:
             print_nginx(instance, stage, resolver)
@@ -686,11 +700,23 @@ def cutover_plan(stage: str | None, resolver: str | None, *, only_env: bool) -> 
 @click.option("--full", is_flag=True, help="With --old-bucket: read every body at both buckets.")
 @click.option("--quick", is_flag=True, help="Go by the records of runs: compare no objects, ask nobody.")
 @click.option(
-    "--max-age", type=click.IntRange(min=1), default=60, show_default=True, help="Minutes: age of the last delta."
+    "--max-age",
+    type=click.IntRange(1, 1_000_000),
+    default=60,
+    show_default=True,
+    help="Minutes: age of the last delta.",
 )
 @_AS_JSON
+@click.pass_context
 def cutover_check(
-    accept: tuple[str, ...], max_age: int, *, old_bucket: bool, full: bool, quick: bool, as_json: bool
+    context: click.Context,
+    accept: tuple[str, ...],
+    max_age: int,
+    *,
+    old_bucket: bool,
+    full: bool,
+    quick: bool,
+    as_json: bool,
 ) -> None:
     """Say whether Mastodon may be switched to the new bucket now; exit status 0 only if it may.
 
@@ -710,6 +736,8 @@ def cutover_check(
         raise click.UsageError("--accept and --full are for --old-bucket.")
     if old_bucket and quick:
         raise click.UsageError("--quick is not for --old-bucket: what is deleted is gone.")
+    if old_bucket and context.get_parameter_source("max_age") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--max-age is not for --old-bucket, which asks for no delta.")
     with _plain_errors(), _instance() as instance:
         tables, both, database = table_progress(instance), storages(instance), MastodonDatabase()
         if old_bucket:

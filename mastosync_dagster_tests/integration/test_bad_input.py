@@ -189,14 +189,25 @@ def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installati
     ("arguments", "says"),
     [
         (["sync", "accounts", "--limit", "ten"], "not a valid integer"),
-        (["sync", "accounts", "--limit", "-1"], "x>=0"),
-        (["sync", "accounts", "--offset", "-1"], "x>=0"),
+        (["sync", "accounts", "--limit", "-1"], "0<=x<="),
+        (["sync", "accounts", "--offset", "-1"], "0<=x<="),
+        (["sync", "accounts", "--offset", "9" * 26], "0<=x<="),
+        (["sync", "accounts", "--offset", str(2**63)], "0<=x<="),
+        (["sync", "accounts", "--limit", "9" * 26], "0<=x<="),
+        (["sync", "backups", "--max-gigabytes", "1e305"], "0<x<="),
+        (["sync", "backups", "--max-gigabytes", "1.7e308"], "0<x<="),
+        (["sync", "backups", "--max-dollars", "1e305"], "0<x<="),
+        (["estimate", "--megabytes-per-second", "1e305"], "0.001<=x<="),
+        (["estimate", "--preview-kilobytes", "9" * 400], "0<=x<="),
+        (["cutover", "check", "--quick", "--max-age", "9" * 20], "1<=x<="),
+        (["cutover", "check", "--quick", "--max-age", str(2**31 * 1440)], "1<=x<="),
+        (["check", "--max-age", "9" * 20], "--max-age is"),
         (["sync", "accounts", "--max-gigabytes", "nan"], "not a finite number"),
-        (["sync", "accounts", "--max-gigabytes", "0"], "x>0"),
+        (["sync", "accounts", "--max-gigabytes", "0"], "0<x<="),
         (["sync", "accounts", "--max-dollars", "5"], "max_dollars limits nothing"),
         (["sync", "accounts", "--max-dollars", "5", "--from", "nobody"], "the price table has no nobody"),
-        (["estimate", "--objects-per-second", "inf"], "not a finite number"),
-        (["estimate", "--objects-per-second", "5e-324"], "not in the range x>=0.001"),
+        (["estimate", "--objects-per-second", "inf"], "not in the range 0.001<=x<="),
+        (["estimate", "--objects-per-second", "5e-324"], "not in the range 0.001<=x<="),
         (["metrics", "--once", "--every", "1801"], "1<=x<=1800"),
         (["metrics", "--once", "--every", "0.5"], "1<=x<=1800"),
         (["metrics", "--once", "--every", "nan"], "not a finite number"),
@@ -212,8 +223,56 @@ def test_a_partition_that_is_no_registered_range_fails_at_once(world: Installati
 def test_the_command_refuses_what_it_cannot_understand(world: Installation, arguments: list[str], says: str) -> None:
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code != 0
+    assert isinstance(outcome.exception, SystemExit), outcome.exception
     assert says in " ".join(outcome.output.split())
     assert list_keys(world.destination.server, world.destination.name) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["sync", "--prices", "p.yaml"],
+            "without max_dollars (--prices, --from, --to without --max-dollars) limits nothing",
+        ),
+        (
+            ["sync", "--from", "amazon"],
+            "without max_dollars (--prices, --from, --to without --max-dollars) limits nothing",
+        ),
+        (
+            ["sync", "--to", "amazon", "--max-gigabytes", "5"],
+            "without max_dollars (--prices, --from, --to without --max-dollars) limits nothing",
+        ),
+        (["estimate", "--prices", "p.yaml"], "--from and --to"),
+        (["cutover", "plan", "--env", "--nginx", "old"], "--env and --nginx"),
+        (["cutover", "plan", "--env", "--resolver", "1.1.1.1"], "--resolver is for nginx"),
+        (["cutover", "check", "--old-bucket", "--max-age", "60"], "--max-age is not for --old-bucket"),
+        (["metrics", "--rules", "--dashboard"], "--once, --rules and --dashboard"),
+        (["metrics", "--once", "--rules"], "--once, --rules and --dashboard"),
+        (["metrics", "--dashboard", "--once"], "--once, --rules and --dashboard"),
+        (["report", "--left-out", "--outcome", "missing"], "--outcome is not for --left-out"),
+        (["sync", "--remote", "accounts = never", "--remote", "accounts=always"], "both never and always of accounts"),
+        (["status", "--remote", "accounts=30", "--remote", "accounts=31"], "both 30 and 31 of accounts"),
+        (["report", "--left-out", "--remote", "accounts=always", "--remote", " accounts =NEVER"], "of accounts"),
+    ],
+)
+def test_the_command_refuses_options_of_which_one_would_have_no_effect(
+    world: Installation, arguments: list[str], says: str
+) -> None:
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code != 0, outcome.output
+    assert says in " ".join(outcome.output.split())
+    assert list_keys(world.destination.server, world.destination.name) == frozenset()
+
+
+@pytest.mark.usefixtures("world")
+def test_a_variable_that_says_two_things_of_one_file_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTOSYNC_REMOTE", "accounts=never, accounts=always")
+    outcome = CliRunner().invoke(main, ["status"])
+    assert outcome.exit_code == 1
+    assert "MASTOSYNC_REMOTE says both never and always of accounts" in " ".join(outcome.output.split())
+    monkeypatch.setenv("MASTOSYNC_REMOTE", "accounts=never, accounts=Never")
+    assert CliRunner().invoke(main, ["status"]).exit_code == 0
 
 
 def test_commands_name_dagster_home_where_it_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
