@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.mastodon import EVERY_REMOTE_ROW
-from mastosync_dagster.records.doubts import OPEN
+from mastosync_dagster.records.doubts import OPEN, Doubt
 from mastosync_dagster.runs.doubts import doubt_text
 from mastosync_dagster.runs.progress import duration_text
 from mastosync_dagster.status.screen import ESTIMATED, screen_lines
@@ -83,7 +83,7 @@ def status_json(status: Status) -> dict[str, object]:
         "orphans": status.orphans,
         "estimated": status.estimated,
         "ranges_run_with_less": status.narrower,
-        "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in OPEN},
+        "objects_in_doubt": {why.value: status.in_doubt.get(why, 0) for why in (*OPEN, Doubt.SKIPPED)},
         "bytes_done": status.bytes_done,
         "bytes_left": status.left.bytes,
         "last_incremental": known.run_id if known else None,

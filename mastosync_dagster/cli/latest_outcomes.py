@@ -50,7 +50,7 @@ class Totals:
     Attributes:
         manifests: How many manifests had the newest line of some object.
         bytes: Bytes that were copied.
-        in_doubt: Objects that incremental runs retry, by the reason.
+        in_doubt: Objects that are left to do or to check, by the reason.
         left_out: Objects that had failed or were missing, and that the policy leaves out by now.
     """
 

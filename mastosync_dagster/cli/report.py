@@ -20,11 +20,11 @@ from mastosync_dagster.mastodon import EVERY_REMOTE_ROW, Database, LeftOutRows, 
 from mastosync_dagster.plan.decisions import SOURCE_DAMAGED
 from mastosync_dagster.process import limit_malloc_arenas
 from mastosync_dagster.ranges.partitions import FileType
-from mastosync_dagster.records.doubts import OPEN
+from mastosync_dagster.records.doubts import OPEN, Doubt
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.refetch.remedies import ALL_AT_ONCE, FETCHES, RAILS_RUNNER, Remedies
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
-from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects
+from mastosync_dagster.runs.doubts import doubt_text, in_doubt, open_objects, open_reasons
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.units import MEGABYTE
 
@@ -83,7 +83,7 @@ def run_report(
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
             doubts = in_doubt(store, origin, file_type.value, unreadable)
-            inventory.totals.in_doubt.update(open_objects(doubts))
+            inventory.totals.in_doubt.update(open_objects(doubts, open_reasons()))
         printer.end(totals)
 
 
@@ -216,7 +216,7 @@ class _Json:
                 **{outcome.value: total.outcomes[outcome] for outcome in Outcome},
                 "bytes": total.bytes,
                 **({"left_out": total.left_out} if total.left_out else {}),
-                "in_doubt": {why.value: total.in_doubt[why] for why in OPEN},
+                "in_doubt": {why.value: total.in_doubt[why] for why in (*OPEN, Doubt.SKIPPED)},
             }
             for name, total in totals.items()
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mastosync_dagster.cutover.answers import yes_or_no
-from mastosync_dagster.records.doubts import OPEN, Doubt
+from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.runs.doubts import doubt_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class TableProgress:
         not_run: have no run into this destination.
         every_row: A run over every row has ended well, so that ranges which have not run lack nothing.
         objects: About how many objects its rows have.
-        left: Objects that no run has taken, or that failed.
+        left: Objects that no run has taken, that failed, or that are private and wait for a decision.
         in_doubt: Objects whose state at the destination is not settled, by the reason.
         last_delta: Up to when incremental runs have taken what changed, by the database's clock; None: there was none.
         restored: The database was restored from a backup since, so what earlier runs have done does not count.
@@ -59,10 +59,10 @@ class TableProgress:
 
     def doubts_problem(self) -> str | None:
         """Return in words which objects are not settled, apart from missing ones; None: all are."""
-        counts: dict[Doubt, int] = {why: self.in_doubt.get(why, 0) for why in OPEN if why is not Doubt.MISSING}
+        counts: dict[Doubt, int] = {why: count for why, count in self.in_doubt.items() if why is not Doubt.MISSING}
         return f"{self.table}: {doubt_text(counts)}" if any(counts.values()) else None
 
 
 def failed_objects(tables: Iterable[TableProgress]) -> Line:
-    """Answer whether objects have failed, or wait for their ACL."""
+    """Answer whether objects have failed, or wait for their ACL or for a decision about private ones."""
     return yes_or_no("failed objects", filter(None, (each.doubts_problem() for each in tables)), "none")

@@ -38,11 +38,14 @@ _QUEUED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED]
 _BY_FILE_TYPE: Mapping[str, tuple[str, Callable[[Status], float]]] = {
     "objects_done": ("Objects at the destination.", lambda each: each.objects_done),
     "objects_left": (
-        "Objects that no run has taken, that failed or wait for their ACL.",
+        "Objects that no run has taken, that failed, or that wait for their ACL or a decision.",
         lambda each: each.left.objects,
     ),
     "objects_missing": ("Objects that the source has lost.", lambda each: each.objects_missing),
-    "objects_failed": ("Objects that failed, and that nights retry.", lambda each: each.in_doubt.get(Doubt.FAILED, 0)),
+    "objects_failed": (
+        "Objects that failed, and that nights retry; private ones that wait for a decision among them.",
+        lambda each: each.in_doubt.get(Doubt.FAILED, 0) + each.in_doubt.get(Doubt.SKIPPED, 0),
+    ),
     "bytes_done": ("Bytes of the originals done, by the database.", lambda each: each.bytes_done),
     "bytes_left": ("Bytes of the originals left, by the database.", lambda each: each.left.bytes),
 }

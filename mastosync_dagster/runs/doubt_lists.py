@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from mastosync_dagster.pool import Pool
-from mastosync_dagster.records.doubts import CONTENT, FORMAT, GROUP, Doubt, DoubtLine, read_doubts
+from mastosync_dagster.records.doubts import FORMAT, GROUP, Doubt, DoubtLine, read_doubts
 from mastosync_dagster.records.store import ManifestNotFoundError
 from mastosync_dagster.runs.manifests import columns_of
 
@@ -95,12 +95,12 @@ class Doubts:
         others = self.rows(set(Doubt) - {why})
         return RowIds(array("q", (row_id for row_id in self.rows([why]).ids if row_id not in others)))
 
-    def without_content(self, rows: Collection[int]) -> Doubts:
-        """Return the list without the failed and missing objects of some rows."""
+    def without(self, rows: Collection[int], reasons: Collection[Doubt]) -> Doubts:
+        """Return the list without the objects of some rows that are on it for these reasons."""
         import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without doubts does not take)
 
         of_rows = pc.is_in(self.table.column("row_id"), value_set=pa.array(sorted(rows), pa.int64()))
-        return Doubts(self.table.filter(pc.invert(pc.and_(of_rows, self._is_for(CONTENT)))))
+        return Doubts(self.table.filter(pc.invert(pc.and_(of_rows, self._is_for(reasons)))))
 
     def _is_for(self, reasons: Collection[Doubt]) -> pa.BooleanArray:
         import pyarrow.compute as pc  # noqa: PLC0415  (as above)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mastosync_dagster.environment import MANIFESTS
+from mastosync_dagster.environment import COPY_PRIVATE, MANIFESTS, copy_private
 from mastosync_dagster.records.doubts import (
     CONTENT,
     OPEN,
@@ -207,8 +207,16 @@ def in_doubt(store: ManifestStore, origin: ManifestOrigin, table: str, damaged: 
     return DoubtList(store, origin, table).read(damaged)[0]
 
 
+def open_reasons() -> tuple[Doubt, ...]:
+    """Return for which reasons something is left to do or to check.
+
+    What was skipped as private is left, unless an admin has decided that it may be.
+    """
+    return OPEN if copy_private() is False else (*OPEN, Doubt.SKIPPED)
+
+
 def open_objects(
-    doubts: Doubts, wanted: Callable[[int], bool] = lambda _: True, reasons: Sequence[Doubt] = OPEN
+    doubts: Doubts, reasons: Sequence[Doubt], wanted: Callable[[int], bool] = lambda _: True
 ) -> Counter[Doubt]:
     """Count the objects of a list by the first of these ``reasons``; ``wanted``: whether those of a row id count."""
     counts: Counter[Doubt] = Counter()
@@ -226,6 +234,7 @@ def doubt_text(counts: Mapping[Doubt, int]) -> str:
         Doubt.ACL: "wait for their ACL",
         Doubt.EXPOSED: "are private and at a destination without ACLs (delete them there, if everybody can read it)",
         Doubt.FAILED: "have failed",
+        Doubt.SKIPPED: f"are private and were not copied (where there are no ACLs: decide with {COPY_PRIVATE})",
         Doubt.MISSING: "were not at the source",
     }
     reasons = ", ".join(f"{counts[why]:,} {text}" for why, text in texts.items() if counts.get(why))

@@ -19,11 +19,11 @@ from mastosync_dagster.mastodon import (
     subset_size,
 )
 from mastosync_dagster.ranges.partitions import FileType, parse_range, range_key, registered_ranges
-from mastosync_dagster.records.doubts import OPEN, Doubt
+from mastosync_dagster.records.doubts import CONTENT, OPEN, Doubt
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
-from mastosync_dagster.runs.doubts import in_doubt, open_objects
+from mastosync_dagster.runs.doubts import in_doubt, open_objects, open_reasons
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.runs.watermarks import DATABASE_BYTES, believable, failed_reads, range_reads, verified_numbers
 from mastosync_dagster.sync import clocks
@@ -49,7 +49,8 @@ class Status:
     Attributes:
         ranges: Registered ID ranges, each of which counts as exactly one of the next four.
         materialized: Their last run succeeded, or what failed in it was copied since.
-        failed: Their last run failed, or objects of theirs in the last run over whole tables.
+        failed: Their last run failed, or objects of theirs in the last run over whole tables; private ones that wait
+            for a decision among them.
         running: A run is under way or queued.
         not_run: No run, or none into this destination that wanted as much as the policy does.
         narrower: Of these, the ones whose last run into this destination wanted less.
@@ -58,11 +59,12 @@ class Status:
             retry them.
         only_at_destination: Objects done that runs of ranges have not found at the source.
         bytes_done: Of the originals done, by the database.
-        left: Objects that no run has taken yet, that failed, or that wait for their ACL; without files that have
-            changed in ranges after their run, and without those that the policy leaves out.
+        left: Objects that no run has taken yet, that failed, that wait for their ACL, or that are private and wait for
+            a decision; without files that have changed in ranges after their run, and without those that the policy
+            leaves out.
         left_out: Objects that runs have left out by the policy, and of rows that no run has read.
         remote_files: Which remote files the policy wants.
-        in_doubt: Objects that incremental runs retry, by the reason.
+        in_doubt: Objects that are left to do or to check, by the reason.
         reads: The latest materializations of the ranges, by key.
         watermark: Of incremental runs; None: there was none.
         orphans: Objects that no row expects, as the last verifications of ranges have seen; None: there was none.
@@ -139,7 +141,9 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     known, restored = history.watermark(file_type), file_type in history.restored
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
     # What has failed may have been copied by a night since, which materializes no range.
-    open_rows, in_part = doubts.rows([Doubt.FAILED]), failed_reads(instance, file_type, destination_id).keys()
+    reasons = open_reasons()
+    open_rows = doubts.rows({Doubt.FAILED, Doubt.SKIPPED}.intersection(reasons))
+    in_part = failed_reads(instance, file_type, destination_id).keys()
     failed_ranges = {key for key in in_part if open_rows.any_in(parse_range(key))}
     counts = _by_state(instance, file_type, ranges, reads.keys() | in_part, failed_ranges)
     reads = {} if restored else reads
@@ -149,16 +153,16 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     # Objects of rows that no run has taken are left in any case.
     with LeftOutRows(database, file_type.value, window) as rows:
         doubts = _without(doubts, rows)
-    open_ = open_objects(doubts, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
+    open_ = open_objects(doubts, reasons, lambda row_id: not any(ids.lo <= row_id <= ids.hi for ids in untaken))
     # What is missing or skipped as private in ranges is counted by their runs.
     outside = open_objects(
-        doubts, lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken), (*OPEN, Doubt.SKIPPED)
+        doubts, (*OPEN, Doubt.SKIPPED), lambda row_id: any(ids.lo <= row_id <= ids.hi for ids in taken)
     )
     # Missing objects are counted separately.
-    undone = TableSize(objects=open_[Doubt.ACL] + open_[Doubt.FAILED])
-    left = size_taken.changed + size_untaken.unchanged + undone
+    undone = open_[Doubt.ACL] + open_[Doubt.FAILED]
+    left = size_taken.changed + size_untaken.unchanged + TableSize(objects=undone + open_[Doubt.SKIPPED])
     # By the database, all objects of taken rows are done; by a range's run, also what has failed since.
-    not_done = outside[Doubt.MISSING] + outside[Doubt.SKIPPED] + undone.objects
+    not_done = outside[Doubt.MISSING] + outside[Doubt.SKIPPED] + undone
     objects, missing, failed, only_there, left_out, bytes_read = (
         sum(round(read.numbers.get(name, 0)) for read in reads.values())
         for name in ("objects", Outcome.MISSING.value, Outcome.FAILED.value, ONLY_THERE, LEFT_OUT, DATABASE_BYTES)
@@ -217,7 +221,7 @@ def _without(doubts: Doubts, rows: LeftOutRows) -> Doubts:
     ids = doubts.rows().ids
     chunks = (ids[start : start + _ROWS_A_QUERY] for start in range(0, len(ids), _ROWS_A_QUERY))
     left_out = set[int]().union(*(rows.among(chunk) for chunk in chunks))
-    return doubts.without_content(left_out) if left_out else doubts
+    return doubts.without(left_out, {*CONTENT, Doubt.SKIPPED}) if left_out else doubts
 
 
 def _partition_statuses(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from mastosync_dagster.environment import COPY_PRIVATE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
+from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.summaries import duration_text, size_text
 from mastosync_dagster.status.rates import measured_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
     from mastosync_dagster.status.counts import Status
@@ -52,8 +54,13 @@ def next_steps(statuses: Sequence[Status], now: datetime, nights_every: timedelt
     """Return what an admin should do now, the most urgent first."""
     found = []
     failed = [each.file_type.value for each in statuses if each.failed]
+    skipped = sum(each.in_doubt.get(Doubt.SKIPPED, 0) for each in statuses)
     if any(each.restored for each in statuses):
         found.append("the database was restored: mastosync sync --changed-since last takes every row")
+    if skipped:
+        found.append(
+            f"{skipped:,} private objects are not copied: decide with {COPY_PRIVATE}, docs/verify-and-prune.md"
+        )
     if failed:
         found.append(f"ID ranges have failed: {_command('report', failed)}, then run them again")
     running = sum(each.running for each in statuses)
@@ -67,15 +74,18 @@ def next_steps(statuses: Sequence[Status], now: datetime, nights_every: timedelt
     oldest = _oldest_night(statuses)
     if oldest is not None and nights_every is not None and now - oldest > nights_every * 2:
         found.append("nights are late: is the schedule nightly_incremental on, and does the daemon run?")
-    missing = sum(each.objects_missing for each in statuses)
-    if missing:
-        found.append(f"{missing:,} objects are missing at the source: mastosync report says what can be done")
-    orphans = sum(each.orphans or 0 for each in statuses)
-    if orphans:
-        found.append(f"{orphans:,} objects that no row expects: docs/verify-and-prune.md")
+    found += _about_objects(statuses)
     if not found and any(each.estimated for each in statuses):
         return ["nothing that the sample shows"]
     return found or ["nothing: everything is at the destination"]
+
+
+def _about_objects(statuses: Sequence[Status]) -> Iterator[str]:
+    """Yield what no sync can mend."""
+    if missing := sum(each.objects_missing for each in statuses):
+        yield f"{missing:,} objects are missing at the source: mastosync report says what can be done"
+    if orphans := sum(each.orphans or 0 for each in statuses):
+        yield f"{orphans:,} objects that no row expects: docs/verify-and-prune.md"
 
 
 def _command(name: str, file_types: Sequence[str]) -> str:

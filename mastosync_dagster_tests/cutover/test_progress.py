@@ -32,3 +32,10 @@ def test_ranges_that_lack_something_are_named(progress: TableProgress, says: str
 def test_missing_objects_are_no_failed_ones() -> None:
     assert TableProgress("accounts", in_doubt={Doubt.MISSING: 2}).doubts_problem() is None
     assert "2 have failed" in (TableProgress("accounts", in_doubt={Doubt.FAILED: 2}).doubts_problem() or "")
+
+
+def test_private_objects_that_wait_for_a_decision_are_failed_ones() -> None:
+    problem = TableProgress("accounts", in_doubt={Doubt.SKIPPED: 2, Doubt.MISSING: 1}).doubts_problem() or ""
+    assert "2 are private and were not copied" in problem
+    assert "MASTOSYNC_COPY_PRIVATE" in problem
+    assert "not at the source" not in problem

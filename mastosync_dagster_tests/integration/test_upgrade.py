@@ -75,6 +75,7 @@ def test_records_are_read_and_the_next_night_takes_what_has_changed_since_the_la
     recorded = {each["file_type"]: each for each in json.loads((old.folder / "status.json").read_text())}
     for each in recorded.values():
         each["objects_done"] -= each["objects_in_doubt"]["acl"]  # which 0.1.0 called both done and left
+        each["objects_in_doubt"]["skipped"] = 0  # which 0.1.0 did not count
     before = status()
     assert {name: {key: each[key] for key in recorded[name]} for name, each in before.items()} == recorded
     assert outcomes(mastosync("report", "--format", "json")) == outcomes((old.folder / "report.json").read_text())

@@ -9,6 +9,7 @@ import pytest
 
 from mastosync_dagster.mastodon import TableSize
 from mastosync_dagster.ranges.partitions import FileType
+from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.runs.watermarks import RangeRead, Watermark
 from mastosync_dagster.status.counts import Status
 from mastosync_dagster.status.screen import ESTIMATED, next_steps, screen_lines, share
@@ -28,6 +29,7 @@ def status(
     missing: int = 0,
     night: timedelta | None = timedelta(hours=9),
     read: Mapping[str, float] | None = None,
+    skipped: int = 0,
     **more: int | bool | None,
 ) -> Status:
     """Return the status of a file type, by default one whose last night took everything.
@@ -47,7 +49,7 @@ def status(
         left=TableSize(objects=left, bytes=left_bytes),
         left_out=0,
         remote_files="everything",
-        in_doubt={},
+        in_doubt={Doubt.SKIPPED: skipped} if skipped else {},
         reads={} if read is None else {"1-50": RangeRead(NOW, "run", read)},
         watermark=known,
         **counts,  # type: ignore[arg-type]  # the names are those of the fields
@@ -56,6 +58,7 @@ def status(
 
 NOTHING = "nothing: everything is at the destination"
 RESTORED = "the database was restored: mastosync sync --changed-since last takes every row"
+SKIPPED = "1,002 private objects are not copied: decide with MASTOSYNC_COPY_PRIVATE, docs/verify-and-prune.md"
 FAILED = "ID ranges have failed: mastosync report accounts, then run them again"
 SEVERAL_FAILED = "ID ranges have failed: mastosync report, then run them again"
 RUNNING = "1,200 ID ranges are running or queued: wait, mastosync status --watch shows them"
@@ -76,6 +79,10 @@ STEPS: dict[str, tuple[list[Status], list[str]]] = {
     "restored": ([status(restored=True, left=9, night=DAY), status(BACKUPS)], [RESTORED, LEFT]),
     "failed": ([status(failed=1), status(BACKUPS)], [FAILED]),
     "failed, and a night is no cure": ([status(failed=1, left=9)], [FAILED]),
+    "private, and nobody has decided": (
+        [status(failed=1, left=9, skipped=1_000), status(skipped=2)],
+        [SKIPPED, FAILED],
+    ),
     "several failed": ([status(failed=1), status(BACKUPS, failed=2)], [SEVERAL_FAILED]),
     "running": ([status(running=1_000), status(BACKUPS, running=200)], [RUNNING]),
     "running, and what is left is being taken": ([status(running=1_200, not_run=3, left=9)], [RUNNING]),
