@@ -22,7 +22,7 @@ from mastosync_dagster.records.doubts import Doubt
 from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import MastodonDatabase, S3Bucket
 from mastosync_dagster.runs.run_lock import IN_PROGRESS
-from mastosync_dagster.runs.watermarks import REPLICA, Wanted, last_good
+from mastosync_dagster.runs.watermarks import DESTINATION, REPLICA, Wanted, last_good
 from mastosync_dagster.status.counts import statuses
 
 if TYPE_CHECKING:
@@ -89,16 +89,18 @@ def read(instance: dg.DagsterInstance) -> Reading:
         nights={name: night.timestamp() for name, night in nights.items() if night},
         running=instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS)),
         queued=instance.get_runs_count(dg.RunsFilter(statuses=_QUEUED)),
-        repeated=_repeated(instance, found),
+        repeated=_repeated(instance, found, identity),
     )
 
 
-def _repeated(instance: dg.DagsterInstance, found: list[Status]) -> dict[tuple[str, str, bool], float]:
+def _repeated(
+    instance: dg.DagsterInstance, found: list[Status], destination_id: str
+) -> dict[tuple[str, str, bool], float]:
     numbers = {each.file_type.value: [read.numbers for read in each.reads.values()] for each in found}
     event = instance.get_latest_materialization_event(dg.AssetKey(REPLICA))
     night = event.asset_materialization if event else None
-    if night is not None:
-        values = with_counters({name: value.value for name, value in night.metadata.items()})
+    values = with_counters({name: value.value for name, value in night.metadata.items()}) if night else {}
+    if values.get(DESTINATION) == destination_id:
         numbers[REPLICA] = [{name: value for name, value in values.items() if isinstance(value, int | float)}]
     return {
         (asset, storage, throttled): sum(
