@@ -1,4 +1,7 @@
-"""Reads the newest manifest line of every object, as a stream: 10^7 lines in the memory of a few thousand."""
+"""Reads the newest manifest line of every object at a destination, as a stream.
+
+It takes 10^7 lines in the memory of a few thousand.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mastosync_dagster.ranges.partitions import InvalidRangeError, parse_range
-from mastosync_dagster.records.folded import TEXTS, PublishedRun, RunsOfFile, published_text, row_groups_of
+from mastosync_dagster.records.folded import TEXTS, RunsOfFile, row_groups_of
 from mastosync_dagster.records.folding import newest
 from mastosync_dagster.records.manifest import FOLDED, FORMAT, RUN, ManifestLine, lines_of
 from mastosync_dagster.records.outcomes import Outcome
@@ -24,18 +27,19 @@ from mastosync_dagster.records.store import ManifestNotFoundError, ManifestStore
 from mastosync_dagster.runs.watermarks import SYNC_CHANGES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Self
+
+    import pyarrow.parquet as pq
 
     from mastosync_dagster.mastodon import IdRange
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.records.doubts import Doubt
     from mastosync_dagster.records.store import FileOf, ManifestStore, StoredManifest
-    from mastosync_dagster.runs.manifests import Damaged
+    from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
 
 _RANGE = "range"
 _SPOOL = TEXTS.append(pa.field(_RANGE, pa.int32()))
-_RANGES_A_REPORT = 10_000
 _READINGS = 3
 """Attempts to read the manifests of runs over several tables, while other runs fold them."""
 _REST = range(-64, 0)
@@ -61,17 +65,28 @@ class Totals:
     left_out: int = 0
 
 
+class _Own(NamedTuple):
+    """The open manifest of a range's own run; ``run`` is its text, as lines of other runs have theirs."""
+
+    stored: StoredManifest
+    path: Path
+    file: pq.ParquetFile
+    run: str
+
+
 class Inventory:
-    """The newest manifest line of every object of a file type; ``totals`` counts what has been read so far.
+    """The newest manifest line of every object of a file type at a destination.
 
     It stands in the newest manifest of the object's ID range, or in a later one of a run over several tables. Such a
     run takes the attachments of a row that have changed, with all their styles: for a row's other attachments, the
-    earlier lines count. Files that are no manifests are ``damaged``.
+    earlier lines count. Runs into other destinations than ``origin`` do not count. Files that are no manifests are
+    ``damaged``. ``totals`` counts what has been read so far.
     """
 
-    def __init__(self, store: ManifestStore, file_type: FileType, damaged: Damaged) -> None:
+    def __init__(self, store: ManifestStore, origin: ManifestOrigin, file_type: FileType, damaged: Damaged) -> None:
         self.totals = Totals()
         self._store = store
+        self._origin = origin
         self._file_type = file_type
         self._damaged = damaged
 
@@ -84,24 +99,36 @@ class Inventory:
             StorageError: The bucket refuses.
         """
         chosen = (pa.array([outcome.value for outcome in outcomes], pa.string()), pa.array(list(details), pa.string()))
-        # Manifests without an ID range are not this project's.
-        manifests = [manifest for manifest in self._store.newest(self._file_type.value) if _ids(manifest) is not None]
-        ranges = _Ranges(manifests, self._store)
+        ranges = _Ranges(self._store.by_partition(self._file_type.value))
         used: set[str] = set()
         with tempfile.TemporaryDirectory(prefix="mastosync-report-") as folder, contextlib.ExitStack() as stack:
             spool = self._spool(Path(folder), ranges, stack)
-            file_of = stack.enter_context(self._store.ahead(manifests))
-            for number in (*_REST, *(ranges.number_named(manifest) for manifest in manifests)):
-                later = newest(spool.lines_of(number))
-                used.update(map(str, later.column(RUN).unique().to_pylist()))
-                for batch in later.to_batches(max_chunksize=GROUP_LINES):
-                    yield from self._counted(batch, chosen)
-                if number >= 0:
-                    self.totals.manifests += 1
-                    attachments = set(zip(_values(later, "row_id"), _attachments(later), strict=True))
-                    for batch in self._batches(file_of, ranges.manifest(number)):
-                        yield from self._counted(_without(batch, attachments), chosen)
+            file_of = stack.enter_context(self._store.ahead([latest for latest, *_ in ranges.manifests]))
+            for number in range(_REST.start, len(ranges.manifests)):
+                with contextlib.ExitStack() as opened:
+                    own = self._own(file_of, ranges.manifests[number], opened) if number >= 0 else None
+                    later = newest(_later(spool.lines_of(number), own))
+                    used.update(map(str, later.column(RUN).unique().to_pylist()))
+                    for batch in later.to_batches(max_chunksize=GROUP_LINES):
+                        yield from self._counted(batch, chosen)
+                    if own is not None:
+                        used.add(own.run)
+                        attachments = set(zip(_values(later, "row_id"), _attachments(later), strict=True))
+                        for batch in self._batches(own):
+                            yield from self._counted(_without(batch, attachments), chosen)
         self.totals.manifests += len(used)
+
+    def _own(self, file_of: FileOf, manifests: Sequence[StoredManifest], opened: contextlib.ExitStack) -> _Own | None:
+        """Open the newest of a range's manifests, newest first, that says something of the destination; None: none."""
+        for give, manifest in zip(chain([file_of], repeat(self._store.file)), manifests, strict=False):
+            with self._damaged.passed_over(manifest), contextlib.ExitStack() as stack:
+                path = stack.enter_context(give(manifest))
+                file = stack.enter_context(FORMAT.open(path))
+                ((run, metadata),) = RunsOfFile.of(manifest, file).metadata.items()
+                if not self._origin.is_elsewhere(metadata):
+                    opened.enter_context(stack.pop_all())
+                    return _Own(manifest, path, file, run)
+        return None
 
     def _spool(self, folder: Path, ranges: _Ranges, stack: contextlib.ExitStack) -> _Spool:
         """Read the manifests of all runs over several tables; again, if another run folds them meanwhile."""
@@ -122,17 +149,19 @@ class Inventory:
         raise replaced
 
     def _of_runs(self, file_of: FileOf, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
-        """Read the lines of the file type in a manifest or fold, each with its run."""
+        """Read the lines of the file type and the destination in a manifest or fold, each with its run."""
         with file_of(manifest) as path, FOLDED.open(path) as file:
             runs = RunsOfFile.of(manifest, file)
-            groups = row_groups_of(file, self._file_type.value)
+            here = [run for run, metadata in runs.metadata.items() if not self._origin.is_elsewhere(metadata)]
+            groups = row_groups_of(file, self._file_type.value) if here else []
             for batch in FOLDED.batches(file, path, lines=_SPOOL_LINES, row_groups=groups):
-                yield runs.with_runs(self._of_type(batch))
+                lines = runs.with_runs(self._of_type(batch))
+                yield lines.filter(pc.is_in(lines.column(RUN), value_set=pa.array(here, pa.string())))
 
-    def _batches(self, file_of: FileOf, manifest: StoredManifest) -> Iterator[pa.RecordBatch]:
+    def _batches(self, own: _Own) -> Iterator[pa.RecordBatch]:
         """Read the lines of the file type in the manifest of a range."""
-        with self._damaged.passed_over(manifest), file_of(manifest) as path, FORMAT.open(path) as file:
-            yield from map(self._of_type, FORMAT.batches(file, path))
+        with self._damaged.passed_over(own.stored):
+            yield from map(self._of_type, FORMAT.batches(own.file, own.path))
 
     def _of_type(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         return batch.filter(pc.equal(batch.column("group").cast(pa.string()), pa.scalar(self._file_type.value)))
@@ -159,6 +188,11 @@ def _ids(manifest: StoredManifest) -> IdRange | None:
         return None
 
 
+def _later(lines: pa.Table, own: _Own | None) -> pa.Table:
+    """Return the lines of runs that were published after a range's own manifest; without one, all."""
+    return lines if own is None else lines.filter(pc.greater(lines.column(RUN), pa.scalar(own.run)))
+
+
 def _values(batch: pa.RecordBatch | pa.Table, column: str) -> list[Any]:
     return batch.column(column).to_pylist()
 
@@ -176,56 +210,32 @@ def _without(batch: pa.RecordBatch, attachments: set[tuple[int, str]]) -> pa.Rec
 
 
 class _Ranges:
-    """The ID ranges of manifests, numbered in their order."""
+    """The ID ranges of manifests by their ids; a range's place is its number. Others are not this project's.
 
-    def __init__(self, manifests: list[StoredManifest], store: ManifestStore) -> None:
-        ordered = sorted(
-            ((ids, manifest) for manifest in manifests for ids in [_ids(manifest)] if ids is not None),
-            key=lambda pair: pair[0].lo,
-        )
-        self._los = [ids.lo for ids, _ in ordered]
-        self._his = [ids.hi for ids, _ in ordered]
-        self._manifests = [manifest for _, manifest in ordered]
-        self._published = [published_text(manifest.written) for manifest in self._manifests]
-        self._begun = lru_cache(maxsize=_RANGES_A_REPORT)(store.begun)
-        self._numbers = {manifest.partition: number for number, (_, manifest) in enumerate(ordered)}
+    ``manifests`` has those of each range, newest first.
+    """
+
+    def __init__(self, by_partition: Iterable[Sequence[StoredManifest]]) -> None:
+        found = [(ids, manifests) for manifests in by_partition if (ids := _ids(manifests[0])) is not None]
+        found.sort(key=lambda pair: pair[0].lo)
+        self.manifests = [manifests for _, manifests in found]
+        self._los = [ids.lo for ids, _ in found]
+        self._his = [ids.hi for ids, _ in found]
 
     def numbers_for(self, batch: pa.RecordBatch) -> Any:
-        """Return for each line the number of the range that holds its row; null: that range's own manifest is later.
-
-        Rows in no range have a number of `_REST`.
-        """
+        """Return for each line the number of the range that holds its row; those in no range have one of `_REST`."""
         rows: Any = batch.column("row_id")
         rest = pc.subtract(pc.bit_wise_and(rows, pa.scalar(len(_REST) - 1)), pa.scalar(len(_REST)))
         if not self._los:
             return rest.cast(pa.int32())
         # Most rows of nights are newer than all ranges: only the others are looked up, a line at a time.
         inside = pc.and_(pc.greater_equal(rows, pa.scalar(self._los[0])), pc.less_equal(rows, pa.scalar(self._his[-1])))
-        runs: list[Any] = batch.column(RUN).filter(inside).to_pylist()
-        ids: list[Any] = rows.filter(inside).to_pylist()
-        numbers = pa.array(list(map(self._number_for, ids, runs)), pa.int64())
+        numbers = pa.array(list(map(self._number_for, rows.filter(inside).to_pylist())), pa.int64())
         return pc.replace_with_mask(rest, inside, numbers).cast(pa.int32())
 
-    def _number_for(self, row_id: int, run: str) -> int | None:
+    def _number_for(self, row_id: int) -> int:
         before = bisect_right(self._los, row_id) - 1
-        if before < 0 or row_id > self._his[before]:
-            return _REST[row_id % len(_REST)]
-        return before if run > self._published[before] and self._is_later(run, before) else None
-
-    def _is_later(self, run: str, number: int) -> bool:
-        """Return whether a run, published no earlier than a range's own manifest, is later."""
-        manifest, published = self._manifests[number], self._published[number]
-        if not run.startswith(published):
-            return True
-        return run > PublishedRun(manifest.written, self._begun(manifest), manifest.run_id).text
-
-    def number_named(self, manifest: StoredManifest) -> int:
-        """Return the number of a manifest's range."""
-        return self._numbers[manifest.partition]
-
-    def manifest(self, number: int) -> StoredManifest:
-        """Return the manifest of a range."""
-        return self._manifests[number]
+        return before if before >= 0 and row_id <= self._his[before] else _REST[row_id % len(_REST)]
 
 
 class _Spool:
@@ -250,14 +260,10 @@ class _Spool:
         self._open.close()
 
     def add(self, batch: pa.RecordBatch, ranges: _Ranges) -> None:
-        """Store the lines of a batch that are later than their range's own manifest."""
-        numbers = ranges.numbers_for(batch)
-        found = pa.record_batch([*batch.columns, numbers], schema=_SPOOL)
-        if numbers.null_count:
-            found = found.filter(pc.is_valid(found.column(_RANGE)))
-        if found.num_rows:
-            self._waiting.append(found)
-            self._lines += found.num_rows
+        """Store the lines of a batch."""
+        if batch.num_rows:
+            self._waiting.append(pa.record_batch([*batch.columns, ranges.numbers_for(batch)], schema=_SPOOL))
+            self._lines += batch.num_rows
         if self._lines >= _SPOOL_LINES:
             self._flush()
 
@@ -265,7 +271,7 @@ class _Spool:
         table = pa.Table.from_batches(self._waiting, _SPOOL).sort_by(_RANGE).combine_chunks()
         start = 0
         # A Counter keeps the order of first occurrence.
-        numbers: list[int] = table.column(_RANGE).to_pylist()  # type: ignore[assignment]  # those without were left out
+        numbers: list[int] = table.column(_RANGE).to_pylist()  # type: ignore[assignment]  # each line has one
         for number, lines in Counter(numbers).items():
             for batch in table.slice(start, lines).to_batches():
                 self._write(batch)

@@ -76,7 +76,7 @@ def run_report(
         database = _database(stack)
         remedies = Remedies(destination.settings().prefix, database)
         for file_type in [FileType(name) for name in dict.fromkeys(file_types)] or list(FileType):
-            inventory = Inventory(store, file_type, unreadable)
+            inventory = Inventory(store, origin, file_type, unreadable)
             wanted = _Wanted(file_type.value, policy, database, stack)
             for lines in inventory.lines(outcomes, damaged):
                 for remedy in remedies.of(file_type.value, wanted.of(lines, inventory.totals)):

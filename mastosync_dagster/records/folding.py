@@ -39,16 +39,17 @@ _ROW_GROUP = 4 * GROUP_LINES
 _ATTACHMENT, _DESTINATION, _NUMBER = "attachment", "destination", "number"
 
 
-def newest(lines: pa.Table) -> pa.Table:
+def newest(lines: pa.Table, of_each: Sequence[str] = ()) -> pa.Table:
     """Return, for each attachment of a row, the lines of the latest run that has any of it, each once.
 
-    A run takes all objects of an attachment: another file has other keys, and the earlier ones are no more.
+    A run takes all objects of an attachment: another file has other keys, and the earlier ones are no more. With
+    further columns, for each attachment and each of their values.
     """
     if not lines.num_rows:
         return lines
     parts: Any = lines.column("part").combine_chunks()
     attachments: Any = pc.list_element(pc.split_pattern(parts, "/", max_splits=1), 0)
-    owner = ["group", "row_id", _ATTACHMENT]
+    owner = ["group", "row_id", _ATTACHMENT, *of_each]
     order: list[tuple[str, Literal["ascending", "descending"]]] = [(name, "ascending") for name in owner]
     order += [(RUN, "descending"), ("part", "ascending"), ("key", "ascending")]
     table = lines.append_column(_ATTACHMENT, attachments).sort_by(order).combine_chunks()
@@ -160,21 +161,22 @@ def _lines(
 def _asked_for(lines: pa.Table, runs: Mapping[str, Mapping[bytes, bytes]]) -> pa.Table:
     """Return the newest lines, and the newest ones that prove bytes: an object that failed later had them all the same.
 
-    The bytes are asked for by key and destination (`expected.records`).
+    Of each destination: a report is about one of them, and the bytes are asked for by key and destination
+    (`expected.records`).
     """
+    destinations = [metadata.get(b"mastosync.destination", b"").decode() for metadata in runs.values()]
+    run_numbers = pc.index_in(lines.column(RUN), value_set=pa.array(runs, pa.string()))
     lines = lines.append_column(_NUMBER, pa.array(range(lines.num_rows), pa.int64()))
-    destinations = {run: metadata.get(b"mastosync.destination", b"").decode() for run, metadata in runs.items()}
-    agreed = lines.filter(agrees(lines))
-    of_lines = pa.array([destinations[str(run)] for run in agreed.column(RUN).to_pylist()], pa.string())
-    by_key = agreed.append_column(_DESTINATION, of_lines).sort_by(
+    lines = lines.append_column(_DESTINATION, pa.array(destinations, pa.string()).take(run_numbers))
+    by_key = lines.filter(agrees(lines)).sort_by(
         [("key", "ascending"), (_DESTINATION, "ascending"), (RUN, "descending")]
     )
-    wanted = newest(lines).column(_NUMBER).combine_chunks()
+    wanted = newest(lines, [_DESTINATION]).column(_NUMBER).combine_chunks()
     if by_key.num_rows:
         latest = by_key.filter(_starts(by_key, ["key", _DESTINATION])).column(_NUMBER).combine_chunks()
         wanted = pa.concat_arrays([wanted, latest])
     kept = lines.filter(pc.is_in(lines.column(_NUMBER), value_set=wanted))
-    return kept.drop_columns([_NUMBER]).sort_by([("group", "ascending"), ("row_id", "ascending")])
+    return kept.drop_columns([_NUMBER, _DESTINATION]).sort_by([("group", "ascending"), ("row_id", "ascending")])
 
 
 def agrees(lines: pa.Table | pa.RecordBatch) -> Any:

@@ -28,7 +28,7 @@ from mastosync_dagster.s3.retry_policies import CHECK
 from mastosync_dagster.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
 
     from mastosync_dagster.s3.storage import Storage
@@ -88,17 +88,17 @@ class ManifestStore(ABC):
                 raise ManifestStoreError(f"not a name for a manifest: {part!r}")
         return self._write(file, f"{group}/{partition}/{run_id}{_SUFFIX}")
 
-    def newest(self, group: str) -> Iterator[StoredManifest]:
-        """Yield the newest manifest of each partition of a group, ordered by partition."""
+    def by_partition(self, group: str) -> Iterator[list[StoredManifest]]:
+        """Yield the manifests of each partition of a group, in the order of their names; in each, newest first.
+
+        Raises:
+            ManifestStoreError: They cannot be listed.
+            StorageError: The bucket refuses.
+        """
         by_partition: defaultdict[str, list[StoredManifest]] = defaultdict(list)
         for manifest in self._all(group):
             by_partition[manifest.partition].append(manifest)
-        yield from (self._newest_among(by_partition[partition]) for partition in sorted(by_partition))
-
-    def newest_of(self, group: str, partition: str) -> StoredManifest | None:
-        """Return the newest manifest of one partition of a group; None where there is none."""
-        found = list(self._all(group, partition))
-        return self._newest_among(found) if found else None
+        yield from (self.ordered(by_partition[partition])[::-1] for partition in sorted(by_partition))
 
     def in_order(self, group: str, partition: str | None = None) -> list[StoredManifest]:
         """Return all manifests of a group, or of one of its partitions, oldest first."""
@@ -117,10 +117,6 @@ class ManifestStore(ABC):
     def is_later(self, one: StoredManifest, other: StoredManifest) -> bool:
         """Return whether a manifest was written after another."""
         return self.ordered([one, other])[-1] is one
-
-    def _newest_among(self, manifests: Sequence[StoredManifest]) -> StoredManifest:
-        newest = max(map(_written, manifests))
-        return self.ordered(each for each in manifests if each.written == newest)[-1]
 
     def _begun(self, manifest: StoredManifest) -> tuple[str, StoredManifest]:
         return self.begun(manifest), manifest

@@ -71,6 +71,10 @@ class ManifestOrigin:
         same_acls = any_acls or _value(metadata, _ACLS) == self.metadata()[_ACLS]
         return same_acls and one_spelling(_value(metadata, _DESTINATION)) == self.destination_id
 
+    def is_elsewhere(self, metadata: Mapping[bytes, bytes] | None) -> bool:
+        """Return whether a file's metadata names another destination. Early files may name none: they count for any."""
+        return bool(_value(metadata, _DESTINATION)) and not self.matches(metadata, any_acls=True)
+
 
 @dataclass(frozen=True, slots=True)
 class RunTimes:

@@ -14,9 +14,11 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, columns_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
     from mastosync_dagster.ranges.partitions import FileType
+    from mastosync_dagster.records.parquet import Format
     from mastosync_dagster.records.store import ManifestStore, StoredManifest
 
 _DAMAGED = frozenset({Finding.CONTENT_DIFFERS, Finding.SIZE_DIFFERS, Finding.HEADERS_DIFFER})
@@ -49,7 +51,7 @@ def repairs(
         NewerManifestError: One is of a newer version.
         StorageError: The bucket refuses.
     """
-    verified = store.newest_of(verification_of(file_type), partition)
+    verified = _newest(store, origin, store.in_order(verification_of(file_type), partition), FORMAT, damaged)
     if verified is None:
         return Repairs()
     import pyarrow.compute as pc  # noqa: PLC0415  (9 MB that a run without earlier findings does not take)
@@ -62,12 +64,25 @@ def repairs(
             for keys, wanted in ((again, _DAMAGED), (set_acl, {Finding.ACL_DIFFERS})):
                 found = pc.is_in(findings, value_set=pa.array([finding.value for finding in wanted]))
                 keys.update(key.removeprefix(prefix) for key in batch.column("key").filter(found).to_pylist() if key)
-    synced = store.newest_of(file_type.value, partition)
-    if (again or set_acl) and synced is not None and store.is_later(synced, verified):
+    if not again and not set_acl:
+        return Repairs()
+    synced = _newest(store, origin, store.in_order(file_type.value, partition), MANIFEST_FORMAT, damaged)
+    if synced is not None and store.is_later(synced, verified):
         with damaged.passed_over(synced):
             done = _done(store, origin, synced, prefix, again | set_acl)
             again, set_acl = again - done, set_acl - done
     return Repairs(frozenset(again), frozenset(set_acl))
+
+
+def _newest(
+    store: ManifestStore, origin: ManifestOrigin, files: Sequence[StoredManifest], kind: Format, damaged: Damaged
+) -> StoredManifest | None:
+    """Return the newest of some files, the oldest of which comes first, that `ManifestOrigin.matches`; None: none."""
+    for file in reversed(files):
+        with damaged.passed_over(file), store.file(file) as path, kind.open(path) as opened:
+            if origin.matches(opened.schema_arrow.metadata):
+                return file
+    return None
 
 
 def _done(

@@ -23,6 +23,7 @@ from mastosync_dagster.sync.copy_step import copy_planned
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.support.life import MINUTE, Life
 from mastosync_dagster_tests.support.living import md5
+from mastosync_dagster_tests.support.manifests import newest_of_each
 from mastosync_dagster_tests.support.proxy import Kind, Rule, ShortList
 from mastosync_dagster_tests.support.reporting import report
 
@@ -75,7 +76,7 @@ def verify(life: Life, **config: object) -> tuple[bool, dict[str, FindingLine]]:
         success = life.run("verify_media_attachments", key, config=ops).success and success
     store = manifest_store(life.world.dagster, S3Bucket.destination())
     found: dict[str, FindingLine] = {}
-    for manifest in store.newest(verification_of(MEDIA)):
+    for manifest in newest_of_each(store, verification_of(MEDIA)):
         with store.file(manifest) as path:
             found.update((line.key, line) for batch in read_findings(path) for line in batch)
     return success, found

@@ -25,6 +25,7 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.corners import create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.installation import failure_of, make_world
+from mastosync_dagster_tests.support.manifests import newest_of_each
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Reset, Rule
 from mastosync_dagster_tests.support.tcp import vanishing
 
@@ -82,7 +83,7 @@ def prune(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
 
 def findings(world: Installation, job: str = "prune") -> list[FindingLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.newest(f"{job}_media_attachments")
+    (manifest,) = newest_of_each(store, f"{job}_media_attachments")
     with store.file(manifest) as path:
         return [line for lines in read_findings(path) for line in lines]
 

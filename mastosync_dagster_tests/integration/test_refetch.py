@@ -21,6 +21,7 @@ from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.acls import anonymous_status
 from mastosync_dagster_tests.support.installation import metadata_of
+from mastosync_dagster_tests.support.manifests import newest_of_each
 from mastosync_dagster_tests.support.web import JPEG, PNG, hostile_web
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def lose(world: Installation, *rows: tuple[str, str, int]) -> None:
 def lines(world: Installation, group: str = MEDIA.value) -> dict[tuple[int, str], ManifestLine]:
     """Return the newest manifest's lines about the rows that `lose` inserted."""
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.newest(group)
+    (manifest,) = newest_of_each(store, group)
     found = [line for batch in store.read(manifest) for line in batch if FIRST <= line.row_id < FIRST + 100]
     recorded = {(line.row_id - FIRST, line.part): line for line in found}
     assert len(recorded) == len(found)

@@ -357,8 +357,9 @@ from mastosync_dagster.cli.latest_outcomes import Inventory
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.store import FolderManifests
 from mastosync_dagster.records.outcomes import Outcome
-from mastosync_dagster.runs.manifests import Damaged
-inventory = Inventory(FolderManifests(Path(sys.argv[1])), FileType.ACCOUNTS, Damaged(print))
+from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin
+origin = ManifestOrigin("one/", acls=True)
+inventory = Inventory(FolderManifests(Path(sys.argv[1])), origin, FileType.ACCOUNTS, Damaged(print))
 missing = sum(len(lines) for lines in inventory.lines([Outcome.MISSING]))
 print(missing, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -16,6 +16,7 @@ from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.installation import metadata_of
+from mastosync_dagster_tests.support.manifests import newest_of_each
 from mastosync_dagster_tests.support.proxy import Kind
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ OUTCOMES = [outcome.value for outcome in Outcome]
 
 def manifest_lines(world: Installation, group: str) -> list[ManifestLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
-    return [line for manifest in store.newest(group) for batch in store.read(manifest) for line in batch]
+    return [line for manifest in newest_of_each(store, group) for batch in store.read(manifest) for line in batch]
 
 
 def assert_rclone_finds_no_difference(world: Installation, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mastosync_dagster.runs.watermarks import range_reads, watermark
 from mastosync_dagster.verify.repairs import verification_of
 from mastosync_dagster_tests.support.corners import create_bucket
 from mastosync_dagster_tests.support.installation import failure_of, metadata_of, old_copy, without_cache
+from mastosync_dagster_tests.support.manifests import newest_of_each
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -349,7 +350,7 @@ def test_a_verification_with_an_empty_source_proves_nothing(
     assert (check.passed, check.severity.value) == (False, "ERROR")
     # What a wrong source lacks is not called lost later.
     store = manifest_store(one_range.dagster, S3Bucket.destination())
-    assert list(store.newest(verification_of(EMOJIS))) == []
+    assert newest_of_each(store, verification_of(EMOJIS)) == []
 
 
 @pytest.mark.long(cases=0)

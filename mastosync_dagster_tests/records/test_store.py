@@ -20,7 +20,7 @@ from mastosync_dagster.records.store import (
     StoredManifest,
 )
 from mastosync_dagster.s3.errors import StorageError
-from mastosync_dagster_tests.support.manifests import manifest_line
+from mastosync_dagster_tests.support.manifests import manifest_line, newest_of_each
 from mastosync_dagster_tests.support.proxy import Answer, Kind, Rule, s3_proxy
 from mastosync_dagster_tests.support.transfers import storage
 
@@ -55,7 +55,7 @@ def rows(store: ManifestStore, kept: StoredManifest) -> list[int]:
 def test_a_manifest_is_kept_and_read_again(store: ManifestStore, tmp_path: Path) -> None:
     where = store.write(manifest(tmp_path, 1, 2), "media", "-99-50000", "run-1")
     assert where.endswith("media/-99-50000/run-1.parquet")
-    (kept,) = store.newest("media")
+    (kept,) = newest_of_each(store, "media")
     assert (kept.group, kept.partition, kept.run_id) == ("media", "-99-50000", "run-1")
     assert abs(kept.written.timestamp() - time.time()) < 60
     assert rows(store, kept) == [1, 2]
@@ -68,12 +68,11 @@ def test_the_newest_of_each_partition_counts(store: ManifestStore, tmp_path: Pat
     for number, (partition, run) in enumerate([("1-9", "z"), ("10-19", "b"), ("1-9", "a")], start=1):
         store.write(manifest(tmp_path, number), "media", partition, run)
     store.write(manifest(tmp_path, 9), "accounts", "1-9", "other")
-    assert [(kept.partition, kept.run_id, rows(store, kept)) for kept in store.newest("media")] == [
+    assert [(kept.partition, kept.run_id, rows(store, kept)) for kept in newest_of_each(store, "media")] == [
         ("1-9", "a", [3]),
         ("10-19", "b", [2]),
     ]
-    newest = store.newest_of("media", "1-9")
-    assert newest is not None
+    newest = store.in_order("media", "1-9")[-1]
     assert newest.run_id == "a"
     assert store.in_order("media")[0].run_id == "z"
 
@@ -94,28 +93,28 @@ def test_of_two_within_a_second_the_one_that_was_written_later_is_the_newer(
     kept = {each.run_id: each for each in store.files("media")}
     assert len({each.written for each in kept.values()}) == 1
     assert [each.run_id for each in store.in_order("media")] == ["z", "m", "a"]
-    newest = store.newest_of("media", "1-9")
-    assert [newest, *store.newest("media")] == [kept["a"], kept["a"]]
+    newest = store.in_order("media", "1-9")[-1]
+    assert [newest, *newest_of_each(store, "media")] == [kept["a"], kept["a"]]
     assert store.is_later(kept["a"], kept["z"])
     assert not store.is_later(kept["z"], kept["m"])
 
 
 def test_an_empty_store_has_none(store: ManifestStore) -> None:
-    assert list(store.newest("media")) == []
-    assert store.newest_of("media", "1-9") is None
+    assert newest_of_each(store, "media") == []
+    assert store.in_order("media", "1-9") == []
     assert store.in_order("media") == []
 
 
 def test_written_twice_the_later_one_counts(store: ManifestStore, tmp_path: Path) -> None:
     store.write(manifest(tmp_path, 1), "media", "1-9", "run")
     store.write(manifest(tmp_path, 2), "media", "1-9", "run")
-    (kept,) = store.newest("media")
+    (kept,) = newest_of_each(store, "media")
     assert rows(store, kept) == [2]
 
 
 def test_a_large_manifest_is_read_in_batches(store: ManifestStore, tmp_path: Path) -> None:
     store.write(manifest(tmp_path, *range(2 * GROUP_LINES + 1)), "media", "1-9", "run")
-    (kept,) = store.newest("media")
+    (kept,) = newest_of_each(store, "media")
     assert [len(lines) for lines in store.read(kept)] == [GROUP_LINES, GROUP_LINES, 1]
 
 
@@ -125,7 +124,7 @@ def test_a_large_manifest_is_read_in_batches(store: ManifestStore, tmp_path: Pat
 def test_what_is_no_name_writes_nothing(store: ManifestStore, tmp_path: Path, names: tuple[str, str, str]) -> None:
     with pytest.raises(ManifestStoreError, match="not a name"):
         store.write(manifest(tmp_path, 1), *names)
-    assert list(store.newest("media")) == []
+    assert newest_of_each(store, "media") == []
 
 
 def test_a_folder_never_shows_half_a_manifest(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ def test_a_folder_never_shows_half_a_manifest(tmp_path: Path) -> None:
     store.write(manifest(tmp_path, 1), "media", "1-9", "run")
     (folder / "media/1-9/.other.parquet.unfinished").write_bytes(b"half")
     (folder / "media/1-9/.other.parquet").write_bytes(b"half")
-    assert [kept.run_id for kept in store.newest("media")] == ["run"]
+    assert [kept.run_id for kept in newest_of_each(store, "media")] == ["run"]
 
 
 def test_a_manifest_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +167,8 @@ def test_what_somebody_else_has_put_there_ends_nothing(moto_bucket: Bucket, tmp_
     store = BucketManifests(storage(moto_bucket, "destination", prefix="manifests/"))
     store.write(manifest(tmp_path, 1), "media", "1-9", "run")
     moto_bucket.client.put_object(Bucket=moto_bucket.name, Key=f"manifests/{name}", Body=b"foreign")
-    assert [(kept.partition, kept.run_id) for kept in store.newest("media")] == [("1-9", "run")]
-    newest = store.newest_of("media", "1-9")
-    assert newest is not None
+    assert [(kept.partition, kept.run_id) for kept in newest_of_each(store, "media")] == [("1-9", "run")]
+    newest = store.in_order("media", "1-9")[-1]
     assert newest.run_id == "run"
     assert store.runs("media") == {"run"}
     assert rows(store, store.in_order("media")[0]) == [1]
@@ -203,7 +201,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_variable(tmp_path: Pa
 
 def test_a_manifest_that_went_away_is_named(store: ManifestStore, tmp_path: Path) -> None:
     store.write(manifest(tmp_path, 1), "media", "1-9", "run")
-    (kept,) = store.newest("media")
+    (kept,) = newest_of_each(store, "media")
     gone = StoredManifest("media", "1-9", kept.written, "gone")
     with pytest.raises(ManifestStoreError, match=r"gone\.parquet"):
         rows(store, gone)
@@ -216,7 +214,7 @@ def test_a_bucket_that_refuses_says_what_to_change(destination_bucket: Bucket, t
         with pytest.raises(StorageError, match="refuses to be written to"):
             store.write(manifest(tmp_path, 1), "media", "1-9", "run")
         with pytest.raises(StorageError, match="the right to list"):
-            list(store.newest("media"))
+            newest_of_each(store, "media")
 
 
 @pytest.mark.parametrize(("permission", "acl"), [("public-read", "private"), (None, None)])

@@ -18,6 +18,7 @@ from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.acls import anonymous_status
+from mastosync_dagster_tests.support.manifests import newest_of_each
 from mastosync_dagster_tests.support.proxy import Delay, Kind, Rule
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def expected_answers(world: Installation) -> dict[str, int]:
 
 def newest(world: Installation, group: str) -> list[ManifestLine]:
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.newest(group)
+    (manifest,) = newest_of_each(store, group)
     return [line for lines in store.read(manifest) for line in lines]
 
 

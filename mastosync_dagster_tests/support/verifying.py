@@ -10,6 +10,7 @@ from mastosync_dagster.records.summaries import with_counters
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster.verify.repairs import verification_of
+from mastosync_dagster_tests.support.manifests import newest_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ def verify(world: Installation, **config: object) -> dg.ExecuteInProcessResult:
 def findings(world: Installation) -> list[FindingLine]:
     """Return the findings of the newest verification."""
     store = manifest_store(world.dagster, S3Bucket.destination())
-    (manifest,) = store.newest(verification_of(MEDIA))
+    (manifest,) = newest_of_each(store, verification_of(MEDIA))
     with store.file(manifest) as path:
         return [line for lines in read_findings(path) for line in lines]
 
