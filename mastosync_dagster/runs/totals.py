@@ -10,7 +10,7 @@ import dagster as dg
 from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import BYTES_THERE, size_text
-from mastosync_dagster.runs.watermarks import failed_reads, range_reads
+from mastosync_dagster.runs.watermarks import failed_reads, range_reads, range_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -102,7 +102,9 @@ def _text(
     # Materializations of earlier versions have the bytes of what they copied alone.
     size = sum(round(each.get(BYTES_THERE, each.get("bytes", 0))) for each in numbers.values())
     run, there = len(numbers.keys() & set(keys)), objects - missing - failed
-    red = (_failed_ranges(instance, file_type, keys) | failures.keys()) - ended.keys()
+    states = range_states(instance, file_type, keys, destination_id)
+    red = {key for key, state in states.items() if state is dg.AssetPartitionStatus.FAILED}
+    red = (red | failures.keys()) - ended.keys()
     red |= {key for key, each in ended.items() if each.failed}
     lines = [
         f"{run:,} of {len(keys):,} ID ranges have run",
@@ -116,9 +118,3 @@ def _text(
 
 def _total(numbers: Iterable[Mapping[str, float]], name: str) -> int:
     return sum(round(each.get(name, 0)) for each in numbers)
-
-
-def _failed_ranges(instance: dg.DagsterInstance, file_type: FileType, keys: list[str]) -> set[str]:
-    with dg.partition_loading_context(dynamic_partitions_store=instance):
-        found = instance.get_status_by_partition(dg.AssetKey(file_type.value), keys, file_type.partitions)
-    return {key for key, status in (found or {}).items() if status is dg.AssetPartitionStatus.FAILED}

@@ -242,6 +242,27 @@ def _registered(instance: DagsterInstance, file_type: FileType) -> frozenset[str
     return frozenset(range_key(ids) for ids in registered_ranges(instance, file_type))
 
 
+def range_states(
+    instance: DagsterInstance, file_type: FileType, keys: Sequence[str], destination_id: str
+) -> dict[str, dg.AssetPartitionStatus | None]:
+    """Return the state of each of some ranges as the asset's page shows it, but for failures at other destinations.
+
+    The page does not know destinations. A failed run says which one it had where objects have failed; any other failure
+    counts for each destination.
+    """
+    asset = dg.AssetKey(file_type.value)
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        shown = instance.get_status_by_partition(asset, keys, file_type.partitions)
+    found: dict[str, dg.AssetPartitionStatus | None] = {**dict.fromkeys(keys), **(shown or {})}
+    for event in failures(instance, asset):
+        key = event.partition or ""
+        if found.get(key) is dg.AssetPartitionStatus.FAILED and not _goes_to(event, destination_id):
+            planned = instance.event_log_storage.get_latest_planned_materialization_info(asset, key)
+            if planned is not None and planned.run_id == event.run_id:
+                found[key] = None
+    return found
+
+
 def failures(instance: DagsterInstance, asset: dg.AssetKey) -> Iterator[AssetEvent]:
     """Yield the newest observation of each range of an asset that has not been materialized since.
 
@@ -261,11 +282,17 @@ def _range_reads(events: Iterable[AssetEvent], destination_id: str) -> dict[str,
         if event.partition is None:
             continue
         values = with_counters(event.values)
-        read_at, written = values.get(READ_AT), values.get(DESTINATION)
-        if isinstance(read_at, float) and isinstance(written, str) and one_spelling(written) == destination_id:
+        read_at = values.get(READ_AT)
+        if isinstance(read_at, float) and _goes_to(event, destination_id):
             numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
             found[event.partition] = RangeRead(_utc(read_at), event.run_id, numbers, _rule(values))
     return found
+
+
+def _goes_to(event: AssetEvent, destination_id: str) -> bool:
+    """Return whether the run of an event went to a destination."""
+    written = event.values.get(DESTINATION)
+    return isinstance(written, str) and one_spelling(written) == destination_id
 
 
 def verified_numbers(instance: DagsterInstance, asset: str, file_type: FileType, destination_id: str) -> dict[str, int]:
@@ -278,8 +305,7 @@ def verified_numbers(instance: DagsterInstance, asset: str, file_type: FileType,
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
     sums: Counter[str] = Counter()
     for event in asset_events(instance, _of_registered(instance, file_type, latest)):
-        written = event.values.get(DESTINATION)
-        if isinstance(written, str) and one_spelling(written) == destination_id:
+        if _goes_to(event, destination_id):
             sums.update({name: value for name, value in event.values.items() if isinstance(value, int)})
             sums["ranges"] += 1
     return dict(sums)

@@ -18,14 +18,22 @@ from mastosync_dagster.mastodon import (
     database_now,
     subset_size,
 )
-from mastosync_dagster.ranges.partitions import FileType, parse_range, range_key, registered_ranges
+from mastosync_dagster.ranges.partitions import FileType, range_key, registered_ranges
 from mastosync_dagster.records.doubts import CONTENT, OPEN, Doubt
 from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects, open_reasons
 from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
-from mastosync_dagster.runs.watermarks import DATABASE_BYTES, believable, failed_reads, range_reads, verified_numbers
+from mastosync_dagster.runs.watermarks import (
+    DATABASE_BYTES,
+    believable,
+    failed_reads,
+    failures,
+    range_reads,
+    range_states,
+    verified_numbers,
+)
 from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import checked_history
 
@@ -144,8 +152,11 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     reasons = open_reasons()
     open_rows = doubts.rows({Doubt.FAILED, Doubt.SKIPPED}.intersection(reasons))
     in_part = failed_reads(instance, file_type, destination_id).keys()
-    failed_ranges = {key for key in in_part if open_rows.any_in(parse_range(key))}
-    counts = _by_state(instance, file_type, ranges, reads.keys() | in_part, failed_ranges)
+    # The newest event of a range may be one of another destination, and hide an earlier failure at this one.
+    observed = {event.partition for event in failures(instance, dg.AssetKey(file_type.value))}
+    failed_ranges = {key for ids in ranges if (key := range_key(ids)) in observed and open_rows.any_in(ids)}
+    states = range_states(instance, file_type, [range_key(ids) for ids in ranges], destination_id)
+    counts = _by_state(states, read=reads.keys() | in_part, failed=failed_ranges)
     reads = {} if restored else reads
     taken, untaken = _taken_and_untaken(ranges, reads, None if restored else known)
     size_taken = subset_size(database, file_type.value, taken, known.timestamp if known else None, window)
@@ -202,17 +213,12 @@ def _taken_and_untaken(
 
 
 def _by_state(
-    instance: dg.DagsterInstance,
-    file_type: FileType,
-    ranges: Sequence[IdRange],
-    read: AbstractSet[str],
-    failed: AbstractSet[str],
+    states: Mapping[str, dg.AssetPartitionStatus | None], *, read: AbstractSet[str], failed: AbstractSet[str]
 ) -> dict[str, int]:
     """Count the ranges by the state of their last run, under the names of `Status`."""
-    partitions = _partition_statuses(instance, file_type, ranges)
     counts = dict.fromkeys(("materialized", "failed", "running", "not_run"), 0)
-    for key in map(range_key, ranges):
-        counts[_kind(partitions.get(key), read=key in read, failed=key in failed)] += 1
+    for key, state in states.items():
+        counts[_kind(state, read=key in read, failed=key in failed)] += 1
     return counts
 
 
@@ -222,17 +228,6 @@ def _without(doubts: Doubts, rows: LeftOutRows) -> Doubts:
     chunks = (ids[start : start + _ROWS_A_QUERY] for start in range(0, len(ids), _ROWS_A_QUERY))
     left_out = set[int]().union(*(rows.among(chunk) for chunk in chunks))
     return doubts.without(left_out, {*CONTENT, Doubt.SKIPPED}) if left_out else doubts
-
-
-def _partition_statuses(
-    instance: dg.DagsterInstance, file_type: FileType, ranges: Sequence[IdRange]
-) -> Mapping[str, dg.AssetPartitionStatus | None]:
-    """Return the status of each range as the asset's page shows it."""
-    with dg.partition_loading_context(dynamic_partitions_store=instance):
-        found = instance.get_status_by_partition(
-            dg.AssetKey(file_type.value), [range_key(ids) for ids in ranges], file_type.partitions
-        )
-    return found or {}
 
 
 def _kind(status: dg.AssetPartitionStatus | None, *, read: bool, failed: bool) -> str:
