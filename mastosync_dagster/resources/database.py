@@ -28,6 +28,7 @@ from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, lim
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
+from mastosync_dagster.resources.misplaced import one_host, one_name, one_path
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 
 if TYPE_CHECKING:
@@ -338,11 +339,13 @@ def _fields(resource: MastodonDatabase, environment: Environment) -> Fields:
 
 def _target(fields: Fields) -> _Target:
     """Return where to connect. Defaults are those for production in Mastodon's config/database.yml."""
+    host = fields.text("host") or "localhost"
+    parts = "put the port into DB_PORT, user and password into DB_USER and DB_PASS"
     return _Target(
-        host=fields.text("host") or "localhost",
+        host=one_host(host, fields.exact_name("host"), parts=parts, url="put it into DATABASE_URL"),
         port=fields.port("port", default=5432),
-        dbname=fields.text("dbname") or "mastodon_production",
-        user=fields.text("user") or "mastodon",
+        dbname=one_name(fields.text("dbname") or "mastodon_production", fields.exact_name("dbname")),
+        user=one_name(fields.text("user") or "mastodon", fields.exact_name("user")),
         password=fields.secret("password"),
         sslmode=fields.one_of("sslmode", _SSL_MODES, default="prefer"),
         other={name: value for name, value in fields.between.items() if name not in fields.variables},
@@ -385,6 +388,8 @@ def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
     host = fields.text("ssh_tunnel_host")
     if host is None:
         return None
+    parts = "put port, user and password into SSH_TUNNEL_PORT, SSH_TUNNEL_USER and SSH_TUNNEL_PASSWORD"
+    one_host(host, fields.name("ssh_tunnel_host"), parts=parts, url=f"put the host alone there, and {parts}")
     if target.host.startswith("/"):
         raise SettingsError(
             f"The database's host is the folder of a Unix socket, {target.host}, which a tunnel cannot reach. Set "
@@ -399,6 +404,8 @@ def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
             f"{fields.name('ssh_tunnel_host')} is set, so {fields.name('ssh_tunnel_key_file')} or "
             f"{fields.name('ssh_tunnel_password')} must be."
         )
+    if key_file is not None:
+        one_path(key_file, fields.name("ssh_tunnel_key_file"))
     known_hosts = fields.text("ssh_tunnel_known_hosts")
     if known_hosts is not None and not Path(known_hosts).expanduser().exists():
         raise SettingsError(f"{fields.name('ssh_tunnel_known_hosts')} names {known_hosts}, which does not exist.")

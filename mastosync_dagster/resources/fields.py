@@ -123,7 +123,7 @@ class Fields:
             f"{' and '.join(map(self.path, credentials))} there too, a secret as {{env: {SECRET_PREFIX}…}}."
         )
 
-    def _exact_name(self, name: str) -> str:
+    def exact_name(self, name: str) -> str:
         """Return a field's name where its value is at fault: of a URL, the part too."""
         known = getattr(self.config, name) is None and name in self.between and name not in self.apart
         return f"{name} in {self.name(name)}" if known else self.name(name)
@@ -134,7 +134,7 @@ class Fields:
         return (
             default
             if value is None
-            else whole_number(value, name=self._exact_name(name), lowest=lowest, highest=highest)
+            else whole_number(value, name=self.exact_name(name), lowest=lowest, highest=highest)
         )
 
     def port(self, name: str, *, default: int) -> int:
@@ -145,7 +145,7 @@ class Fields:
         """Return a field's text, which must be one of ``allowed``."""
         value = self.text(name) or default
         if value not in allowed:
-            raise SettingsError(f"{self._exact_name(name)} must be one of {', '.join(allowed)}.")
+            raise SettingsError(f"{self.exact_name(name)} must be one of {', '.join(allowed)}.")
         return value
 
 

@@ -516,3 +516,10 @@ def test_what_the_tunnel_shows_of_itself_holds_no_secret(
     for shown in (repr(settings), repr(forwarder), str(forwarder), str(vars(forwarder))):
         assert PASSWORD not in shown
         assert "also-secret-9b" not in shown
+
+
+def test_a_password_beside_the_ssh_user_is_not_repeated(
+    configure: Callable[..., MastodonDatabase], ssh: SSHServer
+) -> None:
+    message = failure(configure(ssh, SSH_TUNNEL_USER=f"{USER}:{PASSWORD}"))
+    assert f"does not let the user {USER}:… in. Check SSH_TUNNEL_USER" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -46,6 +47,11 @@ class TunnelSettings:
     def server(self) -> str:
         """The SSH server in messages."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def login(self) -> str:
+        """The user in messages: a gateway's has the target after a colon, and a mistaken one a password."""
+        return re.sub(r"(?<=:).+", "…", self.user)
 
     @property
     def database(self) -> str:

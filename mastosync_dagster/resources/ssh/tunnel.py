@@ -355,7 +355,7 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
         cause = error
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise ConnectionFailedError(
-            f"The SSH server {settings.server} ended the connection while {settings.user} logged in: {error}."
+            f"The SSH server {settings.server} ended the connection while {settings.login} logged in: {error}."
         ) from error
     if transport.is_authenticated():
         return
@@ -363,7 +363,7 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
     tried += [setting("password")] if settings.password is not None else []
     takes = f" It takes: {', '.join(allowed)}." if allowed else ""
     raise _RefusedError(
-        f"The SSH server {settings.server} does not let the user {settings.user} in.{takes} "
+        f"The SSH server {settings.server} does not let the user {settings.login} in.{takes} "
         f"Check {', '.join([setting('user'), *tried])}.",
         permanent=True,
     ) from cause
@@ -389,7 +389,7 @@ def _send_password(transport: paramiko.Transport, user: str, password: str) -> l
 def _forwarding_error(settings: TunnelSettings, error: paramiko.ChannelException) -> ConnectionFailedError:
     if error.code == _ADMINISTRATIVELY_PROHIBITED:
         return ConnectionFailedError(
-            f"The SSH server {settings.server} forbids {settings.user} to forward to {settings.database}: allow it in "
+            f"The SSH server {settings.server} forbids {settings.login} to forward to {settings.database}: allow it in "
             "its sshd_config (AllowTcpForwarding, PermitOpen).",
             permanent=True,
         )
