@@ -177,6 +177,16 @@ def choice(text: str, *, name: str, allowed: Sequence[str] = ("true", "false")) 
     return word
 
 
+def expanded(path: Path | str, says: str) -> Path:
+    """Return a path with the home folder that its ``~`` means. ``says`` begins the error: who has named the path."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingsError(
+            f"{says} {path}, and whose home folder that is nobody knows here: name the absolute path."
+        ) from None
+
+
 def may_be_named(name: str, own: Collection[str]) -> bool:
     """Return whether run config may name a variable in a field that falls back to ``own``.
 
@@ -228,7 +238,7 @@ class Environment:
         if not path:
             return cls(process=variables, file={})
         verb = f"{ENV_FILE} names" if variables.get(ENV_FILE) else f"{DAGSTER_HOME} holds"
-        return cls.of_file(Path(path).expanduser(), verb, process=variables)
+        return cls.of_file(expanded(path, verb), verb, process=variables)
 
     @classmethod
     def of_file(

@@ -9,12 +9,15 @@ import math
 from dataclasses import asdict, dataclass
 from enum import Enum
 from importlib import resources
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from mastosync_dagster.environment import RUN, Environment, SettingsError
+from mastosync_dagster.environment import RUN, Environment, SettingsError, expanded
 from mastosync_dagster.units import LARGEST_NUMBER, MIB
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _GIGABYTE = 1e9
 _LARGE_BYTES, _PART_BYTES = 16 * MIB, 5 * MIB
@@ -77,7 +80,7 @@ def check_prices() -> None:
     """Raise a `SettingsError` where the variables name no table of prices, or what is not in it."""
     environment = Environment.read()
     named = environment.text(RUN["prices"])
-    path = Path(named).expanduser() if named else None
+    path = expanded(named, f"{RUN['prices']} names") if named else None
     for setting in ("prices", "prices_from", "prices_to"):
         name = environment.text(RUN[setting])
         try:
@@ -139,7 +142,7 @@ def make_budget(limits: Limits, *, lists: int = 0, gets: int = 0, acls: int = 0)
     """
     if limits.gigabytes is None and limits.dollars is None:
         return None
-    path = None if limits.prices is None else Path(limits.prices).expanduser()
+    path = None if limits.prices is None else expanded(limits.prices, f"{RUN['prices']}, or prices, names")
     source, destination = prices_of(limits.prices_from, path), prices_of(limits.prices_to, path)
     if limits.dollars is not None and not (source.get or source.egress or destination.put):
         raise SettingsError(

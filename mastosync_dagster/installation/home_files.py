@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from mastosync_dagster.environment import expanded
 from mastosync_dagster.errors import AdminError
 from mastosync_dagster.installation.home_errors import HISTORY_ERRORS, history_error
 from mastosync_dagster.installation.new_history import alone_with_history
@@ -50,7 +51,7 @@ class WrittenFile:
 
 def absolute(path: Path) -> Path:
     """Return a path from the root on; ``~`` is the user's home folder."""
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (a link stays a link)
+    return Path(os.path.abspath(expanded(path, "The command was given")))  # noqa: PTH100  (a link stays a link)
 
 
 def packaged(name: str) -> str:

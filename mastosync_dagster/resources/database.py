@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
@@ -21,7 +20,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import Field
 
 from mastosync_dagster.addresses import KnownAddresses, LookUpError, connect_first
-from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError
+from mastosync_dagster.environment import DATABASE, Environment, MissingSettingError, SettingsError, expanded
 from mastosync_dagster.escaping import one_line
 from mastosync_dagster.mastodon.connection import Reconnecting, set_up_session
 from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, limited
@@ -33,6 +32,7 @@ from mastosync_dagster.resources.ssh.settings import TunnelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from psycopg2.extensions import connection as Connection
 
@@ -404,22 +404,31 @@ def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
             f"{fields.name('ssh_tunnel_host')} is set, so {fields.name('ssh_tunnel_key_file')} or "
             f"{fields.name('ssh_tunnel_password')} must be."
         )
-    if key_file is not None:
-        one_path(key_file, fields.name("ssh_tunnel_key_file"))
-    known_hosts = fields.text("ssh_tunnel_known_hosts")
-    if known_hosts is not None and not Path(known_hosts).expanduser().exists():
-        raise SettingsError(f"{fields.name('ssh_tunnel_known_hosts')} names {known_hosts}, which does not exist.")
     return TunnelSettings(
         host=host,
         port=fields.port("ssh_tunnel_port", default=22),
         user=fields.text("ssh_tunnel_user") or _own_user(fields),
-        known_hosts=Path(known_hosts or "~/.ssh/known_hosts").expanduser(),
+        known_hosts=_known_hosts(fields),
         remote_host=target.host,
         remote_port=target.port,
         password=password,
-        key_file=None if key_file is None else Path(key_file).expanduser(),
+        key_file=None if key_file is None else one_path(key_file, fields.name("ssh_tunnel_key_file")),
         key_passphrase=fields.secret("ssh_tunnel_key_passphrase"),
     )
+
+
+def _known_hosts(fields: Fields) -> Path:
+    """Return the file of known hosts. The default one need not exist: the error of an unknown key names it."""
+    name, named = fields.name("ssh_tunnel_known_hosts"), fields.text("ssh_tunnel_known_hosts")
+    if named is None:
+        return expanded("~/.ssh/known_hosts", f"{name} is not set, and stands for")
+    path = expanded(named, f"{name} names")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{name} names {named}, which cannot be read: {reason}.") from None
+    return path
 
 
 def _own_user(fields: Fields) -> str:

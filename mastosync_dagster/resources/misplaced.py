@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from mastosync_dagster.addresses import is_address
-from mastosync_dagster.environment import SettingsError
+from mastosync_dagster.environment import SettingsError, expanded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _URL = "://"
 # Sockets are in folders such as /cloudsql/project:region:instance, or abstract (@name).
@@ -46,8 +50,8 @@ def one_name(value: str, name: str) -> str:
     return value
 
 
-def one_path(value: str, name: str) -> str:
-    """Return the path of a key's file, if it is not the key. ``name`` is for the message."""
+def one_path(value: str, name: str) -> Path:
+    """Return the path of a key's file, if the setting is not the key itself. ``name`` is for the message."""
     if _KEY.search(value):
         raise SettingsError(f"{name} holds a key, or another text of several lines: put the path of its file there.")
-    return value
+    return expanded(value, f"{name} names")
