@@ -626,7 +626,7 @@ def estimate(
     from mastosync_dagster.cli.estimate import FREE, Rate, measured_rate
     from mastosync_dagster.cli.estimate import estimate as estimated
     from mastosync_dagster.copy.spending import prices_of
-    from mastosync_dagster.environment import RUN, Environment
+    from mastosync_dagster.environment import RUN, Environment, expanded
     from mastosync_dagster.mastodon import TableSize
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
@@ -636,7 +636,7 @@ def estimate(
     with _plain_errors(), _instance() as instance:
         variables = Environment.read()
         named = variables.text(RUN["prices"])
-        table = prices or (Path(named).expanduser() if named else None)
+        table = prices or (expanded(named, f"{RUN['prices']} names") if named else None)
         source = source or variables.text(RUN["prices_from"])
         destination = destination or variables.text(RUN["prices_to"])
         if prices is not None and source is None and destination is None:

@@ -18,6 +18,7 @@ from mastosync_dagster.environment import (
     MANIFESTS,
     SOURCE_FOLDER,
     SettingsError,
+    expanded,
     manifests_location,
     media_folder,
 )
@@ -208,7 +209,7 @@ def manifest_store(
             )
         return _folder_store(Path(instance.root_directory) / "manifests", "DAGSTER_HOME")
     if "://" not in location:
-        folder = Path(location).expanduser()
+        folder = expanded(location, f"{MANIFESTS} names")
         if not folder.is_absolute():
             # Dagster's processes have working directories of their own.
             raise SettingsError(f"{MANIFESTS} must be an absolute path or an s3:// URL.")
