@@ -95,7 +95,9 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         default=None, description=f"One of {', '.join(_SSL_MODES)}. Unset: DB_SSLMODE, else prefer."
     )
     connect_timeout: int | None = Field(
-        default=None, description="Seconds until a connection attempt fails. Unset: DB_CONNECT_TIMEOUT, else 10."
+        default=None,
+        description="Seconds until a connection attempt fails; the login at the SSH server has 30 at least. "
+        "Unset: DB_CONNECT_TIMEOUT, else 10.",
     )
     ssh_tunnel_host: str | None = Field(
         default=None, description="SSH server to reach the database through. Unset: SSH_TUNNEL_HOST; none: no tunnel."
@@ -154,7 +156,7 @@ class MastodonDatabase(dg.ConfigurableResource["MastodonDatabase"]):
         # Importing paramiko takes 14 MB and a fifteenth of a run's start: only runs with a tunnel need it.
         from mastosync_dagster.resources.ssh.tunnel import Tunnel  # noqa: PLC0415  (see the line above)
 
-        tunnel = Tunnel(replace(tunnel_settings, deadline=deadline))
+        tunnel = Tunnel(replace(tunnel_settings, connect_timeout=timeout, deadline=deadline))
         try:
             if not retry_first:
                 tunnel.address()

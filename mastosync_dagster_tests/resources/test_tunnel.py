@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -523,3 +525,73 @@ def test_a_password_beside_the_ssh_user_is_not_repeated(
 ) -> None:
     message = failure(configure(ssh, SSH_TUNNEL_USER=f"{USER}:{PASSWORD}"))
     assert f"does not let the user {USER}:… in. Check SSH_TUNNEL_USER" in message
+
+
+def connection_failure(database: MastodonDatabase) -> ConnectionFailedError:
+    with pytest.raises(ConnectionFailedError) as caught:
+        answer(database)
+    return caught.value
+
+
+async def _late(_: asyncssh.SSHServerConnection) -> None:
+    await asyncio.sleep(1.5)
+
+
+async def _cut(connection: asyncssh.SSHServerConnection) -> None:
+    connection.abort()
+
+
+def test_a_login_may_take_longer_than_a_connection(
+    configure: Callable[..., MastodonDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel_settings, "_CONNECT_SECONDS", 1.0)
+    with ssh_server(meanwhile=_late) as server:
+        assert answer(configure(server)) == 42
+
+
+def test_a_login_that_takes_too_long_is_no_wrong_password_and_may_be_tried_again(
+    configure: Callable[..., MastodonDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel_settings, "_LOGIN_SECONDS", 1.0)
+    with ssh_server(meanwhile=_late) as server:
+        error = connection_failure(configure(server, DB_CONNECT_TIMEOUT="1"))
+        assert str(error) == (
+            f"The SSH server {LOOPBACK}:{server.port} did not answer the login of {USER} within 1 s. Is it overloaded?"
+        )
+        assert not error.permanent
+        # Who sets a longer limit for connections waits as long for the login.
+        assert answer(configure(server, DB_CONNECT_TIMEOUT="20")) == 42
+
+
+def test_a_server_that_goes_away_during_the_login_is_no_wrong_password_and_may_be_asked_again(
+    configure: Callable[..., MastodonDatabase],
+) -> None:
+    with ssh_server(meanwhile=_cut) as server:
+        error = connection_failure(configure(server))
+    assert f"ended the connection while {USER} logged in" in str(error)
+    assert ": ." not in str(error)
+    assert not error.permanent
+
+
+@pytest.mark.parametrize("first", [b"", b"SSH-2.0-none\r\n"])
+def test_a_server_that_ends_the_connection_without_a_reason_gets_one_in_words(
+    configure: Callable[..., MastodonDatabase], ssh: SSHServer, first: bytes
+) -> None:
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(first)
+            connection.recv(4096)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        port = listener.getsockname()[1]
+        error = connection_failure(configure(ssh, SSH_TUNNEL_PORT=str(port)))
+        thread.join()
+    assert str(error).startswith(f"{LOOPBACK}:{port} does not talk SSH with us: ")
+    assert ": . " not in str(error)
+    assert not error.permanent

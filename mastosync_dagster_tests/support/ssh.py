@@ -17,7 +17,7 @@ import asyncssh
 from mastosync_dagster.demo.servers.start import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from asyncssh.forward import SSHForwarder
@@ -101,6 +101,7 @@ class _State:
     client_keys: Sequence[asyncssh.SSHKey]
     forwarding: bool
     asks: bool
+    meanwhile: Callable[[asyncssh.SSHServerConnection], Awaitable[object]] | None
     connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
     logins: list[str] = field(default_factory=list)
     forwards: list[tuple[str, int]] = field(default_factory=list)
@@ -142,7 +143,9 @@ class _Login(asyncssh.SSHServer):
     def validate_kbdint_response(self, username: str, responses: Sequence[str]) -> bool:
         return (username, list(responses)) == (USER, [self._state.password])
 
-    def validate_password(self, username: str, password: str) -> bool:
+    async def validate_password(self, username: str, password: str) -> bool:
+        if self._state.meanwhile is not None and self._connection is not None:
+            await self._state.meanwhile(self._connection)
         return (username, password) == (USER, self._state.password)
 
     def public_key_auth_supported(self) -> bool:
@@ -174,6 +177,7 @@ def ssh_server(
     host_key_types: Sequence[str] = ("ssh-ed25519",),
     forwarding: bool = True,
     asks: bool = False,
+    meanwhile: Callable[[asyncssh.SSHServerConnection], Awaitable[object]] | None = None,
     host: str = LOOPBACK,
 ) -> Iterator[SSHServer]:
     """Run an SSH server until the block ends.
@@ -184,9 +188,10 @@ def ssh_server(
         host_key_types: A host key of each type is made.
         forwarding: Whether it lets clients forward.
         asks: It takes the password as the answer to a question alone (keyboard-interactive), as through PAM.
+        meanwhile: What it does before it answers a password.
         host: The address on which it listens.
     """
-    state = _State(password=password, client_keys=client_keys, forwarding=forwarding, asks=asks)
+    state = _State(password=password, client_keys=client_keys, forwarding=forwarding, asks=asks, meanwhile=meanwhile)
     keys = [asyncssh.generate_private_key(kind) for kind in host_key_types]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="ssh-server")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CONNECT_SECONDS = 10.0
+_LOGIN_SECONDS = 30.0
+"""PAM modules and directories of users answer late, and OpenSSH itself gives them two minutes."""
 
 
 def setting(name: str) -> str:
@@ -24,7 +26,7 @@ class TunnelSettings:
     """How to reach the database through an SSH server.
 
     ``remote_host`` and ``remote_port`` are the database's, as seen from the SSH server. After ``deadline`` (of the
-    monotonic clock) nothing is waited for.
+    monotonic clock) nothing is waited for. ``connect_timeout`` is how long the admin waits for a connection.
     """
 
     host: str
@@ -36,12 +38,18 @@ class TunnelSettings:
     password: str | None = field(default=None, repr=False)
     key_file: Path | None = None
     key_passphrase: str | None = field(default=None, repr=False)
+    connect_timeout: float = 0.0
     deadline: float = math.inf
 
     @property
     def seconds(self) -> float:
         """How long each step of a connection may take that is begun now."""
         return max(0.1, min(_CONNECT_SECONDS, self.deadline - time.monotonic()))
+
+    @property
+    def login_seconds(self) -> float:
+        """How long a login may take that is begun now."""
+        return max(0.1, min(max(_LOGIN_SECONDS, self.connect_timeout), self.deadline - time.monotonic()))
 
     @property
     def server(self) -> str:

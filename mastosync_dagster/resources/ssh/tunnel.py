@@ -17,6 +17,7 @@ import paramiko
 import sshtunnel
 
 from mastosync_dagster.addresses import KnownAddresses, connect_first
+from mastosync_dagster.escaping import one_line
 from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.ssh.known_hosts import HostKey, host_name, known_host
 from mastosync_dagster.resources.ssh.private_key import LockedKeyError, read_private_key
@@ -40,6 +41,8 @@ _AS_SEEN = (
     " server."
 )
 _INTERACTIVE = "keyboard-interactive"
+_LATE, _ENDED = "Authentication timeout.", "Authentication failed: transport shut down or saw EOF"
+"""paramiko's own errors for a login without an answer: of the class of those for a wrong password."""
 _RSA_ALGORITHMS = ("rsa-sha2-512", "rsa-sha2-256")
 
 
@@ -65,8 +68,10 @@ class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defi
         self._send_message(request)
         deadline = time.monotonic() + self.auth_timeout
         while not self._service_userauth_accepted:
-            if not self.is_active() or time.monotonic() > deadline:
+            if not self.is_active():
                 raise paramiko.SSHException("it does not let anybody log in")
+            if time.monotonic() > deadline:
+                raise paramiko.AuthenticationException(_LATE)
             time.sleep(_POLL_SECONDS)
         self.auth_handler = self.get_auth_handler()
 
@@ -231,7 +236,7 @@ def _verified(
     try:
         transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
         transport.set_keepalive(_KEEPALIVE_SECONDS)
-        transport.banner_timeout = transport.auth_timeout = settings.seconds
+        transport.banner_timeout = settings.seconds
         options = transport.get_security_options()
         options.key_types = _known_first(options.key_types, known)
         try:
@@ -239,7 +244,7 @@ def _verified(
             presented = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise ConnectionFailedError(
-                f"{settings.server} does not talk SSH with us: {error or 'it ended the connection'}. "
+                f"{settings.server} does not talk SSH with us: {_reason(error)}. "
                 f"Check {setting('host')} and {setting('port')}.",
                 permanent=isinstance(error, paramiko.ssh_exception.IncompatiblePeer),
             ) from error
@@ -250,6 +255,11 @@ def _verified(
         connection.close()
         raise
     return transport
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's text; the end of a connection has none, and what the server says may be anything."""
+    return one_line(str(error)).strip().rstrip(".") or "it ended the connection"
 
 
 def _connect(settings: TunnelSettings, addresses: KnownAddresses) -> socket.socket:
@@ -342,6 +352,7 @@ def _read_key(settings: TunnelSettings) -> paramiko.PKey | None:
 
 def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: paramiko.PKey | None) -> None:
     """Log in with the key, or with the password, or with both if the server requires both."""
+    transport.auth_timeout = settings.login_seconds
     allowed: list[str] = []
     cause: Exception | None = None
     try:
@@ -352,20 +363,30 @@ def _authenticate(settings: TunnelSettings, transport: paramiko.Transport, key: 
     except paramiko.BadAuthenticationType as error:
         allowed, cause = error.allowed_types, error
     except paramiko.AuthenticationException as error:
+        if str(error) == _LATE:
+            raise ConnectionFailedError(
+                f"The SSH server {settings.server} did not answer the login of {settings.login} within "
+                f"{transport.auth_timeout:.0f} s. Is it overloaded?"
+            ) from error
         cause = error
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise ConnectionFailedError(
-            f"The SSH server {settings.server} ended the connection while {settings.login} logged in: {error}."
+            f"The SSH server {settings.server} failed while {settings.login} logged in: {_reason(error)}."
         ) from error
     if transport.is_authenticated():
         return
     tried = [setting("key_file")] if settings.key_file is not None else []
     tried += [setting("password")] if settings.password is not None else []
     takes = f" It takes: {', '.join(allowed)}." if allowed else ""
+    # Some servers refuse a login in this way, too; others were restarted meanwhile.
+    ended = str(cause) == _ENDED
+    problem = (
+        f"ended the connection while {settings.login} logged in."
+        if ended
+        else f"does not let the user {settings.login} in.{takes}"
+    )
     raise _RefusedError(
-        f"The SSH server {settings.server} does not let the user {settings.login} in.{takes} "
-        f"Check {', '.join([setting('user'), *tried])}.",
-        permanent=True,
+        f"The SSH server {settings.server} {problem} Check {', '.join([setting('user'), *tried])}.", permanent=not ended
     ) from cause
 
 
