@@ -291,7 +291,11 @@ class _Database:
             "tcp_user_timeout": 35_000,
         }
         connect = limited(self._seconds, self._deadline)
-        connection: LimitedConnection = psycopg2.connect(make_dsn(**parameters), connection_factory=connect)
+        try:
+            connection: LimitedConnection = psycopg2.connect(make_dsn(**parameters), connection_factory=connect)
+        except UnicodeDecodeError as error:
+            # Until the login a server speaks in the encoding of its own, and psycopg2 takes it for UTF-8.
+            raise psycopg2.OperationalError(error.object.decode(errors="replace")) from None
         connection.name = f"the database {self.target.dbname} at {self.target.host}:{self.target.port}"
         if through_tunnel:
             connection.name += f" (through the SSH server {self.fields.text('ssh_tunnel_host')})"
@@ -475,26 +479,48 @@ _CAUSES = (
         permanent=False,
     ),
     _Cause(r"SSL|certificate", ("sslmode",)),
+    _Cause(
+        r"too many (clients|connections)|slots are reserved|system is (starting|shutting|in recovery|not yet)",
+        (),
+        permanent=False,
+        hint=" The server takes no connection now.",
+    ),
     _Cause(r"role .* does not exist|no such user", ("user",)),
     _Cause(r"database .* does not exist|no such database|permission denied for database", ("dbname",)),
     _Cause(r"cannot be resolved", ("host",), permanent=False),
 )
 _ELSE = _Cause("", ("host", "port"), permanent=False)
+# A server says what it refuses in any language; whatever it is, host and port are right.
+_ANSWERED = _Cause("", ("user", "password", "dbname"), permanent=False)
+
+
+def _answered(target: _Target, reason: str) -> _Cause:
+    """Return the cause of an answer in words that are not known: an error of a login quotes the user or the database.
+
+    Others, such as of a server that starts up, may pass.
+    """
+    names = "|".join(map(re.escape, (target.user, target.dbname)))
+    return replace(_ANSWERED, permanent=re.search(rf"[^\w\s]\s?({names})\s?[^\w\s]", reason) is not None)
 
 
 def _failure(target: _Target, fields: Fields, error: Exception, *, permanent: bool) -> ConnectionFailedError:
     text = getattr(error, "strerror", None) or str(error)
-    reasons = re.findall(r"failed: (?:FATAL: |ERROR: )?\s*(.+)", text) or text.strip().splitlines()[:1]
-    reason = one_line(reasons[-1]).strip().rstrip(".") if reasons else "no reason given"
+    reasons = re.findall(r"(?m)^connection to .*? failed: (.+)", text) or text.strip().splitlines()[:1]
+    said = one_line(reasons[-1]).strip().rstrip(".") if reasons else "no reason given"
+    # libpq puts two blanks between the severity and the text of the server's own errors, and nowhere else.
+    severity, _, answer = said.partition(":  ")
+    reason = answer or severity
     if target.password:
         reason = reason.replace(target.password, "***")
-    cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), _ELSE)
+    cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), None)
+    if cause is None:
+        cause = _answered(target, reason) if answer else _ELSE
     check = " and ".join(dict.fromkeys(fields.name(name) for name in cause.check))
-    hint = cause.hint
+    hint = f" Check {check}.{cause.hint}" if check else cause.hint
     if not any(fields.text(name) for name in ("host", "port", "dbname", "user", "password")):
         hint += f" Nothing says where the database is. {fields.environment.missing('DATABASE_URL', 'DB_HOST')}"
+    where = f"{target.dbname} at {target.host}:{target.port} as {target.user}"
     return ConnectionFailedError(
-        f"Cannot connect to the database {target.dbname} at {target.host}:{target.port} as {target.user}: {reason}. "
-        f"Check {check}.{hint}",
+        f"Cannot connect to the database {where}: {reason}.{hint}",
         permanent=permanent or cause.permanent,
     )
