@@ -27,7 +27,7 @@ from mastosync_dagster.mastodon.waits import LimitedConnection, SilentError, lim
 from mastosync_dagster.pool import Pool
 from mastosync_dagster.resources.database_errors import ConnectionFailedError
 from mastosync_dagster.resources.fields import Fields, Secret, refuse_variables
-from mastosync_dagster.resources.misplaced import one_host, one_name, one_path
+from mastosync_dagster.resources.misplaced import may_hold_password, one_host, one_name, one_path
 from mastosync_dagster.resources.ssh.settings import TunnelSettings
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _LOG = logging.getLogger(__name__)
 _ONE_OF_MANY_SECONDS = 1.0
 """How long each of several hosts has to answer, as long as another one does."""
 
+# Of libpq's own variables, those that no setting of ours wins over; PGDATA is the server's.
+_OF_LIBPQ = re.compile(r"PG(?!(?:HOST|PORT|USER|DATABASE|SSLMODE|APPNAME|CLIENTENCODING|DATA)$)[A-Z]+", re.ASCII)
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
 _SSH_CREDENTIALS = ("ssh_tunnel_password", "ssh_tunnel_key_file", "ssh_tunnel_key_passphrase")
@@ -221,8 +223,11 @@ class _Database:
         """
         target = self.target
         hosts = target.host.split(",")
-        if "hostaddr" in target.other or any(host.startswith(("/", "@")) for host in hosts):
+        if "hostaddr" in target.other:
             return {"host": target.host, "port": target.port}
+        if any(host.startswith(("/", "@")) for host in hosts):
+            # An address, of PGHOSTADDR too, would win over the socket.
+            return {"host": target.host, "hostaddr": "", "port": target.port}
         if len(hosts) == 1:
             return {"host": target.host, "hostaddr": self._one_address(target.host), "port": target.port}
         answering = dict(self._answering(hosts))
@@ -376,9 +381,17 @@ def _parse_url(url: str, name: str) -> dict[str, str]:
         parts = {}
     if not url.startswith(("postgresql://", "postgres://")) or not parts:
         raise problem
-    if not parts.get("port", "0").isdecimal() or any("@" in parts.get(part, "") for part in ("host", "dbname")):
+    # libpq's list has a port for each host, which may be empty.
+    ports = set(parts.pop("port", "").split(","))
+    if not ("".join(ports) or "0").isdecimal() or any("@" in parts.get(part, "") for part in ("host", "dbname")):
         raise problem
-    return parts
+    if len(ports) > 1:
+        raise SettingsError(
+            f"{name} gives several hosts different ports, and mastosync takes one for all: list the hosts without"
+            " ports, there or in DB_HOST, and put the port into DB_PORT."
+        )
+    port = ports.pop()
+    return {**parts, "port": port} if port else parts
 
 
 def _is_libpq_parameter(word: str) -> bool:
@@ -396,9 +409,10 @@ def _tunnel_settings(fields: Fields, target: _Target) -> TunnelSettings | None:
         return None
     parts = "put port, user and password into SSH_TUNNEL_PORT, SSH_TUNNEL_USER and SSH_TUNNEL_PASSWORD"
     one_host(host, fields.name("ssh_tunnel_host"), parts=parts, url=f"put the host alone there, and {parts}")
-    if target.host.startswith("/"):
+    if target.host.startswith(("/", "@")) or "," in target.host:
+        several = "a list" if "," in target.host else "a Unix socket"
         raise SettingsError(
-            f"The database's host is the folder of a Unix socket, {target.host}, which a tunnel cannot reach. Set "
+            f"The database's host is {several}, {target.host}, and a tunnel leads to one host. Set "
             f"{fields.name('host')} to the host as the SSH server {host} sees it, such as localhost; or, without a "
             f"tunnel, unset {fields.name('ssh_tunnel_host')}."
         )
@@ -510,8 +524,10 @@ def _failure(target: _Target, fields: Fields, error: Exception, *, permanent: bo
     # libpq puts two blanks between the severity and the text of the server's own errors, and nowhere else.
     severity, _, answer = said.partition(":  ")
     reason = answer or severity
-    if target.password:
-        reason = reason.replace(target.password, "***")
+    libpq = {name: value for name, value in fields.environment.process.items() if _OF_LIBPQ.fullmatch(name) and value}
+    for value in (target.password, *filter(may_hold_password, (*libpq.values(), *target.other.values()))):
+        if value:
+            reason = reason.replace(one_line(value), "***")
     cause = next((cause for cause in _CAUSES if re.search(cause.pattern, reason)), None)
     if cause is None:
         cause = _answered(target, reason) if answer else _ELSE
@@ -519,6 +535,8 @@ def _failure(target: _Target, fields: Fields, error: Exception, *, permanent: bo
     hint = f" Check {check}.{cause.hint}" if check else cause.hint
     if not any(fields.text(name) for name in ("host", "port", "dbname", "user", "password")):
         hint += f" Nothing says where the database is. {fields.environment.missing('DATABASE_URL', 'DB_HOST')}"
+    if libpq:
+        hint += f" The environment also sets {', '.join(sorted(libpq))}, which libpq reads."
     where = f"{target.dbname} at {target.host}:{target.port} as {target.user}"
     return ConnectionFailedError(
         f"Cannot connect to the database {where}: {reason}.{hint}",

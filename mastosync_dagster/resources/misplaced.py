@@ -20,6 +20,11 @@ _IN_HOSTS = re.compile(r"[:/@?=]")
 _KEY = re.compile(r"-----BEGIN|LS0tLS1CRUdJT|[\r\n]")
 
 
+def may_hold_password(value: str) -> bool:
+    """Return whether a value looks like a URL, like user and password, or like parameters with a password."""
+    return _URL in value or _IN_SOCKETS.search(value) is not None
+
+
 def one_host(value: str, name: str, *, parts: str, url: str) -> str:
     """Return a host, the folder of a socket, or a list of them, if it is no more than that.
 

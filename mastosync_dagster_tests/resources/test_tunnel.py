@@ -332,6 +332,15 @@ def test_a_unix_socket_through_a_tunnel_makes_no_sense_and_says_so(
     assert "localhost" in message
 
 
+@pytest.mark.parametrize("hosts", ["127.0.0.1,localhost", "@abstract"])
+def test_a_tunnel_leads_to_one_host_and_says_so(
+    configure: Callable[..., MastodonDatabase], ssh: SSHServer, hosts: str
+) -> None:
+    message = failure(configure(ssh, DB_HOST=hosts))
+    assert hosts in message
+    assert "Set DB_HOST (or resources.mastodon_db.config.host) to the host as the SSH server" in message
+
+
 def test_the_host_name_is_resolved_by_the_ssh_server(
     configure: Callable[..., MastodonDatabase], ssh: SSHServer, postgres_server: PostgresServer
 ) -> None:
