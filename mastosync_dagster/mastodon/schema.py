@@ -207,8 +207,9 @@ def _elsewhere(connection: Connection, tables: Sequence[str]) -> str:
         return ""
     names = ", ".join(f'"{name}"' for name, *_ in found)
     name, usable, user, database = found[0]
+    path = f'"{name}"' if name == "public" else f'"{name}", public'
     cure = (
-        f'ALTER ROLE "{user}" IN DATABASE "{database}" SET search_path = "{name}", public'
+        f'ALTER ROLE "{user}" IN DATABASE "{database}" SET search_path = {path}'
         if usable
         else f'GRANT USAGE ON SCHEMA "{name}" TO "{user}"'
     )
