@@ -182,9 +182,7 @@ def expanded(path: Path | str, says: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise SettingsError(
-            f"{says} {path}, and whose home folder that is nobody knows here: name the absolute path."
-        ) from None
+        raise SettingsError(f"{says} {path}, whose home folder is not known here: name the absolute path.") from None
 
 
 def may_be_named(name: str, own: Collection[str]) -> bool:

@@ -44,7 +44,9 @@ _ONE_OF_MANY_SECONDS = 1.0
 """How long each of several hosts has to answer, as long as another one does."""
 
 # Of libpq's own variables, those that no setting of ours wins over; PGDATA is the server's.
-_OF_LIBPQ = re.compile(r"PG(?!(?:HOST|PORT|USER|DATABASE|SSLMODE|APPNAME|CLIENTENCODING|DATA)$)[A-Z]+", re.ASCII)
+_OF_LIBPQ = re.compile(
+    r"PG(?!(?:HOST|HOSTADDR|PORT|USER|DATABASE|SSLMODE|APPNAME|CLIENTENCODING|DATA)$)[A-Z]+", re.ASCII
+)
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _VERIFYING_MODES = frozenset({"verify-ca", "verify-full"})
 _SSH_CREDENTIALS = ("ssh_tunnel_password", "ssh_tunnel_key_file", "ssh_tunnel_key_passphrase")

@@ -235,7 +235,6 @@ def _verified(
     transport = _Transport(connection)
     try:
         transport.set_log_channel(_quiet_logger("mastosync_dagster.tunnel.ssh").name)
-        transport.set_keepalive(_KEEPALIVE_SECONDS)
         transport.banner_timeout = settings.seconds
         options = transport.get_security_options()
         options.key_types = _known_first(options.key_types, known)
@@ -250,6 +249,8 @@ def _verified(
             ) from error
         _verify(settings, known, HostKey(presented.get_name(), presented.asbytes()))
         _authenticate(settings, transport, key)
+        # Not before: some servers end a connection that sends anything else while somebody logs in.
+        transport.set_keepalive(_KEEPALIVE_SECONDS)
     except BaseException:
         transport.close()
         connection.close()
