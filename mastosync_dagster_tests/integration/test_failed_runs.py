@@ -106,8 +106,9 @@ def test_a_run_that_is_re_executed_from_its_failure_copies_what_had_failed(world
 def test_a_manifest_that_cannot_be_published_waits_for_the_next_run(
     world: Installation, one_range: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "manifests"
-    monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(place))
+    monkeypatch.setenv("MASTOSYNC_MANIFESTS", str(tmp_path / "manifests"))
+    place = tmp_path / "manifests" / "accounts" / one_range
+    place.parent.mkdir(parents=True)
     place.write_text("a file where a folder must be")
     first = world.run("sync_accounts", one_range)
     assert "MASTOSYNC_MANIFESTS" in failure_of(first)
