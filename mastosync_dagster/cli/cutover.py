@@ -88,8 +88,14 @@ def table_progress(instance: dg.DagsterInstance) -> list[TableProgress]:
             last_delta=each.watermark.timestamp if each.watermark else None,
             restored=each.restored,
         )
-        for each in statuses(instance, MastodonDatabase(), S3Bucket.destination(), present, instance_policy())
+        for each in statuses(
+            instance, MastodonDatabase(), S3Bucket.destination(), present, instance_policy(), warn=_warn
+        )
     ]
+
+
+def _warn(text: str) -> None:
+    click.echo(plain(text), err=True)
 
 
 def storages(instance: dg.DagsterInstance) -> Storages:

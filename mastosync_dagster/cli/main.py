@@ -512,9 +512,14 @@ def status(
     with _plain_errors(), _instance() as instance:
         policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
         while True:
-            found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy)
+            remarks: list[str] = []
+            found = statuses(
+                instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy, warn=remarks.append
+            )
             if watch:
                 click.clear()
+            for remark in remarks:
+                click.echo(plain(remark), err=True)
             if as_json:
                 click.echo(json.dumps([status_json(each) for each in found], indent=2))
             else:

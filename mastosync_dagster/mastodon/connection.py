@@ -114,6 +114,15 @@ def may_not_read(database: str, what: str) -> DatabaseReadError:
     )
 
 
+def rows_hidden(database: str, user: str, rows: str) -> DatabaseReadError:
+    """Return the error for a user to whom row-level security does not show ``rows``."""
+    return DatabaseReadError(
+        f"In the database {database!r} row-level security hides {rows} from this user. What it hides would count as"
+        f' deleted, and private media as public. Run as a superuser: ALTER ROLE "{user}" BYPASSRLS. Or name the owner'
+        " of the tables in DATABASE_URL or DB_USER."
+    )
+
+
 class Reconnecting:
     """Opens connections, the first one and later ones by one policy: what may pass is retried for some minutes.
 
@@ -233,6 +242,8 @@ class ReadingCursor(Cursor):
         settings = {
             # A pooler's session may have settings of other clients: pg_dump empties the search path.
             "search_path": "DEFAULT",
+            # A query fails where a policy would hide rows from it.
+            "row_security": "off",
             "statement_timeout": str(milliseconds),
             "application_name": f"'{_APPLICATION_NAME}'",
             **{name: f"'{value}'" for name, value, first in _TRANSACTION if version >= first},
@@ -305,6 +316,9 @@ def _unreadable(database: str, connection: Connection, error: psycopg2.Error) ->
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         return not_mastodon(database, _first_line(error))
     if isinstance(error, errors.InsufficientPrivilege):
+        # The message is in the server's language, and the same class of error stands for a right that is missing.
+        if error.diag.source_function == "check_enable_rls":
+            return rows_hidden(database, connection.info.user, f"rows ({_first_line(error)})")
         return may_not_read(database, f"what it must ({_first_line(error)})")
     if isinstance(error, errors.CharacterNotInRepertoire | errors.UntranslatableCharacter):
         return DatabaseReadError(

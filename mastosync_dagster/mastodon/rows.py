@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mastosync_dagster.mastodon.remote_rows import RemoteWindow
     from mastosync_dagster.mastodon.schema import Database, Schema
-    from mastosync_dagster.mastodon.tables import Attachment, Owner, Table
+    from mastosync_dagster.mastodon.tables import Attachment, Table
 
 _COUNTS = 7
 """Columns of a page's query that stand before those of the row."""
@@ -177,26 +177,22 @@ def row_columns(facts: Table, schema: Schema, *, changed: bool = False) -> list[
     return [name for name in dict.fromkeys(names) if name is not None and schema.has(facts.name, name)]
 
 
-def _owners(facts: Table, schema: Schema) -> list[Owner]:
-    """Return the owners whose tables and columns exist, each with its existing columns only."""
-    known = [
-        replace(owner, private_since=tuple(name for name in owner.private_since if schema.has(owner.table, name)))
-        for owner in facts.owners
-        if schema.has(facts.name, owner.column) and schema.has(owner.table, "id")
-    ]
-    return [owner for owner in known if owner.private_since]
-
-
 def is_private(facts: Table, schema: Schema, rows: str) -> sql.Composable:
-    """Return the condition that a row's files are private. ``rows`` is the alias of the table in the query."""
+    """Return the condition that a row's files are private. ``rows`` is the alias of the table in the query.
+
+    The schema must have passed `Schema.require` for the table: what decides is there.
+    """
     # A subquery for each row, not a join: with stale statistics a join might read the whole other table.
     private = [
         sql.SQL("COALESCE((SELECT COALESCE({}) IS NOT NULL FROM {} o WHERE o.id = {}), false)").format(
-            sql.SQL(", ").join(sql.Identifier("o", column) for column in owner.private_since),
+            sql.SQL(", ").join(
+                sql.Identifier("o", column)
+                for column in (owner.private_since, *(name for name in owner.newer if schema.has(owner.table, name)))
+            ),
             schema.identifier(owner.table),
             sql.Identifier(rows, owner.column),
         )
-        for owner in _owners(facts, schema)
+        for owner in facts.owners
     ]
     return _any_of(private) if private else sql.Literal(facts.private)
 
@@ -223,7 +219,7 @@ def _page_query(
         objects = sql.SQL("CASE WHEN {} THEN {} ELSE 0 END").format(is_out, object_count(facts, schema))
         cached = sql.SQL("{} AND {}").format(is_out, is_cached(facts, schema))
         wanted = sql.SQL("{} AND {}").format(wanted, subset)
-    inner = [*columns, *(owner.column for owner in _owners(facts, schema))]
+    inner = [*columns, *(owner.column for owner in facts.owners)]
     return sql.SQL(
         """
         WITH scanned AS (

@@ -93,6 +93,7 @@ class PrivateRows(_ById):
         super().__init__(database)
         self.table = table
         schema = database.schema
+        schema.require([table])
         self._query = sql.SQL("SELECT id FROM {} asked WHERE id = ANY (%(ids)s::bigint[]) AND {}").format(
             schema.identifier(table), is_private(table_named(table), schema, "asked")
         )

@@ -106,12 +106,17 @@ class Attachment:
 class Owner:
     """A row of another table, whose id is in ``column``, that may make the files of a row private.
 
-    They are private if any of the owner's columns ``private_since`` is not NULL. Versions differ in these columns.
+    They are private if the owner's column ``private_since`` is not NULL, or a ``newer`` one. Every supported version of
+    Mastodon (3.0 and later) has ``column`` and ``private_since``: without them nobody knows what is private, and
+    nothing is read. Earlier versions lack the ``newer`` columns. Where one is absent, though the version has it, what
+    only that column makes private is taken for public. A view may leave it out: that is noticed if the table is in the
+    same database (`Schema.left_out`), and not in a foreign table or a table of a subscription.
     """
 
     column: str
     table: str
-    private_since: tuple[str, ...]
+    private_since: str
+    newer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +204,11 @@ _MEDIA_ATTACHMENTS = Table(
     remote_column="remote_url",
     age_column="created_at",
     owners=(
-        # Since 3.3: SuspendAccountService. Since 4.7 accounts whose deletion was requested have only the second column
-        # set: a migration moves the first one there.
-        Owner("account_id", "accounts", ("suspended_at", "requested_deletion_at")),
-        Owner("status_id", "statuses", ("deleted_at",)),  # since 4.4: removed by moderation, kept for appeals
+        # The column since 2.9, private since 3.3: SuspendAccountService. Since 4.7 accounts whose deletion was
+        # requested have only the newer column set: a migration moves the first one there.
+        Owner("account_id", "accounts", "suspended_at", newer=("requested_deletion_at",)),
+        # The column since 3.0, private since 4.4: removed by moderation, kept for appeals.
+        Owner("status_id", "statuses", "deleted_at"),
     ),
 )
 

@@ -24,7 +24,7 @@ from mastosync_dagster.records.findings import Finding
 from mastosync_dagster.records.outcomes import Outcome
 from mastosync_dagster.records.summaries import LEFT_OUT, ONLY_THERE
 from mastosync_dagster.runs.doubts import in_doubt, open_objects, open_reasons
-from mastosync_dagster.runs.manifests import Damaged, ManifestOrigin, manifest_store
+from mastosync_dagster.runs.manifests import LOST_DOUBTS, Damaged, ManifestOrigin, manifest_store
 from mastosync_dagster.runs.watermarks import (
     DATABASE_BYTES,
     believable,
@@ -109,13 +109,16 @@ def statuses(
     destination: S3Bucket,
     file_types: Sequence[FileType],
     policy: Policy = EVERYTHING,
+    *,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> list[Status]:
     """Return the status of each file type, given what is wanted. Raises an `AdminError`.
 
-    Only rows that no range's run has read are counted in the database.
+    Only rows that no range's run has read are counted in the database. ``warn`` gets a sentence for each file of the
+    doubt lists that cannot be read: what it names is not counted.
     """
     origin = ManifestOrigin(destination.settings().identity, acls=destination.settings().has_acls)
-    store, damaged = manifest_store(instance, destination), Damaged(lambda _: None)
+    store, damaged = manifest_store(instance, destination), Damaged(warn, LOST_DOUBTS)
     doubts = {each: in_doubt(store, origin, each.value, damaged) for each in file_types}
     with mastodon_db.session() as connect:
         database = Database.open(connect, [each.value for each in file_types])

@@ -44,6 +44,7 @@ def test_twenty_large_objects_with_sixteen_threads_stay_under_the_bound(
             pool.submit(source_bucket.client.put_object, Bucket=source_bucket.name, Key=key, Body=content)
     with contextlib.closing(psycopg2.connect(database.url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(resources.files("mastosync_dagster.demo").joinpath("schema_main.sql").read_text())
+        cursor.execute("CREATE TABLE statuses (id bigint PRIMARY KEY, deleted_at timestamp)")
         cursor.execute(
             "INSERT INTO media_attachments (id, file_file_name, file_content_type, file_file_size, created_at,"
             " updated_at, file_updated_at) SELECT n, %s, 'audio/mpeg', %s, now(), now(), now()"

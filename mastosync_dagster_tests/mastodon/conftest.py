@@ -104,6 +104,21 @@ class MastodonDatabase:
         )
 
 
+@contextlib.contextmanager
+def role(mastodon: MastodonDatabase, *grants: str) -> Iterator[Connection]:
+    """Connect as a user who has these rights alone."""
+    name, server = "somebody", mastodon.server
+    mastodon.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret word'")
+    try:
+        for grant in grants:
+            mastodon.execute(f"GRANT {grant} TO {name}")
+        url = f"postgresql://{name}:secret word@{server.host}:{server.port}/{server.database}"
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            yield connection
+    finally:
+        mastodon.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
 @pytest.fixture(autouse=True)
 def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry failed queries three times, without the pauses."""
@@ -118,7 +133,7 @@ def database_of_version(database: PostgresServer) -> Iterator[Callable[[str], Ma
 
         def create(version: str) -> MastodonDatabase:
             made = MastodonDatabase(server=database, admin=admin)
-            made.execute(SCHEMAS[version].read_text())
+            made.execute(SCHEMAS[version].read_text() + STATUSES)
             return made
 
         yield create
@@ -127,9 +142,7 @@ def database_of_version(database: PostgresServer) -> Iterator[Callable[[str], Ma
 @pytest.fixture
 def own_mastodon(database_of_version: Callable[[str], MastodonDatabase]) -> MastodonDatabase:
     """A database of Mastodon's main branch whose tables the test may change."""
-    made = database_of_version("main")
-    made.execute(STATUSES)
-    return made
+    return database_of_version("main")
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,10 @@ import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from mastosync_dagster.mastodon import Database, DatabaseReadError, NotMastodonError, Selection, read_schema, walk_rows
+from mastosync_dagster_tests.mastodon.conftest import role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from psycopg2.extensions import connection as Connection
+    from collections.abc import Callable
 
     from mastosync_dagster.demo.servers.start import PostgresServer
     from mastosync_dagster_tests.mastodon.conftest import MastodonDatabase
@@ -42,7 +41,6 @@ def test_tables_and_columns_of_a_version_are_found(
     assert schema.has("media_attachments", "id", "file_file_name", "processing", "thumbnail_file_name")
     assert schema.has("preview_card_providers") is True
     assert schema.has("imports") is (version != "main")
-    assert not schema.has("statuses")
     for table, column in has_not.items():
         assert not schema.has(table, column)
     assert schema.guess_version() == guess
@@ -99,6 +97,109 @@ def test_a_needed_column_that_is_absent_is_named(own_mastodon: MastodonDatabase,
         own_mastodon.schema()
 
 
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        ("ALTER TABLE media_attachments DROP account_id", "media_attachments has no column account_id"),
+        ("ALTER TABLE media_attachments RENAME status_id TO post_id", "media_attachments has no column status_id"),
+        ("DROP TABLE statuses", "it has no table statuses"),
+        ("ALTER TABLE statuses RENAME id TO number", "statuses has no column id"),
+        ("ALTER TABLE statuses DROP deleted_at", "statuses has no column deleted_at"),
+        ("ALTER TABLE accounts RENAME suspended_at TO suspended_on", "accounts has no column suspended_at"),
+        (
+            "ALTER TABLE accounts DROP suspended_at, DROP requested_deletion_at",
+            "accounts has no column suspended_at",
+        ),
+    ],
+)
+def test_what_says_that_objects_are_private_must_be_there(
+    own_mastodon: MastodonDatabase, change: str, absent: str
+) -> None:
+    """Else nothing would be private."""
+    own_mastodon.execute(change)
+    with pytest.raises(NotMastodonError, match=f"{absent}, without which .* media_attachments are private"):
+        own_mastodon.schema("media_attachments")
+    with pytest.raises(NotMastodonError, match=absent):
+        own_mastodon.schema()
+    assert own_mastodon.schema("custom_emojis").has("custom_emojis")
+
+
+def test_a_table_that_says_what_is_private_is_looked_for_in_other_schemas(own_mastodon: MastodonDatabase) -> None:
+    own_mastodon.execute("CREATE SCHEMA elsewhere; ALTER TABLE statuses SET SCHEMA elsewhere")
+    with pytest.raises(NotMastodonError, match=r'no table statuses.* in the schema "elsewhere"') as error:
+        own_mastodon.schema("media_attachments")
+    cure = re.search(r": (ALTER [^;]*)", str(error.value))
+    assert cure, str(error.value)
+    own_mastodon.execute(cure[1])
+    try:
+        assert own_mastodon.schema("media_attachments").namespaces["statuses"] == "elsewhere"
+    finally:
+        own_mastodon.execute(re.sub("SET search_path = .*", "RESET search_path", cure[1]))
+
+
+@pytest.mark.parametrize(
+    ("views", "absent"),
+    [
+        (["media_attachments", "accounts"], "it has no table statuses"),
+        (["media_attachments", "statuses"], "it has no table accounts"),
+        (["media_attachments", "statuses", "accounts-suspended_at"], "accounts has no column suspended_at"),
+        (
+            ["media_attachments", "statuses", "accounts-requested_deletion_at"],
+            "the view accounts has no column requested_deletion_at, which a table of that name has",
+        ),
+        (["media_attachments", "statuses", "accounts"], None),
+    ],
+)
+def test_views_must_show_what_says_that_objects_are_private(
+    own_mastodon: MastodonDatabase, views: list[str], absent: str | None
+) -> None:
+    columns = own_mastodon.schema().columns
+    own_mastodon.execute("CREATE SCHEMA shown")
+    for view in views:
+        table, _, without = view.partition("-")
+        shown = ", ".join(columns[table] - {without})
+        own_mastodon.execute(f"CREATE VIEW shown.{table} AS SELECT {shown} FROM public.{table}")  # noqa: S608  (of a list)
+    with role(own_mastodon, "USAGE ON SCHEMA shown", "SELECT ON ALL TABLES IN SCHEMA shown") as connection:
+        own_mastodon.execute("ALTER ROLE somebody SET search_path = shown")
+        with contextlib.closing(psycopg2.connect(connection.dsn, password="secret word")) as again:
+            if absent is None:
+                assert read_schema(again, ["media_attachments"]).has("statuses", "deleted_at")
+            else:
+                with pytest.raises(NotMastodonError, match=f"{absent}.* media_attachments are private"):
+                    read_schema(again, ["media_attachments"])
+
+
+@pytest.mark.parametrize("type_name", ["numeric", "text"])
+def test_ids_of_another_type_are_refused(own_mastodon: MastodonDatabase, type_name: str) -> None:
+    own_mastodon.execute(f"ALTER TABLE preview_cards ALTER id DROP DEFAULT, ALTER id TYPE {type_name}")
+    with pytest.raises(NotMastodonError, match=rf"preview_cards\.id is {type_name}, not bigint"):
+        own_mastodon.schema("preview_cards")
+    assert own_mastodon.schema("accounts").has("accounts")
+
+
+@pytest.mark.parametrize("table", ["media_attachments", "accounts"])
+def test_a_materialized_view_is_refused_as_one(own_mastodon: MastodonDatabase, table: str) -> None:
+    own_mastodon.execute(f"ALTER TABLE {table} RENAME TO kept; CREATE MATERIALIZED VIEW {table} AS SELECT * FROM kept")
+    with pytest.raises(NotMastodonError, match=f"{table} is a materialized view"):
+        own_mastodon.schema("media_attachments")
+
+
+@pytest.mark.parametrize("table", ["media_attachments", "accounts", "statuses"])
+def test_row_level_security_is_named_for_every_table_that_is_used(own_mastodon: MastodonDatabase, table: str) -> None:
+    """Rows that it hides would be taken for deleted, or for public."""
+    own_mastodon.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON {table} USING (id > 9)")
+    assert own_mastodon.schema("media_attachments").has(table)
+    with role(own_mastodon, "SELECT ON ALL TABLES IN SCHEMA public") as connection:
+        with pytest.raises(DatabaseReadError, match=f"row-level security hides rows of {table} from") as error:
+            read_schema(connection, ["media_attachments"])
+        assert "GRANT" not in str(error.value)
+        assert read_schema(connection, ["custom_emojis"]).has("custom_emojis")
+        cure = re.search(r"ALTER ROLE \S+ BYPASSRLS", str(error.value))
+        assert cure, str(error.value)
+        own_mastodon.execute(cure[0])
+        assert read_schema(connection, ["media_attachments"]).has(table)
+
+
 def test_only_tables_that_are_asked_for_must_be_there(own_mastodon: MastodonDatabase) -> None:
     own_mastodon.execute("DROP TABLE preview_cards")
     assert own_mastodon.schema("accounts").has("accounts")
@@ -124,21 +225,6 @@ def test_tables_in_another_schema_are_found_and_the_statement_in_the_message_is_
         with contextlib.closing(psycopg2.connect(connection.dsn, password="secret word")) as again:
             assert read_schema(again).namespaces["accounts"] == "elsewhere"
         own_mastodon.execute("ALTER ROLE somebody RESET ALL")
-
-
-@contextlib.contextmanager
-def role(mastodon: MastodonDatabase, *grants: str) -> Iterator[Connection]:
-    """Connect as a user who has these rights alone."""
-    name, server = "somebody", mastodon.server
-    mastodon.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret word'")
-    try:
-        for grant in grants:
-            mastodon.execute(f"GRANT {grant} TO {name}")
-        url = f"postgresql://{name}:secret word@{server.host}:{server.port}/{server.database}"
-        with contextlib.closing(psycopg2.connect(url)) as connection:
-            yield connection
-    finally:
-        mastodon.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,30 @@ MUTANTS = (
         "        if False:\n            yield DoubtLine(line.row_id, line.part, Doubt.FAILED",
         ("integration/test_lasting_doubts.py::test_what_has_failed_stays_on_the_list",),
     ),
+    Mutant(
+        "rows-that-row-level-security-hides-count-as-absent",
+        "mastodon/connection.py",
+        '            "row_security": "off",\n',
+        "",
+        ("mastodon/test_rows.py::test_rows_that_a_policy_hides_since_the_tables_were_found_are_an_error",),
+    ),
+    Mutant(
+        "row-level-security-is-not-looked-for",
+        "mastodon/schema.py",
+        "for column in found if column.filtered)",
+        "for column in found if False)",
+        ("mastodon/test_schema.py::test_row_level_security_is_named_for_every_table_that_is_used",),
+    ),
+    Mutant(
+        "without-what-says-it-nothing-is-private",
+        "mastodon/schema.py",
+        "            for what in self._absent_of(facts, owner):\n",
+        "            for what in ():\n",
+        (
+            "mastodon/test_schema.py::test_what_says_that_objects_are_private_must_be_there",
+            "mastodon/test_schema.py::test_views_must_show_what_says_that_objects_are_private",
+        ),
+    ),
     # --- what is deleted ---------------------------------------------------------------------------------------------
     Mutant(
         "another-instances-bucket-is-pruned",
