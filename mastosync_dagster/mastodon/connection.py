@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg2
 from psycopg2 import errors, sql
-from psycopg2.extensions import PYDATETIME, new_type, register_type
+from psycopg2.extensions import PYDATETIME, PYDATETIMETZ, new_type, register_type
 from psycopg2.extensions import cursor as Cursor
 
 from mastosync_dagster.errors import AdminError
@@ -61,6 +61,8 @@ _TRANSACTION = (
     ("tcp_user_timeout", "25s", 120000),
     # PostgreSQL 14 has it, and refuses it on any other system than Linux.
     ("client_connection_check_interval", "5s", 150000),
+    # Each query has a transaction of its own, and a limit of its own. This one would end the session.
+    ("transaction_timeout", "0", 170000),
 )
 """Settings of a transaction, each with the first version of PostgreSQL to be given it."""
 
@@ -73,9 +75,10 @@ _SESSION = {
 }
 """What a session of our own is set to, so that the server ends it soon when this machine is gone."""
 _EARLIEST, _LATEST = datetime(1, 1, 2), datetime(9999, 12, 30)  # noqa: DTZ001  (as Mastodon's columns are)
-"""Timestamps that are read: those that Python has, less a day, so that hours can be added and taken off."""
+"""Timestamps that are read, in UTC: those that Python has, less a day, so that hours can be added and taken off."""
 _SET_UP_SECONDS = 10.0
 _SET_UP_SESSION = """
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     SELECT set_config(wanted.name, wanted.value, false)
     FROM unnest(%(names)s, %(values)s) AS wanted (name, value)
     JOIN pg_catalog.pg_settings USING (name)
@@ -194,15 +197,32 @@ class Reconnecting:
 
 def _timestamp(text: str | bytes | None, cursor: Cursor) -> datetime | None:
     """Return a timestamp, or the nearest one: PostgreSQL has other years too, and any server may send one."""
+    return _nearest(PYDATETIME, text, cursor, None)
+
+
+def _timestamp_with_zone(text: str | bytes | None, cursor: Cursor) -> datetime | None:
+    return _nearest(PYDATETIMETZ, text, cursor, timezone.utc)
+
+
+def _nearest(
+    read: Callable[[str | bytes | None, Cursor], datetime | None],
+    text: str | bytes | None,
+    cursor: Cursor,
+    zone: timezone | None,
+) -> datetime | None:
+    earliest, latest = _EARLIEST.replace(tzinfo=zone), _LATEST.replace(tzinfo=zone)
     try:
-        found: datetime | None = PYDATETIME(text, cursor)
+        found = read(text, cursor)
     except ValueError:
-        found = _EARLIEST if str(text).endswith("BC") else _LATEST
-    return found and min(max(found, _EARLIEST), _LATEST)
+        return earliest if str(text).endswith("BC") else latest
+    return found and min(max(found, earliest), latest)
 
 
-_TIMESTAMP = new_type((1114,), "TIMESTAMP", _timestamp)
-"""Of ``timestamp without time zone``, which Mastodon's columns are."""
+_TIMESTAMPS = (
+    # `timestamp without time zone`, which Mastodon's columns are, and `timestamp with time zone`.
+    new_type((1114,), "TIMESTAMP", _timestamp),
+    new_type((1184,), "TIMESTAMPTZ", _timestamp_with_zone),
+)
 
 
 def set_up_session(connection: Connection) -> None:
@@ -244,12 +264,16 @@ class ReadingCursor(Cursor):
             "search_path": "DEFAULT",
             # A query fails where a policy would hide rows from it.
             "row_security": "off",
+            # Columns without time zone, and times that are compared with them, are in UTC. Columns with one, which a
+            # conversion of the database may have made, are then as well.
+            "TimeZone": "'UTC'",
             "statement_timeout": str(milliseconds),
             "application_name": f"'{_APPLICATION_NAME}'",
             **{name: f"'{value}'" for name, value, first in _TRANSACTION if version >= first},
         }
         local = "".join(f"SET LOCAL {name} TO {value}; " for name, value in settings.items())
-        self._before = sql.SQL("SET TRANSACTION READ ONLY; " + local)
+        # Of a single query the level says nothing. A standby refuses transactions that are serializable by default.
+        self._before = sql.SQL("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; " + local)
 
     def execute(self, query: Any, parameters: Any = None) -> None:
         """Execute a query, a text or a `sql.Composable`."""
@@ -267,7 +291,8 @@ def reading(connection: Connection, statement_timeout_ms: int = _STATEMENT_TIMEO
         limited.until = time.monotonic() + statement_timeout_ms / 1000 + _SILENCE_SECONDS
     try:
         with connection.cursor(cursor_factory=ReadingCursor) as cursor:
-            register_type(_TIMESTAMP, cursor)
+            for timestamp in _TIMESTAMPS:
+                register_type(timestamp, cursor)
             cursor.limit(statement_timeout_ms)
             yield cursor
     finally:

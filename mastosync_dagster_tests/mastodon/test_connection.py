@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -140,7 +141,10 @@ def test_every_page_is_one_read_only_message_and_leaves_nothing_in_the_session(
         connection.autocommit = True
         assert session(connection) == before
     for message in messages:
-        assert message.startswith("SET TRANSACTION READ ONLY; SET LOCAL search_path TO DEFAULT; ")
+        assert message.startswith(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY; SET LOCAL search_path TO DEFAULT; "
+        )
+        assert "SET LOCAL row_security TO off; SET LOCAL TimeZone TO 'UTC'; " in message
         assert "SET LOCAL statement_timeout TO 30000; SET LOCAL application_name TO 'mastosync'; " in message
         *settings, query = (part.strip() for part in message.split(";"))
         assert query.startswith("WITH scanned")
@@ -178,6 +182,30 @@ def test_what_others_left_in_a_poolers_session_does_not_matter(hundred: Mastodon
     assert ids(list(walk_rows(Database.open(poisoned), CARDS))) == list(range(1, 101))
     (boundary,) = id_boundaries(poisoned, "preview_cards", after=None, rows_per_range=100)
     assert (boundary.ids.lo, boundary.ids.hi) == (1, 100)
+
+
+@pytest.mark.parametrize("type_name", ["timestamp", "timestamptz"])
+@pytest.mark.parametrize("text", ["0044-03-15 BC", "0001-01-01 00:00:00+14", "9999-12-31 23:59:59-12", "20000-01-01"])
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_a_time_that_python_does_not_have_is_the_nearest_one(
+    mastodon: MastodonDatabase, type_name: str, text: str, zone: str
+) -> None:
+    opened = psycopg2.connect(mastodon.server.url, options=f"-c timezone={zone}")
+    with contextlib.closing(opened) as connection, reading(connection) as cursor:
+        cursor.execute(f"SELECT '{text}'::{type_name}, now()")
+        ((found, now),) = cursor.fetchall()
+    assert found.year in {1, 9999}
+    assert now.utcoffset() == timedelta(0)
+    hour = timedelta(hours=1)
+    assert found - hour < found < found + hour
+
+
+def test_a_time_limit_of_transactions_is_not_that_of_queries(hundred: MastodonDatabase) -> None:
+    """PostgreSQL 17 ends the session then, and a page is no shorter the next time."""
+    with contextlib.closing(psycopg2.connect(hundred.server.url, options="-c transaction_timeout=100ms")) as connection:
+        for _ in range(2):
+            with reading(connection) as cursor:
+                cursor.execute("SELECT pg_sleep(0.3)")
 
 
 @pytest.mark.parametrize("autocommit", [True, False])

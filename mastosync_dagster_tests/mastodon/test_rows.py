@@ -22,6 +22,7 @@ from mastosync_dagster.mastodon import (
     PrivateRows,
     Rows,
     Selection,
+    changed_objects,
     database_now,
     highest_id,
     id_boundaries,
@@ -257,14 +258,25 @@ def test_a_row_has_changed_when_one_of_its_times_is_later(
     assert mastodon.ids(Selection(table, changed_since=since)) == [1]
 
 
-def test_the_session_time_zone_changes_nothing(own_mastodon: MastodonDatabase) -> None:
-    own_mastodon.execute(f"ALTER DATABASE \"{own_mastodon.server.database}\" SET timezone = 'Asia/Tokyo'")
-    own_mastodon.insert("preview_cards", {"id": 1, "image_file_name": "a", "image_updated_at": "2024-05-06 07:08:09"})
-    since = datetime(2024, 5, 6, 7, 8, 8, tzinfo=timezone.utc)
-    assert own_mastodon.ids(Selection("preview_cards", changed_since=since)) == [1]
-    assert own_mastodon.ids(Selection("preview_cards", changed_since=since + timedelta(seconds=1))) == []
+@pytest.mark.parametrize("with_zone", [False, True])
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_the_session_time_zone_changes_nothing(own_mastodon: MastodonDatabase, zone: str, *, with_zone: bool) -> None:
+    if with_zone:
+        for name in ("created_at", "updated_at", "image_updated_at"):
+            own_mastodon.execute(
+                f"ALTER TABLE preview_cards ALTER {name} TYPE timestamptz USING {name} AT TIME ZONE 'UTC'"
+            )
+    own_mastodon.insert(
+        "preview_cards", {"id": 1, "image_file_name": "a", "image_updated_at": "2024-05-06 07:08:09+00"}
+    )
+    own_mastodon.execute(f"ALTER DATABASE \"{own_mastodon.server.database}\" SET timezone = '{zone}'")
+    since, second = datetime(2024, 5, 6, 7, 8, 8, tzinfo=timezone.utc), timedelta(seconds=1)
+    (row,) = own_mastodon.rows(Selection("preview_cards", changed_since=since))
+    assert [changed.written for changed in changed_objects("preview_cards", row, since)] == [since + second]
+    assert own_mastodon.ids(Selection("preview_cards", changed_since=since + second)) == []
     with contextlib.closing(own_mastodon.connect()) as connection:
         now = database_now(connection)
+        assert newest_row(connection, own_mastodon.schema()) == datetime(2023, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
     assert now.utcoffset() == timedelta(0)
     assert abs(now - datetime.now(timezone.utc)) < timedelta(minutes=1)
 

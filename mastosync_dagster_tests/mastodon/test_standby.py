@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from mastosync_dagster.mastodon import database_now, read_snapshot, rows_as_of, wait_for_open_transactions
+from mastosync_dagster.mastodon.connection import reading_once, set_up_session
 from mastosync_dagster.prune.guards import shown_at
 from mastosync_dagster_tests.support.standby import standby_of, without_autovacuum
 from mastosync_dagster_tests.support.waiting import wait_until
@@ -88,6 +89,22 @@ def test_a_standby_that_has_replayed_nothing_knows_no_time_until_it_has_or_is_pr
         # It shows all there is, whatever it replayed last.
         before = datetime.now(timezone.utc)
         assert shown_by(second) >= before
+
+
+@pytest.mark.parametrize("level", ["serializable", "repeatable read"])
+def test_a_standby_is_read_whatever_isolation_its_transactions_have_by_default(
+    standby: PostgresServer, level: str
+) -> None:
+    """A standby refuses serializable ones."""
+    quoted = level.replace(" ", "\\ ")
+    with contextlib.closing(
+        psycopg2.connect(standby.url, options=f"-c default_transaction_isolation={quoted}")
+    ) as connection:
+        set_up_session(connection)
+        with reading_once(connection) as cursor:
+            cursor.execute("SELECT current_setting('idle_session_timeout'), current_setting('transaction_isolation')")
+            assert cursor.fetchall() == [("1min", "read committed")]
+        assert read_snapshot(connection).now.tzinfo is not None
 
 
 def test_a_transaction_that_writes_is_waited_for_on_both_and_one_that_reads_is_not(
