@@ -502,6 +502,7 @@ def status(
     The newest million of a table is counted, the others are estimated.
     """
     from mastosync_dagster.cli.console import status_json, status_text
+    from mastosync_dagster.escaping import plain
     from mastosync_dagster.ranges.partitions import FileType
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket
     from mastosync_dagster.status.counts import statuses
@@ -513,9 +514,7 @@ def status(
         policy = _policy(_policy_config(local_only=local_only, remote_days=remote_days, remote=remote))
         while True:
             remarks: list[str] = []
-            found = statuses(
-                instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy, warn=remarks.append
-            )
+            found = statuses(instance, MastodonDatabase(), S3Bucket.destination(), chosen, policy, warn=remarks.append)
             if watch:
                 click.clear()
             for remark in remarks:

@@ -399,6 +399,9 @@ def _prefix(fields: Fields) -> str:
         raise SettingsError(
             f"{fields.name('key_prefix')} has a line break, or another character that no key of Mastodon has."
         )
+    if "://" in key_prefix:
+        # Not repeated: there may be credentials in it.
+        raise SettingsError(f"{fields.name('key_prefix')} holds a URL: it is what keys begin with, such as media.")
     if key_prefix != key_prefix.strip():
         raise SettingsError(f"{fields.name('key_prefix')} begins or ends with a blank.")
     return prefixed(key_prefix, "")

@@ -38,7 +38,7 @@ from mastosync_dagster.sync import clocks
 from mastosync_dagster.sync.incremental import checked_history
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from mastosync_dagster.resources import MastodonDatabase, S3Bucket

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
+from mastosync_dagster.cli.main import main
 from mastosync_dagster.installation.processes import running
 from mastosync_dagster.resources import S3Bucket
 from mastosync_dagster.runs import run_lock
@@ -104,6 +106,7 @@ def test_nights_take_every_row_while_a_list_cannot_be_read(
     lists = list(Path(settled.dagster.root_directory, "manifests", f"doubts_{MEDIA.value}").rglob("*.parquet"))
     for file in lists:
         os.truncate(file, 50)
+    assert "is passed over" in CliRunner().invoke(main, ["status", MEDIA.value]).stderr
     capfd.readouterr()
     assert nightly(settled).success
     assert answers(settled) == expected_answers(settled)

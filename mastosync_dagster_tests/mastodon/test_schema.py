@@ -289,13 +289,13 @@ def test_tables_are_those_that_come_first_in_the_search_path_and_stay_so(own_mas
         own_mastodon.schema()
 
 
-@pytest.mark.parametrize(("schema", "path"), [("public", '"public"'), ("own_mastodon", '"own_mastodon", public')])
+@pytest.mark.parametrize(("schema", "path"), [("public", '"public"'), ("own_mastodon", '"own_mastodon", "public"')])
 def test_tables_outside_of_the_search_path_are_said_to_be_there_with_the_path_to_set(
     own_mastodon: MastodonDatabase, schema: str, path: str
 ) -> None:
     if schema != "public":
         own_mastodon.execute(f"ALTER SCHEMA public RENAME TO {schema}")
-    own_mastodon.execute(f'ALTER DATABASE "{own_mastodon.server.database}" SET search_path = pg_catalog')
+    own_mastodon.execute(f'ALTER DATABASE "{own_mastodon.server.database}" SET search_path = absent')
     with contextlib.closing(own_mastodon.connect()) as connection, pytest.raises(NotMastodonError) as caught:
         read_schema(connection, ["accounts"])
     assert f"SET search_path = {path};" in str(caught.value)

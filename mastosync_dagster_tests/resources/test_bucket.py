@@ -198,6 +198,7 @@ def test_fields_win_over_variables_and_an_empty_field_means_none() -> None:
         ({"storage_class": "A\r\nB"}, {"S3_BUCKET": "media"}, "resources.source.config.storage_class must be"),
         ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": "media\n"}, "S3_KEY_PREFIX (or resources.source"),
         ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": " "}, "S3_KEY_PREFIX (or resources.source"),
+        ({}, {"S3_BUCKET": "media", "S3_KEY_PREFIX": "https://k:s@h/p"}, "S3_KEY_PREFIX (or resources.source"),
         ({"key_prefix": "media "}, {"S3_BUCKET": "media"}, "resources.source.config.key_prefix begins or ends"),
         ({}, {"S3_BUCKET": "media\n"}, "S3_BUCKET (or resources.source"),
         ({}, {"S3_BUCKET": "media", "S3_REGION": "eu\n"}, "S3_REGION (or resources.source"),

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import asyncssh
+import paramiko
 import psutil
 import psycopg2
 import pytest
@@ -119,6 +120,24 @@ def test_the_password_is_tried_where_the_key_is_refused(
     file = write_key(asyncssh.generate_private_key("ssh-ed25519"), tmp_path / "key")
     with ssh_server(client_keys=[asyncssh.generate_private_key("ssh-ed25519")]) as server:
         assert answer(configure(server, SSH_TUNNEL_KEY_FILE=str(file))) == 42
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_answer_that_comes_before_it_is_waited_for_counts(
+    configure: Callable[..., MastodonDatabase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, asks: bool
+) -> None:
+    send = paramiko.Transport._send_message  # type: ignore[attr-defined]  # the types lack it
+
+    def send_and_dawdle(self: paramiko.Transport, message: paramiko.Message) -> None:
+        send(self, message)
+        if message.asbytes().startswith(paramiko.common.cMSG_USERAUTH_REQUEST):
+            time.sleep(0.3)
+
+    monkeypatch.setattr(paramiko.Transport, "_send_message", send_and_dawdle)
+    file = write_key(asyncssh.generate_private_key("ssh-ed25519"), tmp_path / "key")
+    with ssh_server(client_keys=[asyncssh.generate_private_key("ssh-ed25519")], asks=asks) as server:
+        assert answer(configure(server, SSH_TUNNEL_KEY_FILE=str(file))) == 42
+        assert "does not let the user" in failure(configure(server, SSH_TUNNEL_PASSWORD="wrong"))
 
 
 def test_a_password_that_the_server_asks_for_itself_opens_the_tunnel(

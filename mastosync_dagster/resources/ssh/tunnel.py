@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import paramiko
 import sshtunnel
+from paramiko.auth_handler import AuthOnlyHandler
 
 from mastosync_dagster.addresses import KnownAddresses, connect_first
 from mastosync_dagster.escaping import one_line
@@ -50,6 +51,21 @@ class _RefusedError(ConnectionFailedError):
     """The SSH server refused the login."""
 
 
+class _AuthHandler(AuthOnlyHandler):
+    """paramiko's, which also sees an answer that comes before paramiko begins to wait for it.
+
+    `send_auth_request` makes the event of the answer when it has sent the request: on a busy machine too late, and the
+    login waits for its time limit (paramiko 5.1.0, auth_handler.py).
+    """
+
+    def wait_for_response(self, event: threading.Event) -> list[str]:
+        # A refusal takes the user's name away.
+        if self.username is None or self.authenticated:
+            event.set()
+        allowed: list[str] = super().wait_for_response(event)
+        return allowed
+
+
 class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defined,misc]  # newer than its types
     """paramiko's connection that requests the service "ssh-userauth" once, as OpenSSH does, with a time limit.
 
@@ -74,6 +90,10 @@ class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[name-defi
                 raise paramiko.AuthenticationException(_LATE)
             time.sleep(_POLL_SECONDS)
         self.auth_handler = self.get_auth_handler()
+
+    def get_auth_handler(self) -> _AuthHandler:
+        """Return what logs in."""
+        return _AuthHandler(self)
 
 
 class Tunnel:
