@@ -24,7 +24,7 @@ from mastosync_dagster.expected.source_check import check_originals
 from mastosync_dagster.folder.storage import FolderStorage
 from mastosync_dagster.installation.home_errors import HomeError
 from mastosync_dagster.machines.check import ask_broker, shares_runs
-from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema
+from mastosync_dagster.mastodon import TABLES, Database, database_now, read_schema, remote_file_columns
 from mastosync_dagster.mastodon.key_owners import FOLDERS
 from mastosync_dagster.mastodon.keys import CACHE
 from mastosync_dagster.ranges.file_types import FILE_TYPES
@@ -325,7 +325,19 @@ def _tables(connection: Connection) -> str:
     # A table that may not be read is no absent one: a run of it would fail.
     schema.require([name for name in FILE_TYPES if schema.exists(name)])
     rows = [f"{name} ({len(schema.columns[name])} columns)" for name in TABLES if schema.has(name)]
-    return f"Mastodon {schema.guess_version()}, by its columns: {', '.join(rows)}"
+    message = f"Mastodon {schema.guess_version()}, by its columns: {', '.join(rows)}"
+    hidden = [
+        f"{table}.{column}"
+        for table in TABLES
+        for column in ("username", *remote_file_columns(table))
+        if column in schema.unreadable.get(table, ())
+    ]
+    if hidden:
+        raise _Warned(
+            f"{message}. Its user may not read {', '.join(hidden)}: GRANT SELECT on it, or what is lost of other"
+            " servers can only be fetched again in part"
+        )
+    return message
 
 
 def _connections(connection: Connection) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg2 import sql
 from psycopg2.extensions import encodings
 
+from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT
 from mastosync_dagster.mastodon.connection import (
     NotMastodonError,
     may_not_read,
@@ -304,7 +305,10 @@ def _used_columns(facts: Table) -> Iterator[tuple[str, str]]:
 
 
 def _needed_columns(facts: Table) -> Iterator[str]:
-    yield from ("id", "created_at")
+    yield from ("id", CREATED_AT)
+    if any(attachment.processed_later for attachment in facts.attachments):
+        # It alone shows that a file was converted.
+        yield ROW_UPDATED_AT
     if facts.remote_column is not None:
         yield facts.remote_column
     for attachment in facts.attachments:

@@ -33,10 +33,17 @@ SOURCE_DAMAGED = (
 )
 COMPARE = "compare source and destination: mastosync sync --overwrite takes the source's; nothing was overwritten"
 NO_POST = "of another server, in no post and of no account: Mastodon does not show it"
+NO_HANDLE = (
+    "of another server: tootctl can fetch it again by the account's handle, and the database's user may not read"
+    " accounts.username"
+)
 EMOJI = "delete this copy of the emoji in the administration: Mastodon fetches it again with the next post that uses it"
 CARD = "Mastodon fetches it again when the link is posted again, two weeks after it was fetched last at the earliest"
 REMOTE = "of another server: tootctl can fetch it again; if the database is reachable, this report prints the command"
 UNKNOWN = "not known whether it is of another server; if the database is reachable, this report shows it"
+
+_HANDLE = "username"
+"""A column of accounts that a role need not read."""
 
 RAILS_RUNNER = "RAILS_ENV=production bin/rails runner"
 MADE_AGAIN = "Mastodon makes it from its original, which is there"
@@ -116,7 +123,7 @@ class Remedies:
         accounts = self._accounts(row.get("account_id") for row in rows.values()) if rows else {}
         page = _Page(
             accounts,
-            self._unavailable((rows or {}).values(), accounts),
+            self._unavailable((rows or {}).values(), accounts or {}),
             # Lines of one row stand together; where a page ends between them, the command finds no original.
             frozenset((line.row_id, line.part) for line in lines if line.outcome in _NOT_THERE),
         )
@@ -131,17 +138,19 @@ class Remedies:
     def _rows(self, table: str, lines: Sequence[ManifestLine]) -> dict[int, Mapping[str, object]] | None:
         if self.database is None:
             return None
-        more = ("account_id", "status_id", "username", "domain")
+        more = ("account_id", "status_id", _HANDLE, "domain")
         with Rows(self.database, table, more_columns=more) as rows:
             return {row["id"]: row for row in rows.of(sorted({line.row_id for line in lines}))}
 
-    def _accounts(self, ids: Iterable[object]) -> dict[object, str]:
-        """Return the handles of those accounts that are remote."""
+    def _accounts(self, ids: Iterable[object]) -> dict[object, str] | None:
+        """Return the handles of those accounts that are remote; None: the user may not read them."""
         wanted = sorted({row_id for row_id in ids if isinstance(row_id, int)})
         if not wanted or self.database is None:
             return {}
-        with Rows(self.database, "accounts", more_columns=("username",)) as rows:
-            return {row["id"]: f"{row['username']}@{row['domain']}" for row in rows.of(wanted) if row["domain"]}
+        if not self.database.schema.has("accounts", _HANDLE):
+            return None
+        with Rows(self.database, "accounts", more_columns=(_HANDLE,)) as rows:
+            return {row["id"]: f"{row[_HANDLE]}@{row['domain']}" for row in rows.of(wanted) if row["domain"]}
 
     def _unavailable(self, rows: Iterable[Mapping[str, object]], accounts: Mapping[object, str]) -> frozenset[str]:
         """Return the servers of rows and accounts that have not answered Mastodon for a week."""
@@ -167,12 +176,12 @@ class _Page(NamedTuple):
     """What is known of a page's lines besides their rows.
 
     Attributes:
-        accounts: Handles of the remote accounts of media, by id.
+        accounts: Handles of the remote accounts of media, by id; None: the user may not read them.
         unavailable: Domains of servers that do not answer.
         not_there: Row and part of each line whose object is missing or failed.
     """
 
-    accounts: Mapping[object, str]
+    accounts: Mapping[object, str] | None
     unavailable: frozenset[str]
     not_there: frozenset[tuple[int, str]]
 
@@ -183,14 +192,16 @@ def _domain(handle: str) -> str:
 
 def _fetched_again(table: str, line: ManifestLine, row: Mapping[str, object], page: _Page) -> Remedy:
     """Return what can be done about an object that other servers may still have."""
-    account = page.accounts.get(row.get("account_id"))
-    if table == "accounts" and row.get("domain"):
-        account = f"{row['username']}@{row['domain']}"
+    account = (page.accounts or {}).get(row.get("account_id"))
+    if table == "accounts" and row.get("domain") and _HANDLE in row:
+        account = f"{row[_HANDLE]}@{row['domain']}"
         command = f"tootctl accounts refresh {quote(account)}"
     elif table == "media_attachments" and row.get("status_id") is not None:
         command = f"tootctl media refresh --status {row['status_id']} --force"
     elif table == "media_attachments" and account is not None:
         command = f"tootctl media refresh --account {quote(account)} --force"
+    elif table == "accounts" or (page.accounts is None and row.get("account_id") is not None):
+        return Remedy(line, remote=True, command=None, words=NO_HANDLE)
     else:
         return Remedy(line, remote=True, command=None, words=_WITHOUT_COMMAND.get(table, NO_POST))
     if account is not None and _domain(account) in page.unavailable:

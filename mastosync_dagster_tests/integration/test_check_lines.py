@@ -224,6 +224,47 @@ def test_a_table_that_the_role_may_not_read_is_named(
             cursor.execute("DROP OWNED BY narrow; DROP ROLE narrow")
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "verdict"),
+    [
+        ("accounts", "username", "warned"),
+        ("accounts", "header_remote_url", "warned"),
+        ("custom_emojis", "image_remote_url", "warned"),
+        ("media_attachments", "updated_at", "failed"),
+        ("accounts", "suspended_at", "failed"),
+    ],
+)
+def test_a_column_that_the_role_may_not_read_is_named(
+    world: Installation, monkeypatch: pytest.MonkeyPatch, table: str, column: str, verdict: str
+) -> None:
+    server = world.database
+    with contextlib.closing(psycopg2.connect(server.url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute(
+            "CREATE ROLE narrow LOGIN PASSWORD 'word'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow"
+        )
+        try:
+            cursor.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attname <> %s",
+                (table, column),
+            )
+            others = sql.SQL(", ").join(sql.Identifier(name) for (name,) in cursor.fetchall())
+            cursor.execute(
+                sql.SQL("REVOKE SELECT ON {table} FROM narrow; GRANT SELECT ({others}) ON {table} TO narrow").format(
+                    table=sql.Identifier(table), others=others
+                )
+            )
+            address = f"{server.host}:{server.port}/{server.database}"
+            monkeypatch.setenv("DATABASE_URL", f"postgresql://narrow:word@{address}")
+            lines, status = check()
+            assert lines["tables"][0] == verdict, lines
+            assert f"{table}.{column}" in lines["tables"][1]
+            assert status == (verdict == "failed")
+        finally:
+            cursor.execute("DROP OWNED BY narrow; DROP ROLE narrow")
+
+
 def night(world: Installation, *, since: str | None = "last", **config: object) -> bool:
     plan = {"changed_since": since, "copy_private": True, **config}
     return world.run("sync_changes", config={"ops": {"plan_changes": {"config": plan}}}).success
