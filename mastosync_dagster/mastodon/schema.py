@@ -17,7 +17,7 @@ from mastosync_dagster.mastodon.connection import (
     reading_once,
     rows_hidden,
 )
-from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, Table, table_named
+from mastosync_dagster.mastodon.tables import BLANK, PROCESSING, TABLES, TABLES_READ, Table, table_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,7 +201,7 @@ def read_schema(connection: Connection, tables: Sequence[str] | None = None) -> 
     ``tables``: None stands for those that every version of Mastodon has.
     """
     required = [name for name, table in TABLES.items() if not table.optional] if tables is None else list(tables)
-    asked = sorted({*TABLES, *(owner.table for table in TABLES.values() for owner in table.owners)})
+    asked = sorted(TABLES_READ)
     with reading_once(connection) as cursor:
         cursor.execute("SELECT current_database()::text, current_user::text")
         ((database, user),) = cursor.fetchall()

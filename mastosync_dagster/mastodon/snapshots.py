@@ -11,6 +11,7 @@ from psycopg2 import sql
 
 from mastosync_dagster.mastodon.changes import CREATED_AT, ROW_UPDATED_AT, with_zone
 from mastosync_dagster.mastodon.connection import reading_once
+from mastosync_dagster.mastodon.tables import TABLES_READ
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -36,13 +37,16 @@ class Snapshot:
         now: Its clock.
         as_of: All rows that were committed before this time are visible. On a primary that is now; on a standby it is
             the time of the last replayed transaction. None: a standby that has replayed none since its start, and does
-            not know its lag.
+            not know its lag; or a database that is ``subscribed``.
+        subscribed: Tables are fed by a subscription (logical replication), from a server whose clock and transactions
+            nothing here shows: what it wrote may come at any time.
         next_transaction: Transactions with a lower number had begun to write. Some may be open: their rows, with
             earlier timestamps, appear later.
     """
 
     now: datetime
     as_of: datetime | None
+    subscribed: bool
     next_transaction: int
 
 
@@ -62,16 +66,18 @@ def read_snapshot(connection: Connection) -> Snapshot:
     """Return the present state of the database."""
     with reading_once(connection) as cursor:
         # The replayed timestamp and those of the rows come from one clock, the primary's. Every role may call these
-        # functions; their names are older than PostgreSQL 12.
+        # functions, and read pg_subscription_rel, of a subscription that is disabled too; PostgreSQL 10 has them all.
         cursor.execute(
-            "SELECT now(), pg_is_in_recovery(), pg_last_xact_replay_timestamp(),"
-            " txid_snapshot_xmax(txid_current_snapshot())"
+            "SELECT now(), pg_is_in_recovery(), pg_last_xact_replay_timestamp(), EXISTS (SELECT FROM"
+            " pg_subscription_rel JOIN pg_class ON pg_class.oid = srrelid WHERE relname::text = ANY (%s)),"
+            " txid_snapshot_xmax(txid_current_snapshot())",
+            (sorted(TABLES_READ),),
         )
-        ((now, in_recovery, replayed, following),) = cursor.fetchall()
+        ((now, in_recovery, replayed, subscribed, following),) = cursor.fetchall()
     now = now.astimezone(timezone.utc)
     # A promoted standby still reports its last replayed transaction, but all its rows are visible.
     as_of = now if not in_recovery else replayed and min(now, replayed.astimezone(timezone.utc))
-    return Snapshot(now, as_of, following)
+    return Snapshot(now, None if subscribed else as_of, subscribed, following)
 
 
 def database_now(connection: Connection) -> datetime:

@@ -249,6 +249,9 @@ _ALL = (
 TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _ALL})
 """Every table with attachments, by name."""
 
+TABLES_READ = frozenset({*TABLES, *(owner.table for table in _ALL for owner in table.owners)})
+"""The same, and the tables of their owners."""
+
 
 def table_named(name: str) -> Table:
     """Return a table of `TABLES`; another name raises ValueError."""

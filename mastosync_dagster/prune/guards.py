@@ -32,10 +32,10 @@ _LONG_AGO = datetime(1970, 1, 2, tzinfo=timezone.utc)
 def shown_at(connection: Connection) -> datetime:
     """Return the time whose rows the database shows, or this machine's if that is earlier.
 
-    A standby may lag behind by more than a day, and lack the rows of new objects.
+    A standby, or a database with a subscription, may lag behind by more than a day, and lack the rows of new objects.
     """
     shown = rows_as_of(connection)
-    # A standby that has replayed nothing since its start does not know the time: nothing is old enough then.
+    # The time may be unknown (`Snapshot.as_of`): nothing is old enough then.
     return _LONG_AGO if shown is None else min(shown, datetime.now(timezone.utc))
 
 

@@ -106,7 +106,13 @@ def begin_reading(
             "a transaction that writes is open (pg_stat_activity and pg_prepared_xacts show which), and its rows come"
             " later"
         )
-        if snapshot.as_of is None:
+        if snapshot.subscribed:
+            why = (
+                "the database gets its tables by a subscription (logical replication, see pg_subscription), whose"
+                " delay is unknown: name the server that Mastodon writes to in DATABASE_URL or DB_HOST, or DROP"
+                " SUBSCRIPTION if this is it by now"
+            )
+        elif snapshot.as_of is None:
             why = "the database is a standby that has replayed nothing since it was started: its delay is unknown"
         if not claims:
             read_at -= LONG_TRANSACTION

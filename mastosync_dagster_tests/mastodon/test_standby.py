@@ -1,17 +1,21 @@
-"""A standby shows rows as of a time before its clock."""
+"""A standby shows rows as of a time before its clock, and so does a database that subscribes to tables."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
+from mastosync_dagster.demo.servers.start import postgres
 from mastosync_dagster.mastodon import database_now, read_snapshot, rows_as_of, wait_for_open_transactions
 from mastosync_dagster.mastodon.connection import reading_once, set_up_session
 from mastosync_dagster.prune.guards import shown_at
+from mastosync_dagster.sync.clocks import begin_reading
+from mastosync_dagster_tests.mastodon.conftest import SCHEMAS, STATUSES
 from mastosync_dagster_tests.support.standby import standby_of, without_autovacuum
 from mastosync_dagster_tests.support.waiting import wait_until
 
@@ -28,6 +32,23 @@ def standby(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     """A standby of the session's server."""
     with without_autovacuum(postgres_server), standby_of(postgres_server) as running:
         yield running
+
+
+@pytest.fixture
+def subscriber() -> Iterator[PostgresServer]:
+    """A server with two Mastodon's databases, of which ``sub`` can subscribe to tables of ``pub``."""
+    with postgres(None, "wal_level=logical") as server, connected(server) as connection:
+        connection.cursor().execute("CREATE ROLE somebody LOGIN PASSWORD 'word'")
+        for name in ("pub", "sub"):
+            connection.cursor().execute(f"CREATE DATABASE {name}")
+            with connected(replace(server, database=name)) as one:
+                one.cursor().execute(SCHEMAS["main"].read_text() + STATUSES + "; CREATE TABLE other (id bigint)")
+                one.cursor().execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO somebody")
+        with connected(replace(server, database="pub")) as publisher:
+            for name in ("accounts", "other"):
+                publisher.cursor().execute(f"CREATE PUBLICATION {name} FOR TABLE {name}")
+                answer(publisher, f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')::text")
+        yield replace(server, database="sub")
 
 
 def connected(server: PostgresServer) -> contextlib.closing[Connection]:
@@ -105,6 +126,42 @@ def test_a_standby_is_read_whatever_isolation_its_transactions_have_by_default(
             cursor.execute("SELECT current_setting('idle_session_timeout'), current_setting('transaction_isolation')")
             assert cursor.fetchall() == [("1min", "read committed")]
         assert read_snapshot(connection).now.tzinfo is not None
+
+
+def test_of_tables_that_a_subscription_feeds_the_delay_is_unknown(subscriber: PostgresServer) -> None:
+    """Their rows come from another server, some time later, and with the times that they were written there."""
+    source = replace(subscriber, database="pub")
+    with (
+        connected(subscriber) as admin,
+        connected(replace(subscriber, user="somebody", password="word")) as second,
+        connected(source) as publisher,
+    ):
+
+        def subscribe(name: str) -> None:
+            admin.cursor().execute(
+                f"CREATE SUBSCRIPTION {name} CONNECTION '{source.url}' PUBLICATION {name}"
+                f" WITH (copy_data = false, create_slot = false, slot_name = '{name}')"
+            )
+
+        def claims(connection: Connection, *said: str) -> bool:
+            heard: list[str] = []
+            begun = begin_reading(connection, None, claims=True, wait_seconds=20, info=heard.append, warn=heard.append)
+            assert [part for part in said if not any(part in text for text in heard)] == []
+            return begun.claimable
+
+        subscribe("other")
+        assert claims(second)
+        assert rows_as_of(second) is not None
+        subscribe("accounts")
+        for state in ("ENABLE", "DISABLE"):
+            admin.cursor().execute(f"ALTER SUBSCRIPTION accounts {state}")
+            assert not claims(second, "a subscription", "no watermark moves")
+            # Nothing is old enough to be deleted.
+            assert shown_at(second).year == 1970
+        assert claims(publisher)
+        admin.cursor().execute("ALTER SUBSCRIPTION accounts SET (slot_name = NONE)")
+        admin.cursor().execute("DROP SUBSCRIPTION accounts")
+        assert claims(second)
 
 
 def test_a_transaction_that_writes_is_waited_for_on_both_and_one_that_reads_is_not(

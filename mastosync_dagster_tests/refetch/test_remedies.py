@@ -49,7 +49,7 @@ def lost(database: Database, table: str) -> list[Remedy]:
     return list(Remedies("", database).of(table, lines))
 
 
-def told(mastodon: MastodonDatabase, *hidden: str) -> dict[str, list[tuple[str | None, str]]]:
+def advice(mastodon: MastodonDatabase, *hidden: str) -> dict[str, list[tuple[str | None, str]]]:
     """Return commands and words for a user who may read all but some columns of accounts."""
     shown = ", ".join(sorted(mastodon.schema().columns["accounts"].difference(hidden)))
     grants = ["SELECT ON media_attachments, statuses", f"SELECT ({shown}) ON accounts"]
@@ -63,7 +63,7 @@ def told(mastodon: MastodonDatabase, *hidden: str) -> dict[str, list[tuple[str |
 
 
 def test_handles_are_in_the_commands(mastodon: MastodonDatabase) -> None:
-    assert told(mastodon) == {
+    assert advice(mastodon) == {
         "accounts": [("tootctl accounts refresh far@far.example", remedies.FETCH_AGAIN)],
         "media_attachments": [
             ("tootctl media refresh --status 7 --force", remedies.FETCH_AGAIN),
@@ -74,7 +74,7 @@ def test_handles_are_in_the_commands(mastodon: MastodonDatabase) -> None:
 
 
 def test_without_the_column_of_handles_the_words_say_which_row_it_is(mastodon: MastodonDatabase) -> None:
-    assert told(mastodon, "username") == {
+    assert advice(mastodon, "username") == {
         "accounts": [(None, remedies.NO_HANDLE)],
         "media_attachments": [
             ("tootctl media refresh --status 7 --force", remedies.FETCH_AGAIN),
