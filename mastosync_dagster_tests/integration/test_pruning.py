@@ -22,6 +22,7 @@ from mastosync_dagster.prune.run import BEYOND_LIMIT, WANTED_AGAIN
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.findings import Finding, FindingLine, read_findings
 from mastosync_dagster.resources import S3Bucket
+from mastosync_dagster.runs.config import RunSettingError
 from mastosync_dagster.runs.manifests import manifest_store
 from mastosync_dagster_tests.support.corners import create_bucket, create_database, drop_database
 from mastosync_dagster_tests.support.installation import failure_of, make_world
@@ -325,7 +326,7 @@ def test_what_may_not_be_deleted_anyway_does_not_count_against_the_share(synced:
 
 @pytest.mark.parametrize("share", [-0.1, 1_001, float("nan")])
 def test_a_share_out_of_bounds_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="max_share"):
+    with pytest.raises(RunSettingError, match="max_share"):
         PruneConfig(max_share=share)
 
 
