@@ -63,7 +63,8 @@ def _no_column(world: Installation) -> None:
 
 
 def _wrong_region(world: Installation) -> None:
-    world.destination_proxy.set_rules(Rule(Answer(400, "AuthorizationHeaderMalformed")))
+    message = "The authorization header is malformed; the region 'here' is wrong; expecting 'there'"
+    world.destination_proxy.set_rules(Rule(Answer(400, "AuthorizationHeaderMalformed", message=message)))
 
 
 def _read_only(world: Installation) -> None:
