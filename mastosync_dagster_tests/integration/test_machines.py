@@ -79,7 +79,9 @@ def test_a_run_that_died_after_its_plan_is_re_executed_from_failure_on_another_m
 def test_what_a_machine_could_not_publish_is_published_by_another_though_the_first_never_comes_back(
     world: Installation, machines: Machines, tmp_path: Path
 ) -> None:
-    partition, place = machines.register("a"), tmp_path / "manifests"
+    partition = machines.register("a")
+    place = tmp_path / "manifests" / "accounts" / partition
+    place.parent.mkdir(parents=True)
     place.write_text("a file where a folder must be")
     machines.start("a", ["-c", RUN, partition, ""]).wait(timeout=120)
     assert "it waits in Dagster's history" in machines.log("a").read_text()
