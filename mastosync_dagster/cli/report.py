@@ -83,7 +83,7 @@ def run_report(
                     printer.line(remedy)
             totals[file_type.value] = inventory.totals
             doubts = in_doubt(store, origin, file_type.value, unreadable)
-            inventory.totals.in_doubt.update(open_objects(doubts, open_reasons()))
+            inventory.totals.in_doubt.update(open_objects(doubts, open_reasons(has_acls=origin.acls)))
         printer.end(totals)
 
 

@@ -281,16 +281,14 @@ def ensure_different(source: S3Bucket, destination: S3Bucket) -> None:
     if mine == theirs:
         at = settings.endpoint_url or "Amazon"
         under = f" under {settings.prefix}" if settings.prefix else ""
-        raise SettingsError(
-            f"Source and destination are the same place: the bucket {settings.bucket}{under} at {at}."
-            f" {_how_to_differ(settings)}"
-        )
+        place = settings.identity if settings.is_folder else f"the bucket {settings.bucket}{under} at {at}"
+        raise SettingsError(f"Source and destination are the same place: {place}. {_how_to_differ(settings)}")
     outer, inner = sorted((mine, theirs), key=len)
     below = inner[len(outer) :]
     if inner[: len(outer)] == outer and below[0] in _MASTODONS_FOLDERS:
         raise SettingsError(
-            f"Source and destination are one bucket, and one of them lies in the other's folder {below[0]}/, which is"
-            f" Mastodon's own. {_how_to_differ(settings)}"
+            f"Of source and destination, one lies in the other's folder {below[0]}/, which is Mastodon's own."
+            f" {_how_to_differ(settings)}"
         )
 
 
@@ -320,6 +318,8 @@ def _may_be_one(source: StorageSettings, destination: StorageSettings) -> bool:
 
 
 def _how_to_differ(settings: StorageSettings) -> str:
+    if settings.is_folder:
+        return f"Change {DESTINATION_FOLDER}."
     names = " or ".join(settings.variable(name) for name in ("S3_BUCKET", "S3_ENDPOINT", "S3_KEY_PREFIX"))
     return f"Change {names} (or their fields under resources.{settings.name}.config)."
 

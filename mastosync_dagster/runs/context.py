@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
-from mastosync_dagster.environment import Environment
+from mastosync_dagster.environment import Environment, SettingsError
+from mastosync_dagster.errors import AdminError
 from mastosync_dagster.escaping import plain
 from mastosync_dagster.resources import S3Bucket, ensure_two_places
-from mastosync_dagster.resources.direction import ensure_not_swapped
+from mastosync_dagster.resources.direction import SwappedError, ensure_not_swapped
 from mastosync_dagster.runs.destination_folder import mark
 from mastosync_dagster.runs.work_folder import work_folder
 
@@ -124,7 +125,21 @@ class RunContext:
 
         Of a run without a source, this is about the one that the variables describe, if they name one.
         """
-        source = self.source_bucket or S3Bucket.source()
-        if self.source_bucket is not None or source.is_named():
-            ensure_not_swapped(self.instance, source.settings(), self.destination_bucket.settings())
-            ensure_two_places(source, self.destination_bucket)
+        if self.source_bucket is not None:
+            self._ensure_different(self.source_bucket)
+        elif (source := S3Bucket.source()).is_named():
+            try:
+                self._ensure_different(source)
+            except SwappedError:
+                raise
+            except AdminError as error:
+                # After the switch the variables may name the new bucket, or one that is gone.
+                raise SettingsError(
+                    f"{error} This run needs no source, but deletes nothing at one: if the"
+                    f" variables name an old bucket that is gone, or the new one since the switch, unset"
+                    f" {' and '.join((source.variables['bucket'], source.folder_variable))} for it."
+                ) from error
+
+    def _ensure_different(self, source: S3Bucket) -> None:
+        ensure_not_swapped(self.instance, source.settings(), self.destination_bucket.settings())
+        ensure_two_places(source, self.destination_bucket)

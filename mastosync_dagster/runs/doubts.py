@@ -207,12 +207,12 @@ def in_doubt(store: ManifestStore, origin: ManifestOrigin, table: str, damaged: 
     return DoubtList(store, origin, table).read(damaged)[0]
 
 
-def open_reasons() -> tuple[Doubt, ...]:
+def open_reasons(*, has_acls: bool) -> tuple[Doubt, ...]:
     """Return for which reasons something is left to do or to check.
 
-    What was skipped as private is left, unless an admin has decided that it may be.
+    What was skipped as private is left, unless an admin has decided that it may be, which counts without ACLs alone.
     """
-    return OPEN if copy_private() is False else (*OPEN, Doubt.SKIPPED)
+    return OPEN if not has_acls and copy_private() is False else (*OPEN, Doubt.SKIPPED)
 
 
 def open_objects(

@@ -54,6 +54,9 @@ def _server(endpoint_url: str | None, region: str | None) -> str:
     endpoints it is, for a bucket's name is taken once in all of its regions. A path does. The region matters for Amazon
     alone, and so does an endpoint of None: it is Amazon.
     """
+    if endpoint_url is not None and endpoint_url.startswith(FOLDER_SCHEME):
+        # A path, in which # and ? are characters like others.
+        return endpoint_url.removeprefix(FOLDER_SCHEME).rstrip("/")
     url = urlsplit(endpoint_url or "")
     host = (url.hostname or "").rstrip(".")
     amazon = _AMAZON.search(host)

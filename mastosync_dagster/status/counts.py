@@ -126,7 +126,8 @@ def statuses(
             now = database_now(connection)
             latest = believable(now, clocks.machine_now())
             history = checked_history(instance, origin.destination_id, connection, latest, policy, now)
-        return [_status(history, database, each, doubts[each]) for each in file_types]
+        reasons = open_reasons(has_acls=origin.acls)
+        return [_status(history, database, each, doubts[each], reasons) for each in file_types]
 
 
 def whole_tables(mastodon_db: MastodonDatabase, file_types: Sequence[FileType], policy: Policy) -> SplitSize:
@@ -142,7 +143,9 @@ def whole_tables(mastodon_db: MastodonDatabase, file_types: Sequence[FileType], 
     return SplitSize(wanted, TableSize(), sum((size.left_out for size in sizes), TableSize()))
 
 
-def _status(history: History, database: Database, file_type: FileType, doubts: Doubts) -> Status:
+def _status(
+    history: History, database: Database, file_type: FileType, doubts: Doubts, reasons: Sequence[Doubt]
+) -> Status:
     instance, destination_id, policy = history.instance, history.destination_id, history.policy
     ranges = registered_ranges(instance, file_type)
     window = policy.window(file_type.value, history.now)
@@ -152,7 +155,6 @@ def _status(history: History, database: Database, file_type: FileType, doubts: D
     known, restored = history.watermark(file_type), file_type in history.restored
     verified = verified_numbers(instance, f"{file_type.value}_verification", file_type, destination_id)
     # What has failed may have been copied by a night since, which materializes no range.
-    reasons = open_reasons()
     open_rows = doubts.rows({Doubt.FAILED, Doubt.SKIPPED}.intersection(reasons))
     in_part = failed_reads(instance, file_type, destination_id).keys()
     # The newest event of a range may be one of another destination, and hide an earlier failure at this one.

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mastosync_dagster.cli.main import main
+from mastosync_dagster.demo.servers.start import LOOPBACK, free_port
 from mastosync_dagster.mastodon import Database, Selection, stored_objects, walk_rows
 from mastosync_dagster.ranges.partitions import FileType
 from mastosync_dagster.records.summaries import with_counters
@@ -103,6 +104,23 @@ def test_swapped_storages_are_not_done_though_the_destination_has_everything(
     result = sync(one_range, FileType.ACCOUNTS)
     assert_not_done(one_range, result)
     assert "swapped" in failure_of(result)
+
+
+@pytest.mark.long
+def test_prune_says_which_variables_to_unset_where_the_source_is_gone_or_is_the_destination(
+    one_range: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((key,),) = one_range.register(FileType.ACCOUNTS).values()
+    monkeypatch.setenv("S3_ENDPOINT", f"http://{LOOPBACK}:{free_port()}")
+    monkeypatch.setenv("S3_BUCKET", one_range.destination.name)
+    cure = "unset S3_BUCKET and MASTOSYNC_SOURCE_FOLDER for it"
+    assert cure in failure_of(one_range.run("prune_accounts", key))
+    monkeypatch.setenv("S3_ENDPOINT", one_range.environment["DESTINATION_S3_ENDPOINT"])
+    message = failure_of(one_range.run("prune_accounts", key))
+    assert "the same place" in message
+    assert cure in message
+    monkeypatch.delenv("S3_BUCKET")
+    assert one_range.run("prune_accounts", key).success
 
 
 @pytest.mark.long

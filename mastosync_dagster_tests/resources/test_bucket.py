@@ -657,7 +657,13 @@ def test_a_copy_lies_in_no_folder_of_mastodons(tmp_path: Path, monkeypatch: pyte
     copy.mkdir(parents=True)
     monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", str(tmp_path / "system"))
     monkeypatch.setenv("MASTOSYNC_DESTINATION_FOLDER", str(copy))
-    with pytest.raises(SettingsError, match="folder cache/"):
+    with pytest.raises(SettingsError, match=r"folder cache/.*Change MASTOSYNC_DESTINATION_FOLDER"):
+        ensure_different(S3Bucket.source(), S3Bucket.destination())
+    for name in ("copy#1", "copy#2", "copy?3"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("MASTOSYNC_SOURCE_FOLDER", str(tmp_path / "copy#1"))
+    for name in ("copy#2", "copy?3"):
+        monkeypatch.setenv("MASTOSYNC_DESTINATION_FOLDER", str(tmp_path / name))
         ensure_different(S3Bucket.source(), S3Bucket.destination())
 
 
