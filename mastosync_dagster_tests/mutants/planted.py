@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "a-page-with-status-200-is-taken-for-the-object",
         "copy/integrity.py",
-        "    if size == planned.size:\n        return\n",
+        "    if size == planned.size or source.storage.settings.is_folder:\n        return\n",
         "    if size is not None:\n        return\n",
         ("copy/test_copying_faults.py::test_an_error_page_with_status_200_is_not_taken_for_the_object",),
     ),
